@@ -1,0 +1,198 @@
+"""Speed and memory of sampling and of one GRPO step on this machine, as one JSON line.
+
+  python -m experiments.benchmark sample
+  python -m experiments.benchmark sample --ends=geometric     (responses end at random, mean a quarter of the limit)
+  python -m experiments.benchmark sample --prompt_tokens=512
+  python -m experiments.benchmark train
+
+Tokens of `sample` are new tokens; tokens of `train` are all positions of the [prompts x samples, prompt + new]
+batch, however often the prompt is really computed. The bound is the time of the weight products alone, at the
+same shapes, in the same run. The model is random: 8 layers, 512, 8/2 heads, ffn 1536, vocabulary 8192, float32.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+
+from absl import app, flags
+import jax
+import numpy as np
+
+from configs import r1_zero
+from experiments import common
+from r1jax import config as config_lib
+from r1jax import models, parallel, sampling
+from r1jax import params as params_lib
+from r1jax.training import optimizer as optimizer_lib
+from r1jax.training import state as state_lib
+from r1jax.training.update import Graded, Updater
+
+MODEL = models.PRESETS['bench']
+
+
+def timed(run, repeats):
+  """[(wall seconds, processor seconds)] of `repeats` calls after a first one, and the first one's wall seconds."""
+
+  def once():
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+  first = once()
+  return [once() for _ in range(repeats)], first[0]
+
+
+def bound(rows, passes, calls):
+  """Seconds of `calls` times the weight products of `rows` tokens: forward (passes 1), or with backward (3)."""
+  head, kv = MODEL.heads * MODEL.head_dim, MODEL.kv_heads * MODEL.head_dim
+  layer = [
+    (MODEL.embed, head),
+    (MODEL.embed, kv),
+    (MODEL.embed, kv),
+    (head, MODEL.embed),
+    (MODEL.embed, MODEL.mlp),
+    (MODEL.embed, MODEL.mlp),
+    (MODEL.mlp, MODEL.embed),
+  ]
+  shapes = layer * MODEL.layers + [(MODEL.embed, MODEL.vocab)]
+  key = jax.random.key(0)
+  weights = [jax.random.normal(key, s) for s in shapes]
+  inputs = {n: jax.random.normal(key, (rows, n)) for n in {d for s in shapes for d in s}}
+
+  @jax.jit
+  def products(weights, inputs):
+    out = []
+    for w in weights:
+      x, g = inputs[w.shape[0]], inputs[w.shape[1]]
+      out.append(x @ w)
+      if passes == 3:
+        out += [g @ w.T, x.T @ g]
+    return [o[:1, :1] for o in jax.lax.optimization_barrier(out)]
+
+  times, _ = timed(lambda: jax.block_until_ready(products(weights, inputs)), 5)
+  return calls * min(wall for wall, _ in times)
+
+
+class Tokenizer:
+  """Ids only. Without an end, or with one token in `mean` an end: a random model draws nearly uniformly."""
+
+  def __init__(self, mean):
+    self.eos = tuple(range(3, 3 + MODEL.vocab // mean)) if mean else ()
+
+
+def sample(params, mesh, f):
+  engine = sampling.Engine(
+    MODEL,
+    Tokenizer(f.new_tokens // 4 if f.ends == 'geometric' else 0),
+    mesh,
+    max_prompt=f.prompt_tokens,
+    max_response=f.new_tokens,
+  )
+  prompts = np.random.default_rng(0).integers(3, MODEL.vocab, (f.prompts, f.prompt_tokens)).tolist()
+  lengths = []
+
+  def run():
+    keys = sampling.row_keys(jax.random.key(len(lengths)), f.prompts, f.samples)
+    lengths.append(engine.sample(params, prompts, keys, sampling.Sampling()).lengths)
+
+  times, first = timed(run, f.repeats)
+  tokens = [int(n.sum()) for n in lengths[1:]]
+  steps = statistics.mean(int(n.max()) for n in lengths[1:])
+  return (
+    tokens,
+    times,
+    first,
+    bound(f.prompts * f.samples, 1, 1) * steps * statistics.mean(n.sum() / (n.size * n.max()) for n in lengths[1:]),
+  )
+
+
+def train(params, mesh, f):
+  config = r1_zero.get_config('gsm8k')
+  config.model.update(path='random', dtype='float32', remat=False)
+  config.rollout.update(
+    prompts=f.prompts, samples=f.samples, max_prompt=f.prompt_tokens, max_response=f.new_tokens, chunk=0
+  )
+  config.train.update(microbatch=f.microbatch, logit_chunk=f.logit_chunk)
+  config.loss.kl_coef = 0.04
+  cfg = config_lib.convert(config)
+  specs = models.specs(MODEL)
+  optimizer = optimizer_lib.make(cfg.optimizer, cfg.steps, specs)
+  abstract = state_lib.abstract_state(specs, optimizer, mesh, reference=False)
+  state = [state_lib.new_state(params, optimizer, abstract, reference=False)]
+  updater = Updater(cfg, MODEL, optimizer, mesh)
+  rng = np.random.default_rng(0)
+  shape = (f.prompts, f.samples, f.new_tokens)
+  batch = Graded(
+    rng.integers(3, MODEL.vocab, (f.prompts, f.prompt_tokens), dtype=np.int32),
+    np.full(f.prompts, f.prompt_tokens, np.int32),
+    rng.integers(3, MODEL.vocab, shape, dtype=np.int32),
+    np.full(shape[:2], f.new_tokens, np.int32),
+    rng.standard_normal(shape[:2]).astype(np.float32),
+    np.full(shape, -9.0, np.float32),
+  )
+  batch = dataclasses.replace(batch, ref_logp=updater.logprobs(state[0].params, batch)())
+
+  def run():
+    state[0], _ = updater.update(state[0], batch, 0)
+    jax.block_until_ready(state[0].params)
+
+  times, first = timed(run, f.repeats)
+  total = f.prompts * f.samples * (f.prompt_tokens + f.new_tokens)
+  rows = f.microbatch // f.samples * (f.prompt_tokens + f.samples * f.new_tokens)
+  return [total] * f.repeats, times, first, bound(rows, 3, f.prompts * f.samples // f.microbatch)
+
+
+def main(argv):
+  what = argv[1] if len(argv) == 2 else None
+  if what not in ('sample', 'train'):
+    sys.exit('usage: python -m experiments.benchmark sample|train [--flags]; see --help.')
+  common.prepare()
+  f = flags.FLAGS
+  mesh = parallel.make_mesh(config_lib.Mesh())
+  init = jax.jit(
+    functools.partial(params_lib.init, models.specs(MODEL)), out_shardings=parallel.shardings(models.specs(MODEL), mesh)
+  )
+  params = init(jax.random.key(0))
+  tokens, times, first, seconds = {'sample': sample, 'train': train}[what](params, mesh, f)
+  rate = [n / wall for n, (wall, _) in zip(tokens, times)]
+  print(
+    json.dumps(
+      {
+        'bench': what,
+        'model': dataclasses.asdict(MODEL),
+        'prompts': f.prompts,
+        'samples': f.samples,
+        'prompt_tokens': f.prompt_tokens,
+        'new_tokens': f.new_tokens,
+        'ends': f.ends,
+        'tokens': tokens,
+        'tok_s_best': round(max(rate), 1),
+        'tok_s_median': round(statistics.median(rate), 1),
+        'tok_per_cpu_s': round(max(n / cpu for n, (_, cpu) in zip(tokens, times)), 1),
+        'compile_s': round(first - min(wall for wall, _ in times), 2),
+        'fraction_of_bound': round(seconds / min(wall for wall, _ in times), 3),
+        'peak_rss_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        'device': jax.devices()[0].device_kind,
+        'cores': os.cpu_count(),
+        'load1': round(os.getloadavg()[0], 2),
+        'jax': jax.__version__,
+      }
+    )
+  )
+
+
+if __name__ == '__main__':
+  flags.DEFINE_integer('prompts', 8, 'Distinct prompts.')
+  flags.DEFINE_integer('samples', 8, 'Responses to each.')
+  flags.DEFINE_integer('prompt_tokens', 64, 'Tokens of a prompt.')
+  flags.DEFINE_integer('new_tokens', 128, 'Tokens of a response, at most.')
+  flags.DEFINE_enum('ends', 'full', ['full', 'geometric'], 'sample: all responses run to the limit, or end at random.')
+  flags.DEFINE_integer('microbatch', 8, 'train: responses per forward and backward.')
+  flags.DEFINE_integer('logit_chunk', 1024, 'train: positions whose logits exist at one time.')
+  flags.DEFINE_integer('repeats', 3, 'Timed calls.')
+  app.run(main)

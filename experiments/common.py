@@ -1,0 +1,222 @@
+"""What the experiments share: from a config to a ready run."""
+
+import contextlib
+import ctypes
+import ctypes.util
+import dataclasses
+import errno
+import json
+import logging
+import os
+import sys
+
+from absl import flags
+from absl import logging as absl_logging
+import jax
+import jax.numpy as jnp
+
+from r1jax import checkpoint, data, models, parallel, rollout, sampling, templates, tokenizers
+from r1jax import config as config_lib
+from r1jax import params as params_lib
+from r1jax.checkpoint import model_dir
+from r1jax.data import order
+from r1jax.metrics.writer import Writer
+from r1jax.models import config as model_config
+from r1jax.rewards import pool
+from r1jax.training import optimizer as optimizer_lib
+from r1jax.training import state as state_lib
+from r1jax.training.update import NonFiniteError, Updater
+
+log = logging.getLogger('r1jax')
+
+# Errors whose message is written for the person who typed the command; anything else is a defect of ours.
+SAID_IN_ONE_LINE = (
+  config_lib.ConfigError,
+  data.DataError,
+  model_dir.ModelDirError,
+  checkpoint.StoreError,
+  tokenizers.TokenizerError,
+  NonFiniteError,
+  pool.GradeError,
+)
+
+
+def parse_flags(argv):
+  """For app.run's flags_parser: a mistyped flag, variant or config file ends the command with one line."""
+  try:
+    rest = flags.FLAGS(argv)
+    list(flags.FLAGS.config)  # a config file that cannot be read says so when it is used
+    return rest
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    # ml_collections quotes a whole traceback; its last line is the message.
+    sys.exit('error: ' + str(error).strip().splitlines()[-1].strip().removeprefix('ValueError: '))
+
+
+@contextlib.contextmanager
+def errors_in_one_line():
+  """Ends the process with one line and code 1 for an error that the person who typed the command can mend."""
+  try:
+    yield
+  except SAID_IN_ONE_LINE as error:
+    sys.exit(f'error: {error}')
+  except OSError as error:
+    if error.errno != errno.ENOSPC:
+      raise
+    sys.exit(f'error: {error}; make room, then run the same command again.')
+
+
+def prepare():
+  """Settings of the process, for a main to call first: compiled programs and freed memory are kept.
+
+  Our own messages go to standard error, other libraries' from warnings on.
+  Compiled programs go to the folder JAX_COMPILATION_CACHE_DIR, by default ~/.cache/r1jax/programs.
+
+  XLA on CPU allocates each program's temporaries anew; unmapping and faulting them in again took a
+  quarter of the processor time of a toy run. Without glibc the C library is left as it is.
+  """
+  absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells every detail of every save
+  if not log.handlers:
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler())
+    log.propagate = False
+  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.join(
+    os.path.expanduser('~'), '.cache', 'r1jax', 'programs'
+  )
+  jax.config.update('jax_compilation_cache_dir', cache)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+  libc = ctypes.CDLL(ctypes.util.find_library('c'))
+  if hasattr(libc, 'mallopt'):
+    trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
+    libc.mallopt(mmap_threshold, 2**30)
+    libc.mallopt(trim_threshold, most)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Everything `experiments/rl.py` needs, made from its config; see `start`."""
+
+  cfg: config_lib.RL
+  workdir: str
+  key: jax.Array
+  model: models.ModelConfig
+  problems: data.Problems
+  sampler: rollout.Sampler
+  updater: Updater
+  store: checkpoint.Store
+  writer: Writer
+  abstract: state_lib.TrainState
+  dropped: dict
+
+  def close(self):
+    self.sampler.grader.close()
+    self.writer.close()
+    self.store.close()  # last: it raises where a save in flight fails
+
+  def batch(self, step, extra=0):
+    """The problems of a step; `extra` numbers the further draws of dynamic sampling."""
+    return order.batch(
+      self.problems.train, self.cfg.seed, step * (1 + self.cfg.loss.resample_limit) + extra, self.cfg.rollout.prompts
+    )
+
+  def restore_or_init(self):
+    """The newest checkpoint's state and the step to go on with; the model directory's at step 0."""
+    restored = self.store.restore(self.abstract)
+    if restored:
+      return restored
+    _, flat, _ = model_dir.load_model(self.cfg.model.path)
+    model_dir.check_tensors(self.cfg.model.path, flat, self.abstract.params)
+    params = jax.tree.map(
+      lambda x, like: jax.device_put(x, like.sharding), model_dir.unflatten(flat), self.abstract.params
+    )
+    return state_lib.new_state(params, self.updater.optimizer, self.abstract, self.abstract.reference is not None), 0
+
+
+def start(cfg, workdir):
+  """Checks a config against its model and data, and builds what a run needs.
+
+  Args:
+    cfg: config.RL.
+    workdir: where the run keeps everything.
+
+  Raises:
+    ConfigError, DataError, ModelDirError, TokenizerError: before anything compiles.
+  """
+  prepare()
+  config_lib.require(
+    cfg.model.path,
+    'model.path is empty; pass a model directory with --config.model.path=DIR (config.json, '
+    'model.safetensors, tokenizer.model). `scripts/quickstart` and `experiments/pretrain.py` make small ones.',
+  )
+  fields, flat, tokenizer_path = model_dir.load_model(cfg.model.path)
+  model = model_config.from_dict(fields)
+  specs = models.specs(model)
+  model_dir.check_tensors(cfg.model.path, flat, params_lib.abstract(specs))
+  tokenizer = tokenizers.load(tokenizer_path)
+  config_lib.require(
+    tokenizer.vocab <= model.vocab,
+    f'{tokenizer_path} has {tokenizer.vocab} ids but the model {model.vocab}; use the two of one model.',
+  )
+  config_lib.check_context(cfg.rollout, model.context)
+  config_lib.require(
+    cfg.data.template in templates.TEMPLATES,
+    f'data.template is {cfg.data.template!r}; known: {", ".join(templates.TEMPLATES)}.',
+  )
+  template = templates.TEMPLATES[cfg.data.template]
+
+  problems = data.load(cfg.data)
+  encode = lambda p: tokenizer.encode(template.format(p))
+  train, long_train = data.drop_long(problems.train, encode, cfg.rollout.max_prompt)
+  held_out, long_held_out = data.drop_long(problems.held_out, encode, cfg.rollout.max_prompt)
+  dropped = problems.dropped | {'long': long_train, 'long_held_out': long_held_out}
+  if any(dropped.values()):
+    log.warning('problems dropped: %s; %d are left to train on, %d held out.', dropped, len(train), len(held_out))
+  problems = dataclasses.replace(problems, train=train, held_out=held_out)
+
+  mesh = parallel.make_mesh(cfg.mesh)
+  optimizer = optimizer_lib.make(cfg.optimizer, cfg.steps * cfg.train.minibatches * cfg.train.epochs, specs)
+  engine = sampling.Engine(
+    model,
+    tokenizer,
+    mesh,
+    max_prompt=cfg.rollout.max_prompt,
+    max_response=cfg.rollout.max_response,
+    stop=cfg.rollout.stop,
+    dtype=jnp.dtype(cfg.model.dtype),
+  )
+  os.makedirs(workdir, exist_ok=True)
+  store = checkpoint.Store(os.path.join(workdir, 'checkpoints'), cfg.checkpoint, fingerprint(cfg, fields))
+  sampler = rollout.Sampler(
+    engine, tokenizer, template, pool.Grader(cfg.reward), cfg.rollout.chunk or cfg.rollout.prompts
+  )
+  return Run(
+    cfg,
+    workdir,
+    jax.random.key(cfg.seed),
+    model,
+    problems,
+    sampler,
+    Updater(cfg, model, optimizer, mesh),
+    store,
+    Writer(workdir),
+    state_lib.abstract_state(specs, optimizer, mesh, reference=cfg.loss.kl_coef > 0),
+    dropped,
+  )
+
+
+def fingerprint(cfg, model):
+  """What a checkpoint must agree on with the run that restores it: shapes, data and objective."""
+  whole = config_lib.to_dict(cfg)
+  parts = {name: whole[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
+  parts['reward'] = {name: whole['reward'][name] for name in ('parts', 'accuracy', 'overlong_buffer')}
+  parts['train'] = {name: whole['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}
+  # More steps go on under a constant rate; under any other the rate at every step follows from their number.
+  parts['steps'] = cfg.steps if cfg.optimizer.schedule != 'constant' else 'any'
+  return parts | {'model': model}
+
+
+def write_json(path, value):
+  """Writes JSON under a temporary name and renames it."""
+  with open(path + '.tmp', 'w', encoding='utf-8') as f:
+    json.dump(value, f, indent=2, ensure_ascii=False)
+    f.write('\n')
+  os.replace(path + '.tmp', path)

@@ -1,0 +1,147 @@
+"""Trains the small base model of a toy world on generated text, from random weights, in minutes.
+
+  python -m experiments.pretrain --config configs/toy_base.py:trial --workdir /tmp/base
+
+The result is a model directory, `workdir/model`. It is reused where the same config, seed and text
+made it. A base that has not learned to take its own steps is trained further, up to a limit:
+reinforcement has nothing to build on otherwise.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+
+from absl import app, flags
+import jax
+from ml_collections import config_flags
+import numpy as np
+import tqdm
+
+from experiments import common
+from r1jax import config as config_lib
+from r1jax import models, parallel, sampling, templates, tokenizers
+from r1jax import params as params_lib
+from r1jax.checkpoint import model_dir
+from r1jax.data import toy
+from r1jax.training import lm
+from r1jax.training import optimizer as optimizer_lib
+
+TEMPLATE = templates.TEMPLATES['plain']
+
+
+def text_of(cfg, workdir):
+  """The tokenizer's path and one long i32 array of the documents' tokens, both kept in workdir by content."""
+  texts = toy.documents(cfg.world, cfg.seed, cfg.documents)
+  name = hashlib.sha256(json.dumps([cfg.vocab, texts]).encode()).hexdigest()[:16]
+  path = os.path.join(workdir, 'text', name)
+  if not os.path.exists(os.path.join(path, 'tokens.npy')):
+    os.makedirs(path, exist_ok=True)
+    tokenizers.train(
+      [part for text in texts for part in text.split('\n')], os.path.join(path, 'tokenizer.model'), cfg.vocab
+    )
+    tokenizer = tokenizers.load(os.path.join(path, 'tokenizer.model'))
+    rows = []
+    for problem, response in (text.split('\n') for text in texts):
+      rows += [tokenizer.encode(TEMPLATE.format({'problem': problem})), tokenizer.encode(response), tokenizer.eos[:1]]
+    with open(os.path.join(path, 'tokens.tmp'), 'wb') as f:
+      np.save(f, np.concatenate(rows).astype(np.int32))
+    os.replace(os.path.join(path, 'tokens.tmp'), os.path.join(path, 'tokens.npy'))
+  return os.path.join(path, 'tokenizer.model'), np.load(os.path.join(path, 'tokens.npy'))
+
+
+def train(cfg, model, specs, params, stream, round_):
+  """One schedule over random windows of the text. Round 0 is the main one; later ones are short and gentle."""
+  steps = cfg.gate.extra_steps if round_ else cfg.steps
+  # A short round refines what is there: from the full rate it would first have to unlearn.
+  rate = cfg.optimizer.learning_rate * (0.3 if round_ else 1.0)
+  optimizer = optimizer_lib.make(dataclasses.replace(cfg.optimizer, learning_rate=rate), steps, specs)
+  opt_state = jax.jit(optimizer.init)(params)
+  rng = np.random.default_rng([cfg.seed, round_])
+  with tqdm.trange(steps, desc=f'base {cfg.world}, round {round_}', mininterval=1) as bar:
+    for i in bar:
+      starts = rng.integers(0, len(stream) - cfg.length, size=cfg.batch)
+      tokens = stream[starts[:, None] + np.arange(cfg.length)]
+      params, opt_state, loss = lm.step(params, opt_state, tokens, cfg=model, optimizer=optimizer)
+      if i % 50 == 49:
+        bar.set_postfix(loss=f'{float(loss):.3f}')
+        if not np.isfinite(float(loss)):
+          raise FloatingPointError(
+            f'base training: the loss is {float(loss)} at step {i}; lower optimizer.learning_rate.'
+          )
+  return params
+
+
+def step_accuracy(cfg, model, params, tokenizer):
+  """Share of right steps among those the model takes in its own responses to held-out problems."""
+  gate = cfg.gate
+  problems = toy.problems(cfg.world, cfg.seed, gate.problems, held_out=True)
+  prompts = [tokenizer.encode(TEMPLATE.format(p)) for p in problems]
+  engine = sampling.Engine(
+    model,
+    tokenizer,
+    parallel.make_mesh(config_lib.Mesh()),
+    max_prompt=max(map(len, prompts)),
+    max_response=cfg.max_response,
+  )
+  keys = sampling.row_keys(jax.random.key(cfg.seed), len(problems), gate.samples)
+  out = engine.sample(params, prompts, keys, sampling.Sampling())
+  counts = [
+    toy.WORLDS[cfg.world].steps(problems[i // gate.samples]['problem'], tokenizer.decode(t[:n]))
+    for i, (t, n) in enumerate(zip(out.tokens, out.lengths))
+  ]
+  taken, right = np.sum(counts, axis=0)
+  return float(right / max(taken, 1))
+
+
+def run(cfg, workdir):
+  """Trains, or reuses, the base. Returns (model directory, info dict)."""
+  common.prepare()
+  tokenizer_path, stream = text_of(cfg, workdir)
+  path = os.path.join(workdir, 'model')
+  made_by = json.loads(
+    json.dumps({'pretrain': config_lib.to_dict(cfg), 'text': os.path.basename(os.path.dirname(tokenizer_path))})
+  )
+  info_path = os.path.join(workdir, 'base.json')
+  if os.path.exists(info_path) and os.path.isdir(path):
+    with open(info_path) as f:
+      info = json.load(f)
+    if info['made_by'] == made_by:
+      common.log.info('base model reused: %s', path)
+      return path, info
+  tokenizer = tokenizers.load(tokenizer_path)
+  # A multiple of 64, as matrix units like it; and worlds and seeds then share their compiled programs.
+  model = dataclasses.replace(models.PRESETS[cfg.preset], vocab=-(-tokenizer.vocab // 64) * 64)
+  specs = models.specs(model)
+  params = jax.jit(functools.partial(params_lib.init, specs))(jax.random.key(cfg.seed))
+  accuracies = []
+  for round_ in range(cfg.gate.rounds + 1):
+    params = train(cfg, model, specs, params, stream, round_)
+    accuracies.append(step_accuracy(cfg, model, params, tokenizer))
+    if accuracies[-1] >= cfg.gate.step_accuracy:
+      break
+  else:
+    common.log.warning(
+      'the base takes %.3f of its steps right after %d rounds, short of the gate of %.3f; RL will be weak.',
+      accuracies[-1],
+      cfg.gate.rounds + 1,
+      cfg.gate.step_accuracy,
+    )
+  model_dir.save_model(path, dataclasses.asdict(model), params, tokenizer_path)
+  info = {'made_by': made_by, 'step_accuracy': accuracies, 'parameters': params_lib.count(specs)}
+  with open(info_path, 'w') as f:
+    json.dump(info, f, indent=2)
+  return path, info
+
+
+def main(_):
+  with common.errors_in_one_line():
+    path, info = run(config_lib.convert(_CONFIG.value, config_lib.Pretrain), _WORKDIR.value)
+  print(f'{path}: {info["parameters"]} parameters, step accuracy {info["step_accuracy"][-1]:.3f}')
+
+
+if __name__ == '__main__':
+  _CONFIG = config_flags.DEFINE_config_file('config')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the model directory goes.', required=True)
+  app.run(main)

@@ -1,0 +1,73 @@
+"""The main job: a small base model from generated text, then R1-Zero on it, and a table of before and after.
+
+  scripts/quickstart [--seed N] [--workdir D] [--world trial|chain]
+
+The base lies in D/base, the run in D. A job that was killed goes on where it was; a finished base is reused.
+"""
+
+import json
+import os
+import time
+
+from absl import app, flags
+
+from configs import r1_zero, toy_base
+from experiments import common, pretrain, rl
+from r1jax import config as config_lib
+
+VARIANTS = {'trial': 'toy', 'chain': 'toy_chain'}
+ROWS = (
+  'pass@1',
+  'pass@1_t0.6',
+  'greedy',
+  'any@16',
+  'cons@16',
+  'format',
+  'length_mean',
+  'reflection_rate',
+  'language_consistency',
+  'truncated_fraction',
+)
+
+
+def quickstart(world, seed, workdir, overrides=()):
+  """Runs the whole job and returns its summary. overrides: {'steps': 4, ...} laid over the RL config."""
+  began = time.perf_counter()
+  base_config, config = toy_base.get_config(world), r1_zero.get_config(VARIANTS[world])
+  base_config.seed = config.seed = seed
+  base, info = pretrain.run(config_lib.convert(base_config, config_lib.Pretrain), os.path.join(workdir, 'base'))
+  base_seconds = time.perf_counter() - began
+  config.model.path = base
+  config.update(dict(overrides))
+  summary = rl.run_rl(config_lib.convert(config), workdir)
+  summary['seconds'] = {'base': base_seconds, **summary['seconds'], 'total': time.perf_counter() - began}
+  summary['base_step_accuracy'] = info['step_accuracy']
+  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  return summary
+
+
+def table(summary):
+  """Before and after, as text."""
+  lines = [f'{"":22}{"base":>8}{"after RL":>10}']
+  for name in ROWS:
+    before, after = summary['base'][name], summary['final'][name]
+    shown = (lambda x: f'{x:.1f}') if name == 'length_mean' else (lambda x: f'{100 * x:.1f}%')
+    lines.append(f'{name:22}{shown(before):>8}{shown(after):>10}')
+  lines.append(f'{"length_ratio":22}{"":8}{summary["length_ratio"]:>10.2f}')
+  return '\n'.join(lines)
+
+
+def main(_):
+  workdir = _WORKDIR.value or os.path.join('runs', f'quickstart_{_WORLD.value}_{_SEED.value}')
+  with common.errors_in_one_line():
+    summary = quickstart(_WORLD.value, _SEED.value, workdir)
+  print(f'\n{table(summary)}\n')
+  print('seconds: ' + json.dumps({name: round(s) for name, s in summary['seconds'].items()}))
+  print(f'{workdir}: summary.json, report.html, plots/, metrics.jsonl, tb/, samples/')
+
+
+if __name__ == '__main__':
+  _SEED = flags.DEFINE_integer('seed', 0, 'Of the base, its text, and the RL run.')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything goes; runs/quickstart_WORLD_SEED if not given.')
+  _WORLD = flags.DEFINE_enum('world', 'trial', list(VARIANTS), 'Trial and error, or chained arithmetic.')
+  app.run(main)

@@ -1,0 +1,204 @@
+"""Reinforcement learning from rule rewards: R1-Zero's loop.
+
+  python -m experiments.rl --config configs/r1_zero.py:toy --config.model.path=DIR --workdir D
+
+A run killed at any moment goes on from its last checkpoint when the same command is given again, and
+ends with the same numbers.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+
+from absl import app, flags
+import jax
+from ml_collections import config_flags
+
+from experiments import common
+from r1jax import config as config_lib
+from r1jax import evaluation, keys, rollout, templates
+from r1jax.metrics.plots import plot
+from r1jax.metrics.progress import Progress
+from r1jax.metrics.report import report
+from r1jax.sampling import Sampling
+
+EVALUATION = 2**32 - 1  # a step that no run reaches
+
+
+def sample(run, params, step, key):
+  """One step's rollout. With loss.resample_limit, groups of zero variance are sampled anew (DAPO).
+
+  Returns:
+    Rollout, function that waits for its scores, number of further draws.
+  """
+  cfg = run.cfg
+  sampling = Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k, cfg.rollout.min_p)
+  draw = lambda extra: run.sampler.start(
+    params, run.batch(step, extra), cfg.rollout.samples, keys.fold_in(key, extra), sampling
+  )
+  drawn, scores = draw(0)
+  if not cfg.loss.resample_limit:
+    return drawn, scores, 0
+  kept, extra = rollout.Kept(cfg.rollout.prompts, cfg.rollout.samples), 0
+  kept.add(drawn, scores())
+  while kept.missing() and extra < cfg.loss.resample_limit:
+    extra += 1
+    drawn, scores = draw(extra)
+    kept.add(drawn, scores())
+  return *kept.result(), extra
+
+
+def train_step(run, state, step):
+  """Rollout, rewards, update. Returns state, metrics."""
+  cfg = run.cfg
+  key = keys.fold_in(run.key, step)  # so that a resumed run is the same run
+  clock = [time.perf_counter()]
+  drawn, scores, extra = sample(run, state.params, step, key)
+  clock.append(time.perf_counter())
+  # While the workers grade, the device computes what the update needs beside the rewards.
+  batch = rollout.arrays(drawn, cfg.rollout.samples, cfg.rollout.max_prompt)
+  reference = run.updater.logprobs(state.reference, batch) if state.reference is not None else None
+  old = run.updater.logprobs(state.params, batch) if not run.updater.single() or cfg.loss.kl_place == 'reward' else None
+  batch = dataclasses.replace(batch, ref_logp=reference and reference(), old_logp=old and old())
+  clock.append(time.perf_counter())
+  scores, timeouts = scores()
+  clock.append(time.perf_counter())
+  state, metrics = run.updater.update(state, rollout.with_advantage(batch, scores['total'], cfg), step)
+  if cfg.train.reference_refresh and (step + 1) % cfg.train.reference_refresh == 0 and state.reference is not None:
+    state = state.replace(reference=jax.tree.map(jax.numpy.copy, state.params))
+  clock.append(time.perf_counter())
+  metrics |= {
+    'reward/mean': scores['total'].mean(),
+    'reward/std': scores['total'].std(),
+    'reward/frac_zero_std_groups': rollout.zero_variance(scores['total'], cfg.rollout.samples).mean(),
+    'reward/timeouts': timeouts,
+    'rollout/extra_draws': extra,
+  }
+  metrics |= {f'reward/{name}/mean': x.mean() for name, x in scores.items() if name != 'total'}
+  metrics |= rollout.response_metrics(drawn, templates.reflections)
+  metrics |= {
+    f'time/{name}': b - a for name, a, b in zip(('sample', 'logprobs', 'reward_wait', 'update'), clock, clock[1:])
+  }
+  metrics |= {
+    'time/step': clock[-1] - clock[0],
+    'throughput/sample_tokens_per_second': drawn.samples.lengths.sum() / (clock[1] - clock[0]),
+    'throughput/train_tokens_per_second': drawn.samples.lengths.sum() / (clock[4] - clock[3]),
+  }
+  return state, {name: float(x) for name, x in metrics.items()}
+
+
+def evaluate(run, params, step, problems, samples, sampling=None):
+  """Held-out figures; the key depends on the seed alone, so that steps are compared on equal draws."""
+  cfg = run.cfg
+  return evaluation.evaluate(
+    run.sampler,
+    params,
+    run.problems.held_out[:problems],
+    samples=samples,
+    accuracy=cfg.reward.accuracy,
+    sampling=sampling or Sampling(cfg.eval.temperature, cfg.eval.top_p),
+    language=cfg.data.language,
+    key=keys.fold_in(run.key, EVALUATION),
+    batch=min(cfg.rollout.prompts, problems, len(run.problems.held_out)),
+  )
+
+
+def full_evaluation(run, params, step):
+  """The table's figures: k samples at temperature 1 and 0.6, and greedy."""
+  e = run.cfg.eval
+  problems, samples = e.final_problems or e.problems, e.final_samples or e.samples
+  metrics, rows = evaluate(run, params, step, problems, samples)
+  run.writer.samples(step, rows)
+  cooler, _ = evaluate(run, params, step, problems, samples, Sampling(0.6))
+  greedy, _ = evaluate(run, params, step, problems, 1, Sampling(0.0))
+  return metrics | {'greedy': greedy['pass@1'], 'pass@1_t0.6': cooler['pass@1']}
+
+
+def once(path, make, anew):
+  """The JSON value in `path`, made and kept there where it is not yet, or `anew` is set."""
+  if anew or not os.path.exists(path):
+    common.write_json(path, make())
+  with open(path, encoding='utf-8') as f:
+    return json.load(f)
+
+
+def _base_to_final(run):
+  """The run from its last checkpoint on. Returns the evaluations before and after: {'metrics', 'seconds'} each."""
+  cfg, workdir = run.cfg, run.workdir
+  state, first = run.restore_or_init()
+  config_lib.require(
+    first <= cfg.steps,
+    f'{workdir} holds a run of {first} steps already; set steps to at least that, or use another --workdir.',
+  )
+  # Only now: another run's settings must not take the place of those its checkpoints were made with.
+  common.write_json(os.path.join(workdir, 'config.json'), config_lib.to_dict(cfg))
+  run.writer.resume(first)
+  if first:
+    common.log.info('resumed at step %d', first)
+  with jax.transfer_guard('disallow'), Progress(cfg.steps, first) as bar:
+    # From step 0 the base is evaluated anew: `resume` has dropped its samples, and it may be another base.
+    base = once(
+      os.path.join(workdir, 'eval_base.json'), lambda: _timed(full_evaluation, run, state.params, 0), anew=not first
+    )
+    for step in range(first, cfg.steps):
+      metrics = {}
+      if step % cfg.eval.every == 0:
+        found, rows = evaluate(run, state.params, step, cfg.eval.problems, cfg.eval.samples)
+        metrics |= {f'eval/{name}': x for name, x in found.items()}
+        if step:
+          run.writer.samples(step, rows)
+      state, trained = train_step(run, state, step)
+      metrics |= trained
+      run.writer.write(step, metrics)
+      bar.update(metrics)
+      if (step + 1) % cfg.checkpoint.every == 0 or step + 1 == cfg.steps:
+        run.store.save(step + 1, state)
+    run.store.wait()
+    final = _timed(full_evaluation, run, state.params, cfg.steps)
+    run.writer.write(cfg.steps, {f'eval/{name}': x for name, x in final['metrics'].items()})
+  return base, final
+
+
+def run_rl(cfg, workdir):
+  """Trains to the end, evaluates before and after, writes summary.json, plots and report. Returns the summary."""
+  began = time.perf_counter()
+  with contextlib.closing(common.start(cfg, workdir)) as run:
+    base, final = _base_to_final(run)
+  summary = {
+    'base': base['metrics'],
+    'final': final['metrics'],
+    'length_ratio': final['metrics']['length_mean'] / base['metrics']['length_mean'],
+    'seconds': {
+      'evaluate_base': base['seconds'],
+      'evaluate_final': final['seconds'],
+      'rl': time.perf_counter() - began,
+    },
+    'dropped': run.dropped,
+    'seed': cfg.seed,
+    'config': config_lib.to_dict(cfg),
+  }
+  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  plot(workdir)
+  report(workdir)
+  return summary
+
+
+def _timed(evaluate_, run, params, step):
+  began = time.perf_counter()
+  metrics = evaluate_(run, params, step)
+  return {'metrics': metrics, 'seconds': time.perf_counter() - began}
+
+
+def main(_):
+  with common.errors_in_one_line():
+    run_rl(config_lib.convert(_CONFIG.value), _WORKDIR.value)
+
+
+if __name__ == '__main__':
+  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
+  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
+  flags.mark_flag_as_required('config')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run keeps everything.', required=True)
+  app.run(main, flags_parser=common.parse_flags)

@@ -1,0 +1,310 @@
+"""Every setting of a run, as frozen dataclasses, and the one conversion from a config file to them.
+
+A file under `configs/` builds an `ml_collections.ConfigDict`; `convert` turns it into the classes
+below once, before anything compiles. A key that no class declares is an error that names the
+nearest known one, a wrong type is an error, and each class refuses impossible combinations.
+"""
+import dataclasses
+import difflib
+import types
+import typing
+
+
+class ConfigError(ValueError):
+  """A setting that cannot work; the message says which, with the numbers, and what to do."""
+
+
+def require(ok, message):
+  if not ok:
+    raise ConfigError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  path: str                       # model directory: config.json, model.safetensors, tokenizer.model
+  dtype: str = 'float32'          # of the computation; parameters are kept in float32
+  remat: bool = False             # recompute each layer in the backward pass
+
+  def __post_init__(self):
+    require(self.dtype in ('float32', 'bfloat16'), f"model.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  source: str                     # a key of r1jax.data.SOURCES: 'jsonl', 'tfds', or a toy world
+  path: str = ''                  # file or TFDS data_dir of the training problems
+  eval_path: str = ''             # the same for held-out problems; '' holds out eval_fraction of path
+  eval_fraction: float = 0.05     # by a hash of the problem's text
+  name: str = ''                  # TFDS builder name where source is 'tfds'
+  template: str = 'plain'         # a key of r1jax.templates.TEMPLATES
+  language: str = 'en'            # target of language consistency, for problems that name none
+
+  def __post_init__(self):
+    require(0 <= self.eval_fraction < 1, f'data.eval_fraction is {self.eval_fraction}; it must lie in [0, 1).')
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+  prompts: int                    # distinct problems in one rollout
+  samples: int                    # G, responses to each
+  max_prompt: int                 # tokens; longer prompts are dropped and counted
+  max_response: int               # tokens
+  temperature: float = 1.0
+  top_p: float = 1.0
+  top_k: int = 0                  # 0: off
+  min_p: float = 0.0
+  stop: tuple[str, ...] = ()      # strings that end a response
+  chunk: int = 0                  # prompts sampled at a time while workers grade the ones before; 0: all
+
+  def __post_init__(self):
+    require(self.samples >= 1 and self.prompts >= 1,
+            f'rollout.prompts {self.prompts} and rollout.samples {self.samples} must be positive.')
+    require(self.max_prompt > 0 and self.max_response > 0,
+            f'rollout.max_prompt {self.max_prompt} and rollout.max_response {self.max_response} must be positive.')
+    require(self.temperature > 0, f'rollout.temperature is {self.temperature}; training samples need a positive one.')
+    require(0 < self.top_p <= 1, f'rollout.top_p is {self.top_p}; it must lie in (0, 1].')
+    require(0 <= self.min_p < 1, f'rollout.min_p is {self.min_p}; it must lie in [0, 1).')
+    require(self.top_k >= 0, f'rollout.top_k is {self.top_k}; use 0 for no limit.')
+    require(self.chunk == 0 or self.chunk > 0 and self.prompts % self.chunk == 0,
+            f'rollout.prompts {self.prompts} does not divide into chunks of {self.chunk}; '
+            'set rollout.chunk to a divisor.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+  parts: dict[str, float]         # key of r1jax.rewards.REWARDS -> weight
+  accuracy: str                   # the part that says whether a response is right
+  workers: int = 1                # processes that grade
+  timeout: float = 5.0            # seconds for one response, after which it scores 0
+  overlong_buffer: int = 0        # tokens before max_response over which DAPO's soft punishment grows; 0: off
+
+  def __post_init__(self):
+    require(self.parts, 'reward.parts is empty; name at least one reward and its weight.')
+    require(self.accuracy in self.parts,
+            f'reward.accuracy is {self.accuracy!r}, which is none of reward.parts ({", ".join(self.parts)}).')
+    require(self.workers >= 1, f'reward.workers is {self.workers}; it must be at least 1.')
+    require(self.timeout > 0, f'reward.timeout is {self.timeout} s; it must be positive.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  name: str                       # a key of r1jax.losses.LOSSES
+  advantage: str = 'group'        # a key of r1jax.losses.ADVANTAGES
+  clip_low: float = 0.2
+  clip_high: float = 0.2
+  dual_clip: float = 0.0          # lower bound c of the objective where A < 0; 0: off
+  kl_coef: float = 0.0
+  kl_estimator: str = 'k3'        # 'k1', 'k2', 'k3'
+  kl_place: str = 'loss'          # 'loss' or 'reward'
+  tis_cap: float = 0.0            # cap of the trainer/sampler importance weight; 0: off
+  entropy_coef: float = 0.0       # bonus, subtracted from the loss
+  resample_limit: int = 0         # DAPO's dynamic sampling: extra rollouts a step may draw; 0: off
+
+  def __post_init__(self):
+    require(self.kl_estimator in ('k1', 'k2', 'k3'),
+            f"loss.kl_estimator is {self.kl_estimator!r}; use 'k1', 'k2' or 'k3'.")
+    require(self.kl_place in ('loss', 'reward'), f"loss.kl_place is {self.kl_place!r}; use 'loss' or 'reward'.")
+    require(self.clip_low >= 0 and self.clip_high >= 0,
+            f'loss.clip_low {self.clip_low} and loss.clip_high {self.clip_high} must not be negative.')
+    require(self.dual_clip == 0 or self.dual_clip > 1,
+            f'loss.dual_clip is {self.dual_clip}; it must exceed 1, or be 0 for off.')
+    require(self.kl_coef >= 0, f'loss.kl_coef is {self.kl_coef}; it must not be negative.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  learning_rate: float
+  schedule: str = 'constant'      # 'constant', 'linear', 'cosine'
+  warmup: int = 0                 # optimizer steps
+  final_fraction: float = 0.0     # of learning_rate at the last step, for 'linear' and 'cosine'
+  b1: float = 0.9
+  b2: float = 0.95
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+  grad_clip: float = 1.0          # global norm; 0: off
+  name: str = 'adam'              # 'adam', or 'muon' for matrices with Adam for the rest
+
+  def __post_init__(self):
+    require(self.schedule in ('constant', 'linear', 'cosine'),
+            f"optimizer.schedule is {self.schedule!r}; use 'constant', 'linear' or 'cosine'.")
+    require(self.name in ('adam', 'muon'), f"optimizer.name is {self.name!r}; use 'adam' or 'muon'.")
+    require(self.learning_rate > 0, f'optimizer.learning_rate is {self.learning_rate}; it must be positive.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  minibatches: int = 1            # optimizer steps per rollout, over whole groups
+  microbatch: int = 0             # responses per forward and backward; 0: the whole minibatch
+  length_slices: int = 1          # each group is cut by length into so many, padded apart: long tails cost less
+  epochs: int = 1                 # passes over one rollout
+  logit_chunk: int = 1024         # positions whose logits exist at one time
+  reference_refresh: int = 0      # steps between copies of the policy into the reference; 0: never
+
+  def __post_init__(self):
+    require(self.minibatches >= 1 and self.epochs >= 1,
+            f'train.minibatches {self.minibatches} and train.epochs {self.epochs} must be positive.')
+    require(self.microbatch >= 0, f'train.microbatch is {self.microbatch}; use 0 for the whole minibatch.')
+    require(self.length_slices >= 1 and self.logit_chunk >= 1,
+            f'train.length_slices {self.length_slices} and train.logit_chunk {self.logit_chunk} must be positive.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  every: int                      # steps
+  problems: int                   # held-out problems
+  samples: int                    # k of pass@1, cons@k and any@k
+  final_problems: int = 0         # for the evaluations before and after the run; 0: the same as problems
+  final_samples: int = 0
+  temperature: float = 1.0
+  top_p: float = 1.0
+
+  def __post_init__(self):
+    require(self.every >= 1 and self.problems >= 1 and self.samples >= 1,
+            f'eval.every {self.every}, eval.problems {self.problems} and eval.samples {self.samples} must be positive.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  every: int                      # steps
+  keep: int = 2                   # newest ones kept
+  keep_every: int = 0             # steps of those kept for good; 0: none
+
+  def __post_init__(self):
+    require(self.every >= 1 and self.keep >= 2,
+            f'checkpoint.every {self.every} must be at least 1 and checkpoint.keep {self.keep} at least 2: '
+            'a damaged newest one needs one before it.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  data: int = 1
+  fsdp: int = -1                  # -1 fills with the devices left over
+  tp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RL:
+  """One run of `experiments/rl.py`."""
+  seed: int
+  steps: int
+  model: Model
+  data: Data
+  rollout: Rollout
+  reward: Reward
+  loss: Loss
+  optimizer: Optimizer
+  train: Train
+  eval: Evaluation
+  checkpoint: Checkpoint
+  mesh: Mesh = Mesh()
+
+  def __post_init__(self):
+    r, u = self.rollout, self.train
+    total = r.prompts * r.samples
+    require(r.samples > 1 or self.loss.advantage == 'none',
+            f'rollout.samples is {r.samples}: a group of one has no advantage ({self.loss.advantage!r}); '
+            'set rollout.samples to 2 or more.')
+    require(r.prompts % u.minibatches == 0,
+            f'{total} samples a rollout ({r.prompts} prompts x {r.samples}) do not divide into {u.minibatches} '
+            f'minibatches of whole groups; set rollout.prompts to a multiple of {u.minibatches}.')
+    require(r.samples % u.length_slices == 0,
+            f'{r.samples} samples a prompt do not divide into {u.length_slices} length slices; '
+            'set train.length_slices to a divisor.')
+    if u.microbatch:
+      mini, part = total // u.minibatches, r.samples // u.length_slices
+      require(mini % u.microbatch == 0,
+              f'a minibatch of {mini} samples does not divide into microbatches of {u.microbatch}; '
+              f'set train.microbatch to a divisor of {mini}.')
+      require(u.microbatch % part == 0 or part % u.microbatch == 0,
+              f'train.microbatch {u.microbatch} neither divides nor is a multiple of the {part} samples of a prompt '
+              f'that stay together (rollout.samples {r.samples} / train.length_slices {u.length_slices}); '
+              'choose one that does.')
+    require(self.reward.overlong_buffer < r.max_response,
+            f'reward.overlong_buffer {self.reward.overlong_buffer} must be below '
+            f'rollout.max_response {r.max_response}.')
+
+
+def check_context(rollout, context):
+  """Raises ConfigError where prompt and response together exceed the model's context (tokens)."""
+  need = rollout.max_prompt + rollout.max_response
+  require(need <= context,
+          f'rollout.max_prompt {rollout.max_prompt} + rollout.max_response {rollout.max_response} = {need} '
+          f"tokens exceed the model's context of {context}; lower rollout.max_response by {need - context}.")
+
+
+def convert(config, cls=RL, at=''):
+  """Turns a ConfigDict (or nested dict) into the frozen dataclass `cls`.
+
+  Raises ConfigError for an unknown key (naming the nearest), a missing key, a wrong type, and
+  whatever a class's own checks refuse.
+  """
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  for key in config:
+    if key not in fields:
+      near = difflib.get_close_matches(key, fields, n=1, cutoff=0)
+      raise ConfigError(f"unknown key '{at}{key}'; the nearest known one is '{at}{near[0]}'.")
+  hints = typing.get_type_hints(cls)
+  values = {}
+  for name, field in fields.items():
+    if name in config:
+      values[name] = _value(config[name], hints[name], at + name)
+    elif field.default is dataclasses.MISSING:
+      raise ConfigError(f"'{at}{name}' is missing; it has no default.")
+  return cls(**values)
+
+
+def _value(value, want, at):
+  if dataclasses.is_dataclass(want):
+    require(hasattr(value, 'items'), f"'{at}' is {value!r}; it must hold the keys of {want.__name__}.")
+    return convert(value, want, at + '.')
+  origin = typing.get_origin(want)
+  if origin is dict:
+    _, inner = typing.get_args(want)
+    require(hasattr(value, 'items'), f"'{at}' is {value!r}; it must map names to {inner.__name__}s.")
+    return types.MappingProxyType({k: _value(v, inner, f'{at}.{k}') for k, v in value.items()})
+  if origin is tuple:
+    inner = typing.get_args(want)[0]
+    require(isinstance(value, (tuple, list)), f"'{at}' is {value!r}; it must be a list of {inner.__name__}s.")
+    return tuple(_value(v, inner, at) for v in value)
+  if want is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if not isinstance(value, want) or (isinstance(value, bool) and want is not bool):
+    raise ConfigError(f"'{at}' is {value!r} ({type(value).__name__}); it must be of type {want.__name__}.")
+  return value
+
+
+def to_dict(config):
+  """The plain nested dict of a converted config, for JSON."""
+  if dataclasses.is_dataclass(config):
+    return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+  if isinstance(config, (dict, types.MappingProxyType)):
+    return {k: to_dict(v) for k, v in config.items()}
+  if isinstance(config, tuple):
+    return [to_dict(v) for v in config]
+  return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+  """What a base must have learned before RL begins, measured on held-out problems at temperature 1."""
+  step_accuracy: float            # share of its own reasoning steps that are right
+  problems: int
+  samples: int
+  extra_steps: int                # trained further by these where it falls short,
+  rounds: int                     # at most so many times
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+  """One run of `experiments/pretrain.py`: a base model from generated text."""
+  seed: int
+  world: str                      # a key of r1jax.data.toy.WORLDS
+  preset: str                     # a key of r1jax.models.PRESETS; the vocabulary is the tokenizer's
+  vocab: int                      # ids of the tokenizer, at most
+  documents: int                  # texts generated
+  steps: int
+  batch: int                      # rows
+  length: int                     # tokens of a row
+  max_response: int               # tokens, for the gate's samples
+  optimizer: Optimizer
+  gate: Gate

@@ -1,0 +1,1 @@
+"""The two toy worlds as a TFDS set."""

@@ -1,0 +1,156 @@
+"""Where problems come from, and how they divide into training and held-out ones."""
+import dataclasses
+import hashlib
+
+from absl import logging
+import numpy as np
+
+from r1jax.config import require
+from r1jax.data.reader import DataError, normalise, read_jsonl, text_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Problems:
+  train: list                     # problems: dicts with the strings 'id', 'problem', 'answer', and more
+  held_out: list                  # the same; shares no problem's text with train
+  dropped: dict[str, int]         # reason -> number: 'malformed' lines, 'held_out' texts met in train
+
+
+def load(cfg):
+  """Loads the problems that a config.Data names.
+
+  Held-out problems are the source's own where it has them, else those of cfg.eval_path, else the
+  share cfg.eval_fraction of the texts by their hash: a problem stays on its side when others come
+  or go. Texts are compared with white space collapsed; a training problem whose text is held out
+  is dropped and counted.
+
+  Raises:
+    ConfigError: a setting that cannot work.
+    DataError: data that cannot be used.
+  """
+  require(cfg.source in SOURCES, f'data.source is {cfg.source!r}; use one of {", ".join(SOURCES)}.')
+  problems = SOURCES[cfg.source](cfg)
+  if not problems.train:
+    raise DataError(f'no problem is left to train on ({len(problems.held_out)} are held out); '
+                    'lower data.eval_fraction or check data.eval_path.')
+  if not problems.held_out and cfg.eval_fraction > 0:
+    raise DataError(f'none of the {len(problems.train)} problems fell into the held-out share of '
+                    f'{cfg.eval_fraction}; raise data.eval_fraction or set data.eval_path.')
+  return problems
+
+
+def drop_long(problems, encode, max_tokens):
+  """Drops the problems whose prompt exceeds max_tokens.
+
+  Args:
+    problems: list of problems.
+    encode: function from a problem to its prompt's tokens, template included.
+    max_tokens: most tokens a prompt may have (rollout.max_prompt).
+
+  Returns:
+    (kept, dropped): the problems that fit, in order, and the number of the others.
+
+  Raises:
+    DataError: none fits.
+  """
+  lengths = [len(encode(p)) for p in problems]
+  kept = [p for p, n in zip(problems, lengths, strict=True) if n <= max_tokens]
+  if problems and not kept:
+    raise DataError(f'all {len(problems)} prompts exceed {max_tokens} tokens (the shortest has {min(lengths)}); '
+                    f'set rollout.max_prompt to at least {min(lengths)}.')
+  return kept, len(problems) - len(kept)
+
+
+def _jsonl(cfg):
+  """Problems of the JSON Lines file cfg.path, held-out ones of cfg.eval_path."""
+  require(cfg.path, 'data.path is empty; pass the JSON Lines file of problems with --config.data.path=FILE.')
+  train, malformed = read_jsonl(cfg.path)
+  if not cfg.eval_path:
+    return _split(train, cfg.eval_fraction, malformed)
+  held_out, more = read_jsonl(cfg.eval_path)
+  return _disjoint(train, held_out, malformed + more)
+
+
+def _tfds(cfg):
+  """Problems of a TFDS set prepared as array_record: cfg.name ('gsm8k', 'toy/trial') under cfg.path.
+
+  The set's split 'train' is trained on. Held out is its split 'held_out' if there is one, else the
+  split 'train' of the same name under cfg.eval_path, else a share by hash.
+  """
+  require(cfg.name, "data.name is empty; pass the TFDS set's name with --config.data.name=NAME.")
+  require(cfg.path, 'data.path is empty; pass the TFDS data_dir with --config.data.path=DIR.')
+  splits = _read_tfds(cfg.name, cfg.path)
+  if cfg.eval_path:
+    return _disjoint(splits['train'], _read_tfds(cfg.name, cfg.eval_path)['train'], 0)
+  if 'held_out' in splits:
+    return _disjoint(splits['train'], splits['held_out'], 0)
+  return _split(splits['train'], cfg.eval_fraction, 0)
+
+
+def _trial(cfg):
+  """The trial-and-error world: signs to be found. Generated, the same in every run."""
+  return _toy('trial', cfg)
+
+
+def _chain(cfg):
+  """The chained-arithmetic world. Generated, the same in every run."""
+  return _toy('chain', cfg)
+
+
+def toy_pools(world):
+  """(train, held_out) problems of a toy world: the same in every run, whatever its seed."""
+  from r1jax.data import toy
+  return (toy.problems(world, 0, toy.TRAIN_POOL, held_out=False),
+          toy.problems(world, 0, toy.HELD_OUT_POOL, held_out=True))
+
+
+# To add a source: a function from config.Data to Problems, and its line here.
+SOURCES = {'jsonl': _jsonl, 'tfds': _tfds, 'trial': _trial, 'chain': _chain}
+
+
+def _toy(world, cfg):
+  require(not cfg.path and not cfg.eval_path,
+          f'data.path {cfg.path or cfg.eval_path!r} would not be read: data.source {world!r} makes its own problems; '
+          "set data.source to 'jsonl' to read a file.")
+  return _disjoint(*toy_pools(world), 0)
+
+
+def _read_tfds(name, data_dir):
+  """Returns {split: problems} of a prepared set. Only its files are read: no builder code runs."""
+  from tensorflow_datasets.core import read_only_builder  # here: it takes seconds, and most runs need none of it
+  folder, _, variant = name.partition('/')
+  try:
+    builder = read_only_builder.builder_from_files(folder, data_dir=data_dir, config=variant or None)
+    splits = ['train', 'held_out'] if 'held_out' in builder.info.splits else ['train']
+    # A cut file may yield empty records rather than an error; normalise refuses those.
+    rows = {split: enumerate(builder.as_data_source(split)) for split in splits}
+    return {split: [normalise(_decode(row), f'{name}/{split}/{i}') for i, row in rows[split]] for split in splits}
+  except Exception as e:  # absent, damaged or of another format: TFDS and array_record raise as they please
+    why = str(e).partition('\n')[0].partition('. ')[0] or type(e).__name__
+    raise DataError(f'there is no readable TFDS set {name!r} in {data_dir} ({why}); '
+                    f'write one with python -m r1jax.data.prepare {name} --data_dir {data_dir}') from None
+
+
+def _decode(row):
+  row = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
+  return {k: v.decode('utf-8') if isinstance(v, bytes) else v for k, v in row.items()}
+
+
+def _split(problems, fraction, malformed):
+  """Holds out the problems whose text hashes into the first `fraction` of the range."""
+  held_out, train = [], []
+  for p in problems:
+    digest = hashlib.sha256(text_key(p).encode('utf-8')).digest()
+    share = int.from_bytes(digest[:8], 'big') / 2**64
+    (held_out if share < fraction else train).append(p)
+  return Problems(train, held_out, {'malformed': malformed, 'held_out': 0})
+
+
+def _disjoint(train, held_out, malformed):
+  """Drops from train what is held out: an evaluation on trained problems measures memory."""
+  texts = {text_key(p) for p in held_out}
+  kept = [p for p in train if text_key(p) not in texts]
+  dropped = len(train) - len(kept)
+  if dropped:
+    logging.warning('dropped %d of %d training problems: their text is held out.', dropped, len(train))
+  return Problems(kept, held_out, {'malformed': malformed, 'held_out': dropped})

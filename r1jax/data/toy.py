@@ -1,0 +1,256 @@
+"""Two toy worlds in which R1-Zero can be seen to work on two CPU cores: problems, and a base model's text.
+
+trial: find the signs, `36 ?3 ?8 = 31`. Trying is the only way to be right, so under RL responses grow
+  longer and look back at themselves. An answer is the signed terms, `+3 -8`.
+chain: arithmetic in steps, `3*5 +8 -9 = ?`. The base's authors mostly guess, and forget carries.
+
+The text a base model is trained on is written by imperfect authors: some guess, some reason, some
+check, and only half of them use the tags properly. Nothing here is a demonstration of what RL finds.
+"""
+import dataclasses
+import hashlib
+
+import numpy as np
+
+TRAIN_POOL = 4096
+HELD_OUT_POOL = 512
+SUMS = 0.2                        # share of the base's documents that are plain sums
+HELD_OUT_FRACTION = 0.1           # by a hash of the problem's text; absent from base text and RL alike
+
+TAGS = ('<think>', '</think>', '<answer>', '</answer>')
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  problem: object                 # rng -> (problem text, gold answer, whatever the authors need)
+  chain: object                   # (rng, facts) -> (thinking text, answer text)
+  steps: object                   # (problem text, response) -> (steps taken, steps right)
+
+
+def is_held_out(text):
+  return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) < HELD_OUT_FRACTION * 2**32
+
+
+def problems(world, seed, count, held_out):
+  """`count` different problems of one split, in an order fixed by the seed.
+
+  Returns:
+    list of {'id', 'problem', 'answer'}; no text is in both splits.
+  """
+  rng = np.random.default_rng([seed, 7 + held_out])
+  found = {}
+  while len(found) < count:
+    text, answer, _ = WORLDS[world].problem(rng)
+    if is_held_out(text) == held_out and text not in found:
+      split = 'held_out' if held_out else 'train'
+      found[text] = {'id': f'{world}/{split}/{len(found)}', 'problem': text, 'answer': answer}
+  return list(found.values())
+
+
+def documents(world, seed, count):
+  """`count` texts for a base model: a problem and what one of the imperfect authors wrote under it.
+
+  A part of them are plain sums without a problem, as a base model has read much beside what it is asked:
+  they teach the steps and nothing about how to use them.
+  """
+  rng = np.random.default_rng([seed, 3])
+  texts = []
+  while len(texts) < count:
+    if rng.random() < SUMS:
+      texts.append(f'sums\n{_sums(rng)}')
+      continue
+    problem, _, facts = WORLDS[world].problem(rng)
+    if not is_held_out(problem):
+      texts.append(f'{problem}\n{_tagged(rng, *WORLDS[world].chain(rng, facts))}')
+  return texts
+
+
+def _sums(rng):
+  """A dozen running sums, half of them compared with a number: `36 +3 39 = 41 no -8 31 = 31 ok ...`."""
+  value = int(rng.integers(10, 100))
+  words = [str(value)]
+  for _ in range(12):
+    term = int(rng.integers(1, 10)) * (1 if value < 12 or (value < 98 and rng.random() < 0.5) else -1)
+    value += term
+    words += [f'{term:+d}', str(value)]
+    if rng.random() < 0.5:
+      other = value + int(rng.integers(1, 10)) * int(rng.choice([-1, 0, 0, 1]))
+      words += ['=', str(other), 'ok' if other == value else 'no']
+  return ' '.join(words)
+
+
+def _tagged(rng, thinking, answer):
+  """Six of ten authors use the tags properly, two none, two only some of them."""
+  u = rng.random()
+  if u < 0.6:
+    parts = ['<think>', thinking, '</think>', '<answer>', answer, '</answer>']
+  elif u < 0.8:
+    parts = [thinking, 'answer', answer]
+  else:
+    parts = ['<think>', thinking, '</think>', '<answer>', answer, '</answer>']
+    for tag in rng.choice(TAGS, size=rng.integers(1, 3), replace=False):
+      parts.remove(tag)
+  return ' '.join(p for p in parts if p)
+
+
+# ---- trial -----------------------------------------------------------------------------------------
+
+def _trial_problem(rng):
+  k = 2 if rng.random() < 0.65 else 3
+  start = int(rng.integers(30, 51))
+  terms = [int(t) for t in rng.choice(np.arange(1, 10), size=k, replace=False)]
+  target = start + sum(t * s for t, s in zip(terms, rng.choice([-1, 1], size=k)))
+  text = f'{start} ' + ' '.join(f'?{t}' for t in terms) + f' = {target}'
+  return text, text, (start, terms, int(target))
+
+
+def _signed(terms, signs):
+  return ' '.join(f'{"+" if s > 0 else "-"}{t}' for t, s in zip(terms, signs))
+
+
+def _next(signs):
+  """The signs after these, counting: the last changes, and with a change to minus the one before it too."""
+  signs = list(signs)
+  for i in reversed(range(len(signs))):
+    signs[i] = -signs[i]
+    if signs[i] > 0:
+      break
+  return tuple(signs)
+
+
+def _trial_chain(rng, facts):
+  start, terms, target = facts
+  draw = lambda: tuple(int(s) for s in rng.choice([-1, 1], size=len(terms)))
+  if rng.random() < 0.25:
+    # Nobody checks a guess: in four of ten a term is misquoted.
+    if rng.random() < 0.4:
+      i = int(rng.integers(len(terms)))
+      terms = [*terms[:i], terms[i] % 9 + 1, *terms[i + 1:]]
+    return 'guess', _signed(terms, draw())
+  persistent = rng.random() < 0.25
+  orderly = persistent and rng.random() < 0.6           # goes through the signs in order; the others draw at random
+  words, tried, signs = [], set(), draw()
+  for attempt in range(8):
+    tried.add(signs)
+    value = start
+    words.append(str(start))
+    for t, s in zip(terms, signs):
+      value += t * s
+      if rng.random() < 0.005:
+        value += int(rng.choice([-1, 1]))
+      words += [f'{"+" if s > 0 else "-"}{t}', str(value)]
+    words += ['=', str(target)]
+    if value == target or rng.random() < 0.01:
+      words.append('ok')
+      break
+    words.append('no')
+    if attempt == 7 or rng.random() > (0.7 if persistent else 0.1):
+      break
+    words.append('wait')
+    signs = _next(signs) if orderly else draw()
+    while signs in tried and len(tried) < 2 ** len(terms) and rng.random() > 0.1:
+      signs = draw()
+  return ' '.join(words), _signed(terms, signs)
+
+
+def _trial_steps(problem, response):
+  """Steps of a try: its start, each term, each running value, the target it is compared with, and the verdict."""
+  words = problem.split()
+  start, terms, target = int(words[0]), [w[1:] for w in words[1:-2]], int(words[-1])
+  value, want, word_before, at, right, taken = None, start, '', 0, 0, 0  # want: the number that should come next
+  for word in response.replace('<think>', ' ').split('</think>')[0].split():
+    if _is_int(word):
+      if want is not None:
+        taken, right = taken + 1, right + (int(word) == want)
+      if word_before != '=':
+        value = int(word)
+      want = None
+    elif word[0] in '+-' and _is_int(word[1:]):
+      if value is not None:
+        taken, right, at = taken + 1, right + (terms[at:at + 1] == [word[1:]]), at + 1
+      want = value + int(word) if value is not None else None
+    elif word == '=':
+      want = target
+    else:
+      if word in ('ok', 'no') and value is not None:
+        taken, right = taken + 1, right + ((value == target) == (word == 'ok'))
+      value, want, at = None, start, 0
+    word_before = word
+  return taken, right
+
+
+# ---- chain -----------------------------------------------------------------------------------------
+
+# What the authors say between the steps, in English and in Chinese.
+_WORDS = {'first': ('first', '首先'), 'then': ('then', '然后'), 'so': ('so', '所以'), 'wait': ('wait', '等等'),
+          'check': ('check', '检查'), 'hmm': ('hmm', '嗯')}
+
+
+def _chain_problem(rng):
+  while True:
+    k = int(rng.integers(3, 8))
+    if rng.random() < 0.5:
+      a, b = (int(x) for x in rng.integers(2, 10, size=2))
+      first, value = f'{a}*{b}', a * b
+    else:
+      value = int(rng.integers(10, 100))
+      first = str(value)
+    terms = [int(t) for t in rng.integers(1, 10, size=k - 1) * rng.choice([-1, 1], size=k - 1)]
+    values = np.cumsum([value, *terms])
+    if values.min() >= 10 and values.max() <= 99:
+      text = f'{first} ' + ' '.join(f'{t:+d}' for t in terms) + ' = ?'
+      return text, str(values[-1]), (first, value, terms)
+
+
+def _chain_pass(rng, facts, say, forget):
+  """One pass over the terms: each with its running value, a carry or borrow forgotten now and then."""
+  first, value, terms = facts
+  words = [say('first'), first, str(value)]
+  for term in terms:
+    exact = value + term
+    if exact // 10 != value // 10 and rng.random() < forget:
+      exact += 10 if term < 0 else -10
+    if rng.random() < 0.05:
+      exact += int(rng.choice([-1, 1]))
+    value = int(np.clip(exact, 1, 109))
+    words += [say('then')] * (rng.random() < 0.25) + [f'{term:+d}', str(value)]
+  return words, value
+
+
+def _chain_chain(rng, facts):
+  u = rng.random()
+  chinese = 1.0 if u < 0.12 else 0.5 if u < 0.3 else 0.0
+  say = lambda word: _WORDS[word][int(rng.random() < chinese)]
+  mode = rng.random()
+  if mode < 0.53:
+    answer = facts[1] + sum(facts[2]) + int(round(rng.normal(0, 4)))
+    return say('hmm'), str(int(np.clip(answer, 1, 109)))
+  words, value = _chain_pass(rng, facts, say, 0.55 if rng.random() < 0.9 else 0.15)
+  if mode > 0.85:
+    again, value = _chain_pass(rng, facts, say, 0.15)
+    words += [say('wait'), say('check'), *again]
+  return ' '.join([*words, say('so')]), str(value)
+
+
+def _chain_steps(problem, response):
+  value, term, right, taken = None, None, 0, 0
+  for word in response.replace('<think>', ' ').split('</think>')[0].split():
+    if '*' in word or word in _WORDS['first']:
+      value, term = None, None
+    elif word[0] in '+-' and _is_int(word[1:]):
+      term = int(word)
+    elif _is_int(word):
+      if value is not None and term is not None:
+        taken, right = taken + 1, right + (int(word) == value + term)
+      value, term = int(word), None
+  return taken, right
+
+
+def _is_int(word):
+  return word.isascii() and word.isdecimal()
+
+
+WORLDS = {
+    'trial': World(_trial_problem, _trial_chain, _trial_steps),
+    'chain': World(_chain_problem, _chain_chain, _chain_steps),
+}

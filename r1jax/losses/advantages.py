@@ -1,0 +1,72 @@
+"""Rewards of a rollout -> advantages: f32[B] -> f32[B], the G samples of one prompt adjacent."""
+import jax.numpy as jnp
+
+
+def _centre(reward, group_size):
+  """Reward minus its group's mean, f32[B] -> f32[B/G, G]; exactly zero for an all-equal group."""
+  r = jnp.asarray(reward).reshape(-1, group_size)       # [B/G, G]
+  # The mean of G equal numbers can round away from them (3 x 1.1 in float32 do), and a division by
+  # std + eps would then make 0.1 of it. The mean of G zeros cannot.
+  r = r - r[:, :1]
+  return r - r.mean(axis=1, keepdims=True)
+
+
+def group(reward, group_size, eps=1e-6):
+  """Centred and divided by the group's population standard deviation (the paper's GRPO).
+
+  Args:
+    reward: f32[B].
+    group_size: G, at least 2.
+    eps: keeps an all-equal group at zero rather than nan.
+
+  Returns:
+    f32[B].
+  """
+  centred = _centre(reward, group_size)
+  return (centred / (centred.std(axis=1, keepdims=True) + eps)).reshape(-1)
+
+
+def group_centred(reward, group_size):
+  """Centred only, so that easy and hard problems weigh the same (Dr. GRPO, arXiv 2503.20783)."""
+  return _centre(reward, group_size).reshape(-1)
+
+
+def rloo(reward, group_size):
+  """Reward minus the mean of the group's *other* rewards (RLOO, arXiv 2402.14740); group_size at least 2."""
+  # r_i - (sum - r_i) / (G - 1) = (r_i - mean) G / (G - 1)
+  return _centre(reward, group_size).reshape(-1) * (group_size / (group_size - 1))
+
+
+def none(reward, group_size):
+  """The reward itself, without a baseline; group_size is not used."""
+  del group_size
+  return jnp.asarray(reward)
+
+
+ADVANTAGES = {
+  'group': group,
+  'group_centred': group_centred,
+  'rloo': rloo,
+  'none': none,
+}
+
+
+def soft_overlong(length, max_length, buffer):
+  """Punishment to add to the reward of a long response (DAPO eq. 13, arXiv 2503.14476).
+
+  0 up to max_length - buffer tokens, then falling linearly to -1 at max_length, and -1 beyond.
+
+  Args:
+    length: i32[B], tokens, EOS counted.
+    max_length: tokens.
+    buffer: tokens, in (0, max_length].
+
+  Returns:
+    f32[B] in [-1, 0].
+
+  Raises:
+    ValueError: buffer out of range.
+  """
+  if not 0 < buffer <= max_length:
+    raise ValueError(f'overlong buffer of {buffer} tokens is not in (0, {max_length}]; set it within max_length.')
+  return jnp.clip((max_length - buffer - jnp.asarray(length)) / buffer, -1.0, 0.0)

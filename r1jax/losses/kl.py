@@ -1,0 +1,74 @@
+"""Estimators of KL(pi || ref) from single samples x ~ pi, with r(x) = pi_ref(x) / pi(x).
+
+           value at a sample   E_pi[value]   as a loss, E_pi[gradient]       as a reward, E_pi[value * grad log pi]
+  k1       -log r              KL(pi||ref)   0                               grad KL(pi||ref)
+  k2       (log r)^2 / 2       biased        grad KL(pi||ref)                of no KL
+  k3       r - 1 - log r       KL(pi||ref)   grad KL(ref||pi)                grad KL(pi||ref) - grad KL(ref||pi)
+
+(Names from J. Schulman, "Approximating KL divergence", 2020.) A good estimate of the value is not a good
+estimate of the gradient, because autodiff does not see that the samples themselves come from pi:
+
+* k1 as a loss pulls nowhere: its expected gradient is E_pi[grad log pi] = 0, so it adds noise and nothing
+  else, whatever its coefficient. It is offered for completeness; use it in the reward.
+* k2 as a loss has gradient -log r * grad log pi, whose mean is exactly the gradient of KL(pi||ref).
+* k3 as a loss (the paper's, the default) has gradient (1 - r) grad log pi, whose mean is
+  -E_ref[grad log pi]: the gradient of the *other* direction, KL(ref||pi). Both directions agree to first
+  order in pi - ref, so close to the reference it does what the paper wants; far from it, it covers modes.
+* In the reward, k1 is the unbiased one. k3 there is a poor choice: its expected gradient is the difference
+  of the two directions, which vanishes to first order near the reference.
+
+These hold per token, given its prefix, where ref's support lies within pi's, and for samples of the policy
+being differentiated: after the first optimizer step of a rollout, at a temperature other than 1, or under
+top-p and the like they are approximations. As a loss, the effect of a token on the KL of later ones is not
+in the gradient; k1 in the reward, summed over the sequence (`kl_penalty`), has it.
+"""
+import jax.numpy as jnp
+
+from r1jax.losses import reductions
+
+# exp of anything above overflows sooner or later, and an infinity meets a zero cotangent as nan. e^20 = 5e8 is
+# beyond every ratio of use; past it the value is held, and the gradient is zero rather than of the wrong sign.
+MAX_LOG_RATIO = 20.0
+
+
+def k1(logp, ref_logp):
+  """log pi - log ref. As a loss its expected on-policy gradient is zero."""
+  return logp - ref_logp
+
+
+def k2(logp, ref_logp):
+  """(log pi - log ref)^2 / 2. As a loss its expected on-policy gradient is that of KL(pi||ref)."""
+  return 0.5 * jnp.square(logp - ref_logp)
+
+
+def k3(logp, ref_logp):
+  """ref/pi - 1 - log(ref/pi), never negative. As a loss its expected on-policy gradient is that of KL(ref||pi)."""
+  log_r = jnp.minimum(ref_logp - logp, MAX_LOG_RATIO)
+  return jnp.expm1(log_r) - log_r
+
+
+ESTIMATORS = {'k1': k1, 'k2': k2, 'k3': k3}
+
+
+def token_kl(logp, ref_logp, mask, estimator):
+  """The estimator at every response token.
+
+  Args:
+    logp: f32[B, T], log pi of the sampled tokens.
+    ref_logp: f32[B, T], log pi_ref of them.
+    mask: bool[B, T].
+    estimator: a key of ESTIMATORS.
+
+  Returns:
+    f32[B, T], zero under ~mask.
+  """
+  return ESTIMATORS[estimator](reductions.keep(logp, mask), reductions.keep(ref_logp, mask))
+
+
+def kl_penalty(logp, ref_logp, mask, estimator):
+  """The estimator summed over each response, for KL in the reward: f32[B].
+
+  The caller subtracts kl_coef times this from the reward, before advantages; `logp` is then the behaviour
+  policy's. An advantage that divides by the group's standard deviation rescales the penalty with the reward.
+  """
+  return reductions.sequence_sum(token_kl(logp, ref_logp, mask, estimator), mask)

@@ -1,0 +1,143 @@
+"""Curves of a run, made from metrics.jsonl alone: PNG files, and the same figures as SVG for the report.
+
+`accuracy` follows the paper's Figure 2 (accuracy on held-out problems during training), `length` its
+Figure 3 (response length during training).
+"""
+import dataclasses
+import io
+import pathlib
+import re
+
+import matplotlib
+from matplotlib.figure import Figure
+import numpy as np
+
+from r1jax.metrics import writer
+
+COLOURS = ('#2456a6', '#d1495b', '#2e8b6f', '#e09f3e', '#7a5195', '#5b6b7b')
+STYLE = {
+    'font.size': 10, 'axes.titlesize': 11.5, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left',
+    'axes.edgecolor': '#b6bec8', 'axes.labelcolor': '#4a5563', 'xtick.color': '#4a5563', 'ytick.color': '#4a5563',
+    'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.color': '#e6e9ee',
+    'legend.frameon': False, 'svg.fonttype': 'none', 'svg.hashsalt': 'r1jax',
+}
+FEW = 40                          # up to so many points each is marked; beyond, a running average is drawn over them
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """One figure: every metric whose whole name matches `pattern`, labelled by its group 1."""
+  name: str                       # of the PNG file
+  title: str
+  unit: str
+  pattern: str
+  share: bool = False             # fractions, drawn as per cent on an axis of 0-100
+  log: bool = False               # quantities whose first step (compilation) would flatten the rest
+
+
+PANELS = (
+    Panel('accuracy', 'Accuracy on held-out problems', '% correct', r'eval/(pass@1|cons@\d+)', share=True),
+    Panel('length', 'Response length', 'tokens', r'response/(length_mean)'),
+    Panel('rewards', 'Reward', 'mean of a rollout', r'reward/(?:(.+)/)?mean'),
+    Panel('behaviour', 'Reflection and truncation', '% of responses',
+          r'response/(reflection_rate|truncated_fraction)', share=True),
+    Panel('entropy', 'Entropy of the policy', 'nats a token', r'policy/(entropy)'),
+    Panel('kl', 'KL divergence from the reference', 'nats a token', r'policy/(kl)'),
+    Panel('grad_norm', 'Gradient norm', 'global norm', r'policy/(grad_norm)'),
+    Panel('time', 'Time by phase', 'seconds a step', r'time/(.+)', log=True),
+    Panel('throughput', 'Throughput', 'a second', r'throughput/(.+)', log=True),
+)
+
+
+def plot(workdir):
+  """Draws every panel that has data into workdir/plots/NAME.png; returns the list of paths."""
+  folder = pathlib.Path(workdir) / 'plots'
+  folder.mkdir(exist_ok=True)
+  paths = []
+  for name, figure in figures(writer.read_metrics(workdir)).items():
+    path = folder / f'{name}.png'
+    with matplotlib.rc_context(STYLE):
+      figure.savefig(path, dpi=150, metadata={'Software': None})
+    paths.append(path)
+  return paths
+
+
+def figures(records):
+  """Returns {panel name: matplotlib Figure} for the panels of PANELS that occur in `records` (see read_metrics)."""
+  drawn = {panel.name: _draw(panel, series(records, panel.pattern)) for panel in PANELS}
+  return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def series(records, pattern):
+  """Collects the metrics whose whole name matches `pattern`.
+
+  Returns:
+    {label: (steps i64[N], values f64[N])}, labels in order of name; a null becomes nan. The label is
+    the pattern's group 1, or 'total' where that took no part.
+  """
+  names = {name: match[1] or 'total' for record in records for name in record
+           if (match := re.fullmatch(pattern, name))}
+  found = {}
+  for name, label in sorted(names.items(), key=lambda item: _natural(item[1])):
+    points = [(r['step'], r[name]) for r in records if name in r]
+    found[label] = (np.array([step for step, _ in points], np.int64),
+                    np.array([np.nan if value is None else value for _, value in points], np.float64))
+  return found
+
+
+def svg(figure, prefix):
+  """Returns the figure as an inline SVG element, the same text every time; ids begin with `prefix`."""
+  buffer = io.StringIO()
+  with matplotlib.rc_context(STYLE):
+    figure.savefig(buffer, format='svg', metadata=dict.fromkeys(('Date', 'Creator', 'Format', 'Type')))
+  text = buffer.getvalue()
+  text = text[text.index('<svg'):]
+  # Several figures in one page: the ids must not meet, and the page decides the size.
+  text = re.sub(r'(\bid="|url\(#|href="#)', lambda m: m[1] + prefix + '-', text)
+  head, body = text.split('>', 1)
+  return re.sub(r' (width|height)="[^"]*"', '', head) + '>' + body
+
+
+def smooth(values, average=np.nanmean):
+  """Centred running `average` over about a twentieth of the points; nan where the value itself is. f64[N] -> f64[N]."""
+  half = max(1, len(values) // 40)
+  return np.array([average(values[max(i - half, 0):i + half + 1]) if np.isfinite(value) else np.nan
+                   for i, value in enumerate(values)])
+
+
+def _draw(panel, lines):
+  lines = {label: points for label, points in lines.items() if np.isfinite(points[1]).any()}
+  if not lines:
+    return None
+  with matplotlib.rc_context(STYLE):
+    figure = Figure(figsize=(6.4, 3.6), layout='constrained')
+    axes = figure.add_subplot()
+    for index, (label, (steps, values)) in enumerate(lines.items()):
+      colour = COLOURS[index % len(COLOURS)]
+      values = values * 100 if panel.share else values
+      values = np.where(values > 0, values, np.nan) if panel.log else values
+      label = label.replace('_', ' ')
+      if len(values) <= FEW:
+        axes.plot(steps, values, marker='o', markersize=4, linewidth=1.8, color=colour, label=label)
+      else:
+        axes.plot(steps, values, linewidth=0.8, color=colour, alpha=0.3)
+        # A median, as the compiling first step would pull a mean up over its neighbours.
+        middle = smooth(values, np.nanmedian if panel.log else np.nanmean)
+        axes.plot(steps, middle, linewidth=1.8, color=colour, label=label)
+    axes.set(title=panel.title, xlabel='step', ylabel=panel.unit)
+    axes.set_axisbelow(True)
+    if panel.log:
+      axes.set_yscale('log')
+      axes.yaxis.set_major_formatter('{x:g}')
+    elif panel.share:
+      axes.set_ylim(-2, 102)
+    else:
+      axes.set_ylim(bottom=min(0, *(float(np.nanmin(values)) for _, values in lines.values())))
+    if len(lines) > 1:
+      axes.legend(loc='upper left', bbox_to_anchor=(1, 1)) if len(lines) > 3 else axes.legend(loc='best')
+  return figure
+
+
+def _natural(text):
+  """Sort key that puts pass@1 and total first and cons@4 before cons@16."""
+  return (text not in ('pass@1', 'total'), [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', text)])

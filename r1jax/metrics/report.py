@@ -1,0 +1,216 @@
+"""One self-contained HTML page about a run: figures before and after, curves, and a reader for completions.
+
+Made from what the run left in its working directory alone: metrics.jsonl, and where they exist
+config.json, summary.json and samples/*.jsonl. The page needs no network. Model output is untrusted:
+it reaches the page only as JSON without `<`, and is shown as text, never as markup.
+
+  python -m r1jax.metrics.report WORKDIR
+"""
+import json
+import pathlib
+import re
+import sys
+
+import jinja2
+
+from r1jax import templates
+from r1jax.metrics import plots, writer
+
+BUDGET = 6_000_000                # characters of completions in the page, so that a browser opens it at once
+SAMPLES = 8                       # responses to one problem at one step
+COLUMNS = 3                       # steps side by side
+PLAIN, REFLECTION, TAG = 0, 1, 2  # kinds of segment
+
+# Name in summary.json -> wording in the page, in the order shown; other names follow as they are.
+LABELS = {
+    'pass@1': 'Accuracy (pass@1, temperature 1)',
+    'pass@1_t0.6': 'Accuracy (pass@1, temperature 0.6)',
+    'greedy': 'Accuracy (greedy)',
+    'cons': 'Majority vote of {k} (cons@{k})',
+    'any': 'Any of {k} right (any@{k})',
+    'format': 'Well formed',
+    'reflection_rate': 'Responses that reflect',
+    'language_consistency': 'Language consistency',
+    'length_mean': 'Mean length (tokens)',
+}
+TILES = ('pass@1', 'cons', 'length_mean', 'reflection_rate')
+
+
+def report(workdir):
+  """Writes workdir/report.html (whole or not at all) and returns its path.
+
+  Raises:
+    writer.RecordError where metrics.jsonl is missing or a record does not parse.
+  """
+  workdir = pathlib.Path(workdir)
+  records = writer.read_metrics(workdir)
+  summary = _read_json(workdir / 'summary.json') or {}
+  config = _read_json(workdir / 'config.json') or {}
+  rows = before_after(summary, records)
+  environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                   undefined=jinja2.StrictUndefined)
+  page = environment.from_string(pathlib.Path(__file__).with_name('report.html.j2').read_text('utf-8'))
+  text = page.render(
+      name=workdir.resolve().name,
+      facts=_facts(summary, config, records),
+      finished=bool(summary),
+      rows=rows,
+      tiles=[row for key in TILES for row in rows if row['key'] == key],
+      curves=[(name, figure.axes[0].get_title(loc='left'), plots.svg(figure, name))
+              for name, figure in plots.figures(records).items()],
+      seconds=summary.get('seconds', {}),
+      settings=_flatten(config),
+      reader=(data := reader(writer.read_samples(workdir))),
+      data=script_json(data),
+      samples_shown=SAMPLES)
+  path = workdir / 'report.html'
+  writer.replace_text(path, text)
+  return path
+
+
+def reader(samples):
+  """Arranges completions for the page.
+
+  Problems seen at the most steps come first; as many are taken as BUDGET allows (at least one), with
+  SAMPLES responses to each at each step.
+
+  Args:
+    samples: {step: rows}, as from writer.read_samples.
+
+  Returns:
+    dict of steps, shown (the steps the columns open with), total (how many problems there are) and
+    problems: [{id, problem, answer, at: {step: [completion]}}].
+  """
+  problems = {}
+  for step, rows in samples.items():
+    for row in rows:
+      entry = problems.setdefault(row['id'], {**{key: row[key] for key in ('id', 'problem', 'answer')}, 'at': {}})
+      at = entry['at'].setdefault(step, [])
+      if len(at) < SAMPLES:
+        at.append(_completion(row))
+  kept, size = [], 0
+  for entry in sorted(problems.values(), key=lambda entry: -len(entry['at'])):
+    size += len(json.dumps(entry))
+    if kept and size > BUDGET:
+      break
+    kept.append(entry)
+  steps = list(samples)
+  spread = {round(i * (len(steps) - 1) / (COLUMNS - 1)) for i in range(COLUMNS)} if steps else ()
+  return {'steps': steps, 'shown': [steps[i] for i in sorted(spread)], 'total': len(problems), 'problems': kept}
+
+
+def segments(text):
+  """Cuts `text` into [kind, piece] pairs that join to it again: PLAIN, REFLECTION words and TAGs."""
+  pieces, end = [], 0
+  for match in _MARKED.finditer(text):
+    if match.start() > end:
+      pieces.append([PLAIN, text[end:match.start()]])
+    pieces.append([TAG if match[0] in templates.TAGS else REFLECTION, match[0]])
+    end = match.end()
+  return pieces + [[PLAIN, text[end:]]] if end < len(text) else pieces
+
+
+def before_after(summary, records):
+  """The table of the page: [{key, label, base, final, change}], texts.
+
+  From summary's `base` and `final`; of a run without a summary, from its first and last evaluation.
+  """
+  base, final = summary.get('base'), summary.get('final')
+  if base is None or final is None:
+    scored = [{name.removeprefix('eval/'): value for name, value in record.items() if name.startswith('eval/')}
+              for record in records]
+    scored = [scores for scores in scored if scores]
+    if not scored:
+      return []
+    base, final = scored[0], scored[-1]
+  order = list(LABELS)
+  rows = []
+  for name in dict.fromkeys([*base, *final]):
+    key, _, k = name.partition('@') if re.fullmatch(r'(cons|any)@\d+', name) else (name, '', '')
+    known = key in LABELS
+    rows.append({'key': key, 'label': LABELS[key].format(k=k) if known else name,
+                 **_compare(base.get(name), final.get(name), share=known and key != 'length_mean'),
+                 'rank': order.index(key) if known else len(order)})
+  return sorted(rows, key=lambda row: row['rank'])
+
+
+def script_json(value):
+  """JSON that may stand in a <script> element: ASCII, and no <, > or & that a parser could take for markup."""
+  text = json.dumps(value, separators=(',', ':'))
+  return text.replace('<', r'\u003c').replace('>', r'\u003e').replace('&', r'\u0026')
+
+
+def _completion(row):
+  parts = row['parts']
+  # Evaluation knows what counted as right; a row that does not say so is right by its parts other than format.
+  scores = [score for name, score in parts.items() if name != 'format']
+  correct = row['correct'] if 'correct' in row else any(score is not None and score >= 1 for score in scores)
+  return {'text': segments(row['response']), 'reward': row['reward'], 'parts': list(parts.items()),
+          'length': row['length'], 'stop': str(row['stop']), 'correct': bool(correct)}
+
+
+def _compare(base, final, share):
+  def show(value):
+    if value is None:
+      return '–'
+    return f'{value * 100:.1f}%' if share else f'{value:.4g}'
+  change = ''
+  if base is not None and final is not None:
+    if share:
+      change = f'{(final - base) * 100:+.1f} points'
+    elif base > 0:
+      change = f'× {final / base:.2f}'
+  return {'base': show(base), 'final': show(final), 'change': change}
+
+
+def _facts(summary, config, records):
+  """Pairs for the header, of what is known."""
+  source = summary if 'seed' in summary else config
+  facts = [('seed', source['seed'])] if 'seed' in source else []
+  if isinstance(summary.get('config'), str):
+    facts.append(('config', summary['config']))
+  if records:
+    facts.append(('steps', records[-1]['step']))
+  if summary.get('length_ratio') is not None:
+    facts.append(('length ratio', f'{summary["length_ratio"]:.2f}'))
+  return facts
+
+
+def _flatten(config, at=''):
+  rows = []
+  for key, value in config.items():
+    rows += _flatten(value, f'{at}{key}.') if isinstance(value, dict) else [(at + key, json.dumps(value))]
+  return rows
+
+
+def _read_json(path):
+  """The object in `path`, or None where there is no such file."""
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text('utf-8'))
+  except ValueError as error:
+    raise writer.RecordError(f'{path}: {error}; mend or delete the file.') from error
+
+
+def _marked_pattern():
+  # Longest first and English words alone, as templates.reflections counts them.
+  words = sorted(templates.REFLECTION_WORDS, key=len, reverse=True)
+  words = [rf'(?<![a-z]){re.escape(word)}(?![a-z])' if word.isascii() else word for word in words]
+  return re.compile('|'.join([*templates.TAGS, f'(?i:{"|".join(words)})']))
+
+
+_MARKED = _marked_pattern()
+
+
+def main(arguments):
+  if len(arguments) != 1:
+    sys.exit('usage: python -m r1jax.metrics.report WORKDIR')
+  try:
+    print(report(arguments[0]))
+  except writer.RecordError as error:
+    sys.exit(str(error))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

@@ -1,0 +1,85 @@
+"""Grouped-query attention over parts: a prompt shared by its group, a cache, the tokens themselves.
+
+Arrays are laid out [P, G, ...]: P prompts, G continuations of each. A plain batch has G = 1.
+"""
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from r1jax.models.layers import product, rms_norm, rope
+from r1jax.params import Spec
+
+MASKED = -1e30  # not -inf: a row with nothing to see must stay finite
+
+
+@flax.struct.dataclass
+class KV:
+  """Keys and values, each [P, kv_heads, T, head_dim] (shared) or [P, G, kv_heads, T, head_dim] (own)."""
+  k: jax.Array
+  v: jax.Array
+
+
+def attention_specs(cfg):
+  specs = {
+      'q': Spec((cfg.embed, cfg.heads, cfg.head_dim), ('embed', 'heads', 'head_dim')),
+      'k': Spec((cfg.embed, cfg.kv_heads, cfg.head_dim), ('embed', 'kv_heads', 'head_dim')),
+      'v': Spec((cfg.embed, cfg.kv_heads, cfg.head_dim), ('embed', 'kv_heads', 'head_dim')),
+      'o': Spec((cfg.heads, cfg.head_dim, cfg.embed), ('heads', 'head_dim', 'embed'), fan_in=2),
+  }
+  if cfg.qkv_bias:
+    specs |= {'q_bias': Spec((cfg.heads, cfg.head_dim), ('heads', 'head_dim'), 'zeros'),
+              'k_bias': Spec((cfg.kv_heads, cfg.head_dim), ('kv_heads', 'head_dim'), 'zeros'),
+              'v_bias': Spec((cfg.kv_heads, cfg.head_dim), ('kv_heads', 'head_dim'), 'zeros')}
+  if cfg.qk_norm:
+    specs |= {'q_norm': Spec((cfg.head_dim,), ('norm',), 'ones'), 'k_norm': Spec((cfg.head_dim,), ('norm',), 'ones')}
+  return specs
+
+
+def project(p, cfg, x, tables):
+  """Queries, keys and values of x [P, G, T, embed], rotated.
+
+  Returns:
+    q [P, G, kv_heads, R, T, head_dim] with R = heads / kv_heads, and KV of [P, G, kv_heads, T, head_dim].
+  """
+  q, k, v = (_dense(x, p[n]) for n in 'qkv')            # [P, G, T, heads, head_dim]
+  if cfg.qkv_bias:
+    q, k, v = q + p['q_bias'], k + p['k_bias'], v + p['v_bias']
+  if cfg.qk_norm:
+    q, k = rms_norm(p['q_norm'], q, cfg.norm_eps), rms_norm(p['k_norm'], k, cfg.norm_eps)
+  q, k = rope(q, tables), rope(k, tables)
+  q = q.reshape(*q.shape[:3], cfg.kv_heads, -1, cfg.head_dim)
+  return q.transpose(0, 1, 3, 4, 2, 5), KV(k.swapaxes(2, 3), v.swapaxes(2, 3))
+
+
+def _dense(x, w):
+  """x [..., d] @ w [d, heads, head_dim], as one matrix product."""
+  return (x @ w.reshape(w.shape[0], -1)).reshape(*x.shape[:-1], *w.shape[1:])
+
+
+def attend(p, q, parts):
+  """Softmax attention of q over the keys of all parts together.
+
+  Args:
+    p: layer parameters; `o` is used.
+    q: [P, G, K, R, T, D].
+    parts: list of (KV, mask). KV is own ([P, G, K, S, D]) or shared by the group ([P, K, S, D]);
+      mask bool broadcastable to [P, G, T, S], true where a query sees a key.
+
+  Returns:
+    [P, G, T, embed].
+  """
+  scale = q.shape[-1] ** -0.5
+  scores = []
+  for kv, mask in parts:
+    s = product('pgkrtd,pksd->pgkrts' if kv.k.ndim == 4 else 'pgkrtd,pgksd->pgkrts', q, kv.k) * scale
+    scores.append(jnp.where(mask[:, :, None, None], s, MASKED))
+  # One softmax over the parts without joining them: keys of different layouts are never copied together.
+  top = jax.lax.stop_gradient(jnp.max(jnp.stack([s.max(axis=-1) for s in scores]), axis=0))[..., None]
+  weights = [jnp.exp(s - top) for s in scores]
+  total = sum(w.sum(axis=-1, keepdims=True) for w in weights)
+  out = 0.0
+  for w, (kv, _) in zip(weights, parts):
+    out += product('pgkrts,pksd->pgkrtd' if kv.v.ndim == 4 else 'pgkrts,pgksd->pgkrtd', w.astype(q.dtype), kv.v)
+  out = (out / total).astype(q.dtype)
+  out = out.transpose(0, 1, 4, 2, 3, 5)                 # [P, G, T, K, R, D]
+  return out.reshape(*out.shape[:3], -1) @ p['o'].reshape(-1, p['o'].shape[-1])

@@ -1,0 +1,31 @@
+"""The mesh of a run. One device is a mesh of one."""
+import math
+
+import jax
+import numpy as np
+
+from r1jax.config import ConfigError
+
+AXES = ('data', 'fsdp', 'tp')
+
+
+def make_mesh(cfg, devices=None):
+  """A Mesh with axes data, fsdp and tp over `devices` (all of them where None).
+
+  Args:
+    cfg: config.Mesh; at most one axis is -1 and takes the devices left over.
+
+  Raises:
+    ConfigError: the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [getattr(cfg, axis) for axis in AXES]
+  if sizes.count(-1) > 1:
+    raise ConfigError(f'mesh {dict(zip(AXES, sizes))}: only one axis can be -1.')
+  known = math.prod(s for s in sizes if s != -1)
+  if -1 in sizes and known and len(devices) % known == 0:
+    sizes[sizes.index(-1)] = len(devices) // known
+  if math.prod(sizes) != len(devices) or min(sizes) < 1:
+    raise ConfigError(f'mesh {dict(zip(AXES, sizes))} does not match {len(devices)} devices; '
+                      f'let one axis be -1 and the others divide {len(devices)}.')
+  return jax.sharding.Mesh(np.array(devices).reshape(sizes), AXES)

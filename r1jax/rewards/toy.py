@@ -1,0 +1,38 @@
+"""The reward of the trial-and-error world."""
+from r1jax import templates
+
+
+def signs(items):
+  """1.0 where the response chooses signs that meet the constraint, else 0.0.
+
+  The item's 'answer' is the constraint, `36 ?3 ?8 ?2 = 33`; the response's answer must be the terms in
+  the given order, each with its sign: `-3 +8 -2`. Any choice that reaches the target scores.
+
+  Args:
+    items: list of dicts with 'response' and 'answer'.
+
+  Raises:
+    ValueError: an 'answer' that is no such constraint.
+  """
+  return [_score(item['response'], *_constraint(item['answer'])) for item in items]
+
+
+def _constraint(text):
+  """`36 ?3 ?8 = 31` -> (36, ['3', '8'], 31)."""
+  words = text.split()
+  terms = words[1:-2]
+  numbers = [words[0], *(t[1:] for t in terms), words[-1]] if len(words) >= 4 else ['']
+  if not (all(n.isascii() and n.isdigit() for n in numbers) and words[-2] == '=' and all(t[0] == '?' for t in terms)):
+    raise ValueError(f"the answer {text!r} is no constraint of signs; write it as '36 ?3 ?8 ?2 = 33'.")
+  return int(words[0]), numbers[1:-1], int(words[-1])
+
+
+def _score(response, start, terms, target):
+  answer = templates.parse(response).answer
+  if answer is None:
+    return 0.0
+  chosen = answer.split(None, len(terms))  # one more than needed at most, however long the answer is
+  # Terms are compared as text: no number that the model wrote is ever converted.
+  if len(chosen) != len(terms) or any(c not in ('+' + t, '-' + t) for c, t in zip(chosen, terms, strict=True)):
+    return 0.0
+  return float(start + sum(map(int, chosen)) == target)

@@ -1,0 +1,153 @@
+"""Prompts -> samples -> rewards -> a batch to learn from."""
+import dataclasses
+import time
+
+import jax
+import numpy as np
+
+from r1jax import losses
+from r1jax.sampling import Samples, row_keys
+from r1jax.sampling.engine import LENGTH, pad_prompts
+from r1jax.training.update import Graded
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+  """G samples of P problems, and their scores (`rewards.pool.Scores`) once graded.
+
+  Attributes:
+    problems: P problems. prompts: P lists of token ids. items: B = P * G grading items.
+    samples: Samples of B rows. seconds: sampling time.
+  """
+  problems: list
+  prompts: list
+  items: list
+  samples: Samples
+  seconds: float
+
+
+class Sampler:
+  """Samples and grades problems with one engine, template and grader.
+
+  Args:
+    engine: sampling.Engine. tokenizer, template: of the prompts. grader: rewards.pool.Grader.
+    chunk: prompts sampled at a time; workers grade one chunk while the device samples the next.
+  """
+
+  def __init__(self, engine, tokenizer, template, grader, chunk):
+    self.engine, self.tokenizer, self.template, self.grader, self.chunk = engine, tokenizer, template, grader, chunk
+
+  def start(self, params, problems, samples, key, sampling):
+    """Samples `samples` responses to each problem and hands them to the workers.
+
+    Returns:
+      Rollout, and a function that waits for the workers and returns {'total', part...: f32[B]} and timeouts.
+    """
+    began = time.perf_counter()
+    prompts = [self.tokenizer.encode(self.template.format(p)) for p in problems]
+    parts, items, pending = [], [], []
+    for first in range(0, len(problems), self.chunk):
+      some = slice(first, first + self.chunk)
+      keys = row_keys(key, len(prompts[some]), samples, first * samples)
+      part = self.engine.sample(params, prompts[some], keys, sampling)
+      graded = [self._item(problem, part.tokens[i * samples + j][:part.lengths[i * samples + j]])
+                for i, problem in enumerate(problems[some]) for j in range(samples)]
+      pending.append(self.grader.submit(graded))
+      parts.append(part)
+      items += graded
+    rollout = Rollout(problems, prompts, items, concatenate(parts), time.perf_counter() - began)
+
+    def scores():
+      found = [future.result() for future in pending]
+      table = {'total': np.concatenate([s.total for s in found])}
+      table |= {name: np.concatenate([s.parts[name] for s in found]) for name in found[0].parts}
+      return table, sum(s.timeouts for s in found)
+    return rollout, scores
+
+  def _item(self, problem, ids):
+    return problem | {'prompt': self.template.format(problem), 'response': self.tokenizer.decode(ids)}
+
+
+def concatenate(parts):
+  """Samples of several chunks as one."""
+  return parts[0] if len(parts) == 1 else Samples(*(np.concatenate([getattr(p, f.name) for p in parts])
+                                                    for f in dataclasses.fields(Samples)))
+
+
+def arrays(rollout, samples, max_prompt):
+  """The rollout as [P, G, T] host arrays, advantages yet to come."""
+  prompts, lengths = pad_prompts(rollout.prompts, max_prompt)
+  fold = lambda x: x.reshape(len(rollout.prompts), samples, *x.shape[1:])
+  s = rollout.samples
+  return Graded(prompts, lengths, fold(s.tokens), fold(s.lengths), None, fold(s.sampling_logp))
+
+
+def with_advantage(batch, reward, cfg):
+  """Adds advantages (and, by config, the KL penalty and the overlong punishment) to a Graded.
+
+  Args:
+    reward: f32[B] from the graders.
+    cfg: config.RL.
+  """
+  with jax.transfer_guard('allow'):                     # one number a row, back and forth
+    return _with_advantage(batch, np.asarray(reward, np.float32), cfg)
+
+
+def _with_advantage(batch, reward, cfg):
+  shape = batch.lengths.shape
+  if cfg.reward.overlong_buffer:
+    reward = reward + np.asarray(losses.soft_overlong(batch.lengths.reshape(-1), cfg.rollout.max_response,
+                                                      cfg.reward.overlong_buffer))
+  if cfg.loss.kl_place == 'reward' and cfg.loss.kl_coef:
+    flat = lambda x: x.reshape(-1, x.shape[-1])
+    mask = np.arange(batch.responses.shape[2]) < batch.lengths.reshape(-1, 1)
+    penalty = losses.kl_penalty(flat(batch.old_logp), flat(batch.ref_logp), mask, cfg.loss.kl_estimator)
+    reward = reward - cfg.loss.kl_coef * np.asarray(penalty)
+  advantage = np.asarray(losses.ADVANTAGES[cfg.loss.advantage](reward, shape[1]))
+  return dataclasses.replace(batch, advantage=advantage.reshape(shape))
+
+
+def zero_variance(reward, samples):
+  """bool[P]: groups whose rewards are all equal, from which nothing can be learned."""
+  r = np.asarray(reward).reshape(-1, samples)
+  return (r == r[:, :1]).all(axis=1)
+
+
+def response_metrics(rollout, reflections):
+  """response/* of a rollout; reflections: text -> number of reflection words."""
+  s = rollout.samples
+  return {'response/length_mean': s.lengths.mean(), 'response/length_max': s.lengths.max(),
+          'response/truncated_fraction': (s.stop == LENGTH).mean(),
+          'response/reflection_rate': np.mean([reflections(i['response']) > 0 for i in rollout.items])}
+
+
+class Kept:
+  """DAPO's dynamic sampling: collects groups whose rewards differ until there are enough."""
+
+  def __init__(self, prompts, samples):
+    self._wanted, self._samples = prompts, samples
+    self._groups, self._spare, self._timeouts, self._seconds = [], [], 0, 0.0
+
+  def add(self, rollout, scored):
+    """Takes a graded rollout: scored is what its scores() returned."""
+    scores, timeouts = scored
+    self._timeouts += timeouts
+    self._seconds += rollout.seconds
+    flat = zero_variance(scores['total'], self._samples)
+    for i, dull in enumerate(flat):
+      (self._spare if dull else self._groups).append((rollout, scores, i))
+
+  def missing(self):
+    """How many groups are still wanted."""
+    return max(self._wanted - len(self._groups), 0)
+
+  def result(self):
+    """Rollout and scores function of exactly the wanted number of groups; zero-variance ones fill up the rest."""
+    chosen, g = (self._groups + self._spare)[:self._wanted], self._samples
+    rows = lambda x, i: x[i * g:(i + 1) * g]
+    samples = concatenate([Samples(*(rows(getattr(r.samples, f.name), i) for f in dataclasses.fields(Samples)))
+                           for r, _, i in chosen])
+    joined = Rollout([r.problems[i] for r, _, i in chosen], [r.prompts[i] for r, _, i in chosen],
+                     [item for r, _, i in chosen for item in rows(r.items, i)], samples, self._seconds)
+    scores = {name: np.concatenate([rows(s[name], i) for _, s, i in chosen]) for name in chosen[0][1]}
+    return joined, lambda: (scores, self._timeouts)

@@ -1,0 +1,159 @@
+"""The sampler's compiled programs: prefill, a stretch of decoding, and making the batch smaller.
+
+Rows lie as [P, G]: the G samples of P prompts. A prompt's keys and values exist once; each row keeps
+only those of its own response.
+"""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from r1jax.models import KV, forward, prefill, unembedding, unstack
+from r1jax.models.layers import product
+from r1jax.sampling import logits as logits_lib
+
+
+@flax.struct.dataclass
+class Carry:
+  """Where decoding stands.
+
+  Attributes:
+    step: i32[], tokens sampled so far, the same for all rows.
+    token: i32[P, G], the last one sampled, not yet in the cache.
+    done: bool[P, G].
+    keys: PRNG key of each row, [P, G]; token t is drawn with fold_in(key, t).
+    cache: own keys and values, one KV of [P, G, kv_heads, S, head_dim] a layer.
+  """
+
+  step: jax.Array
+  token: jax.Array
+  done: jax.Array
+  keys: jax.Array
+  cache: list
+
+
+@flax.struct.dataclass
+class Drawn:
+  """What a stretch of decoding adds: tokens i32[P, G, C], and f32[P, G, C] log-probs of each
+  under the model's own (untempered) distribution and under the one it was sampled from."""
+
+  token: jax.Array
+  logp: jax.Array
+  sampling_logp: jax.Array
+
+
+def _pick(unembed, hidden, keys, step, temperature, restriction):
+  """Samples a token for each row. hidden: [P, G, embed]; keys [P, G]."""
+  logits = product('pgd,dv->pgv', hidden, unembed.astype(hidden.dtype))
+  flat = logits.reshape(-1, logits.shape[-1])
+  distribution = logits_lib.restrict(flat, temperature, restriction)
+  token = logits_lib.draw(jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), step), distribution)
+  take = lambda table: jnp.take_along_axis(table, token[:, None], axis=-1)[:, 0]
+  own = take(flat) - jax.nn.logsumexp(flat, axis=-1)
+  fold = lambda x: x.reshape(keys.shape)
+  return Drawn(fold(token), fold(own), fold(take(distribution)))
+
+
+def _ends(token, eos):
+  """Whether each token is one of the ids `eos`, a tuple."""
+  return (token[..., None] == jnp.asarray(eos, jnp.int32)).any(axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames=('cfg', 'restriction', 'eos', 'capacity', 'dtype'))
+def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos, capacity, dtype):
+  """Runs the prompts once and samples each row's first token.
+
+  Args:
+    prompts: i32[P, Tp], right-padded; lengths: i32[P].
+    keys: PRNG keys [P, G].
+    temperature: f32[]. restriction: logits.Restriction. cfg: ModelConfig.
+    capacity: response tokens the first cache holds.
+
+  Returns:
+    prefix (one KV of [P, kv_heads, Tp, head_dim] a layer), Carry, Drawn of one token.
+  """
+  params = unstack(params)
+  p, g = keys.shape
+  last, prefix = prefill(params, cfg, prompts, lengths, dtype=dtype)
+  # The group's first token comes from one distribution: only the draw differs.
+  hidden = jnp.broadcast_to(last[:, None], (p, g, last.shape[-1]))
+  drawn = _pick(unembedding(params), hidden, keys, 0, temperature, restriction)
+  empty = jnp.zeros((p, g, cfg.kv_heads, capacity, cfg.head_dim), dtype)
+  cache = [KV(empty, empty) for _ in range(cfg.layers)]
+  carry = Carry(jnp.ones((), jnp.int32), drawn.token, _ends(drawn.token, eos), keys, cache)
+  return prefix, carry, jax.tree.map(lambda x: x[..., None], drawn)
+
+
+@functools.partial(
+  jax.jit, static_argnames=('cfg', 'restriction', 'eos', 'length', 'dtype'), donate_argnames=('carry',)
+)
+def stretch(params, prefix, lengths, carry, limit, temperature, *, cfg, restriction, eos, length, dtype):
+  """Decodes until all rows are done, `length` tokens are sampled, or carry.step reaches `limit`.
+
+  Args:
+    limit: i32[], response tokens at most.
+    length: most tokens of one call.
+
+  Returns:
+    Carry, Drawn of [P, G, length] (zeros after the stop), number of tokens sampled i32[].
+  """
+  params = unstack(params)
+  unembed = unembedding(params)
+  begin = carry.step
+
+  def go_on(loop):
+    carry, _ = loop
+    return ~carry.done.all() & (carry.step < limit) & (carry.step < begin + length)
+
+  def body(loop):
+    carry, out = loop
+    at = carry.step - 1  # the token's place in the response
+    positions = jnp.broadcast_to((lengths + at)[:, None, None], (*carry.token.shape, 1))
+    hidden, new = forward(
+      params,
+      cfg,
+      carry.token[..., None],
+      positions,
+      prefix=prefix,
+      prefix_length=lengths,
+      cache=carry.cache,
+      cache_length=at,
+      dtype=dtype,
+    )
+    cache = [
+      jax.tree.map(lambda c, n: jax.lax.dynamic_update_slice_in_dim(c, n, at, axis=3), c, n)
+      for c, n in zip(carry.cache, new)
+    ]
+    drawn = _pick(unembed, hidden[:, :, 0], carry.keys, carry.step, temperature, restriction)
+    out = jax.tree.map(
+      lambda o, d: jax.lax.dynamic_update_slice_in_dim(o, d[..., None], carry.step - begin, axis=2), out, drawn
+    )
+    done = carry.done | _ends(drawn.token, eos)
+    return Carry(carry.step + 1, drawn.token, done, carry.keys, cache), out
+
+  zeros = lambda dtype: jnp.zeros((*carry.token.shape, length), dtype)
+  carry, out = jax.lax.while_loop(go_on, body, (carry, Drawn(zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32))))
+  return carry, out, carry.step - begin
+
+
+@functools.partial(jax.jit, static_argnames=('capacity',))
+def reshape(carry, rows, *, capacity):
+  """Keeps `rows` of each group and gives the cache room for `capacity` tokens.
+
+  Args:
+    rows: i32[P, G'], which of the G rows to keep. Rows move within their prompt only, so that on a
+      mesh sharded over prompts nothing is sent between devices.
+  """
+
+  def keep(x):
+    index = rows.reshape(*rows.shape, *[1] * (x.ndim - 2))
+    return jnp.take_along_axis(x, index, axis=1)
+
+  def grow(x):
+    return jnp.pad(keep(x), ((0, 0), (0, 0), (0, 0), (0, capacity - x.shape[3]), (0, 0)))
+
+  return carry.replace(
+    token=keep(carry.token), done=keep(carry.done), keys=keep(carry.keys), cache=jax.tree.map(grow, carry.cache)
+  )

@@ -1,0 +1,236 @@
+"""The sampler: prompts in, samples out. A host loop over a handful of compiled programs.
+
+Between two stretches the host looks at which rows still run. Finished ones are dropped where a group
+can be halved, and the cache grows only when it is full, so that a batch costs what its live rows cost.
+"""
+
+import dataclasses
+import functools
+import logging
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax import parallel
+from r1jax.sampling import decode
+from r1jax.sampling.logits import Restriction
+
+log = logging.getLogger('r1jax')
+
+STRETCH = 64  # tokens between two looks at the host, and room in the first cache
+SHRINK, GROW = 4, 4  # rows of a group and room in the cache change by these: few shapes to compile
+
+EOS, LENGTH, STOP_STRING = 'eos', 'length', 'stop'
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """Which distribution to sample from; temperature 0 is greedy."""
+
+  temperature: float = 1.0
+  top_p: float = 1.0
+  top_k: int = 0
+  min_p: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+  """B = P * G rows, the G samples of a prompt adjacent.
+
+  Attributes:
+    tokens: i32[B, T], zeros after a row's end. A closing EOS counts as its last token.
+    lengths: i32[B].
+    stop: str[B], 'eos', 'length' or 'stop'.
+    logp: f32[B, T], log-prob of each token under the model's untempered distribution.
+    sampling_logp: f32[B, T], the same under the distribution it was drawn from.
+  """
+
+  tokens: np.ndarray
+  lengths: np.ndarray
+  stop: np.ndarray
+  logp: np.ndarray
+  sampling_logp: np.ndarray
+
+
+def row_keys(key, prompts, samples, first=0):
+  """A key for each row, [P, G], from the row's own number: neighbours and batch shape play no part."""
+  return _fold(key, jax.device_put(np.uint32(first)), prompts=prompts, samples=samples)
+
+
+@functools.partial(jax.jit, static_argnames=('prompts', 'samples'))
+def _fold(key, first, *, prompts, samples):
+  numbers = first + jnp.arange(prompts * samples, dtype=jnp.uint32).reshape(prompts, samples)
+  return jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(numbers)
+
+
+class Engine:
+  """Samples from a model.
+
+  Args:
+    cfg: ModelConfig.
+    tokenizer: gives `eos`, the ids that end a response, and decodes where stop strings are used.
+    mesh: rows are split over it by prompt.
+    max_prompt, max_response: tokens.
+    stop: strings that end a response; it is cut after the token that completes one.
+    dtype: of the computation and the cache.
+  """
+
+  def __init__(self, cfg, tokenizer, mesh, *, max_prompt, max_response, stop=(), dtype=jnp.float32):
+    self.cfg, self.tokenizer, self.stop, self.dtype = cfg, tokenizer, tuple(stop), dtype
+    self._by_prompt, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+    self.max_prompt, self.max_response = max_prompt, max_response
+    self.compile_seconds = 0.0
+    self._seen = set()
+
+  def sample(self, params, prompts, keys, sampling):
+    """Samples one response a key.
+
+    Args:
+      params: parameters, stacked.
+      prompts: list of P lists of token ids, none empty or over max_prompt.
+      keys: PRNG keys [P, G], as `row_keys` makes them.
+      sampling: Sampling.
+
+    Returns:
+      Samples.
+    """
+    p, g = keys.shape
+    tokens, lengths, keys = jax.device_put((*pad_prompts(prompts, self.max_prompt), keys), self._by_prompt)
+    temperature = jax.device_put(np.float32(sampling.temperature), self._everywhere)
+    restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
+    static = dict(cfg=self.cfg, restriction=restriction, eos=self.tokenizer.eos, dtype=self.dtype)
+    capacity = min(STRETCH, self.max_response)
+    prefix, carry, drawn = self._timed(
+      'prefill', decode.start, params, tokens, lengths, keys, temperature, capacity=capacity, **static
+    )
+    out = _Output(p, g, self.max_response)
+    rows = np.broadcast_to(np.arange(g), (p, g))
+    out.add(jax.device_get(drawn), rows, 0, 1)
+    step = 1
+    while step < self.max_response:
+      done = np.array(jax.device_get(carry.done))
+      if self.stop:
+        done |= out.find_stop(self.tokenizer, self.stop, rows, done)
+        carry = carry.replace(done=jax.device_put(done, self._by_prompt))
+      if done.all():
+        break
+      width = _smaller(g, int((~done).sum(axis=1).max()))
+      # A response's t-th token is written to the cache when token t + 1 is drawn.
+      room = capacity if step <= capacity else min(GROW * capacity, self.max_response)
+      if width < rows.shape[1] or room > capacity:
+        live_first = np.argsort(done, axis=1, kind='stable')[:, :width].astype(np.int32)
+        carry = self._timed(
+          'reshape', decode.reshape, carry, jax.device_put(live_first, self._by_prompt), capacity=room
+        )
+        rows, capacity = np.take_along_axis(rows, live_first, axis=1), room
+      carry, drawn, count = self._timed(
+        'decode',
+        decode.stretch,
+        params,
+        prefix,
+        lengths,
+        carry,
+        jax.device_put(np.int32(min(self.max_response, capacity + 1)), self._everywhere),
+        temperature,
+        length=STRETCH,
+        **static,
+      )
+      drawn, count = jax.device_get((drawn, count))
+      out.add(drawn, rows, step, count)
+      step += count
+    return out.finish(self.tokenizer, self.stop)
+
+  def _timed(self, name, program, *args, **kwargs):
+    """Calls a compiled program; says so when it has to be compiled first."""
+    shapes = tuple(x.shape for x in jax.tree.leaves(args[1:]))
+    key = (name, shapes, tuple(sorted((k, repr(v)) for k, v in kwargs.items())))
+    if key in self._seen:
+      return program(*args, **kwargs)
+    self._seen.add(key)
+    began = time.perf_counter()
+    result = program(*args, **kwargs)
+    seconds = time.perf_counter() - began
+    self.compile_seconds += seconds
+    log.info('sampler: compiled %s in %.1f s', name, seconds)
+    return result
+
+
+def pad_prompts(prompts, max_prompt):
+  """Right-pads to the next bucket (a power of two from 16, or max_prompt).
+
+  Returns:
+    i32[P, Tp], lengths i32[P].
+  """
+  longest = max(len(p) for p in prompts)
+  if longest > max_prompt or not min(len(p) for p in prompts):
+    raise ValueError(
+      f'prompts of {min(len(p) for p in prompts)} to {longest} tokens; they must hold 1 to {max_prompt}.'
+    )
+  size = min(max(16, 1 << (longest - 1).bit_length()), max_prompt)
+  tokens = np.zeros((len(prompts), size), np.int32)
+  for row, p in zip(tokens, prompts):
+    row[: len(p)] = p
+  return tokens, np.array([len(p) for p in prompts], np.int32)
+
+
+def _smaller(group, live):
+  """The smallest of group, group / SHRINK, ... that holds `live` rows."""
+  while group % SHRINK == 0 and group // SHRINK >= live:
+    group //= SHRINK
+  return group
+
+
+class _Output:
+  """Collects the stretches on the host."""
+
+  def __init__(self, prompts, group, length):
+    shape = (prompts, group, length)
+    self.tokens, self.logp, self.sampling_logp = (
+      np.zeros(shape, np.int32),
+      np.zeros(shape, np.float32),
+      np.zeros(shape, np.float32),
+    )
+    self.cut = np.full((prompts, group), length)  # length at which a stop string ends the row
+    self.count = 0
+
+  def add(self, drawn, rows, at, count):
+    prompts = np.arange(rows.shape[0])[:, None]
+    for to, name in ((self.tokens, 'token'), (self.logp, 'logp'), (self.sampling_logp, 'sampling_logp')):
+      to[prompts, rows, at : at + count] = getattr(drawn, name)[:, :, :count]
+    self.count = at + count
+
+  def find_stop(self, tokenizer, stop, rows, skip):
+    """Marks rows, but those to skip, whose text holds a stop string; bool like rows."""
+    found = np.zeros(rows.shape, bool)
+    for p, i in zip(*np.nonzero(~skip)):
+      ids = self.tokens[p, rows[p, i], : self.count]
+      ends = np.isin(ids, tokenizer.eos)
+      ids = ids[: ends.argmax() + 1] if ends.any() else ids
+      if any(s in tokenizer.decode(ids) for s in stop):
+        # The text of a beginning only grows with it: the first one that holds a stop string is the cut.
+        cut = next(n for n in range(1, len(ids) + 1) if any(s in tokenizer.decode(ids[:n]) for s in stop))
+        self.cut[p, rows[p, i]] = cut
+        found[p, i] = True
+    return found
+
+  def finish(self, tokenizer, stop):
+    p, g, length = self.tokens.shape
+    if stop:  # rows that ended of themselves since the last look
+      self.find_stop(tokenizer, stop, np.broadcast_to(np.arange(g), (p, g)), self.cut < length)
+    flat = lambda x: x.reshape(p * g, *x.shape[2:])
+    is_eos = np.isin(flat(self.tokens), tokenizer.eos)
+    ended = is_eos.any(axis=1)
+    to_eos = np.where(ended, is_eos.argmax(axis=1) + 1, length)
+    cut = flat(self.cut)
+    lengths = np.minimum(to_eos, cut).astype(np.int32)
+    reason = np.where(cut < to_eos, STOP_STRING, np.where(ended, EOS, LENGTH))
+    keep = np.arange(length) < lengths[:, None]
+    return Samples(
+      np.where(keep, flat(self.tokens), 0),
+      lengths,
+      reason,
+      np.where(keep, flat(self.logp), 0),
+      np.where(keep, flat(self.sampling_logp), 0),
+    )

@@ -1,0 +1,114 @@
+"""Prompt templates, and the reading of think/answer responses.
+
+Everything here is linear in the length of the text and uses no backtracking: responses come from a
+model that is rewarded for whatever slips through.
+"""
+import dataclasses
+import re
+
+THINK, THINK_END, ANSWER, ANSWER_END = TAGS = ('<think>', '</think>', '<answer>', '</answer>')
+
+# Counted, not scored: words that announce a second look. The Chinese forms mean "wait", "again",
+# "recheck", "check", "think again".
+REFLECTION_WORDS = (
+    'wait', 'recheck', 're-check', 'reevaluate', 're-evaluate', 'rethink', 'reconsider', 'let me check',
+    'let me verify', 'double-check', 'try again', '等等', '等一下', '重新', '重新检查', '检查', '再想')
+
+# The wording of Table 1 of the DeepSeek-R1 report.
+_R1_ZERO = (
+    'A conversation between User and Assistant. The user asks a question, and the Assistant solves it. '
+    'The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. '
+    'The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, '
+    'i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {problem}. Assistant:')
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+  """A prompt around one problem; `text` holds the place `{problem}` once."""
+  text: str
+
+  @property
+  def opens_thinking(self):
+    """True where the prompt itself ends in `<think>`, so that the response starts inside the thinking."""
+    return self.text.endswith(THINK)
+
+  def format(self, problem):
+    """problem: dict with 'problem'. Returns the prompt; braces and tags in the problem stay as they are."""
+    return self.text.replace('{problem}', problem['problem'])
+
+
+TEMPLATES = {
+    'r1_zero': Template(_R1_ZERO),
+    'r1_zero_open': Template(_R1_ZERO + ' ' + THINK),
+    'plain': Template('{problem}\n'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+  """What `parse` found; a part that is not there is None."""
+  thinking: str | None
+  answer: str | None
+  well_formed: bool
+
+
+def completed(prompt, response):
+  """The response as one text to parse: with the `<think>` that its prompt has already opened."""
+  return THINK + response if prompt.endswith(THINK) else response
+
+
+def parse(text):
+  """Splits a response into thinking and answer.
+
+  Well formed is exactly one `<think>..</think>`, then exactly one `<answer>..</answer>`, and nothing
+  but white space before, between and after. Empty parts are well formed: content is for other
+  rewards to judge. Where it is not well formed, `answer` is what the last `</answer>` closes, back to
+  the nearest `<answer>`, and `thinking` what the first `<think>` opens, up to its end or the text's.
+
+  Args:
+    text: the response; see `completed` for prompts that open the thinking.
+
+  Returns:
+    Parsed.
+  """
+  return Parsed(_thinking(text), _answer(text), _well_formed(text))
+
+
+def _thinking(text):
+  start = text.find(THINK)
+  if start < 0:
+    return None
+  start += len(THINK)
+  end = text.find(THINK_END, start)
+  return text[start:end] if end >= 0 else text[start:]
+
+
+def _answer(text):
+  end = text.rfind(ANSWER_END)
+  start = text.rfind(ANSWER, 0, end) if end >= 0 else -1
+  return text[start + len(ANSWER):end] if start >= 0 else None
+
+
+def _well_formed(text):
+  if any(text.count(tag) != 1 for tag in TAGS):
+    return False
+  think, think_end, answer, answer_end = at = [text.find(tag) for tag in TAGS]
+  if at != sorted(at):
+    return False
+  outside = text[:think], text[think_end + len(THINK_END):answer], text[answer_end + len(ANSWER_END):]
+  return not any(part.strip() for part in outside)
+
+
+def _reflection_pattern():
+  # Longest first, so that a word inside a longer one is not counted twice. An English word must stand
+  # alone; Chinese has no spaces between words. No quantifier, hence no backtracking.
+  words = sorted(REFLECTION_WORDS, key=len, reverse=True)
+  return re.compile('|'.join(rf'(?<![a-z]){re.escape(w)}(?![a-z])' if w.isascii() else w for w in words))
+
+
+_REFLECTION = _reflection_pattern()
+
+
+def reflections(text):
+  """How many REFLECTION_WORDS the text holds, without regard to case and without overlaps."""
+  return len(_REFLECTION.findall(text.lower()))

@@ -1,0 +1,45 @@
+"""The optimiser of a run, from its config."""
+import jax
+import optax
+
+from r1jax.params import is_spec
+
+
+def schedule(cfg, steps):
+  """Learning rate at each optimizer step: linear warm-up, then constant, linear or cosine to a floor."""
+  rest = max(steps - cfg.warmup, 1)
+  after = {'constant': lambda: optax.constant_schedule(cfg.learning_rate),
+           'linear': lambda: optax.linear_schedule(cfg.learning_rate, cfg.learning_rate * cfg.final_fraction, rest),
+           'cosine': lambda: optax.cosine_decay_schedule(cfg.learning_rate, rest, cfg.final_fraction)}[cfg.schedule]()
+  if not cfg.warmup:
+    return after
+  # The first step already moves: (step + 1) / warmup of the rate.
+  start = cfg.learning_rate / cfg.warmup
+  return optax.join_schedules([optax.linear_schedule(start, cfg.learning_rate, cfg.warmup - 1), after], [cfg.warmup])
+
+
+def make(cfg, steps, specs):
+  """An optax transformation: gradient clipping by global norm, then Adam (with decoupled weight decay) or Muon.
+
+  Args:
+    cfg: config.Optimizer.
+    steps: optimizer steps of the whole run.
+    specs: parameter specs; Muon orthogonalises the matrices they declare.
+  """
+  rate = schedule(cfg, steps)
+  clip = optax.clip_by_global_norm(cfg.grad_clip) if cfg.grad_clip else optax.identity()
+  if cfg.name == 'adam':
+    return optax.chain(clip, optax.adamw(rate, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay))
+  # An update of a matrix has the root mean square of a typical Adam update, so one learning rate serves both.
+  return optax.chain(clip, optax.contrib.muon(
+      rate, consistent_rms=0.2, weight_decay=cfg.weight_decay,
+      adam_b1=cfg.b1, adam_b2=cfg.b2, adam_weight_decay=cfg.weight_decay,
+      muon_weight_dimension_numbers=jax.tree.map(_matrix, specs, is_leaf=is_spec)))
+
+
+def _matrix(spec):
+  """Which axes of a layer's tensor make the matrix; None leaves it to Adam (embeddings, norms, biases)."""
+  if spec.axes[0] != 'layers' or spec.init != 'normal':
+    return None
+  split = 1 + spec.fan_in
+  return optax.contrib.MuonDimensionNumbers(tuple(range(1, split)), tuple(range(split, len(spec.shape))))

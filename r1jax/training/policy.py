@@ -1,0 +1,136 @@
+"""The policy update: compiled programs for log-probs, gradients of one microbatch, and the optimizer step."""
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from r1jax import losses, models, parallel
+
+
+@flax.struct.dataclass
+class PolicyBatch:
+  """G responses to each of P prompts, graded.
+
+  Attributes:
+    prompts: i32[P, Tp], right-padded; prompt_lengths: i32[P].
+    responses: i32[P, G, T], right-padded; lengths: i32[P, G].
+    advantage: f32[P, G].
+    sampler_logp: f32[P, G, T], of the distribution each token was drawn from.
+    old_logp: f32[P, G, T], the behaviour policy's, by the trainer; None where this is the only
+      update of the rollout and they equal the policy's own.
+    ref_logp: f32[P, G, T], the reference policy's; None without a KL term.
+  """
+  prompts: jax.Array
+  prompt_lengths: jax.Array
+  responses: jax.Array
+  lengths: jax.Array
+  advantage: jax.Array
+  sampler_logp: jax.Array
+  old_logp: jax.Array | None
+  ref_logp: jax.Array | None
+
+
+@flax.struct.dataclass
+class Totals:
+  """f32[] each: responses and response tokens in the whole minibatch, the divisors of every microbatch."""
+  rows: jax.Array
+  tokens: jax.Array
+
+
+def _logprobs(params, cfg, batch, options):
+  """Log-probs and entropies of the responses, f32[P, G, T] each."""
+  hidden = models.response_hidden(params, cfg, batch.prompts, batch.prompt_lengths, batch.responses,
+                                  dtype=jnp.dtype(options.dtype), remat=options.remat)
+  logp, entropy = models.token_logprobs(hidden.reshape(-1, cfg.embed), models.unembedding(params),
+                                        batch.responses.reshape(-1), options.logit_chunk, options.temperature)
+  return logp.reshape(batch.responses.shape), entropy.reshape(batch.responses.shape)
+
+
+@flax.struct.dataclass
+class Options:
+  """How log-probs are computed: static settings of the programs below."""
+  temperature: float = flax.struct.field(pytree_node=False)
+  logit_chunk: int = flax.struct.field(pytree_node=False)
+  dtype: str = flax.struct.field(pytree_node=False)
+  remat: bool = flax.struct.field(pytree_node=False)
+
+
+@functools.partial(jax.jit, static_argnames=('cfg', 'options'))
+def logprobs(params, batch, *, cfg, options):
+  """f32[P, G, T] log-probs of the responses under `params`; values after a row's end mean nothing."""
+  return _logprobs(params, cfg, batch, options)[0]
+
+
+def policy_loss(params, batch, totals, *, cfg, options, loss, max_response):
+  """This microbatch's share of the minibatch's loss, and of its metrics."""
+  logp, entropy = _logprobs(params, cfg, batch, options)
+  flat = lambda x: x.reshape(-1, x.shape[-1])
+  logp, entropy = flat(logp), flat(entropy)
+  own = jax.lax.stop_gradient(logp)
+  mask = jnp.arange(logp.shape[1]) < batch.lengths.reshape(-1, 1)
+  terms = losses.PolicyTerms(
+      mask=mask, advantage=batch.advantage.reshape(-1),
+      old_logp=own if batch.old_logp is None else flat(batch.old_logp),
+      ref_logp=own if batch.ref_logp is None else flat(batch.ref_logp),
+      sampler_logp=flat(batch.sampler_logp), rows=totals.rows, tokens=totals.tokens, max_length=max_response)
+  value, metrics = losses.LOSSES[loss.name](logp, terms, loss)
+  entropy = jnp.where(mask, entropy, 0).sum() / totals.tokens
+  metrics = metrics | {'policy/entropy': entropy, 'policy/loss': value}
+  if batch.ref_logp is None:
+    del metrics['policy/kl']
+  return value - loss.entropy_coef * entropy, metrics
+
+
+def accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response):
+  """Adds a microbatch's gradient to `grads`, which is donated. Returns grads, metrics."""
+  return _accumulate(params, grads, batch, totals, cfg=cfg, options=options, loss=loss, max_response=max_response,
+                     layout=_layout(grads))
+
+
+@functools.partial(jax.jit, static_argnames=('cfg', 'options', 'loss', 'max_response', 'layout'),
+                   donate_argnames=('grads',))
+def _accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response, layout):
+  (_, metrics), new = jax.value_and_grad(policy_loss, has_aux=True)(
+      params, batch, totals, cfg=cfg, options=options, loss=loss, max_response=max_response)
+  return _lay(jax.tree.map(jnp.add, grads, new), layout), metrics
+
+
+def apply(state, grads, *, optimizer):
+  """One optimizer step. Returns state, and the gradient's global norm before clipping. `state` is donated."""
+  return _apply(state, grads, optimizer=optimizer, layout=_layout(state))
+
+
+@functools.partial(jax.jit, static_argnames=('optimizer', 'layout'), donate_argnames=('state',))
+def _apply(state, grads, *, optimizer, layout):
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  new = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state,
+                      opt_step=state.opt_step + 1)
+  return _lay(new, layout), optax.global_norm(grads)
+
+
+def zeros_like(params):
+  """Zeros laid out as `params`."""
+  return _zeros(params, layout=_layout(params))
+
+
+@functools.partial(jax.jit, static_argnames=('layout',))
+def _zeros(params, *, layout):
+  return _lay(jax.tree.map(jnp.zeros_like, params), layout)
+
+
+def _layout(tree):
+  """Where a tree's arrays lie, as a static argument: the compiler is free to lay out a result otherwise than its
+  input (zeros on every device, norms split), and the next step would then be another program."""
+  return tuple(parallel.plain(x.sharding) for x in jax.tree.leaves(tree))
+
+
+def _lay(tree, layout):
+  return jax.tree.map(jax.lax.with_sharding_constraint, tree, jax.tree.unflatten(jax.tree.structure(tree), layout))
+
+
+def combine(metrics):
+  """Metrics of a list of microbatches: sums, except maxima (`_max`) and minima (`_min`)."""
+  return {name: (max if name.endswith('_max') else min if name.endswith('_min') else sum)(m[name] for m in metrics)
+          for name in metrics[0]}

@@ -1,0 +1,158 @@
+"""One rollout's worth of learning: minibatches of whole groups, each an optimizer step over microbatches."""
+import dataclasses
+
+import jax
+import numpy as np
+
+from r1jax import losses, parallel
+from r1jax.config import require
+from r1jax.training import policy
+
+
+class NonFiniteError(FloatingPointError):
+  """A loss or gradient that is not a number; nothing was saved since."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Graded:
+  """A rollout on the host, as NumPy arrays: fields as in `policy.PolicyBatch`, T up to max_response."""
+  prompts: np.ndarray
+  prompt_lengths: np.ndarray
+  responses: np.ndarray
+  lengths: np.ndarray
+  advantage: np.ndarray | None
+  sampler_logp: np.ndarray
+  old_logp: np.ndarray | None = None
+  ref_logp: np.ndarray | None = None
+
+
+def bucket(length, limit):
+  """The padded length for `length` tokens: one of four, so that a run compiles a handful of programs."""
+  step = max(8, -(-limit // 4))
+  return min(-(-length // step) * step, limit)
+
+
+class Updater:
+  """Log-prob passes and updates of one model under one config.
+
+  Args:
+    cfg: config.RL.
+    model: ModelConfig.
+    optimizer: optax transformation.
+    mesh: the mesh; batches are split over their prompts.
+
+  Raises:
+    ConfigError: an unknown loss or advantage, or microbatches that do not divide over the mesh.
+  """
+
+  def __init__(self, cfg, model, optimizer, mesh):
+    for key, known in (('name', losses.LOSSES), ('advantage', losses.ADVANTAGES)):
+      value = getattr(cfg.loss, key)
+      require(value in known, f'loss.{key} is {value!r}; known: {", ".join(known)}.')
+    rows, groups = _tile(cfg.train, cfg.rollout.prompts // cfg.train.minibatches, cfg.rollout.samples)
+    shards = parallel.batch_shards(mesh)
+    require(groups % shards == 0,
+            f"{groups} prompts a microbatch do not divide over {shards} devices on axes 'data' and 'fsdp'; "
+            f'set train.microbatch to a multiple of {rows * shards} or use a smaller mesh.')
+    self.cfg, self.model, self.optimizer = cfg, model, optimizer
+    self.options = policy.Options(cfg.rollout.temperature, cfg.train.logit_chunk, cfg.model.dtype, cfg.model.remat)
+    self.sharding = parallel.batch_sharding(mesh)
+    self.everywhere = parallel.replicated(mesh)
+
+  def single(self):
+    """Whether a rollout gives one optimizer step: then its old log-probs are the policy's own."""
+    return self.cfg.train.minibatches * self.cfg.train.epochs == 1
+
+  def logprobs(self, params, rollout):
+    """Starts the log-prob pass of a rollout. Returns a function that waits for f32[P, G, T], zeros after the end."""
+    bare = dataclasses.replace(rollout, advantage=None, old_logp=None, ref_logp=None)
+    begun = [(at, policy.logprobs(params, batch, cfg=self.model, options=self.options))
+             for at, batch in self._microbatches(bare)]
+
+    def wait():
+      out = np.zeros(rollout.responses.shape, np.float32)
+      for (groups, rows), logp in begun:
+        logp = jax.device_get(logp)
+        out[groups, rows, :logp.shape[2]] = logp
+      return out
+    return wait
+
+  def update(self, state, rollout, step):
+    """All optimizer steps of one rollout.
+
+    Args:
+      state: TrainState; donated.
+      rollout: Graded.
+      step: fixes, with the seed, the random split into minibatches; they hold whole groups, as the paper's
+        512 questions x 16 samples make 16 minibatches of 32 questions.
+
+    Returns:
+      TrainState, metrics {name: float} averaged over the optimizer steps.
+    """
+    metrics = []
+    size = self.cfg.rollout.prompts // self.cfg.train.minibatches
+    for epoch in range(self.cfg.train.epochs):
+      order = np.random.default_rng([self.cfg.seed, step, epoch]).permutation(len(rollout.prompts))
+      for mini in range(self.cfg.train.minibatches):
+        state, found = self._step(state, _take(rollout, order[mini * size:(mini + 1) * size]))
+        bad = [name for name in ('policy/loss', 'policy/grad_norm') if not np.isfinite(found[name])]
+        if bad:
+          raise NonFiniteError(f'{" and ".join(bad)} not finite at step {step}, epoch {epoch}, minibatch {mini} '
+                               f'({found[bad[0]]}); the last checkpoint is intact. Lower optimizer.learning_rate '
+                               'or look at the samples.')
+        metrics.append(found)
+    return state, {name: (max if name.endswith('_max') else np.mean)([m[name] for m in metrics])
+                   for name in metrics[0]}
+
+  def _step(self, state, rollout):
+    totals = policy.Totals(np.float32(rollout.lengths.size), np.float32(rollout.lengths.sum()))
+    totals = jax.device_put(totals, self.everywhere)
+    grads, found = policy.zeros_like(state.params), []
+    for _, batch in self._microbatches(rollout):
+      grads, metrics = policy.accumulate(state.params, grads, batch, totals, cfg=self.model, options=self.options,
+                                         loss=self.cfg.loss, max_response=self.cfg.rollout.max_response)
+      found.append(metrics)
+    state, norm = policy.apply(state, grads, optimizer=self.optimizer)
+    metrics, norm = jax.device_get((found, norm))
+    return state, {name: float(x) for name, x in (policy.combine(metrics) | {'policy/grad_norm': norm}).items()}
+
+  def _microbatches(self, rollout):
+    """Yields ((groups, rows) to index the rollout with, PolicyBatch on the device).
+
+    Each group's rows are ordered by length and cut into slices, and a microbatch holds the same slice of
+    several groups, padded to the longest response among them only.
+    """
+    train, (p, g) = self.cfg.train, rollout.lengths.shape
+    rows_each, groups_each = _tile(train, p, g)
+    order = np.broadcast_to(np.arange(g), (p, g))
+    if train.length_slices > 1:
+      order = np.argsort(rollout.lengths, axis=1, kind='stable')
+    for row in range(0, g, rows_each):
+      for group in range(0, p, groups_each):
+        groups = np.arange(group, min(group + groups_each, p))[:, None]
+        rows = order[groups[:, 0], row:row + rows_each]
+        length = bucket(int(rollout.lengths[groups, rows].max()), self.cfg.rollout.max_response)
+        yield (groups, rows), jax.device_put(_cut(rollout, groups, rows, length), self.sharding)
+
+
+def _tile(train, prompts, samples):
+  """Rows of a group, and groups, in one microbatch of `prompts` groups of `samples`."""
+  size = train.microbatch or prompts * samples
+  rows = min(samples // train.length_slices, size)
+  return rows, min(size // rows, prompts)
+
+
+def _cut(rollout, groups, rows, length):
+  """PolicyBatch of some rows (i32[n, G']) of some groups (i32[n, 1]), the first `length` tokens of each response."""
+  cut = lambda x: None if x is None else np.ascontiguousarray(x[groups, rows][..., :length])
+  return policy.PolicyBatch(
+      rollout.prompts[groups[:, 0]], rollout.prompt_lengths[groups[:, 0]], cut(rollout.responses),
+      rollout.lengths[groups, rows], None if rollout.advantage is None else rollout.advantage[groups, rows],
+      cut(rollout.sampler_logp), cut(rollout.old_logp), cut(rollout.ref_logp))
+
+
+def _take(rollout, groups):
+  return jax.tree.map(lambda x: x[groups], rollout)
+
+
+jax.tree_util.register_dataclass(Graded, [f.name for f in dataclasses.fields(Graded)], [])

@@ -1,0 +1,31 @@
+"""Shared by all tests."""
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # before any test imports jax; worker processes inherit it
+
+
+@pytest.fixture(scope='session')
+def data_dir():
+  """The folder of public data sets that R1JAX_DATA names (math/gsm8k_train.jsonl.gz lies in it)."""
+  path = os.environ.get('R1JAX_DATA', 'none')
+  if path == 'none':
+    pytest.skip('needs public data sets: set R1JAX_DATA to the folder that holds math/gsm8k_train.jsonl.gz.')
+  return pathlib.Path(path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A folder on a disk of 5 MB, for what happens when it is full."""
+  if os.geteuid() != 0:
+    pytest.skip('mounting a small tmpfs needs root')
+  path = tmp_path / 'disk'
+  path.mkdir()
+  done = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=5m', 'tmpfs', path], capture_output=True, text=True)
+  if done.returncode:
+    pytest.skip(f'a tmpfs cannot be mounted here: {done.stderr.strip()}')
+  yield path
+  subprocess.run(['umount', '-l', path], check=True)

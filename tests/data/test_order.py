@@ -1,0 +1,59 @@
+"""The order of problems: a function of (seed, step) alone, every problem once an epoch."""
+import subprocess
+import sys
+
+import pytest
+
+from r1jax import config
+from r1jax.data import order
+
+PROBLEMS = [{'id': str(i)} for i in range(60)]
+
+
+def ids(seed, step, count=12, problems=PROBLEMS, **kwargs):
+  return [p['id'] for p in order.batch(problems, seed, step, count, **kwargs)]
+
+
+def test_a_step_depends_on_seed_and_step_alone():
+  forwards = [ids(3, s) for s in range(20)]
+  backwards = [ids(3, s) for s in reversed(range(20))]
+  assert forwards == backwards[::-1]
+  assert all(len(b) == 12 for b in forwards)
+
+
+def test_another_process_sees_the_same_order():
+  code = ('from r1jax.data import order; '
+          'print(*[i for s in (0, 7, 10**6) for i in order.batch(list(range(60)), 3, s, 12)])')
+  out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+  assert out.split() == [i for s in (0, 7, 10**6) for i in ids(3, s)]
+
+
+@pytest.mark.parametrize('count', [12, 7, 60, 1])      # 7: steps straddle epochs
+def test_every_epoch_holds_every_problem_once_in_a_new_order(count):
+  stream = [i for s in range(4 * 60 // count + 1) for i in ids(0, s, count)]
+  epochs = [stream[e * 60:(e + 1) * 60] for e in range(4)]
+  for epoch in epochs:
+    assert sorted(epoch, key=int) == [p['id'] for p in PROBLEMS]
+  assert len({tuple(e) for e in epochs}) == 4
+
+
+def test_seeds_differ_and_shuffle():
+  orders = {tuple(ids(seed, 0, 60)) for seed in range(20)}
+  assert len(orders) == 20 and tuple(p['id'] for p in PROBLEMS) not in orders
+
+
+def test_more_prompts_than_problems():
+  assert sorted(ids(0, 0, 6, PROBLEMS[:2])) == ['0'] * 3 + ['1'] * 3
+
+
+@pytest.mark.parametrize('processes', [1, 2, 3, 4])
+def test_processes_share_a_step_without_overlap(processes):
+  for step in (0, 4, 5):
+    parts = [ids(5, step, 12, process_index=i, process_count=processes) for i in range(processes)]
+    assert {len(p) for p in parts} == {12 // processes}
+    assert [i for part in parts for i in part] == ids(5, step, 12)
+
+
+def test_a_count_that_does_not_divide_is_refused():
+  with pytest.raises(config.ConfigError, match='12 problems a step do not divide over 5 processes.*multiple of 5'):
+    ids(0, 0, 12, process_index=0, process_count=5)

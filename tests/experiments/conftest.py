@@ -1,0 +1,139 @@
+"""A base model made in seconds, and runs of the commands in processes of their own."""
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from r1jax import config as config_lib
+from r1jax.checkpoint import store as store_lib
+
+ROOT = pathlib.Path(__file__).parents[2]
+PATIENCE = 600.0                  # seconds a run may take on a busy machine before a test gives up
+# Small enough for seconds, large enough that the format reward differs within groups.
+TINY = {
+    'steps': 6, 'checkpoint.every': 2, 'train.length_slices': 1, 'rollout.prompts': 4, 'rollout.samples': 4,
+    'rollout.chunk': 2, 'rollout.max_response': 24, 'eval.every': 3, 'eval.problems': 4, 'eval.samples': 4,
+    'eval.final_problems': 4, 'eval.final_samples': 4}
+
+
+def kill_group(process):
+  try:
+    os.killpg(process.pid, signal.SIGKILL)
+  except ProcessLookupError:
+    pass
+  process.communicate()
+
+
+def _end(process):
+  try:
+    return process.communicate(timeout=PATIENCE)[1]
+  finally:
+    if process.returncode is None:
+      kill_group(process)
+
+
+def metrics(workdir):
+  """The lines of metrics.jsonl, less what depends on the clock."""
+  rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  return [{k: v for k, v in row.items() if not k.startswith(('time/', 'throughput/'))} for row in rows]
+
+
+def last_checkpoint(workdir):
+  """(step, {dotted name: array}) of the newest checkpoint, which must be intact."""
+  newest = max((workdir / 'checkpoints').glob('step_??????'))
+  manifest = json.loads((newest / store_lib.MANIFEST).read_text())
+  layout = {k: re.fullmatch(r'(\w+)\[(.*)\]', v) for k, v in manifest['arrays'].items()}
+  like = {k: np.zeros([int(n) for n in m[2].split(',') if n], m[1]) for k, m in layout.items()}
+  with store_lib.Store(newest.parent, config_lib.Checkpoint(every=1), manifest['fingerprint']) as store:
+    arrays, step = store.restore(like)
+  assert step == manifest['step']
+  return step, arrays
+
+
+def same(workdir, reference):
+  """Fails unless two finished runs left the same: parameters and optimizer to the bit, figures, samples."""
+  (step, arrays), (want_step, want) = last_checkpoint(workdir), last_checkpoint(reference)
+  assert step == want_step and arrays.keys() == want.keys()
+  assert [k for k in want if arrays[k].tobytes() != want[k].tobytes()] == []
+  assert metrics(workdir) == metrics(reference)
+  texts = [{p.name: p.read_text() for p in (d / 'samples').iterdir()} for d in (workdir, reference)]
+  assert texts[0].keys() == texts[1].keys() and texts[0] == texts[1]
+  summaries = [json.loads((d / 'summary.json').read_text()) for d in (workdir, reference)]
+  for part in ('base', 'final', 'dropped'):
+    assert summaries[0][part] == summaries[1][part]
+
+
+class Runs:
+  """Starts `python -m experiments.rl` on the tiny base; every process reuses the programs of those before."""
+
+  metrics, last_checkpoint, same = staticmethod(metrics), staticmethod(last_checkpoint), staticmethod(same)
+
+  def __init__(self, base, cache):
+    self.base = base
+    self.env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(cache),
+                'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+
+  def start(self, workdir, settings=None, module='rl', config='configs/r1_zero.py:toy', python_path=''):
+    """A process group of its own. settings: {dotted key: value}, for `rl` over TINY; None leaves a key out."""
+    settings = ({'model.path': self.base} | TINY if module == 'rl' else {}) | (settings or {})
+    flags = [f'--config.{key}={value}' for key, value in settings.items() if value is not None]
+    return subprocess.Popen(
+        [sys.executable, '-m', f'experiments.{module}', '--config', config, '--workdir', workdir, *flags],
+        cwd=ROOT, env=self.env | {'PYTHONPATH': str(python_path)}, text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+  def finish(self, workdir, settings=None, **kwargs):
+    """Runs to the end, which must be a good one. Returns its stderr."""
+    process = self.start(workdir, settings, **kwargs)
+    err = _end(process)
+    assert process.returncode == 0, err
+    return err
+
+  def refuse(self, workdir, settings=None, **kwargs):
+    """Runs a command that must fail with one line, and returns that line."""
+    process = self.start(workdir, settings, **kwargs)
+    err = _end(process)
+    assert process.returncode == 1 and 'Traceback' not in err, err
+    said = [line for line in err.splitlines() if line.startswith('error: ')]
+    assert len(said) == 1 and err.rstrip().endswith(said[0]), err
+    return said[0]
+
+  def kill(self, workdir, moment, settings=None, delay=0.0):
+    """Starts a run and kills its whole process group `delay` seconds after moment() holds, before it ends."""
+    process = self.start(workdir, settings)
+    deadline = time.monotonic() + PATIENCE
+    try:
+      while not moment():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f'the moment to kill did not come within {PATIENCE:.0f} s'
+        time.sleep(0.0005)
+      time.sleep(delay)
+    finally:
+      kill_group(process)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope='session')
+def runs(tmp_path_factory):
+  """Runs over a tiny base of the trial world: it has seen the tags, and uses them right now and then."""
+  path = tmp_path_factory.mktemp('base')
+  runs = Runs(path / 'model', tmp_path_factory.mktemp('compiled'))
+  settings = {'documents': 2000, 'steps': 100, 'max_response': 8, 'optimizer.name': 'adam', 'gate.step_accuracy': 0.0,
+              'gate.problems': 8, 'gate.samples': 1, 'gate.rounds': 0}
+  runs.finish(path, settings, module='pretrain', config='configs/toy_base.py:trial')
+  return runs
+
+
+@pytest.fixture(scope='session')
+def straight(runs, tmp_path_factory):
+  """The working directory of a run of the default TINY settings that nothing disturbed."""
+  path = tmp_path_factory.mktemp('straight')
+  runs.finish(path)
+  return path

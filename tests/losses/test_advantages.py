@@ -1,0 +1,58 @@
+"""Advantages and the overlong punishment against plain arithmetic."""
+import statistics
+
+import numpy as np
+import pytest
+
+from r1jax.losses import ADVANTAGES, soft_overlong
+
+REWARD = np.array([1, 0, 0, 1.5, 0.2, -1, 3, 0.5], np.float32)
+
+
+def by_group(function, group_size=4):
+  groups = REWARD.astype(np.float64).reshape(-1, group_size).tolist()
+  return [function(r, g) for g in groups for r in g]
+
+
+@pytest.mark.parametrize('name, expected', [
+  ('group', lambda r, g: (r - statistics.fmean(g)) / statistics.pstdev(g)),
+  ('group_centred', lambda r, g: r - statistics.fmean(g)),
+  ('rloo', lambda r, g: r - (sum(g) - r) / (len(g) - 1)),
+  ('none', lambda r, g: r),
+])
+def test_advantages_match_plain_arithmetic(name, expected):
+  got = ADVANTAGES[name](REWARD, 4)
+  assert got.shape == REWARD.shape and got.dtype == np.float32
+  np.testing.assert_allclose(got, by_group(expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['group', 'group_centred', 'rloo'])
+def test_an_all_equal_group_is_exactly_zero(name):
+  # The plain mean of some of these rounds: the residue over (std + eps) would be a visible advantage.
+  rounds = False
+  for size in (2, 3, 5, 7, 16):
+    for value in (0.0, 1.0, 1.1, 0.3, -0.7, 1234.567):
+      reward = np.full(size, value, np.float32)
+      rounds |= bool((reward - reward.mean() != 0).any())
+      assert (np.asarray(ADVANTAGES[name](reward, size)) == 0).all(), (size, value)
+  assert rounds, 'no value here shows the rounding'
+
+
+@pytest.mark.parametrize('name', ['group', 'group_centred', 'rloo'])
+def test_one_group_does_not_see_another(name):
+  other = REWARD.copy()
+  other[4:] = 7 * REWARD[4:] + 1
+  np.testing.assert_array_equal(ADVANTAGES[name](REWARD, 4)[:4], ADVANTAGES[name](other, 4)[:4])
+
+
+def test_soft_overlong_in_tokens():
+  # 100 tokens at most, punished over the last 20: DAPO eq. 13's three pieces and both corners.
+  length = np.array([1, 79, 80, 81, 85, 90, 99, 100, 101, 500], np.int32)
+  expected = [0, 0, 0, -0.05, -0.25, -0.5, -0.95, -1, -1, -1]
+  np.testing.assert_allclose(soft_overlong(length, 100, 20), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('buffer', [0, -3, 101])
+def test_soft_overlong_refuses_a_buffer_out_of_range(buffer):
+  with pytest.raises(ValueError, match=f'buffer of {buffer} tokens'):
+    soft_overlong(np.array([5]), 100, buffer)

@@ -1,0 +1,60 @@
+"""Plots are made from metrics.jsonl alone."""
+import math
+
+from matplotlib import image as matplotlib_image
+import numpy as np
+
+from r1jax.metrics import plots, writer
+
+
+def records(steps=60):
+  return [{'step': s, 'reward/mean': s / steps, 'reward/signs/mean': 0.5, 'reward/frac_zero_std_groups': 0.1,
+           'response/length_mean': 10 + s, 'policy/kl': None if s == 3 else 0.1,
+           **({'eval/pass@1': 0.2, 'eval/cons@4': 0.3, 'eval/cons@16': 0.4} if s % 20 == 0 else {})}
+          for s in range(steps)]
+
+
+def test_series_take_whole_names_only():
+  found = plots.series(records(), r'reward/(?:(.+)/)?mean')
+  assert list(found) == ['total', 'signs']
+  found = plots.series(records(), r'eval/(pass@1|cons@\d+)')
+  assert list(found) == ['pass@1', 'cons@4', 'cons@16']
+  assert found['cons@16'][0].tolist() == [0, 20, 40]
+  assert math.isnan(plots.series(records(), r'policy/(kl)')['kl'][1][3])
+
+
+def test_smooth_is_a_running_mean_with_gaps():
+  values = np.arange(200.0)
+  values[50] = np.nan
+  got = plots.smooth(values)
+  assert np.isnan(got[50]) and np.isfinite(np.delete(got, 50)).all()
+  assert got[100] == np.mean(values[95:106])
+  assert got[52] == np.mean([47, 48, 49, 51, 52, 53, 54, 55, 56, 57])
+  assert got[0] == np.mean(values[:6])
+
+
+def test_panels_without_data_are_left_out():
+  assert list(plots.figures(records())) == ['accuracy', 'length', 'rewards', 'kl']
+  assert plots.figures([{'step': 0, 'policy/kl': None}]) == {}
+
+
+def test_pngs_are_real_pictures(tmp_path):
+  with writer.Writer(tmp_path) as run:
+    for record in records():
+      run.write(record['step'], {k: math.nan if v is None else v for k, v in record.items() if k != 'step'})
+  paths = plots.plot(tmp_path)
+  assert [path.name for path in paths] == ['accuracy.png', 'length.png', 'rewards.png', 'kl.png']
+  for path in paths:
+    image = matplotlib_image.imread(path)
+    assert image.shape[0] > 400 and image.shape[1] > 800
+    coloured = np.ptp(image[..., :3], axis=-1) > 0.3     # neither background nor grey text
+    assert coloured.sum() > 300
+
+
+def test_svg_is_the_same_twice_and_keeps_its_ids_apart():
+  first, second = (plots.svg(plots.figures(records())['length'], 'length') for _ in range(2))
+  assert first == second
+  assert first.startswith('<svg') and 'viewBox' in first
+  assert ' width="' not in first[:first.index('>')]
+  assert 'id="' in first and first.count('id="') == first.count('id="length-')
+  assert first.count('url(#') == first.count('url(#length-')

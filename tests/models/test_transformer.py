@@ -1,0 +1,200 @@
+"""The decoder against an independent NumPy one, and against itself in its other uses."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax import models
+from r1jax import params as params_lib
+from r1jax.config import ConfigError
+
+TINY = models.ModelConfig(vocab=37, embed=16, layers=3, heads=4, kv_heads=2, head_dim=8, mlp=24, context=64)
+VARIANTS = {
+  'llama': TINY,
+  'qwen2_5': dataclasses.replace(TINY, qkv_bias=True, tied=True),
+  'qwen3': dataclasses.replace(TINY, qk_norm=True, rope_theta=1e6),
+}
+
+
+def make(cfg, seed=0):
+  """Random parameters, biases and scales included."""
+  params = params_lib.init(models.specs(cfg), jax.random.key(seed))
+  leaves, treedef = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+  return jax.tree.unflatten(treedef, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
+
+
+def numpy_logits(params, cfg, tokens):
+  """Logits of one sequence, token by token and head by head, float64."""
+  p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+  norm = lambda scale, x: x / np.sqrt((x * x).mean() + cfg.norm_eps) * scale
+  silu = lambda x: x / (1 + np.exp(-x))
+
+  def rotate(x, position):
+    half = cfg.head_dim // 2
+    angle = position * cfg.rope_theta ** (-np.arange(half) * 2 / cfg.head_dim)
+    a, b = x[:half], x[half:]
+    return np.concatenate([a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)])
+
+  xs = [p['embed'][t] for t in tokens]
+  for i in range(cfg.layers):
+    layer = jax.tree.map(lambda w, i=i: w[i], p['layers'])
+    att = layer['attention']
+    queries, keys, values = [], [], []
+    for position, x in enumerate(xs):
+      h = norm(layer['attention_norm'], x)
+      q, k, v = (np.einsum('d,dhe->he', h, att[n]) for n in 'qkv')
+      if cfg.qkv_bias:
+        q, k, v = q + att['q_bias'], k + att['k_bias'], v + att['v_bias']
+      if cfg.qk_norm:
+        q, k = np.stack([norm(att['q_norm'], r) for r in q]), np.stack([norm(att['k_norm'], r) for r in k])
+      queries.append([rotate(r, position) for r in q])
+      keys.append([rotate(r, position) for r in k])
+      values.append(v)
+    for position in range(len(xs)):
+      out = 0
+      for head in range(cfg.heads):
+        kv = head * cfg.kv_heads // cfg.heads
+        scores = np.array([queries[position][head] @ keys[s][kv] for s in range(position + 1)]) / np.sqrt(cfg.head_dim)
+        weights = np.exp(scores - scores.max())
+        weights /= weights.sum()
+        out = out + sum(w * values[s][kv] for s, w in enumerate(weights)) @ att['o'][head]
+      xs[position] = xs[position] + out
+    for position, x in enumerate(xs):
+      h = norm(layer['mlp_norm'], x)
+      xs[position] = x + (silu(h @ layer['mlp']['gate']) * (h @ layer['mlp']['up'])) @ layer['mlp']['down']
+  unembed = p['embed'].T if cfg.tied else p['unembed']
+  return np.stack([norm(p['norm'], x) @ unembed for x in xs])
+
+
+def logits(params, cfg, tokens):
+  tokens = jnp.asarray(tokens)[None, None]
+  hidden, _ = models.forward(params, cfg, tokens, jnp.arange(tokens.shape[2])[None, None])
+  return hidden[0, 0] @ models.unembedding(params)
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_forward_equals_an_independent_one(name):
+  cfg, tokens = VARIANTS[name], np.random.default_rng(0).integers(0, 37, 9)
+  params = make(cfg)
+  np.testing.assert_allclose(logits(params, cfg, tokens), numpy_logits(params, cfg, tokens), atol=2e-4)
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+@pytest.mark.parametrize('unstacked', [False, True])
+def test_cached_decode_equals_the_full_forward(name, unstacked):
+  cfg = VARIANTS[name]
+  params = make(cfg)
+  rng = np.random.default_rng(1)
+  lengths = np.array([5, 3])
+  prompts, responses = rng.integers(0, 37, (2, 6)), rng.integers(0, 37, (2, 3, 4))
+  whole = np.stack(
+    [[logits(params, cfg, np.concatenate([p[:n], r])) for r in rs] for p, n, rs in zip(prompts, lengths, responses)][1:]
+  )[0]
+  run = models.unstack(params) if unstacked else params
+  last, prefix = models.prefill(run, cfg, jnp.asarray(prompts), jnp.asarray(lengths))
+  seen = [jnp.broadcast_to(last[:, None], (2, 3, cfg.embed))]
+  empty = jnp.zeros((2, 3, cfg.kv_heads, 4, cfg.head_dim))
+  cache = [models.KV(empty, empty)] * cfg.layers if unstacked else models.KV(*[jnp.stack([empty] * cfg.layers)] * 2)
+  for t in range(3):
+    positions = jnp.broadcast_to(jnp.asarray(lengths + t)[:, None, None], (2, 3, 1))
+    hidden, new = models.forward(
+      run,
+      cfg,
+      jnp.asarray(responses[:, :, t : t + 1]),
+      positions,
+      prefix=prefix,
+      prefix_length=jnp.asarray(lengths),
+      cache=cache,
+      cache_length=jnp.int32(t),
+    )
+    cache = jax.tree.map(lambda c, n, t=t: jax.lax.dynamic_update_slice_in_dim(c, n, t, axis=-2), cache, new)
+    seen.append(hidden[:, :, 0])
+  got = jnp.stack(seen, axis=2) @ models.unembedding(params)
+  np.testing.assert_allclose(got[1], whole[:, lengths[1] - 1 : -1], atol=2e-5)
+
+
+def test_response_hidden_predicts_each_response_token():
+  cfg = VARIANTS['qwen3']
+  params = make(cfg)
+  rng = np.random.default_rng(2)
+  prompts, lengths, responses = rng.integers(0, 37, (2, 6)), np.array([6, 2]), rng.integers(0, 37, (2, 3, 5))
+  hidden = models.response_hidden(params, cfg, jnp.asarray(prompts), jnp.asarray(lengths), jnp.asarray(responses))
+  got = hidden @ models.unembedding(params)
+  for p in range(2):
+    for g in range(3):
+      want = logits(params, cfg, np.concatenate([prompts[p][: lengths[p]], responses[p, g]]))[lengths[p] - 1 : -1]
+      np.testing.assert_allclose(got[p, g], want, atol=2e-5)
+
+
+def test_what_pads_a_prompt_changes_nothing():
+  cfg = VARIANTS['llama']
+  params = make(cfg)
+  prompts = np.random.default_rng(3).integers(0, 37, (1, 4))
+  responses = jnp.asarray(np.random.default_rng(4).integers(0, 37, (1, 2, 5)))
+  outs = [
+    models.response_hidden(
+      params, cfg, jnp.pad(jnp.asarray(prompts), ((0, 0), (0, pad)), constant_values=fill), jnp.array([4]), responses
+    )
+    for pad, fill in ((0, 0), (9, 0), (9, 33))
+  ]
+  np.testing.assert_allclose(outs[1], outs[0], atol=1e-6)
+  np.testing.assert_array_equal(outs[2], outs[1])
+
+
+@pytest.mark.parametrize('tied', [False, True])
+def test_remat_and_chunked_logprobs_give_the_plain_gradient(tied):
+  cfg = dataclasses.replace(TINY, tied=tied)
+  params = make(cfg)
+  tokens = jnp.asarray(np.random.default_rng(5).integers(0, 37, (2, 1, 11)))
+  weight = jax.random.normal(jax.random.key(9), (20,))
+
+  def loss(params, chunk, remat):
+    hidden, _ = models.forward(params, cfg, tokens[..., :-1], jnp.broadcast_to(jnp.arange(10), (2, 1, 10)), remat=remat)
+    logp, entropy = models.token_logprobs(
+      hidden.reshape(-1, cfg.embed), models.unembedding(params), tokens[..., 1:].reshape(-1), chunk, 0.7
+    )
+    return (weight * (logp + 0.3 * entropy)).sum()
+
+  def plain(params):
+    hidden, _ = models.forward(params, cfg, tokens[..., :-1], jnp.broadcast_to(jnp.arange(10), (2, 1, 10)))
+    every = jax.nn.log_softmax(hidden.reshape(-1, cfg.embed) @ models.unembedding(params) / 0.7)
+    logp = jnp.take_along_axis(every, tokens[..., 1:].reshape(-1, 1), axis=1)[:, 0]
+    return (weight * (logp - 0.3 * (jnp.exp(every) * every).sum(axis=1))).sum()
+
+  want = jax.value_and_grad(plain)(params)
+  for chunk in (3, 20, 100):
+    got = jax.value_and_grad(loss)(params, chunk, True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), got, want)
+
+
+def test_no_array_as_large_as_all_logits_exists():
+  """The compiled gradient's temporaries stay far below one [N, vocab] array."""
+  n, d, vocab = 4096, 8, 2048
+  f = jax.jit(jax.grad(lambda h, w, y: models.token_logprobs(h, w, y, 64)[0].sum(), argnums=(0, 1)))
+  compiled = f.lower(jnp.zeros((n, d)), jnp.zeros((d, vocab)), jnp.zeros(n, jnp.int32)).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes < n * vocab * 4 / 4
+
+
+@pytest.mark.parametrize(
+  'name,count',
+  [
+    ('llama3_8b', 8_030_261_248),
+    ('llama3_70b', 70_553_706_496),
+    ('qwen2_5_1_5b', 1_543_714_304),
+    ('qwen2_5_7b', 7_615_616_512),
+    ('qwen2_5_32b', 32_763_876_352),
+    ('qwen3_1_7b', 1_720_574_976),
+    ('qwen3_8b', 8_190_735_360),
+  ],
+)
+def test_presets_have_the_published_number_of_parameters(name, count):
+  assert params_lib.count(models.specs(models.PRESETS[name])) == count
+
+
+def test_impossible_shapes_are_refused():
+  with pytest.raises(ConfigError, match='4 heads do not divide over 3 KV heads'):
+    dataclasses.replace(TINY, kv_heads=3)

@@ -1,0 +1,16 @@
+"""Eight devices against one, in a process of its own: the number of devices is fixed when JAX starts."""
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+def test_a_mesh_gives_the_tokens_and_the_update_of_one_device(pytestconfig):
+  env = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+                      'PYTHONPATH': str(pytestconfig.rootpath)}
+  script = pathlib.Path(__file__).with_name('on_eight_devices.py')
+  out = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=600)
+  assert out.returncode == 0, out.stderr[-3000:]

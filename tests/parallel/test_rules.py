@@ -1,0 +1,68 @@
+"""Meshes and sharding rules that do not fit say so."""
+import types
+
+import jax
+from jax.sharding import PartitionSpec
+import pytest
+
+from r1jax import config, models, parallel
+from r1jax.config import ConfigError
+from r1jax.params import Spec
+
+DEVICES = list(range(8))                                # only their number is looked at before an error
+
+
+def mesh(**shape):
+  return types.SimpleNamespace(shape={'data': 1, 'fsdp': 1, 'tp': 1} | shape)
+
+
+@pytest.mark.parametrize('sizes, devices, want', [
+    (dict(), 1, (1, 1, 1)), (dict(data=2, tp=2), 8, (2, 2, 2)), (dict(data=-1, fsdp=2, tp=1), 8, (4, 2, 1)),
+    (dict(data=1, fsdp=1, tp=-1), 8, (1, 1, 8)), (dict(data=2, fsdp=2, tp=2), 8, (2, 2, 2)),
+])
+def test_minus_one_takes_the_devices_left_over(monkeypatch, sizes, devices, want):
+  monkeypatch.setattr(jax.sharding, 'Mesh', lambda grid, axes: (grid.shape, axes))
+  assert parallel.make_mesh(config.Mesh(**sizes), DEVICES[:devices]) == (want, ('data', 'fsdp', 'tp'))
+
+
+@pytest.mark.parametrize('sizes, parts', [
+    (dict(data=-1, fsdp=-1), ['only one axis can be -1']),
+    (dict(data=3, fsdp=-1), ["'data': 3", '8 devices', 'divide 8']),
+    (dict(data=2, fsdp=2, tp=1), ["'fsdp': 2", '8 devices']),
+    (dict(data=0, fsdp=-1), ["'data': 0"]),
+    (dict(data=-2, fsdp=-4, tp=1), ["'data': -2"]),
+])
+def test_meshes_that_do_not_fit_the_devices_are_refused(sizes, parts):
+  with pytest.raises(ConfigError) as error:
+    parallel.make_mesh(config.Mesh(**sizes), DEVICES)
+  assert all(part in str(error.value) for part in parts)
+
+
+def test_two_axes_of_a_tensor_on_one_mesh_axis_are_refused():
+  specs = {'w': Spec((4, 4), ('mlp', 'heads'))}
+  with pytest.raises(ConfigError, match=r"\['w'\]: axes 'mlp' and 'heads' both go to mesh axis 'tp'"):
+    parallel.check(specs, mesh())
+
+
+def test_sizes_that_do_not_divide_are_refused_with_the_remedy():
+  with pytest.raises(ConfigError, match=r"\['w'\]: 6 'mlp' do not divide over 4 devices on axis 'tp'; "
+                                        'choose a mesh whose tp divides 6'):
+    parallel.check({'w': Spec((6,), ('mlp',))}, mesh(tp=4))
+  parallel.check({'w': Spec((6,), ('mlp',))}, mesh(tp=3))
+
+
+def test_an_axis_without_a_rule_is_refused():
+  with pytest.raises(ConfigError, match="no sharding rule for logical axis 'experts'; known: layers, embed"):
+    parallel.check({'w': Spec((6,), ('experts',))}, mesh())
+
+
+@pytest.mark.parametrize('name', models.PRESETS)
+def test_every_preset_has_rules_that_do_not_collide(name):
+  parallel.check(models.specs(models.PRESETS[name]), mesh())
+
+
+def test_a_sharding_is_spelt_in_one_way():
+  small = parallel.make_mesh(config.Mesh(), jax.devices()[:1])
+  spelt = lambda *axes: parallel.plain(jax.sharding.NamedSharding(small, PartitionSpec(*axes)))
+  assert spelt(None, 'fsdp', None) == spelt() == parallel.replicated(small)
+  assert parallel.batch_shards(mesh(data=2, fsdp=3, tp=5)) == 6

@@ -1,0 +1,241 @@
+"""The worker processes: limits, deaths, order. The verifiers are a module of their own, as a user's would be."""
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from r1jax import config
+from r1jax.rewards import pool
+
+VERIFIERS = '''
+import os, pathlib, signal, sys
+HERE = pathlib.Path(__file__).parent
+
+def length(items):
+  return [float(len(i['response'])) for i in items]
+
+def pid(items):
+  return [float(os.getpid()) for i in items]
+
+def heavy(items):
+  return [float(bool({'sympy', 'jax', 'numpy', 'math_verify'} & set(sys.modules))) for i in items]
+
+def act(items):
+  """Does what the response says; else scores 1."""
+  what = items[0]['response']
+  if what == 'hang':
+    HERE.joinpath('hanging').write_text(str(os.getpid()))
+    while True:
+      pass
+  if what == 'hang in C':
+    9 ** 9 ** 9
+  if what == 'die once':
+    once = HERE / items[0]['problem']
+    if not once.exists():
+      once.touch()
+      os.kill(os.getpid(), signal.SIGKILL)
+  if what == 'die':
+    os.kill(os.getpid(), signal.SIGKILL)
+  if what == 'memory':
+    bytearray(1 << 40)
+  if what == 'raise':
+    raise KeyError('no such thing')
+  return [1.0]
+'''
+
+BROKEN = '''
+import os, signal, sys
+if sys.argv[0].endswith('worker.py'):
+  {}
+def score(items):
+  return [1.0 for i in items]
+'''
+
+
+@pytest.fixture
+def verifiers(tmp_path, monkeypatch):
+  """Makes `verifiers:...` importable here and in the workers, for one test."""
+  (tmp_path / 'verifiers.py').write_text(VERIFIERS)
+  monkeypatch.syspath_prepend(tmp_path)
+  yield tmp_path
+  for name in ('verifiers', 'broken'):
+    sys.modules.pop(name, None)
+
+
+def grader(parts, workers=1, timeout=30.0):
+  return pool.Grader(config.Reward(accuracy=next(iter(parts)), parts=parts, workers=workers, timeout=timeout))
+
+
+def items(*responses):
+  return [{'prompt': '', 'response': r, 'problem': f'p{i}', 'answer': '1'} for i, r in enumerate(responses)]
+
+
+def gone(pid):
+  """Whether the process has ended within 30 s (a zombie, which nobody here may reap, has)."""
+  for _ in range(300):
+    try:
+      if pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'Z':
+        return True
+    except (FileNotFoundError, ProcessLookupError):
+      return True
+    time.sleep(0.1)
+  return False
+
+
+def test_the_total_is_the_weighted_sum_of_the_parts(verifiers):
+  good = '<think>a</think><answer>+3</answer>'
+  batch = [dict(i, answer='30 ?3 = 33') for i in items(good, good + '.', '<answer>-3</answer>')]
+  with grader({'signs': 1.0, 'format': 0.5, 'verifiers:length': 0.01}) as g:
+    scores = g.submit(batch).result()
+    assert g.submit([]).result().total.shape == (0,)
+  assert scores.parts['signs'].tolist() == [1, 1, 0]
+  assert scores.parts['format'].tolist() == [1, 0, 0]
+  assert scores.parts['verifiers:length'].tolist() == [len(i['response']) for i in batch]
+  np.testing.assert_allclose(scores.total, [1 + .5 + .01 * len(good), 1 + .01 * len(good + '.'), .19], rtol=1e-6)
+  assert scores.total.dtype == scores.parts['signs'].dtype == np.float32
+  assert scores.timeouts == 0 and scores.seconds > 0
+
+
+def test_several_submissions_over_several_workers_keep_their_order(verifiers):
+  rng = np.random.default_rng(0)
+  batches = [items(*('x' * n for n in rng.integers(0, 50, size))) for size in (1, 2, 300, 65, 64)]
+  with grader({'verifiers:length': 1.0}, workers=2) as g:
+    futures = [g.submit(b) for b in batches]
+    for batch, future in zip(batches, futures, strict=True):
+      assert future.result().total.tolist() == [len(i['response']) for i in batch]
+
+
+def test_workers_import_only_what_their_parts_need(verifiers):
+  with grader({'format': 1.0, 'signs': 1.0, 'verifiers:heavy': 1.0}) as g:
+    assert g.submit([dict(i, answer='3 ?3 = 6') for i in items('a')]).result().parts['verifiers:heavy'].tolist() == [0]
+
+
+@pytest.mark.parametrize('what', ['hang', 'hang in C'])
+def test_a_hanging_verifier_is_killed_scored_zero_and_counted(verifiers, what):
+  responses = ['a', what, 'bb', 'ccc', what, 'd']
+  with grader({'verifiers:length': 1.0, 'verifiers:act': 1.0}, timeout=0.7) as g:
+    scores = g.submit(items(*responses)).result()
+    assert scores.timeouts == 2
+    assert scores.parts['verifiers:length'].tolist() == [1, 0, 2, 3, 0, 1]   # nothing of a hung item counts
+    assert scores.total.tolist() == [2, 0, 3, 4, 0, 2]
+    again = g.submit(items('a')).result()
+    assert (again.total.tolist(), again.timeouts) == ([2.0], 0)
+  if what == 'hang':
+    assert gone(int((verifiers / 'hanging').read_text()))
+
+
+def test_kill_9_in_the_middle_of_a_batch_loses_no_verdict(verifiers):
+  responses = ['a', 'b', 'die once', 'c', 'die once', 'die once', 'd']
+  with grader({'verifiers:length': 1.0, 'verifiers:act': 1.0}) as g:
+    scores = g.submit(items(*responses)).result()
+  assert scores.total.tolist() == [len(r) + 1 for r in responses]
+  assert scores.timeouts == 0
+
+
+def test_an_item_that_kills_two_workers_is_given_up(verifiers):
+  with grader({'verifiers:act': 1.0}) as g:
+    scores = g.submit(items('a', 'die', 'b', 'die')).result()
+  assert scores.total.tolist() == [1, 0, 1, 0]
+  assert scores.timeouts == 2
+
+
+def test_kill_9_between_submissions_goes_unnoticed(verifiers):
+  with grader({'verifiers:pid': 1.0}) as g:
+    before = g.submit(items('a')).result().total[0]
+    os.kill(int(before), signal.SIGKILL)
+    assert gone(int(before))
+    after = g.submit(items('a', 'b')).result()
+  assert (after.total != before).all() and after.total[0] == after.total[1]
+  assert after.timeouts == 0
+
+
+@pytest.mark.slow
+def test_nothing_depends_on_order_or_on_the_number_of_workers(verifiers):
+  responses = ['a', 'bb', 'die once', 'die', '<think>a</think><answer>1</answer>'] * 3 + ['x' * n for n in range(80)]
+  batch = items(*responses)
+  order = np.random.default_rng(1).permutation(len(batch))
+  parts = {'format': 0.7, 'verifiers:length': 0.1, 'verifiers:act': 1.1}
+  with grader(parts) as g:
+    one = g.submit(batch).result()
+  for path in verifiers.glob('p*'):
+    path.unlink()
+  with grader(parts, workers=2) as g:
+    two = g.submit([batch[i] for i in order]).result()
+  assert one.timeouts == two.timeouts == 3
+  np.testing.assert_array_equal(one.total[order], two.total)
+  for name in parts:
+    np.testing.assert_array_equal(one.parts[name][order], two.parts[name])
+
+
+@pytest.mark.slow
+def test_sympy_blow_ups_score_zero_within_the_limit_and_spare_the_others():
+  answers = ['1/2', '9^{9^{9^{9}}}', '0.5', '9**9**9**9', '(10^{8})!', r'\frac{2}{4}', '7', r'\boxed{\frac12}']
+  batch = [dict(i, answer='1/2') for i in items(*(f'<answer>{a}</answer>' for a in answers))]
+  with grader({'math': 1.0}, timeout=2.0) as g:
+    scores = g.submit(batch).result()
+  assert scores.total.tolist() == [1, 0, 1, 0, 0, 1, 0, 1]
+  assert scores.timeouts >= 1
+
+
+def test_a_reward_that_raises_is_reported_and_the_worker_goes_on(verifiers):
+  with grader({'verifiers:act': 1.0}) as g:
+    with pytest.raises(pool.GradeError, match=r"raised KeyError: 'no such thing' \(item 1 "):
+      g.submit(items('a', 'raise', 'b')).result()
+    with pytest.raises(pool.GradeError, match='raised MemoryError'):
+      g.submit(items('memory')).result()
+    assert g.submit(items('a')).result().total.tolist() == [1.0]
+
+
+@pytest.mark.parametrize('body, message', [
+    ('sys.exit(3)', 'ended with code 3'), ('os.kill(os.getpid(), 9)', '3 reward workers'),
+])
+def test_workers_that_cannot_start_stop_the_run(verifiers, body, message):
+  (verifiers / 'broken.py').write_text(BROKEN.format(body))
+  with grader({'broken:score': 1.0}) as g, pytest.raises(pool.GradeError, match=message):
+    g.submit(items('a')).result()
+
+
+@pytest.mark.parametrize('name, message', [
+    ('maths', "unknown reward 'maths'; the nearest known one is 'math'"),
+    ('verifiers:none', "'verifiers:none' cannot be imported"),
+    ('no_such_module:score', "'no_such_module:score' cannot be imported"), (':score', "':score' cannot be imported"),
+])
+def test_an_unknown_part_is_refused_at_once(verifiers, name, message):
+  with pytest.raises(config.ConfigError, match=message):
+    grader({name: 1.0})
+
+
+def test_closing_ends_the_workers_and_fails_what_is_pending(verifiers):
+  g = grader({'verifiers:act': 1.0})
+  future = g.submit(items('hang'))
+  while not (verifiers / 'hanging').exists() or not (verifiers / 'hanging').read_text():
+    time.sleep(0.05)
+  g.close()
+  with pytest.raises(pool.GradeError, match='closed'):
+    future.result()
+  assert gone(int((verifiers / 'hanging').read_text()))
+  with pytest.raises(pool.GradeError, match='closed'):
+    g.submit(items('a'))
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_parent_that_is_killed(verifiers):
+  program = ("from r1jax import config\nfrom r1jax.rewards import pool\n"
+             "parts = {'verifiers:act': 1.0, 'verifiers:pid': 1.0}\n"
+             "g = pool.Grader(config.Reward(accuracy='verifiers:act', parts=parts, workers=2, timeout=3.0))\n"
+             "item = {'prompt': '', 'response': 'a', 'problem': 'p', 'answer': '1'}\n"
+             "idle = g.submit([item]).result().parts['verifiers:pid'][0]\n"
+             "g.submit([dict(item, response='hang')])\nprint(int(idle), flush=True)\ninput()")
+  env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path))
+  parent = subprocess.Popen([sys.executable, '-c', program], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+  idle = int(parent.stdout.readline())
+  while not (verifiers / 'hanging').exists() or not (verifiers / 'hanging').read_text():
+    time.sleep(0.05)
+  parent.kill()
+  parent.communicate()
+  assert gone(idle) and gone(int((verifiers / 'hanging').read_text()))

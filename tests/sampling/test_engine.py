@@ -1,0 +1,165 @@
+"""The sampler: what it returns is what the model says, row by row, whatever the batch around it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax import config, models, parallel
+from r1jax import params as params_lib
+from r1jax.sampling import Engine, Sampling, row_keys
+from r1jax.sampling.logits import Restriction
+
+CFG = models.ModelConfig(vocab=29, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=256)
+
+
+class Letters:
+  """Token i is a letter: enough of a tokenizer for stop strings."""
+
+  eos = (1,)
+
+  def decode(self, ids):
+    return ''.join(chr(96 + int(i)) for i in ids if i > 1)
+
+
+@pytest.fixture(scope='module')
+def params():
+  tree = params_lib.init(models.specs(CFG), jax.random.key(0))
+  noise = jax.random.normal(jax.random.key(1), tree['embed'].shape)
+  return tree | {'embed': noise, 'unembed': 1.5 * tree['unembed']}  # tokens that matter, and differ in probability
+
+
+def engine(max_response=80, **options):
+  return Engine(
+    CFG,
+    Letters(),
+    parallel.make_mesh(config.Mesh(), jax.devices()[:1]),
+    max_prompt=20,
+    max_response=max_response,
+    **options,
+  )
+
+
+PROMPTS = [[5, 6, 7], [9], [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20], [8, 8]]
+KEYS = row_keys(jax.random.key(3), 4, 4)
+
+
+LONGEST = 140
+
+
+@jax.jit
+def every_logit(params, tokens):
+  """Logits after each token of one sequence, padded to LONGEST so that they compile once."""
+  hidden, _ = models.forward(params, CFG, tokens[None, None], jnp.arange(LONGEST)[None, None])
+  return hidden[0, 0] @ models.unembedding(params)
+
+
+def logits_of(params, tokens):
+  return np.asarray(every_logit(params, jnp.asarray(np.pad(tokens, (0, LONGEST - len(tokens))))))[:len(tokens)]
+
+
+def reference_logprobs(params, prompt, response, temperature=1.0):
+  logits = logits_of(params, np.concatenate([prompt, response])) / temperature
+  every = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+  return every[np.arange(len(prompt) - 1, len(logits) - 1), response]
+
+
+def test_logprobs_are_the_models_own(params):
+  out = engine().sample(params, PROMPTS, KEYS, Sampling(temperature=0.7))
+  assert len(set(map(tuple, out.tokens))) > 8  # samples of one prompt differ
+  for row in range(16):
+    response = out.tokens[row][: out.lengths[row]]
+    np.testing.assert_allclose(
+      out.logp[row][: out.lengths[row]], reference_logprobs(params, PROMPTS[row // 4], response), atol=2e-5
+    )
+    np.testing.assert_allclose(
+      out.sampling_logp[row][: out.lengths[row]],
+      reference_logprobs(params, PROMPTS[row // 4], response, 0.7),
+      atol=2e-5,
+    )
+
+
+def test_stops_are_what_the_tokens_say(params):
+  out = engine().sample(params, PROMPTS, KEYS, Sampling())
+  assert {'eos', 'length'} >= set(out.stop) and (out.stop == 'eos').sum() > 4
+  for tokens, length, stop in zip(out.tokens, out.lengths, out.stop):
+    inside, after = tokens[:length], tokens[length:]
+    assert (inside[:-1] != 1).all() and (after == 0).all()
+    assert (inside[-1] == 1) == (stop == 'eos') and (length == 80 or stop == 'eos')
+
+
+def test_a_row_does_not_depend_on_its_neighbours_or_on_padding(params):
+  """Alone, with others, in another order, and with a cache that grows otherwise: the same tokens."""
+  out = engine().sample(params, PROMPTS, KEYS, Sampling())
+  alone = engine().sample(params, [PROMPTS[3]], KEYS[3:, 1:2], Sampling())
+  np.testing.assert_array_equal(alone.tokens[0], out.tokens[13])
+  turned = engine().sample(params, PROMPTS[::-1], KEYS[::-1], Sampling())
+  np.testing.assert_array_equal(turned.tokens.reshape(4, 4, -1)[::-1].reshape(16, -1), out.tokens)
+  longer = engine(max_response=120).sample(params, PROMPTS, KEYS, Sampling())
+  np.testing.assert_array_equal(longer.tokens[:, :70], out.tokens[:, :70])
+
+
+def test_greedy_takes_the_best_token(params):
+  out = engine(max_response=10).sample(params, PROMPTS, KEYS[:, :1], Sampling(0.0))
+  for row, prompt in enumerate(PROMPTS):
+    so_far = list(prompt)
+    for token in out.tokens[row][: out.lengths[row]]:
+      assert token == logits_of(params, np.asarray(so_far))[-1].argmax()
+      so_far.append(token)
+
+
+def test_a_first_token_that_ends_the_response_has_length_one(params):
+  certain = params | {'unembed': params['unembed'].at[:, 1].set(0) * 0, 'norm': params['norm']}
+  biased = certain | {'unembed': certain['unembed'].at[:, 1].set(1e4 * jnp.sign(_last_hidden(params)))}
+  out = engine().sample(biased, [PROMPTS[0]], KEYS[:1], Sampling())
+  assert out.lengths.tolist() == [1] * 4 and set(out.stop) == {'eos'} and (out.tokens[:, 0] == 1).all()
+
+
+def _last_hidden(params):
+  hidden, _ = models.prefill(params, CFG, jnp.asarray([PROMPTS[0]]), jnp.asarray([3]))
+  return hidden[0]
+
+
+def test_a_stop_string_cuts_after_the_token_that_completes_it(params):
+  plain = engine().sample(params, PROMPTS, KEYS, Sampling())
+  texts = [Letters().decode(t[:n]) for t, n in zip(plain.tokens, plain.lengths)]
+  stop = next(text[k : k + 2] for text in texts for k in range(40, len(text) - 2) if text.find(text[k : k + 2]) == k)
+  cut = engine(stop=(stop,)).sample(params, PROMPTS, KEYS, Sampling())
+  assert 'stop' in cut.stop
+  for text, tokens, length, why, whole in zip(texts, cut.tokens, cut.lengths, cut.stop, plain.lengths):
+    got = Letters().decode(tokens[:length])
+    if stop in text:
+      assert got == text[: text.find(stop) + 2] and why == 'stop'
+    else:
+      assert got == text and length == whole
+
+
+def test_prompts_over_the_limit_or_empty_are_refused(params):
+  with pytest.raises(ValueError, match='1 to 20'):
+    engine().sample(params, [[2] * 21], KEYS[:1], Sampling())
+  with pytest.raises(ValueError, match='0 to'):
+    engine().sample(params, [[2], []], KEYS[:2], Sampling())
+
+
+def test_prompt_keys_and_values_exist_once_per_prompt(params):
+  """Compiled for 8 samples a prompt, decoding takes the prompt's keys and values of one."""
+  from r1jax.sampling import decode
+
+  keys = row_keys(jax.random.key(0), 2, 8)
+  prefix, carry, _ = decode.start(
+    params,
+    jnp.ones((2, 16), jnp.int32),
+    jnp.array([16, 4]),
+    keys,
+    1.0,
+    cfg=CFG,
+    restriction=Restriction(),
+    eos=(1,),
+    capacity=32,
+    dtype=jnp.float32,
+  )
+  assert {x.shape for x in jax.tree.leaves(prefix)} == {(2, 1, 16, 8)}
+  assert {x.shape for x in jax.tree.leaves(carry.cache)} == {(2, 8, 1, 32, 8)}
+  assert dataclasses.is_dataclass(carry)

@@ -1,0 +1,121 @@
+"""From rewards to advantages, and dynamic sampling, on hand-made rollouts."""
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from r1jax import config, rollout
+from r1jax.sampling import Samples
+from r1jax.training.update import Graded
+
+P, G, T = 2, 3, 8
+
+
+def cfg(buffer=0, **loss):
+  return types.SimpleNamespace(
+      reward=types.SimpleNamespace(overlong_buffer=buffer), rollout=types.SimpleNamespace(max_response=T),
+      loss=config.Loss('grpo', **{'advantage': 'group_centred'} | loss))
+
+
+def graded(lengths=((1, 4, 8), (5, 6, 7))):
+  rng = np.random.default_rng(0)
+  shape = (P, G, T)
+  return Graded(np.ones((P, 4), np.int32), np.full(P, 4, np.int32), np.ones(shape, np.int32),
+                np.array(lengths, np.int32), None, np.zeros(shape, np.float32),
+                rng.normal(size=shape).astype(np.float32), rng.normal(size=shape).astype(np.float32))
+
+
+REWARD = np.array([1, 0, 1, 0, 0, 1], np.float32)
+
+
+def centred(reward):
+  r = np.asarray(reward, np.float64).reshape(P, G)
+  return r - r.mean(axis=1, keepdims=True)
+
+
+def test_advantages_are_of_the_rewards_group_by_group():
+  np.testing.assert_allclose(rollout.with_advantage(graded(), REWARD, cfg()).advantage, centred(REWARD), atol=1e-6)
+  scaled = rollout.with_advantage(graded(), REWARD, cfg(advantage='group')).advantage
+  np.testing.assert_allclose(scaled, centred(REWARD) / np.sqrt(2 / 9), rtol=1e-4)
+
+
+def test_overlong_responses_are_punished_in_tokens():
+  # max_response 8, buffer 4: no punishment up to 4 tokens, then a quarter for each one more.
+  punished = REWARD - np.array([0, 0, 1, 0.25, 0.5, 0.75])
+  np.testing.assert_allclose(rollout.with_advantage(graded(), REWARD, cfg(buffer=4)).advantage, centred(punished),
+                             atol=1e-6)
+
+
+@pytest.mark.parametrize('name, estimate', [
+    ('k1', lambda d: d), ('k2', lambda d: d * d / 2), ('k3', lambda d: np.exp(-d) - 1 + d)])
+def test_kl_in_the_reward_is_the_sum_over_each_response(name, estimate):
+  batch = graded()
+  # What lies after a response's end must not count, not even as nan.
+  mask = np.arange(T) < batch.lengths[..., None]
+  poisoned = dataclasses.replace(batch, old_logp=np.where(mask, batch.old_logp, np.nan),
+                                 ref_logp=np.where(mask, batch.ref_logp, np.inf))
+  got = rollout.with_advantage(poisoned, REWARD, cfg(kl_coef=0.3, kl_place='reward', kl_estimator=name)).advantage
+  kl = np.zeros((P, G))
+  for p in range(P):
+    for g in range(G):
+      for t in range(batch.lengths[p, g]):
+        kl[p, g] += estimate(float(batch.old_logp[p, g, t]) - float(batch.ref_logp[p, g, t]))
+  np.testing.assert_allclose(got, centred(REWARD.reshape(P, G) - 0.3 * kl), atol=1e-4)
+
+
+def test_kl_in_the_loss_leaves_the_reward_alone():
+  np.testing.assert_allclose(rollout.with_advantage(graded(), REWARD, cfg(kl_coef=0.3)).advantage, centred(REWARD),
+                             atol=1e-6)
+
+
+def test_zero_variance():
+  assert rollout.zero_variance([1, 1, 1, 0, 1, 1, 0, 0, 0], 3).tolist() == [True, False, True]
+
+
+def drawn(name, rewards, samples=2):
+  """A rollout whose every row carries its own mark, and its scores."""
+  n = len(rewards)
+  marks = [f'{name}{i}' for i in range(n // samples)]
+  rows = np.array([f'{m}.{j}' for m in marks for j in range(samples)])
+  tokens = np.arange(n * 3, dtype=np.int32).reshape(n, 3)
+  made = rollout.Rollout([{'id': m} for m in marks], [[m] for m in marks], [{'row': r} for r in rows],
+                         Samples(tokens, np.ones(n, np.int32), rows, tokens * 1.0, tokens * 2.0), 1.5)
+  return made, ({'total': np.array(rewards, np.float32), 'math': np.array(rewards, np.float32) * 2}, 1)
+
+
+def test_dynamic_sampling_keeps_the_groups_that_differ_in_order():
+  kept = rollout.Kept(3, 2)
+  kept.add(*drawn('a', [1, 1, 0, 1, 0, 0]))              # only a1 teaches anything
+  assert kept.missing() == 2
+  kept.add(*drawn('b', [1, 0, 1, 1, 0, 1]))              # b0 and b2
+  assert kept.missing() == 0
+  joined, scores = kept.result()
+  table, timeouts = scores()
+  assert [p['id'] for p in joined.problems] == ['a1', 'b0', 'b2'] and joined.prompts == [['a1'], ['b0'], ['b2']]
+  want = ['a1.0', 'a1.1', 'b0.0', 'b0.1', 'b2.0', 'b2.1']
+  assert [i['row'] for i in joined.items] == want and joined.samples.stop.tolist() == want
+  assert joined.samples.tokens[:, 0].tolist() == [6, 9, 0, 3, 12, 15]
+  assert joined.samples.sampling_logp[:, 0].tolist() == [12, 18, 0, 6, 24, 30]
+  assert table['total'].tolist() == [0, 1, 1, 0, 0, 1] and table['math'].tolist() == [0, 2, 2, 0, 0, 2]
+  assert timeouts == 2 and joined.seconds == 3.0
+
+
+def test_dynamic_sampling_fills_up_with_dull_groups_and_takes_no_more_than_wanted():
+  kept = rollout.Kept(2, 2)
+  kept.add(*drawn('a', [1, 1, 0, 0]))
+  assert kept.missing() == 2
+  kept.add(*drawn('b', [1, 1, 0, 1]))
+  assert kept.missing() == 1
+  assert [p['id'] for p in kept.result()[0].problems] == ['b1', 'a0']
+  kept.add(*drawn('c', [0, 1, 1, 0]))
+  assert [p['id'] for p in kept.result()[0].problems] == ['b1', 'c0'] and kept.missing() == 0
+
+
+def test_arrays_fold_rows_into_groups():
+  made, _ = drawn('a', [0, 1, 1, 0])
+  made = dataclasses.replace(made, prompts=[[5, 6], [7]])
+  batch = rollout.arrays(made, 2, 16)
+  assert batch.prompt_lengths.tolist() == [2, 1] and batch.prompts[:, :3].tolist() == [[5, 6, 0], [7, 0, 0]]
+  assert batch.responses.shape == (2, 2, 3) and batch.responses[1, 0].tolist() == [6, 7, 8]
+  assert batch.sampler_logp[1, 0].tolist() == [12, 14, 16]     # of the distribution it was drawn from
