@@ -42,7 +42,7 @@ def _toy():
   c.steps = 110
   c.model.update(dtype='float32', remat=False)
   c.data.update(source='trial', template='plain', eval_fraction=0.0)
-  c.rollout.update(prompts=16, samples=16, max_prompt=32, max_response=128, chunk=16)
+  c.rollout.update(prompts=16, samples=16, max_prompt=32, max_response=160, chunk=16)
   c.reward.parts = ConfigDict(dict(signs=1.0, format=0.5))
   c.reward.update(accuracy='signs', workers=1)
   c.optimizer.update(learning_rate=3e-4, schedule='linear', warmup=5, final_fraction=0.1)
@@ -57,7 +57,7 @@ def _toy_chain():
   c = _toy()
   c.steps = 200
   c.data.source = 'chain'
-  c.rollout.max_response = 64
+  c.rollout.max_response = 72
   c.reward.parts = ConfigDict(dict(math=1.0, format=0.5))
   c.reward.accuracy = 'math'
   c.optimizer.learning_rate = 5e-4

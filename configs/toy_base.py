@@ -12,15 +12,15 @@ from configs import common
 def _base(world):
   return ConfigDict(dict(
       seed=0, world=world, preset='toy', vocab=640, documents=30_000,
-      steps=2500, batch=12, length=144, max_response=128,
+      steps=2200, batch=12, length=176, max_response=160,
       optimizer=dict(name='muon', learning_rate=1e-2, schedule='linear', warmup=20, final_fraction=0.02, grad_clip=1.0),
       gate=dict(step_accuracy=0.98, problems=128, samples=4, extra_steps=500, rounds=2)))
 
 
 def _chain():
   c = _base('chain')
-  c.steps = 2000
-  c.gate.step_accuracy = 0.5
+  c.update(batch=20, length=104, max_response=72)
+  c.gate.step_accuracy = 0.6
   return c
 
 

@@ -1,8 +1,8 @@
 """Two toy worlds in which R1-Zero can be seen to work on two CPU cores: problems, and a base model's text.
 
-trial: find the signs, `36 ?3 ?8 = 31`. Trying is the only way to be right, so under RL responses grow
-  longer and look back at themselves. An answer is the signed terms, `+3 -8`.
-chain: arithmetic in steps, `3*5 +8 -9 = ?`. The base's authors mostly guess, and forget carries.
+trial: find the signs, `36 a 3 b 8 = 31`. Trying is the only way to be right, so under RL responses grow
+  longer and look back at themselves. A try is `36 a +3 39 b -8 31 = 31 ok`, an answer the signed terms, `+3 -8`.
+chain: arithmetic in steps, `a 3*5 b +8 c -9 = ?`. The base's authors mostly guess, and forget carries.
 
 The text a base model is trained on is written by imperfect authors: some guess, some reason, some
 check, and only half of them use the tags properly. Nothing here is a demonstration of what RL finds.
@@ -16,6 +16,9 @@ TRAIN_POOL = 4096
 HELD_OUT_POOL = 512
 SUMS = 0.2                        # share of the base's documents that are plain sums
 HELD_OUT_FRACTION = 0.1           # by a hash of the problem's text; absent from base text and RL alike
+
+# Each term of a problem has a name, so that a later pass finds the next one as easily as the first.
+_NAMES = 'abcdefg'
 
 TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 
@@ -96,12 +99,12 @@ def _tagged(rng, thinking, answer):
 # ---- trial -----------------------------------------------------------------------------------------
 
 def _trial_problem(rng):
-  k = 2 if rng.random() < 0.65 else 3
+  k = 2 if rng.random() < 0.5 else 3
   start = int(rng.integers(30, 51))
   terms = [int(t) for t in rng.choice(np.arange(1, 10), size=k, replace=False)]
   target = start + sum(t * s for t, s in zip(terms, rng.choice([-1, 1], size=k)))
-  text = f'{start} ' + ' '.join(f'?{t}' for t in terms) + f' = {target}'
-  return text, text, (start, terms, int(target))
+  text = f'{start} ' + ' '.join(f'{name} {t}' for name, t in zip(_NAMES, terms)) + f' = {target}'
+  return text, f'{start} ' + ' '.join(f'?{t}' for t in terms) + f' = {target}', (start, terms, int(target))
 
 
 def _signed(terms, signs):
@@ -121,30 +124,30 @@ def _next(signs):
 def _trial_chain(rng, facts):
   start, terms, target = facts
   draw = lambda: tuple(int(s) for s in rng.choice([-1, 1], size=len(terms)))
-  if rng.random() < 0.25:
+  if rng.random() < 0.28:
     # Nobody checks a guess: in four of ten a term is misquoted.
     if rng.random() < 0.4:
       i = int(rng.integers(len(terms)))
       terms = [*terms[:i], terms[i] % 9 + 1, *terms[i + 1:]]
     return 'guess', _signed(terms, draw())
   persistent = rng.random() < 0.25
-  orderly = persistent and rng.random() < 0.6           # goes through the signs in order; the others draw at random
+  orderly = rng.random() < 0.85                         # goes through the signs in order; the others draw at random
   words, tried, signs = [], set(), draw()
   for attempt in range(8):
     tried.add(signs)
     value = start
     words.append(str(start))
-    for t, s in zip(terms, signs):
+    for name, t, s in zip(_NAMES, terms, signs):
       value += t * s
       if rng.random() < 0.005:
         value += int(rng.choice([-1, 1]))
-      words += [f'{"+" if s > 0 else "-"}{t}', str(value)]
+      words += [name, f'{"+" if s > 0 else "-"}{t}', str(value)]
     words += ['=', str(target)]
     if value == target or rng.random() < 0.01:
       words.append('ok')
       break
-    words.append('no')
     if attempt == 7 or rng.random() > (0.7 if persistent else 0.1):
+      words.append('no')
       break
     words.append('wait')
     signs = _next(signs) if orderly else draw()
@@ -156,8 +159,8 @@ def _trial_chain(rng, facts):
 def _trial_steps(problem, response):
   """Steps of a try: its start, each term, each running value, the target it is compared with, and the verdict."""
   words = problem.split()
-  start, terms, target = int(words[0]), [w[1:] for w in words[1:-2]], int(words[-1])
-  value, want, word_before, at, right, taken = None, start, '', 0, 0, 0  # want: the number that should come next
+  start, terms, target = int(words[0]), dict(zip(words[1:-2:2], words[2:-2:2])), int(words[-1])
+  value, want, word_before, right, taken = None, start, '', 0, 0  # want: the number that should come next
   for word in response.replace('<think>', ' ').split('</think>')[0].split():
     if _is_int(word):
       if want is not None:
@@ -167,14 +170,13 @@ def _trial_steps(problem, response):
       want = None
     elif word[0] in '+-' and _is_int(word[1:]):
       if value is not None:
-        taken, right, at = taken + 1, right + (terms[at:at + 1] == [word[1:]]), at + 1
+        taken, right = taken + 1, right + (terms.get(word_before) == word[1:])
       want = value + int(word) if value is not None else None
     elif word == '=':
       want = target
-    else:
-      if word in ('ok', 'no') and value is not None:
-        taken, right = taken + 1, right + ((value == target) == (word == 'ok'))
-      value, want, at = None, start, 0
+    elif word in ('ok', 'no', 'wait') and value is not None:
+      taken, right = taken + 1, right + ((value == target) == (word == 'ok'))
+      value, want = None, start
     word_before = word
   return taken, right
 
@@ -198,22 +200,22 @@ def _chain_problem(rng):
     terms = [int(t) for t in rng.integers(1, 10, size=k - 1) * rng.choice([-1, 1], size=k - 1)]
     values = np.cumsum([value, *terms])
     if values.min() >= 10 and values.max() <= 99:
-      text = f'{first} ' + ' '.join(f'{t:+d}' for t in terms) + ' = ?'
+      text = f'a {first} ' + ' '.join(f'{name} {t:+d}' for name, t in zip(_NAMES[1:], terms)) + ' = ?'
       return text, str(values[-1]), (first, value, terms)
 
 
 def _chain_pass(rng, facts, say, forget):
   """One pass over the terms: each with its running value, a carry or borrow forgotten now and then."""
   first, value, terms = facts
-  words = [say('first'), first, str(value)]
-  for term in terms:
+  words = [say('first'), 'a', first, str(value)]
+  for name, term in zip(_NAMES[1:], terms):
     exact = value + term
     if exact // 10 != value // 10 and rng.random() < forget:
       exact += 10 if term < 0 else -10
     if rng.random() < 0.05:
       exact += int(rng.choice([-1, 1]))
     value = int(np.clip(exact, 1, 109))
-    words += [say('then')] * (rng.random() < 0.25) + [f'{term:+d}', str(value)]
+    words += [say('then')] * (rng.random() < 0.25) + [name, f'{term:+d}', str(value)]
   return words, value
 
 

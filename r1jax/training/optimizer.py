@@ -32,7 +32,7 @@ def make(cfg, steps, specs):
     return optax.chain(clip, optax.adamw(rate, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay))
   # An update of a matrix has the root mean square of a typical Adam update, so one learning rate serves both.
   return optax.chain(clip, optax.contrib.muon(
-      rate, consistent_rms=0.2, weight_decay=cfg.weight_decay,
+      rate, consistent_rms=0.2, eps=cfg.eps, weight_decay=cfg.weight_decay,
       adam_b1=cfg.b1, adam_b2=cfg.b2, adam_weight_decay=cfg.weight_decay,
       muon_weight_dimension_numbers=jax.tree.map(_matrix, specs, is_leaf=is_spec)))
 
