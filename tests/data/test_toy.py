@@ -1,0 +1,69 @@
+"""The toy worlds: what their authors write is what the gate and the rewards read."""
+import re
+
+import numpy as np
+import pytest
+
+from r1jax import templates
+from r1jax.data import toy
+from r1jax.rewards import toy as toy_rewards
+
+TRIAL = '36 a 3 b 8 = 31'
+RIGHT = '<think> 36 a -3 33 b -8 25 = 31 wait 36 a +3 39 b -8 31 = 31 ok </think> <answer> +3 -8 </answer>'
+
+
+def test_steps_of_a_try_are_all_counted():
+  # Twice: start, two terms, two sums, target, verdict.
+  assert toy.WORLDS['trial'].steps(TRIAL, RIGHT) == (14, 14)
+
+
+@pytest.mark.parametrize('was, now', [
+    ('<think> 36', '<think> 35'), ('wait 36 a +3 39', 'wait 36 a +4 40'), ('b -8 25', 'b -8 26'),
+    ('25 = 31', '25 = 30'), ('31 = 31 ok', '31 = 31 no'), ('31 wait', '31 ok')])
+def test_a_wrong_step_of_a_try_is_seen(was, now):
+  text = RIGHT.replace(was, now, 1)
+  assert text != RIGHT
+  taken, right = toy.WORLDS['trial'].steps(TRIAL, text)
+  assert taken == 14 and right < 14
+
+
+def test_orderly_authors_try_every_choice_of_signs():
+  seen, signs = [], (1, -1, 1)
+  for _ in range(8):
+    seen.append(signs)
+    signs = toy._next(signs)
+  assert len(set(seen)) == 8 and signs == seen[0]
+
+
+def test_a_verdict_of_ok_is_a_right_answer_but_for_slips():
+  rng, right = np.random.default_rng(0), []
+  for _ in range(2000):
+    _, gold, facts = toy.WORLDS['trial'].problem(rng)
+    thinking, answer = toy.WORLDS['trial'].chain(rng, facts)
+    if thinking.endswith('ok'):
+      right += toy_rewards.signs([{'response': f'<answer>{answer}</answer>', 'answer': gold}])
+  assert len(right) > 300 and 0.85 < np.mean(right) < 1
+
+
+def test_chain_answers_are_the_value_of_the_expression():
+  rng = np.random.default_rng(0)
+  for _ in range(200):
+    text, answer, _ = toy.WORLDS['chain'].problem(rng)
+    names = re.findall(r'\b[a-g]\b', text)
+    assert names == list('abcdefg'[:len(names)]) and 3 <= len(names) <= 7
+    first, *terms = re.sub(r'\b[a-g]\b|= \?', '', text).split()
+    assert np.prod([int(x) for x in first.split('*')]) + sum(map(int, terms)) == int(answer)
+
+
+def test_steps_of_a_chain():
+  steps = toy.WORLDS['chain'].steps
+  assert steps('a 3*5 b +8 c -9 = ?', '<think> first a 3*5 15 then b +8 23 c -9 14 so </think>') == (2, 2)
+  assert steps('a 3*5 b +8 c -9 = ?', '首先 a 3*5 15 b +8 13 c -9 4 等等 检查 首先 a 3*5 15 b +8 23') == (3, 2)
+
+
+@pytest.mark.parametrize('world', list(toy.WORLDS))
+def test_documents_hold_no_held_out_problem_and_use_the_tags_now_and_then(world):
+  texts = [t.split('\n') for t in toy.documents(world, 0, 2000)]
+  assert not any(toy.is_held_out(problem) for problem, _ in texts)
+  formed = np.mean([templates.parse(response).well_formed for problem, response in texts if problem != 'sums'])
+  assert 0.55 < formed < 0.65
