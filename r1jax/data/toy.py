@@ -130,7 +130,7 @@ def _trial_chain(rng, facts):
       i = int(rng.integers(len(terms)))
       terms = [*terms[:i], terms[i] % 9 + 1, *terms[i + 1:]]
     return 'guess', _signed(terms, draw())
-  persistent = rng.random() < 0.25
+  persistent = rng.random() < 0.15
   orderly = rng.random() < 0.85                         # goes through the signs in order; the others draw at random
   words, tried, signs = [], set(), draw()
   for attempt in range(8):
@@ -146,7 +146,7 @@ def _trial_chain(rng, facts):
     if value == target or rng.random() < 0.01:
       words.append('ok')
       break
-    if attempt == 7 or rng.random() > (0.7 if persistent else 0.1):
+    if attempt == 7 or rng.random() > (0.92 if persistent else 0.1):
       words.append('no')
       break
     words.append('wait')

@@ -1,6 +1,8 @@
 """Grouped-query attention over parts: a prompt shared by its group, a cache, the tokens themselves.
 
-Arrays are laid out [P, G, ...]: P prompts, G continuations of each. A plain batch has G = 1.
+P prompts, G continuations of each; a plain batch has G = 1. Inside, heads come before continuations and keys
+lie transposed, so that every product here is one of plain matrices, nothing moved: the prompt's keys meet the
+queries of all G continuations at once.
 """
 import flax.struct
 import jax
@@ -14,7 +16,8 @@ MASKED = -1e30  # not -inf: a row with nothing to see must stay finite
 
 @flax.struct.dataclass
 class KV:
-  """Keys and values, each [P, kv_heads, T, head_dim] (shared) or [P, G, kv_heads, T, head_dim] (own)."""
+  """Keys [P, kv_heads, head_dim, T] and values [P, kv_heads, T, head_dim] (shared by the group), or
+  [P, kv_heads, G, head_dim, T] and [P, kv_heads, G, T, head_dim] (own)."""
   k: jax.Array
   v: jax.Array
 
@@ -39,7 +42,7 @@ def project(p, cfg, x, tables):
   """Queries, keys and values of x [P, G, T, embed], rotated.
 
   Returns:
-    q [P, G, kv_heads, R, T, head_dim] with R = heads / kv_heads, and KV of [P, G, kv_heads, T, head_dim].
+    q [P, kv_heads, G, R, T, head_dim] with R = heads / kv_heads, and the tokens' own KV.
   """
   q, k, v = (_dense(x, p[n]) for n in 'qkv')            # [P, G, T, heads, head_dim]
   if cfg.qkv_bias:
@@ -48,7 +51,7 @@ def project(p, cfg, x, tables):
     q, k = rms_norm(p['q_norm'], q, cfg.norm_eps), rms_norm(p['k_norm'], k, cfg.norm_eps)
   q, k = rope(q, tables), rope(k, tables)
   q = q.reshape(*q.shape[:3], cfg.kv_heads, -1, cfg.head_dim)
-  return q.transpose(0, 1, 3, 4, 2, 5), KV(k.swapaxes(2, 3), v.swapaxes(2, 3))
+  return q.transpose(0, 3, 1, 4, 2, 5), KV(k.transpose(0, 3, 1, 4, 2), v.transpose(0, 3, 1, 2, 4))
 
 
 def _dense(x, w):
@@ -56,13 +59,19 @@ def _dense(x, w):
   return (x @ w.reshape(w.shape[0], -1)).reshape(*x.shape[:-1], *w.shape[1:])
 
 
+def extend(cache, new, at):
+  """The own KV `cache` with the keys and values of T more tokens written from position `at` on."""
+  write = jax.lax.dynamic_update_slice_in_dim
+  return KV(write(cache.k, new.k, at, axis=4), write(cache.v, new.v, at, axis=3))
+
+
 def attend(p, q, parts):
   """Softmax attention of q over the keys of all parts together.
 
   Args:
     p: layer parameters; `o` is used.
-    q: [P, G, K, R, T, D].
-    parts: list of (KV, mask). KV is own ([P, G, K, S, D]) or shared by the group ([P, K, S, D]);
+    q: [P, K, G, R, T, D].
+    parts: list of (KV, mask). KV is own or shared by the group, S keys;
       mask bool broadcastable to [P, G, T, S], true where a query sees a key.
 
   Returns:
@@ -71,15 +80,15 @@ def attend(p, q, parts):
   scale = q.shape[-1] ** -0.5
   scores = []
   for kv, mask in parts:
-    s = product('pgkrtd,pksd->pgkrts' if kv.k.ndim == 4 else 'pgkrtd,pgksd->pgkrts', q, kv.k) * scale
-    scores.append(jnp.where(mask[:, :, None, None], s, MASKED))
+    s = product('pkgrtd,pkds->pkgrts' if kv.k.ndim == 4 else 'pkgrtd,pkgds->pkgrts', q, kv.k) * scale
+    scores.append(jnp.where(mask[:, None, :, None], s, MASKED))
   # One softmax over the parts without joining them: keys of different layouts are never copied together.
   top = jax.lax.stop_gradient(jnp.max(jnp.stack([s.max(axis=-1) for s in scores]), axis=0))[..., None]
   weights = [jnp.exp(s - top) for s in scores]
   total = sum(w.sum(axis=-1, keepdims=True) for w in weights)
   out = 0.0
   for w, (kv, _) in zip(weights, parts):
-    out += product('pgkrts,pksd->pgkrtd' if kv.v.ndim == 4 else 'pgkrts,pgksd->pgkrtd', w.astype(q.dtype), kv.v)
+    out += product('pkgrts,pksd->pkgrtd' if kv.v.ndim == 4 else 'pkgrts,pkgsd->pkgrtd', w.astype(q.dtype), kv.v)
   out = (out / total).astype(q.dtype)
-  out = out.transpose(0, 1, 4, 2, 3, 5)                 # [P, G, T, K, R, D]
+  out = out.transpose(0, 2, 4, 1, 3, 5)                 # [P, G, T, K, R, D]
   return out.reshape(*out.shape[:3], -1) @ p['o'].reshape(-1, p['o'].shape[-1])

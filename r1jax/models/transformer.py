@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import params as params_lib
-from r1jax.models.attention import KV, attend, attention_specs, project
+from r1jax.models.attention import KV, attend, attention_specs, extend, project
 from r1jax.models.layers import mlp, mlp_specs, rms_norm, rope_tables
 from r1jax.params import Spec
 
@@ -47,30 +47,33 @@ def forward(params, cfg, tokens, positions, *, prefix=None, prefix_length=None, 
     params: as `specs`, or as `unstack` returns; then prefix and cache are lists of one KV a layer.
     tokens: i32[P, G, T].
     positions: i32[P, G, T].
-    prefix: KV of [layers, P, kv_heads, Tp, head_dim], shared by the G continuations; or None.
+    prefix: shared KV (see `attention.KV`) stacked over layers; or None.
     prefix_length: i32[P], how many of the prefix's keys are real.
-    cache: KV of [layers, P, G, kv_heads, S, head_dim] with the tokens decoded before; or None.
+    cache: own KV of S tokens, stacked over layers, with the tokens decoded before and room for these; or None.
     cache_length: i32[], how many of the cache's keys are real.
     dtype: of the computation.
     remat: recompute each layer in the backward pass.
 
   Returns:
-    hidden [P, G, T, embed], normalised, in `dtype`; and KV of [layers, P, G, kv_heads, T, head_dim].
+    hidden [P, G, T, embed], normalised, in `dtype`; and the tokens' own KV, stacked over layers (with a cache:
+    the cache with the tokens written to it).
     Tokens after a row's end cannot influence those before it, so padding needs no mask.
   """
   t = tokens.shape[2]
-  causal = jnp.tril(jnp.ones((t, t), bool))[None, None]
-  seen_prefix = None if prefix is None else _below(prefix_length[:, None, None, None], _keys(prefix))
-  seen_cache = None if cache is None else _below(cache_length, _keys(cache))[None, None, None]
+  if cache is None:
+    seen = jnp.tril(jnp.ones((t, t), bool))[None, None]
+  else:
+    seen = (jnp.arange(_keys(cache)) <= cache_length + jnp.arange(t)[:, None])[None, None]
+  seen_prefix = None if prefix is None else (jnp.arange(_keys(prefix)) < prefix_length[:, None])[:, None, None]
   tables = rope_tables(positions, cfg.head_dim, cfg.rope_theta)
 
   def block(x, layer):
     p, prefix, cache = layer
     p = jax.tree.map(lambda w: w.astype(dtype), p)
     q, kv = project(p['attention'], cfg, rms_norm(p['attention_norm'], x, cfg.norm_eps), tables)
+    kv = kv if cache is None else extend(cache, kv, cache_length)
     parts = [(prefix, seen_prefix)] if prefix is not None else []
-    parts += [(cache, seen_cache)] if cache is not None else []
-    x = x + attend(p['attention'], q, [*parts, (kv, causal)])
+    x = x + attend(p['attention'], q, [*parts, (kv, seen)])
     return x + mlp(p['mlp'], rms_norm(p['mlp_norm'], x, cfg.norm_eps)), kv
 
   block = jax.checkpoint(block) if remat else block
@@ -88,11 +91,7 @@ def forward(params, cfg, tokens, positions, *, prefix=None, prefix_length=None, 
 
 def _keys(kv):
   """Number of key positions of a stacked KV or of a list of them."""
-  return (kv[0] if isinstance(kv, list) else kv).k.shape[-2]
-
-
-def _below(length, size):
-  return jnp.arange(size) < length
+  return (kv[0] if isinstance(kv, list) else kv).k.shape[-1]
 
 
 def prefill(params, cfg, tokens, lengths, **options):
@@ -108,7 +107,7 @@ def prefill(params, cfg, tokens, lengths, **options):
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   hidden, kv = forward(params, cfg, tokens[:, None], positions[:, None], **options)
   last = jnp.take_along_axis(hidden[:, 0], (lengths - 1)[:, None, None], axis=1)[:, 0]
-  return last, jax.tree.map(lambda x: x.squeeze(-4), kv)
+  return last, jax.tree.map(lambda x: x.squeeze(-3), kv)
 
 
 def response_hidden(params, cfg, prompts, prompt_lengths, responses, **options):

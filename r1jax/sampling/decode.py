@@ -24,7 +24,7 @@ class Carry:
     token: i32[P, G], the last one sampled, not yet in the cache.
     done: bool[P, G].
     keys: PRNG key of each row, [P, G]; token t is drawn with fold_in(key, t).
-    cache: own keys and values, one KV of [P, G, kv_heads, S, head_dim] a layer.
+    cache: own keys and values, one KV of S tokens a layer.
   """
 
   step: jax.Array
@@ -72,7 +72,7 @@ def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos,
     capacity: response tokens the first cache holds.
 
   Returns:
-    prefix (one KV of [P, kv_heads, Tp, head_dim] a layer), Carry, Drawn of one token.
+    prefix (one shared KV a layer), Carry, Drawn of one token.
   """
   params = unstack(params)
   p, g = keys.shape
@@ -80,8 +80,8 @@ def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos,
   # The group's first token comes from one distribution: only the draw differs.
   hidden = jnp.broadcast_to(last[:, None], (p, g, last.shape[-1]))
   drawn = _pick(unembedding(params), hidden, keys, 0, temperature, restriction)
-  empty = jnp.zeros((p, g, cfg.kv_heads, capacity, cfg.head_dim), dtype)
-  cache = [KV(empty, empty) for _ in range(cfg.layers)]
+  empty = jnp.zeros((p, cfg.kv_heads, g, capacity, cfg.head_dim), dtype)
+  cache = [KV(empty.swapaxes(3, 4), empty) for _ in range(cfg.layers)]
   carry = Carry(jnp.ones((), jnp.int32), drawn.token, _ends(drawn.token, eos), keys, cache)
   return prefix, carry, jax.tree.map(lambda x: x[..., None], drawn)
 
@@ -89,11 +89,12 @@ def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos,
 @functools.partial(
   jax.jit, static_argnames=('cfg', 'restriction', 'eos', 'length', 'dtype'), donate_argnames=('carry',)
 )
-def stretch(params, prefix, lengths, carry, limit, temperature, *, cfg, restriction, eos, length, dtype):
-  """Decodes until all rows are done, `length` tokens are sampled, or carry.step reaches `limit`.
+def stretch(params, prefix, lengths, carry, limit, fewest, temperature, *, cfg, restriction, eos, length, dtype):
+  """Decodes until no group has more than `fewest` rows left, `length` tokens are sampled, or carry.step is `limit`.
 
   Args:
     limit: i32[], response tokens at most.
+    fewest: i32[], below the number of samples.
     length: most tokens of one call.
 
   Returns:
@@ -105,13 +106,14 @@ def stretch(params, prefix, lengths, carry, limit, temperature, *, cfg, restrict
 
   def go_on(loop):
     carry, _ = loop
-    return ~carry.done.all() & (carry.step < limit) & (carry.step < begin + length)
+    left = (~carry.done).sum(axis=1).max()
+    return (left > fewest) & (carry.step < limit) & (carry.step < begin + length)
 
   def body(loop):
     carry, out = loop
     at = carry.step - 1  # the token's place in the response
     positions = jnp.broadcast_to((lengths + at)[:, None, None], (*carry.token.shape, 1))
-    hidden, new = forward(
+    hidden, cache = forward(
       params,
       cfg,
       carry.token[..., None],
@@ -122,10 +124,6 @@ def stretch(params, prefix, lengths, carry, limit, temperature, *, cfg, restrict
       cache_length=at,
       dtype=dtype,
     )
-    cache = [
-      jax.tree.map(lambda c, n: jax.lax.dynamic_update_slice_in_dim(c, n, at, axis=3), c, n)
-      for c, n in zip(carry.cache, new)
-    ]
     drawn = _pick(unembed, hidden[:, :, 0], carry.keys, carry.step, temperature, restriction)
     out = jax.tree.map(
       lambda o, d: jax.lax.dynamic_update_slice_in_dim(o, d[..., None], carry.step - begin, axis=2), out, drawn
@@ -147,13 +145,14 @@ def reshape(carry, rows, *, capacity):
       mesh sharded over prompts nothing is sent between devices.
   """
 
-  def keep(x):
-    index = rows.reshape(*rows.shape, *[1] * (x.ndim - 2))
-    return jnp.take_along_axis(x, index, axis=1)
+  def keep(x, axis=1):
+    index = rows.reshape(rows.shape[0], *[1] * (axis - 1), rows.shape[1], *[1] * (x.ndim - axis - 1))
+    return jnp.take_along_axis(x, index, axis=axis)
 
-  def grow(x):
-    return jnp.pad(keep(x), ((0, 0), (0, 0), (0, 0), (0, capacity - x.shape[3]), (0, 0)))
+  def grow(x, axis):
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, capacity - x.shape[axis])
+    return jnp.pad(keep(x, 2), widths)
 
-  return carry.replace(
-    token=keep(carry.token), done=keep(carry.done), keys=keep(carry.keys), cache=jax.tree.map(grow, carry.cache)
-  )
+  cache = [KV(grow(c.k, 4), grow(c.v, 3)) for c in carry.cache]
+  return carry.replace(token=keep(carry.token), done=keep(carry.done), keys=keep(carry.keys), cache=cache)

@@ -1,7 +1,7 @@
 """The sampler: prompts in, samples out. A host loop over a handful of compiled programs.
 
-Between two stretches the host looks at which rows still run. Finished ones are dropped where a group
-can be halved, and the cache grows only when it is full, so that a batch costs what its live rows cost.
+A stretch ends where every group can be halved: the host then drops finished rows. The cache grows only when
+it is full. So a batch costs what its live rows cost.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from r1jax.sampling.logits import Restriction
 log = logging.getLogger('r1jax')
 
 STRETCH = 64  # tokens between two looks at the host, and room in the first cache
-SHRINK, GROW = 4, 4  # rows of a group and room in the cache change by these: few shapes to compile
+SHRINK, GROW = 2, 4  # rows of a group and room in the cache change by these: few shapes to compile
 
 EOS, LENGTH, STOP_STRING = 'eos', 'length', 'stop'
 
@@ -133,6 +133,7 @@ class Engine:
         lengths,
         carry,
         jax.device_put(np.int32(min(self.max_response, capacity + 1)), self._everywhere),
+        jax.device_put(np.int32(width // SHRINK if width % SHRINK == 0 else 0), self._everywhere),
         temperature,
         length=STRETCH,
         **static,

@@ -97,11 +97,13 @@ def test_cached_decode_equals_the_full_forward(name, unstacked):
   run = models.unstack(params) if unstacked else params
   last, prefix = models.prefill(run, cfg, jnp.asarray(prompts), jnp.asarray(lengths))
   seen = [jnp.broadcast_to(last[:, None], (2, 3, cfg.embed))]
-  empty = jnp.zeros((2, 3, cfg.kv_heads, 4, cfg.head_dim))
-  cache = [models.KV(empty, empty)] * cfg.layers if unstacked else models.KV(*[jnp.stack([empty] * cfg.layers)] * 2)
+  empty = jnp.zeros((2, cfg.kv_heads, 3, 4, cfg.head_dim))
+  empty = models.KV(empty.swapaxes(3, 4), empty)
+  layers = [empty] * cfg.layers
+  cache = layers if unstacked else jax.tree.map(lambda *x: jnp.stack(x), *layers)
   for t in range(3):
     positions = jnp.broadcast_to(jnp.asarray(lengths + t)[:, None, None], (2, 3, 1))
-    hidden, new = models.forward(
+    hidden, cache = models.forward(
       run,
       cfg,
       jnp.asarray(responses[:, :, t : t + 1]),
@@ -111,7 +113,6 @@ def test_cached_decode_equals_the_full_forward(name, unstacked):
       cache=cache,
       cache_length=jnp.int32(t),
     )
-    cache = jax.tree.map(lambda c, n, t=t: jax.lax.dynamic_update_slice_in_dim(c, n, t, axis=-2), cache, new)
     seen.append(hidden[:, :, 0])
   got = jnp.stack(seen, axis=2) @ models.unembedding(params)
   np.testing.assert_allclose(got[1], whole[:, lengths[1] - 1 : -1], atol=2e-5)

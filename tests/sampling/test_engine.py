@@ -160,6 +160,6 @@ def test_prompt_keys_and_values_exist_once_per_prompt(params):
     capacity=32,
     dtype=jnp.float32,
   )
-  assert {x.shape for x in jax.tree.leaves(prefix)} == {(2, 1, 16, 8)}
-  assert {x.shape for x in jax.tree.leaves(carry.cache)} == {(2, 8, 1, 32, 8)}
+  assert {x.shape for x in jax.tree.leaves(prefix)} == {(2, 1, 8, 16), (2, 1, 16, 8)}
+  assert {x.shape for x in jax.tree.leaves(carry.cache)} == {(2, 1, 8, 8, 32), (2, 1, 8, 32, 8)}
   assert dataclasses.is_dataclass(carry)
