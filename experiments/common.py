@@ -71,8 +71,9 @@ def prepare():
   Our own messages go to standard error, other libraries' from warnings on.
   Compiled programs go to the folder JAX_COMPILATION_CACHE_DIR, by default ~/.cache/r1jax/programs.
 
-  XLA on CPU allocates each program's temporaries anew; unmapping and faulting them in again took a
-  quarter of the processor time of a toy run. Without glibc the C library is left as it is.
+  XLA on CPU allocates each program's temporaries anew; unmapping and faulting them in again took a third of
+  the processor time of a toy run. A thread's own arena returns them whatever the threshold, so there is to
+  be one arena only. Without glibc the C library is left as it is.
   """
   absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells every detail of every save
   if not log.handlers:
@@ -86,7 +87,8 @@ def prepare():
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
   libc = ctypes.CDLL(ctypes.util.find_library('c'))
   if hasattr(libc, 'mallopt'):
-    trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
+    trim_threshold, mmap_threshold, arena_max, most = -1, -3, -8, 2**31 - 1
+    libc.mallopt(arena_max, 1)
     libc.mallopt(mmap_threshold, 2**30)
     libc.mallopt(trim_threshold, most)
 

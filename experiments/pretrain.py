@@ -144,4 +144,4 @@ def main(_):
 if __name__ == '__main__':
   _CONFIG = config_flags.DEFINE_config_file('config')
   _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the model directory goes.', required=True)
-  app.run(main)
+  app.run(main, flags_parser=common.parse_flags)

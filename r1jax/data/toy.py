@@ -131,7 +131,7 @@ def _trial_chain(rng, facts):
       terms = [*terms[:i], terms[i] % 9 + 1, *terms[i + 1:]]
     return 'guess', _signed(terms, draw())
   persistent = rng.random() < 0.15
-  orderly = rng.random() < 0.85                         # goes through the signs in order; the others draw at random
+  orderly = persistent or rng.random() < 0.85           # goes through the signs in order; the others draw at random
   words, tried, signs = [], set(), draw()
   for attempt in range(8):
     tried.add(signs)
