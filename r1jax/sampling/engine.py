@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import parallel
+from r1jax.config import require
 from r1jax.sampling import decode
 from r1jax.sampling.logits import Restriction
 
@@ -79,6 +80,7 @@ class Engine:
 
   def __init__(self, cfg, tokenizer, mesh, *, max_prompt, max_response, stop=(), dtype=jnp.float32):
     self.cfg, self.tokenizer, self.stop, self.dtype = cfg, tokenizer, tuple(stop), dtype
+    self._shards = parallel.batch_shards(mesh)
     self._by_prompt, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     self.max_prompt, self.max_response = max_prompt, max_response
     self.compile_seconds = 0.0
@@ -95,8 +97,16 @@ class Engine:
 
     Returns:
       Samples.
+
+    Raises:
+      ConfigError: P does not divide over the mesh.
     """
     p, g = keys.shape
+    require(
+      p % self._shards == 0,
+      f"{p} prompts do not divide over {self._shards} devices on axes 'data' and 'fsdp'; set rollout.prompts, "
+      f'rollout.chunk and the number of problems to evaluate to multiples of {self._shards}, or use a smaller mesh.',
+    )
     tokens, lengths, keys = jax.device_put((*pad_prompts(prompts, self.max_prompt), keys), self._by_prompt)
     temperature = jax.device_put(np.float32(sampling.temperature), self._everywhere)
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)

@@ -1,6 +1,5 @@
 """Loading, the split into training and held-out problems, and prompts that are too long."""
 import json
-import os
 
 import pytest
 
@@ -90,15 +89,8 @@ def test_toy_worlds_are_disjoint_and_always_the_same(world):
   assert len({p['id'] for p in one.train + one.held_out}) == len(one.train) + len(one.held_out)
 
 
-def gsm8k_path():
-  root = os.environ.get('R1JAX_DATA', 'none')
-  if root == 'none':
-    pytest.skip('R1JAX_DATA does not name the folder that holds math/gsm8k_train.jsonl.gz')
-  return os.path.join(root, 'math', 'gsm8k_train.jsonl.gz')
-
-
-def test_gsm8k():
-  problems = data.load(config.Data(source='jsonl', path=gsm8k_path()))
+def test_gsm8k(data_dir):
+  problems = data.load(config.Data(source='jsonl', path=str(data_dir / 'math' / 'gsm8k_train.jsonl.gz')))
   assert len(problems.train) + len(problems.held_out) == 7473
   assert problems.dropped == {'malformed': 0, 'held_out': 0}
   assert not texts(problems.train) & texts(problems.held_out)

@@ -3,6 +3,7 @@ import types
 
 import jax
 import numpy as np
+import pytest
 
 from r1jax import config, models, parallel
 from r1jax import params as params_lib
@@ -72,12 +73,12 @@ def main():
   assert whole(params['layers']['mlp']['up']) == whole(params['embed']) == 1 / 4       # over fsdp and tp
   assert whole(wide[4].opt_state[1][0].mu['layers']['mlp']['up']) == 1 / 4
   assert whole(policy.zeros_like(params)['layers']['mlp']['up']) == 1 / 4              # gradients too
-  try:
-    Updater(config_of(microbatch=2), MODEL, None, parallel.make_mesh(config.Mesh(data=2, fsdp=2, tp=2)))
-  except ConfigError as error:
-    assert "1 prompts a microbatch do not divide over 4 devices" in str(error) and 'multiple of 8' in str(error)
-  else:
-    raise AssertionError('a microbatch of one prompt was accepted on four devices')
+  mesh = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tp=2))
+  with pytest.raises(ConfigError, match='1 prompts a microbatch do not divide over 4 devices.*multiple of 8'):
+    Updater(config_of(microbatch=2), MODEL, None, mesh)
+  engine = Engine(MODEL, types.SimpleNamespace(eos=(1,)), mesh, max_prompt=8, max_response=T)
+  with pytest.raises(ConfigError, match='3 prompts do not divide over 4 devices'):
+    engine.sample(params, [[3]] * 3, row_keys(jax.random.key(3), 3, G), Sampling())
 
 
 if __name__ == '__main__':
