@@ -7,6 +7,7 @@ made it. A base that has not learned to take its own steps is trained further, u
 reinforcement has nothing to build on otherwise.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -74,7 +75,7 @@ def train(cfg, model, specs, params, stream, round_):
 
 
 def step_accuracy(cfg, model, params, tokenizer):
-  """Share of right steps among those the model takes in its own responses to held-out problems."""
+  """{kind: share of right steps} among those the model takes in its own responses to held-out problems."""
   gate = cfg.gate
   problems = toy.problems(cfg.world, cfg.seed, gate.problems, held_out=True)
   prompts = [tokenizer.encode(TEMPLATE.format(p)) for p in problems]
@@ -87,12 +88,13 @@ def step_accuracy(cfg, model, params, tokenizer):
   )
   keys = sampling.row_keys(jax.random.key(cfg.seed), len(problems), gate.samples)
   out = engine.sample(params, prompts, keys, sampling.Sampling())
-  counts = [
-    toy.WORLDS[cfg.world].steps(problems[i // gate.samples]['problem'], tokenizer.decode(t[:n]))
-    for i, (t, n) in enumerate(zip(out.tokens, out.lengths))
-  ]
-  taken, right = np.sum(counts, axis=0)
-  return float(right / max(taken, 1))
+  taken, right = collections.Counter(), collections.Counter()
+  for i, (tokens, length) in enumerate(zip(out.tokens, out.lengths)):
+    problem = problems[i // gate.samples]['problem']
+    for kind, is_right in toy.WORLDS[cfg.world].steps(problem, tokenizer.decode(tokens[:length])):
+      taken[kind] += 1
+      right[kind] += is_right
+  return {kind: round(right[kind] / max(taken[kind], 1), 4) for kind in gate.steps}
 
 
 def run(cfg, workdir):
@@ -119,14 +121,15 @@ def run(cfg, workdir):
   for round_ in range(cfg.gate.rounds + 1):
     params = train(cfg, model, specs, params, stream, round_)
     accuracies.append(step_accuracy(cfg, model, params, tokenizer))
-    if accuracies[-1] >= cfg.gate.step_accuracy:
+    short = {kind: share for kind, share in accuracies[-1].items() if share < cfg.gate.steps[kind]}
+    if not short:
       break
   else:
     common.log.warning(
-      'the base takes %.3f of its steps right after %d rounds, short of the gate of %.3f; RL will be weak.',
-      accuracies[-1],
+      'after %d rounds the base takes too few of these steps right: %s, short of %s; RL will be weak.',
       cfg.gate.rounds + 1,
-      cfg.gate.step_accuracy,
+      short,
+      dict(cfg.gate.steps),
     )
   model_dir.save_model(path, dataclasses.asdict(model), params, tokenizer_path)
   info = {'made_by': made_by, 'step_accuracy': accuracies, 'parameters': params_lib.count(specs)}
@@ -138,7 +141,7 @@ def run(cfg, workdir):
 def main(_):
   with common.errors_in_one_line():
     path, info = run(config_lib.convert(_CONFIG.value, config_lib.Pretrain), _WORKDIR.value)
-  print(f'{path}: {info["parameters"]} parameters, step accuracy {info["step_accuracy"][-1]:.3f}')
+  print(f'{path}: {info["parameters"]} parameters, right steps {info["step_accuracy"][-1]}')
 
 
 if __name__ == '__main__':

@@ -287,7 +287,7 @@ def to_dict(config):
 @dataclasses.dataclass(frozen=True)
 class Gate:
   """What a base must have learned before RL begins, measured on held-out problems at temperature 1."""
-  step_accuracy: float            # share of its own reasoning steps that are right
+  steps: dict[str, float]         # kind of step -> share of the base's own steps of that kind that must be right
   problems: int
   samples: int
   extra_steps: int                # trained further by these where it falls short,

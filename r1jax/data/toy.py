@@ -9,12 +9,13 @@ check, and only half of them use the tags properly. Nothing here is a demonstrat
 """
 import dataclasses
 import hashlib
+import math
 
 import numpy as np
 
 TRAIN_POOL = 4096
 HELD_OUT_POOL = 512
-SUMS = 0.2                        # share of the base's documents that are plain sums
+DRILLS = 0.25                     # share of the base's documents that are plain sums, or things recalled by name
 HELD_OUT_FRACTION = 0.1           # by a hash of the problem's text; absent from base text and RL alike
 
 # Each term of a problem has a name, so that a later pass finds the next one as easily as the first.
@@ -27,7 +28,7 @@ TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 class World:
   problem: object                 # rng -> (problem text, gold answer, whatever the authors need)
   chain: object                   # (rng, facts) -> (thinking text, answer text)
-  steps: object                   # (problem text, response) -> (steps taken, steps right)
+  steps: object                   # (problem text, response) -> list of (kind of step, whether it is right)
 
 
 def is_held_out(text):
@@ -53,14 +54,14 @@ def problems(world, seed, count, held_out):
 def documents(world, seed, count):
   """`count` texts for a base model: a problem and what one of the imperfect authors wrote under it.
 
-  A part of them are plain sums without a problem, as a base model has read much beside what it is asked:
-  they teach the steps and nothing about how to use them.
+  A part of them are drills without a problem, as a base model has read much beside what it is asked: they
+  teach the steps and nothing about how to use them.
   """
   rng = np.random.default_rng([seed, 3])
   texts = []
   while len(texts) < count:
-    if rng.random() < SUMS:
-      texts.append(f'sums\n{_sums(rng)}')
+    if rng.random() < DRILLS:
+      texts.append(f'drill\n{_sums(rng) if rng.random() < 0.5 else _recall(rng)}')
       continue
     problem, _, facts = WORLDS[world].problem(rng)
     if not is_held_out(problem):
@@ -80,6 +81,19 @@ def _sums(rng):
       other = value + int(rng.integers(1, 10)) * int(rng.choice([-1, 0, 0, 1]))
       words += ['=', str(other), 'ok' if other == value else 'no']
   return ' '.join(words)
+
+
+def _recall(rng):
+  """Things by their names, three times, in another order each time: `b 3 a 40 a 40 b 3 b 3 a 40`."""
+  things = [lambda: str(rng.integers(10, 100)), lambda: str(rng.integers(1, 10)), lambda: f'{_term(rng):+d}',
+            lambda: '{}*{}'.format(*rng.integers(2, 10, size=2))]
+  names = rng.permutation(list(_NAMES))[:rng.integers(2, 8)]
+  thing = {name: things[rng.integers(len(things))]() for name in names}
+  return ' '.join(f'{name} {thing[name]}' for _ in range(3) for name in rng.permutation(names))
+
+
+def _term(rng):
+  return int(rng.integers(1, 10) * rng.choice([-1, 1]))
 
 
 def _tagged(rng, thinking, answer):
@@ -157,28 +171,28 @@ def _trial_chain(rng, facts):
 
 
 def _trial_steps(problem, response):
-  """Steps of a try: its start, each term, each running value, the target it is compared with, and the verdict."""
+  """Steps of a try: its start, each term, each sum, the target it is compared with, and the verdict."""
   words = problem.split()
   start, terms, target = int(words[0]), dict(zip(words[1:-2:2], words[2:-2:2])), int(words[-1])
-  value, want, word_before, right, taken = None, start, '', 0, 0  # want: the number that should come next
-  for word in response.replace('<think>', ' ').split('</think>')[0].split():
+  value, want, word_before, steps = None, ('start', start), '', []  # want: kind and value of the next number
+  for word in _thinking(response):
     if _is_int(word):
-      if want is not None:
-        taken, right = taken + 1, right + (int(word) == want)
+      if want:
+        steps.append((want[0], int(word) == want[1]))
       if word_before != '=':
         value = int(word)
       want = None
     elif word[0] in '+-' and _is_int(word[1:]):
       if value is not None:
-        taken, right = taken + 1, right + (terms.get(word_before) == word[1:])
-      want = value + int(word) if value is not None else None
+        steps.append(('term', terms.get(word_before) == word[1:]))
+      want = ('sum', value + int(word)) if value is not None else None
     elif word == '=':
-      want = target
+      want = 'target', target
     elif word in ('ok', 'no', 'wait') and value is not None:
-      taken, right = taken + 1, right + ((value == target) == (word == 'ok'))
-      value, want = None, start
+      steps.append(('verdict', (value == target) == (word == 'ok')))
+      value, want = None, ('start', start)
     word_before = word
-  return taken, right
+  return steps
 
 
 # ---- chain -----------------------------------------------------------------------------------------
@@ -235,17 +249,28 @@ def _chain_chain(rng, facts):
 
 
 def _chain_steps(problem, response):
-  value, term, right, taken = None, None, 0, 0
-  for word in response.replace('<think>', ' ').split('</think>')[0].split():
-    if '*' in word or word in _WORDS['first']:
-      value, term = None, None
-    elif word[0] in '+-' and _is_int(word[1:]):
-      term = int(word)
+  """Steps of a chain: each term, looked up by its name, and each running value."""
+  words = problem.split()
+  terms = dict(zip(words[:-2:2], words[1:-2:2]))
+  value, want, word_before, steps = None, None, '', []  # want: the number that should come next
+  for word in _thinking(response):
+    if word_before in tuple(_NAMES):
+      steps.append(('term', terms.get(word_before) == word))
+      factors = word.split('*')
+      if all(map(_is_int, factors)):
+        want = math.prod(map(int, factors))
+      else:
+        want = value + int(word) if value is not None and word[0] in '+-' and _is_int(word[1:]) else None
     elif _is_int(word):
-      if value is not None and term is not None:
-        taken, right = taken + 1, right + (int(word) == value + term)
-      value, term = int(word), None
-  return taken, right
+      if want is not None:
+        steps.append(('sum', int(word) == want))
+      value, want = int(word), None
+    word_before = word
+  return steps
+
+
+def _thinking(response):
+  return response.replace('<think>', ' ').split('</think>')[0].split()
 
 
 def _is_int(word):

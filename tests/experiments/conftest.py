@@ -125,7 +125,7 @@ def runs(tmp_path_factory):
   """Runs over a tiny base of the trial world: it has seen the tags, and uses them right now and then."""
   path = tmp_path_factory.mktemp('base')
   runs = Runs(path / 'model', tmp_path_factory.mktemp('compiled'))
-  settings = {'documents': 2000, 'steps': 100, 'max_response': 8, 'optimizer.name': 'adam', 'gate.step_accuracy': 0.0,
+  settings = {'documents': 2000, 'steps': 100, 'max_response': 8, 'optimizer.name': 'adam',
               'gate.problems': 8, 'gate.samples': 1, 'gate.rounds': 0}
   runs.finish(path, settings, module='pretrain', config='configs/toy_base.py:trial')
   return runs
