@@ -39,7 +39,7 @@ def _paper():
 def _toy():
   """Trial and error, from a base of `configs/toy_base.py:trial`. Hardware: 2 CPU cores. All numbers ours."""
   c = _paper()
-  c.steps = 130
+  c.steps = 160
   c.model.update(dtype='float32', remat=False)
   c.data.update(source='trial', template='plain', eval_fraction=0.0)
   c.rollout.update(prompts=16, samples=16, max_prompt=32, max_response=160, chunk=16)
