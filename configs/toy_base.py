@@ -1,4 +1,4 @@
-"""Base models of the two toy worlds: about 180k parameters, trained on generated text.
+"""Base models of the two toy worlds: about 230k parameters, trained on generated text.
 
   python -m experiments.pretrain --config configs/toy_base.py:trial --workdir D
 

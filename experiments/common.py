@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import ctypes.util
 import dataclasses
 import errno
 import json
@@ -85,11 +84,11 @@ def prepare():
   )
   jax.config.update('jax_compilation_cache_dir', cache)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
-  libc = ctypes.CDLL(ctypes.util.find_library('c'))
+  libc = ctypes.CDLL(None)
   if hasattr(libc, 'mallopt'):
     trim_threshold, mmap_threshold, arena_max, most = -1, -3, -8, 2**31 - 1
     libc.mallopt(arena_max, 1)
-    libc.mallopt(mmap_threshold, 2**30)
+    libc.mallopt(mmap_threshold, 2**30) or libc.mallopt(mmap_threshold, 2**25)  # the documented most
     libc.mallopt(trim_threshold, most)
 
 
@@ -206,14 +205,14 @@ def start(cfg, workdir):
 
 
 def fingerprint(cfg, model):
-  """What a checkpoint must agree on with the run that restores it: shapes, data and objective."""
+  """What a checkpoint must agree on with the run that restores it: the base, shapes, data and objective."""
   whole = config_lib.to_dict(cfg)
   parts = {name: whole[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
   parts['reward'] = {name: whole['reward'][name] for name in ('parts', 'accuracy', 'overlong_buffer')}
   parts['train'] = {name: whole['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}
   # More steps go on under a constant rate; under any other the rate at every step follows from their number.
   parts['steps'] = cfg.steps if cfg.optimizer.schedule != 'constant' else 'any'
-  return parts | {'model': model}
+  return parts | {'model': model, 'base': model_dir.digest(cfg.model.path)}
 
 
 def write_json(path, value):

@@ -28,6 +28,7 @@ from r1jax.checkpoint import model_dir
 from r1jax.data import toy
 from r1jax.training import lm
 from r1jax.training import optimizer as optimizer_lib
+from r1jax.training.update import NonFiniteError
 
 TEMPLATE = templates.TEMPLATES['plain']
 
@@ -65,12 +66,10 @@ def train(cfg, model, specs, params, stream, round_):
       starts = rng.integers(0, len(stream) - cfg.length, size=cfg.batch)
       tokens = stream[starts[:, None] + np.arange(cfg.length)]
       params, opt_state, loss = lm.step(params, opt_state, tokens, cfg=model, optimizer=optimizer)
-      if i % 50 == 49:
+      if i % 50 == 49 or i + 1 == steps:
         bar.set_postfix(loss=f'{float(loss):.3f}')
         if not np.isfinite(float(loss)):
-          raise FloatingPointError(
-            f'base training: the loss is {float(loss)} at step {i}; lower optimizer.learning_rate.'
-          )
+          raise NonFiniteError(f'base training: the loss is {float(loss)} at step {i}; lower optimizer.learning_rate.')
   return params
 
 
@@ -102,9 +101,12 @@ def run(cfg, workdir):
   common.prepare()
   tokenizer_path, stream = text_of(cfg, workdir)
   path = os.path.join(workdir, 'model')
-  made_by = json.loads(
-    json.dumps({'pretrain': config_lib.to_dict(cfg), 'text': os.path.basename(os.path.dirname(tokenizer_path))})
-  )
+  tokenizer = tokenizers.load(tokenizer_path)
+  # A multiple of 64, as matrix units like it; and worlds and seeds then share their compiled programs.
+  model = dataclasses.replace(models.PRESETS[cfg.preset], vocab=-(-tokenizer.vocab // 64) * 64)
+  text = os.path.basename(os.path.dirname(tokenizer_path))
+  made_by = {'pretrain': config_lib.to_dict(cfg), 'model': dataclasses.asdict(model), 'text': text}
+  made_by = json.loads(json.dumps(made_by))
   info_path = os.path.join(workdir, 'base.json')
   if os.path.exists(info_path) and os.path.isdir(path):
     with open(info_path) as f:
@@ -112,9 +114,6 @@ def run(cfg, workdir):
     if info['made_by'] == made_by:
       common.log.info('base model reused: %s', path)
       return path, info
-  tokenizer = tokenizers.load(tokenizer_path)
-  # A multiple of 64, as matrix units like it; and worlds and seeds then share their compiled programs.
-  model = dataclasses.replace(models.PRESETS[cfg.preset], vocab=-(-tokenizer.vocab // 64) * 64)
   specs = models.specs(model)
   params = jax.jit(functools.partial(params_lib.init, specs))(jax.random.key(cfg.seed))
   accuracies = []
@@ -131,10 +130,11 @@ def run(cfg, workdir):
       short,
       dict(cfg.gate.steps),
     )
+  if os.path.exists(info_path):
+    os.remove(info_path)  # never the description of one model beside another
   model_dir.save_model(path, dataclasses.asdict(model), params, tokenizer_path)
   info = {'made_by': made_by, 'step_accuracy': accuracies, 'parameters': params_lib.count(specs)}
-  with open(info_path, 'w') as f:
-    json.dump(info, f, indent=2)
+  common.write_json(info_path, info)
   return path, info
 
 

@@ -1,6 +1,5 @@
 """Prompts -> samples -> rewards -> a batch to learn from."""
 import dataclasses
-import time
 
 import jax
 import numpy as np
@@ -17,13 +16,12 @@ class Rollout:
 
   Attributes:
     problems: P problems. prompts: P lists of token ids. items: B = P * G grading items.
-    samples: Samples of B rows. seconds: sampling time.
+    samples: Samples of B rows.
   """
   problems: list
   prompts: list
   items: list
   samples: Samples
-  seconds: float
 
 
 class Sampler:
@@ -43,7 +41,6 @@ class Sampler:
     Returns:
       Rollout, and a function that waits for the workers and returns {'total', part...: f32[B]} and timeouts.
     """
-    began = time.perf_counter()
     prompts = [self.tokenizer.encode(self.template.format(p)) for p in problems]
     parts, items, pending = [], [], []
     for first in range(0, len(problems), self.chunk):
@@ -55,7 +52,7 @@ class Sampler:
       pending.append(self.grader.submit(graded))
       parts.append(part)
       items += graded
-    rollout = Rollout(problems, prompts, items, concatenate(parts), time.perf_counter() - began)
+    rollout = Rollout(problems, prompts, items, concatenate(parts))
 
     def scores():
       found = [future.result() for future in pending]
@@ -126,13 +123,12 @@ class Kept:
 
   def __init__(self, prompts, samples):
     self._wanted, self._samples = prompts, samples
-    self._groups, self._spare, self._timeouts, self._seconds = [], [], 0, 0.0
+    self._groups, self._spare, self._timeouts = [], [], 0
 
   def add(self, rollout, scored):
     """Takes a graded rollout: scored is what its scores() returned."""
     scores, timeouts = scored
     self._timeouts += timeouts
-    self._seconds += rollout.seconds
     flat = zero_variance(scores['total'], self._samples)
     for i, dull in enumerate(flat):
       (self._spare if dull else self._groups).append((rollout, scores, i))
@@ -148,6 +144,6 @@ class Kept:
     samples = concatenate([Samples(*(rows(getattr(r.samples, f.name), i) for f in dataclasses.fields(Samples)))
                            for r, _, i in chosen])
     joined = Rollout([r.problems[i] for r, _, i in chosen], [r.prompts[i] for r, _, i in chosen],
-                     [item for r, _, i in chosen for item in rows(r.items, i)], samples, self._seconds)
+                     [item for r, _, i in chosen for item in rows(r.items, i)], samples)
     scores = {name: np.concatenate([rows(s[name], i) for _, s, i in chosen]) for name in chosen[0][1]}
     return joined, lambda: (scores, self._timeouts)

@@ -27,11 +27,6 @@ class Template:
   """A prompt around one problem; `text` holds the place `{problem}` once."""
   text: str
 
-  @property
-  def opens_thinking(self):
-    """True where the prompt itself ends in `<think>`, so that the response starts inside the thinking."""
-    return self.text.endswith(THINK)
-
   def format(self, problem):
     """problem: dict with 'problem'. Returns the prompt; braces and tags in the problem stay as they are."""
     return self.text.replace('{problem}', problem['problem'])

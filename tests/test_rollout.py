@@ -80,7 +80,7 @@ def drawn(name, rewards, samples=2):
   rows = np.array([f'{m}.{j}' for m in marks for j in range(samples)])
   tokens = np.arange(n * 3, dtype=np.int32).reshape(n, 3)
   made = rollout.Rollout([{'id': m} for m in marks], [[m] for m in marks], [{'row': r} for r in rows],
-                         Samples(tokens, np.ones(n, np.int32), rows, tokens * 1.0, tokens * 2.0), 1.5)
+                         Samples(tokens, np.ones(n, np.int32), rows, tokens * 1.0, tokens * 2.0))
   return made, ({'total': np.array(rewards, np.float32), 'math': np.array(rewards, np.float32) * 2}, 1)
 
 
@@ -98,7 +98,7 @@ def test_dynamic_sampling_keeps_the_groups_that_differ_in_order():
   assert joined.samples.tokens[:, 0].tolist() == [6, 9, 0, 3, 12, 15]
   assert joined.samples.sampling_logp[:, 0].tolist() == [12, 18, 0, 6, 24, 30]
   assert table['total'].tolist() == [0, 1, 1, 0, 0, 1] and table['math'].tolist() == [0, 2, 2, 0, 0, 2]
-  assert timeouts == 2 and joined.seconds == 3.0
+  assert timeouts == 2
 
 
 def test_dynamic_sampling_fills_up_with_dull_groups_and_takes_no_more_than_wanted():

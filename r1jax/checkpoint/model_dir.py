@@ -1,4 +1,5 @@
 """A model as a directory: config.json, model.safetensors (float32, names dotted by tree path), tokenizer.model."""
+import hashlib
 import json
 import os
 import pathlib
@@ -42,6 +43,15 @@ def save_model(path, config, params, tokenizer_file):
     os.rename(path, old)
   os.rename(new, path)
   shutil.rmtree(old, ignore_errors=True)
+
+
+def digest(path):
+  """SHA-256 of a model directory's weights and tokenizer, in hex: two models of one shape are still two."""
+  found = hashlib.sha256()
+  for name in (WEIGHTS, TOKENIZER):
+    with open(os.path.join(path, name), 'rb') as f:
+      found.update(hashlib.file_digest(f, 'sha256').digest())
+  return found.hexdigest()
 
 
 def load_model(path):

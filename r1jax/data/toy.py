@@ -5,7 +5,7 @@ trial: find the signs, `36 a 3 b 8 = 31`. Trying is the only way to be right, so
 chain: arithmetic in steps, `a 3*5 b +8 c -9 = ?`. The base's authors mostly guess, and forget carries.
 
 The text a base model is trained on is written by imperfect authors: some guess, some reason, some
-check, and only half of them use the tags properly. Nothing here is a demonstration of what RL finds.
+check, and six of ten use the tags properly. Nothing here is a demonstration of what RL finds.
 """
 import dataclasses
 import hashlib

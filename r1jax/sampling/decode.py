@@ -93,7 +93,7 @@ def stretch(params, prefix, lengths, carry, limit, fewest, temperature, *, cfg, 
   """Decodes until no group has more than `fewest` rows left, `length` tokens are sampled, or carry.step is `limit`.
 
   Args:
-    limit: i32[], response tokens at most.
+    limit: i32[], value of carry.step to stop at: at most the response's limit, and what the cache holds plus one.
     fewest: i32[], below the number of samples.
     length: most tokens of one call.
 

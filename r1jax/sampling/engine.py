@@ -20,7 +20,7 @@ from r1jax.sampling.logits import Restriction
 
 log = logging.getLogger('r1jax')
 
-STRETCH = 64  # tokens between two looks at the host, and room in the first cache
+STRETCH = 64  # most tokens between two looks at the host, and room in the first cache
 SHRINK, GROW = 2, 4  # rows of a group and room in the cache change by these: few shapes to compile
 
 EOS, LENGTH, STOP_STRING = 'eos', 'length', 'stop'
@@ -83,7 +83,6 @@ class Engine:
     self._shards = parallel.batch_shards(mesh)
     self._by_prompt, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     self.max_prompt, self.max_response = max_prompt, max_response
-    self.compile_seconds = 0.0
     self._seen = set()
 
   def sample(self, params, prompts, keys, sampling):
@@ -163,7 +162,6 @@ class Engine:
     began = time.perf_counter()
     result = program(*args, **kwargs)
     seconds = time.perf_counter() - began
-    self.compile_seconds += seconds
     log.info('sampler: compiled %s in %.1f s', name, seconds)
     return result
 
@@ -203,7 +201,7 @@ class _Output:
       np.zeros(shape, np.float32),
       np.zeros(shape, np.float32),
     )
-    self.cut = np.full((prompts, group), length)  # length at which a stop string ends the row
+    self.cut = np.full((prompts, group), length + 1)  # length at which a stop string ends the row; none: past the end
     self.count = 0
 
   def add(self, drawn, rows, at, count):
@@ -229,13 +227,13 @@ class _Output:
   def finish(self, tokenizer, stop):
     p, g, length = self.tokens.shape
     if stop:  # rows that ended of themselves since the last look
-      self.find_stop(tokenizer, stop, np.broadcast_to(np.arange(g), (p, g)), self.cut < length)
+      self.find_stop(tokenizer, stop, np.broadcast_to(np.arange(g), (p, g)), self.cut <= length)
     flat = lambda x: x.reshape(p * g, *x.shape[2:])
     is_eos = np.isin(flat(self.tokens), tokenizer.eos)
     ended = is_eos.any(axis=1)
-    to_eos = np.where(ended, is_eos.argmax(axis=1) + 1, length)
+    to_eos = np.where(ended, is_eos.argmax(axis=1) + 1, length + 1)
     cut = flat(self.cut)
-    lengths = np.minimum(to_eos, cut).astype(np.int32)
+    lengths = np.minimum(np.minimum(to_eos, cut), length).astype(np.int32)
     reason = np.where(cut < to_eos, STOP_STRING, np.where(ended, EOS, LENGTH))
     keep = np.arange(length) < lengths[:, None]
     return Samples(

@@ -106,3 +106,12 @@ def test_names_that_clash():
 def test_config_is_readable(saved):
   text = pathlib.Path(saved / 'config.json').read_text(encoding='utf-8')
   assert '玩具' in text and json.loads(text) == CONFIG
+
+
+def test_a_digest_tells_models_of_one_shape_apart(saved):
+  before = model_dir.digest(saved)
+  assert model_dir.digest(saved) == before
+  (saved / 'tokenizer.model').write_bytes(b'others')
+  tokenizer_changed = model_dir.digest(saved)
+  model_dir.save_model(saved, CONFIG, params() | {'embed': jnp.ones((3, 4))}, saved / 'tokenizer.model')
+  assert len({before, tokenizer_changed, model_dir.digest(saved)}) == 3

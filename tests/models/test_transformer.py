@@ -91,9 +91,6 @@ def test_cached_decode_equals_the_full_forward(name, unstacked):
   rng = np.random.default_rng(1)
   lengths = np.array([5, 3])
   prompts, responses = rng.integers(0, 37, (2, 6)), rng.integers(0, 37, (2, 3, 4))
-  whole = np.stack(
-    [[logits(params, cfg, np.concatenate([p[:n], r])) for r in rs] for p, n, rs in zip(prompts, lengths, responses)][1:]
-  )[0]
   run = models.unstack(params) if unstacked else params
   last, prefix = models.prefill(run, cfg, jnp.asarray(prompts), jnp.asarray(lengths))
   seen = [jnp.broadcast_to(last[:, None], (2, 3, cfg.embed))]
@@ -101,21 +98,24 @@ def test_cached_decode_equals_the_full_forward(name, unstacked):
   empty = models.KV(empty.swapaxes(3, 4), empty)
   layers = [empty] * cfg.layers
   cache = layers if unstacked else jax.tree.map(lambda *x: jnp.stack(x), *layers)
-  for t in range(3):
-    positions = jnp.broadcast_to(jnp.asarray(lengths + t)[:, None, None], (2, 3, 1))
+  for first, last in ((0, 1), (1, 3)):                  # one token, then two at once
+    positions = jnp.broadcast_to(lengths[:, None, None] + np.arange(first, last), (2, 3, last - first))
     hidden, cache = models.forward(
       run,
       cfg,
-      jnp.asarray(responses[:, :, t : t + 1]),
+      jnp.asarray(responses[:, :, first:last]),
       positions,
       prefix=prefix,
       prefix_length=jnp.asarray(lengths),
       cache=cache,
-      cache_length=jnp.int32(t),
+      cache_length=jnp.int32(first),
     )
-    seen.append(hidden[:, :, 0])
+    seen += [hidden[:, :, i] for i in range(last - first)]
   got = jnp.stack(seen, axis=2) @ models.unembedding(params)
-  np.testing.assert_allclose(got[1], whole[:, lengths[1] - 1 : -1], atol=2e-5)
+  for p, n in enumerate(lengths):
+    for g in range(3):
+      want = logits(params, cfg, np.concatenate([prompts[p][:n], responses[p, g]]))[n - 1 : -1]
+      np.testing.assert_allclose(got[p, g], want, atol=2e-5)
 
 
 def test_response_hidden_predicts_each_response_token():

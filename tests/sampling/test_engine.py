@@ -1,6 +1,5 @@
 """The sampler: what it returns is what the model says, row by row, whatever the batch around it."""
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +110,7 @@ def test_greedy_takes_the_best_token(params):
 
 
 def test_a_first_token_that_ends_the_response_has_length_one(params):
-  certain = params | {'unembed': params['unembed'].at[:, 1].set(0) * 0, 'norm': params['norm']}
+  certain = params | {'unembed': jnp.zeros_like(params['unembed'])}
   biased = certain | {'unembed': certain['unembed'].at[:, 1].set(1e4 * jnp.sign(_last_hidden(params)))}
   out = engine().sample(biased, [PROMPTS[0]], KEYS[:1], Sampling())
   assert out.lengths.tolist() == [1] * 4 and set(out.stop) == {'eos'} and (out.tokens[:, 0] == 1).all()
@@ -134,6 +133,15 @@ def test_a_stop_string_cuts_after_the_token_that_completes_it(params):
       assert got == text[: text.find(stop) + 2] and why == 'stop'
     else:
       assert got == text and length == whole
+
+
+def test_a_stop_string_completed_by_the_last_token_is_a_stop(params):
+  plain = engine().sample(params, PROMPTS, KEYS, Sampling())
+  row = int(plain.lengths.argmax())
+  texts = [Letters().decode(plain.tokens[row][:n]) for n in range(30)]
+  n = next(n for n in range(6, 30) if len(texts[n]) > len(texts[n - 1]) and texts[n][-2:] not in texts[n - 1])
+  cut = engine(stop=(texts[n][-2:],), max_response=n).sample(params, PROMPTS, KEYS, Sampling())
+  assert cut.stop[row] == 'stop' and cut.lengths[row] == n
 
 
 def test_prompts_over_the_limit_or_empty_are_refused(params):
@@ -162,4 +170,3 @@ def test_prompt_keys_and_values_exist_once_per_prompt(params):
   )
   assert {x.shape for x in jax.tree.leaves(prefix)} == {(2, 1, 8, 16), (2, 1, 16, 8)}
   assert {x.shape for x in jax.tree.leaves(carry.cache)} == {(2, 1, 8, 8, 32), (2, 1, 8, 32, 8)}
-  assert dataclasses.is_dataclass(carry)
