@@ -1,6 +1,6 @@
 """R1-Zero: GRPO with rule rewards on a base model, no SFT.
 
-  scripts/quickstart                                                              (:toy, base model included)
+  scripts/quickstart [--world chain]                                              (:toy or :toy_chain, base included)
   python -m experiments.rl --config configs/r1_zero.py:gsm8k --config.data.path=gsm8k_train.jsonl.gz \\
       --config.model.path=DIR --workdir D
 

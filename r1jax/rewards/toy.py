@@ -5,8 +5,9 @@ from r1jax import templates
 def signs(items):
   """1.0 where the response chooses signs that meet the constraint, else 0.0.
 
-  The item's 'answer' is the constraint, `36 ?3 ?8 ?2 = 33`; the response's answer must be the terms in
-  the given order, each with its sign: `-3 +8 -2`. Any choice that reaches the target scores.
+  The item's 'answer' is the constraint, `36 ?3 ?8 ?2 = 33` (the problem's text puts it otherwise:
+  `36 a 3 b 8 c 2 = 33`); the response's answer must be the terms in the given order, each with its sign:
+  `-3 +8 -2`. Any choice that reaches the target scores.
 
   Args:
     items: list of dicts with 'response' and 'answer'.
