@@ -31,6 +31,7 @@ LABELS = {
     'format': 'Well formed',
     'reflection_rate': 'Responses that reflect',
     'language_consistency': 'Language consistency',
+    'truncated_fraction': 'Truncated',
     'length_mean': 'Mean length (tokens)',
 }
 TILES = ('pass@1', 'cons', 'length_mean', 'reflection_rate')
