@@ -88,7 +88,7 @@ def prepare():
   if hasattr(libc, 'mallopt'):
     trim_threshold, mmap_threshold, arena_max, most = -1, -3, -8, 2**31 - 1
     libc.mallopt(arena_max, 1)
-    libc.mallopt(mmap_threshold, 2**30) or libc.mallopt(mmap_threshold, 2**25)  # the documented most
+    libc.mallopt(mmap_threshold, 2**28)  # what is larger goes back at once, or memory doubles
     libc.mallopt(trim_threshold, most)
 
 
