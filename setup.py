@@ -8,7 +8,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['r1jax', 'r1jax.*', 'experiments', 'experiments.*', 'configs', 'configs.*']),
-    package_data={'': ['*.j2', '*.md', '*.txt', '*.tsv']},  # report template; what TFDS keeps beside a builder
+    package_data={'': ['*.j2', '*.jinja', '*.md', '*.txt', '*.tsv']},  # templates; what TFDS keeps beside a builder
     install_requires=[
         'absl-py',
         'array_record',  # tensorflow-datasets writes and reads its files without TensorFlow through it
@@ -27,6 +27,7 @@ setup(
         'sentencepiece',
         'tensorboardX',
         'tensorflow-datasets',
+        'tokenizers',
         'tqdm',
     ],
     extras_require={

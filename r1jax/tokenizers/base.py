@@ -1,0 +1,163 @@
+"""What all tokenizers do alike: special tokens, chats, streams, and what lies beside the tokenizer's file."""
+import codecs
+import json
+import os
+import re
+
+from r1jax.tokenizers import chat
+
+
+class TokenizerError(ValueError):
+  """A tokenizer that cannot be used, or not in this way; the message names its file."""
+
+
+class Tokenizer:
+  """Encodes and decodes text. A subclass gives `_encode` (text without added tokens to ids), `decode` and `stream`.
+
+  Attributes:
+    vocab: number of ids: the highest, plus one.
+    eos: tuple of the ids that end a text, the usual one first.
+    bos: the id that begins a text, or None.
+    added: {text: id} of the tokens that a text is searched for before anything else.
+    special: those of them that are control: text becomes one only where asked to, and none becomes text.
+  """
+
+  def __init__(self, path, vocab, added, eos, template):
+    """What lies beside `path` has the last word on added tokens.
+
+    Args:
+      path: the tokenizer's file.
+      vocab: {token: id}.
+      added: list of {'id', 'content', 'special'} and flags, as in a tokenizer.json.
+      eos: list of the ids that the file itself says end a text.
+      template: text of a chat template; None takes the directory's own, if it has one.
+    """
+    self.path = path
+    config, more_eos, own_template = _beside(path)
+    try:
+      tokens = [*added, *({**t, 'id': int(i)} for i, t in config.get('added_tokens_decoder', {}).items())]
+      odd = [t['content'] for t in tokens if t.get('lstrip') or t.get('rstrip') or t.get('single_word')]
+      self.added = {t['content']: int(t['id']) for t in reversed(tokens)}
+      self.special = {t['content'] for t in tokens if t.get('special')}
+      names = {k: v['content'] if isinstance(v, dict) else v for k, v in config.items() if k.endswith('_token')}
+      self._names = {k: v for k, v in names.items() if v and isinstance(v, str)}  # not add_bos_token
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      raise TokenizerError(f'{path}: its added tokens, or those of tokenizer_config.json beside it, cannot be read '
+                           f'({error!r}); fetch both again.') from error
+    if odd:
+      raise TokenizerError(f'{path}: the added token {odd[0]!r} strips spaces or wants whole words, which is not '
+                           'supported; clear its lstrip, rstrip and single_word.')
+    ids = vocab | self.added
+    for token in ids.keys() & self._names.values():
+      self.added[token] = ids[token]
+      self.special.add(token)
+    self.vocab = max(ids.values()) + 1
+    self.bos = ids.get(self._names.get('bos_token'))
+    named = ids.get(self._names.get('eos_token'))
+    self.eos = tuple(dict.fromkeys([*([] if named is None else [named]), *eos, *more_eos]))
+    if not self.eos:
+      raise TokenizerError(f'{path}: no token ends a text; name one as eos_token in tokenizer_config.json beside it, '
+                           'or its id as eos_token_id in generation_config.json.')
+    self._any, self._special = chat.pattern(self.added), chat.pattern(self.special)
+    self._not_special = chat.pattern(self.added.keys() - self.special)
+    template = template or own_template
+    self._template = template and self._try(chat.compile_template, template)
+
+  def encode(self, text, special=False, bos=False):
+    """Token ids. The text of a special token is only text, unless `special`; `bos` begins with that token, if any."""
+    begin = [self.bos] if bos and self.bos is not None else []
+    return begin + self._ids((self._any if special else self._not_special).split(text))
+
+  def chat(self, messages, generate=True):
+    """Token ids of a conversation, as the chat template writes it.
+
+    An added token's text inside a message stays text, so that no message can end itself or speak for another role.
+    In an assistant's messages this holds for special tokens only: `<think>` and the like may stand there.
+
+    Args:
+      messages: list of {'role', 'content'}.
+      generate: whether the beginning of an answer is put after them.
+
+    Raises:
+      TokenizerError: there is no chat template, or it refuses the messages; one line.
+    """
+    if not self._template:
+      raise TokenizerError(f'{self.path}: no chat template; put a chat_template.jinja beside it, or load it with '
+                           f'chat_template= one of {", ".join(chat.CHAT_TEMPLATES)}.')
+    marked, sign = self._try(chat.mark, messages, self._any, self._special)
+    text = self._try(self._template.render, **self._names, messages=marked, add_generation_prompt=generate)
+    return self._ids([part.replace(sign, '') for part in self._any.split(text)])
+
+  def _ids(self, parts):
+    """Ids of texts and, at odd places, added tokens."""
+    ids = []
+    for n, part in enumerate(parts):
+      if re.search('[\ud800-\udfff]', part):
+        raise TokenizerError('the text holds half of a surrogate pair, which is no character; leave it out.')
+      ids += [self.added[part]] if n % 2 else self._encode(part) if part else []
+    return ids
+
+  def _try(self, function, *args, **kwargs):
+    try:
+      return function(*args, **kwargs)
+    except Exception as error:  # a template is somebody else's program: it may raise anything
+      said = ' '.join(str(error).split()) or type(error).__name__
+      raise TokenizerError(f'{self.path}: its chat template fails ({said}); correct the template or the messages.'
+                           ) from error
+
+
+class Stream:
+  """Text of ids as they come; put together it is what `decode` gives for all of them.
+
+  Args of the constructor: read: id -> bytes, or None for one before which all bytes must be complete. errors: for
+  bytes that are no UTF-8, 'replace' (one U+FFFD for a broken character) or 'surrogateescape' (one for each byte).
+  """
+
+  def __init__(self, read, errors):
+    self._read, self._decoder = read, codecs.getincrementaldecoder('utf-8')(errors)
+
+  def push(self, i):
+    """The text that this id completes; the bytes of a character wait until they are all there."""
+    data = self._read(int(i))
+    return self.end() if data is None else self._text(data)
+
+  def end(self):
+    """What is left when no more ids come."""
+    return self._text(b'', final=True)
+
+  def _text(self, data, final=False):
+    return re.sub('[\udc80-\udcff]', '\ufffd', self._decoder.decode(data, final))  # surrogateescape writes these
+
+
+def read_json(path):
+  """The object in a JSON file. Raises TokenizerError."""
+  try:
+    with open(path, encoding='utf-8') as f:
+      found = json.load(f)
+  except (OSError, ValueError, RecursionError) as error:
+    raise TokenizerError(f'{path}: cannot be read as JSON ({error}); fetch it again.') from error
+  if not isinstance(found, dict):
+    raise TokenizerError(f'{path}: holds a {type(found).__name__}, not an object; fetch it again.')
+  return found
+
+
+def _beside(path):
+  """(tokenizer_config.json as a dict, ids that end a text, chat template or None) in the folder of `path`."""
+  there = lambda name: os.path.isfile(os.path.join(os.path.dirname(path), name))
+  read = lambda name: read_json(os.path.join(os.path.dirname(path), name)) if there(name) else {}
+  config = read('tokenizer_config.json')
+  if 'added_tokens_decoder' not in config:  # otherwise it says all that the older file does
+    config |= read('special_tokens_map.json')
+  eos = []
+  for name in ('generation_config.json', 'config.json'):
+    found = read(name).get('eos_token_id')
+    eos += found if isinstance(found, list) else [] if found is None else [found]
+    if any(type(i) is not int or i < 0 for i in eos):
+      raise TokenizerError(f'{path}: eos_token_id in {name} beside it is {found!r}, not an id or a list of ids.')
+  template = config.get('chat_template')
+  if isinstance(template, list):
+    template = next((t['template'] for t in template if isinstance(t, dict) and t.get('name') == 'default'), None)
+  if there('chat_template.jinja'):
+    with open(os.path.join(os.path.dirname(path), 'chat_template.jinja'), encoding='utf-8', errors='replace') as f:
+      template = f.read()
+  return config, eos, template

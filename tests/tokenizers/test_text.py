@@ -1,0 +1,145 @@
+"""Encoding, decoding and streams, against the `tokenizers` library, transformers and SentencePiece itself."""
+import random
+
+import numpy as np
+import pytest
+import sentencepiece as sentencepiece_library
+import tokenizers as library
+
+from r1jax import tokenizers
+from r1jax.data import toy
+
+
+def whole(path):
+  """The `tokenizers` library's own reading of the file."""
+  tk = library.Tokenizer.from_file(str(path / 'tokenizer.json'))
+  tk.no_truncation()
+  return tk
+
+
+def streamed(tokenizer, ids):
+  stream = tokenizer.stream()
+  return [stream.push(i) for i in ids] + [stream.end()]
+
+
+def random_ids(tokenizer, count, size):
+  """Half of them are ids of single bytes, which rarely make characters; some only pad a model's vocabulary."""
+  rng = random.Random(1)
+  return [[rng.randrange(rng.choice([259, tokenizer.vocab + 8])) for _ in range(size)] for _ in range(count)]
+
+
+@pytest.mark.parametrize('special', [False, True])
+def test_byte_level_ids_are_those_of_the_library(byte_level, texts, special):
+  ours, theirs = tokenizers.load(byte_level), whole(byte_level)
+  theirs.encode_special_tokens = not special
+  for text in texts:
+    assert ours.encode(text, special=special) == theirs.encode(text, add_special_tokens=False).ids, text
+
+
+def test_byte_level_text_is_that_of_the_library(byte_level):
+  ours, theirs = tokenizers.load(byte_level), whole(byte_level)
+  for ids in random_ids(ours, 1000, 8):
+    assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_ids_and_text_are_those_of_transformers(directory, texts, reference):
+  ours, theirs = tokenizers.load(directory), reference(directory)
+  assert ours.vocab == len(theirs) and ours.eos[0] == theirs.eos_token_id and ours.bos == theirs.bos_token_id
+  for text in texts + toy.documents('trial', 1, 50) + toy.documents('chain', 1, 50):
+    ids = ours.encode(text)
+    assert theirs.encode(text, add_special_tokens=False, split_special_tokens=True) == ids, text
+    assert theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == ours.decode(ids), text
+    if 'model' not in str(ours.path):
+      assert theirs.encode(text, add_special_tokens=False) == ours.encode(text, special=True), text
+
+
+def test_a_translated_sentencepiece_model_reads_any_text_alike(sentencepiece, texts):
+  ours, theirs = tokenizers.load(sentencepiece), whole(sentencepiece)
+  theirs.encode_special_tokens = True
+  rng = random.Random(0)
+  pieces = list(theirs.get_vocab()) + ['\n', ' ', '汉', '🙂']
+  mixed = [''.join(rng.choices(pieces, k=10)).replace('▁', ' ') for _ in range(2000)]
+  for text in texts + mixed + toy.documents('trial', 0, 500) + toy.documents('chain', 0, 500):
+    ids = ours.encode(text)
+    assert theirs.encode(text).ids == ids, text
+    assert theirs.decode(ids) == ours.decode(ids) == text.replace('▁', ' ')
+
+
+def test_a_translated_sentencepiece_model_writes_alike_what_is_utf8(sentencepiece):
+  ours, theirs = tokenizers.load(sentencepiece), whole(sentencepiece)
+  both = [(ours.decode(ids), theirs.decode(ids)) for ids in random_ids(ours, 4000, 4)]
+  valid = [pair for pair in both if '\ufffd' not in pair[0]]
+  assert len(valid) > 500 and all(a == b for a, b in valid)
+
+
+def test_sentencepiece_models_of_another_kind_are_not_translated(tmp_path):
+  sentencepiece_library.SentencePieceTrainer.train(
+      sentence_iterator=iter(toy.documents('trial', 0, 100)), model_prefix=str(tmp_path / 'm'), vocab_size=300,
+      model_type='unigram', hard_vocab_limit=False, minloglevel=2)
+  with pytest.raises(tokenizers.TokenizerError, match='tokenizers.train'):
+    tokenizers.to_tokenizer_json(tmp_path / 'm.model', tmp_path / 'tokenizer.json')
+  assert not (tmp_path / 'tokenizer.json').exists()
+
+
+def test_text_comes_back(directory, texts):
+  ours = tokenizers.load(directory)
+  for text in texts:
+    back = ours.decode(ours.encode(text))
+    if directory.name == 'deepseek':          # no normalisation, and nothing that a space stands for
+      assert back == text
+    assert ours.decode(ours.encode(back)) == back
+
+
+def test_the_text_of_a_special_token_is_only_text(qwen):
+  ours = tokenizers.load(qwen)
+  end, think = ours.added['<|im_end|>'], ours.added['<think>']
+  assert end not in ours.encode('a<|im_end|>b') and ours.decode(ours.encode('a<|im_end|>b')) == 'a<|im_end|>b'
+  assert ours.encode('<|im_end|>', special=True) == [end]
+  assert ours.encode('<think>') == [think]                    # added, but not special
+
+
+def test_half_a_surrogate_pair_is_refused(directory):
+  ours = tokenizers.load(directory)
+  for text in ('a\ud800', '\udc80<think>'):
+    with pytest.raises(tokenizers.TokenizerError, match='half of a surrogate pair'):
+      ours.encode(text)
+
+
+def test_special_and_padding_ids_give_no_text(directory):
+  ours = tokenizers.load(directory)
+  ids = ours.encode('one two')
+  padded = np.array([*ids, ours.eos[0], ours.vocab, ours.vocab + 99], np.int32)
+  assert ours.decode(padded) == 'one two' == ''.join(streamed(ours, padded))
+
+
+def test_eos_is_the_union_of_the_files(qwen, deepseek, sentencepiece):
+  ours = tokenizers.load(qwen)
+  assert ours.eos == (ours.added['<|im_end|>'], ours.added['<|endoftext|>']) and ours.bos is None
+  ours = tokenizers.load(deepseek)
+  assert ours.eos == (ours.added['<｜end▁of▁sentence｜>'],) and ours.bos == ours.added['<｜begin▁of▁sentence｜>']
+  ours = tokenizers.load(sentencepiece)
+  assert (ours.eos, ours.bos, ours.vocab) == ((1,), None, 512)
+
+
+def test_a_stream_is_what_decode_gives(directory, texts):
+  ours = tokenizers.load(directory)
+  for ids in [ours.encode(text) for text in texts] + random_ids(ours, 1000, 12):
+    assert ''.join(streamed(ours, ids)) == ours.decode(ids)
+
+
+def test_a_stream_writes_no_part_of_a_character(directory):
+  ours = tokenizers.load(directory)
+  text = 'a👨‍👩‍👧‍👦é汉🙂 ok'
+  parts = streamed(ours, ours.encode(text))
+  assert '\ufffd' not in ''.join(parts) and ''.join(parts) == text
+  assert len(parts) > 12 and max(map(len, parts)) < 8            # and does not wait for the end
+
+
+@pytest.mark.parametrize('byte', [0x80, 0xf0, 0xff])
+def test_a_stream_of_broken_characters_keeps_going(directory, byte):
+  ours = tokenizers.load(directory)
+  piece = f'<0x{byte:02X}>' if directory.name == 'ours' else {0x80: 'Ģ', 0xf0: 'ð', 0xff: 'ÿ'}[byte]
+  ids = [whole(directory).token_to_id(piece)] * 200
+  parts = streamed(ours, ids)
+  assert ''.join(parts) == ours.decode(ids) == '\ufffd' * 200
+  assert all(parts[1:-1])                                        # at most one waits
