@@ -17,7 +17,8 @@ def _paper():
       seed=0,
       steps=10_400,                                                              # paper
       model=dict(path='', dtype='bfloat16', remat=True),                         # ours
-      data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', template='r1_zero', language='en'),
+      data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', template='r1_zero',
+                chat_template='', language='en'),
       rollout=dict(prompts=32, samples=16, temperature=1.0,                      # paper (batch 512)
                    max_prompt=1024, max_response=2048,                           # ours (paper: 32,768)
                    top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=8),             # ours
@@ -30,7 +31,8 @@ def _paper():
                      schedule='constant', warmup=10, final_fraction=1.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,
                      grad_clip=1.0),                                             # ours
       train=dict(minibatches=1, microbatch=16, length_slices=1, epochs=1, logit_chunk=1024,  # ours
-                  reference_refresh=400),                                        # paper
+                 balance_rate=0.0,                                               # ours
+                 reference_refresh=400),                                         # paper
       eval=dict(every=50, problems=128, samples=4, final_problems=256, final_samples=16, temperature=1.0, top_p=1.0),
       checkpoint=dict(every=20, keep=2, keep_every=400),                         # ours
       mesh=dict(data=1, fsdp=-1, tp=1)))

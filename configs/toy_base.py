@@ -12,7 +12,7 @@ from configs import common
 def _base(world):
   return ConfigDict(dict(
       seed=0, world=world, preset='toy', vocab=640, documents=30_000,
-      steps=3200, batch=12, length=176, max_response=160,
+      steps=3200, batch=12, length=176, max_response=160, balance_rate=0.0,
       optimizer=dict(name='muon', learning_rate=1e-2, schedule='linear', warmup=20, final_fraction=0.02, grad_clip=1.0),
       gate=dict(steps=dict(start=0.97, term=0.97, sum=0.97, target=0.97, verdict=0.97), problems=128, samples=8,
                 extra_steps=500, rounds=2)))

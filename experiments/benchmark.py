@@ -4,30 +4,41 @@
   python -m experiments.benchmark sample --ends=geometric     (responses end at random, mean a quarter of the limit)
   python -m experiments.benchmark sample --prompt_tokens=512
   python -m experiments.benchmark train
+  python -m experiments.benchmark import                      (or --preset=...; needs room for the files and memory)
 
 Tokens of `sample` are new tokens; tokens of `train` are all positions of the [prompts x samples, prompt + new]
 batch, however often the prompt is really computed. The bound is the time of the weight products alone, at the
 same shapes, in the same run. The model is random: 8 layers, 512, 8/2 heads, ffn 1536, vocabulary 8192, float32.
+
+`import` reads a bfloat16 checkpoint of random bits, made for it in a temporary folder, and compares with the time
+safetensors.numpy.load_file takes: both in processes of their own, in turn, the files in the cache.
 """
 
 import dataclasses
 import functools
 import json
+import math
 import os
+import pathlib
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 
 from absl import app, flags
 import jax
+import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 
 from configs import r1_zero
 from experiments import common
 from r1jax import config as config_lib
 from r1jax import models, parallel, sampling
 from r1jax import params as params_lib
+from r1jax.checkpoint import families, hf, safetensors_files
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import state as state_lib
 from r1jax.training.update import Graded, Updater
@@ -147,12 +158,105 @@ def train(params, mesh, f):
   return [total] * f.repeats, times, first, bound(rows, 3, f.prompts * f.samples // f.microbatch)
 
 
+def make_checkpoint(path, cfg):
+  """Writes a Hugging Face directory of random finite bfloat16, tensor by tensor; returns its parameters' bytes."""
+  tensors = [t for leaf in families.tensors(cfg).values() for t in leaf.values()]
+  with open(pathlib.Path(path) / 'model.safetensors', 'wb') as file:
+    file.write(safetensors_files.header([(t.name, np.dtype(jnp.bfloat16), t.shape) for t in tensors]))
+    rng = np.random.default_rng(0)
+    for t in tensors:
+      bits = rng.integers(0, 2**16, math.prod(t.shape), dtype=np.uint16)
+      bits &= 0xBFFF  # an exponent below that of infinity
+      file.write(bits)
+  common.write_json(os.path.join(path, 'config.json'), families.to_hf(cfg))
+  return 2 * sum(math.prod(t.shape) for t in tensors)
+
+
+def import_once(path):
+  """Loads a model directory as training does; a dict of seconds, bytes read and peak memory of the process."""
+  common.prepare()
+  mesh = parallel.make_mesh(config_lib.Mesh())
+  warm(path)
+  start = time.perf_counter()
+  config = hf.read_config(path)
+  cfg = families.from_hf(config, path)
+  specs = models.specs(cfg)
+  abstract = params_lib.abstract(
+    specs, hf.dtypes(cfg, hf.open_files(path, cfg, config)), parallel.shardings(specs, mesh)
+  )
+  params, count = hf.load(path, cfg, config, abstract)
+  jax.block_until_ready(params)
+  return {'seconds': time.perf_counter() - start, 'bytes': count, 'peak': peak_rss()}
+
+
+def read_once(path):
+  """The same for the safetensors library alone; a byte of each page is looked at, so that a map is read too."""
+  warm(path)
+  start = time.perf_counter()
+  arrays = [safetensors.numpy.load_file(file) for file in sorted(pathlib.Path(path).glob('*.safetensors'))]
+  sum(int(x.reshape(-1).view(np.uint8)[::4096].sum()) for file in arrays for x in file.values())
+  return {'seconds': time.perf_counter() - start, 'peak': peak_rss()}
+
+
+def warm(path):
+  """Has memory of twice the files' size in use just before: a virtual machine gives what is unused back to its host.
+
+  To get it again takes longer than either way of reading, and whoever came second would find it there.
+  """
+  size = sum(file.stat().st_size for file in pathlib.Path(path).glob('*.safetensors'))
+  subprocess.run([sys.executable, '-c', f'n = {2 * size}; b"x" * n'], check=True)
+
+
+def peak_rss():
+  """Bytes. Not ru_maxrss, which begins with what the process had that started this one."""
+  status = pathlib.Path('/proc/self/status').read_text()
+  return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith('VmHWM')))
+
+
+def apart(name, *args):
+  """What a function of this file returns in a process of its own."""
+  code = f'import json; from experiments import benchmark as b; print(json.dumps(b.{name}(*{args!r})))'
+  done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, check=True, text=True)
+  return json.loads(done.stdout)
+
+
+def import_(f):
+  with tempfile.TemporaryDirectory() as path:
+    size = make_checkpoint(path, models.PRESETS[f.preset])
+    runs = [(apart('read_once', path), apart('import_once', path)) for _ in range(1 + f.repeats)][1:]
+  plain, ours = (min((run[i] for run in runs), key=lambda r: r['seconds']) for i in (0, 1))
+  peak = [max(run[i]['peak'] for run in runs) for i in (0, 1)]
+  print(
+    json.dumps(
+      {
+        'bench': 'import',
+        'preset': f.preset,
+        'parameter_bytes': size,
+        'bytes_read': ours['bytes'],
+        'seconds': round(ours['seconds'], 2),
+        'plain_seconds': round(plain['seconds'], 2),
+        'ratio': round(ours['seconds'] / plain['seconds'], 3),
+        'gb_s': round(size / ours['seconds'] / 1e9, 2),
+        'seconds_of_each': [[round(r['seconds'], 2) for r in pair] for pair in runs],
+        'peak_rss_over_parameters': round(peak[1] / size, 3),
+        'plain_peak_rss_over_parameters': round(peak[0] / size, 3),
+        'cores': len(os.sched_getaffinity(0)),
+        'load1': round(os.getloadavg()[0], 2),
+        'jax': jax.__version__,
+      }
+    )
+  )
+
+
 def main(argv):
   what = argv[1] if len(argv) == 2 else None
-  if what not in ('sample', 'train'):
-    sys.exit('usage: python -m experiments.benchmark sample|train [--flags]; see --help.')
-  common.prepare()
+  if what not in ('sample', 'train', 'import'):
+    sys.exit('usage: python -m experiments.benchmark sample|train|import [--flags]; see --help.')
   f = flags.FLAGS
+  if what == 'import':
+    import_(f)
+    return
+  common.prepare()
   mesh = parallel.make_mesh(config_lib.Mesh())
   init = jax.jit(
     functools.partial(params_lib.init, models.specs(MODEL)), out_shardings=parallel.shardings(models.specs(MODEL), mesh)
@@ -194,5 +298,6 @@ if __name__ == '__main__':
   flags.DEFINE_enum('ends', 'full', ['full', 'geometric'], 'sample: all responses run to the limit, or end at random.')
   flags.DEFINE_integer('microbatch', 8, 'train: responses per forward and backward.')
   flags.DEFINE_integer('logit_chunk', 1024, 'train: positions whose logits exist at one time.')
-  flags.DEFINE_integer('repeats', 3, 'Timed calls.')
+  flags.DEFINE_integer('repeats', 3, 'Timed calls, after one that is not.')
+  flags.DEFINE_enum('preset', 'qwen2_5_1_5b', list(models.PRESETS), 'import: the shape of the checkpoint.')
   app.run(main)

@@ -16,11 +16,8 @@ import jax.numpy as jnp
 
 from r1jax import checkpoint, data, models, parallel, rollout, sampling, templates, tokenizers
 from r1jax import config as config_lib
-from r1jax import params as params_lib
-from r1jax.checkpoint import model_dir
 from r1jax.data import order
 from r1jax.metrics.writer import Writer
-from r1jax.models import config as model_config
 from r1jax.rewards import pool
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import state as state_lib
@@ -32,7 +29,7 @@ log = logging.getLogger('r1jax')
 SAID_IN_ONE_LINE = (
   config_lib.ConfigError,
   data.DataError,
-  model_dir.ModelDirError,
+  checkpoint.ModelDirError,
   checkpoint.StoreError,
   tokenizers.TokenizerError,
   NonFiniteError,
@@ -99,7 +96,7 @@ class Run:
   cfg: config_lib.RL
   workdir: str
   key: jax.Array
-  model: models.ModelConfig
+  source: checkpoint.Source
   problems: data.Problems
   sampler: rollout.Sampler
   updater: Updater
@@ -124,11 +121,7 @@ class Run:
     restored = self.store.restore(self.abstract)
     if restored:
       return restored
-    _, flat, _ = model_dir.load_model(self.cfg.model.path)
-    model_dir.check_tensors(self.cfg.model.path, flat, self.abstract.params)
-    params = jax.tree.map(
-      lambda x, like: jax.device_put(x, like.sharding), model_dir.unflatten(flat), self.abstract.params
-    )
+    params = self.source.load(self.abstract.params)
     return state_lib.new_state(params, self.updater.optimizer, self.abstract, self.abstract.reference is not None), 0
 
 
@@ -145,17 +138,18 @@ def start(cfg, workdir):
   prepare()
   config_lib.require(
     cfg.model.path,
-    'model.path is empty; pass a model directory with --config.model.path=DIR (config.json, '
-    'model.safetensors, tokenizer.model). `scripts/quickstart` and `experiments/pretrain.py` make small ones.',
+    'model.path is empty; pass a model directory with --config.model.path=DIR (config.json, *.safetensors, '
+    'tokenizer.json or tokenizer.model). `scripts/quickstart` and `experiments/pretrain.py` make small ones.',
   )
-  fields, flat, tokenizer_path = model_dir.load_model(cfg.model.path)
-  model = model_config.from_dict(fields)
+  source = checkpoint.open_model(cfg.model.path)
+  model = source.cfg
+  config_lib.require(model.head == 'tokens', f'{cfg.model.path} is a reward model; a policy needs an unembedding.')
   specs = models.specs(model)
-  model_dir.check_tensors(cfg.model.path, flat, params_lib.abstract(specs))
-  tokenizer = tokenizers.load(tokenizer_path)
+  tokenizer = tokenizers.load(source.tokenizer, cfg.data.chat_template or None)
   config_lib.require(
     tokenizer.vocab <= model.vocab,
-    f'{tokenizer_path} has {tokenizer.vocab} ids but the model {model.vocab}; use the two of one model.',
+    f'the tokenizer in {source.tokenizer} has {tokenizer.vocab} ids but the model {model.vocab}; '
+    'use the two of one model.',
   )
   config_lib.check_context(cfg.rollout, model.context)
   config_lib.require(
@@ -165,7 +159,7 @@ def start(cfg, workdir):
   template = templates.TEMPLATES[cfg.data.template]
 
   problems = data.load(cfg.data)
-  encode = lambda p: tokenizer.encode(template.format(p))
+  encode = lambda p: rollout.encode_prompt(tokenizer, template, p)[1]
   train, long_train = data.drop_long(problems.train, encode, cfg.rollout.max_prompt)
   held_out, long_held_out = data.drop_long(problems.held_out, encode, cfg.rollout.max_prompt)
   dropped = problems.dropped | {'long': long_train, 'long_held_out': long_held_out}
@@ -185,7 +179,7 @@ def start(cfg, workdir):
     dtype=jnp.dtype(cfg.model.dtype),
   )
   os.makedirs(workdir, exist_ok=True)
-  store = checkpoint.Store(os.path.join(workdir, 'checkpoints'), cfg.checkpoint, fingerprint(cfg, fields))
+  store = checkpoint.Store(os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint, fingerprint(cfg, source))
   sampler = rollout.Sampler(
     engine, tokenizer, template, pool.Grader(cfg.reward), cfg.rollout.chunk or cfg.rollout.prompts
   )
@@ -193,7 +187,7 @@ def start(cfg, workdir):
     cfg,
     workdir,
     jax.random.key(cfg.seed),
-    model,
+    source,
     problems,
     sampler,
     Updater(cfg, model, optimizer, mesh),
@@ -204,7 +198,7 @@ def start(cfg, workdir):
   )
 
 
-def fingerprint(cfg, model):
+def fingerprint(cfg, source):
   """What a checkpoint must agree on with the run that restores it: the base, shapes, data and objective."""
   whole = config_lib.to_dict(cfg)
   parts = {name: whole[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
@@ -212,7 +206,7 @@ def fingerprint(cfg, model):
   parts['train'] = {name: whole['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}
   # More steps go on under a constant rate; under any other the rate at every step follows from their number.
   parts['steps'] = cfg.steps if cfg.optimizer.schedule != 'constant' else 'any'
-  return parts | {'model': model, 'base': model_dir.digest(cfg.model.path)}
+  return parts | {'model': source.config, 'base': source.digest}
 
 
 def write_json(path, value):

@@ -24,7 +24,7 @@ from experiments import common
 from r1jax import config as config_lib
 from r1jax import models, parallel, sampling, templates, tokenizers
 from r1jax import params as params_lib
-from r1jax.checkpoint import model_dir
+from r1jax.checkpoint import families, hf
 from r1jax.data import toy
 from r1jax.training import lm
 from r1jax.training import optimizer as optimizer_lib
@@ -44,6 +44,9 @@ def text_of(cfg, workdir):
       [part for text in texts for part in text.split('\n')], os.path.join(path, 'tokenizer.model'), cfg.vocab
     )
     tokenizer = tokenizers.load(os.path.join(path, 'tokenizer.model'))
+    # The same for transformers, which reads no SentencePiece model exactly as it is.
+    tokenizers.to_tokenizer_json(os.path.join(path, 'tokenizer.model'), os.path.join(path, 'tokenizer.json'))
+    common.write_json(os.path.join(path, 'tokenizer_config.json'), tokenizers.transformers_config(tokenizer))
     rows = []
     for problem, response in (text.split('\n') for text in texts):
       rows += [tokenizer.encode(TEMPLATE.format({'problem': problem})), tokenizer.encode(response), tokenizer.eos[:1]]
@@ -65,7 +68,9 @@ def train(cfg, model, specs, params, stream, round_):
     for i in bar:
       starts = rng.integers(0, len(stream) - cfg.length, size=cfg.batch)
       tokens = stream[starts[:, None] + np.arange(cfg.length)]
-      params, opt_state, loss = lm.step(params, opt_state, tokens, cfg=model, optimizer=optimizer)
+      params, opt_state, loss = lm.step(
+        params, opt_state, tokens, cfg=model, optimizer=optimizer, balance_rate=cfg.balance_rate
+      )
       if i % 50 == 49 or i + 1 == steps:
         bar.set_postfix(loss=f'{float(loss):.3f}')
         if not np.isfinite(float(loss)):
@@ -132,7 +137,8 @@ def run(cfg, workdir):
     )
   if os.path.exists(info_path):
     os.remove(info_path)  # never the description of one model beside another
-  model_dir.save_model(path, dataclasses.asdict(model), params, tokenizer_path)
+  config = families.for_export(families.to_hf(model), 'float32') | {'eos_token_id': tokenizer.eos[0]}
+  hf.save(path, model, params, config, tokenizers.files(os.path.dirname(tokenizer_path)))
   info = {'made_by': made_by, 'step_accuracy': accuracies, 'parameters': params_lib.count(specs)}
   common.write_json(info_path, info)
   return path, info

@@ -21,7 +21,7 @@ def require(ok, message):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  path: str                       # model directory: config.json, model.safetensors, tokenizer.model
+  path: str                       # a Hugging Face directory, an imported model or a run's folder
   dtype: str = 'float32'          # of the computation; parameters are kept in float32
   remat: bool = False             # recompute each layer in the backward pass
 
@@ -37,6 +37,7 @@ class Data:
   eval_fraction: float = 0.05     # by a hash of the problem's text
   name: str = ''                  # TFDS builder name where source is 'tfds'
   template: str = 'plain'         # a key of r1jax.templates.TEMPLATES
+  chat_template: str = ''         # a key of r1jax.tokenizers.CHAT_TEMPLATES in place of the model's own; '': its own
   language: str = 'en'            # target of language consistency, for problems that name none
 
   def __post_init__(self):
@@ -138,6 +139,7 @@ class Train:
   length_slices: int = 1          # each group is cut by length into so many, padded apart: long tails cost less
   epochs: int = 1                 # passes over one rollout
   logit_chunk: int = 1024         # positions whose logits exist at one time
+  balance_rate: float = 0.0       # of a mixture's correction biases, an optimizer step (DeepSeek-V3: 1e-3); 0: frozen
   reference_refresh: int = 0      # steps between copies of the policy into the reference; 0: never
 
   def __post_init__(self):
@@ -146,6 +148,7 @@ class Train:
     require(self.microbatch >= 0, f'train.microbatch is {self.microbatch}; use 0 for the whole minibatch.')
     require(self.length_slices >= 1 and self.logit_chunk >= 1,
             f'train.length_slices {self.length_slices} and train.logit_chunk {self.logit_chunk} must be positive.')
+    require(self.balance_rate >= 0, f'train.balance_rate is {self.balance_rate}; use 0 to freeze the biases.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,3 +311,4 @@ class Pretrain:
   max_response: int               # tokens, for the gate's samples
   optimizer: Optimizer
   gate: Gate
+  balance_rate: float = 0.0       # as in Train

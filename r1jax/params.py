@@ -5,6 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+STACKED = ('layers', 'experts')
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
@@ -14,7 +16,7 @@ class Spec:
     shape: its shape.
     axes: a logical name for each dimension; `parallel.rules` maps the names to mesh axes.
     init: 'normal' (standard deviation 1/sqrt(fan_in)), 'embedding' (0.02), 'ones' or 'zeros'.
-    fan_in: how many leading dimensions, after the stacked one, are summed over; for 'normal'.
+    fan_in: how many dimensions, from the first after the stacked ones, are summed over; for 'normal'.
   """
   shape: tuple[int, ...]
   axes: tuple[str, ...]
@@ -24,6 +26,13 @@ class Spec:
   def __post_init__(self):
     if len(self.shape) != len(self.axes):
       raise ValueError(f'{len(self.shape)} dimensions {self.shape} but {len(self.axes)} axis names {self.axes}.')
+
+
+  @property
+  def stacked(self):
+    """How many leading dimensions only stack tensors of one kind: layers, and experts within them."""
+    rest = [a for a in self.axes if a not in STACKED]
+    return self.axes.index(rest[0]) if rest else len(self.axes)
 
 
 def is_spec(x):
@@ -36,9 +45,18 @@ def stack(specs, layers):
                       specs, is_leaf=is_spec)
 
 
-def abstract(specs, dtype=jnp.float32):
-  """ShapeDtypeStructs in the place of specs: for tracing and restoring without allocating."""
-  return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), specs, is_leaf=is_spec)
+def abstract(specs, dtype=jnp.float32, shardings=None):
+  """ShapeDtypeStructs in the place of specs: for tracing and restoring without allocating.
+
+  Args:
+    dtype: of all, or {dotted name: dtype}.
+    shardings: in the place of specs; or None.
+  """
+  def one(path, spec, sharding=None):
+    name = jax.tree_util.keystr(path, simple=True, separator='.')
+    return jax.ShapeDtypeStruct(spec.shape, dtype[name] if isinstance(dtype, dict) else dtype, sharding=sharding)
+  more = () if shardings is None else (shardings,)
+  return jax.tree_util.tree_map_with_path(one, specs, *more, is_leaf=is_spec)
 
 
 def count(specs):
@@ -60,6 +78,5 @@ def _init(spec, key, dtype):
   if spec.init == 'embedding':
     std = 0.02
   else:
-    start = 1 if spec.axes[0] == 'layers' else 0
-    std = math.prod(spec.shape[start:start + spec.fan_in]) ** -0.5
+    std = math.prod(spec.shape[spec.stacked:spec.stacked + spec.fan_in]) ** -0.5
   return std * jax.random.normal(key, spec.shape, dtype)

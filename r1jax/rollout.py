@@ -24,6 +24,17 @@ class Rollout:
   samples: Samples
 
 
+def encode_prompt(tokenizer, template, problem):
+  """A problem's prompt: its text, ending in `<think>` where a chat template has opened the thinking, and its ids."""
+  text = template.format(problem)
+  if not template.chat:
+    return text, tokenizer.encode(text, bos=True)
+  messages = [{'role': 'user', 'content': text}]
+  ids = tokenizer.chat(messages)
+  opening = ids[len(tokenizer.chat(messages, generate=False)):]
+  return f'{text}\n{tokenizer.decode(opening).strip()}', ids
+
+
 class Sampler:
   """Samples and grades problems with one engine, template and grader.
 
@@ -41,18 +52,19 @@ class Sampler:
     Returns:
       Rollout, and a function that waits for the workers and returns {'total', part...: f32[B]} and timeouts.
     """
-    prompts = [self.tokenizer.encode(self.template.format(p)) for p in problems]
+    texts, prompts = zip(*(encode_prompt(self.tokenizer, self.template, p) for p in problems))
     parts, items, pending = [], [], []
     for first in range(0, len(problems), self.chunk):
       some = slice(first, first + self.chunk)
       keys = row_keys(key, len(prompts[some]), samples, first * samples)
       part = self.engine.sample(params, prompts[some], keys, sampling)
-      graded = [self._item(problem, part.tokens[i * samples + j][:part.lengths[i * samples + j]])
-                for i, problem in enumerate(problems[some]) for j in range(samples)]
+      responses = [self.tokenizer.decode(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
+      graded = [problem | {'prompt': text, 'response': responses[i * samples + j]}
+                for i, (problem, text) in enumerate(zip(problems[some], texts[some])) for j in range(samples)]
       pending.append(self.grader.submit(graded))
       parts.append(part)
       items += graded
-    rollout = Rollout(problems, prompts, items, concatenate(parts))
+    rollout = Rollout(problems, list(prompts), items, concatenate(parts))
 
     def scores():
       found = [future.result() for future in pending]
@@ -60,9 +72,6 @@ class Sampler:
       table |= {name: np.concatenate([s.parts[name] for s in found]) for name in found[0].parts}
       return table, sum(s.timeouts for s in found)
     return rollout, scores
-
-  def _item(self, problem, ids):
-    return problem | {'prompt': self.template.format(problem), 'response': self.tokenizer.decode(ids)}
 
 
 def concatenate(parts):

@@ -24,8 +24,12 @@ _R1_ZERO = (
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """A prompt around one problem; `text` holds the place `{problem}` once."""
+  """A prompt around one problem; `text` holds the place `{problem}` once.
+
+  With `chat` it is what the user says, and the model's own chat template goes around it.
+  """
   text: str
+  chat: bool = False
 
   def format(self, problem):
     """problem: dict with 'problem'. Returns the prompt; braces and tags in the problem stay as they are."""
@@ -36,6 +40,10 @@ TEMPLATES = {
     'r1_zero': Template(_R1_ZERO),
     'r1_zero_open': Template(_R1_ZERO + ' ' + THINK),
     'plain': Template('{problem}\n'),
+    'chat': Template('{problem}', chat=True),
+    # As DeepSeek-R1 and Qwen2.5-Math are asked.
+    'chat_boxed': Template('{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.',
+                           chat=True),
 }
 
 

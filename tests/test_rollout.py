@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from r1jax import config, rollout
+from r1jax import config, rollout, templates, tokenizers
 from r1jax.sampling import Samples
 from r1jax.training.update import Graded
 
@@ -119,3 +119,21 @@ def test_arrays_fold_rows_into_groups():
   assert batch.prompt_lengths.tolist() == [2, 1] and batch.prompts[:, :3].tolist() == [[5, 6, 0], [7, 0, 0]]
   assert batch.responses.shape == (2, 2, 3) and batch.responses[1, 0].tolist() == [6, 7, 8]
   assert batch.sampler_logp[1, 0].tolist() == [12, 14, 16]     # of the distribution it was drawn from
+
+
+def test_prompts_go_through_the_chat_template_where_the_template_says_so(tmp_path):
+  tokenizers.train(['abc 1+1? User Assistant think'] * 9, tmp_path / 'tokenizer.model', 300)
+  problem = {'problem': 'What is 1+1? <think>'}
+  chat = lambda template: rollout.encode_prompt(
+      tokenizers.load(tmp_path / 'tokenizer.model', template), templates.TEMPLATES['chat'], problem)
+  text, ids = chat('r1')
+  own = tokenizers.load(tmp_path / 'tokenizer.model')
+  assert own.decode(ids).endswith('1+1? <think><｜Assistant｜><think>\n')
+  assert templates.completed(text, 'x</think>') == '<think>x</think>'     # the template has opened the thinking
+  template = 'Q: {{ messages[0].content }}{% if add_generation_prompt %} A:{% endif %}'
+  (tmp_path / 'chat_template.jinja').write_text(template)
+  text, ids = chat(None)
+  assert own.decode(ids) == 'Q: What is 1+1? <think> A:'
+  assert templates.completed(text, 'x') == 'x'                            # the problem cannot
+  text, ids = rollout.encode_prompt(own, templates.TEMPLATES['plain'], problem)
+  assert text == 'What is 1+1? <think>\n' and ids == own.encode(text) and own.bos is None

@@ -1,5 +1,6 @@
-"""Checkpoints of a run (`Store`) and models as directories (`save_model`, `load_model`)."""
-from r1jax.checkpoint.model_dir import ModelDirError, check_tensors, flatten, load_model, save_model, unflatten
+"""Checkpoints of a run (`Store`), and models as directories (`open_model`, `hf`)."""
+from r1jax.checkpoint.model_dir import ModelDirError
+from r1jax.checkpoint.source import CHECKPOINTS, Source, open_model
 from r1jax.checkpoint.store import Store, StoreError
 
-__all__ = ['ModelDirError', 'Store', 'StoreError', 'check_tensors', 'flatten', 'load_model', 'save_model', 'unflatten']
+__all__ = ['CHECKPOINTS', 'ModelDirError', 'Source', 'Store', 'StoreError', 'open_model']

@@ -217,6 +217,48 @@ class Store:
     self._swept = True
 
 
+def newest(directory, step=None):
+  """(path, manifest) of the newest intact step in a store's directory, or of `step`.
+
+  Raises:
+    StoreError: there is none, or it is damaged.
+  """
+  directory, reasons = pathlib.Path(directory), []
+  found = sorted((int(m[1]), p) for p in directory.iterdir() if (m := STEP.fullmatch(p.name)))
+  if step is not None and step not in dict(found):
+    raise StoreError(f'{directory} has no step {step}; it has {", ".join(str(n) for n, _ in found) or "none"}.')
+  for number, path in reversed(found):
+    if step in (None, number):
+      reason = _damage(path)
+      if not reason:
+        return path, json.loads((path / MANIFEST).read_text())
+      reasons.append(f'step {number}: {reason}')
+  raise StoreError(f'no checkpoint in {directory} is intact ({"; ".join(reasons) or "it is empty"}); '
+                   'give the folder of a run that has saved one.')
+
+
+def read_part(path, abstract):
+  """The arrays of one step that `abstract` names, cast to its dtypes; the others are not read.
+
+  Args:
+    path: of a step, as `newest` gives it.
+    abstract: dict, a part of the state's structure, of jax.ShapeDtypeStruct with shardings.
+
+  Raises:
+    ConfigError: the step holds no such arrays.
+  """
+  named, treedef = _named(abstract)
+  stored = json.loads((path / MANIFEST).read_text())['arrays']
+  shape = lambda layout: layout[layout.index('['):]
+  wanted = {k: shape(v) for k, v in _layout(named).items()}
+  lines = _difference({k: shape(stored[k]) for k in wanted.keys() & stored.keys()}, wanted)
+  config_lib.require(not lines, f'the checkpoint {path} holds other arrays: {"; ".join(lines[:4])}.')
+  with jax.transfer_guard('allow'):
+    arrays = _Handler().restore(path, args=_Restore(
+        named, restore_args={k: _restore_args(v) for k, v in named.items()}, partial_restore=True))
+  return jax.tree.unflatten(treedef, [arrays[k] for k in named])
+
+
 class _Handler(ocp.PyTreeCheckpointHandler):
   """Orbax's own, plus the manifest, written as the last thing before the rename that commits a step."""
 

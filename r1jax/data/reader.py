@@ -45,6 +45,29 @@ def read_jsonl(path):
   return problems, malformed
 
 
+def read_rows(path, check):
+  """The objects of a JSON Lines file, of which none may be malformed.
+
+  Args:
+    path: file, gzip-compressed where the name ends in .gz.
+    check: row -> None; raises ValueError saying what is wrong with it.
+
+  Raises:
+    DataError: no such file or unreadable; a line that is not an object or fails the check, by its number.
+  """
+  rows = []
+  for number, line in _lines(path):
+    try:
+      row = _parse(line)
+      if not isinstance(row, dict):
+        raise ValueError(f'a JSON {type(row).__name__}, not an object')
+      check(row)
+    except (ValueError, RecursionError) as e:
+      raise DataError(f'{path}, line {number}: {_reason(e)}; mend or remove the line.') from e
+    rows.append(row)
+  return rows
+
+
 def normalise(row, default_id):
   """Turns one record into a problem: a dict with the strings 'id', 'problem', 'answer', and its other fields.
 

@@ -17,9 +17,21 @@ MASKED = -1e30  # not -inf: a row with nothing to see must stay finite
 @flax.struct.dataclass
 class KV:
   """Keys [P, kv_heads, head_dim, T] and values [P, kv_heads, T, head_dim] (shared by the group), or
-  [P, kv_heads, G, head_dim, T] and [P, kv_heads, G, T, head_dim] (own)."""
+  [P, kv_heads, G, head_dim, T] and [P, kv_heads, G, T, head_dim] (own).
+
+  With MLA: one latent key for all heads, kv_rank + rope_dim long, whose first kv_rank entries are also the value;
+  `v` is None.
+  """
   k: jax.Array
-  v: jax.Array
+  v: jax.Array | None
+
+
+def empty_cache(cfg, prompts, group, tokens, dtype):
+  """Own KV of one layer with room for `tokens` tokens of each row."""
+  if cfg.mla:
+    return KV(jnp.zeros((prompts, 1, group, cfg.mla.kv_rank + cfg.mla.rope_dim, tokens), dtype), None)
+  empty = jnp.zeros((prompts, cfg.kv_heads, group, tokens, cfg.head_dim), dtype)
+  return KV(empty.swapaxes(3, 4), empty)
 
 
 def attention_specs(cfg):
@@ -62,22 +74,27 @@ def _dense(x, w):
 def extend(cache, new, at):
   """The own KV `cache` with the keys and values of T more tokens written from position `at` on."""
   write = jax.lax.dynamic_update_slice_in_dim
-  return KV(write(cache.k, new.k, at, axis=4), write(cache.v, new.v, at, axis=3))
+  return KV(write(cache.k, new.k, at, axis=4), None if new.v is None else write(cache.v, new.v, at, axis=3))
 
 
-def attend(p, q, parts):
-  """Softmax attention of q over the keys of all parts together.
+def attend(p, cfg, q, parts):
+  """The attention of q, as `project` gives it, over the keys of all parts together. Returns [P, G, T, embed]."""
+  out = softmax_attention(q, parts, cfg.head_dim ** -0.5)
+  return out.reshape(*out.shape[:3], -1) @ p['o'].reshape(-1, p['o'].shape[-1])
+
+
+def softmax_attention(q, parts, scale):
+  """One softmax over the keys of all parts.
 
   Args:
-    p: layer parameters; `o` is used.
     q: [P, K, G, R, T, D].
     parts: list of (KV, mask). KV is own or shared by the group, S keys;
       mask bool broadcastable to [P, G, T, S], true where a query sees a key.
+    scale: of the scores.
 
   Returns:
-    [P, G, T, embed].
+    [P, G, T, K * R, Dv]; where a KV has no values, its keys stand for them.
   """
-  scale = q.shape[-1] ** -0.5
   scores = []
   for kv, mask in parts:
     s = product('pkgrtd,pkds->pkgrts' if kv.k.ndim == 4 else 'pkgrtd,pkgds->pkgrts', q, kv.k) * scale
@@ -88,7 +105,8 @@ def attend(p, q, parts):
   total = sum(w.sum(axis=-1, keepdims=True) for w in weights)
   out = 0.0
   for w, (kv, _) in zip(weights, parts):
-    out += product('pkgrts,pksd->pkgrtd' if kv.v.ndim == 4 else 'pkgrts,pkgsd->pkgrtd', w.astype(q.dtype), kv.v)
+    v = kv.k.swapaxes(-1, -2) if kv.v is None else kv.v
+    out += product('pkgrts,pksd->pkgrtd' if v.ndim == 4 else 'pkgrts,pkgsd->pkgrtd', w.astype(q.dtype), v)
   out = (out / total).astype(q.dtype)
   out = out.transpose(0, 2, 4, 1, 3, 5)                 # [P, G, T, K, R, D]
-  return out.reshape(*out.shape[:3], -1) @ p['o'].reshape(-1, p['o'].shape[-1])
+  return out.reshape(*out.shape[:3], -1, out.shape[-1])

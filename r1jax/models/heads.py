@@ -41,3 +41,29 @@ def token_logprobs(hidden, unembed, targets, chunk, temperature=1.0):
   else:
     logp, entropy = jax.lax.map(lambda xs: one(*xs), (hidden, targets))
   return logp.reshape(-1)[:n], entropy.reshape(-1)[:n]
+
+
+def scores(params, hidden):
+  """One number a position: a critic's values, or what `score_at` reads a reward off.
+
+  Args:
+    params: of a model with head 'score'. hidden: [..., embed].
+
+  Returns:
+    f32[...].
+  """
+  return product('...d,ds->...s', hidden, params['score'].astype(hidden.dtype))[..., 0]
+
+
+def score_at(scores, positions):
+  """Scores at chosen positions: a response's last token (outcome reward), or the marks after its steps (process).
+
+  Args:
+    scores: f32[B, T]. positions: i32[B] or i32[B, S]; negative ones, which fill up a row, give 0.
+
+  Returns:
+    f32, like positions.
+  """
+  at = positions.reshape(len(scores), -1)
+  found = jnp.where(at < 0, 0.0, jnp.take_along_axis(scores, jnp.maximum(at, 0), axis=1))
+  return found.reshape(positions.shape)

@@ -1,6 +1,9 @@
 """Layers as pure functions, each beside the specs of its parameters."""
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax.params import Spec
 
@@ -22,27 +25,64 @@ def rms_norm(scale, x, eps):
   return (h * scale).astype(x.dtype)
 
 
-def rope_tables(positions, head_dim, theta):
-  """Cosines and sines f32[..., head_dim / 2] for integer positions [...]."""
-  freqs = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-  angles = positions[..., None].astype(jnp.float32) * freqs
-  return jnp.cos(angles), jnp.sin(angles)
+def rope_frequencies(cfg):
+  """Radians a token of each rotated pair, f64[rope_dim / 2], and the factor of cosines and sines.
+
+  Llama 3.1's stretching divides the slow frequencies, YaRN's (arXiv:2309.00071, section 3) those that turn less than
+  beta_slow times within the original context; both blend towards the fast ones, which stay.
+  """
+  d, s = cfg.rope_dim, cfg.rope
+  freqs = cfg.rope_theta ** (-np.arange(0, d, 2) / d)
+  if s is None:
+    return freqs, 1.0
+  if s.kind == 'linear':
+    return freqs / s.factor, 1.0
+  if s.kind == 'llama3':
+    turns = s.original_context * freqs / (2 * np.pi)
+    keep = np.clip((turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor), 0, 1)
+    return freqs * (keep + (1 - keep) / s.factor), 1.0
+  pair = lambda turns: d * math.log(s.original_context / (turns * 2 * math.pi)) / (2 * math.log(cfg.rope_theta))
+  low, high = pair(s.beta_fast), pair(s.beta_slow)
+  if s.truncate:
+    low, high = math.floor(low), math.ceil(high)
+  low, high = max(low, 0), min(high, d - 1)
+  keep = 1 - np.clip((np.arange(d // 2) - low) / max(high - low, 0.001), 0, 1)
+  factor = yarn_mscale(s.factor, 1)
+  if s.mscale and s.mscale_all_dim:
+    factor = yarn_mscale(s.factor, s.mscale) / yarn_mscale(s.factor, s.mscale_all_dim)
+  factor = s.attention_factor or factor
+  return freqs * (keep + (1 - keep) / s.factor), factor
 
 
-def rope(x, tables):
-  """Rotates the halves of the last axis (Llama's and Qwen's convention).
+def yarn_mscale(factor, mscale):
+  """How much sharper attention is made for a context `factor` times as long; 1 where mscale is 0."""
+  return 0.1 * mscale * math.log(factor) + 1 if factor > 1 else 1.0
 
-  x: [P, G, T, heads, head_dim]; tables: f32[P, G, T, head_dim / 2] each.
+
+def rope_tables(positions, cfg):
+  """Cosines and sines f32[..., rope_dim / 2] for integer positions [...]."""
+  freqs, factor = rope_frequencies(cfg)
+  angles = positions[..., None].astype(jnp.float32) * jnp.asarray(freqs, jnp.float32)
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  return (cos, sin) if factor == 1 else (cos * factor, sin * factor)
+
+
+def rope(x, tables, interleaved=False):
+  """Rotates pairs of the last axis: its two halves (Llama, Qwen), or neighbours (DeepSeek).
+
+  Neighbours come out as halves: a fixed order of the dimensions, the same for queries and keys.
+
+  x: [P, G, T, heads, rope_dim]; tables: f32[P, G, T, rope_dim / 2] each.
   """
   cos, sin = (t[:, :, :, None, :].astype(x.dtype) for t in tables)
-  a, b = jnp.split(x, 2, axis=-1)
+  a, b = (x[..., ::2], x[..., 1::2]) if interleaved else jnp.split(x, 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def mlp_specs(cfg):
-  return {'gate': Spec((cfg.embed, cfg.mlp), ('embed', 'mlp')),
-          'up': Spec((cfg.embed, cfg.mlp), ('embed', 'mlp')),
-          'down': Spec((cfg.mlp, cfg.embed), ('mlp', 'embed'))}
+def mlp_specs(embed, mlp):
+  return {'gate': Spec((embed, mlp), ('embed', 'mlp')),
+          'up': Spec((embed, mlp), ('embed', 'mlp')),
+          'down': Spec((mlp, embed), ('mlp', 'embed'))}
 
 
 def mlp(p, x):

@@ -17,6 +17,8 @@ TRAIN_RULES = {
     'mlp': 'tp',
     'vocab': 'tp',
     'norm': None,
+    'latent': None,
+    'experts': None,
 }
 BATCH_AXES = ('data', 'fsdp')
 

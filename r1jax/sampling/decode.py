@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from r1jax.models import KV, forward, prefill, unembedding, unstack
+from r1jax.models import KV, empty_cache, forward, prefill, runs, unembedding, unstack
 from r1jax.models.layers import product
 from r1jax.sampling import logits as logits_lib
 
@@ -24,14 +24,14 @@ class Carry:
     token: i32[P, G], the last one sampled, not yet in the cache.
     done: bool[P, G].
     keys: PRNG key of each row, [P, G]; token t is drawn with fold_in(key, t).
-    cache: own keys and values, one KV of S tokens a layer.
+    cache: own keys and values, {run of layers: [one KV of S tokens a layer]}.
   """
 
   step: jax.Array
   token: jax.Array
   done: jax.Array
   keys: jax.Array
-  cache: list
+  cache: dict
 
 
 @flax.struct.dataclass
@@ -72,16 +72,15 @@ def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos,
     capacity: response tokens the first cache holds.
 
   Returns:
-    prefix (one shared KV a layer), Carry, Drawn of one token.
+    prefix (shared keys and values, as Carry.cache), Carry, Drawn of one token.
   """
   params = unstack(params)
   p, g = keys.shape
-  last, prefix = prefill(params, cfg, prompts, lengths, dtype=dtype)
+  last, prefix, _ = prefill(params, cfg, prompts, lengths, dtype=dtype)
   # The group's first token comes from one distribution: only the draw differs.
   hidden = jnp.broadcast_to(last[:, None], (p, g, last.shape[-1]))
   drawn = _pick(unembedding(params), hidden, keys, 0, temperature, restriction)
-  empty = jnp.zeros((p, cfg.kv_heads, g, capacity, cfg.head_dim), dtype)
-  cache = [KV(empty.swapaxes(3, 4), empty) for _ in range(cfg.layers)]
+  cache = {run: [empty_cache(cfg, p, g, capacity, dtype)] * layers for run, layers in runs(cfg).items()}
   carry = Carry(jnp.ones((), jnp.int32), drawn.token, _ends(drawn.token, eos), keys, cache)
   return prefix, carry, jax.tree.map(lambda x: x[..., None], drawn)
 
@@ -113,7 +112,7 @@ def stretch(params, prefix, lengths, carry, limit, fewest, temperature, *, cfg, 
     carry, out = loop
     at = carry.step - 1  # the token's place in the response
     positions = jnp.broadcast_to((lengths + at)[:, None, None], (*carry.token.shape, 1))
-    hidden, cache = forward(
+    hidden, cache, _ = forward(
       params,
       cfg,
       carry.token[..., None],
@@ -154,5 +153,6 @@ def reshape(carry, rows, *, capacity):
     widths[axis] = (0, capacity - x.shape[axis])
     return jnp.pad(keep(x, 2), widths)
 
-  cache = [KV(grow(c.k, 4), grow(c.v, 3)) for c in carry.cache]
+  grown = lambda kv: KV(grow(kv.k, 4), None if kv.v is None else grow(kv.v, 3))
+  cache = {run: [grown(kv) for kv in kvs] for run, kvs in carry.cache.items()}
   return carry.replace(token=keep(carry.token), done=keep(carry.done), keys=keep(carry.keys), cache=cache)

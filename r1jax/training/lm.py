@@ -11,22 +11,24 @@ LOGIT_CHUNK = 2048
 
 
 def loss(params, cfg, tokens):
-  """Mean negative log-likelihood (nats) of each token after a row's first.
+  """Mean negative log-likelihood (nats) of each token after a row's first, and the load of experts.
 
   Args:
     tokens: i32[B, T].
   """
   b, t = tokens.shape
   positions = jnp.broadcast_to(jnp.arange(t - 1), (b, 1, t - 1))
-  hidden, _ = models.forward(params, cfg, tokens[:, None, :-1], positions)
+  hidden, _, load = models.forward(params, cfg, tokens[:, None, :-1], positions)
   logp, _ = models.token_logprobs(hidden.reshape(-1, cfg.embed), models.unembedding(params), tokens[:, 1:].reshape(-1),
                                   LOGIT_CHUNK)
-  return -logp.mean()
+  return -logp.mean(), load
 
 
-@functools.partial(jax.jit, static_argnames=('cfg', 'optimizer'), donate_argnames=('params', 'opt_state'))
-def step(params, opt_state, tokens, *, cfg, optimizer):
-  """One optimizer step; returns params, opt_state, loss."""
-  value, grads = jax.value_and_grad(loss)(params, cfg, tokens)
+@functools.partial(jax.jit, static_argnames=('cfg', 'optimizer', 'balance_rate'),
+                   donate_argnames=('params', 'opt_state'))
+def step(params, opt_state, tokens, *, cfg, optimizer, balance_rate=0.0):
+  """One optimizer step; returns params, opt_state, loss. balance_rate: see `models.balance`."""
+  (value, load), grads = jax.value_and_grad(loss, has_aux=True)(params, cfg, tokens)
   updates, opt_state = optimizer.update(grads, opt_state, params)
-  return optax.apply_updates(params, updates), opt_state, value
+  new = optax.apply_updates(params, updates)
+  return new if load is None else models.balance(new, params, load, balance_rate), opt_state, value

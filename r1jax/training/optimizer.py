@@ -41,5 +41,5 @@ def _matrix(spec):
   """Which axes of a layer's tensor make the matrix; None leaves it to Adam (embeddings, norms, biases)."""
   if spec.axes[0] != 'layers' or spec.init != 'normal':
     return None
-  split = 1 + spec.fan_in
-  return optax.contrib.MuonDimensionNumbers(tuple(range(1, split)), tuple(range(split, len(spec.shape))))
+  split = spec.stacked + spec.fan_in
+  return optax.contrib.MuonDimensionNumbers(tuple(range(spec.stacked, split)), tuple(range(split, len(spec.shape))))

@@ -40,12 +40,12 @@ class Totals:
 
 
 def _logprobs(params, cfg, batch, options):
-  """Log-probs and entropies of the responses, f32[P, G, T] each."""
-  hidden = models.response_hidden(params, cfg, batch.prompts, batch.prompt_lengths, batch.responses,
-                                  dtype=jnp.dtype(options.dtype), remat=options.remat)
+  """Log-probs and entropies of the responses, f32[P, G, T] each, and the load of experts (see `models.forward`)."""
+  hidden, load = models.response_hidden(params, cfg, batch.prompts, batch.prompt_lengths, batch.responses,
+                                        batch.lengths, dtype=jnp.dtype(options.dtype), remat=options.remat)
   logp, entropy = models.token_logprobs(hidden.reshape(-1, cfg.embed), models.unembedding(params),
                                         batch.responses.reshape(-1), options.logit_chunk, options.temperature)
-  return logp.reshape(batch.responses.shape), entropy.reshape(batch.responses.shape)
+  return logp.reshape(batch.responses.shape), entropy.reshape(batch.responses.shape), load
 
 
 @flax.struct.dataclass
@@ -65,7 +65,7 @@ def logprobs(params, batch, *, cfg, options):
 
 def policy_loss(params, batch, totals, *, cfg, options, loss, max_response):
   """This microbatch's share of the minibatch's loss, and of its metrics."""
-  logp, entropy = _logprobs(params, cfg, batch, options)
+  logp, entropy, load = _logprobs(params, cfg, batch, options)
   flat = lambda x: x.reshape(-1, x.shape[-1])
   logp, entropy = flat(logp), flat(entropy)
   own = jax.lax.stop_gradient(logp)
@@ -80,6 +80,8 @@ def policy_loss(params, batch, totals, *, cfg, options, loss, max_response):
   metrics = metrics | {'policy/entropy': entropy, 'policy/loss': value}
   if batch.ref_logp is None:
     del metrics['policy/kl']
+  if load is not None:
+    metrics['moe/load'] = load
   return value - loss.entropy_coef * entropy, metrics
 
 
@@ -97,16 +99,28 @@ def _accumulate(params, grads, batch, totals, *, cfg, options, loss, max_respons
   return _lay(jax.tree.map(jnp.add, grads, new), layout), metrics
 
 
-def apply(state, grads, *, optimizer):
-  """One optimizer step. Returns state, and the gradient's global norm before clipping. `state` is donated."""
-  return _apply(state, grads, optimizer=optimizer, layout=_layout(state))
+def apply(state, grads, load=None, *, optimizer, balance_rate=0.0):
+  """One optimizer step.
+
+  Args:
+    state: TrainState; donated.
+    grads: like its params.
+    load: f32[layers, experts] of the step, for `models.balance`; None without experts.
+    balance_rate: how far correction biases move in a step.
+
+  Returns:
+    TrainState, and the gradient's global norm before clipping.
+  """
+  return _apply(state, grads, load, optimizer=optimizer, balance_rate=balance_rate, layout=_layout(state))
 
 
-@functools.partial(jax.jit, static_argnames=('optimizer', 'layout'), donate_argnames=('state',))
-def _apply(state, grads, *, optimizer, layout):
+@functools.partial(jax.jit, static_argnames=('optimizer', 'balance_rate', 'layout'), donate_argnames=('state',))
+def _apply(state, grads, load, *, optimizer, balance_rate, layout):
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  new = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state,
-                      opt_step=state.opt_step + 1)
+  params = optax.apply_updates(state.params, updates)
+  if load is not None:
+    params = models.balance(params, state.params, load, balance_rate)
+  new = state.replace(params=params, opt_state=opt_state, opt_step=state.opt_step + 1)
   return _lay(new, layout), optax.global_norm(grads)
 
 

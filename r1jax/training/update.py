@@ -1,5 +1,7 @@
 """One rollout's worth of learning: minibatches of whole groups, each an optimizer step over microbatches."""
 import dataclasses
+import functools
+import operator
 
 import jax
 import numpy as np
@@ -112,9 +114,12 @@ class Updater:
       grads, metrics = policy.accumulate(state.params, grads, batch, totals, cfg=self.model, options=self.options,
                                          loss=self.cfg.loss, max_response=self.cfg.rollout.max_response)
       found.append(metrics)
-    state, norm = policy.apply(state, grads, optimizer=self.optimizer)
-    metrics, norm = jax.device_get((found, norm))
-    return state, {name: float(x) for name, x in (policy.combine(metrics) | {'policy/grad_norm': norm}).items()}
+    loads = [metrics.pop('moe/load') for metrics in found if 'moe/load' in metrics]
+    load = functools.reduce(operator.add, loads) if loads else None
+    state, norm = policy.apply(state, grads, load, optimizer=self.optimizer, balance_rate=self.cfg.train.balance_rate)
+    metrics, norm, load = jax.device_get((found, norm, load))
+    metrics = policy.combine(metrics) | {'policy/grad_norm': norm} | expert_metrics(load)
+    return state, {name: float(x) for name, x in metrics.items()}
 
   def _microbatches(self, rollout):
     """Yields ((groups, rows) to index the rollout with, PolicyBatch on the device).
@@ -133,6 +138,18 @@ class Updater:
         rows = order[groups[:, 0], row:row + rows_each]
         length = bucket(int(rollout.lengths[groups, rows].max()), self.cfg.rollout.max_response)
         yield (groups, rows), jax.device_put(_cut(rollout, groups, rows, length), self.sharding)
+
+
+def expert_metrics(load):
+  """moe/*: each expert's load, averaged over layers, and the worst layer's extremes; 1 is an even share.
+
+  load: f32[layers, experts] visits, or None.
+  """
+  if load is None:
+    return {}
+  share = load / np.maximum(load.mean(axis=1, keepdims=True), 1e-9)
+  return {f'moe/load/{i:03d}': x for i, x in enumerate(share.mean(axis=0))} | {
+      'moe/load_max': share.max(), 'moe/load_min': share.min()}
 
 
 def _tile(train, prompts, samples):

@@ -8,10 +8,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
+from r1jax import checkpoint, models
 from r1jax import config as config_lib
+from r1jax import params as params_lib
 from r1jax.checkpoint import store as store_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -57,6 +60,16 @@ def last_checkpoint(workdir):
   return step, arrays
 
 
+def weights(path):
+  """{dotted name: array} of a model directory's parameters, by the names of a run's state."""
+  source = checkpoint.open_model(path)
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  specs = models.specs(source.cfg)
+  abstract = params_lib.abstract(specs, shardings=jax.tree.map(lambda _: here, specs, is_leaf=params_lib.is_spec))
+  leaves = jax.tree_util.tree_leaves_with_path({'params': source.load(abstract)})
+  return {jax.tree_util.keystr(at, simple=True, separator='.'): np.asarray(x) for at, x in leaves}
+
+
 def same(workdir, reference):
   """Fails unless two finished runs left the same: parameters and optimizer to the bit, figures, samples."""
   (step, arrays), (want_step, want) = last_checkpoint(workdir), last_checkpoint(reference)
@@ -73,7 +86,7 @@ def same(workdir, reference):
 class Runs:
   """Starts `python -m experiments.rl` on the tiny base; every process reuses the programs of those before."""
 
-  metrics, last_checkpoint, same = staticmethod(metrics), staticmethod(last_checkpoint), staticmethod(same)
+  metrics, last_checkpoint, same, weights = map(staticmethod, (metrics, last_checkpoint, same, weights))
 
   def __init__(self, base, cache):
     self.base = base

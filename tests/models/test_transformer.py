@@ -10,6 +10,8 @@ import pytest
 from r1jax import models
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
+from r1jax.models.config import MLA, MoE, RopeScaling
+from r1jax.models.transformer import active
 
 TINY = models.ModelConfig(vocab=37, embed=16, layers=3, heads=4, kv_heads=2, head_dim=8, mlp=24, context=64)
 VARIANTS = {
@@ -17,6 +19,18 @@ VARIANTS = {
   'qwen2_5': dataclasses.replace(TINY, qkv_bias=True, tied=True),
   'qwen3': dataclasses.replace(TINY, qk_norm=True, rope_theta=1e6),
 }
+MIXED = {
+  'qwen3_moe': dataclasses.replace(TINY, qk_norm=True, moe=MoE(experts=8, top_k=3, mlp=12)),
+  'deepseek_v3': dataclasses.replace(
+    TINY,
+    kv_heads=4,
+    head_dim=12,
+    rope=RopeScaling('yarn', 4.0, 16, mscale=1.0, mscale_all_dim=1.0),
+    mla=MLA(q_rank=10, kv_rank=9, nope_dim=8, rope_dim=4, v_dim=6),
+    moe=MoE(8, 2, 12, shared=2, first_dense=1, score='sigmoid', groups=4, top_groups=2, scale=2.5),
+  ),
+}
+ALL = VARIANTS | MIXED
 
 
 def make(cfg, seed=0):
@@ -72,7 +86,7 @@ def numpy_logits(params, cfg, tokens):
 
 def logits(params, cfg, tokens):
   tokens = jnp.asarray(tokens)[None, None]
-  hidden, _ = models.forward(params, cfg, tokens, jnp.arange(tokens.shape[2])[None, None])
+  hidden, _, _ = models.forward(params, cfg, tokens, jnp.arange(tokens.shape[2])[None, None])
   return hidden[0, 0] @ models.unembedding(params)
 
 
@@ -83,24 +97,23 @@ def test_forward_equals_an_independent_one(name):
   np.testing.assert_allclose(logits(params, cfg, tokens), numpy_logits(params, cfg, tokens), atol=2e-4)
 
 
-@pytest.mark.parametrize('name', VARIANTS)
+@pytest.mark.parametrize('name', ALL)
 @pytest.mark.parametrize('unstacked', [False, True])
 def test_cached_decode_equals_the_full_forward(name, unstacked):
-  cfg = VARIANTS[name]
+  cfg = ALL[name]
   params = make(cfg)
   rng = np.random.default_rng(1)
   lengths = np.array([5, 3])
   prompts, responses = rng.integers(0, 37, (2, 6)), rng.integers(0, 37, (2, 3, 4))
   run = models.unstack(params) if unstacked else params
-  last, prefix = models.prefill(run, cfg, jnp.asarray(prompts), jnp.asarray(lengths))
+  last, prefix, _ = models.prefill(run, cfg, jnp.asarray(prompts), jnp.asarray(lengths))
   seen = [jnp.broadcast_to(last[:, None], (2, 3, cfg.embed))]
-  empty = jnp.zeros((2, cfg.kv_heads, 3, 4, cfg.head_dim))
-  empty = models.KV(empty.swapaxes(3, 4), empty)
-  layers = [empty] * cfg.layers
-  cache = layers if unstacked else jax.tree.map(lambda *x: jnp.stack(x), *layers)
+  empty = models.empty_cache(cfg, 2, 3, 4, jnp.float32)
+  stack = lambda layers: layers if unstacked else jax.tree.map(lambda *x: jnp.stack(x), *layers)
+  cache = {run: stack([empty] * layers) for run, layers in models.runs(cfg).items()}
   for first, last in ((0, 1), (1, 3)):                  # one token, then two at once
     positions = jnp.broadcast_to(lengths[:, None, None] + np.arange(first, last), (2, 3, last - first))
-    hidden, cache = models.forward(
+    hidden, cache, _ = models.forward(
       run,
       cfg,
       jnp.asarray(responses[:, :, first:last]),
@@ -118,12 +131,13 @@ def test_cached_decode_equals_the_full_forward(name, unstacked):
       np.testing.assert_allclose(got[p, g], want, atol=2e-5)
 
 
-def test_response_hidden_predicts_each_response_token():
-  cfg = VARIANTS['qwen3']
+@pytest.mark.parametrize('name', ['qwen3', *MIXED])
+def test_response_hidden_predicts_each_response_token(name):
+  cfg = ALL[name]
   params = make(cfg)
   rng = np.random.default_rng(2)
   prompts, lengths, responses = rng.integers(0, 37, (2, 6)), np.array([6, 2]), rng.integers(0, 37, (2, 3, 5))
-  hidden = models.response_hidden(params, cfg, jnp.asarray(prompts), jnp.asarray(lengths), jnp.asarray(responses))
+  hidden, _ = models.response_hidden(params, cfg, jnp.asarray(prompts), jnp.asarray(lengths), jnp.asarray(responses))
   got = hidden @ models.unembedding(params)
   for p in range(2):
     for g in range(3):
@@ -139,7 +153,7 @@ def test_what_pads_a_prompt_changes_nothing():
   outs = [
     models.response_hidden(
       params, cfg, jnp.pad(jnp.asarray(prompts), ((0, 0), (0, pad)), constant_values=fill), jnp.array([4]), responses
-    )
+    )[0]
     for pad, fill in ((0, 0), (9, 0), (9, 33))
   ]
   np.testing.assert_allclose(outs[1], outs[0], atol=1e-6)
@@ -154,14 +168,15 @@ def test_remat_and_chunked_logprobs_give_the_plain_gradient(tied):
   weight = jax.random.normal(jax.random.key(9), (20,))
 
   def loss(params, chunk, remat):
-    hidden, _ = models.forward(params, cfg, tokens[..., :-1], jnp.broadcast_to(jnp.arange(10), (2, 1, 10)), remat=remat)
+    positions = jnp.broadcast_to(jnp.arange(10), (2, 1, 10))
+    hidden, _, _ = models.forward(params, cfg, tokens[..., :-1], positions, remat=remat)
     logp, entropy = models.token_logprobs(
       hidden.reshape(-1, cfg.embed), models.unembedding(params), tokens[..., 1:].reshape(-1), chunk, 0.7
     )
     return (weight * (logp + 0.3 * entropy)).sum()
 
   def plain(params):
-    hidden, _ = models.forward(params, cfg, tokens[..., :-1], jnp.broadcast_to(jnp.arange(10), (2, 1, 10)))
+    hidden, _, _ = models.forward(params, cfg, tokens[..., :-1], jnp.broadcast_to(jnp.arange(10), (2, 1, 10)))
     every = jax.nn.log_softmax(hidden.reshape(-1, cfg.embed) @ models.unembedding(params) / 0.7)
     logp = jnp.take_along_axis(every, tokens[..., 1:].reshape(-1, 1), axis=1)[:, 0]
     return (weight * (logp - 0.3 * (jnp.exp(every) * every).sum(axis=1))).sum()
@@ -180,20 +195,47 @@ def test_no_array_as_large_as_all_logits_exists():
   assert compiled.memory_analysis().temp_size_in_bytes < n * vocab * 4 / 4
 
 
+def test_scores_against_numpy():
+  rng = np.random.default_rng(0)
+  h, w = rng.normal(size=(2, 5, 8)), rng.normal(size=(8, 1))
+  every = models.scores({'score': jnp.asarray(w, jnp.float32)}, jnp.asarray(h, jnp.float32))
+  want = np.array([[sum(x * y for x, y in zip(token, w[:, 0])) for token in row] for row in h])
+  np.testing.assert_allclose(every, want, atol=1e-5)
+  marks = np.array([[0, 3, -1], [4, -1, -1]])
+  steps = np.array([[want[0, 0], want[0, 3], 0], [want[1, 4], 0, 0]])
+  np.testing.assert_allclose(models.score_at(every, jnp.asarray(marks)), steps, atol=1e-5)
+  np.testing.assert_allclose(models.score_at(every, jnp.asarray([3, -1])), [want[0, 3], 0], atol=1e-5)
+
+
 @pytest.mark.parametrize(
   'name,count',
   [
-    ('llama3_8b', 8_030_261_248),
-    ('llama3_70b', 70_553_706_496),
+    ('llama3_1_8b', 8_030_261_248),
+    ('llama3_3_70b', 70_553_706_496),
+    ('qwen2_5_0_5b', 494_032_768),
     ('qwen2_5_1_5b', 1_543_714_304),
+    ('qwen2_5_3b', 3_085_938_688),
     ('qwen2_5_7b', 7_615_616_512),
+    ('qwen2_5_14b', 14_770_033_664),
     ('qwen2_5_32b', 32_763_876_352),
+    ('qwen2_5_72b', 72_706_203_648),
     ('qwen3_1_7b', 1_720_574_976),
     ('qwen3_8b', 8_190_735_360),
+    ('qwen3_30b_a3b', 30_532_122_624),
+    ('qwen3_235b_a22b', 235_093_634_560),
+    ('deepseek_v3', 671_026_419_200),                   # 14 848 of them correction biases: one an expert and layer
+    ('r1_distill_qwen_1_5b', 1_777_088_000),
   ],
 )
 def test_presets_have_the_published_number_of_parameters(name, count):
   assert params_lib.count(models.specs(models.PRESETS[name])) == count
+
+
+@pytest.mark.parametrize(
+  'name,billions', [('deepseek_v3', 37), ('qwen3_235b_a22b', 22), ('qwen3_30b_a3b', 3), ('llama3_1_8b', 8)]
+)
+def test_presets_have_the_published_number_of_active_parameters(name, billions):
+  assert active(models.PRESETS[name]) // 10**9 == billions
 
 
 def test_impossible_shapes_are_refused():

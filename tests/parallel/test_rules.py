@@ -52,8 +52,8 @@ def test_sizes_that_do_not_divide_are_refused_with_the_remedy():
 
 
 def test_an_axis_without_a_rule_is_refused():
-  with pytest.raises(ConfigError, match="no sharding rule for logical axis 'experts'; known: layers, embed"):
-    parallel.check({'w': Spec((6,), ('experts',))}, mesh())
+  with pytest.raises(ConfigError, match="no sharding rule for logical axis 'pages'; known: layers, embed"):
+    parallel.check({'w': Spec((6,), ('pages',))}, mesh())
 
 
 @pytest.mark.parametrize('name', models.PRESETS)

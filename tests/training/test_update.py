@@ -9,12 +9,16 @@ import pytest
 from r1jax import config, losses, models, parallel
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
+from r1jax.models.config import MLA, MoE
 from r1jax.training import optimizer, policy
 from r1jax.training import state as state_lib
 from r1jax.training.update import Graded, NonFiniteError, Updater, bucket
 
 MODEL = models.ModelConfig(vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=64)
 SPECS = models.specs(MODEL)
+MIXED = dataclasses.replace(
+    MODEL, layers=3, kv_heads=2, mla=MLA(q_rank=8, kv_rank=8, nope_dim=4, rope_dim=4, v_dim=6),
+    moe=MoE(8, 2, 12, shared=1, first_dense=1, score='sigmoid', groups=4, top_groups=2, scale=2.5))
 P, G, T = 4, 4, 24
 
 
@@ -38,21 +42,21 @@ def rollout(old=True, ref=True, seed=0):
                 near(), near() if old else None, near() if ref else None)
 
 
-def make(cfg, opt=None):
+def make(cfg, opt=None, model=MODEL):
   """Updater and a fresh state, one device; gradient descent at rate 1 unless told: its step is the gradient."""
   mesh = parallel.make_mesh(config.Mesh(), jax.devices()[:1])
-  opt = opt or SGD
-  like = state_lib.abstract_state(SPECS, opt, mesh, reference=False)
-  params = params_lib.init(SPECS, jax.random.key(0))
-  return Updater(cfg, MODEL, opt, mesh), state_lib.new_state(params, opt, like, reference=False)
+  opt, specs = opt or SGD, models.specs(model)
+  like = state_lib.abstract_state(specs, opt, mesh, reference=False)
+  params = params_lib.init(specs, jax.random.key(0))
+  return Updater(cfg, model, opt, mesh), state_lib.new_state(params, opt, like, reference=False)
 
 
 SGD = optax.sgd(1.0)
 
 
-def stepped(cfg, batch, opt=None, step=0):
+def stepped(cfg, batch, opt=None, step=0, model=MODEL):
   """Host copies of the parameters before and after one update, and the metrics."""
-  updater, state = make(cfg, opt)
+  updater, state = make(cfg, opt, model)
   before = jax.device_get(state.params)
   state, metrics = updater.update(state, batch, step)
   return before, jax.device_get(state.params), metrics
@@ -77,6 +81,30 @@ def test_microbatches_and_length_slices_give_the_gradient_of_the_whole(name):
     assert same.keys() == metrics.keys()
     for key in metrics:
       assert same[key] == pytest.approx(metrics[key], rel=1e-4, abs=1e-6), key
+
+
+def test_experts_are_trained_and_balanced_alike_in_microbatches():
+  before, want, metrics = stepped(config_of(dict(balance_rate=0.25)), rollout(), model=MIXED)
+  bias = want['layers']['moe']['router_bias']
+  assert set(np.unique(bias)) <= {-0.25, 0.0, 0.25} and bias.any()   # the rate, up or down; it has no gradient
+  assert np.abs(want['layers']['moe']['gate'] - before['layers']['moe']['gate']).max() > 1e-4
+  # Visits of real tokens only: each prompt once and each response's tokens but the last, 2 experts each.
+  assert np.mean([metrics[f'moe/load/{i:03d}'] for i in range(8)]) == pytest.approx(1)
+  assert metrics['moe/load_min'] <= 1 <= metrics['moe/load_max']
+  for train in (dict(microbatch=4, length_slices=4), dict(microbatch=8)):
+    _, got, same = stepped(config_of(train | dict(balance_rate=0.25)), rollout(), model=MIXED)
+    if 'length_slices' in train:                          # they run a prompt several times, and count it so
+      got['layers']['moe']['router_bias'] = bias
+    assert_close(got, want)
+    if 'length_slices' not in train:
+      assert {k: v for k, v in same.items() if 'moe' in k} == pytest.approx(
+          {k: v for k, v in metrics.items() if 'moe' in k})
+
+
+def test_frozen_biases_stay_though_weights_decay():
+  before, after, _ = stepped(config_of(), rollout(), optax.adamw(0.1, weight_decay=0.5), model=MIXED)
+  assert (after['layers']['moe']['router_bias'] == before['layers']['moe']['router_bias']).all()
+  assert (after['norm'] != before['norm']).any()
 
 
 def test_length_slices_pad_less():
@@ -213,8 +241,8 @@ def test_entropy_is_the_mean_over_response_tokens():
   _, metrics = updater.update(state, batch, 0)
   total = 0.0
   for p in range(P):
-    hidden = models.response_hidden(params, MODEL, batch.prompts[p:p + 1], batch.prompt_lengths[p:p + 1],
-                                    batch.responses[p:p + 1])
+    hidden, _ = models.response_hidden(params, MODEL, batch.prompts[p:p + 1], batch.prompt_lengths[p:p + 1],
+                                       batch.responses[p:p + 1])
     every = np.asarray(jax.nn.log_softmax(hidden[0] @ models.unembedding(params)), np.float64)
     entropy = -(np.exp(every) * every).sum(axis=-1)
     total += sum(entropy[g, :batch.lengths[p, g]].sum() for g in range(G))

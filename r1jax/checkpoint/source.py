@@ -1,0 +1,85 @@
+"""Where a model comes from: a Hugging Face directory, a run's folder, or what `scripts/convert import` has made."""
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+from r1jax import models
+from r1jax.checkpoint import families, hf, store
+from r1jax.checkpoint.model_dir import CONFIG, ModelDirError
+
+CHECKPOINTS = 'checkpoints'       # a run's folder and an imported model hold their store under this name
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A model that can be loaded.
+
+  Attributes:
+    path: as given.
+    cfg: ModelConfig.
+    config: the contents of its config.json, as transformers reads it.
+    tokenizer: the directory with the tokenizer's files.
+    step: path of the store's step that holds the parameters; None for a Hugging Face directory.
+    digest: SHA-256 in hex that tells two models of one shape apart.
+  """
+  path: pathlib.Path
+  cfg: models.ModelConfig
+  config: dict
+  tokenizer: pathlib.Path
+  step: pathlib.Path | None
+  digest: str
+
+  def load(self, abstract, progress=lambda done, total: None):
+    """Parameters laid out as `abstract`, ShapeDtypeStructs with shardings, and in its dtypes."""
+    if self.step:
+      return store.read_part(self.step, {'params': abstract})['params']
+    return hf.load(self.path, self.cfg, self.config, abstract, progress)[0]
+
+  def dtypes(self):
+    """{dotted name of a parameter: dtype} as stored."""
+    if self.step:
+      arrays = json.loads((self.step / store.MANIFEST).read_text())['arrays']
+      return {k.removeprefix('params.'): v.split('[')[0] for k, v in arrays.items() if k.startswith('params.')}
+    return hf.dtypes(self.cfg, hf.open_files(self.path, self.cfg, self.config))
+
+
+def open_model(path, step=None):
+  """The Source at `path`; reads configs and headers only, and checks them.
+
+  Args:
+    path: directory of one of the three kinds.
+    step: of a run's checkpoint; the newest intact one where None.
+
+  Raises:
+    ModelDirError: nothing of the kind, incomplete or damaged. StoreError: no such step.
+  """
+  path = pathlib.Path(path)
+  if not (path / CHECKPOINTS).is_dir():
+    if step is not None:
+      raise ModelDirError(f'{path} holds no {CHECKPOINTS}, so no step {step}; leave the step out.')
+    config = hf.read_config(path)
+    cfg = families.from_hf(config, path / CONFIG)
+    hf.open_files(path, cfg, config)
+    return Source(path, cfg, config, path, None, _digest(path))
+  at, manifest = store.newest(path / CHECKPOINTS, step)
+  config = manifest['fingerprint'].get('model')
+  if not isinstance(config, dict):
+    raise ModelDirError(f'{at} does not say which model it holds; give the folder of a run, or of an imported model.')
+  own = hf.read_config(path)
+  # A run's config.json names the model it began from, whose tokenizer is the run's.
+  tokenizer = pathlib.Path(own['model']['path']) if 'rollout' in own else path
+  return Source(path, families.from_hf(config, at), config, tokenizer, at, manifest['sha256'])
+
+
+def _digest(path):
+  """Of all that a directory holds; of large files the size and 64 KiB at 256 places."""
+  found, piece = hashlib.sha256(), 1 << 16
+  for file in sorted(path.glob('*.safetensors')) + sorted(path.glob('tokenizer.*')):
+    size = file.stat().st_size
+    found.update(f'{file.name} {size}'.encode())
+    with open(file, 'rb') as f:
+      for at in range(0, size, max(piece, size // 256)):
+        f.seek(at)
+        found.update(f.read(piece))
+  return found.hexdigest()
