@@ -56,9 +56,9 @@ def errors_in_one_line():
   except SAID_IN_ONE_LINE as error:
     sys.exit(f'error: {error}')
   except OSError as error:
-    if error.errno != errno.ENOSPC:
-      raise
-    sys.exit(f'error: {error}; make room, then run the same command again.')
+    if error.filename is None and error.errno != errno.ENOSPC:
+      raise  # no file of anybody's: a defect
+    sys.exit(f'error: {error}; make room or mend the path, then run the same command again.')
 
 
 def prepare():
@@ -145,12 +145,7 @@ def start(cfg, workdir):
   model = source.cfg
   config_lib.require(model.head == 'tokens', f'{cfg.model.path} is a reward model; a policy needs an unembedding.')
   specs = models.specs(model)
-  tokenizer = tokenizers.load(source.tokenizer, cfg.data.chat_template or None)
-  config_lib.require(
-    tokenizer.vocab <= model.vocab,
-    f'the tokenizer in {source.tokenizer} has {tokenizer.vocab} ids but the model {model.vocab}; '
-    'use the two of one model.',
-  )
+  tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
   config_lib.check_context(cfg.rollout, model.context)
   config_lib.require(
     cfg.data.template in templates.TEMPLATES,

@@ -32,18 +32,17 @@ def check(path):
   cfg = families.from_hf(config, os.path.join(path, 'config.json'))
   found = safetensors_files.entries(path)
   lines, skipped = hf.check(cfg, config, found)
-  print('\n'.join(lines + [f'{name} is left out (multi-token prediction)' for name in sorted(skipped)]))
+  for line in [*lines, *(f'{name} is left out (multi-token prediction)' for name in sorted(skipped))]:
+    print(line)
   print(f'{path}: {len(found)} tensors, {len(lines)} of them missing, unexpected or misshapen.')
   return not lines
 
 
 def load(source, dtype):
-  """(parameters as stored or in `dtype`, {dotted name: dtype})."""
-  specs = models.specs(source.cfg)
-  stored = {name: str(d) if dtype == 'keep' else dtype for name, d in source.dtypes().items()}
-  abstract = params_lib.abstract(specs, stored, parallel.shardings(specs, parallel.make_mesh(config_lib.Mesh())))
+  """The parameters, as stored or in `dtype`."""
   with tqdm.tqdm(total=1, unit='B', unit_scale=True, desc='reading') as bar:
-    return source.load(abstract, lambda done, total: _show(bar, done, total))
+    mesh = parallel.make_mesh(config_lib.Mesh())
+    return source.load(source.abstract(mesh, dtype), lambda done, total: _show(bar, done, total))
 
 
 def _show(bar, done, total):
@@ -53,16 +52,16 @@ def _show(bar, done, total):
 
 def plan(source, dtype, target):
   """Prints what would be read and written."""
-  specs = models.specs(source.cfg)
-  stored = {name: str(d) if dtype == 'keep' else dtype for name, d in source.dtypes().items()}
-  leaves = jax.tree_util.tree_leaves_with_path(params_lib.abstract(specs, stored))
-  total = 0
+  leaves = jax.tree_util.tree_leaves_with_path(source.abstract(parallel.make_mesh(config_lib.Mesh()), dtype))
   for at, leaf in leaves:
-    size = leaf.size * leaf.dtype.itemsize
-    total += size
     print(f'{jax.tree_util.keystr(at, simple=True, separator="."):32} {leaf.dtype.name:9} {list(leaf.shape)}')
-  print(f'{source.path} ({source.config["architectures"][0]}) -> {target}: {params_lib.count(specs):,} parameters, '
+  total = sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves)
+  print(f'{source.path} ({source.config["architectures"][0]}) -> {target}: {_count(source):,} parameters, '
         f'{total / 1e9:.2f} GB, tokenizer from {source.tokenizer}.')
+
+
+def _count(source):
+  return params_lib.count(models.specs(source.cfg))
 
 
 def import_model(args):
@@ -75,12 +74,13 @@ def import_model(args):
     return 0
   target = pathlib.Path(args.output)
   config_lib.require(not target.exists(), f'{target} is there already; remove it or choose another --output.')
+  source.load_tokenizer()
   writing = target.with_name(target.name + '.writing')
   shutil.rmtree(writing, ignore_errors=True)
-  params = load(source, args.dtype)
-  config = families.for_export(source.config, params['embed'].dtype.name)
   try:
     writing.mkdir(parents=True)
+    params = load(source, args.dtype)
+    config = families.for_export(source.config, params['embed'].dtype.name)
     for file in tokenizers.files(source.tokenizer):
       shutil.copy(file, writing)
     common.write_json(str(writing / 'config.json'), config)
@@ -89,25 +89,28 @@ def import_model(args):
     ) as store:
       store.save(0, {'params': params})
     os.rename(writing, target)
-  except (checkpoint.StoreError, OSError):
+  except BaseException:
     shutil.rmtree(writing, ignore_errors=True)
     raise
-  print(f'{target}: {params_lib.count(models.specs(source.cfg)):,} parameters')
+  print(f'{target}: {_count(source):,} parameters')
   return 0
 
 
 def export_model(args):
   """Checkpoint, run or Hugging Face directory -> Hugging Face directory."""
+  config_lib.require(args.shard_gb > 0, f'--shard_gb is {args.shard_gb}; it must be positive.')
   source = checkpoint.open_model(args.input, args.step)
   if args.dry_run:
     plan(source, args.dtype, args.output)
     return 0
+  hf.check_target(args.output)
+  source.load_tokenizer()
   params = load(source, args.dtype)
   config = families.for_export(source.config, params['embed'].dtype.name)
   with tqdm.tqdm(total=1, unit='B', unit_scale=True, desc='writing') as bar:
     hf.save(args.output, source.cfg, params, config, tokenizers.files(source.tokenizer),
             int(args.shard_gb * 1e9), lambda done, total: _show(bar, done, total))
-  print(f'{args.output}: {params_lib.count(models.specs(source.cfg)):,} parameters')
+  print(f'{args.output}: {_count(source):,} parameters')
   return 0
 
 
@@ -119,7 +122,8 @@ def parser():
     command.set_defaults(run=run)
     command.add_argument('--input', required=True, help='the model')
     command.add_argument('--output', default='', help='the directory to be')
-    command.add_argument('--dtype', choices=DTYPES, default='keep', help="of the parameters; 'keep': as they are")
+    command.add_argument('--dtype', choices=DTYPES, default='keep',
+                         help="of the parameters; 'keep': as stored, which for a run is as it trains them")
     command.add_argument('--dry_run', action='store_true', help='print what would be written')
   commands.choices['import'].add_argument('--check', action='store_true', help='only name tensors that do not fit')
   commands.choices['export'].add_argument('--step', type=int, help="of a run's checkpoint; the newest if not given")

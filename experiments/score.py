@@ -17,9 +17,8 @@ import numpy as np
 import tqdm
 
 from experiments import common
-from r1jax import checkpoint, models, parallel, tokenizers
+from r1jax import checkpoint, models, parallel
 from r1jax import config as config_lib
-from r1jax import params as params_lib
 from r1jax.data import reader
 
 LOGIT_CHUNK = 1024
@@ -38,20 +37,15 @@ class Scorer:
   """Log-probs of token sequences under one model.
 
   Args:
-    path: of the model; see `checkpoint.open_model`.
+    source: checkpoint.Source.
     dtype: of the computation; the parameters' own where ''.
-    mesh: config.Mesh. batch: sequences at a time, at most.
+    batch: sequences at a time, at most.
   """
 
-  def __init__(self, path, dtype, mesh, batch):
-    self.source = checkpoint.open_model(path)
-    self.cfg = self.source.cfg
-    config_lib.require(self.cfg.head == 'tokens', f'{path} is a reward model; it has no log-probs.')
-    self.mesh = parallel.make_mesh(mesh)
-    specs = models.specs(self.cfg)
-    stored = self.source.dtypes()
-    self.params = self.source.load(params_lib.abstract(specs, stored, parallel.shardings(specs, self.mesh)))
-    self.dtype = jnp.dtype(dtype or stored['embed'])
+  def __init__(self, source, dtype, batch):
+    self.cfg, self.mesh = source.cfg, parallel.make_mesh(config_lib.Mesh())
+    self.params = source.load(source.abstract(self.mesh))
+    self.dtype = jnp.dtype(dtype or self.params['embed'].dtype)
     shards = parallel.batch_shards(self.mesh)
     self.batch = -(-batch // shards) * shards
     self._program = jax.jit(self._logprobs)
@@ -82,34 +76,51 @@ class Scorer:
     return logp.reshape(b, t - 1)
 
 
+def read(path, source):
+  """Rows with their ids in 'tokens', all fit for the model.
+
+  Raises:
+    DataError, ConfigError: a bad row, by its number.
+  """
+  rows, tokenizer = reader.read_rows(path, check_row), None
+  for i, row in enumerate(rows, 1):
+    if row.get('tokens') is None:
+      tokenizer = tokenizer or source.load_tokenizer()
+      row['tokens'] = tokenizer.encode(row['text'], bos=True)
+    count, highest = len(row['tokens']), max(row['tokens'], default=0)
+    config_lib.require(
+      count <= source.cfg.context,
+      f"row {i} of {path} has {count} tokens, over the model's context of {source.cfg.context}; cut it.",
+    )
+    config_lib.require(
+      highest < source.cfg.vocab, f'row {i} of {path} holds id {highest}, but the model has {source.cfg.vocab}.'
+    )
+  return rows
+
+
 def score(path, source, target, dtype, batch):
   """Scores a file; writes under a temporary name until all is there. Returns the number of rows."""
   common.prepare()
-  rows = reader.read_rows(source, check_row)
-  scorer = Scorer(path, dtype, config_lib.Mesh(), batch)
-  tokenizer = None
-  for i, row in enumerate(rows, 1):
-    if row.get('tokens') is None:
-      tokenizer = tokenizer or tokenizers.load(scorer.source.tokenizer)
-      row['tokens'] = tokenizer.encode(row['text'], bos=True)
-    config_lib.require(
-      len(row['tokens']) <= scorer.cfg.context,
-      f"row {i} of {source} has {len(row['tokens'])} tokens, over the model's context of {scorer.cfg.context}; cut it.",
-    )
-    over = max(row['tokens'], default=0)
-    config_lib.require(
-      over < scorer.cfg.vocab, f'row {i} of {source} holds id {over}, but the model has {scorer.cfg.vocab}.'
-    )
-  temporary = target + '.tmp'
+  model = checkpoint.open_model(path)
+  config_lib.require(model.cfg.head == 'tokens', f'{path} is a reward model; it has no log-probs.')
+  config_lib.require(not os.path.isdir(target), f'{target} is a folder; name the file to write.')
+  rows = read(source, model)
   os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
-  window = 64 * scorer.batch
-  with open(temporary, 'w', encoding='utf-8') as f, tqdm.tqdm(total=len(rows), unit='row') as bar:
-    for first in range(0, len(rows), window):
-      some = rows[first : first + window]
-      for row, logp in zip(some, scorer([row['tokens'] for row in some])):
-        f.write(json.dumps(row | {'logprobs': [float(x) for x in logp]}, ensure_ascii=False) + '\n')
-      bar.update(len(some))
-  os.replace(temporary, target)
+  temporary = target + '.tmp'
+  try:
+    with open(temporary, 'w', encoding='utf-8') as f, tqdm.tqdm(total=len(rows), unit='row') as bar:
+      scorer = Scorer(model, dtype, batch)
+      window = 64 * scorer.batch
+      for first in range(0, len(rows), window):
+        some = rows[first : first + window]
+        for row, logp in zip(some, scorer([row['tokens'] for row in some])):
+          f.write(json.dumps(row | {'logprobs': [float(x) for x in logp]}, ensure_ascii=False) + '\n')
+        bar.update(len(some))
+    os.replace(temporary, target)
+  except BaseException:
+    if os.path.exists(temporary):
+      os.remove(temporary)
+    raise
   return len(rows)
 
 

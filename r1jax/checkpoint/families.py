@@ -102,26 +102,15 @@ def from_hf(config, where):
   except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
     if isinstance(error, ModelDirError):
       raise
-    raise ModelDirError(f"{where} is damaged ({error!r}); copy the model's own config.json.") from error
+    raise ModelDirError(f"{where}: is damaged ({error!r}); copy the model's own config.json.") from error
 
 
 def _from_hf(config, where):
   def fail(message):
     raise ModelDirError(f'{where}: {message}')
 
-  def get(key, *default):
-    key = key if config.get(key) is not None else RENAMED.get(key, key)
-    if config.get(key) is None and not default:
-      fail(f"'{key}' is missing; copy the model's own config.json.")
-    value = config[key] if config.get(key) is not None else default[0]
-    kind = type(default[0]) if default else int
-    if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool) != (kind is bool):
-      fail(f"'{key}' is {value!r}, which is no {kind.__name__}; copy the model's own config.json.")
-    if kind is int and value < (0 if default == (0,) else 1):
-      fail(f"'{key}' is {value}, which is too small; copy the model's own config.json.")
-    return value
-
-  named = (config.get('architectures') or ['none'])[0]
+  named = config.get('architectures') or 'none'
+  named = named[0] if isinstance(named, list) and named else named
   if named not in ARCHITECTURES:
     fail(f'architecture {named!r} is not supported; known: {", ".join(ARCHITECTURES)}.')
   family, head = ARCHITECTURES[named]
@@ -130,27 +119,41 @@ def _from_hf(config, where):
       fail(f'{key} = {config[key]!r} is not supported, only {off!r}.')
   if set(config.get('layer_types') or []) - {'full_attention'}:
     fail('layer_types other than full_attention are not supported.')
+  size = lambda key, *default, least=1: _number(config, key, fail, *default, kinds=(int,), least=least)
+  flag = lambda key, default: _number(config, key, fail, default, kinds=(bool,), least=0)
   shape = dict(
-      vocab=get('vocab_size'), embed=get('hidden_size'), layers=get('num_hidden_layers'),
-      heads=get('num_attention_heads'), mlp=get('intermediate_size'), context=get('max_position_embeddings'),
-      norm_eps=float(get('rms_norm_eps', 1e-6)), tied=get('tie_word_embeddings', False), family=family, head=head,
-      qkv_bias=family == 'qwen2', qk_norm=family in ('qwen3', 'qwen3_moe'))
+      vocab=size('vocab_size'), embed=size('hidden_size'), layers=size('num_hidden_layers'),
+      heads=size('num_attention_heads'), mlp=size('intermediate_size'), context=size('max_position_embeddings'),
+      norm_eps=float(_number(config, 'rms_norm_eps', fail, 1e-6)), tied=flag('tie_word_embeddings', False),
+      family=family, head=head, qkv_bias=family == 'qwen2', qk_norm=family in ('qwen3', 'qwen3_moe'))
   if family == 'deepseek_v3':
-    mla = MLA(get('q_lora_rank', 0), get('kv_lora_rank'), get('qk_nope_head_dim'), get('qk_rope_head_dim'),
-              get('v_head_dim'))
+    mla = MLA(size('q_lora_rank', 0), size('kv_lora_rank'), size('qk_nope_head_dim'), size('qk_rope_head_dim'),
+              size('v_head_dim'))
     shape |= dict(mla=mla, kv_heads=shape['heads'], head_dim=mla.nope_dim + mla.rope_dim)
     shape['moe'] = MoE(
-        get('n_routed_experts'), get('num_experts_per_tok'), get('moe_intermediate_size'),
-        shared=get('n_shared_experts', 0), first_dense=get('first_k_dense_replace', 0), score='sigmoid',
-        groups=get('n_group'), top_groups=get('topk_group'), normalise=get('norm_topk_prob', True),
-        scale=float(get('routed_scaling_factor', 1.0)))
+        size('n_routed_experts'), size('num_experts_per_tok'), size('moe_intermediate_size'),
+        shared=size('n_shared_experts', 0, least=0), first_dense=size('first_k_dense_replace', 0, least=0),
+        score='sigmoid', groups=size('n_group'), top_groups=size('topk_group'),
+        normalise=flag('norm_topk_prob', True), scale=float(_number(config, 'routed_scaling_factor', fail, 1.0)))
   else:
-    shape |= dict(kv_heads=get('num_key_value_heads', shape['heads']),
-                  head_dim=get('head_dim', shape['embed'] // shape['heads']))
+    shape |= dict(kv_heads=size('num_key_value_heads', shape['heads']),
+                  head_dim=size('head_dim', shape['embed'] // shape['heads']))
   if family == 'qwen3_moe':
-    shape['moe'] = MoE(get('num_experts'), get('num_experts_per_tok'), get('moe_intermediate_size'),
-                       normalise=get('norm_topk_prob', False))
+    shape['moe'] = MoE(size('num_experts'), size('num_experts_per_tok'), size('moe_intermediate_size'),
+                       normalise=flag('norm_topk_prob', False))
   return models.ModelConfig(**shape, **_rope(config, shape['context'], fail))
+
+
+def _number(config, key, fail, *default, kinds=(int, float), least=0):
+  """config[key], or the default where it is absent or null, of one of `kinds` and no less than `least`."""
+  value = config.get(key)
+  value = config.get(RENAMED.get(key)) if value is None else value
+  if value is None:
+    return default[0] if default else fail(f"'{key}' is missing; copy the model's own config.json.")
+  if type(value) not in kinds or value < least:
+    fail(f"'{key}' is {value!r}, which is no {kinds[-1].__name__} of at least {least}; "
+         "copy the model's own config.json.")
+  return value
 
 
 def prediction_layers(config):
@@ -164,19 +167,25 @@ def _rope(config, context, fail):
   """rope_theta and rope of a ModelConfig, from the older form of config.json or the newer (`rope_parameters`)."""
   found = config.get('rope_parameters') or config.get('rope_scaling') or {}
   kind = found.get('rope_type') or found.get('type') or 'default'
-  theta = float(found.get('rope_theta') or config.get('rope_theta') or 10_000.0)
+  theta = _number(found, 'rope_theta', fail, _number(config, 'rope_theta', fail, 10_000.0, least=1), least=1)
   if found.get('partial_rotary_factor') not in (None, 1.0):
     fail(f'partial_rotary_factor = {found["partial_rotary_factor"]} is not supported, only 1.0.')
   if kind == 'default':
-    return dict(rope_theta=theta)
-  if kind not in ('linear', 'llama3', 'yarn'):
-    fail(f'rope type {kind!r} is not supported; known: default, linear, llama3, yarn.')
-  original = found.get('original_max_position_embeddings') or config.get('original_max_position_embeddings') or context
-  known = {'low_freq_factor', 'high_freq_factor', 'beta_fast', 'beta_slow', 'truncate', 'attention_factor', 'mscale',
-           'mscale_all_dim'}
-  more = {key: found[key] for key in known if found.get(key) is not None}
-  return dict(rope_theta=theta, rope=RopeScaling(kind, float(found.get('factor') or context / original),
-                                                 0 if kind == 'linear' else int(original), **more))
+    return dict(rope_theta=float(theta))
+  needed = {'linear': ('factor',), 'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'), 'yarn': ()}
+  if kind not in needed:
+    fail(f'rope type {kind!r} is not supported; known: default, {", ".join(needed)}.')
+  number = lambda key, *default: _number(found, key, fail, *default)
+  original = number('original_max_position_embeddings',
+                    _number(config, 'original_max_position_embeddings', fail, context))
+  optional = ('low_freq_factor', 'high_freq_factor', 'beta_fast', 'beta_slow', 'attention_factor', 'mscale',
+              'mscale_all_dim')
+  more = {key: float(number(key)) for key in optional if found.get(key) is not None or key in needed[kind]}
+  if found.get('truncate') is not None:
+    more['truncate'] = _number(found, 'truncate', fail, kinds=(bool,))
+  factor = number('factor') if 'factor' in needed[kind] else number('factor', context / original)
+  return dict(rope_theta=float(theta),
+              rope=RopeScaling(kind, float(factor), 0 if kind == 'linear' else int(original), **more))
 
 
 def to_hf(cfg):

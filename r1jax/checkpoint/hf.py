@@ -235,10 +235,7 @@ def save(path, cfg, params, config, files=(), shard_bytes=SHARD_BYTES, progress=
   Raises:
     ModelDirError: `path` is something else, or there is no room on the disk; nothing is left at a temporary name.
   """
-  path = pathlib.Path(path).resolve()
-  if path.exists() and not (path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir()))):
-    raise ModelDirError(f'{path} is {"a directory without " + CONFIG if path.is_dir() else "a file"} and would be '
-                        'replaced; remove it or choose another path.')
+  path = check_target(path)
   flat = {jax.tree_util.keystr(at, simple=True, separator='.'): x
           for at, x in jax.tree_util.tree_leaves_with_path(params)}
   new, old = (path.with_name(f'{path.name}.{kind}') for kind in ('writing', 'replaced'))
@@ -261,6 +258,15 @@ def save(path, cfg, params, config, files=(), shard_bytes=SHARD_BYTES, progress=
     raise ModelDirError(f'{path} could not be written ({error}); make room or mend the cause, then run the same '
                         'command again.') from error
   shutil.rmtree(old, ignore_errors=True)
+
+
+def check_target(path):
+  """The path that `save` would write to, resolved. Raises ModelDirError where something else is there."""
+  path = pathlib.Path(path).resolve()
+  if path.exists() and not (path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir()))):
+    raise ModelDirError(f'{path} is {"a directory without " + CONFIG if path.is_dir() else "a file"} and would be '
+                        'replaced; remove it or choose another path.')
+  return path
 
 
 def _shards(cfg, flat, shard_bytes):

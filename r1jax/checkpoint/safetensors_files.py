@@ -59,7 +59,7 @@ def entries(path):
   else:
     files = sorted(path.glob('*.safetensors'))
   if not files:
-    pickles = sorted(p.name for p in path.iterdir() if p.suffix in ('.bin', '.pt', '.pth', '.ckpt'))
+    pickles = sorted(p.name for p in path.iterdir() if {'.bin', '.pt', '.pth', '.ckpt'} & set(p.suffixes))
     advice = (f'{pickles[0]} is a pickle, which can run code and is never opened; convert it where it comes from '
               '(transformers: model.save_pretrained(DIR) writes safetensors).' if pickles else
               'copy the model.safetensors files there.')

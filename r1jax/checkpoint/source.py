@@ -4,7 +4,8 @@ import hashlib
 import json
 import pathlib
 
-from r1jax import models
+from r1jax import models, parallel, tokenizers
+from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf, store
 from r1jax.checkpoint.model_dir import CONFIG, ModelDirError
 
@@ -29,6 +30,20 @@ class Source:
   tokenizer: pathlib.Path
   step: pathlib.Path | None
   digest: str
+
+  def load_tokenizer(self, chat_template=None):
+    """The model's tokenizer (see `tokenizers.load`). Raises ModelDirError where it has more ids than the model."""
+    tokenizer = tokenizers.load(self.tokenizer, chat_template)
+    if tokenizer.vocab > self.cfg.vocab:
+      raise ModelDirError(f'the tokenizer in {self.tokenizer} has {tokenizer.vocab} ids but the model '
+                          f'{self.cfg.vocab}; use the two of one model.')
+    return tokenizer
+
+  def abstract(self, mesh, dtype='keep'):
+    """Parameters to be, in `dtype` ('keep': as stored), as ShapeDtypeStructs laid out over `mesh` for `load`."""
+    specs = models.specs(self.cfg)
+    dtypes = {name: stored if dtype == 'keep' else dtype for name, stored in self.dtypes().items()}
+    return params_lib.abstract(specs, dtypes, parallel.shardings(specs, mesh))
 
   def load(self, abstract, progress=lambda done, total: None):
     """Parameters laid out as `abstract`, ShapeDtypeStructs with shardings, and in its dtypes."""

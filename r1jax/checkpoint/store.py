@@ -223,7 +223,7 @@ def newest(directory, step=None):
   Raises:
     StoreError: there is none, or it is damaged.
   """
-  directory, reasons = pathlib.Path(directory), []
+  directory, reasons = pathlib.Path(directory).resolve(), []
   found = sorted((int(m[1]), p) for p in directory.iterdir() if (m := STEP.fullmatch(p.name)))
   if step is not None and step not in dict(found):
     raise StoreError(f'{directory} has no step {step}; it has {", ".join(str(n) for n, _ in found) or "none"}.')

@@ -21,6 +21,12 @@ class RopeScaling:
 
   def __post_init__(self):
     require(self.kind in ('linear', 'llama3', 'yarn'), f"rope scaling {self.kind!r}; known: linear, llama3, yarn.")
+    require(self.factor >= 1, f'rope scaling by {self.factor}; it must be at least 1.')
+    require(self.kind == 'linear' or self.original_context > 0, f'{self.kind} needs the original context.')
+    require(self.kind != 'llama3' or self.low_freq_factor < self.high_freq_factor,
+            f'low_freq_factor {self.low_freq_factor} must be below high_freq_factor {self.high_freq_factor}.')
+    require(self.kind != 'yarn' or self.beta_fast > self.beta_slow > 0,
+            f'beta_fast {self.beta_fast} must be above beta_slow {self.beta_slow}, and both above 0.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +118,9 @@ _QWEN_0_5B = dict(vocab=151_936, embed=896, layers=24, heads=14, kv_heads=2, hea
 _QWEN_1_5B = dict(vocab=151_936, embed=1536, layers=28, heads=12, kv_heads=2, mlp=8960)
 _QWEN_3B = dict(vocab=151_936, embed=2048, layers=36, heads=16, kv_heads=2, mlp=11_008)
 _QWEN_7B = dict(embed=3584, layers=28, heads=28, kv_heads=4, mlp=18_944)
-_QWEN_14B = dict(embed=5120, layers=48, heads=40, kv_heads=8, mlp=13_824)
-_QWEN_32B = dict(embed=5120, layers=64, heads=40, kv_heads=8, mlp=27_648)
-_QWEN_72B = dict(embed=8192, layers=80, heads=64, kv_heads=8, mlp=29_568)
+_QWEN_14B = dict(embed=5120, layers=48, heads=40, kv_heads=8, mlp=13_824, norm_eps=1e-5)
+_QWEN_32B = dict(embed=5120, layers=64, heads=40, kv_heads=8, mlp=27_648, norm_eps=1e-5)
+_QWEN_72B = dict(embed=8192, layers=80, heads=64, kv_heads=8, mlp=29_568, norm_eps=1e-5)
 _MATH = dict(context=4096, rope_theta=10_000.0)         # Qwen2.5-Math
 _R1 = dict(context=131_072)                             # the distilled students
 
@@ -122,7 +128,7 @@ PRESETS = {
     'llama3_1_8b': _llama3(**_LLAMA_8B),
     'llama3_3_70b': _llama3(**_LLAMA_70B),
     'qwen2_5_0_5b': _qwen2_5(**_QWEN_0_5B, tied=True),
-    'qwen2_5_1_5b': _qwen2_5(**_QWEN_1_5B, tied=True),
+    'qwen2_5_1_5b': _qwen2_5(**_QWEN_1_5B, tied=True, context=131_072),
     'qwen2_5_3b': _qwen2_5(**_QWEN_3B, tied=True),
     'qwen2_5_7b': _qwen2_5(**_QWEN_7B, context=131_072),
     'qwen2_5_14b': _qwen2_5(**_QWEN_14B, context=131_072),

@@ -22,7 +22,7 @@ class Tokenizer:
     special: those of them that are control: text becomes one only where asked to, and none becomes text.
   """
 
-  def __init__(self, path, vocab, added, eos, template):
+  def __init__(self, path, vocab, added, eos, template, begins=lambda bos: True):
     """What lies beside `path` has the last word on added tokens.
 
     Args:
@@ -31,6 +31,7 @@ class Tokenizer:
       added: list of {'id', 'content', 'special'} and flags, as in a tokenizer.json.
       eos: list of the ids that the file itself says end a text.
       template: text of a chat template; None takes the directory's own, if it has one.
+      begins: the begin token's text -> whether the file itself says that texts begin with it.
     """
     self.path = path
     config, more_eos, own_template = _beside(path)
@@ -53,6 +54,10 @@ class Tokenizer:
       self.special.add(token)
     self.vocab = max(ids.values()) + 1
     self.bos = ids.get(self._names.get('bos_token'))
+    adds = config.get('add_bos_token')
+    if adds is None:
+      adds = self.bos is not None and begins(self._names['bos_token'])
+    self._begin = [self.bos] if adds and self.bos is not None else []
     named = ids.get(self._names.get('eos_token'))
     self.eos = tuple(dict.fromkeys([*([] if named is None else [named]), *eos, *more_eos]))
     if not self.eos:
@@ -64,9 +69,11 @@ class Tokenizer:
     self._template = template and self._try(chat.compile_template, template)
 
   def encode(self, text, special=False, bos=False):
-    """Token ids. The text of a special token is only text, unless `special`; `bos` begins with that token, if any."""
-    begin = [self.bos] if bos and self.bos is not None else []
-    return begin + self._ids((self._any if special else self._not_special).split(text))
+    """Token ids. The text of a special token is only text, unless `special`.
+
+    bos: begin with the token that the tokenizer's files say a text begins with, if any.
+    """
+    return (self._begin if bos else []) + self._ids((self._any if special else self._not_special).split(text))
 
   def chat(self, messages, generate=True):
     """Token ids of a conversation, as the chat template writes it.

@@ -32,7 +32,10 @@ class ByteLevelTokenizer(Tokenizer):
     except Exception as error:  # the library raises nothing narrower
       raise TokenizerError(f'{path}: not a tokenizer ({error}); fetch it again.') from error
     vocab = self._bpe.get_vocab()
-    super().__init__(path, vocab, spec.get('added_tokens') or [], [], template)
+    # The post-processor names the token that it puts in front of a text.
+    processor = json.dumps(spec.get('post_processor'), ensure_ascii=False)
+    begins = lambda bos: json.dumps(bos, ensure_ascii=False) in processor
+    super().__init__(path, vocab, spec.get('added_tokens') or [], [], template, begins)
     self._token = {i: token for token, i in (vocab | self.added).items() if token not in self.special}
     self._bytes = functools.cache(self._bytes_of)
 

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,36 @@ def test_out_of_our_checkpoint_comes_what_went_in(made, tmp_path, capsys):
   assert [k for k in want if want[k].dtype != got[k].dtype or want[k].tobytes() != got[k].tobytes()] == []
   assert json.loads((path / 'config.json').read_text()) == json.loads((tmp_path / 'back/config.json').read_text())
   assert (path / 'tokenizer.model').read_bytes() == (tmp_path / 'back' / 'tokenizer.model').read_bytes()
+
+
+def test_paths_may_be_relative(made, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'in.jsonl').write_text('{"tokens": [1, 2]}\n')
+  assert convert.main(['import', '--input', str(made[0]), '--output', 'ours']) == 0
+  assert convert.main(['export', '--input', 'ours', '--output', 'back']) == 0
+  assert score.score('ours', 'in.jsonl', 'out.jsonl', '', 8) == 1
+
+
+def test_what_cannot_be_written_says_so_first(made, tmp_path):
+  (tmp_path / 'file').touch()
+  (tmp_path / 'in.jsonl').write_text('{"tokens": [1, 2]}\n')
+  path = str(made[0])
+  for command in (['import', '--input', path, '--output', str(tmp_path / 'file' / 'x')],
+                  ['export', '--input', path, '--output', str(tmp_path / 'file')]):
+    with pytest.raises(SystemExit, match='file'):
+      convert.main(command)
+  with pytest.raises(ConfigError, match='is a folder'):
+    score.score(path, str(tmp_path / 'in.jsonl'), str(tmp_path), '', 8)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['file', 'in.jsonl']
+
+
+def test_a_tokenizer_is_missed_before_anything_is_read(made, tmp_path):
+  shutil.copytree(made[0], tmp_path / 'bare')
+  (tmp_path / 'bare' / 'tokenizer.model').unlink()
+  for command in ('import', 'export'):
+    with pytest.raises(SystemExit, match='no tokenizer'):
+      convert.main([command, '--input', str(tmp_path / 'bare'), '--output', str(tmp_path / 'x')])
+  assert [p.name for p in tmp_path.iterdir()] == ['bare']
 
 
 def test_dtype_of_the_parameters_can_be_chosen(made, tmp_path):
@@ -152,8 +183,8 @@ def test_transformers_answers_as_a_trained_policy_does(runs, straight, tmp_path,
     model, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'hf', output_loading_info=True)
   assert not any(info.values()), info
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'hf')
-  ours = score.Scorer(str(straight), 'float32', config_lib.Mesh(), 8)
-  own = tokenizers.load(ours.source.tokenizer)
+  source = checkpoint.open_model(straight)
+  ours, own = score.Scorer(source, 'float32', 8), source.load_tokenizer()
   prompts = [p['problem'] + '\n' for p in toy.problems('trial', 0, 16, held_out=True)]
   engine = sampling.Engine(ours.cfg, own, parallel.make_mesh(config_lib.Mesh()), max_prompt=32, max_response=64)
   ids = [own.encode(p) for p in prompts]

@@ -1,4 +1,5 @@
 """Encoding, decoding and streams, against the `tokenizers` library, transformers and SentencePiece itself."""
+import json
 import random
 
 import numpy as np
@@ -143,3 +144,15 @@ def test_a_stream_of_broken_characters_keeps_going(directory, byte):
   parts = streamed(ours, ids)
   assert ''.join(parts) == ours.decode(ids) == '\ufffd' * 200
   assert all(parts[1:-1])                                        # at most one waits
+
+
+def test_a_text_begins_as_the_tokenizers_files_say(qwen, tmp_path):
+  """By add_bos_token where it is given, else by the post-processor of the tokenizer.json."""
+  spec = json.loads((qwen / 'tokenizer.json').read_text())
+  config = json.loads((qwen / 'tokenizer_config.json').read_text()) | {'bos_token': '<|im_start|>'}
+  first = {'type': 'TemplateProcessing', 'single': [{'SpecialToken': {'id': '<|im_start|>', 'type_id': 0}}]}
+  for processor, adds, begins in ((None, None, False), (first, None, True), (None, True, True), (first, False, False)):
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(spec | {'post_processor': processor}))
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps(config | {'add_bos_token': adds}))
+    tokenizer = tokenizers.load(tmp_path)
+    assert tokenizer.encode('a', bos=True) == [tokenizer.bos] * begins + tokenizer.encode('a')
