@@ -16,7 +16,7 @@ def _paper():
   return ConfigDict(dict(
       seed=0,
       steps=10_400,                                                              # paper
-      model=dict(path='', dtype='bfloat16', remat=True),                         # ours
+      model=dict(path='', dtype='bfloat16', remat='full', attention='auto'),     # ours
       data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', template='r1_zero',
                 chat_template='', language='en'),
       rollout=dict(prompts=32, samples=16, temperature=1.0,                      # paper (batch 512)
@@ -42,7 +42,7 @@ def _toy():
   """Trial and error, from a base of `configs/toy_base.py:trial`. Hardware: 2 CPU cores. All numbers ours."""
   c = _paper()
   c.steps = 160
-  c.model.update(dtype='float32', remat=False)
+  c.model.update(dtype='float32', remat='none')
   c.data.update(source='trial', template='plain', eval_fraction=0.0)
   c.rollout.update(prompts=16, samples=16, max_prompt=32, max_response=160, chunk=16)
   c.reward.parts = ConfigDict(dict(signs=1.0, format=0.5))

@@ -124,7 +124,7 @@ def sample(params, mesh, f):
 
 def train(params, mesh, f):
   config = r1_zero.get_config('gsm8k')
-  config.model.update(path='random', dtype='float32', remat=False)
+  config.model.update(path='random', dtype='float32', remat='none')
   config.rollout.update(
     prompts=f.prompts, samples=f.samples, max_prompt=f.prompt_tokens, max_response=f.new_tokens, chunk=0
   )

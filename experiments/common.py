@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 
 from absl import flags
 from absl import logging as absl_logging
@@ -61,8 +62,38 @@ def errors_in_one_line():
     sys.exit(f'error: {error}; make room or mend the path, then run the same command again.')
 
 
+@contextlib.contextmanager
+def ends_together():
+  """An error in one of several processes ends it at once, with one line where it was written for a person.
+
+  Nothing is closed or waited for: the others may be gone, and those that are not wait for this one until they miss it.
+  """
+  try:
+    yield
+  except BaseException as error:  # a lone process goes on to whoever handles it
+    if jax.process_count() == 1:
+      raise
+    at = f'process {jax.process_index()} of {jax.process_count()}'
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      said = f'{at} lost another one or its device ({str(error).splitlines()[0]:.200})'
+    else:
+      said = f'{at}: {error!r}' if not isinstance(error, SAID_IN_ONE_LINE) else f'{at}: {error}'
+    if not isinstance(error, (*SAID_IN_ONE_LINE, jax.errors.JaxRuntimeError)):
+      traceback.print_exc()
+    print(f'error: {said}; give all processes the same command again to go on from the last checkpoint.',
+          file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+class Quiet:
+  """The Writer of every process but the first."""
+  write = samples = resume = close = lambda self, *_: None
+
+
 def prepare():
   """Settings of the process, for a main to call first: compiled programs and freed memory are kept.
+
+  Joins the run's other processes, where there are any.
 
   Our own messages go to standard error, other libraries' from warnings on.
   Compiled programs go to the folder JAX_COMPILATION_CACHE_DIR, by default ~/.cache/r1jax/programs.
@@ -72,8 +103,9 @@ def prepare():
   be one arena only. Without glibc the C library is left as it is.
   """
   absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells every detail of every save
+  parallel.connect()
   if not log.handlers:
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if not jax.distributed.is_initialized() or parallel.first() else logging.ERROR)
     log.addHandler(logging.StreamHandler())
     log.propagate = False
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.join(
@@ -163,7 +195,8 @@ def start(cfg, workdir):
   problems = dataclasses.replace(problems, train=train, held_out=held_out)
 
   mesh = parallel.make_mesh(cfg.mesh)
-  optimizer = optimizer_lib.make(cfg.optimizer, cfg.steps * cfg.train.minibatches * cfg.train.epochs, specs)
+  updates = cfg.steps * cfg.train.minibatches * cfg.train.epochs
+  optimizer = optimizer_lib.make(cfg.optimizer, updates, specs, cfg.train.param_dtype)
   engine = sampling.Engine(
     model,
     tokenizer,
@@ -187,8 +220,10 @@ def start(cfg, workdir):
     sampler,
     Updater(cfg, model, optimizer, mesh),
     store,
-    Writer(workdir),
-    state_lib.abstract_state(specs, optimizer, mesh, reference=cfg.loss.kl_coef > 0),
+    Writer(workdir) if parallel.first() else Quiet(),
+    state_lib.abstract_state(
+      specs, optimizer, mesh, cfg.loss.kl_coef > 0, cfg.train.param_dtype, cfg.train.reference_dtype
+    ),
     dropped,
   )
 
@@ -198,6 +233,7 @@ def fingerprint(cfg, source):
   whole = config_lib.to_dict(cfg)
   parts = {name: whole[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
   parts['reward'] = {name: whole['reward'][name] for name in ('parts', 'accuracy', 'overlong_buffer')}
+  del parts['optimizer']['moment_dtype']  # dtypes are compared with the arrays
   parts['train'] = {name: whole['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}
   # More steps go on under a constant rate; under any other the rate at every step follows from their number.
   parts['steps'] = cfg.steps if cfg.optimizer.schedule != 'constant' else 'any'
@@ -205,7 +241,9 @@ def fingerprint(cfg, source):
 
 
 def write_json(path, value):
-  """Writes JSON under a temporary name and renames it."""
+  """Writes JSON under a temporary name and renames it; the first process alone."""
+  if not parallel.first():
+    return
   with open(path + '.tmp', 'w', encoding='utf-8') as f:
     json.dump(value, f, indent=2, ensure_ascii=False)
     f.write('\n')

@@ -8,6 +8,7 @@ ends with the same numbers.
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import time
@@ -18,11 +19,12 @@ from ml_collections import config_flags
 
 from experiments import common
 from r1jax import config as config_lib
-from r1jax import evaluation, keys, rollout, templates
+from r1jax import evaluation, keys, parallel, rollout, templates
 from r1jax.metrics.plots import plot
 from r1jax.metrics.progress import Progress
 from r1jax.metrics.report import report
 from r1jax.sampling import Sampling
+from r1jax.training import state as state_lib
 
 EVALUATION = 2**32 - 1  # a step that no run reaches
 
@@ -67,7 +69,7 @@ def train_step(run, state, step):
   clock.append(time.perf_counter())
   state, metrics = run.updater.update(state, rollout.with_advantage(batch, scores['total'], cfg), step)
   if cfg.train.reference_refresh and (step + 1) % cfg.train.reference_refresh == 0 and state.reference is not None:
-    state = state.replace(reference=jax.tree.map(jax.numpy.copy, state.params))
+    state = state.replace(reference=state_lib.refresh(state.params, state.reference))
   clock.append(time.perf_counter())
   metrics |= {
     'reward/mean': scores['total'].mean(),
@@ -118,10 +120,16 @@ def full_evaluation(run, params, step):
 
 def once(path, make, anew):
   """The JSON value in `path`, made and kept there where it is not yet, or `anew` is set."""
-  if anew or not os.path.exists(path):
-    common.write_json(path, make())
+  if anew or not parallel.agree(os.path.exists(path)):
+    value = make()
+    common.write_json(path, value)
+    return json.loads(json.dumps(value))
   with open(path, encoding='utf-8') as f:
     return json.load(f)
+
+
+def _progress(steps, first):
+  return Progress(steps, first, file=None if parallel.first() else io.StringIO())
 
 
 def _base_to_final(run):
@@ -137,7 +145,7 @@ def _base_to_final(run):
   run.writer.resume(first)
   if first:
     common.log.info('resumed at step %d', first)
-  with jax.transfer_guard('disallow'), Progress(cfg.steps, first) as bar:
+  with jax.transfer_guard('disallow'), _progress(cfg.steps, first) as bar:
     # From step 0 the base is evaluated anew: `resume` has dropped its samples, and it may be another base.
     base = once(
       os.path.join(workdir, 'eval_base.json'), lambda: _timed(full_evaluation, run, state.params, 0), anew=not first
@@ -164,7 +172,7 @@ def _base_to_final(run):
 def run_rl(cfg, workdir):
   """Trains to the end, evaluates before and after, writes summary.json, plots and report. Returns the summary."""
   began = time.perf_counter()
-  with contextlib.closing(common.start(cfg, workdir)) as run:
+  with contextlib.closing(common.start(cfg, workdir)) as run, common.ends_together():
     base, final = _base_to_final(run)
   summary = {
     'base': base['metrics'],
@@ -180,8 +188,9 @@ def run_rl(cfg, workdir):
     'config': config_lib.to_dict(cfg),
   }
   common.write_json(os.path.join(workdir, 'summary.json'), summary)
-  plot(workdir)
-  report(workdir)
+  if parallel.first():
+    plot(workdir)
+    report(workdir)
   return summary
 
 

@@ -19,14 +19,26 @@ def require(ok, message):
     raise ConfigError(message)
 
 
+def require_float(name, value):
+  require(value in ('float32', 'bfloat16'), f"{name} is {value!r}; use 'float32' or 'bfloat16'.")
+
+
+# 'none' keeps everything; 'full' a layer's input only; the others that and attention's result, or its inputs too.
+REMAT = ('none', 'full', 'attention', 'qkv')
+ATTENTION = ('auto', 'xla', 'chunked', 'splash', 'cudnn')
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
   path: str                       # a Hugging Face directory, an imported model or a run's folder
-  dtype: str = 'float32'          # of the computation; parameters are kept in float32
-  remat: bool = False             # recompute each layer in the backward pass
+  dtype: str = 'float32'          # of the computation; see train.param_dtype
+  remat: str = 'none'             # what each layer keeps for the backward pass: REMAT
+  attention: str = 'auto'         # without a cache: ATTENTION; 'auto' goes by platform and length
 
   def __post_init__(self):
     require(self.dtype in ('float32', 'bfloat16'), f"model.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'.")
+    for key, known in (('remat', REMAT), ('attention', ATTENTION)):
+      require(getattr(self, key) in known, f'model.{key} is {getattr(self, key)!r}; known: {", ".join(known)}.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +136,17 @@ class Optimizer:
   weight_decay: float = 0.0
   grad_clip: float = 1.0          # global norm; 0: off
   name: str = 'adam'              # 'adam', or 'muon' for matrices with Adam for the rest
+  moment_dtype: str = 'float32'   # of the kept moments; their arithmetic is float32
 
   def __post_init__(self):
     require(self.schedule in ('constant', 'linear', 'cosine'),
             f"optimizer.schedule is {self.schedule!r}; use 'constant', 'linear' or 'cosine'.")
     require(self.name in ('adam', 'muon'), f"optimizer.name is {self.name!r}; use 'adam' or 'muon'.")
+    require_float('optimizer.moment_dtype', self.moment_dtype)
+    # bfloat16 holds 8 bits: a moment that moves by less than 2^-9 of itself a step would stay where it is.
+    require(self.moment_dtype == 'float32' or max(self.b1, self.b2) <= 0.99,
+            f"optimizer.b1 {self.b1} and optimizer.b2 {self.b2} must not exceed 0.99 with moment_dtype 'bfloat16', "
+            "which rounds smaller changes away; use 'float32'.")
     require(self.learning_rate > 0, f'optimizer.learning_rate is {self.learning_rate}; it must be positive.')
 
 
@@ -141,8 +159,15 @@ class Train:
   logit_chunk: int = 1024         # positions whose logits exist at one time
   balance_rate: float = 0.0       # of a mixture's correction biases, an optimizer step (DeepSeek-V3: 1e-3); 0: frozen
   reference_refresh: int = 0      # steps between copies of the policy into the reference; 0: never
+  param_dtype: str = 'float32'    # of the kept parameters, but routers'; an update below 2^-9 of a bfloat16 one is lost
+  grad_dtype: str = 'float32'     # in which microbatches' gradients are added up; 'param': the parameters'
+  reference_dtype: str = 'float32'  # of the reference policy's parameters
 
   def __post_init__(self):
+    for name in ('param_dtype', 'reference_dtype'):
+      require_float(f'train.{name}', getattr(self, name))
+    require(self.grad_dtype in ('float32', 'param'),
+            f"train.grad_dtype is {self.grad_dtype!r}; use 'float32' or 'param'.")
     require(self.minibatches >= 1 and self.epochs >= 1,
             f'train.minibatches {self.minibatches} and train.epochs {self.epochs} must be positive.')
     require(self.microbatch >= 0, f'train.microbatch is {self.microbatch}; use 0 for the whole minibatch.')
@@ -182,7 +207,9 @@ class Checkpoint:
 class Mesh:
   data: int = 1
   fsdp: int = -1                  # -1 fills with the devices left over
+  expert: int = 1                 # splits the experts of a layer, and the batch
   tp: int = 1
+  seq: int = 1                    # splits the tokens of a row, but for decoding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +249,9 @@ class RL:
               f'train.microbatch {u.microbatch} neither divides nor is a multiple of the {part} samples of a prompt '
               f'that stay together (rollout.samples {r.samples} / train.length_slices {u.length_slices}); '
               'choose one that does.')
+    require(u.param_dtype == 'float32' or u.grad_dtype == 'param' or self.model.remat == 'none',
+            f"train.grad_dtype 'float32' does not go with train.param_dtype {u.param_dtype!r} and model.remat "
+            f"{self.model.remat!r}, which adds gradients up in the parameters' dtype; set train.grad_dtype to 'param'.")
     require(self.reward.overlong_buffer < r.max_response,
             f'reward.overlong_buffer {self.reward.overlong_buffer} must be below '
             f'rollout.max_response {r.max_response}.')

@@ -4,7 +4,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from r1jax import losses
+from r1jax import losses, parallel
 from r1jax.sampling import Samples, row_keys
 from r1jax.sampling.engine import LENGTH, pad_prompts
 from r1jax.training.update import Graded
@@ -61,17 +61,27 @@ class Sampler:
       responses = [self.tokenizer.decode(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
       graded = [problem | {'prompt': text, 'response': responses[i * samples + j]}
                 for i, (problem, text) in enumerate(zip(problems[some], texts[some])) for j in range(samples)]
-      pending.append(self.grader.submit(graded))
+      own = parallel.own(len(graded))                   # the other processes grade the rest
+      pending.append((self.grader.submit(graded[own]), own, len(graded)))
       parts.append(part)
       items += graded
     rollout = Rollout(problems, list(prompts), items, concatenate(parts))
 
     def scores():
-      found = [future.result() for future in pending]
-      table = {'total': np.concatenate([s.total for s in found])}
-      table |= {name: np.concatenate([s.parts[name] for s in found]) for name in found[0].parts}
-      return table, sum(s.timeouts for s in found)
+      found = [(future.result(), own, count) for future, own, count in pending]
+      column = lambda pick: np.concatenate([_at(own, count, pick(s)) for s, own, count in found])
+      table = {'total': column(lambda s: s.total)}
+      table |= {name: column(lambda s, name=name: s.parts[name]) for name in found[0][0].parts}
+      table, timeouts = parallel.add_up((table, np.int32(sum(s.timeouts for s, _, _ in found))))
+      return table, int(timeouts)
     return rollout, scores
+
+
+def _at(rows, count, values):
+  """`count` zeros with `values` in `rows`."""
+  out = np.zeros(count, values.dtype)
+  out[rows] = values
+  return out
 
 
 def concatenate(parts):

@@ -1,9 +1,21 @@
 """Models as pure functions over declared parameters."""
 from r1jax.models.attention import KV, empty_cache
+from r1jax.models.causal import IMPLEMENTATIONS, Attention
 from r1jax.models.config import PRESETS, ModelConfig
-from r1jax.models.heads import score_at, scores, token_logprobs
+from r1jax.models.heads import score_at, scores, sharded_logprobs, token_logprobs
 from r1jax.models.moe import balance
-from r1jax.models.transformer import forward, prefill, response_hidden, runs, specs, unembedding, unstack
+from r1jax.models.remat import POLICIES
+from r1jax.models.transformer import (
+    forward,
+    prefill,
+    response_hidden,
+    runs,
+    specs,
+    threaded_response,
+    unembedding,
+    unstack,
+)
 
-__all__ = ['KV', 'PRESETS', 'ModelConfig', 'balance', 'empty_cache', 'forward', 'prefill', 'response_hidden', 'runs',
-           'score_at', 'scores', 'specs', 'token_logprobs', 'unembedding', 'unstack']
+__all__ = ['IMPLEMENTATIONS', 'KV', 'POLICIES', 'PRESETS', 'Attention', 'ModelConfig', 'balance', 'empty_cache',
+           'forward', 'prefill', 'response_hidden', 'runs', 'score_at', 'scores', 'sharded_logprobs', 'specs',
+           'threaded_response', 'token_logprobs', 'unembedding', 'unstack']

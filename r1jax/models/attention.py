@@ -77,9 +77,13 @@ def extend(cache, new, at):
   return KV(write(cache.k, new.k, at, axis=4), None if new.v is None else write(cache.v, new.v, at, axis=3))
 
 
-def attend(p, cfg, q, parts):
-  """The attention of q, as `project` gives it, over the keys of all parts together. Returns [P, G, T, embed]."""
-  out = softmax_attention(q, parts, cfg.head_dim ** -0.5)
+def attend(p, cfg, q, parts, mix=None):
+  """The attention of q, as `project` gives it, over the keys of all parts together. Returns [P, G, T, embed].
+
+  Args:
+    mix: in the place of `softmax_attention`, with parts that it understands.
+  """
+  out = (mix or softmax_attention)(q, parts, cfg.head_dim ** -0.5)
   return out.reshape(*out.shape[:3], -1) @ p['o'].reshape(-1, p['o'].shape[-1])
 
 

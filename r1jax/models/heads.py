@@ -2,6 +2,7 @@
 import jax
 import jax.numpy as jnp
 
+from r1jax.models import layout
 from r1jax.models.layers import product
 
 
@@ -41,6 +42,43 @@ def token_logprobs(hidden, unembed, targets, chunk, temperature=1.0):
   else:
     logp, entropy = jax.lax.map(lambda xs: one(*xs), (hidden, targets))
   return logp.reshape(-1)[:n], entropy.reshape(-1)[:n]
+
+
+def sharded_logprobs(hidden, unembed, targets, chunk, mesh, temperature=1.0):
+  """`token_logprobs` on a mesh.
+
+  The vocabulary lies over fsdp and tp together, and a chunk holds positions of all rows: positions, which are small,
+  move rather than the unembedding, and its gradient is summed where it lies.
+
+  Args:
+    hidden: [P, N, embed], P over the rows of the mesh. unembed: [embed, vocab]. targets: i32[P, N].
+    chunk: positions at a time.
+
+  Returns:
+    logp f32[P, N], entropy f32[P, N] (nats).
+  """
+  p, n = targets.shape
+  chunks = -(-n // max(1, chunk // p))
+  size = -(-n // chunks)
+  split = lambda x: jnp.moveaxis(jnp.pad(x, [(0, 0), (0, chunks * size - n)] + [(0, 0)] * (x.ndim - 2)).reshape(
+      p, chunks, size, *x.shape[2:]), 1, 0)
+  vocab = (layout.HEADS, layout.FSDP)
+  unembed = layout.constrain(unembed.astype(hidden.dtype), mesh, None, vocab)
+
+  @jax.checkpoint
+  def one(h, y):
+    h = layout.constrain(h, mesh, layout.DATA, None, None)
+    logits = layout.constrain(product('pnd,dv->pnv', h, unembed) / temperature, mesh, layout.DATA, None, vocab)
+    logits -= jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    total = jnp.exp(logits).sum(axis=-1)
+    log_total = jnp.log(total)
+    entropy = log_total - (jnp.exp(logits) * logits).sum(axis=-1) / total
+    # Not an index, which would bring the whole vocabulary to one place.
+    own = jnp.where(y[..., None] == jnp.arange(logits.shape[-1]), logits, 0).sum(axis=-1)
+    return own - log_total, entropy
+
+  found = jax.lax.map(lambda xs: one(*xs), (split(hidden), split(targets)))
+  return tuple(layout.constrain(jnp.moveaxis(x, 0, 1).reshape(p, -1)[:, :n], mesh, layout.ROWS, None) for x in found)
 
 
 def scores(params, hidden):

@@ -45,22 +45,23 @@ def project(p, cfg, x, tables):
   return q, KV(latent.swapaxes(-1, -2)[:, None], None)
 
 
-def attend(p, cfg, q, parts, absorbed):
+def attend(p, cfg, q, parts, mix=None, absorbed=False):
   """As `attention.attend`, over latent KVs.
 
   Args:
     absorbed: map queries into the latent space rather than the latents to keys.
   """
+  mix = mix or softmax_attention
   m = cfg.mla
   to_key, to_value = p['kv_b'][..., :m.nope_dim], p['kv_b'][..., m.nope_dim:]   # [kv_rank, heads, ...]
   if absorbed:
     nope = product('pgthd,chd->pgthc', q[..., :m.nope_dim], to_key).astype(q.dtype)
     q = jnp.concatenate([nope, q[..., m.nope_dim:]], axis=-1)
-    out = softmax_attention(q.transpose(0, 1, 3, 2, 4)[:, None], parts, _scale(cfg))[..., :m.kv_rank]
+    out = mix(q.transpose(0, 1, 3, 2, 4)[:, None], parts, _scale(cfg))[..., :m.kv_rank]
     out = product('pgthc,chv->pgthv', out, to_value).astype(q.dtype)
   else:
     parts = [(_expand(kv.k, m, to_key, to_value), mask) for kv, mask in parts]
-    out = softmax_attention(q.transpose(0, 3, 1, 2, 4)[:, :, :, None], parts, _scale(cfg))
+    out = mix(q.transpose(0, 3, 1, 2, 4)[:, :, :, None], parts, _scale(cfg))
   return out.reshape(*out.shape[:3], -1) @ p['o'].reshape(-1, p['o'].shape[-1])
 
 

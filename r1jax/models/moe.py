@@ -3,10 +3,14 @@
 Routing after DeepSeek-V3 (section 2.1.2): sigmoid scores, a correction bias that takes part in the choice only, experts
 chosen among the best groups; or Qwen3's softmax.
 """
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from r1jax.models.layers import mlp, mlp_specs
+from r1jax.parallel.rules import BATCH_AXES
 from r1jax.params import Spec
 
 # Routers are compared at small differences: these stay in float32 whatever the computation's dtype.
@@ -53,29 +57,69 @@ def route(p, m, x):
   return weights * m.scale, experts
 
 
-def moe(p, m, x, real=None):
+def moe(p, m, x, real=None, mesh=None):
   """Experts' results, weighted, and the shared experts'.
 
   Args:
-    x: [..., embed].
-    real: bool[...], which tokens count in the load; all where None.
+    x: [P, G, T, embed]; P divides over the mesh's batch axes.
+    real: bool[P, G, T], which tokens count in the load; all where None.
+    mesh: the devices that share the work, each axis by `parallel.rules`; None leaves it to the compiler.
 
   Returns:
     Like x; and the load f32[experts]: how many times each expert was visited.
   """
-  rows = x.reshape(-1, x.shape[-1])                     # [N, embed]
-  weights, experts = route(p, m, rows)
-  flat = experts.reshape(-1)                            # [N * top_k]
-  order = jnp.argsort(flat, stable=True)
-  sizes = (flat[:, None] == jnp.arange(m.experts)).sum(axis=0, dtype=jnp.int32)
-  ragged = lambda a, w: jax.lax.ragged_dot(a, w, sizes, preferred_element_type=jnp.float32).astype(a.dtype)
-  visiting = rows[order // m.top_k]
-  out = ragged(jax.nn.silu(ragged(visiting, p['gate'])) * ragged(visiting, p['up']), p['down'])
-  out = out[jnp.argsort(order)].reshape(*experts.shape, -1)
-  out = (out * weights[..., None]).sum(axis=1).astype(x.dtype).reshape(x.shape)
-  counted = jnp.ones(len(rows)) if real is None else real.reshape(-1).astype(jnp.float32)
-  load = jnp.zeros(m.experts).at[flat].add(jnp.repeat(counted, m.top_k))
+  weights, experts = route(p, m, x.reshape(-1, x.shape[-1]))
+  visit = _visit if mesh is None or mesh.size == 1 else functools.partial(_visit_apart, mesh)
+  out = visit(x, *(a.reshape(*x.shape[:-1], -1) for a in (weights, experts)), p['gate'], p['up'], p['down'])
+  counted = jnp.ones(experts.shape[0]) if real is None else real.reshape(-1).astype(jnp.float32)
+  load = jnp.zeros(m.experts).at[experts.reshape(-1)].add(jnp.repeat(counted, m.top_k))
   return out + mlp(p['shared'], x) if m.shared else out, load
+
+
+def _visit(x, weights, experts, gate, up, down, some=False):
+  """Each token's experts, weighted and added up.
+
+  Args:
+    x: [..., embed]. weights, experts: [..., top_k].
+    gate, up, down: [experts, ...].
+    some: whether `experts` may lie outside these; such visits give zero.
+  """
+  here, top_k = len(gate), experts.shape[-1]
+  flat = experts.reshape(-1)                            # [N * top_k]
+  if some:
+    flat = jnp.where((flat >= 0) & (flat < here), flat, here)   # sorted behind all groups
+  order = jnp.argsort(flat, stable=True)
+  sizes = (flat[:, None] == jnp.arange(here)).sum(axis=0, dtype=jnp.int32)
+  # What a ragged product leaves in rows behind its groups, forward and backward, is not defined.
+  own = (lambda a: jnp.where((flat[order] < here)[:, None], a, 0)) if some else lambda a: a
+  ragged = lambda a, w: own(jax.lax.ragged_dot(a, w, sizes, preferred_element_type=jnp.float32).astype(a.dtype))
+  visiting = own(x.reshape(-1, x.shape[-1])[order // top_k])
+  out = ragged(jax.nn.silu(ragged(visiting, gate)) * ragged(visiting, up), down)
+  out = out[jnp.argsort(order)].reshape(-1, top_k, x.shape[-1])
+  return (out * weights.reshape(-1, top_k, 1)).sum(axis=1).astype(x.dtype).reshape(x.shape)
+
+
+def _visit_apart(mesh, x, weights, experts, gate, up, down):
+  """`_visit` on a mesh: tokens stay where they are but for those along 'expert', whose devices hold a layer together.
+
+  These gather each other's tokens, add what their own experts say, and each keeps the sums of its own tokens. Nothing
+  is dropped however uneven the visits are.
+  """
+  t = x.shape[2]
+  # A lone token, in decoding, is not split; the tokens of a row are, filled up to a multiple.
+  over = 'seq' if t > 1 else None
+  fill = lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, -t % mesh.shape['seq'] if over else 0), (0, 0)))
+  tokens = PartitionSpec(BATCH_AXES, None, over)
+  inner, outer = PartitionSpec('expert', None, 'tp'), PartitionSpec('expert', 'tp', None)
+
+  def local(x, weights, experts, gate, up, down):
+    x, weights, experts = (jax.lax.all_gather(a, 'expert', tiled=True) for a in (x, weights, experts))
+    first = jax.lax.axis_index('expert') * len(gate)
+    out = _visit(x, weights, experts - first, gate, up, down, some=mesh.shape['expert'] > 1)
+    return jax.lax.psum_scatter(jax.lax.psum(out, 'tp'), 'expert', tiled=True)
+
+  apart = jax.shard_map(local, mesh=mesh, in_specs=(tokens,) * 3 + (inner, inner, outer), out_specs=tokens)
+  return apart(fill(x), fill(weights), fill(experts), gate, up, down)[:, :, :t]
 
 
 def balance(params, before, load, rate):

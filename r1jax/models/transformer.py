@@ -6,12 +6,18 @@ attends to its prompt's keys and values, computed once for the group, and to its
 Layers are stored stacked, in one or two runs: 'dense_layers' where a mixture of experts begins later, and 'layers'.
 Keys and values are kept likewise: {run: KV stacked over its layers}, or, with `unstack`, {run: one KV a layer}.
 """
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from r1jax import parallel
 from r1jax import params as params_lib
-from r1jax.models import attention, mla
+from r1jax.models import attention as attention_lib
+from r1jax.models import layout, mla
+from r1jax.models import remat as remat_lib
 from r1jax.models.attention import extend
+from r1jax.models.causal import Attention, causal_attention, seen
 from r1jax.models.layers import mlp, mlp_specs, rms_norm, rope_tables
 from r1jax.models.moe import EXACT, moe, moe_specs
 from r1jax.params import Spec
@@ -28,7 +34,7 @@ def runs(cfg):
 def specs(cfg):
   """Parameter specs; layers stacked on a leading axis."""
   layer = {'attention_norm': Spec((cfg.embed,), ('norm',), 'ones'),
-           'attention': mla.mla_specs(cfg) if cfg.mla else attention.attention_specs(cfg),
+           'attention': mla.mla_specs(cfg) if cfg.mla else attention_lib.attention_specs(cfg),
            'mlp_norm': Spec((cfg.embed,), ('norm',), 'ones')}
   dense = {'mlp': mlp_specs(cfg.embed, cfg.mlp)}
   tree = {'embed': Spec((cfg.vocab, cfg.embed), ('vocab', 'embed'), 'embedding')}
@@ -65,9 +71,14 @@ def unembedding(params):
   return params['unembed'] if 'unembed' in params else params['embed'].T
 
 
-def forward(params, cfg, tokens, positions, *, prefix=None, prefix_length=None, cache=None, cache_length=None,
-            real=None, dtype=jnp.float32, remat=False):
-  """Final hidden states and the keys and values of `tokens`.
+def forward(params, *args, **options):
+  """Final hidden states and the keys and values of `tokens`: `threaded_forward` without the parameters."""
+  return threaded_forward(params, *args, **options)[1:]
+
+
+def threaded_forward(params, cfg, tokens, positions, *, prefix=None, prefix_length=None, cache=None, cache_length=None,
+                     real=None, dtype=jnp.float32, remat='none', attention='auto', mesh=None):
+  """One pass over tokens.
 
   Args:
     params: as `specs`, or as `unstack` returns; prefix and cache are then lists of one KV a layer.
@@ -79,49 +90,79 @@ def forward(params, cfg, tokens, positions, *, prefix=None, prefix_length=None, 
     cache_length: i32[], how many of the cache's keys are real.
     real: bool[P, G, T], which tokens count in the load of experts; all where None.
     dtype: of the computation.
-    remat: recompute each layer in the backward pass.
+    remat: a key of `remat.POLICIES`, what is kept of each layer for the backward pass.
+    attention: a key of `causal.IMPLEMENTATIONS` for attention without a cache, or 'auto'.
+    mesh: the devices that the work is laid out over; None leaves it to the compiler.
 
   Returns:
-    hidden [P, G, T, embed], normalised, in `dtype`; the tokens' own KV, {run: KV} (with a cache: the cache with the
-    tokens written to it); and the load of experts f32[layers with a mixture, experts], None where there are none.
+    params, to be handed to what comes next (see `remat.scan`); hidden [P, G, T, embed], normalised, in `dtype`; the
+    tokens' own KV, {run: KV} (with a cache: the cache with the tokens written to it); and the load of experts
+    f32[layers with a mixture, experts], None where there are none.
     Tokens after a row's end cannot influence those before it, so padding needs no mask.
   """
-  t = tokens.shape[2]
-  if cache is None:
-    seen = jnp.tril(jnp.ones((t, t), bool))[None, None]
-  else:
-    seen = (jnp.arange(_keys(cache)) <= cache_length + jnp.arange(t)[:, None])[None, None]
-  seen_prefix = None if prefix is None else (jnp.arange(_keys(prefix)) < prefix_length[:, None])[:, None, None]
-  tables = rope_tables(positions, cfg)
-  mixer, options = (mla, {'absorbed': cache is not None}) if cfg.mla else (attention, {})
-
-  def block(x, layer):
-    p, prefix, cache = layer
-    p = jax.tree_util.tree_map_with_path(lambda at, w: w if at[-1].key in EXACT else w.astype(dtype), p)
-    q, kv = mixer.project(p['attention'], cfg, rms_norm(p['attention_norm'], x, cfg.norm_eps), tables)
-    kv = kv if cache is None else extend(cache, kv, cache_length)
-    parts = [(prefix, seen_prefix)] if prefix is not None else []
-    x = x + mixer.attend(p['attention'], cfg, q, [*parts, (kv, seen)], **options)
-    h = rms_norm(p['mlp_norm'], x, cfg.norm_eps)
-    y, load = moe(p['moe'], cfg.moe, h, real) if 'moe' in p else (mlp(p['mlp'], h), None)
-    return x + y, (kv, load)
-
-  block = jax.checkpoint(block) if remat else block
-  x = params['embed'][tokens].astype(dtype)
+  x = _embed(params['embed'], tokens, dtype, mesh)
+  how = Attention(attention, mesh)
+  block = functools.partial(_block, cfg, specs(cfg), dtype, how)
+  parts = _seen(how, tokens.shape[2], prefix, prefix_length, cache, cache_length, dtype)
+  shared = (rope_tables(positions, cfg), parts, cache_length, real)
   kvs, load = {}, None
   for run, layers in runs(cfg).items():
     before, own = (None if kv is None else kv[run] for kv in (prefix, cache))
     if isinstance(params[run], list):
       none = [None] * layers
-      out = []
+      step, out = remat_lib.checkpoint(block, remat), []
       for layer in zip(params[run], before or none, own or none):
-        x, found = block(x, layer)
+        x, found = step(x, layer, shared)
         out.append(found)
       kvs[run] = [kv for kv, _ in out]
       load = jnp.stack([load for _, load in out]) if out[0][1] is not None else None
     else:
-      x, (kvs[run], load) = jax.lax.scan(block, x, (params[run], before, own))
-  return rms_norm(params['norm'], x, cfg.norm_eps), kvs, load
+      weights, x, (kvs[run], load) = remat_lib.scan(block, remat, params[run], x, (before, own), shared)
+      params = params | {run: weights}
+  return params, rms_norm(params['norm'], layout.whole(x, mesh), cfg.norm_eps), kvs, load
+
+
+def _seen(how, t, prefix, prefix_length, cache, cache_length, dtype):
+  """What goes with the prefix's KV, and with the own one, in the parts for attention; see `_block`."""
+  keys = 0 if prefix is None else _keys(prefix)
+  if cache is None:
+    return seen(how, t, keys, prefix_length if keys else None, dtype)
+  own = (jnp.arange(_keys(cache)) <= cache_length + jnp.arange(t)[:, None])[None, None]
+  return (jnp.arange(keys) < prefix_length[:, None])[:, None, None] if keys else None, own
+
+
+def _block(cfg, tree, dtype, how, x, layer, shared):
+  """One layer. layer: (weights, prefix, cache); shared: what all layers see."""
+  p, prefix, cache = layer
+  tables, (seen_prefix, seen_own), cache_length, real = shared
+  mesh = how.mesh
+  if cache is None:
+    p = layout.one_layer(p, p['attention_norm'], dtype, mesh)
+  p = jax.tree_util.tree_map_with_path(lambda at, w: w if at[-1].key in EXACT else w.astype(dtype), p)
+  mixer, options = (mla, {'absorbed': cache is not None}) if cfg.mla else (attention_lib, {})
+  if cache is None:
+    whole, residual = (functools.partial(f, mesh=mesh) for f in (layout.whole, layout.residual))
+    p = layout.gather(p, tree['layers' if 'moe' in p or 'dense_layers' not in tree else 'dense_layers'], mesh)
+    options['mix'] = functools.partial(causal_attention, how=how)
+  else:
+    whole, residual = lambda x: x, functools.partial(parallel.constrain, mesh=mesh)
+  q, kv = mixer.project(p['attention'], cfg, whole(rms_norm(p['attention_norm'], x, cfg.norm_eps)), tables)
+  q, kv = remat_lib.name((q, kv), 'qkv')
+  parts = [(prefix, seen_prefix)] if prefix is not None else []
+  kv = kv if cache is None else extend(cache, kv, cache_length)
+  x = residual(x + mixer.attend(p['attention'], cfg, q, [*parts, (kv, seen_own)], **options))
+  h = whole(rms_norm(p['mlp_norm'], x, cfg.norm_eps))
+  y, load = moe(p['moe'], cfg.moe, h, real, mesh) if 'moe' in p else (mlp(p['mlp'], h), None)
+  return residual(x + y), (kv, load)
+
+
+def _embed(table, tokens, dtype, mesh):
+  """Rows of the table, in `dtype`. On a mesh every device looks all tokens up in its own part of the table."""
+  if mesh is None or mesh.size == 1:
+    return table[tokens].astype(dtype)
+  tokens = layout.constrain(tokens, mesh, layout.DATA)
+  x = layout.constrain(table[tokens].astype(dtype), mesh, layout.DATA, None, None, layout.FSDP)
+  return layout.residual(x, mesh)
 
 
 def _keys(kv):
@@ -129,7 +170,12 @@ def _keys(kv):
   return jax.tree.leaves(kv['layers'])[0].shape[-1]
 
 
-def prefill(params, cfg, tokens, lengths, **options):
+def prefill(params, *args, **options):
+  """Runs prompts once: `threaded_prefill` without the parameters."""
+  return threaded_prefill(params, *args, **options)[1:]
+
+
+def threaded_prefill(params, cfg, tokens, lengths, **options):
   """Runs prompts once.
 
   Args:
@@ -137,16 +183,22 @@ def prefill(params, cfg, tokens, lengths, **options):
     lengths: i32[P], at least 1.
 
   Returns:
-    hidden state of each prompt's last token [P, embed], its KV to pass on as `prefix`, and the load of experts.
+    params, as `threaded_forward`; hidden state of each prompt's last token [P, embed], its KV to pass on as `prefix`,
+    and the load of experts.
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   real = (positions < lengths[:, None])[:, None]
-  hidden, kv, load = forward(params, cfg, tokens[:, None], positions[:, None], real=real, **options)
+  params, hidden, kv, load = threaded_forward(params, cfg, tokens[:, None], positions[:, None], real=real, **options)
   last = jnp.take_along_axis(hidden[:, 0], (lengths - 1)[:, None, None], axis=1)[:, 0]
-  return last, jax.tree.map(lambda x: x.squeeze(-3), kv), load
+  return params, last, jax.tree.map(lambda x: x.squeeze(-3), kv), load
 
 
-def response_hidden(params, cfg, prompts, prompt_lengths, responses, lengths=None, **options):
+def response_hidden(params, *args, **options):
+  """Hidden states that predict each response token: `threaded_response` without the parameters."""
+  return threaded_response(params, *args, **options)[1:]
+
+
+def threaded_response(params, cfg, prompts, prompt_lengths, responses, lengths=None, **options):
   """Hidden states that predict each response token, the prompt run once for its group.
 
   Args:
@@ -154,14 +206,14 @@ def response_hidden(params, cfg, prompts, prompt_lengths, responses, lengths=Non
     lengths: i32[P, G], tokens of each response that count in the load of experts; all where None.
 
   Returns:
-    [P, G, T, embed], whose position t predicts responses[..., t]; and the load of experts (see `forward`).
+    params, as `threaded_forward`; [P, G, T, embed], whose position t predicts responses[..., t]; and the load of
+    experts.
   """
   p, g, t = responses.shape
-  last, prefix, load = prefill(params, cfg, prompts, prompt_lengths, **options)
+  params, last, prefix, load = threaded_prefill(params, cfg, prompts, prompt_lengths, **options)
   last = jnp.broadcast_to(last[:, None, None], (p, g, 1, last.shape[-1]))
   positions = jnp.broadcast_to(prompt_lengths[:, None, None] + jnp.arange(t - 1), (p, g, t - 1))
   real = None if lengths is None else jnp.arange(t - 1) < lengths[..., None]
-  hidden, _, more = forward(params, cfg, responses[:, :, :-1], positions, prefix=prefix, prefix_length=prompt_lengths,
-                            real=real, **options)
-  return jnp.concatenate([last, hidden], axis=2), load if load is None else load + more
-
+  params, hidden, _, more = threaded_forward(params, cfg, responses[:, :, :-1], positions, prefix=prefix,
+                                             prefix_length=prompt_lengths, real=real, **options)
+  return params, jnp.concatenate([last, hidden], axis=2), load if load is None else load + more

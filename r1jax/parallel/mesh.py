@@ -6,11 +6,11 @@ import numpy as np
 
 from r1jax.config import ConfigError
 
-AXES = ('data', 'fsdp', 'tp')
+AXES = ('data', 'fsdp', 'expert', 'tp', 'seq')
 
 
 def make_mesh(cfg, devices=None):
-  """A Mesh with axes data, fsdp and tp over `devices` (all of them where None).
+  """A Mesh with the axes above over `devices` (all of them where None).
 
   Args:
     cfg: config.Mesh; at most one axis is -1 and takes the devices left over.

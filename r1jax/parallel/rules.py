@@ -18,14 +18,29 @@ TRAIN_RULES = {
     'vocab': 'tp',
     'norm': None,
     'latent': None,
-    'experts': None,
+    'experts': 'expert',
 }
-BATCH_AXES = ('data', 'fsdp')
+# Whole on every device where they do not divide: few, small, and every device needs most of them for its queries.
+WHOLE_IF_INDIVISIBLE = ('kv_heads',)
+BATCH_AXES = ('data', 'fsdp', 'expert')
+# Hidden states between layers, [P, G, T, embed].
+HIDDEN = PartitionSpec(BATCH_AXES, None, 'seq')
 
 
 def partition(axes, rules=TRAIN_RULES):
-  """PartitionSpec of a tensor with these logical axes."""
+  """PartitionSpec of a tensor with these logical axes, whatever its sizes; see `fitting`."""
   return PartitionSpec(*(rules[a] for a in axes))
+
+
+def fitting(spec, mesh, rules=TRAIN_RULES):
+  """PartitionSpec of a params.Spec on this mesh."""
+  return PartitionSpec(*(_over(size, axis, mesh, rules) for size, axis in zip(spec.shape, spec.axes)))
+
+
+def _over(size, axis, mesh, rules):
+  """The mesh axis that splits `size` entries of a logical axis, or None."""
+  over = rules[axis]
+  return None if over and axis in WHOLE_IF_INDIVISIBLE and size % mesh.shape[over] else over
 
 
 def check(specs, mesh, rules=TRAIN_RULES):
@@ -35,7 +50,7 @@ def check(specs, mesh, rules=TRAIN_RULES):
     for size, axis in zip(spec.shape, spec.axes):
       if axis not in rules:
         raise ConfigError(f"{name}: no sharding rule for logical axis '{axis}'; known: {', '.join(rules)}.")
-      over = rules[axis]
+      over = _over(size, axis, mesh, rules)
       if over is None:
         continue
       if over in used:
@@ -49,27 +64,43 @@ def check(specs, mesh, rules=TRAIN_RULES):
 def shardings(specs, mesh, rules=TRAIN_RULES):
   """NamedShardings in the place of specs, after `check`."""
   check(specs, mesh, rules)
-  return jax.tree.map(lambda s: plain(NamedSharding(mesh, partition(s.axes, rules))), specs, is_leaf=is_spec)
+  return jax.tree.map(lambda s: plain(NamedSharding(mesh, fitting(s, mesh, rules))), specs, is_leaf=is_spec)
 
 
 def plain(sharding):
   """The same NamedSharding in its shortest spelling, so that equal layouts compare equal; others as they are."""
   if not isinstance(sharding, NamedSharding):
     return sharding
-  spec = [axis if axis is not None and sharding.mesh.shape[axis] > 1 else None for axis in sharding.spec]
+  spec = [_wide(axis, sharding.mesh) for axis in sharding.spec]
   while spec and spec[-1] is None:
     spec.pop()
   return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
+def _wide(over, mesh):
+  """An entry of a PartitionSpec less the mesh axes of one device."""
+  if isinstance(over, tuple):
+    wide = tuple(axis for axis in over if mesh.shape[axis] > 1)
+    return wide if len(wide) > 1 else wide[0] if wide else None
+  return over if over is not None and mesh.shape[over] > 1 else None
+
+
 def batch_sharding(mesh):
-  """Leading (prompt) axis over data and fsdp together."""
+  """Leading (prompt) axis over all of BATCH_AXES together."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_shards(mesh):
   """Into how many parts `batch_sharding` cuts a batch."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def constrain(x, mesh):
+  """Hidden states [P, G, T, embed] laid out by HIDDEN; as they are without a mesh, or on one device."""
+  if mesh is None or mesh.size == 1:
+    return x
+  spec = HIDDEN if x.shape[2] > 1 else PartitionSpec(BATCH_AXES)   # a lone token, in decoding, is not split
+  return jax.lax.with_sharding_constraint(x, plain(NamedSharding(mesh, spec)))
 
 
 def replicated(mesh):

@@ -61,8 +61,8 @@ def _ends(token, eos):
   return (token[..., None] == jnp.asarray(eos, jnp.int32)).any(axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames=('cfg', 'restriction', 'eos', 'capacity', 'dtype'))
-def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos, capacity, dtype):
+@functools.partial(jax.jit, static_argnames=('cfg', 'restriction', 'eos', 'capacity', 'dtype', 'mesh'))
+def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos, capacity, dtype, mesh=None):
   """Runs the prompts once and samples each row's first token.
 
   Args:
@@ -76,7 +76,7 @@ def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos,
   """
   params = unstack(params)
   p, g = keys.shape
-  last, prefix, _ = prefill(params, cfg, prompts, lengths, dtype=dtype)
+  last, prefix, _ = prefill(params, cfg, prompts, lengths, dtype=dtype, mesh=mesh)
   # The group's first token comes from one distribution: only the draw differs.
   hidden = jnp.broadcast_to(last[:, None], (p, g, last.shape[-1]))
   drawn = _pick(unembedding(params), hidden, keys, 0, temperature, restriction)
@@ -86,9 +86,11 @@ def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos,
 
 
 @functools.partial(
-  jax.jit, static_argnames=('cfg', 'restriction', 'eos', 'length', 'dtype'), donate_argnames=('carry',)
+  jax.jit, static_argnames=('cfg', 'restriction', 'eos', 'length', 'dtype', 'mesh'), donate_argnames=('carry',)
 )
-def stretch(params, prefix, lengths, carry, limit, fewest, temperature, *, cfg, restriction, eos, length, dtype):
+def stretch(
+  params, prefix, lengths, carry, limit, fewest, temperature, *, cfg, restriction, eos, length, dtype, mesh=None
+):
   """Decodes until no group has more than `fewest` rows left, `length` tokens are sampled, or carry.step is `limit`.
 
   Args:
@@ -122,6 +124,7 @@ def stretch(params, prefix, lengths, carry, limit, fewest, temperature, *, cfg, 
       cache=carry.cache,
       cache_length=at,
       dtype=dtype,
+      mesh=mesh,
     )
     drawn = _pick(unembed, hidden[:, :, 0], carry.keys, carry.step, temperature, restriction)
     out = jax.tree.map(

@@ -80,7 +80,7 @@ class Engine:
 
   def __init__(self, cfg, tokenizer, mesh, *, max_prompt, max_response, stop=(), dtype=jnp.float32):
     self.cfg, self.tokenizer, self.stop, self.dtype = cfg, tokenizer, tuple(stop), dtype
-    self._shards = parallel.batch_shards(mesh)
+    self.mesh, self._shards = mesh, parallel.batch_shards(mesh)
     self._by_prompt, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     self.max_prompt, self.max_response = max_prompt, max_response
     self._seen = set()
@@ -103,26 +103,27 @@ class Engine:
     p, g = keys.shape
     require(
       p % self._shards == 0,
-      f"{p} prompts do not divide over {self._shards} devices on axes 'data' and 'fsdp'; set rollout.prompts, "
-      f'rollout.chunk and the number of problems to evaluate to multiples of {self._shards}, or use a smaller mesh.',
+      f"{p} prompts do not divide over {self._shards} devices on axes 'data', 'fsdp' and 'expert'; "
+      'set rollout.prompts, rollout.chunk and the number of problems to evaluate to multiples of '
+      f'{self._shards}, or use a smaller mesh.',
     )
-    tokens, lengths, keys = jax.device_put((*pad_prompts(prompts, self.max_prompt), keys), self._by_prompt)
-    temperature = jax.device_put(np.float32(sampling.temperature), self._everywhere)
+    tokens, lengths, keys = parallel.put((*pad_prompts(prompts, self.max_prompt), keys), self._by_prompt)
+    temperature = parallel.put(np.float32(sampling.temperature), self._everywhere)
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
-    static = dict(cfg=self.cfg, restriction=restriction, eos=self.tokenizer.eos, dtype=self.dtype)
+    static = dict(cfg=self.cfg, restriction=restriction, eos=self.tokenizer.eos, dtype=self.dtype, mesh=self.mesh)
     capacity = min(STRETCH, self.max_response)
     prefix, carry, drawn = self._timed(
       'prefill', decode.start, params, tokens, lengths, keys, temperature, capacity=capacity, **static
     )
     out = _Output(p, g, self.max_response)
     rows = np.broadcast_to(np.arange(g), (p, g))
-    out.add(jax.device_get(drawn), rows, 0, 1)
+    out.add(parallel.get(drawn), rows, 0, 1)
     step = 1
     while step < self.max_response:
-      done = np.array(jax.device_get(carry.done))
+      done = np.array(parallel.get(carry.done))
       if self.stop:
         done |= out.find_stop(self.tokenizer, self.stop, rows, done)
-        carry = carry.replace(done=jax.device_put(done, self._by_prompt))
+        carry = carry.replace(done=parallel.put(done, self._by_prompt))
       if done.all():
         break
       width = _smaller(g, int((~done).sum(axis=1).max()))
@@ -131,7 +132,7 @@ class Engine:
       if width < rows.shape[1] or room > capacity:
         live_first = np.argsort(done, axis=1, kind='stable')[:, :width].astype(np.int32)
         carry = self._timed(
-          'reshape', decode.reshape, carry, jax.device_put(live_first, self._by_prompt), capacity=room
+          'reshape', decode.reshape, carry, parallel.put(live_first, self._by_prompt), capacity=room
         )
         rows, capacity = np.take_along_axis(rows, live_first, axis=1), room
       carry, drawn, count = self._timed(
@@ -141,13 +142,13 @@ class Engine:
         prefix,
         lengths,
         carry,
-        jax.device_put(np.int32(min(self.max_response, capacity + 1)), self._everywhere),
-        jax.device_put(np.int32(width // SHRINK if width % SHRINK == 0 else 0), self._everywhere),
+        parallel.put(np.int32(min(self.max_response, capacity + 1)), self._everywhere),
+        parallel.put(np.int32(width // SHRINK if width % SHRINK == 0 else 0), self._everywhere),
         temperature,
         length=STRETCH,
         **static,
       )
-      drawn, count = jax.device_get((drawn, count))
+      drawn, count = parallel.get((drawn, count))
       out.add(drawn, rows, step, count)
       step += count
     return out.finish(self.tokenizer, self.stop)

@@ -1,5 +1,6 @@
 """The optimiser of a run, from its config."""
 import jax
+import jax.numpy as jnp
 import optax
 
 from r1jax.params import is_spec
@@ -18,14 +19,46 @@ def schedule(cfg, steps):
   return optax.join_schedules([optax.linear_schedule(start, cfg.learning_rate, cfg.warmup - 1), after], [cfg.warmup])
 
 
-def make(cfg, steps, specs):
+def make(cfg, steps, specs, param_dtype='float32'):
   """An optax transformation: gradient clipping by global norm, then Adam (with decoupled weight decay) or Muon.
 
   Args:
     cfg: config.Optimizer.
     steps: optimizer steps of the whole run.
     specs: parameter specs; Muon orthogonalises the matrices they declare.
+    param_dtype: of the parameters to come; optax would keep moments in it.
   """
+  exact = cfg.moment_dtype == param_dtype == 'float32'
+  return _make(cfg, steps, specs) if exact else keep_moments(_make(cfg, steps, specs), cfg.moment_dtype)
+
+
+def keep_moments(optimizer, dtype):
+  """The same transformation, computed in float32, with all that it keeps for each parameter kept in `dtype`."""
+  wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+  cast = lambda state, params, to: map_moments(lambda x, _: x.astype(to), state, params)
+  init = lambda params: cast(optimizer.init(params), params, dtype)
+
+  def update(grads, state, params):
+    updates, state = optimizer.update(wide(grads), cast(state, params, jnp.float32), wide(params))
+    return updates, cast(state, params, dtype)
+  return optax.GradientTransformation(init, update)
+
+
+def map_moments(f, state, like, other=lambda x: x):
+  """f(leaf, its parameter's in `like`) of all that an optimizer's state keeps for parameters, other(leaf) of the rest.
+
+  A leaf belongs to the parameter whose path its own ends in.
+  """
+  keystr = jax.tree_util.keystr
+  named = {keystr(at): x for at, x in jax.tree_util.tree_leaves_with_path(like)}
+
+  def one(at, x):
+    owner = next((named[keystr(at[i:])] for i in range(len(at)) if keystr(at[i:]) in named), None)
+    return other(x) if owner is None else f(x, owner)
+  return jax.tree_util.tree_map_with_path(one, state)
+
+
+def _make(cfg, steps, specs):
   rate = schedule(cfg, steps)
   clip = optax.clip_by_global_norm(cfg.grad_clip) if cfg.grad_clip else optax.identity()
   if cfg.name == 'adam':

@@ -39,22 +39,32 @@ class Totals:
   tokens: jax.Array
 
 
-def _logprobs(params, cfg, batch, options):
-  """Log-probs and entropies of the responses, f32[P, G, T] each, and the load of experts (see `models.forward`)."""
-  hidden, load = models.response_hidden(params, cfg, batch.prompts, batch.prompt_lengths, batch.responses,
-                                        batch.lengths, dtype=jnp.dtype(options.dtype), remat=options.remat)
-  logp, entropy = models.token_logprobs(hidden.reshape(-1, cfg.embed), models.unembedding(params),
-                                        batch.responses.reshape(-1), options.logit_chunk, options.temperature)
-  return logp.reshape(batch.responses.shape), entropy.reshape(batch.responses.shape), load
-
-
 @flax.struct.dataclass
 class Options:
   """How log-probs are computed: static settings of the programs below."""
   temperature: float = flax.struct.field(pytree_node=False)
   logit_chunk: int = flax.struct.field(pytree_node=False)
   dtype: str = flax.struct.field(pytree_node=False)
-  remat: bool = flax.struct.field(pytree_node=False)
+  remat: str = flax.struct.field(pytree_node=False)
+  mesh: jax.sharding.Mesh | None = flax.struct.field(pytree_node=False, default=None)
+  attention: str = flax.struct.field(pytree_node=False, default='auto')
+
+
+def _logprobs(params, cfg, batch, options):
+  """Log-probs and entropies of the responses, f32[P, G, T] each, the load of experts (see `models.forward`), and params
+  for who adds gradients up in place (see `models.remat`)."""
+  params, hidden, load = models.threaded_response(
+      params, cfg, batch.prompts, batch.prompt_lengths, batch.responses, batch.lengths,
+      dtype=jnp.dtype(options.dtype), remat=options.remat, attention=options.attention, mesh=options.mesh)
+  unembed, mesh = models.unembedding(params), options.mesh
+  if mesh is None or mesh.size == 1:
+    logp, entropy = models.token_logprobs(hidden.reshape(-1, cfg.embed), unembed, batch.responses.reshape(-1),
+                                          options.logit_chunk, options.temperature)
+  else:
+    flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
+    logp, entropy = models.sharded_logprobs(flat(hidden), unembed, flat(batch.responses), options.logit_chunk, mesh,
+                                            options.temperature)
+  return logp.reshape(batch.responses.shape), entropy.reshape(batch.responses.shape), load, params
 
 
 @functools.partial(jax.jit, static_argnames=('cfg', 'options'))
@@ -64,8 +74,8 @@ def logprobs(params, batch, *, cfg, options):
 
 
 def policy_loss(params, batch, totals, *, cfg, options, loss, max_response):
-  """This microbatch's share of the minibatch's loss, and of its metrics."""
-  logp, entropy, load = _logprobs(params, cfg, batch, options)
+  """This microbatch's share of the minibatch's loss; and that of its metrics, and params as `_logprobs` gives them."""
+  logp, entropy, load, params = _logprobs(params, cfg, batch, options)
   flat = lambda x: x.reshape(-1, x.shape[-1])
   logp, entropy = flat(logp), flat(entropy)
   own = jax.lax.stop_gradient(logp)
@@ -82,7 +92,7 @@ def policy_loss(params, batch, totals, *, cfg, options, loss, max_response):
     del metrics['policy/kl']
   if load is not None:
     metrics['moe/load'] = load
-  return value - loss.entropy_coef * entropy, metrics
+  return value - loss.entropy_coef * entropy, (metrics, params)
 
 
 def accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response):
@@ -94,9 +104,20 @@ def accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response
 @functools.partial(jax.jit, static_argnames=('cfg', 'options', 'loss', 'max_response', 'layout'),
                    donate_argnames=('grads',))
 def _accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response, layout):
-  (_, metrics), new = jax.value_and_grad(policy_loss, has_aux=True)(
-      params, batch, totals, cfg=cfg, options=options, loss=loss, max_response=max_response)
-  return _lay(jax.tree.map(jnp.add, grads, new), layout), metrics
+  run = functools.partial(policy_loss, batch=batch, totals=totals, cfg=cfg, options=options, loss=loss,
+                          max_response=max_response)
+  if options.remat == 'none':
+    (_, (metrics, _)), new = jax.value_and_grad(run, has_aux=True)(params)
+    return _lay(jax.tree.map(lambda total, g: total + g.astype(total.dtype), grads, new), layout), metrics
+
+  def threaded(params):
+    value, (metrics, params) = run(params)
+    return (value, params), metrics
+
+  (value, _), back, metrics = jax.vjp(threaded, params, has_aux=True)
+  # The sum so far goes in where the last layers' gradient begins, and comes out with the microbatch's added.
+  grads, = back((jnp.ones_like(value), grads))
+  return _lay(grads, layout), metrics
 
 
 def apply(state, grads, load=None, *, optimizer, balance_rate=0.0):
@@ -124,14 +145,14 @@ def _apply(state, grads, load, *, optimizer, balance_rate, layout):
   return _lay(new, layout), optax.global_norm(grads)
 
 
-def zeros_like(params):
-  """Zeros laid out as `params`."""
-  return _zeros(params, layout=_layout(params))
+def zeros_like(params, dtype='float32'):
+  """Zeros of `dtype` ('param': their own) laid out as `params`."""
+  return _zeros(params, dtype=dtype, layout=_layout(params))
 
 
-@functools.partial(jax.jit, static_argnames=('layout',))
-def _zeros(params, *, layout):
-  return _lay(jax.tree.map(jnp.zeros_like, params), layout)
+@functools.partial(jax.jit, static_argnames=('dtype', 'layout'))
+def _zeros(params, *, dtype, layout):
+  return _lay(jax.tree.map(lambda x: jnp.zeros_like(x, None if dtype == 'param' else dtype), params), layout)
 
 
 def _layout(tree):

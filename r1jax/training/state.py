@@ -6,6 +6,8 @@ import optax
 
 from r1jax import parallel
 from r1jax import params as params_lib
+from r1jax.models.moe import EXACT
+from r1jax.training.optimizer import map_moments
 
 
 @flax.struct.dataclass
@@ -17,18 +19,35 @@ class TrainState:
   reference: dict | None
 
 
-def abstract_state(specs, optimizer, mesh, reference):
-  """TrainState of ShapeDtypeStructs with shardings: what is restored, compiled for, or planned."""
+def abstract_state(specs, optimizer, mesh, reference, param_dtype='float32', reference_dtype='float32'):
+  """TrainState of ShapeDtypeStructs with shardings: what is restored, compiled for, or planned.
+
+  Args:
+    reference: whether there is a reference policy.
+    param_dtype, reference_dtype: of their parameters, but for routers (`models.EXACT`), which stay float32.
+  """
   sharding = parallel.shardings(specs, mesh)
   laid_out = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-  params = jax.tree.map(laid_out, params_lib.abstract(specs), sharding)
+  of = lambda dtype: params_lib.abstract(specs, dtypes(specs, dtype), sharding)
+  params = of(param_dtype)
   everywhere = parallel.replicated(mesh)
   # An optimizer's moments lie as the parameter they belong to; its counters lie everywhere.
-  opt_state = optax.tree.map_params(
-      optimizer, laid_out, jax.eval_shape(optimizer.init, params), sharding,
-      transform_non_params=lambda x: laid_out(x, everywhere))
+  opt_state = map_moments(laid_out, jax.eval_shape(optimizer.init, params), sharding, lambda x: laid_out(x, everywhere))
   return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
-                    params if reference else None)
+                    of(reference_dtype) if reference else None)
+
+
+def dtypes(specs, dtype):
+  """{dotted name: dtype} of parameters kept in `dtype`."""
+  named = jax.tree_util.tree_leaves_with_path(specs, is_leaf=params_lib.is_spec)
+  return {jax.tree_util.keystr(at, simple=True, separator='.'): jnp.dtype('float32' if at[-1].key in EXACT else dtype)
+          for at, _ in named}
+
+
+def refresh(params, reference):
+  """A copy of `params` in the dtypes of `reference`."""
+  copy = lambda x, like: jnp.copy(x) if x.dtype == like.dtype else x.astype(like.dtype)
+  return jax.tree.map(copy, params, reference)
 
 
 def new_state(params, optimizer, like, reference):
@@ -38,6 +57,6 @@ def new_state(params, optimizer, like, reference):
   @jax.jit
   def build(params):
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32),
-                      jax.tree.map(jnp.copy, params) if reference else None)
+                      refresh(params, like.reference) if reference else None)
 
   return jax.jit(build, out_shardings=out)(params)

@@ -54,10 +54,11 @@ class Updater:
     rows, groups = _tile(cfg.train, cfg.rollout.prompts // cfg.train.minibatches, cfg.rollout.samples)
     shards = parallel.batch_shards(mesh)
     require(groups % shards == 0,
-            f"{groups} prompts a microbatch do not divide over {shards} devices on axes 'data' and 'fsdp'; "
+            f"{groups} prompts a microbatch do not divide over {shards} devices on axes 'data', 'fsdp' and 'expert'; "
             f'set train.microbatch to a multiple of {rows * shards} or use a smaller mesh.')
     self.cfg, self.model, self.optimizer = cfg, model, optimizer
-    self.options = policy.Options(cfg.rollout.temperature, cfg.train.logit_chunk, cfg.model.dtype, cfg.model.remat)
+    self.options = policy.Options(cfg.rollout.temperature, cfg.train.logit_chunk, cfg.model.dtype, cfg.model.remat,
+                                  mesh, cfg.model.attention)
     self.sharding = parallel.batch_sharding(mesh)
     self.everywhere = parallel.replicated(mesh)
 
@@ -74,7 +75,7 @@ class Updater:
     def wait():
       out = np.zeros(rollout.responses.shape, np.float32)
       for (groups, rows), logp in begun:
-        logp = jax.device_get(logp)
+        logp = parallel.get(logp)
         out[groups, rows, :logp.shape[2]] = logp
       return out
     return wait
@@ -108,8 +109,8 @@ class Updater:
 
   def _step(self, state, rollout):
     totals = policy.Totals(np.float32(rollout.lengths.size), np.float32(rollout.lengths.sum()))
-    totals = jax.device_put(totals, self.everywhere)
-    grads, found = policy.zeros_like(state.params), []
+    totals = parallel.put(totals, self.everywhere)
+    grads, found = policy.zeros_like(state.params, self.cfg.train.grad_dtype), []
     for _, batch in self._microbatches(rollout):
       grads, metrics = policy.accumulate(state.params, grads, batch, totals, cfg=self.model, options=self.options,
                                          loss=self.cfg.loss, max_response=self.cfg.rollout.max_response)
@@ -117,7 +118,7 @@ class Updater:
     loads = [metrics.pop('moe/load') for metrics in found if 'moe/load' in metrics]
     load = functools.reduce(operator.add, loads) if loads else None
     state, norm = policy.apply(state, grads, load, optimizer=self.optimizer, balance_rate=self.cfg.train.balance_rate)
-    metrics, norm, load = jax.device_get((found, norm, load))
+    metrics, norm, load = parallel.get((found, norm, load))
     metrics = policy.combine(metrics) | {'policy/grad_norm': norm} | expert_metrics(load)
     return state, {name: float(x) for name, x in metrics.items()}
 
@@ -137,7 +138,7 @@ class Updater:
         groups = np.arange(group, min(group + groups_each, p))[:, None]
         rows = order[groups[:, 0], row:row + rows_each]
         length = bucket(int(rollout.lengths[groups, rows].max()), self.cfg.rollout.max_response)
-        yield (groups, rows), jax.device_put(_cut(rollout, groups, rows, length), self.sharding)
+        yield (groups, rows), parallel.put(_cut(rollout, groups, rows, length), self.sharding)
 
 
 def expert_metrics(load):

@@ -93,13 +93,14 @@ class Runs:
     self.env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(cache),
                 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
 
-  def start(self, workdir, settings=None, module='rl', config='configs/r1_zero.py:toy', python_path=''):
+  def start(self, workdir, settings=None, module='rl', config='configs/r1_zero.py:toy', python_path='',
+            env=None):
     """A process group of its own. settings: {dotted key: value}, for `rl` over TINY; None leaves a key out."""
     settings = ({'model.path': self.base} | TINY if module == 'rl' else {}) | (settings or {})
     flags = [f'--config.{key}={value}' for key, value in settings.items() if value is not None]
     return subprocess.Popen(
         [sys.executable, '-m', f'experiments.{module}', '--config', config, '--workdir', workdir, *flags],
-        cwd=ROOT, env=self.env | {'PYTHONPATH': str(python_path)}, text=True, start_new_session=True,
+        cwd=ROOT, env=self.env | {'PYTHONPATH': str(python_path)} | (env or {}), text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
   def finish(self, workdir, settings=None, **kwargs):

@@ -245,11 +245,11 @@ def test_attention_agrees(tiny, traced, name):
   @functools.partial(jax.jit, static_argnames='options')
   def ours(p, x, options):
     q, kv = mixer.project(p, m.cfg, x[:, None], tables)
-    return mixer.attend(p, m.cfg, q, [(kv, seen)], *options)[:, 0]
+    return mixer.attend(p, m.cfg, q, [(kv, seen)], **dict(options))[:, 0]
 
   for i, p in enumerate(layers(m)):
     x, (want, _) = traced(name)[i, 'self_attn']
-    for options in ((False,), (True,)) if m.cfg.mla else ((),):                   # absorbed
+    for options in ((('absorbed', False),), (('absorbed', True),)) if m.cfg.mla else ((),):
       np.testing.assert_allclose(ours(p['attention'], x, options), want, rtol=0, atol=1e-5)
 
 

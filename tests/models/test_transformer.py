@@ -183,7 +183,7 @@ def test_remat_and_chunked_logprobs_give_the_plain_gradient(tied):
 
   want = jax.value_and_grad(plain)(params)
   for chunk in (3, 20, 100):
-    got = jax.value_and_grad(loss)(params, chunk, True)
+    got = jax.value_and_grad(loss)(params, chunk, 'full')
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), got, want)
 
 

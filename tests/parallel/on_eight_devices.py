@@ -1,4 +1,8 @@
-"""Run by test_mesh.py in a process with eight CPU devices: a mesh must not change what is computed."""
+"""Run by test_mesh.py in a process with eight CPU devices: a mesh must not change what is computed.
+
+  python on_eight_devices.py MODEL     a key of MODELS
+"""
+import sys
 import types
 
 import jax
@@ -8,14 +12,30 @@ import pytest
 from r1jax import config, models, parallel
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
+from r1jax.models.config import MLA, MoE
 from r1jax.sampling import Engine, Sampling, row_keys
 from r1jax.training import optimizer, policy
 from r1jax.training import state as state_lib
 from r1jax.training.update import Graded, Updater
 
-MODEL = models.ModelConfig(vocab=40, embed=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, context=64)
-SPECS = models.specs(MODEL)
+SHAPE = dict(vocab=40, embed=16, layers=2, heads=8, kv_heads=2, head_dim=8, mlp=24, context=64)
+MODELS = {
+    'dense': models.ModelConfig(**SHAPE),
+    'qwen3_moe': models.ModelConfig(**SHAPE, qk_norm=True, moe=MoE(experts=8, top_k=3, mlp=16)),
+    'deepseek_v3': models.ModelConfig(
+        **SHAPE | dict(layers=3, kv_heads=8, head_dim=12),
+        mla=MLA(q_rank=10, kv_rank=9, nope_dim=8, rope_dim=4, v_dim=6),
+        moe=MoE(8, 2, 16, shared=2, first_dense=1, score='sigmoid', groups=4, top_groups=2, scale=2.5)),
+}
+MESHES = {
+    'dense': [dict(fsdp=8), dict(tp=8), dict(fsdp=2, tp=4), dict(data=2, fsdp=2, tp=2), dict(fsdp=2, seq=4),
+              dict(fsdp=2, tp=2, seq=2)],
+    'qwen3_moe': [dict(expert=8), dict(fsdp=2, expert=2, tp=2), dict(expert=2, seq=4)],
+    'deepseek_v3': [dict(fsdp=8), dict(expert=8), dict(fsdp=2, expert=4), dict(data=2, expert=2, tp=2),
+                    dict(expert=2, tp=2, seq=2)],
+}
 P, G, T = 8, 2, 16
+ONE = dict(data=1, fsdp=1, expert=1, tp=1, seq=1)
 
 
 def config_of(microbatch):
@@ -23,26 +43,27 @@ def config_of(microbatch):
       seed=0, steps=3, model=config.Model('none'), data=config.Data('jsonl'),
       rollout=config.Rollout(prompts=P, samples=G, max_prompt=8, max_response=T), reward=config.Reward({'x': 1.0}, 'x'),
       loss=config.Loss('grpo', kl_coef=0.1), optimizer=config.Optimizer(1e-2, eps=1e-3),
-      train=config.Train(microbatch=microbatch), eval=config.Evaluation(1, 1, 1), checkpoint=config.Checkpoint(1))
+      train=config.Train(microbatch=microbatch, balance_rate=1e-3), eval=config.Evaluation(1, 1, 1),
+      checkpoint=config.Checkpoint(1))
 
 
 def graded():
   rng = np.random.default_rng(0)
   near = lambda: (-3.7 + 0.3 * rng.normal(size=(P, G, T))).astype(np.float32)
   return Graded(rng.integers(0, 40, (P, 8)).astype(np.int32), rng.integers(1, 9, P).astype(np.int32),
-                rng.integers(0, 40, (P, G, T)).astype(np.int32), np.full((P, G), T, np.int32),
+                rng.integers(0, 40, (P, G, T)).astype(np.int32), rng.integers(1, T + 1, (P, G)).astype(np.int32),
                 rng.normal(size=(P, G)).astype(np.float32), near(), None, near())
 
 
-def run(mesh):
+def run(model, mesh):
   """Host copies of samples, log-probs, the updated state and its metrics; the state; programs compiled."""
-  cfg = config_of(microbatch=8)
-  opt = optimizer.make(cfg.optimizer, 3, SPECS)
-  like = state_lib.abstract_state(SPECS, opt, mesh, reference=True)
+  cfg, specs = config_of(microbatch=16), models.specs(model)
+  opt = optimizer.make(cfg.optimizer, 3, specs)
+  like = state_lib.abstract_state(specs, opt, mesh, reference=True)
   params = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s.sharding),
-                        params_lib.init(SPECS, jax.random.key(0)), like.params)
-  state, updater = state_lib.new_state(params, opt, like, reference=True), Updater(cfg, MODEL, opt, mesh)
-  engine = Engine(MODEL, types.SimpleNamespace(eos=(1,)), mesh, max_prompt=8, max_response=T)
+                        params_lib.init(specs, jax.random.key(0)), like.params)
+  state, updater = state_lib.new_state(params, opt, like, reference=True), Updater(cfg, model, opt, mesh)
+  engine = Engine(model, types.SimpleNamespace(eos=(1,)), mesh, max_prompt=8, max_response=T)
   keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(mesh))
   with jax.transfer_guard('disallow'):
     samples = engine.sample(state.params, [[3, 4, 5 + i] for i in range(P)], keys, Sampling())
@@ -56,30 +77,57 @@ def run(mesh):
   return samples, logp, jax.device_get(state), metrics, state
 
 
-def main():
-  assert jax.device_count() == 8
-  alone, wide = (run(parallel.make_mesh(*m)) for m in (
-      (config.Mesh(1, 1, 1), jax.devices()[:1]), (config.Mesh(data=2, fsdp=2, tp=2),)))
-  np.testing.assert_array_equal(wide[0].tokens, alone[0].tokens)
-  assert len({tuple(t) for t in alone[0].tokens}) > P
-  np.testing.assert_allclose(wide[0].sampling_logp, alone[0].sampling_logp, atol=1e-5)
-  np.testing.assert_allclose(wide[1], alone[1], atol=1e-5)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), wide[2], alone[2])
+def compare(alone, wide, said):
+  np.testing.assert_array_equal(wide[0].tokens, alone[0].tokens, err_msg=said)
+  np.testing.assert_allclose(wide[0].sampling_logp, alone[0].sampling_logp, atol=1e-5, err_msg=said)
+  np.testing.assert_allclose(wide[1], alone[1], atol=1e-5, err_msg=said)
+  worst = 0.0
+  for (at, a), b in zip(jax.tree_util.tree_leaves_with_path(wide[2]), jax.tree.leaves(alone[2])):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=f'{said} {jax.tree_util.keystr(at)}')
+    worst = max(worst, np.abs(a - b).max(initial=0))
   for name, value in alone[3].items():
-    np.testing.assert_allclose(wide[3][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(wide[3][name], value, rtol=1e-4, atol=1e-6, err_msg=f'{said} {name}')
+  print(said, f"worst parameter {worst:.1e}, loss {abs(wide[3]['policy/loss'] - alone[3]['policy/loss']):.1e}",
+        flush=True)
 
-  whole = lambda x: x.addressable_shards[0].data.size / x.size
-  params = wide[4].params
+
+def whole(x):
+  """Share of an array that lies on each device."""
+  return x.addressable_shards[0].data.size / x.size
+
+
+def check_layout(wide):
+  params, moments = wide[4].params, wide[4].opt_state[1][0].mu
   assert whole(params['layers']['mlp']['up']) == whole(params['embed']) == 1 / 4       # over fsdp and tp
-  assert whole(wide[4].opt_state[1][0].mu['layers']['mlp']['up']) == 1 / 4
+  assert whole(moments['layers']['mlp']['up']) == 1 / 4
   assert whole(policy.zeros_like(params)['layers']['mlp']['up']) == 1 / 4              # gradients too
+
+
+def refusals(model):
   mesh = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tp=2))
   with pytest.raises(ConfigError, match='1 prompts a microbatch do not divide over 4 devices.*multiple of 8'):
-    Updater(config_of(microbatch=2), MODEL, None, mesh)
-  engine = Engine(MODEL, types.SimpleNamespace(eos=(1,)), mesh, max_prompt=8, max_response=T)
+    Updater(config_of(microbatch=2), model, None, mesh)
+  engine = Engine(model, types.SimpleNamespace(eos=(1,)), mesh, max_prompt=8, max_response=T)
   with pytest.raises(ConfigError, match='3 prompts do not divide over 4 devices'):
-    engine.sample(params, [[3]] * 3, row_keys(jax.random.key(3), 3, G), Sampling())
+    engine.sample(None, [[3]] * 3, row_keys(jax.random.key(3), 3, G), Sampling())
+
+
+def main(name):
+  assert jax.device_count() == 8
+  model = MODELS[name]
+  alone = run(model, parallel.make_mesh(config.Mesh(**ONE), jax.devices()[:1]))
+  assert len({tuple(t) for t in alone[0].tokens}) > P
+  for shape in MESHES[name]:
+    wide = run(model, parallel.make_mesh(config.Mesh(**ONE | shape)))
+    compare(alone, wide, f'{name} {shape}')
+    if shape == dict(data=2, fsdp=2, tp=2):
+      check_layout(wide)
+    if 'expert' in shape:
+      share = whole(wide[4].params['layers']['moe']['up']) * shape.get('fsdp', 1) * shape.get('tp', 1)
+      assert share == 1 / shape['expert']
+  if name == 'dense':
+    refusals(model)
 
 
 if __name__ == '__main__':
-  main()
+  main(sys.argv[1])

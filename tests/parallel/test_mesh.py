@@ -8,9 +8,10 @@ import pytest
 
 
 @pytest.mark.slow
-def test_a_mesh_gives_the_tokens_and_the_update_of_one_device(pytestconfig):
+@pytest.mark.parametrize('model', ['dense', 'qwen3_moe', 'deepseek_v3'])
+def test_every_mesh_gives_the_tokens_and_the_update_of_one_device(model, pytestconfig):
   env = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
                       'PYTHONPATH': str(pytestconfig.rootpath)}
   script = pathlib.Path(__file__).with_name('on_eight_devices.py')
-  out = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=600)
-  assert out.returncode == 0, out.stderr[-3000:]
+  out = subprocess.run([sys.executable, str(script), model], env=env, capture_output=True, text=True, timeout=600)
+  assert out.returncode == 0, out.stdout + out.stderr[-3000:]

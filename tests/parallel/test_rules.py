@@ -7,22 +7,23 @@ import pytest
 
 from r1jax import config, models, parallel
 from r1jax.config import ConfigError
+from r1jax.parallel.mesh import AXES
 from r1jax.params import Spec
 
 DEVICES = list(range(8))                                # only their number is looked at before an error
 
 
 def mesh(**shape):
-  return types.SimpleNamespace(shape={'data': 1, 'fsdp': 1, 'tp': 1} | shape)
+  return types.SimpleNamespace(shape=dict.fromkeys(AXES, 1) | shape)
 
 
 @pytest.mark.parametrize('sizes, devices, want', [
-    (dict(), 1, (1, 1, 1)), (dict(data=2, tp=2), 8, (2, 2, 2)), (dict(data=-1, fsdp=2, tp=1), 8, (4, 2, 1)),
-    (dict(data=1, fsdp=1, tp=-1), 8, (1, 1, 8)), (dict(data=2, fsdp=2, tp=2), 8, (2, 2, 2)),
+    (dict(), 1, (1, 1, 1, 1, 1)), (dict(data=2, tp=2), 8, (2, 2, 1, 2, 1)), (dict(data=-1, fsdp=2), 8, (4, 2, 1, 1, 1)),
+    (dict(fsdp=1, tp=-1), 8, (1, 1, 1, 8, 1)), (dict(fsdp=2, expert=2, seq=2), 8, (1, 2, 2, 1, 2)),
 ])
 def test_minus_one_takes_the_devices_left_over(monkeypatch, sizes, devices, want):
   monkeypatch.setattr(jax.sharding, 'Mesh', lambda grid, axes: (grid.shape, axes))
-  assert parallel.make_mesh(config.Mesh(**sizes), DEVICES[:devices]) == (want, ('data', 'fsdp', 'tp'))
+  assert parallel.make_mesh(config.Mesh(**sizes), DEVICES[:devices]) == (want, AXES)
 
 
 @pytest.mark.parametrize('sizes, parts', [
@@ -51,6 +52,15 @@ def test_sizes_that_do_not_divide_are_refused_with_the_remedy():
   parallel.check({'w': Spec((6,), ('mlp',))}, mesh(tp=3))
 
 
+@pytest.mark.parametrize('tp, over', [(2, 'tp'), (4, None), (8, None)])
+def test_key_heads_that_do_not_divide_lie_whole_on_every_device(tp, over):
+  spec = Spec((16, 2, 8), ('embed', 'kv_heads', 'head_dim'))
+  parallel.check({'k': spec}, mesh(tp=tp))
+  assert parallel.fitting(spec, mesh(tp=tp)) == PartitionSpec('fsdp', over, None)
+  with pytest.raises(ConfigError, match="2 'heads' do not divide over 4"):
+    parallel.check({'q': Spec((16, 2, 8), ('embed', 'heads', 'head_dim'))}, mesh(tp=4))
+
+
 def test_an_axis_without_a_rule_is_refused():
   with pytest.raises(ConfigError, match="no sharding rule for logical axis 'pages'; known: layers, embed"):
     parallel.check({'w': Spec((6,), ('pages',))}, mesh())
@@ -64,5 +74,5 @@ def test_every_preset_has_rules_that_do_not_collide(name):
 def test_a_sharding_is_spelt_in_one_way():
   small = parallel.make_mesh(config.Mesh(), jax.devices()[:1])
   spelt = lambda *axes: parallel.plain(jax.sharding.NamedSharding(small, PartitionSpec(*axes)))
-  assert spelt(None, 'fsdp', None) == spelt() == parallel.replicated(small)
-  assert parallel.batch_shards(mesh(data=2, fsdp=3, tp=5)) == 6
+  assert spelt(None, 'fsdp', None) == spelt() == spelt(('data', 'fsdp'), 'tp') == parallel.replicated(small)
+  assert parallel.batch_shards(mesh(data=2, fsdp=3, expert=7, tp=5, seq=11)) == 42

@@ -1,0 +1,259 @@
+"""What a run needs of a TPU slice, without a TPU: its real programs compiled for it, their memory, and a roofline.
+
+  pip install -e .[plan]
+  python -m experiments.plan --config configs/r1_zero.py:gsm8k --preset qwen2_5_7b --topology v5e:4x4 \\
+      [--mesh fsdp=4,tp=4] [--program update,sample] [--price 1.2] [--json F] [--config.train.microbatch=4 ...]
+  python -m experiments.plan ... --topology v5e:2x4,v5e:4x4 --search
+
+The model is the preset's, or that of --config.model.path. What was compiled before is looked up, not compiled again.
+"""
+import dataclasses
+import os
+import sys
+import time
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from experiments import common
+from r1jax import checkpoint, models
+from r1jax import config as config_lib
+from r1jax.planning import processes, programs, roofline, topology, verdict
+
+GB = 1e9
+GIB = topology.GIB
+
+
+def model_of(cfg, preset):
+  """The ModelConfig of a preset's name, or of the config's model directory."""
+  if preset:
+    config_lib.require(preset in models.PRESETS, f'unknown preset {preset!r}; known: {", ".join(models.PRESETS)}.')
+    return models.PRESETS[preset]
+  config_lib.require(cfg.model.path, f'no model; pass --config.model.path=DIR, or --preset with one of '
+                     f'{", ".join(models.PRESETS)}.')
+  return checkpoint.open_model(cfg.model.path).cfg
+
+
+def mesh_of(text, default):
+  """config.Mesh from 'fsdp=4,tp=4', axes not named having one device; `default` where the text is empty."""
+  if not text:
+    return default
+  known = {f.name: 1 for f in dataclasses.fields(config_lib.Mesh)}
+  for part in text.split(','):
+    axis, _, size = part.partition('=')
+    config_lib.require(axis in known and size.lstrip('-').isdigit(),
+                       f'--mesh {text!r}: {part!r} is no AXIS=SIZE; axes: {", ".join(known)}.')
+    known[axis] = int(size)
+  return config_lib.Mesh(**known)
+
+
+def sizes(mesh, chips):
+  """{axis: size} of a config.Mesh, -1 filled in; ConfigError where it does not match the chips."""
+  found = {f.name: getattr(mesh, f.name) for f in dataclasses.fields(mesh)}
+  product = 1
+  for n in found.values():
+    product *= abs(n)
+  fills = [axis for axis, n in found.items() if n == -1]
+  if len(fills) == 1 and chips % product == 0:
+    found[fills[0]] = chips // product
+    product = chips
+  config_lib.require(product == chips and min(found.values()) > 0,
+                     f'mesh {found} does not match the {chips} chips of the slice; let one axis be -1 and the others '
+                     f'divide {chips}.')
+  return found
+
+
+def folder():
+  """Where results are kept: beside compiled programs (see `common.prepare`)."""
+  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR')
+  return os.path.join(cache or os.path.join(os.path.expanduser('~'), '.cache', 'r1jax'), 'plans')
+
+
+class Watch:
+  """Says on standard error what is being compiled: a moving line on a terminal, else one now and then."""
+
+  def __init__(self, name):
+    self.name, self.next = name, 0
+
+  def __call__(self, seconds):
+    if sys.stderr.isatty():
+      print(f'\r{self.name}: compiling, {seconds:.0f} s ', end='', file=sys.stderr, flush=True)
+    elif seconds >= self.next:
+      self.next += 20
+      print(f'{self.name}: compiling, {seconds:.0f} s', file=sys.stderr, flush=True)
+
+  def done(self, result, seconds):
+    how = 'known from before' if result['cached'] else (
+        f"{result['compile_cpu_seconds']:.0f} s of processor time, {result['rss_bytes'] / GB:.1f} GB")
+    print(f"{chr(13) if sys.stderr.isatty() else ''}{self.name}: {seconds:.0f} s ({how})", file=sys.stderr, flush=True)
+
+
+def compile_phase(phase, cfg, model, slice_, cache):
+  """Compiles the programs of a phase, each in its own process. Returns {program: result}."""
+  found, layouts, config = {}, {}, config_lib.to_dict(cfg)
+  for name in programs.PHASES[phase]:
+    if name == 'sample/reshape' and len(set(programs.capacities(cfg.rollout.max_response))) == 1:
+      continue                                          # the first cache is large enough
+    watch, began = Watch(name), time.monotonic()
+    found[name] = processes.run(processes.Job(config, model, slice_.name, name, layouts, cache), watch)
+    watch.done(found[name], time.monotonic() - began)
+    layouts[name] = found[name]['layout']
+    if name == 'sample/start' and found[name]['refused']:
+      break                                             # what comes after it takes its results as they lie
+  return found
+
+
+def describe(found, slice_):
+  """One entry of the JSON's `programs` for each compiled program."""
+  out = []
+  for name, r in found.items():
+    total = r['peak_bytes'] + r['resident_beside_bytes']
+    out.append({'name': name, **{key: r[key] for key in (
+        'argument_bytes', 'temp_bytes', 'code_bytes', 'peak_bytes', 'compiler_peak_bytes', 'resident_beside_bytes',
+        'compile_cpu_seconds', 'rss_bytes', 'dot_flops', 'open_loops', 'kernels', 'refused')}, 'total_bytes': total,
+        'verdict': verdict.judge(total, slice_.chip.limit) if not r['refused'] else verdict.ORDER[-1]})
+  return out
+
+
+def table(rows, cfg, model, slice_, shards):
+  """The lines of the table of programs."""
+  head = ('program', 'arguments', 'temporaries', 'peak', 'beside', 'total', 'of limit', 'TFLOP', 'by hand', 'verdict')
+  size = lambda n: '?' if n is None else f'{n / GB:.2f}'
+  cells, notes = [head], []
+  for row in rows:
+    hand = roofline.by_hand(cfg, model, row['name'])
+    # What a kernel computes is not among a program's products, and all kernels are attention's.
+    hand = hand and (hand['products'] + (0 if row['kernels'] else hand['attention'])) / slice_.chips
+    open_ = '/turn' if row['open_loops'] else ''
+    cells.append((row['name'], *(size(row[k]) for k in ('argument_bytes', 'temp_bytes', 'peak_bytes',
+                                                       'resident_beside_bytes', 'total_bytes')),
+                  f"{100 * row['total_bytes'] / slice_.chip.limit:.0f} %",
+                  'unknown' if row['dot_flops'] is None else f"{row['dot_flops'] / 1e12:.4g}{open_}",
+                  f'{hand / 1e12:.4g}' if hand else '', row['verdict']))
+    if row['verdict'] != verdict.ORDER[0]:
+      over = row['total_bytes'] - slice_.chip.limit
+      by = f' by {over / GB:.2f} GB' if over > 0 else ''
+      notes.append(f"{row['name']}: {row['verdict']}{by}; "
+                   f"{verdict.remedy(row['name'], row['total_bytes'], cfg, model, slice_, shards)}")
+  widths = [max(len(c[i]) for c in cells) for i in range(len(head))]
+  lines = ['  '.join(c.ljust(w) if i in (0, len(head) - 1) else c.rjust(w) for i, (c, w) in enumerate(zip(c, widths)))
+           for c in cells]
+  return lines + notes
+
+
+def costs(phases, cfg, slice_, price):
+  """The roofline as {name: number}."""
+  seconds = sum(p.seconds for p in phases)
+  tokens = cfg.rollout.prompts * cfg.rollout.samples * cfg.rollout.max_response
+  hours = cfg.steps * seconds * slice_.chips / 3600
+  out = {'step_seconds': seconds, 'tokens_a_day': tokens * 86400 / seconds, 'steps': cfg.steps, 'chip_hours': hours}
+  return out | ({'price': price, 'cost': hours * price} if price else {})
+
+
+def plan(cfg, model, slice_, wanted, cache, price=0.0):
+  """Compiles the phases `wanted` (all the run has where empty) and returns the JSON's dict and the table's lines."""
+  config_lib.check_context(cfg.rollout, model.context)
+  mesh = sizes(cfg.mesh, slice_.chips)
+  present = programs.phases(cfg)
+  for phase in wanted:
+    config_lib.require(phase in present, f'--program {phase!r}; this run has: {", ".join(present)}.')
+  found = {}
+  for phase in wanted or present:
+    found |= compile_phase(phase, cfg, model, slice_, cache)
+  rows = describe(found, slice_)
+  shards = mesh['data'] * mesh['fsdp'] * mesh['expert']
+  phases = roofline.step(cfg, model, slice_, mesh)
+  cost = costs(phases, cfg, slice_, price)
+  out = {'topology': slice_.name, 'chips': slice_.chips, 'limit_bytes': slice_.chip.limit, 'mesh': mesh,
+         'programs': rows, 'verdict': verdict.worst(r['verdict'] for r in rows),
+         'roofline': [dataclasses.asdict(p) for p in phases], 'bound': cost}
+  return out, [*heading(cfg, model, slice_, mesh), *table(rows, cfg, model, slice_, shards),
+               f"verdict: {out['verdict']}", '', *bounds(phases, cost, cfg, slice_, mesh)]
+
+
+def search(cfg, model, slices, wanted, cache, price):
+  """Plans every mesh fsdp x tp of every slice. Returns {'tried', 'smallest', 'fastest'} and lines that sum it up.
+
+  The smallest that fits has the fewest chips, then the most room; the fastest the least step time by the roofline.
+  """
+  tried, lines = [], []
+  for slice_ in slices:
+    for tp in (2**i for i in range(slice_.chips.bit_length())):
+      mesh = config_lib.Mesh(fsdp=slice_.chips // tp, tp=tp)
+      name = f'{slice_.name} fsdp={mesh.fsdp},tp={mesh.tp}'
+      try:
+        out, _ = plan(dataclasses.replace(cfg, mesh=mesh), model, slice_, wanted, cache, price)
+      except config_lib.ConfigError as error:
+        lines.append(f'{name}: {error}')
+        continue
+      tried.append(out)
+      lines.append(f"{name}: {out['verdict']}, {_most(out) / GB:.2f} GB, "
+                   f"{out['bound']['step_seconds']:.3g} s a step at least")
+      print(lines[-1], file=sys.stderr, flush=True)
+  fit = [out for out in tried if out['verdict'] != verdict.ORDER[-1]]
+  found = {'smallest': min(fit, key=lambda out: (out['chips'], _most(out)), default=None),
+           'fastest': min(fit, key=lambda out: out['bound']['step_seconds'], default=None)}
+  told = lambda out: f"{out['topology']} fsdp={out['mesh']['fsdp']},tp={out['mesh']['tp']}" if out else 'none fits'
+  return found | {'tried': tried}, [*lines, *(f'{how}: {told(out)}' for how, out in found.items())]
+
+
+def _most(out):
+  return max(p['total_bytes'] for p in out['programs'])
+
+
+def heading(cfg, model, slice_, mesh):
+  groups, rows = programs.tile(cfg)
+  chunk, samples = programs.sampled(cfg)
+  r, shape = cfg.rollout, ' x '.join(f'{axis} {n}' for axis, n in mesh.items() if n > 1) or 'one device'
+  return [
+      f'{slice_.name}: {slice_.chips} chips, {shape}; a program may use {slice_.chip.limit / GB:.2f} GB '
+      f'({slice_.chip.limit / GIB:.2f} GiB) of each. GB are 10^9 bytes, all figures per chip.',
+      f'update: {programs.microbatches(cfg)} microbatches of {groups * rows} rows, {r.max_prompt} + {r.max_response} '
+      f'tokens; sampler: {chunk * samples} rows ({chunk} prompts x {samples}), the cache full.',
+      'peak: arguments, new results and temporaries; beside: the rest of parameters, moments and reference, which '
+      'stay. TFLOP: of the compiled products, loops in full (/turn: of one turn), without kernels.', '']
+
+
+def bounds(phases, cost, cfg, slice_, mesh):
+  chip = slice_.chip
+  lines = [f'{p.name}: {p.seconds:.3g} s ({p.flops / 1e12:.3g} TFLOP, {p.bytes / GB:.3g} GB a chip)' for p in phases]
+  lines.append(f"step: {cost['step_seconds']:.3g} s at least; {cost['tokens_a_day']:.3g} response tokens a day at "
+               f"most; {cost['steps']} steps: {cost['chip_hours']:.3g} chip-hours"
+               + (f", {cost['cost']:.3g} at {cost['price']:g} a chip-hour" if 'cost' in cost else '') + '.')
+  return [*lines,
+          f'Assumed: {chip.flops / 1e12:g} TFLOP/s and {chip.bandwidth / 1e12:g} TB/s a chip, all of it; no time on '
+          'the network, the host or for rewards; each response of the full length, all rows live to the end; masked '
+          f'scores cost nothing; each token step reads all weights once per {mesh["tp"]} chips of axis tp, and half of '
+          'the full cache.']
+
+
+def main(_):
+  with common.errors_in_one_line():
+    slices = [topology.find(name) for name in _TOPOLOGY.value]
+    config_lib.require(slices and (len(slices) == 1 or _SEARCH.value), '--topology: one slice, or several to --search.')
+    topology.require_compiler()
+    cfg = config_lib.convert(_CONFIG.value)
+    cfg = dataclasses.replace(cfg, mesh=mesh_of(_MESH.value, cfg.mesh))
+    rest = (_PROGRAM.value, _CACHE.value or folder(), _PRICE.value)
+    try:
+      model = model_of(cfg, _PRESET.value)
+      out, lines = search(cfg, model, slices, *rest) if _SEARCH.value else plan(cfg, model, slices[0], *rest)
+    except processes.PlanError as error:
+      sys.exit(f'error: {error}')
+    print('\n'.join(lines))
+    if _JSON.value:
+      common.write_json(_JSON.value, out)
+
+
+if __name__ == '__main__':
+  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
+  flags.mark_flag_as_required('config')
+  _PRESET = flags.DEFINE_string('preset', '', "Shapes by name (r1jax.models.PRESETS); '': of --config.model.path.")
+  _TOPOLOGY = flags.DEFINE_list('topology', None, 'A TPU slice, as v5e:4x4; several to --search.', required=True)
+  _SEARCH = flags.DEFINE_bool('search', False, 'Try every fsdp x tp of the slices: the smallest and the fastest.')
+  _MESH = flags.DEFINE_string('mesh', '', "As fsdp=4,tp=4; '': the config's.")
+  _PROGRAM = flags.DEFINE_list('program', [], 'Of sample, logprobs, update; all that the run has where empty.')
+  _JSON = flags.DEFINE_string('json', '', 'File for the figures.')
+  _PRICE = flags.DEFINE_float('price', 0.0, 'Of a chip-hour.', lower_bound=0.0)
+  _CACHE = flags.DEFINE_string('cache', '', "Folder of results; '': beside that of compiled programs.")
+  app.run(main, flags_parser=common.parse_flags)

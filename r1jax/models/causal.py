@@ -1,0 +1,208 @@
+"""Attention of the passes without a cache, by the implementation that suits platform and length.
+
+A query sees its prompt's keys, shared by the group, and those of its own row up to itself. 'xla' keeps every score and
+'chunked' those of a block of queries at a time, anywhere; 'splash' (TPU, Pallas) and 'cudnn' (NVIDIA) keep none.
+"""
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from r1jax.models import layout
+from r1jax.models.attention import softmax_attention
+
+BLOCK = 512                       # queries (and, for splash, keys) at a time
+LANES = 128                       # a block of splash is a multiple of it
+SCORES = 1 << 20                  # queries x keys of a row from which on 'auto' keeps no scores
+SAVED = 'attention'               # name, for remat policies, of what attention gives
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+  """How attention is computed, and over which devices.
+
+  Attributes:
+    name: a key of IMPLEMENTATIONS, or 'auto'.
+    mesh: the devices; None is one device of unknown kind, for which 'auto' takes what runs anywhere.
+  """
+  name: str = 'auto'
+  mesh: jax.sharding.Mesh | None = None
+
+  @property
+  def platform(self):
+    """'cpu', 'gpu' or 'tpu': of the mesh's devices, which need not be this process's (a plan has none)."""
+    return 'cpu' if self.mesh is None else self.mesh.devices.flat[0].platform
+
+  def choose(self, queries, keys, dtype):
+    """The implementation for rows of so many queries and keys, computed in `dtype`."""
+    if self.name != 'auto':
+      return self.name
+    if queries * keys < SCORES:
+      return 'xla'
+    if self.platform == 'tpu':
+      return 'splash'
+    # cuDNN has no float32 attention.
+    return 'cudnn' if self.platform in ('gpu', 'cuda') and jnp.dtype(dtype).itemsize == 2 else 'chunked'
+
+
+def causal_attention(q, parts, scale, how):
+  """Attention of T queries a row to their prompt and to their own row.
+
+  Args:
+    q: [P, K, G, R, T, D].
+    parts: [(own KV, seen)] of T keys, or [(the prompt's KV, seen), (own KV, seen)], with what `seen` gives for them.
+    scale: of the scores.
+    how: Attention.
+
+  Returns:
+    [P, G, T, K * R, Dv].
+  """
+  *prompt, (own, mask) = parts
+  prefix, length = prompt[0] if prompt else (None, None)
+  if mask is not None:
+    return _named(softmax_attention(q, parts, scale))
+  queries = q.shape[4]
+  keys = queries + (prefix.k.shape[-1] if prompt else 0)
+  name = how.choose(queries, keys, q.dtype)
+  return IMPLEMENTATIONS[name](q, own, prefix, length, scale, how)
+
+
+def seen(how, queries, prefix, length, dtype):
+  """What goes with the prompt's KV and with the own one: masks, made once for all layers, or where none are kept
+  i32[P], how many of the prompt's keys are real, and None.
+
+  Args:
+    prefix: number of the prompt's keys, padding included. length: i32[P], or None without a prompt.
+  """
+  if how.choose(queries, queries + prefix, dtype) != 'xla':
+    return length, None
+  own = jnp.tril(jnp.ones((queries, queries), bool))[None, None]
+  return None if length is None else (jnp.arange(prefix) < length[:, None])[:, None, None], own
+
+
+def _named(x):
+  return jax.ad_checkpoint.checkpoint_name(x, SAVED)
+
+
+def _parts(own, prefix, length, seen):
+  if prefix is None:
+    return [(own, seen)]
+  return [(prefix, (jnp.arange(prefix.k.shape[-1]) < length[:, None])[:, None, None]), (own, seen)]
+
+
+def _xla(q, own, prefix, length, scale, how):
+  t = q.shape[4]
+  return _named(softmax_attention(q, _parts(own, prefix, length, jnp.tril(jnp.ones((t, t), bool))[None, None]), scale))
+
+
+def _chunked(q, own, prefix, length, scale, how):
+  """A block of queries at a time, its scores computed again in the backward pass: memory is linear in T."""
+  t = q.shape[4]
+  blocks = -(-t // BLOCK)
+  size = -(-t // blocks)                                # even blocks: little padding
+  q = _pad(q, 4, blocks * size).reshape(*q.shape[:4], blocks, size, q.shape[-1])
+
+  @jax.checkpoint
+  def one(block, start):
+    seen = (jnp.arange(t) <= start + jnp.arange(size)[:, None])[None, None]
+    return softmax_attention(block, _parts(own, prefix, length, seen), scale)
+
+  out = jax.lax.map(lambda xs: one(*xs), (jnp.moveaxis(q, 4, 0), size * jnp.arange(blocks)))
+  out = jnp.moveaxis(out, 0, 2)                         # [P, G, blocks, size, heads, Dv]
+  out = out.reshape(*out.shape[:2], -1, *out.shape[4:])[:, :, :t]
+  return _named(out)
+
+
+def _splash(q, own, prefix, length, scale, how):
+  """The Pallas kernel on each device's rows and heads; interpreted, slowly, on a CPU."""
+  q, own, prefix = _split_heads(q, own, prefix, layout.size(how.mesh, layout.HEADS))
+  local = lambda *args: _splash_local(*args, scale=scale, interpret=how.platform == 'cpu')
+  if how.mesh is not None:
+    rows = layout.ROWS
+    heads = layout.HEADS if q.shape[1] % layout.size(how.mesh, layout.HEADS) == 0 else None
+    row_heads = PartitionSpec(rows, heads)
+    # Mosaic kernels carry no types of varying axes.
+    local = jax.shard_map(local, mesh=how.mesh, in_specs=(row_heads, row_heads, row_heads, PartitionSpec(rows)),
+                          out_specs=PartitionSpec(rows, None, None, heads), check_vma=False)
+  return local(q, own, prefix, length)
+
+
+def _splash_local(q, own, prefix, length, *, scale, interpret):
+  # Here, since Pallas takes half a second to import.
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_lib
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_masks
+
+  p, k, g, r, t, d = q.shape
+  keys, values = own.k.swapaxes(-1, -2), own.v          # [P, K, G, S, ...]
+  segments = None
+  if prefix is not None:
+    s = prefix.k.shape[-1]
+    shared = lambda x: jnp.broadcast_to(x[:, :, None], (*x.shape[:2], g, *x.shape[2:]))
+    keys = jnp.concatenate([shared(prefix.k.swapaxes(-1, -2)), keys], axis=3)
+    values = jnp.concatenate([shared(prefix.v), values], axis=3)
+    hidden = (jnp.arange(keys.shape[3]) < s) & (jnp.arange(keys.shape[3]) >= length[:, None])
+  total = keys.shape[3]
+  block_q, block_k = (min(BLOCK, -(-n // LANES) * LANES) for n in (t, total))
+  padded_q, padded_k = -(-t // block_q) * block_q, -(-total // block_k) * block_k
+  if prefix is not None:
+    real = jnp.pad((~hidden).astype(jnp.int32), ((0, 0), (0, padded_k - total)))
+    segments = splash_lib.SegmentIds(jnp.ones((p, padded_q), jnp.int32), real)
+  # Padding comes last, after what any query sees.
+  rows = lambda x, axis, n: jnp.swapaxes(_pad(x, axis, n), 1, 2)
+  queries = rows((q * scale).astype(q.dtype), 4, padded_q).reshape(p, g, k * r, padded_q, d)
+  mask = splash_masks.CausalMask((padded_q, padded_k), offset=total - t)
+  kernel = splash_lib.make_splash_mha(
+      splash_masks.MultiHeadMask([mask] * (k * r)), head_shards=1, q_seq_shards=1, interpret=interpret,
+      residual_checkpoint_name=SAVED, block_sizes=splash_lib.BlockSizes(
+          block_q=block_q, block_kv=block_k, block_kv_compute=block_k, block_q_dkv=block_q, block_kv_dkv=block_k,
+          block_kv_dkv_compute=block_k, block_q_dq=block_q, block_kv_dq=block_k))
+  group = jax.vmap(kernel, in_axes=(0, 0, 0, None))
+  out = jax.vmap(group)(queries, rows(keys, 3, padded_k), rows(values, 3, padded_k), segments)
+  return out[:, :, :, :t].swapaxes(2, 3)                # [P, G, T, K * R, Dv]
+
+
+def _split_heads(q, own, prefix, shards):
+  """Repeats KV heads as far as `shards` devices need to have one each; as they are where nothing fits."""
+  heads, r = q.shape[1], q.shape[3]
+  times = shards // math.gcd(heads, shards)
+  if r % times:
+    return q, own, prefix
+  q = jnp.moveaxis(q.reshape(*q.shape[:3], times, r // times, *q.shape[4:]), 3, 2)
+  repeat = lambda kv: None if kv is None else jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), kv)
+  return q.reshape(q.shape[0], heads * times, *q.shape[3:]), repeat(own), repeat(prefix)
+
+
+def _cudnn(q, own, prefix, length, scale, how):
+  """cuDNN's fused attention, which knows a causal mask from the first key on and no other padding than the end's.
+
+  So a row's keys are packed, its own behind its prompt's real ones, and queries lie likewise, with idle ones before.
+  """
+  p, k, g, r, t, d = q.shape
+  q = q.transpose(0, 2, 4, 1, 3, 5).reshape(p, g, t, k * r, d)
+  keys, values = (x.transpose(0, 2, 3, 1, 4) for x in (own.k.swapaxes(-1, -2), own.v))  # [P, G, T, K, ...]
+  if prefix is not None:
+    s = prefix.k.shape[-1]
+    before = lambda x: jnp.broadcast_to(x.swapaxes(1, 2)[:, None], (p, g, s, k, x.shape[-1]))
+    write = jax.vmap(lambda row, new, at: jax.lax.dynamic_update_slice_in_dim(row, new, at, axis=1))
+    pack = lambda x, own: write(_pad(x, 2, s + t), own, length)
+    keys, values = pack(before(prefix.k.swapaxes(-1, -2)), keys), pack(before(prefix.v), values)
+    q = pack(jnp.zeros((p, g, s, k * r, d), q.dtype), q)
+  v_dim = values.shape[-1]
+  values = _pad(values, 4, d)                           # one head size for all
+  rows = lambda x: x.reshape(p * g, *x.shape[2:])
+  out = jax.nn.dot_product_attention(rows(q), rows(keys), rows(values), scale=scale, is_causal=True,
+                                     implementation='cudnn')
+  out = out.reshape(p, g, *out.shape[1:])[..., :v_dim]
+  if prefix is not None:
+    out = jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, t, axis=1))(out, length)
+  return _named(out)
+
+
+def _pad(x, axis, size):
+  """x with zeros up to `size` on one axis."""
+  return jnp.pad(x, [(0, size - n if i == axis else 0) for i, n in enumerate(x.shape)])
+
+
+IMPLEMENTATIONS = {'xla': _xla, 'chunked': _chunked, 'splash': _splash, 'cudnn': _cudnn}

@@ -1,0 +1,83 @@
+"""Where activations and a layer's weights lie while they are computed with, on a mesh.
+
+On one device, or without a mesh, everything here leaves its argument as it is.
+"""
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from r1jax.parallel.rules import BATCH_AXES, TRAIN_RULES
+from r1jax.params import is_spec
+
+# Mesh axes: prompts lie over ROWS, a row's tokens over TOKENS, heads and the residual stream's features over HEADS;
+# FSDP, one of ROWS, holds parameters apart while they are not in use.
+ROWS, TOKENS, HEADS, FSDP = BATCH_AXES, 'seq', 'tp', 'fsdp'
+DATA = tuple(a for a in ROWS if a != FSDP)
+
+
+def size(mesh, *axes):
+  """Devices along axes of a mesh; 1 without one."""
+  return 1 if mesh is None else math.prod(mesh.shape.get(a, 1) for a in axes)
+
+
+def constrain(x, mesh, *axes):
+  """x laid out over mesh axes, one name (or tuple of names, or None) a dimension, where they divide it."""
+  if mesh is None or mesh.size == 1:
+    return x
+  wide = lambda a: tuple(n for n in (a if isinstance(a, tuple) else (a,)) if size(mesh, n) > 1)
+  # A row's tokens need not divide: they are filled up.
+  fits = [wide(a) if n % size(mesh, *wide(a)) == 0 or a == TOKENS and n > 1 else None for n, a in zip(x.shape, axes)]
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*fits)))
+
+
+def residual(x, mesh):
+  """The stream between layers, [P, G, T, embed]: what a layer keeps for its backward pass is split over all devices."""
+  return constrain(x, mesh, ROWS, None, TOKENS, HEADS)
+
+
+def whole(x, mesh):
+  """Activations [P, G, T, embed] before a product over embed."""
+  return constrain(x, mesh, ROWS, None, TOKENS, None)
+
+
+def one_layer(weights, norm, dtype, mesh):
+  """A layer's weights, as they are, tied to the pass through the layers where they are to be cast to `dtype`.
+
+  Of weights that are only cut out of the stack the TPU's compiler casts the whole stack first, and keeps it; so they
+  are multiplied by a one that it cannot know before the layer (a barrier does not hold it back).
+
+  Args:
+    norm: [embed], a scale of this layer.
+  """
+  if mesh is None or mesh.size == 1:
+    return weights
+  one = jnp.where(jnp.isnan(jax.lax.stop_gradient(norm[0])), jnp.nan, 1.0)
+  return jax.tree.map(lambda w: w if w.dtype == dtype else w * one.astype(w.dtype), weights)
+
+
+def gather(weights, specs, mesh):
+  """A layer's weights with all of their model dimension; their gradients go back to where the parameters lie.
+
+  Args:
+    weights: pytree of arrays in the computation's dtype, so that this is what is sent.
+    specs: pytree of Spec, like weights, stacked or not.
+  """
+  if size(mesh, FSDP) == 1:
+    return weights
+
+  def one(spec, w):
+    stored = tuple(TRAIN_RULES[a] for a in spec.axes[-w.ndim:])
+    return _gather(w, mesh, stored, tuple(None if a == FSDP else a for a in stored))
+  return jax.tree.map(one, specs, weights, is_leaf=is_spec)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(w, mesh, stored, used):
+  return constrain(w, mesh, *used)
+
+
+_gather.defvjp(lambda w, mesh, stored, used: (constrain(w, mesh, *used), None),
+               lambda mesh, stored, used, _, ct: (constrain(ct, mesh, *stored),))

@@ -1,0 +1,210 @@
+"""The real programs of a run, lowered for devices that need not exist: what `experiments/rl.py` runs at its largest."""
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from r1jax import models, parallel
+from r1jax.config import require
+from r1jax.sampling import decode, engine
+from r1jax.sampling.logits import Restriction
+from r1jax.training import optimizer as optimizer_lib
+from r1jax.training import policy, update
+from r1jax.training import state as state_lib
+
+# Phase -> its programs, in the order in which each needs the layouts that the ones before it chose.
+PHASES = {
+    'update': ('update/accumulate', 'update/apply'),
+    'sample': ('sample/start', 'sample/reshape', 'sample/stretch'),
+    'logprobs': ('logprobs',),
+}
+
+
+def phases(cfg):
+  """The phases a run of this config.RL has."""
+  scored = cfg.loss.kl_coef > 0 or cfg.train.minibatches * cfg.train.epochs > 1
+  return ['sample'] + ['logprobs'] * scored + ['update']
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """A run's shapes and layouts.
+
+  Attributes:
+    cfg: config.RL. model: ModelConfig. mesh: over the devices to compile for.
+    state: TrainState of ShapeDtypeStructs. updater: update.Updater.
+    prompts, rows: groups, and rows of a group, in a microbatch.
+    chunk, samples: prompts, and rows of each, sampled together.
+  """
+  cfg: object
+  model: models.ModelConfig
+  mesh: jax.sharding.Mesh
+  state: state_lib.TrainState
+  updater: update.Updater
+  prompts: int
+  rows: int
+  chunk: int
+  samples: int
+
+
+def setting(cfg, model, devices):
+  """The Setting of a run.
+
+  Raises:
+    ConfigError: a mesh that does not match the devices, parameters or batches that do not divide over it.
+  """
+  mesh, specs = parallel.make_mesh(cfg.mesh, devices), models.specs(model)
+  train, steps = cfg.train, cfg.steps * cfg.train.minibatches * cfg.train.epochs
+  optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, train.param_dtype)
+  state = state_lib.abstract_state(specs, optimizer, mesh, cfg.loss.kl_coef > 0, train.param_dtype,
+                                   train.reference_dtype)
+  updater = update.Updater(cfg, model, optimizer, mesh)
+  chunk, samples = sampled(cfg)
+  shards = parallel.batch_shards(mesh)
+  require(chunk % shards == 0,
+          f'{chunk} prompts sampled at a time do not divide over {shards} devices of the batch axes; '
+          f'set rollout.chunk (or rollout.prompts) to a multiple of {shards}, or use a smaller mesh.')
+  return Setting(cfg, model, mesh, state, updater, *tile(cfg), chunk, samples)
+
+
+def tile(cfg):
+  """(groups, rows of a group) in a microbatch."""
+  rows, groups = update._tile(cfg.train, cfg.rollout.prompts // cfg.train.minibatches, cfg.rollout.samples)
+  return groups, rows
+
+
+def microbatches(cfg):
+  """Microbatches in one optimizer step."""
+  groups, rows = tile(cfg)
+  return math.ceil(cfg.rollout.prompts // cfg.train.minibatches / groups) * math.ceil(cfg.rollout.samples / rows)
+
+
+def sampled(cfg):
+  """(prompts, samples of each) in the sampler's largest batch: training's, or an evaluation's."""
+  return cfg.rollout.chunk or cfg.rollout.prompts, max(cfg.rollout.samples, cfg.eval.samples, cfg.eval.final_samples)
+
+
+def lower(name, s, layouts):
+  """One program as the run would compile it, and what it leaves lying beside it.
+
+  Args:
+    name: one of PHASES' programs. s: Setting.
+    layouts: {program: its results' layouts, from `layout`}, of those before it in its phase.
+
+  Returns:
+    jax.stages.Lowered, and the bytes a device holds beside the program's arguments.
+  """
+  build = {'update': _update, 'logprobs': _logprobs, 'sample': _sample}[name.split('/')[0]]
+  lowered, used, more = build(name, s, layouts)
+  return lowered, _tree_bytes(s.state) - _tree_bytes(used) + _tree_bytes(more)
+
+
+def device_bytes(x):
+  """Bytes of a ShapeDtypeStruct on one device, without the padding of its layout."""
+  return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+
+
+def _tree_bytes(tree):
+  return sum(device_bytes(x) for x in jax.tree.leaves(tree))
+
+
+def _batch(s, graded):
+  """A microbatch of the longest responses. graded: with all that the update reads; else as a log-prob pass has it."""
+  of = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype, sharding=s.updater.sharding)
+  p, g, rollout = s.prompts, s.rows, s.cfg.rollout
+  tokens = (p, g, update.bucket(rollout.max_response, rollout.max_response))
+  old = graded and _scores_itself(s)
+  return policy.PolicyBatch(
+      of((p, rollout.max_prompt), jnp.int32), of((p,), jnp.int32), of(tokens, jnp.int32), of((p, g), jnp.int32),
+      of((p, g)) if graded else None, of(tokens), of(tokens) if old else None,
+      of(tokens) if graded and s.state.reference is not None else None)
+
+
+def _scores_itself(s):
+  """Whether the policy's log-probs are computed at rollout time."""
+  return not s.updater.single() or s.cfg.loss.kl_place == 'reward'
+
+
+# Each of these returns jax.stages.Lowered, the part of the state among its arguments, and what else stays beside them.
+
+
+def _update(name, s, layouts):
+  del layouts
+  dtype = s.cfg.train.grad_dtype
+  grads = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype if dtype == 'param' else jnp.dtype(dtype),
+                                                      sharding=x.sharding), s.state.params)
+  if name == 'update/apply':
+    load = None
+    if s.model.moe:
+      load = jax.ShapeDtypeStruct((s.model.layers - s.model.dense_layers, s.model.moe.experts), jnp.float32,
+                                  sharding=s.updater.everywhere)
+    lowered = policy._apply.lower(s.state, grads, load, optimizer=s.updater.optimizer,
+                                  balance_rate=s.cfg.train.balance_rate, layout=policy._layout(s.state))
+    return lowered, s.state, None
+  scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.updater.everywhere)
+  lowered = policy._accumulate.lower(
+      s.state.params, grads, _batch(s, graded=True), policy.Totals(scalar, scalar), cfg=s.model,
+      options=s.updater.options, loss=s.cfg.loss, max_response=s.cfg.rollout.max_response, layout=policy._layout(grads))
+  return lowered, s.state.params, None
+
+
+def _logprobs(name, s, layouts):
+  del name, layouts
+  # The policy's own pass, where there is one, needs as much or more: its parameters are the wider.
+  params = s.state.params if _scores_itself(s) or s.state.reference is None else s.state.reference
+  lowered = policy.logprobs.lower(params, _batch(s, graded=False), cfg=s.model, options=s.updater.options)
+  return lowered, params, None
+
+
+def _sample(name, s, layouts):
+  """The sampler's programs with all rows live: the cache grows to its full size, and then is decoded with."""
+  rollout, params = s.cfg.rollout, s.state.params
+  p, g = s.chunk, s.samples
+  of = lambda shape, dtype, sharding=s.updater.sharding: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+  lengths, scalar = of((p,), jnp.int32), lambda dtype: of((), dtype, s.updater.everywhere)
+  key = jax.eval_shape(lambda: jax.random.key(0)).dtype
+  # Which ids end a response is in the program, but changes nothing that is measured here.
+  static = dict(cfg=s.model, restriction=Restriction(rollout.top_p, rollout.top_k, rollout.min_p), eos=(0,),
+                dtype=jnp.dtype(s.cfg.model.dtype), mesh=s.mesh)
+  before, full = capacities(rollout.max_response)
+  begin = lambda capacity: ((params, of((p, rollout.max_prompt), jnp.int32), lengths, of((p, g), key),
+                             scalar(jnp.float32)), static | {'capacity': capacity})
+  if name == 'sample/start':
+    args, options = begin(min(engine.STRETCH, rollout.max_response))
+    return decode.start.lower(*args, **options), params, None
+  args, options = begin(before)
+  prefix, carry, _ = _laid_out(decode.start.eval_shape(*args, **options), layouts['sample/start'], s.mesh)
+  rows = of((p, g), jnp.int32)
+  if name == 'sample/reshape':
+    return decode.reshape.lower(carry, rows, capacity=full), None, prefix
+  if full > before:
+    # Where the compiler has refused to let the cache grow, it is taken to lie as before.
+    lie = layouts['sample/reshape'] or jax.tree.map(lambda x: [*x.sharding.spec], jax.tree.leaves(carry))
+    carry = _laid_out(decode.reshape.eval_shape(carry, rows, capacity=full), lie, s.mesh)
+  lowered = decode.stretch.lower(params, prefix, lengths, carry, scalar(jnp.int32), scalar(jnp.int32),
+                                 scalar(jnp.float32), length=engine.STRETCH, **static)
+  return lowered, params, None
+
+
+def capacities(max_response):
+  """Room in the cache before and after it last grows (tokens)."""
+  before = full = min(engine.STRETCH, max_response)
+  while full < max_response:
+    before, full = full, min(engine.GROW * full, max_response)
+  return before, full
+
+
+def layout(compiled):
+  """How a compiled program lays out its results: for each leaf, its PartitionSpec as a list."""
+  return [[list(a) if isinstance(a, tuple) else a for a in sharding.spec]
+          for sharding in jax.tree.leaves(compiled.output_shardings)]
+
+
+def _laid_out(tree, specs, mesh):
+  """ShapeDtypeStructs with the layouts of `layout`."""
+  leaves, treedef = jax.tree.flatten(tree)
+  place = lambda spec: NamedSharding(mesh, PartitionSpec(*(tuple(a) if isinstance(a, list) else a for a in spec)))
+  return jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(spec))
+                                      for x, spec in zip(leaves, specs, strict=True)])

@@ -1,0 +1,54 @@
+"""Whether a program fits a chip, and the cheapest change that helps where it does not."""
+from r1jax import models
+from r1jax import params as params_lib
+from r1jax.planning import programs, roofline, topology
+
+FITS = 0.92                       # of the limit; between this and all of it another compiler may decide otherwise
+ORDER = ('fits', 'tight', 'does not fit')
+
+
+def judge(used, limit):
+  """One of ORDER, for bytes of a chip."""
+  return 'fits' if used <= FITS * limit else 'tight' if used <= limit else 'does not fit'
+
+
+def worst(verdicts):
+  return max(verdicts, key=ORDER.index)
+
+
+def remedy(name, used, cfg, model, slice_, shards):
+  """What to change so that a program needs less, the cheapest first.
+
+  Args:
+    name: one of programs.PHASES' programs. used: bytes of a chip. cfg: config.RL. model: ModelConfig.
+    slice_: topology.Topology. shards: parts that a batch is cut into.
+  """
+  phase = name.split('/')[0]
+  ways = _sampling(cfg, shards) if phase == 'sample' else _training(cfg, shards) if name != 'update/apply' else []
+  saved = 2 * 2 * params_lib.count(models.specs(model)) / slice_.chips       # two moments, two bytes of each
+  if cfg.optimizer.moment_dtype == 'float32' and used - saved <= slice_.chip.limit:
+    ways.append('moments in bfloat16: --config.optimizer.moment_dtype=bfloat16')
+  bigger = topology.larger(slice_, used / (FITS * slice_.chip.limit))
+  needed = roofline.chips_needed(used, FITS * slice_.chip.limit, slice_.chips)
+  ways.append(f'a larger slice: {bigger.name}' if bigger else f'a larger slice: {needed} chips or more')
+  return ways[0]
+
+
+def _training(cfg, shards):
+  groups, rows = programs.tile(cfg)
+  ways = []
+  if groups > shards:
+    ways.append(f'more microbatches: --config.train.microbatch={max(shards, groups // 2 // shards * shards) * rows}')
+  if rows > 1:
+    slices = min(cfg.rollout.samples, 2 * cfg.train.length_slices)
+    ways.append(f'more microbatches: --config.train.length_slices={slices} '
+                f'--config.train.microbatch={groups * max(1, cfg.rollout.samples // slices)}')
+  if cfg.model.remat != 'full':
+    ways.append('recomputation: --config.model.remat=full')
+  return ways
+
+
+def _sampling(cfg, shards):
+  chunk = programs.sampled(cfg)[0]
+  smaller = [n for n in range(shards, chunk, shards) if cfg.rollout.prompts % n == 0]
+  return [f'fewer rows at a time: --config.rollout.chunk={smaller[-1]}'] if smaller else []

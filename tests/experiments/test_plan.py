@@ -1,0 +1,127 @@
+"""experiments.plan: its errors, its table, and real programs compiled for a slice where the compiler is installed."""
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from configs import r1_zero
+from experiments import plan
+from r1jax import config, models
+from r1jax import params as params_lib
+from r1jax.config import ConfigError
+from r1jax.planning import processes, programs, topology
+
+needs_compiler = pytest.mark.skipif(not importlib.util.find_spec('libtpu'),
+                                    reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'")
+
+
+def config_of(**mesh):
+  c = r1_zero.get_config('gsm8k')
+  c.rollout.update(prompts=4, samples=2, chunk=4, max_prompt=32, max_response=128)
+  c.train.update(microbatch=4, length_slices=2)
+  c.eval.update(samples=2, final_samples=2)
+  return dataclasses.replace(config.convert(c), mesh=config.Mesh(**mesh))
+
+
+def result(**known):
+  """As a compilation gives it, for a program of 10 GB."""
+  return dict(argument_bytes=6 * 10**9, temp_bytes=4 * 10**9, code_bytes=0, peak_bytes=10**10,
+              compiler_peak_bytes=10**10, refused=None, layout=[], resident_beside_bytes=0, compile_cpu_seconds=1.0,
+              rss_bytes=10**9, dot_flops=10**12, open_loops=0, kernels=0, cached=False) | known
+
+
+def test_a_mesh_from_a_flag():
+  default = config.Mesh(fsdp=-1)
+  assert plan.mesh_of('', default) is default
+  assert plan.mesh_of('fsdp=4,tp=2', default) == config.Mesh(fsdp=4, tp=2)
+  assert plan.sizes(config.Mesh(fsdp=-1, tp=2), 16) == dict(data=1, fsdp=8, expert=1, tp=2, seq=1)
+  for text in ('fsdp', 'rows=4', 'fsdp=x'):
+    with pytest.raises(ConfigError, match='axes: data, fsdp'):
+      plan.mesh_of(text, default)
+
+
+@pytest.mark.parametrize('mesh', [dict(fsdp=3), dict(fsdp=4, tp=2), dict(fsdp=-1, tp=3), dict(fsdp=-1, tp=-1)])
+def test_a_mesh_that_does_not_match_the_chips_is_refused(mesh):
+  with pytest.raises(ConfigError, match='does not match the 4 chips'):
+    plan.sizes(config.Mesh(**mesh), 4)
+
+
+def test_the_table_says_what_fits_and_what_to_do(monkeypatch):
+  given = {'update/accumulate': result(), 'update/apply': result(peak_bytes=16 * 10**9),
+           'sample/start': result(), 'sample/reshape': result(),
+           'sample/stretch': result(peak_bytes=2 * 10**10, refused='RESOURCE_EXHAUSTED', dot_flops=None),
+           'logprobs': result(resident_beside_bytes=10**9)}
+  monkeypatch.setattr(processes, 'run', lambda job, watch: given[job.program])
+  cfg, slice_ = config_of(fsdp=4), topology.find('v5e:2x2')
+  out, lines = plan.plan(cfg, models.PRESETS['bench'], slice_, [], cache='', price=2.0)
+  assert {'topology', 'chips', 'limit_bytes', 'programs', 'verdict'} <= set(json.loads(json.dumps(out)))
+  assert (out['topology'], out['chips'], out['verdict']) == ('v5e:2x2', 4, 'does not fit')
+  found = {p['name']: p for p in out['programs']}
+  assert list(found) == ['sample/start', 'sample/reshape', 'sample/stretch', 'logprobs', *programs.PHASES['update']]
+  assert found['logprobs']['total_bytes'] == 11 * 10**9
+  assert [found[n]['verdict'] for n in ('update/accumulate', 'update/apply')] == ['fits', 'tight']
+  text = '\n'.join(lines)
+  assert 'sample/stretch: does not fit by 3.09 GB; ' in text
+  assert 'update/apply: tight; moments in bfloat16: --config.optimizer.moment_dtype=bfloat16' in text
+  assert out['bound']['cost'] == 2 * out['bound']['chip_hours'] > 0
+
+
+def test_a_search_finds_the_smallest_that_fits_and_the_fastest(monkeypatch):
+  def run(job, watch):
+    mesh = job.config['mesh']
+    if mesh['tp'] == 8:
+      raise ConfigError('4 heads do not divide')
+    return result(peak_bytes=6 * 10**10 // (mesh['fsdp'] * mesh['tp']) + mesh['tp'] * 10**9)
+  monkeypatch.setattr(processes, 'run', run)
+  slices = [topology.find(f'v5e:{n}') for n in ('2x2', '2x4')]
+  found, lines = plan.search(config_of(), models.PRESETS['bench'], slices, ['update'], '', 0.0)
+  assert len(found['tried']) == 6 and 'v5e:2x4 fsdp=1,tp=8: 4 heads do not divide' in lines
+  assert (found['smallest']['chips'], found['smallest']['mesh']['fsdp']) == (4, 4)   # 16 GB of 16.9
+  assert found['fastest']['chips'] == 8
+  assert lines[-2] == 'smallest: v5e:2x2 fsdp=4,tp=1'
+
+
+def test_a_run_without_a_reference_has_no_log_prob_pass():
+  cfg = config_of()
+  assert programs.phases(cfg) == ['sample', 'logprobs', 'update']
+  cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, kl_coef=0.0))
+  assert programs.phases(cfg) == ['sample', 'update']
+  with pytest.raises(ConfigError, match="--program 'logprobs'; this run has: sample, update."):
+    plan.plan(cfg, models.PRESETS['bench'], topology.find('v5e:2x2'), ['logprobs'], cache='')
+
+
+def test_a_slice_that_is_unknown_ends_the_command_with_one_line():
+  done = subprocess.run([sys.executable, '-m', 'experiments.plan', '--config', 'configs/r1_zero.py:gsm8k', '--preset',
+                         'bench', '--topology', 'v5p-128'], capture_output=True, text=True)
+  assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+  assert done.stderr.startswith("error: unknown topology 'v5p-128'; known: v5e:{")
+
+
+@needs_compiler
+def test_a_batch_that_does_not_divide_is_refused_by_the_process_that_compiles(tmp_path):
+  cfg = config_of(fsdp=4)
+  cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, chunk=2))
+  with pytest.raises(ConfigError, match='2 prompts sampled at a time do not divide over 4 devices'):
+    plan.compile_phase('sample', cfg, models.PRESETS['toy'], topology.find('v5e:2x2'), str(tmp_path))
+
+
+@needs_compiler
+def test_the_real_programs_compile_for_a_slice(tmp_path):
+  cfg, slice_, model = config_of(fsdp=2, tp=2), topology.find('v5e:2x2'), models.PRESETS['toy']
+  out, _ = plan.plan(cfg, model, slice_, ['sample', 'update'], str(tmp_path))
+  assert out['verdict'] == 'fits'
+  found = {p['name']: p for p in out['programs']}
+  assert list(found) == [*programs.PHASES['sample'], *programs.PHASES['update']]
+  for p in found.values():
+    assert p['total_bytes'] == p['peak_bytes'] + p['resident_beside_bytes']
+    assert p['peak_bytes'] >= p['argument_bytes'] > 0
+  # Two sets of parameters, two of moments and one of gradients, in float32 over four chips; padded, as all is small.
+  count = params_lib.count(models.specs(model))
+  assert found['update/apply']['resident_beside_bytes'] == 0
+  assert found['update/apply']['argument_bytes'] >= 5 * count
+  assert found['update/accumulate']['dot_flops'] > 0
+  again = processes.run(processes.Job(config.to_dict(cfg), model, slice_.name, 'sample/start', {}, str(tmp_path)))
+  assert again['cached'] and again['peak_bytes'] == found['sample/start']['peak_bytes']

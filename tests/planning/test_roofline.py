@@ -1,0 +1,103 @@
+"""Counts of FLOPs and bytes against hand arithmetic and against what XLA compiles."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax import config, models
+from r1jax import params as params_lib
+from r1jax.models import transformer
+from r1jax.planning import compiled, programs, roofline, topology
+
+DENSE = models.ModelConfig(vocab=96, embed=32, layers=3, heads=4, kv_heads=2, head_dim=16, mlp=80, context=128)
+MIXED = models.PRESETS['toy_deepseek']
+
+
+def config_of(**train):
+  return config.RL(
+      seed=0, steps=10, model=config.Model('none'), data=config.Data('jsonl'),
+      rollout=config.Rollout(prompts=4, samples=2, max_prompt=8, max_response=16),
+      reward=config.Reward({'x': 1.0}, 'x'),
+      loss=config.Loss('grpo', kl_coef=0.1), optimizer=config.Optimizer(1e-2), train=config.Train(**train),
+      eval=config.Evaluation(1, 1, 1), checkpoint=config.Checkpoint(1))
+
+
+def test_weights_of_a_layer_by_hand():
+  # q and o 32 x 64 each, k and v 32 x 32 each; three of 32 x 80.
+  assert roofline.layer_weights(DENSE, mixed=False) == 2 * 32 * 64 + 2 * 32 * 32 + 3 * 32 * 80
+  # Less norms and the embedding, all of a dense model's parameters multiply each token.
+  outside = DENSE.embed * (2 * DENSE.layers + 1) + DENSE.vocab * DENSE.embed
+  assert 3 * roofline.layer_weights(DENSE, False) + 96 * 32 == params_lib.count(models.specs(DENSE)) - outside
+
+
+def test_of_experts_those_visited_count():
+  mixed = MIXED.layers - MIXED.dense_layers
+  whole = MIXED.dense_layers * roofline.layer_weights(MIXED, False) + mixed * roofline.layer_weights(MIXED, True)
+  m = MIXED.mla
+  norms = MIXED.layers * (2 * MIXED.embed + m.q_rank + m.kv_rank) + MIXED.embed + mixed * MIXED.moe.experts
+  assert whole + 2 * MIXED.vocab * MIXED.embed == transformer.active(MIXED) - norms
+
+
+def test_a_forward_by_hand():
+  found = roofline.forward_flops(DENSE, prompts=2, rows=3, prompt_tokens=8, response_tokens=5, causal=False)
+  tokens = 2 * (8 + 3 * 4)
+  assert found['weights'] == 2 * tokens * 3 * roofline.layer_weights(DENSE, False)
+  assert found['logits'] == 2 * 2 * 3 * 5 * 32 * 96
+  # Every score is a product over 16 dimensions, as is its part in the result: 4 heads.
+  assert found['attention'] == 3 * (2 * 8 * 8 + 6 * (4 * 8 + 4 * 4)) * 4 * 4 * 16
+  causal = roofline.forward_flops(DENSE, prompts=2, rows=3, prompt_tokens=8, response_tokens=5, causal=True)
+  assert causal['attention'] == 3 * (2 * 36 + 6 * (4 * 8 + 10)) * 4 * 4 * 16
+
+
+@pytest.mark.parametrize('model', [DENSE, dataclasses.replace(MIXED, moe=None, layers=2)], ids=['dense', 'latent'])
+@pytest.mark.parametrize('remat', ['none', 'full'])
+def test_the_compiled_gradient_agrees(model, remat):
+  shape = dict(prompts=2, rows=3, prompt_tokens=8, response_tokens=9)
+  whole = lambda *s: jnp.zeros(s, jnp.int32)
+
+  def loss(params):
+    hidden, _ = models.response_hidden(params, model, whole(2, 8), jnp.full(2, 8), whole(2, 3, 9), remat=remat)
+    logp, _ = models.token_logprobs(hidden.reshape(-1, model.embed), models.unembedding(params), whole(54), 27)
+    return logp.sum()
+
+  text = jax.jit(jax.value_and_grad(loss)).lower(params_lib.abstract(models.specs(model))).compile().as_text()
+  found, open_loops = compiled.dot_flops(text)
+  hand = roofline.update_flops(roofline.forward_flops(model, causal=False, **shape), remat)
+  np.testing.assert_allclose(found, hand['products'] + hand['attention'], rtol=1e-6)
+  assert not open_loops
+
+
+def test_bytes_of_a_decoding_step():
+  assert roofline.cache_bytes(DENSE, 2) == 3 * 2 * 2 * 2 * 16
+  assert roofline.cache_bytes(MIXED, 2) == 3 * 2 * (32 + 8)
+  # One row visits 2 of 8 experts in each of two layers; many visit all.
+  all_of_it = params_lib.count(models.specs(MIXED)) - 512 * 64
+  assert roofline.weights_read(MIXED, 100, 1) == all_of_it
+  assert roofline.weights_read(MIXED, 1, 1) == all_of_it - 2 * 6 * 3 * 64 * 64
+
+
+def test_a_phase_takes_what_the_slower_of_products_and_memory_takes():
+  slice_ = topology.find('v5e:2x2')
+  mesh = {'data': 1, 'fsdp': 4, 'expert': 1, 'tp': 1, 'seq': 1}
+  model = models.PRESETS['qwen2_5_7b']
+  cfg = config_of()
+  cfg = dataclasses.replace(cfg, model=config.Model('none', 'bfloat16', 'full'),
+                            rollout=dataclasses.replace(cfg.rollout, max_prompt=1024, max_response=2048))
+  phases = {p.name: p for p in roofline.step(cfg, model, slice_, mesh)}
+  assert list(phases) == ['prefill', 'decode', 'logprobs', 'update']
+  decode, update = phases['decode'], phases['update']
+  assert decode.seconds == decode.bytes / 0.82e12 > decode.flops / 197e12
+  assert update.seconds == update.flops / 197e12 > update.bytes / 0.82e12
+  # Decoding reads at least the weights, for each token: 7.07e9 of 2 bytes (those of the embedding are not).
+  assert decode.seconds > 2048 * 2 * 7.07e9 / 0.82e12
+  # Six FLOPs a parameter and token, eight with recomputation, besides attention.
+  tokens = 4 * (1024 + 2 * 2047)
+  assert 6 * 6.5e9 < update.flops * 4 / tokens < 8 * 8e9
+
+
+def test_microbatches_cover_the_minibatch():
+  cfg = config_of(microbatch=2, length_slices=2)
+  assert programs.tile(cfg) == (2, 1) and programs.microbatches(cfg) == 4
+  assert programs.microbatches(config_of()) == 1
