@@ -200,7 +200,7 @@ def start(cfg, workdir):
   engine = sampling.Engine(
     model,
     tokenizer,
-    mesh,
+    parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh)),
     max_prompt=cfg.rollout.max_prompt,
     max_response=cfg.rollout.max_response,
     stop=cfg.rollout.stop,

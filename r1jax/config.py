@@ -227,6 +227,7 @@ class RL:
   eval: Evaluation
   checkpoint: Checkpoint
   mesh: Mesh = Mesh()
+  sampler_mesh: Mesh = Mesh(*[0] * 5)  # the same devices, for sampling; 0: as in mesh
 
   def __post_init__(self):
     r, u = self.rollout, self.train

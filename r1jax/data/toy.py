@@ -144,7 +144,7 @@ def _trial_chain(rng, facts):
       i = int(rng.integers(len(terms)))
       terms = [*terms[:i], terms[i] % 9 + 1, *terms[i + 1:]]
     return 'guess', _signed(terms, draw())
-  persistent = rng.random() < 0.15
+  persistent = rng.random() < 0.12
   orderly = persistent or rng.random() < 0.85           # goes through the signs in order; the others draw at random
   words, tried, signs = [], set(), draw()
   for attempt in range(8):

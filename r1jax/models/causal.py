@@ -69,6 +69,12 @@ def causal_attention(q, parts, scale, how):
   return IMPLEMENTATIONS[name](q, own, prefix, length, scale, how)
 
 
+def cached_attention(q, parts, scale, mesh):
+  """`softmax_attention` of decoding: rows and heads meet their keys where these lie (see `layout.cached`)."""
+  out = softmax_attention(layout.constrain(q, mesh, layout.ROWS, layout.HEADS), parts, scale)
+  return layout.constrain(out, mesh, layout.DATA, None, None, layout.HEADS)
+
+
 def seen(how, queries, prefix, length, dtype):
   """What goes with the prompt's KV and with the own one: masks, made once for all layers, or where none are kept
   i32[P], how many of the prompt's keys are real, and None.

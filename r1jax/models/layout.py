@@ -38,6 +38,19 @@ def residual(x, mesh):
   return constrain(x, mesh, ROWS, None, TOKENS, HEADS)
 
 
+def stationary(x, mesh):
+  """The stream while decoding: its features lie as the weights do. Of one token a row, these move, and no weight."""
+  return constrain(x, mesh, DATA, None, None, FSDP)
+
+
+def cached(kv, mesh):
+  """Keys and values that decoding reads: split by head where heads divide, else by token; `attention.KV`."""
+  apart = kv.k.shape[1] % size(mesh, HEADS) == 0
+  place = lambda x, tokens: constrain(x, mesh, *(
+      ROWS if i == 0 else HEADS if i == (1 if apart else tokens % x.ndim) else None for i in range(x.ndim)))
+  return kv.replace(k=place(kv.k, -1), v=None if kv.v is None else place(kv.v, -2))
+
+
 def whole(x, mesh):
   """Activations [P, G, T, embed] before a product over embed."""
   return constrain(x, mesh, ROWS, None, TOKENS, None)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from r1jax.models import layout
 from r1jax.models.layers import mlp, mlp_specs
-from r1jax.parallel.rules import BATCH_AXES
 from r1jax.params import Spec
 
 # Routers are compared at small differences: these stay in float32 whatever the computation's dtype.
@@ -57,32 +57,34 @@ def route(p, m, x):
   return weights * m.scale, experts
 
 
-def moe(p, m, x, real=None, mesh=None):
+def moe(p, m, x, real=None, mesh=None, stationary=False):
   """Experts' results, weighted, and the shared experts'.
 
   Args:
     x: [P, G, T, embed]; P divides over the mesh's batch axes.
     real: bool[P, G, T], which tokens count in the load; all where None.
     mesh: the devices that share the work, each axis by `parallel.rules`; None leaves it to the compiler.
+    stationary: on a mesh, whether weights stay as they lie, as in decoding, and x as `layout.stationary` has it.
 
   Returns:
     Like x; and the load f32[experts]: how many times each expert was visited.
   """
   weights, experts = route(p, m, x.reshape(-1, x.shape[-1]))
-  visit = _visit if mesh is None or mesh.size == 1 else functools.partial(_visit_apart, mesh)
+  visit = _visit if mesh is None or mesh.size == 1 else functools.partial(_visit_apart, mesh, stationary)
   out = visit(x, *(a.reshape(*x.shape[:-1], -1) for a in (weights, experts)), p['gate'], p['up'], p['down'])
   counted = jnp.ones(experts.shape[0]) if real is None else real.reshape(-1).astype(jnp.float32)
   load = jnp.zeros(m.experts).at[experts.reshape(-1)].add(jnp.repeat(counted, m.top_k))
   return out + mlp(p['shared'], x) if m.shared else out, load
 
 
-def _visit(x, weights, experts, gate, up, down, some=False):
+def _visit(x, weights, experts, gate, up, down, some=False, add_up=lambda a: a):
   """Each token's experts, weighted and added up.
 
   Args:
     x: [..., embed]. weights, experts: [..., top_k].
     gate, up, down: [experts, ...].
     some: whether `experts` may lie outside these; such visits give zero.
+    add_up: of the products with gate and up, where x holds a part of the features.
   """
   here, top_k = len(gate), experts.shape[-1]
   flat = experts.reshape(-1)                            # [N * top_k]
@@ -94,31 +96,34 @@ def _visit(x, weights, experts, gate, up, down, some=False):
   own = (lambda a: jnp.where((flat[order] < here)[:, None], a, 0)) if some else lambda a: a
   ragged = lambda a, w: own(jax.lax.ragged_dot(a, w, sizes, preferred_element_type=jnp.float32).astype(a.dtype))
   visiting = own(x.reshape(-1, x.shape[-1])[order // top_k])
-  out = ragged(jax.nn.silu(ragged(visiting, gate)) * ragged(visiting, up), down)
+  out = ragged(jax.nn.silu(add_up(ragged(visiting, gate))) * add_up(ragged(visiting, up)), down)
   out = out[jnp.argsort(order)].reshape(-1, top_k, x.shape[-1])
   return (out * weights.reshape(-1, top_k, 1)).sum(axis=1).astype(x.dtype).reshape(x.shape)
 
 
-def _visit_apart(mesh, x, weights, experts, gate, up, down):
+def _visit_apart(mesh, stationary, x, weights, experts, gate, up, down):
   """`_visit` on a mesh: tokens stay where they are but for those along 'expert', whose devices hold a layer together.
 
   These gather each other's tokens, add what their own experts say, and each keeps the sums of its own tokens. Nothing
-  is dropped however uneven the visits are.
+  is dropped however uneven the visits are. Along fsdp a layer's weights are gathered, or, where they are to be
+  stationary, the products of their parts added up.
   """
   t = x.shape[2]
   # A lone token, in decoding, is not split; the tokens of a row are, filled up to a multiple.
   over = 'seq' if t > 1 else None
   fill = lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, -t % mesh.shape['seq'] if over else 0), (0, 0)))
-  tokens = PartitionSpec(BATCH_AXES, None, over)
-  inner, outer = PartitionSpec('expert', None, 'tp'), PartitionSpec('expert', 'tp', None)
+  rows, part = (layout.DATA, layout.FSDP) if stationary else (layout.ROWS, None)
+  tokens, features = PartitionSpec(rows, None, over), PartitionSpec(rows, None, over, part)
+  inner, outer = PartitionSpec('expert', part, 'tp'), PartitionSpec('expert', 'tp', part)
+  add_up = (lambda a: jax.lax.psum(a, part)) if stationary else lambda a: a
 
   def local(x, weights, experts, gate, up, down):
     x, weights, experts = (jax.lax.all_gather(a, 'expert', tiled=True) for a in (x, weights, experts))
     first = jax.lax.axis_index('expert') * len(gate)
-    out = _visit(x, weights, experts - first, gate, up, down, some=mesh.shape['expert'] > 1)
+    out = _visit(x, weights, experts - first, gate, up, down, mesh.shape['expert'] > 1, add_up)
     return jax.lax.psum_scatter(jax.lax.psum(out, 'tp'), 'expert', tiled=True)
 
-  apart = jax.shard_map(local, mesh=mesh, in_specs=(tokens,) * 3 + (inner, inner, outer), out_specs=tokens)
+  apart = jax.shard_map(local, mesh=mesh, in_specs=(features, tokens, tokens, inner, inner, outer), out_specs=features)
   return apart(fill(x), fill(weights), fill(experts), gate, up, down)[:, :, :t]
 
 

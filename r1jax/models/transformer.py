@@ -11,13 +11,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from r1jax import parallel
 from r1jax import params as params_lib
 from r1jax.models import attention as attention_lib
 from r1jax.models import layout, mla
 from r1jax.models import remat as remat_lib
 from r1jax.models.attention import extend
-from r1jax.models.causal import Attention, causal_attention, seen
+from r1jax.models.causal import Attention, cached_attention, causal_attention, seen
 from r1jax.models.layers import mlp, mlp_specs, rms_norm, rope_tables
 from r1jax.models.moe import EXACT, moe, moe_specs
 from r1jax.params import Spec
@@ -31,8 +30,8 @@ def runs(cfg):
   return dense | {'layers': cfg.layers - cfg.dense_layers}
 
 
-def specs(cfg):
-  """Parameter specs; layers stacked on a leading axis."""
+def specs(cfg, stacked=True):
+  """Parameter specs; layers stacked on a leading axis, or in lists as `unstack` gives them."""
   layer = {'attention_norm': Spec((cfg.embed,), ('norm',), 'ones'),
            'attention': mla.mla_specs(cfg) if cfg.mla else attention_lib.attention_specs(cfg),
            'mlp_norm': Spec((cfg.embed,), ('norm',), 'ones')}
@@ -40,7 +39,8 @@ def specs(cfg):
   tree = {'embed': Spec((cfg.vocab, cfg.embed), ('vocab', 'embed'), 'embedding')}
   for run, layers in runs(cfg).items():
     mixed = cfg.moe and run == 'layers'
-    tree[run] = params_lib.stack(layer | ({'moe': moe_specs(cfg)} if mixed else dense), layers)
+    one = layer | ({'moe': moe_specs(cfg)} if mixed else dense)
+    tree[run] = params_lib.stack(one, layers) if stacked else [one] * layers
   tree['norm'] = Spec((cfg.embed,), ('norm',), 'ones')
   if cfg.head == 'score':
     tree['score'] = Spec((cfg.embed, 1), ('embed', 'norm'))
@@ -100,7 +100,9 @@ def threaded_forward(params, cfg, tokens, positions, *, prefix=None, prefix_leng
     f32[layers with a mixture, experts], None where there are none.
     Tokens after a row's end cannot influence those before it, so padding needs no mask.
   """
+  decoding = cache is not None
   x = _embed(params['embed'], tokens, dtype, mesh)
+  x = x if decoding else layout.residual(x, mesh)
   how = Attention(attention, mesh)
   block = functools.partial(_block, cfg, specs(cfg), dtype, how)
   parts = _seen(how, tokens.shape[2], prefix, prefix_length, cache, cache_length, dtype)
@@ -119,7 +121,8 @@ def threaded_forward(params, cfg, tokens, positions, *, prefix=None, prefix_leng
     else:
       weights, x, (kvs[run], load) = remat_lib.scan(block, remat, params[run], x, (before, own), shared)
       params = params | {run: weights}
-  return params, rms_norm(params['norm'], layout.whole(x, mesh), cfg.norm_eps), kvs, load
+  x = layout.stationary(x, mesh) if decoding else layout.whole(x, mesh)
+  return params, rms_norm(params['norm'], x, cfg.norm_eps), kvs, load
 
 
 def _seen(how, t, prefix, prefix_length, cache, cache_length, dtype):
@@ -145,24 +148,28 @@ def _block(cfg, tree, dtype, how, x, layer, shared):
     p = layout.gather(p, tree['layers' if 'moe' in p or 'dense_layers' not in tree else 'dense_layers'], mesh)
     options['mix'] = functools.partial(causal_attention, how=how)
   else:
-    whole, residual = lambda x: x, functools.partial(parallel.constrain, mesh=mesh)
+    whole = residual = functools.partial(layout.stationary, mesh=mesh)
+    options['mix'] = functools.partial(cached_attention, mesh=mesh)
   q, kv = mixer.project(p['attention'], cfg, whole(rms_norm(p['attention_norm'], x, cfg.norm_eps)), tables)
   q, kv = remat_lib.name((q, kv), 'qkv')
   parts = [(prefix, seen_prefix)] if prefix is not None else []
-  kv = kv if cache is None else extend(cache, kv, cache_length)
+  kv = kv if cache is None else layout.cached(extend(cache, kv, cache_length), mesh)
   x = residual(x + mixer.attend(p['attention'], cfg, q, [*parts, (kv, seen_own)], **options))
   h = whole(rms_norm(p['mlp_norm'], x, cfg.norm_eps))
-  y, load = moe(p['moe'], cfg.moe, h, real, mesh) if 'moe' in p else (mlp(p['mlp'], h), None)
+  y, load = moe(p['moe'], cfg.moe, h, real, mesh, cache is not None) if 'moe' in p else (mlp(p['mlp'], h), None)
   return residual(x + y), (kv, load)
 
 
 def _embed(table, tokens, dtype, mesh):
-  """Rows of the table, in `dtype`. On a mesh every device looks all tokens up in its own part of the table."""
+  """Rows of the table, in `dtype`. On a mesh every device looks all tokens up in its own part of the table.
+
+  Returns:
+    [P, G, T, embed], as `layout.stationary` has it.
+  """
   if mesh is None or mesh.size == 1:
     return table[tokens].astype(dtype)
   tokens = layout.constrain(tokens, mesh, layout.DATA)
-  x = layout.constrain(table[tokens].astype(dtype), mesh, layout.DATA, None, None, layout.FSDP)
-  return layout.residual(x, mesh)
+  return layout.stationary(table[tokens].astype(dtype), mesh)
 
 
 def _keys(kv):

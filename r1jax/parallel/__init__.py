@@ -1,18 +1,19 @@
 """The device mesh, how arrays lie on it, and the processes that share it."""
 from r1jax.parallel.hosts import add_up, agree, connect, first, get, own, put
-from r1jax.parallel.mesh import make_mesh
+from r1jax.parallel.mesh import make_mesh, or_else
 from r1jax.parallel.rules import (
     TRAIN_RULES,
     batch_sharding,
     batch_shards,
     check,
-    constrain,
     fitting,
     partition,
     plain,
+    received,
     replicated,
     shardings,
 )
 
-__all__ = ['TRAIN_RULES', 'add_up', 'agree', 'batch_sharding', 'batch_shards', 'check', 'connect', 'constrain', 'first',
-           'fitting', 'get', 'make_mesh', 'own', 'partition', 'plain', 'put', 'replicated', 'shardings']
+__all__ = ['TRAIN_RULES', 'add_up', 'agree', 'batch_sharding', 'batch_shards', 'check', 'connect', 'first',
+           'fitting', 'get', 'make_mesh', 'or_else', 'own', 'partition', 'plain', 'put', 'received', 'replicated',
+           'shardings']

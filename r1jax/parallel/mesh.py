@@ -1,4 +1,5 @@
 """The mesh of a run. One device is a mesh of one."""
+import dataclasses
 import math
 
 import jax
@@ -7,6 +8,11 @@ import numpy as np
 from r1jax.config import ConfigError
 
 AXES = ('data', 'fsdp', 'expert', 'tp', 'seq')
+
+
+def or_else(cfg, default):
+  """A config.Mesh with the sizes of another in the place of zeros."""
+  return dataclasses.replace(default, **{axis: n for axis, n in dataclasses.asdict(cfg).items() if n})
 
 
 def make_mesh(cfg, devices=None):

@@ -23,8 +23,6 @@ TRAIN_RULES = {
 # Whole on every device where they do not divide: few, small, and every device needs most of them for its queries.
 WHOLE_IF_INDIVISIBLE = ('kv_heads',)
 BATCH_AXES = ('data', 'fsdp', 'expert')
-# Hidden states between layers, [P, G, T, embed].
-HIDDEN = PartitionSpec(BATCH_AXES, None, 'seq')
 
 
 def partition(axes, rules=TRAIN_RULES):
@@ -95,13 +93,19 @@ def batch_shards(mesh):
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def constrain(x, mesh):
-  """Hidden states [P, G, T, embed] laid out by HIDDEN; as they are without a mesh, or on one device."""
-  if mesh is None or mesh.size == 1:
-    return x
-  spec = HIDDEN if x.shape[2] > 1 else PartitionSpec(BATCH_AXES)   # a lone token, in decoding, is not split
-  return jax.lax.with_sharding_constraint(x, plain(NamedSharding(mesh, spec)))
-
-
 def replicated(mesh):
   return NamedSharding(mesh, PartitionSpec())
+
+
+def received(shape, before, after):
+  """How many entries devices get from one another, all together, for an array to lie as `after` and not as `before`.
+
+  Args:
+    before, after: Shardings over the same devices.
+  """
+  total, have = 0, before.devices_indices_map(shape)
+  for device, want in after.devices_indices_map(shape).items():
+    pairs = [(a.indices(n), b.indices(n)) for a, b, n in zip(want, have[device], shape)]
+    kept = math.prod(max(0, min(a[1], b[1]) - max(a[0], b[0])) for a, b in pairs)
+    total += math.prod(a[1] - a[0] for a, _ in pairs) - kept
+  return total

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1jax import models, parallel
+from r1jax import params as params_lib
 from r1jax.config import require
 from r1jax.sampling import decode, engine
 from r1jax.sampling.logits import Restriction
@@ -33,7 +34,7 @@ class Setting:
   """A run's shapes and layouts.
 
   Attributes:
-    cfg: config.RL. model: ModelConfig. mesh: over the devices to compile for.
+    cfg: config.RL. model: ModelConfig. mesh: over the devices to compile for. sampler_mesh: the sampler's.
     state: TrainState of ShapeDtypeStructs. updater: update.Updater.
     prompts, rows: groups, and rows of a group, in a microbatch.
     chunk, samples: prompts, and rows of each, sampled together.
@@ -41,6 +42,7 @@ class Setting:
   cfg: object
   model: models.ModelConfig
   mesh: jax.sharding.Mesh
+  sampler_mesh: jax.sharding.Mesh
   state: state_lib.TrainState
   updater: update.Updater
   prompts: int
@@ -56,17 +58,18 @@ def setting(cfg, model, devices):
     ConfigError: a mesh that does not match the devices, parameters or batches that do not divide over it.
   """
   mesh, specs = parallel.make_mesh(cfg.mesh, devices), models.specs(model)
+  sampler_mesh = parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), devices)
   train, steps = cfg.train, cfg.steps * cfg.train.minibatches * cfg.train.epochs
   optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, train.param_dtype)
   state = state_lib.abstract_state(specs, optimizer, mesh, cfg.loss.kl_coef > 0, train.param_dtype,
                                    train.reference_dtype)
   updater = update.Updater(cfg, model, optimizer, mesh)
   chunk, samples = sampled(cfg)
-  shards = parallel.batch_shards(mesh)
+  shards = parallel.batch_shards(sampler_mesh)
   require(chunk % shards == 0,
           f'{chunk} prompts sampled at a time do not divide over {shards} devices of the batch axes; '
           f'set rollout.chunk (or rollout.prompts) to a multiple of {shards}, or use a smaller mesh.')
-  return Setting(cfg, model, mesh, state, updater, *tile(cfg), chunk, samples)
+  return Setting(cfg, model, mesh, sampler_mesh, state, updater, *tile(cfg), chunk, samples)
 
 
 def tile(cfg):
@@ -160,32 +163,35 @@ def _logprobs(name, s, layouts):
 
 def _sample(name, s, layouts):
   """The sampler's programs with all rows live: the cache grows to its full size, and then is decoded with."""
-  rollout, params = s.cfg.rollout, s.state.params
+  rollout, mesh, dtype = s.cfg.rollout, s.sampler_mesh, jnp.dtype(s.cfg.model.dtype)
   p, g = s.chunk, s.samples
-  of = lambda shape, dtype, sharding=s.updater.sharding: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-  lengths, scalar = of((p,), jnp.int32), lambda dtype: of((), dtype, s.updater.everywhere)
+  by_prompt, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+  of = lambda shape, dtype, sharding=by_prompt: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+  lengths, scalar = of((p,), jnp.int32), lambda dtype: of((), dtype, everywhere)
+  specs = models.specs(s.model, stacked=False)
+  params = params_lib.abstract(specs, state_lib.dtypes(specs, dtype), parallel.shardings(specs, mesh))
   key = jax.eval_shape(lambda: jax.random.key(0)).dtype
   # Which ids end a response is in the program, but changes nothing that is measured here.
   static = dict(cfg=s.model, restriction=Restriction(rollout.top_p, rollout.top_k, rollout.min_p), eos=(0,),
-                dtype=jnp.dtype(s.cfg.model.dtype), mesh=s.mesh)
+                dtype=dtype, mesh=mesh)
   before, full = capacities(rollout.max_response)
   begin = lambda capacity: ((params, of((p, rollout.max_prompt), jnp.int32), lengths, of((p, g), key),
                              scalar(jnp.float32)), static | {'capacity': capacity})
   if name == 'sample/start':
     args, options = begin(min(engine.STRETCH, rollout.max_response))
-    return decode.start.lower(*args, **options), params, None
+    return decode.start.lower(*args, **options), None, None
   args, options = begin(before)
-  prefix, carry, _ = _laid_out(decode.start.eval_shape(*args, **options), layouts['sample/start'], s.mesh)
+  prefix, carry, _ = _laid_out(decode.start.eval_shape(*args, **options), layouts['sample/start'], mesh)
   rows = of((p, g), jnp.int32)
   if name == 'sample/reshape':
-    return decode.reshape.lower(carry, rows, capacity=full), None, prefix
+    return decode.reshape.lower(carry, rows, capacity=full, mesh=mesh), None, (params, prefix)
   if full > before:
     # Where the compiler has refused to let the cache grow, it is taken to lie as before.
     lie = layouts['sample/reshape'] or jax.tree.map(lambda x: [*x.sharding.spec], jax.tree.leaves(carry))
-    carry = _laid_out(decode.reshape.eval_shape(carry, rows, capacity=full), lie, s.mesh)
+    carry = _laid_out(decode.reshape.eval_shape(carry, rows, capacity=full, mesh=mesh), lie, mesh)
   lowered = decode.stretch.lower(params, prefix, lengths, carry, scalar(jnp.int32), scalar(jnp.int32),
                                  scalar(jnp.float32), length=engine.STRETCH, **static)
-  return lowered, params, None
+  return lowered, None, None
 
 
 def capacities(max_response):

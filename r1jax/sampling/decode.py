@@ -10,8 +10,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from r1jax.models import KV, empty_cache, forward, prefill, runs, unembedding, unstack
+from r1jax.models import KV, empty_cache, forward, layout, prefill, runs, unembedding, unstack
 from r1jax.models.layers import product
+from r1jax.models.moe import EXACT
 from r1jax.sampling import logits as logits_lib
 
 
@@ -44,9 +45,16 @@ class Drawn:
   sampling_logp: jax.Array
 
 
-def _pick(unembed, hidden, keys, step, temperature, restriction):
+def weights(params, dtype):
+  """Parameters as the programs below take them: in the computation's dtype, each layer's on its own."""
+  exact = lambda at: getattr(at[-1], 'key', None) in EXACT
+  return unstack(jax.tree_util.tree_map_with_path(lambda at, w: w if exact(at) else w.astype(dtype), params))
+
+
+def _pick(unembed, hidden, keys, step, temperature, restriction, mesh):
   """Samples a token for each row. hidden: [P, G, embed]; keys [P, G]."""
-  logits = product('pgd,dv->pgv', hidden, unembed.astype(hidden.dtype))
+  hidden = layout.constrain(hidden, mesh, layout.DATA, None, layout.FSDP)
+  logits = layout.constrain(product('pgd,dv->pgv', hidden, unembed), mesh, layout.ROWS)
   flat = logits.reshape(-1, logits.shape[-1])
   distribution = logits_lib.restrict(flat, temperature, restriction)
   token = logits_lib.draw(jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), step), distribution)
@@ -66,6 +74,7 @@ def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos,
   """Runs the prompts once and samples each row's first token.
 
   Args:
+    params: as `weights` gives them.
     prompts: i32[P, Tp], right-padded; lengths: i32[P].
     keys: PRNG keys [P, G].
     temperature: f32[]. restriction: logits.Restriction. cfg: ModelConfig.
@@ -74,13 +83,14 @@ def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos,
   Returns:
     prefix (shared keys and values, as Carry.cache), Carry, Drawn of one token.
   """
-  params = unstack(params)
   p, g = keys.shape
   last, prefix, _ = prefill(params, cfg, prompts, lengths, dtype=dtype, mesh=mesh)
   # The group's first token comes from one distribution: only the draw differs.
   hidden = jnp.broadcast_to(last[:, None], (p, g, last.shape[-1]))
-  drawn = _pick(unembedding(params), hidden, keys, 0, temperature, restriction)
-  cache = {run: [empty_cache(cfg, p, g, capacity, dtype)] * layers for run, layers in runs(cfg).items()}
+  drawn = _pick(unembedding(params), hidden, keys, 0, temperature, restriction, mesh)
+  empty = layout.cached(empty_cache(cfg, p, g, capacity, dtype), mesh)
+  prefix = {run: [layout.cached(kv, mesh) for kv in kvs] for run, kvs in prefix.items()}
+  cache = {run: [empty] * layers for run, layers in runs(cfg).items()}
   carry = Carry(jnp.ones((), jnp.int32), drawn.token, _ends(drawn.token, eos), keys, cache)
   return prefix, carry, jax.tree.map(lambda x: x[..., None], drawn)
 
@@ -101,7 +111,6 @@ def stretch(
   Returns:
     Carry, Drawn of [P, G, length] (zeros after the stop), number of tokens sampled i32[].
   """
-  params = unstack(params)
   unembed = unembedding(params)
   begin = carry.step
 
@@ -126,7 +135,7 @@ def stretch(
       dtype=dtype,
       mesh=mesh,
     )
-    drawn = _pick(unembed, hidden[:, :, 0], carry.keys, carry.step, temperature, restriction)
+    drawn = _pick(unembed, hidden[:, :, 0], carry.keys, carry.step, temperature, restriction, mesh)
     out = jax.tree.map(
       lambda o, d: jax.lax.dynamic_update_slice_in_dim(o, d[..., None], carry.step - begin, axis=2), out, drawn
     )
@@ -138,8 +147,8 @@ def stretch(
   return carry, out, carry.step - begin
 
 
-@functools.partial(jax.jit, static_argnames=('capacity',))
-def reshape(carry, rows, *, capacity):
+@functools.partial(jax.jit, static_argnames=('capacity', 'mesh'))
+def reshape(carry, rows, *, capacity, mesh=None):
   """Keeps `rows` of each group and gives the cache room for `capacity` tokens.
 
   Args:
@@ -156,6 +165,6 @@ def reshape(carry, rows, *, capacity):
     widths[axis] = (0, capacity - x.shape[axis])
     return jnp.pad(keep(x, 2), widths)
 
-  grown = lambda kv: KV(grow(kv.k, 4), None if kv.v is None else grow(kv.v, 3))
+  grown = lambda kv: layout.cached(KV(grow(kv.k, 4), None if kv.v is None else grow(kv.v, 3)), mesh)
   cache = {run: [grown(kv) for kv in kvs] for run, kvs in carry.cache.items()}
   return carry.replace(token=keep(carry.token), done=keep(carry.done), keys=keep(carry.keys), cache=cache)

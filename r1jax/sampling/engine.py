@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import parallel
+from r1jax import models, parallel
 from r1jax.config import require
 from r1jax.sampling import decode
 from r1jax.sampling.logits import Restriction
@@ -72,7 +72,7 @@ class Engine:
   Args:
     cfg: ModelConfig.
     tokenizer: gives `eos`, the ids that end a response, and decodes where stop strings are used.
-    mesh: rows are split over it by prompt.
+    mesh: rows are split over it by prompt. It may be another one than that of the parameters, over the same devices.
     max_prompt, max_response: tokens.
     stop: strings that end a response; it is cut after the token that completes one.
     dtype: of the computation and the cache.
@@ -84,12 +84,14 @@ class Engine:
     self._by_prompt, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     self.max_prompt, self.max_response = max_prompt, max_response
     self._seen = set()
+    self._lie = parallel.shardings(models.specs(cfg, stacked=False), mesh)
+    self._weights = jax.jit(decode.weights, static_argnames='dtype', out_shardings=self._lie)
 
   def sample(self, params, prompts, keys, sampling):
     """Samples one response a key.
 
     Args:
-      params: parameters, stacked.
+      params: parameters, stacked, of any dtype.
       prompts: list of P lists of token ids, none empty or over max_prompt.
       keys: PRNG keys [P, G], as `row_keys` makes them.
       sampling: Sampling.
@@ -107,13 +109,14 @@ class Engine:
       'set rollout.prompts, rollout.chunk and the number of problems to evaluate to multiples of '
       f'{self._shards}, or use a smaller mesh.',
     )
+    weights = self.weights(params)
     tokens, lengths, keys = parallel.put((*pad_prompts(prompts, self.max_prompt), keys), self._by_prompt)
     temperature = parallel.put(np.float32(sampling.temperature), self._everywhere)
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
     static = dict(cfg=self.cfg, restriction=restriction, eos=self.tokenizer.eos, dtype=self.dtype, mesh=self.mesh)
     capacity = min(STRETCH, self.max_response)
     prefix, carry, drawn = self._timed(
-      'prefill', decode.start, params, tokens, lengths, keys, temperature, capacity=capacity, **static
+      'prefill', decode.start, weights, tokens, lengths, keys, temperature, capacity=capacity, **static
     )
     out = _Output(p, g, self.max_response)
     rows = np.broadcast_to(np.arange(g), (p, g))
@@ -132,13 +135,13 @@ class Engine:
       if width < rows.shape[1] or room > capacity:
         live_first = np.argsort(done, axis=1, kind='stable')[:, :width].astype(np.int32)
         carry = self._timed(
-          'reshape', decode.reshape, carry, parallel.put(live_first, self._by_prompt), capacity=room
+          'reshape', decode.reshape, carry, parallel.put(live_first, self._by_prompt), capacity=room, mesh=self.mesh
         )
         rows, capacity = np.take_along_axis(rows, live_first, axis=1), room
       carry, drawn, count = self._timed(
         'decode',
         decode.stretch,
-        params,
+        weights,
         prefix,
         lengths,
         carry,
@@ -153,9 +156,23 @@ class Engine:
       step += count
     return out.finish(self.tokenizer, self.stop)
 
+  def weights(self, params):
+    """The copy of parameters that is sampled with: cast, apart by layer, laid out over the sampler's mesh."""
+    if not self._seen:
+      self._say_moved(params)
+    return self._timed('weights', self._weights, params, dtype=self.dtype)
+
+  def _say_moved(self, params):
+    specs = models.specs(self.cfg)
+    after = parallel.shardings(specs, self.mesh)
+    entries = jax.tree.map(lambda x, to: parallel.received(x.shape, x.sharding, to), params, after)
+    moved = sum(jax.tree.leaves(entries)) * jnp.dtype(self.dtype).itemsize
+    if moved:
+      log.info('sampler: its copy of the weights moves %.3g GB between devices', moved / 1e9)
+
   def _timed(self, name, program, *args, **kwargs):
     """Calls a compiled program; says so when it has to be compiled first."""
-    shapes = tuple(x.shape for x in jax.tree.leaves(args[1:]))
+    shapes = tuple(x.shape for x in jax.tree.leaves(args[1:]))  # of the same model
     key = (name, shapes, tuple(sorted((k, repr(v)) for k, v in kwargs.items())))
     if key in self._seen:
       return program(*args, **kwargs)

@@ -199,7 +199,7 @@ def test_decoding_carries_latents_and_nothing_more():
   """Of prompts and of responses, in the compiled programs' own arguments and results."""
   p, g, prompt, capacity = 2, 4, 7, 16
   static = dict(cfg=MIXED, restriction=Restriction(), eos=(1,), dtype=jnp.float32)
-  params = params_lib.abstract(models.specs(MIXED))
+  params = params_lib.abstract(models.specs(MIXED, stacked=False))
   i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
   f32 = jax.ShapeDtypeStruct((), jnp.float32)
   keys = jax.eval_shape(functools.partial(row_keys, prompts=p, samples=g), jax.random.key(0))

@@ -35,6 +35,8 @@ MESHES = {
     'deepseek_v3': [dict(fsdp=2, expert=4), dict(expert=2, tp=2, seq=2), dict(fsdp=8), dict(expert=8),
                     dict(data=2, expert=2, tp=2)],
 }
+# Sampled on another mesh over the same devices than trained on.
+SAMPLERS = {str(dict(fsdp=2, tp=2, seq=2)): dict(data=2, tp=4), str(dict(fsdp=8)): dict(fsdp=2, tp=4)}
 TESTED = {'dense': 4, 'qwen3_moe': 1, 'deepseek_v3': 1}
 P, G, T = 8, 2, 16
 ONE = dict(data=1, fsdp=1, expert=1, tp=1, seq=1)
@@ -57,7 +59,7 @@ def graded():
                 rng.normal(size=(P, G)).astype(np.float32), near(), None, near())
 
 
-def run(model, mesh):
+def run(model, mesh, sampler_mesh=None):
   """Host copies of samples, log-probs, the updated state and its metrics; the state; programs compiled."""
   cfg, specs = config_of(microbatch=16), models.specs(model)
   opt = optimizer.make(cfg.optimizer, 3, specs)
@@ -65,8 +67,9 @@ def run(model, mesh):
   params = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s.sharding),
                         params_lib.init(specs, jax.random.key(0)), like.params)
   state, updater = state_lib.new_state(params, opt, like, reference=True), Updater(cfg, model, opt, mesh)
-  engine = Engine(model, types.SimpleNamespace(eos=(1,)), mesh, max_prompt=8, max_response=T)
-  keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(mesh))
+  sampler_mesh = sampler_mesh or mesh
+  engine = Engine(model, types.SimpleNamespace(eos=(1,)), sampler_mesh, max_prompt=8, max_response=T)
+  keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(sampler_mesh))
   with jax.transfer_guard('disallow'):
     samples = engine.sample(state.params, [[3, 4, 5 + i] for i in range(P)], keys, Sampling())
     logp = updater.logprobs(state.params, graded())()
@@ -120,7 +123,8 @@ def main(name, every):
   alone = run(model, parallel.make_mesh(config.Mesh(**ONE), jax.devices()[:1]))
   assert len({tuple(t) for t in alone[0].tokens}) > P
   for shape in MESHES[name] if every else MESHES[name][:TESTED[name]]:
-    wide = run(model, parallel.make_mesh(config.Mesh(**ONE | shape)))
+    sampler = parallel.make_mesh(config.Mesh(**ONE | SAMPLERS[str(shape)])) if str(shape) in SAMPLERS else None
+    wide = run(model, parallel.make_mesh(config.Mesh(**ONE | shape)), sampler)
     compare(alone, wide, f'{name} {shape}')
     if shape == dict(data=2, fsdp=2, tp=2):
       check_layout(wide)

@@ -157,7 +157,7 @@ def test_prompt_keys_and_values_exist_once_per_prompt(params):
 
   keys = row_keys(jax.random.key(0), 2, 8)
   prefix, carry, _ = decode.start(
-    params,
+    decode.weights(params, jnp.float32),
     jnp.ones((2, 16), jnp.int32),
     jnp.array([16, 4]),
     keys,
