@@ -1,22 +1,27 @@
 """What a run needs of a TPU slice, without a TPU: its real programs compiled for it, their memory, and a roofline.
 
   pip install -e .[plan]
-  python -m experiments.plan --config configs/r1_zero.py:gsm8k --preset qwen2_5_7b --topology v5e:4x4 \\
-      [--mesh fsdp=4,tp=4] [--program update,sample] [--price 1.2] [--json F] [--config.train.microbatch=4 ...]
+  python -m experiments.plan --config configs/r1_zero.py:qwen2_5_7b [--topology v5e:4x4] [--mesh fsdp=4,tp=4] \\
+      [--program update,sample] [--price 1.2] [--json F] [--config.train.microbatch=4 ...]
   python -m experiments.plan ... --topology v5e:2x4,v5e:4x4 --search
 
-The model is the preset's, or that of --config.model.path. What was compiled before is looked up, not compiled again.
+The model is that of --config.model.path, or of --config.model.preset; mesh and slice are the config's where not given.
+What was compiled before is looked up, not compiled again.
 """
+import concurrent.futures
 import dataclasses
+import math
 import os
 import sys
+import threading
 import time
 
 from absl import app, flags
+import jax
 from ml_collections import config_flags
 
 from experiments import common
-from r1jax import checkpoint, models
+from r1jax import checkpoint, models, parallel
 from r1jax import config as config_lib
 from r1jax.planning import processes, programs, roofline, topology, verdict
 
@@ -24,14 +29,14 @@ GB = 1e9
 GIB = topology.GIB
 
 
-def model_of(cfg, preset):
-  """The ModelConfig of a preset's name, or of the config's model directory."""
-  if preset:
-    config_lib.require(preset in models.PRESETS, f'unknown preset {preset!r}; known: {", ".join(models.PRESETS)}.')
-    return models.PRESETS[preset]
-  config_lib.require(cfg.model.path, f'no model; pass --config.model.path=DIR, or --preset with one of '
-                     f'{", ".join(models.PRESETS)}.')
-  return checkpoint.open_model(cfg.model.path).cfg
+def model_of(cfg):
+  """The ModelConfig of the config's model directory, or of its preset."""
+  if cfg.model.path:
+    return checkpoint.open_model(cfg.model.path).cfg
+  config_lib.require(cfg.model.preset in models.PRESETS,
+                     f'model.preset is {cfg.model.preset!r}; known: {", ".join(models.PRESETS)}; or pass a model '
+                     'directory with --config.model.path=DIR.')
+  return models.PRESETS[cfg.model.preset]
 
 
 def mesh_of(text, default):
@@ -69,38 +74,44 @@ def folder():
   return os.path.join(cache or os.path.join(os.path.expanduser('~'), '.cache', 'r1jax'), 'plans')
 
 
-class Watch:
-  """Says on standard error what is being compiled: a moving line on a terminal, else one now and then."""
+def say(name, what):
+  print(f'{name}: {what}', file=sys.stderr, flush=True)
 
-  def __init__(self, name):
-    self.name, self.next = name, 0
 
-  def __call__(self, seconds):
-    if sys.stderr.isatty():
-      print(f'\r{self.name}: compiling, {seconds:.0f} s ', end='', file=sys.stderr, flush=True)
-    elif seconds >= self.next:
-      self.next += 20
-      print(f'{self.name}: compiling, {seconds:.0f} s', file=sys.stderr, flush=True)
+def compile_all(names, cfg, model, slice_, cache, critic=False):
+  """Compiles programs, each in its own process, as many at a time as there are processors.
 
-  def done(self, result, seconds):
+  Returns:
+    {program: result}.
+  """
+  config, over = config_lib.to_dict(cfg), threading.Event()
+
+  def one(name):
+    began, last = time.monotonic(), 0
+
+    def watch(seconds):
+      nonlocal last
+      if over.is_set():
+        raise processes.PlanError(f'{name} was given up')
+      if seconds >= last + 20 or not last:
+        last = seconds
+        say(name, f'compiling, {seconds:.0f} s')
+
+    result = processes.run(processes.Job(config, model, slice_.name, name, cache, critic), watch)
     how = 'known from before' if result['cached'] else (
         f"{result['compile_cpu_seconds']:.0f} s of processor time, {result['rss_bytes'] / GB:.1f} GB")
-    print(f"{chr(13) if sys.stderr.isatty() else ''}{self.name}: {seconds:.0f} s ({how})", file=sys.stderr, flush=True)
+    say(name, f'{time.monotonic() - began:.0f} s ({how})')
+    return result
 
-
-def compile_phase(phase, cfg, model, slice_, cache):
-  """Compiles the programs of a phase, each in its own process. Returns {program: result}."""
-  found, layouts, config = {}, {}, config_lib.to_dict(cfg)
-  for name in programs.PHASES[phase]:
-    if name == 'sample/reshape' and len(set(programs.capacities(cfg.rollout.max_response))) == 1:
-      continue                                          # the first cache is large enough
-    watch, began = Watch(name), time.monotonic()
-    found[name] = processes.run(processes.Job(config, model, slice_.name, name, layouts, cache), watch)
-    watch.done(found[name], time.monotonic() - began)
-    layouts[name] = found[name]['layout']
-    if name == 'sample/start' and found[name]['refused']:
-      break                                             # what comes after it takes its results as they lie
-  return found
+  with concurrent.futures.ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:
+    futures = {name: pool.submit(one, name) for name in names}
+    try:
+      done, _ = concurrent.futures.wait(futures.values(), return_when=concurrent.futures.FIRST_EXCEPTION)
+      for future in done:
+        future.result()
+    finally:
+      over.set()
+  return {name: future.result() for name, future in futures.items()}
 
 
 def describe(found, slice_):
@@ -110,13 +121,14 @@ def describe(found, slice_):
     total = r['peak_bytes'] + r['resident_beside_bytes']
     out.append({'name': name, **{key: r[key] for key in (
         'argument_bytes', 'temp_bytes', 'code_bytes', 'peak_bytes', 'compiler_peak_bytes', 'resident_beside_bytes',
+        'state_bytes', 'critic_bytes',
         'compile_cpu_seconds', 'rss_bytes', 'dot_flops', 'open_loops', 'kernels', 'refused')}, 'total_bytes': total,
         'verdict': verdict.judge(total, slice_.chip.limit) if not r['refused'] else verdict.ORDER[-1]})
   return out
 
 
 def table(rows, cfg, model, slice_, shards):
-  """The lines of the table of programs."""
+  """The lines of the table of programs. shards: {phase: parts that its batch is cut into}."""
   head = ('program', 'arguments', 'temporaries', 'peak', 'beside', 'total', 'of limit', 'TFLOP', 'by hand', 'verdict')
   size = lambda n: '?' if n is None else f'{n / GB:.2f}'
   cells, notes = [head], []
@@ -133,8 +145,9 @@ def table(rows, cfg, model, slice_, shards):
     if row['verdict'] != verdict.ORDER[0]:
       over = row['total_bytes'] - slice_.chip.limit
       by = f' by {over / GB:.2f} GB' if over > 0 else ''
+      parts = shards[row['name'].split('/')[0]]
       notes.append(f"{row['name']}: {row['verdict']}{by}; "
-                   f"{verdict.remedy(row['name'], row['total_bytes'], cfg, model, slice_, shards)}")
+                   f"{verdict.remedy(row['name'], row['total_bytes'], cfg, model, slice_, parts)}")
   widths = [max(len(c[i]) for c in cells) for i in range(len(head))]
   lines = ['  '.join(c.ljust(w) if i in (0, len(head) - 1) else c.rjust(w) for i, (c, w) in enumerate(zip(c, widths)))
            for c in cells]
@@ -150,28 +163,44 @@ def costs(phases, cfg, slice_, price):
   return out | ({'price': price, 'cost': hours * price} if price else {})
 
 
-def plan(cfg, model, slice_, wanted, cache, price=0.0):
-  """Compiles the phases `wanted` (all the run has where empty) and returns the JSON's dict and the table's lines."""
+def plan(cfg, model, slice_, wanted, cache, price=0.0, critic=False):
+  """Compiles the phases `wanted` (all the run has where empty) and returns the JSON's dict and the table's lines.
+
+  Args:
+    critic: add a value network with its optimizer, as PPO has one, and say what it costs.
+  """
   config_lib.check_context(cfg.rollout, model.context)
   mesh = sizes(cfg.mesh, slice_.chips)
-  present = programs.phases(cfg)
+  present = programs.phases(cfg, critic)
   for phase in wanted:
     config_lib.require(phase in present, f'--program {phase!r}; this run has: {", ".join(present)}.')
-  found = {}
-  for phase in wanted or present:
-    found |= compile_phase(phase, cfg, model, slice_, cache)
-  rows = describe(found, slice_)
-  shards = mesh['data'] * mesh['fsdp'] * mesh['expert']
-  phases = roofline.step(cfg, model, slice_, mesh)
+  rows = describe(compile_all(programs.names(wanted or present, cfg), cfg, model, slice_, cache, critic), slice_)
+  sampler = sizes(parallel.or_else(cfg.sampler_mesh, cfg.mesh), slice_.chips)
+  phases = roofline.step(cfg, model, slice_, sampler)
+  shards = {phase: math.prod((sampler if phase == 'sample' else mesh)[a] for a in parallel.BATCH_AXES)
+            for phase in programs.PHASES}
   cost = costs(phases, cfg, slice_, price)
   out = {'topology': slice_.name, 'chips': slice_.chips, 'limit_bytes': slice_.chip.limit, 'mesh': mesh,
          'programs': rows, 'verdict': verdict.worst(r['verdict'] for r in rows),
          'roofline': [dataclasses.asdict(p) for p in phases], 'bound': cost}
-  return out, [*heading(cfg, model, slice_, mesh), *table(rows, cfg, model, slice_, shards),
-               f"verdict: {out['verdict']}", '', *bounds(phases, cost, cfg, slice_, mesh)]
+  lines = [*heading(cfg, model, slice_, mesh), *table(rows, cfg, model, slice_, shards), f"verdict: {out['verdict']}"]
+  if critic:
+    out['without_critic'] = without = without_critic(rows)
+    told = (f'{what} {b / GB:.2f} against {a / GB:.2f} GB, {100 * (1 - b / a):.0f} % less'
+            for what, (a, b) in without.items())
+    lines.append('GRPO against PPO, which has a value network and its optimizer: ' + '; '.join(told) + '.')
+  return out, [*lines, '', *bounds(phases, cost, slice_)]
 
 
-def search(cfg, model, slices, wanted, cache, price):
+def without_critic(rows):
+  """{'peak', 'resident': (bytes with a value network, bytes without)}: while a program runs, and between them."""
+  rest = [r for r in rows if not r['name'].startswith('critic')]
+  own = rows[0]['critic_bytes']
+  return {'peak': (max(r['total_bytes'] for r in rows), max(r['total_bytes'] for r in rest) - own),
+          'resident': (rows[0]['state_bytes'], rows[0]['state_bytes'] - own)}
+
+
+def search(cfg, model, slices, wanted, cache, price, critic=False):
   """Plans every mesh fsdp x tp of every slice. Returns {'tried', 'smallest', 'fastest'} and lines that sum it up.
 
   The smallest that fits has the fewest chips, then the most room; the fastest the least step time by the roofline.
@@ -182,7 +211,8 @@ def search(cfg, model, slices, wanted, cache, price):
       mesh = config_lib.Mesh(fsdp=slice_.chips // tp, tp=tp)
       name = f'{slice_.name} fsdp={mesh.fsdp},tp={mesh.tp}'
       try:
-        out, _ = plan(dataclasses.replace(cfg, mesh=mesh), model, slice_, wanted, cache, price)
+        out, _ = plan(dataclasses.replace(cfg, mesh=mesh, sampler_mesh=mesh), model, slice_, wanted, cache, price,
+                      critic)
       except config_lib.ConfigError as error:
         lines.append(f'{name}: {error}')
         continue
@@ -214,7 +244,7 @@ def heading(cfg, model, slice_, mesh):
       'stay. TFLOP: of the compiled products, loops in full (/turn: of one turn), without kernels.', '']
 
 
-def bounds(phases, cost, cfg, slice_, mesh):
+def bounds(phases, cost, slice_):
   chip = slice_.chip
   lines = [f'{p.name}: {p.seconds:.3g} s ({p.flops / 1e12:.3g} TFLOP, {p.bytes / GB:.3g} GB a chip)' for p in phases]
   lines.append(f"step: {cost['step_seconds']:.3g} s at least; {cost['tokens_a_day']:.3g} response tokens a day at "
@@ -223,20 +253,21 @@ def bounds(phases, cost, cfg, slice_, mesh):
   return [*lines,
           f'Assumed: {chip.flops / 1e12:g} TFLOP/s and {chip.bandwidth / 1e12:g} TB/s a chip, all of it; no time on '
           'the network, the host or for rewards; each response of the full length, all rows live to the end; masked '
-          f'scores cost nothing; each token step reads all weights once per {mesh["tp"]} chips of axis tp, and half of '
-          'the full cache.']
+          'scores cost nothing; for each token a chip reads the weights that it holds and half of its full cache.']
 
 
 def main(_):
+  jax.config.update('jax_platforms', 'cpu')             # with its compiler there, JAX would look for a TPU
   with common.errors_in_one_line():
-    slices = [topology.find(name) for name in _TOPOLOGY.value]
-    config_lib.require(slices and (len(slices) == 1 or _SEARCH.value), '--topology: one slice, or several to --search.')
-    topology.require_compiler()
     cfg = config_lib.convert(_CONFIG.value)
-    cfg = dataclasses.replace(cfg, mesh=mesh_of(_MESH.value, cfg.mesh))
-    rest = (_PROGRAM.value, _CACHE.value or folder(), _PRICE.value)
+    slices = [topology.find(name) for name in _TOPOLOGY.value or [cfg.topology]]
+    config_lib.require(len(slices) == 1 or _SEARCH.value, '--topology: one slice, or several to --search.')
+    topology.require_compiler()
+    cfg = dataclasses.replace(cfg, mesh=mesh_of(_MESH.value, cfg.mesh),
+                              sampler_mesh=mesh_of(_MESH.value, cfg.sampler_mesh))
+    rest = (_PROGRAM.value, _CACHE.value or folder(), _PRICE.value, _CRITIC.value)
     try:
-      model = model_of(cfg, _PRESET.value)
+      model = model_of(cfg)
       out, lines = search(cfg, model, slices, *rest) if _SEARCH.value else plan(cfg, model, slices[0], *rest)
     except processes.PlanError as error:
       sys.exit(f'error: {error}')
@@ -248,12 +279,12 @@ def main(_):
 if __name__ == '__main__':
   _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
   flags.mark_flag_as_required('config')
-  _PRESET = flags.DEFINE_string('preset', '', "Shapes by name (r1jax.models.PRESETS); '': of --config.model.path.")
-  _TOPOLOGY = flags.DEFINE_list('topology', None, 'A TPU slice, as v5e:4x4; several to --search.', required=True)
+  _TOPOLOGY = flags.DEFINE_list('topology', [], "A TPU slice, as v5e:4x4; several to --search.")
   _SEARCH = flags.DEFINE_bool('search', False, 'Try every fsdp x tp of the slices: the smallest and the fastest.')
-  _MESH = flags.DEFINE_string('mesh', '', "As fsdp=4,tp=4; '': the config's.")
+  _MESH = flags.DEFINE_string('mesh', '', "For training and sampling, as fsdp=4,tp=4; '': the config's.")
   _PROGRAM = flags.DEFINE_list('program', [], 'Of sample, logprobs, update; all that the run has where empty.')
   _JSON = flags.DEFINE_string('json', '', 'File for the figures.')
+  _CRITIC = flags.DEFINE_bool('critic', False, 'Add a value network with its optimizer, as PPO has; and compare.')
   _PRICE = flags.DEFINE_float('price', 0.0, 'Of a chip-hour.', lower_bound=0.0)
   _CACHE = flags.DEFINE_string('cache', '', "Folder of results; '': beside that of compiled programs.")
   app.run(main, flags_parser=common.parse_flags)

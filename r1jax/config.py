@@ -34,6 +34,7 @@ class Model:
   dtype: str = 'float32'          # of the computation; see train.param_dtype
   remat: str = 'none'             # what each layer keeps for the backward pass: REMAT
   attention: str = 'auto'         # without a cache: ATTENTION; 'auto' goes by platform and length
+  preset: str = ''                # shapes to plan for without a path: a key of r1jax.models.PRESETS
 
   def __post_init__(self):
     require(self.dtype in ('float32', 'bfloat16'), f"model.dtype is {self.dtype!r}; use 'float32' or 'bfloat16'.")
@@ -227,6 +228,7 @@ class RL:
   eval: Evaluation
   checkpoint: Checkpoint
   mesh: Mesh = Mesh()
+  topology: str = ''              # TPU slice that the mesh was planned for, as 'v5e:4x4'; for experiments/plan.py
   sampler_mesh: Mesh = Mesh(*[0] * 5)  # the same devices, for sampling; 0: as in mesh
 
   def __post_init__(self):

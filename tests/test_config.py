@@ -9,7 +9,8 @@ import pytest
 from r1jax import config
 from r1jax.config import ConfigError
 
-VARIANTS = {'r1_zero': ['toy', 'toy_chain', 'gsm8k'], 'toy_base': ['trial', 'chain']}
+VARIANTS = {'r1_zero': ['toy', 'toy_chain', 'gsm8k', 'qwen2_5_1_5b', 'qwen2_5_7b', 'qwen2_5_32b', 'llama3_1_8b',
+                        'llama3_3_70b', 'deepseek_v3'], 'toy_base': ['trial', 'chain']}
 CLASSES = {'r1_zero': config.RL, 'toy_base': config.Pretrain}
 
 

@@ -123,11 +123,13 @@ def _chunked(q, own, prefix, length, scale, how):
 
 def _splash(q, own, prefix, length, scale, how):
   """The Pallas kernel on each device's rows and heads; interpreted, slowly, on a CPU."""
-  q, own, prefix = _split_heads(q, own, prefix, layout.size(how.mesh, layout.HEADS))
+  # Where heads suffice, those along 'seq' take some each, of whole rows, in exchange for their part of each row.
+  axes = [a for a in ((layout.HEADS, layout.TOKENS), (layout.HEADS,)) if _fit(q, layout.size(how.mesh, *a))]
+  heads = axes[0] if axes else None
+  q, own, prefix = _split_heads(q, own, prefix, layout.size(how.mesh, *heads) if heads else 1)
   local = lambda *args: _splash_local(*args, scale=scale, interpret=how.platform == 'cpu')
   if how.mesh is not None:
     rows = layout.ROWS
-    heads = layout.HEADS if q.shape[1] % layout.size(how.mesh, layout.HEADS) == 0 else None
     row_heads = PartitionSpec(rows, heads)
     # Mosaic kernels carry no types of varying axes.
     local = jax.shard_map(local, mesh=how.mesh, in_specs=(row_heads, row_heads, row_heads, PartitionSpec(rows)),
@@ -169,12 +171,15 @@ def _splash_local(q, own, prefix, length, *, scale, interpret):
   return out[:, :, :, :t].swapaxes(2, 3)                # [P, G, T, K * R, Dv]
 
 
+def _fit(q, shards):
+  """Whether each of `shards` devices can have heads of its own. q: [P, K, G, R, T, D]."""
+  return q.shape[3] % (shards // math.gcd(q.shape[1], shards)) == 0
+
+
 def _split_heads(q, own, prefix, shards):
-  """Repeats KV heads as far as `shards` devices need to have one each; as they are where nothing fits."""
+  """Repeats KV heads as far as `shards` devices, which `_fit`, need to have one each."""
   heads, r = q.shape[1], q.shape[3]
   times = shards // math.gcd(heads, shards)
-  if r % times:
-    return q, own, prefix
   q = jnp.moveaxis(q.reshape(*q.shape[:3], times, r // times, *q.shape[4:]), 3, 2)
   repeat = lambda kv: None if kv is None else jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), kv)
   return q.reshape(q.shape[0], heads * times, *q.shape[3:]), repeat(own), repeat(prefix)

@@ -23,14 +23,19 @@ def size(mesh, *axes):
   return 1 if mesh is None else math.prod(mesh.shape.get(a, 1) for a in axes)
 
 
-def constrain(x, mesh, *axes):
-  """x laid out over mesh axes, one name (or tuple of names, or None) a dimension, where they divide it."""
-  if mesh is None or mesh.size == 1:
-    return x
+def sharding(shape, mesh, *axes):
+  """NamedSharding over mesh axes, one name (or tuple of names, or None) a dimension, where they divide it."""
   wide = lambda a: tuple(n for n in (a if isinstance(a, tuple) else (a,)) if size(mesh, n) > 1)
   # A row's tokens need not divide: they are filled up.
-  fits = [wide(a) if n % size(mesh, *wide(a)) == 0 or a == TOKENS and n > 1 else None for n, a in zip(x.shape, axes)]
-  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*fits)))
+  fits = [wide(a) if n % size(mesh, *wide(a)) == 0 or a == TOKENS and n > 1 else None for n, a in zip(shape, axes)]
+  return NamedSharding(mesh, PartitionSpec(*fits))
+
+
+def constrain(x, mesh, *axes):
+  """x laid out by `sharding`."""
+  if mesh is None or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, sharding(x.shape, mesh, *axes))
 
 
 def residual(x, mesh):
@@ -43,10 +48,10 @@ def stationary(x, mesh):
   return constrain(x, mesh, DATA, None, None, FSDP)
 
 
-def cached(kv, mesh):
-  """Keys and values that decoding reads: split by head where heads divide, else by token; `attention.KV`."""
+def cached(kv, mesh, put=constrain):
+  """Keys and values (`attention.KV`) that decoding reads: split by head where heads divide, else by token."""
   apart = kv.k.shape[1] % size(mesh, HEADS) == 0
-  place = lambda x, tokens: constrain(x, mesh, *(
+  place = lambda x, tokens: put(x, mesh, *(
       ROWS if i == 0 else HEADS if i == (1 if apart else tokens % x.ndim) else None for i in range(x.ndim)))
   return kv.replace(k=place(kv.k, -1), v=None if kv.v is None else place(kv.v, -2))
 

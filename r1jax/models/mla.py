@@ -19,7 +19,7 @@ def mla_specs(cfg):
   specs = {
       'kv_a': Spec((cfg.embed, m.kv_rank + m.rope_dim), ('embed', 'latent')),
       'kv_a_norm': Spec((m.kv_rank,), ('norm',), 'ones'),
-      'kv_b': Spec((m.kv_rank, heads, head_dims['kv_b']), ('latent', 'heads', 'head_dim')),
+      'kv_b': Spec((m.kv_rank, heads, head_dims['kv_b']), ('latent_in', 'heads', 'head_dim')),
       'o': Spec((heads, m.v_dim, cfg.embed), ('heads', 'head_dim', 'embed'), fan_in=2),
   }
   if not m.q_rank:
@@ -27,7 +27,7 @@ def mla_specs(cfg):
   return specs | {
       'q_a': Spec((cfg.embed, m.q_rank), ('embed', 'latent')),
       'q_a_norm': Spec((m.q_rank,), ('norm',), 'ones'),
-      'q_b': Spec((m.q_rank, heads, head_dims['q']), ('latent', 'heads', 'head_dim')),
+      'q_b': Spec((m.q_rank, heads, head_dims['q']), ('latent_in', 'heads', 'head_dim')),
   }
 
 

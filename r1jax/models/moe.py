@@ -15,6 +15,7 @@ from r1jax.params import Spec
 
 # Routers are compared at small differences: these stay in float32 whatever the computation's dtype.
 EXACT = ('router', 'router_bias')
+TILE = 512                        # rows and columns that the kernel takes at a time
 
 
 def moe_specs(cfg):
@@ -94,11 +95,55 @@ def _visit(x, weights, experts, gate, up, down, some=False, add_up=lambda a: a):
   sizes = (flat[:, None] == jnp.arange(here)).sum(axis=0, dtype=jnp.int32)
   # What a ragged product leaves in rows behind its groups, forward and backward, is not defined.
   own = (lambda a: jnp.where((flat[order] < here)[:, None], a, 0)) if some else lambda a: a
-  ragged = lambda a, w: own(jax.lax.ragged_dot(a, w, sizes, preferred_element_type=jnp.float32).astype(a.dtype))
+  by_expert = lambda a, w: own(ragged(a, w, sizes))
   visiting = own(x.reshape(-1, x.shape[-1])[order // top_k])
-  out = ragged(jax.nn.silu(add_up(ragged(visiting, gate))) * add_up(ragged(visiting, up)), down)
-  out = out[jnp.argsort(order)].reshape(-1, top_k, x.shape[-1])
-  return (out * weights.reshape(-1, top_k, 1)).sum(axis=1).astype(x.dtype).reshape(x.shape)
+  inner = jax.nn.silu(add_up(by_expert(visiting, gate))) * add_up(by_expert(visiting, up))
+  # Weighted here, where rows are narrower than behind `down`.
+  inner = (inner * weights.reshape(-1)[order][:, None]).astype(x.dtype)
+  out = by_expert(inner, down)[jnp.argsort(order)].reshape(-1, top_k, x.shape[-1])
+  return out.sum(axis=1, dtype=jnp.float32).astype(x.dtype).reshape(x.shape)
+
+
+@jax.custom_vjp
+def ragged(a, w, sizes):
+  """Rows, sorted by group, times the matrix of their group.
+
+  Args:
+    a: [N, k]. w: [groups, k, n]. sizes: i32[groups], rows of each; those behind all groups come out as anything.
+
+  Returns:
+    [N, n], in a's dtype.
+  """
+  return jax.lax.ragged_dot(a, w, sizes)
+
+
+def _ragged_backward(saved, g):
+  a, w, sizes = saved
+  return ragged(g, w.swapaxes(1, 2), sizes), by_group(a, g, sizes, w.dtype), None
+
+
+ragged.defvjp(lambda a, w, sizes: (ragged(a, w, sizes), (a, w, sizes)), _ragged_backward)
+
+
+def by_group(a, b, sizes, dtype):
+  """The sum over each group's rows of a (x) b, in float32: dtype[groups, k, n], for a [N, k], b [N, n] by group."""
+  # The TPU's compiler would multiply every row with every group, and leave most out afterwards.
+  run = lambda f: functools.partial(f, dtype=dtype)
+  return jax.lax.platform_dependent(a, b, sizes, tpu=run(by_group_kernel), default=run(_by_group))
+
+
+def _by_group(a, b, sizes, dtype):
+  summed = jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), lhs_ragged_dimensions=[0],
+                                             rhs_group_dimensions=[])
+  return jax.lax.ragged_dot_general(a, b, sizes, summed, preferred_element_type=jnp.float32).astype(dtype)
+
+
+def by_group_kernel(a, b, sizes, dtype, interpret=False):
+  """`by_group` by a Pallas kernel."""
+  from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm  # takes half a second to import
+  rows = -(-len(a) // TILE) * TILE
+  fill = lambda x: jnp.pad(x, ((0, rows - len(x)), (0, 0)))
+  return tgmm(fill(a).swapaxes(0, 1), fill(b), sizes, dtype, (TILE,) * 3, interpret=interpret)
 
 
 def _visit_apart(mesh, stationary, x, weights, experts, gate, up, down):
@@ -123,7 +168,9 @@ def _visit_apart(mesh, stationary, x, weights, experts, gate, up, down):
     out = _visit(x, weights, experts - first, gate, up, down, mesh.shape['expert'] > 1, add_up)
     return jax.lax.psum_scatter(jax.lax.psum(out, 'tp'), 'expert', tiled=True)
 
-  apart = jax.shard_map(local, mesh=mesh, in_specs=(features, tokens, tokens, inner, inner, outer), out_specs=features)
+  # Mosaic kernels carry no types of varying axes.
+  apart = jax.shard_map(local, mesh=mesh, in_specs=(features, tokens, tokens, inner, inner, outer), out_specs=features,
+                        check_vma=False)
   return apart(fill(x), fill(weights), fill(experts), gate, up, down)[:, :, :t]
 
 

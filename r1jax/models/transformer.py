@@ -153,7 +153,7 @@ def _block(cfg, tree, dtype, how, x, layer, shared):
   q, kv = mixer.project(p['attention'], cfg, whole(rms_norm(p['attention_norm'], x, cfg.norm_eps)), tables)
   q, kv = remat_lib.name((q, kv), 'qkv')
   parts = [(prefix, seen_prefix)] if prefix is not None else []
-  kv = kv if cache is None else layout.cached(extend(cache, kv, cache_length), mesh)
+  kv = kv if cache is None else extend(cache, kv, cache_length)
   x = residual(x + mixer.attend(p['attention'], cfg, q, [*parts, (kv, seen_own)], **options))
   h = whole(rms_norm(p['mlp_norm'], x, cfg.norm_eps))
   y, load = moe(p['moe'], cfg.moe, h, real, mesh, cache is not None) if 'moe' in p else (mlp(p['mlp'], h), None)

@@ -2,6 +2,7 @@
 from r1jax.parallel.hosts import add_up, agree, connect, first, get, own, put
 from r1jax.parallel.mesh import make_mesh, or_else
 from r1jax.parallel.rules import (
+    BATCH_AXES,
     TRAIN_RULES,
     batch_sharding,
     batch_shards,
@@ -14,6 +15,6 @@ from r1jax.parallel.rules import (
     shardings,
 )
 
-__all__ = ['TRAIN_RULES', 'add_up', 'agree', 'batch_sharding', 'batch_shards', 'check', 'connect', 'first',
-           'fitting', 'get', 'make_mesh', 'or_else', 'own', 'partition', 'plain', 'put', 'received', 'replicated',
-           'shardings']
+__all__ = ['BATCH_AXES', 'TRAIN_RULES', 'add_up', 'agree', 'batch_sharding', 'batch_shards', 'check', 'connect',
+           'first', 'fitting', 'get', 'make_mesh', 'or_else', 'own', 'partition', 'plain', 'put', 'received',
+           'replicated', 'shardings']

@@ -18,10 +18,11 @@ TRAIN_RULES = {
     'vocab': 'tp',
     'norm': None,
     'latent': None,
+    'latent_in': 'fsdp',
     'experts': 'expert',
 }
 # Whole on every device where they do not divide: few, small, and every device needs most of them for its queries.
-WHOLE_IF_INDIVISIBLE = ('kv_heads',)
+WHOLE_IF_INDIVISIBLE = ('kv_heads', 'latent_in')
 BATCH_AXES = ('data', 'fsdp', 'expert')
 
 

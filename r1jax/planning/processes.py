@@ -32,15 +32,15 @@ class Job:
 
   Attributes:
     config: of config.RL, as a dict. model: ModelConfig. topology: a slice's name.
-    program: one of programs.PHASES' programs. layouts: of the programs before it, see `programs.lower`.
-    cache: folder of results.
+    program: one of programs.PHASES' programs.
+    cache: folder of results. critic: whether a value network is there too.
   """
   config: dict
   model: object
   topology: str
   program: str
-  layouts: dict
   cache: str
+  critic: bool = False
 
 
 def run(job, watch=lambda seconds: None):
@@ -87,13 +87,13 @@ def compile_(job):
   """Lowers and compiles a job's program, or finds what was kept of it.
 
   Returns:
-    dict with the fields of `compiled.memory`, resident_beside_bytes, refused (None, or the compiler's first line),
+    dict with the fields of `compiled.memory`, those of `programs.lower`, refused (None, or the compiler's first line),
     compile_cpu_seconds, rss_bytes, dot_flops (None where the text cannot be had) and open_loops as
-    `compiled.dot_flops`, kernels (how many Pallas kernels, whose FLOPs are not among them), and layout.
+    `compiled.dot_flops`, kernels (how many Pallas kernels, whose FLOPs are not among them).
   """
   cfg = config_lib.convert(job.config)
   place = topology.devices(topology.find(job.topology))
-  lowered, beside = programs.lower(job.program, programs.setting(cfg, job.model, place), job.layouts)
+  lowered, stays = programs.lower(job.program, programs.setting(cfg, job.model, place, job.critic))
   versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'libtpu')]
   # With the source of what reads the figures off, so that none outlives a change of it.
   what = [job.topology, versions, inspect.getsource(compiled_lib), lowered.as_text()]
@@ -101,7 +101,7 @@ def compile_(job):
   path = os.path.join(job.cache, key + '.json')
   if os.path.exists(path):
     with open(path, encoding='utf-8') as f:
-      return json.load(f) | {'resident_beside_bytes': beside, 'cached': True}
+      return json.load(f) | stays | {'cached': True}
   began = time.process_time()
   found = _compiled(lowered)
   found |= {'compile_cpu_seconds': time.process_time() - began, 'versions': versions,
@@ -110,7 +110,7 @@ def compile_(job):
   with open(f'{path}.{os.getpid()}', 'w', encoding='utf-8') as f:
     json.dump(found, f)
   os.replace(f'{path}.{os.getpid()}', path)
-  return found | {'resident_beside_bytes': beside, 'cached': False}
+  return found | stays | {'cached': False}
 
 
 def _compiled(lowered):
@@ -123,8 +123,8 @@ def _compiled(lowered):
       raise
     # What of it are arguments the compiler does not say.
     return unknown | {'argument_bytes': None, 'temp_bytes': None, 'code_bytes': None, 'peak_bytes': needed,
-                      'compiler_peak_bytes': None, 'refused': str(error).splitlines()[0], 'layout': None}
-  found = compiled_lib.memory(compiled) | {'refused': None, 'layout': programs.layout(compiled)}
+                      'compiler_peak_bytes': None, 'refused': str(error).splitlines()[0]}
+  found = compiled_lib.memory(compiled) | {'refused': None}
   try:
     text = compiled.as_text()
   except Exception:  # some programs have no text (a check in the compiler's printer fails); all else is there

@@ -4,29 +4,37 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from r1jax import models, parallel
 from r1jax import params as params_lib
 from r1jax.config import require
+from r1jax.models import layout
 from r1jax.sampling import decode, engine
 from r1jax.sampling.logits import Restriction
+from r1jax.training import critic as critic_lib
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import policy, update
 from r1jax.training import state as state_lib
 
-# Phase -> its programs, in the order in which each needs the layouts that the ones before it chose.
+# Phase -> its programs.
 PHASES = {
     'update': ('update/accumulate', 'update/apply'),
     'sample': ('sample/start', 'sample/reshape', 'sample/stretch'),
     'logprobs': ('logprobs',),
+    'critic': ('critic/accumulate', 'critic/apply'),
 }
 
 
-def phases(cfg):
-  """The phases a run of this config.RL has."""
+def phases(cfg, critic=False):
+  """The phases a run of this config.RL has. critic: and what PPO would add to it, a value network's update."""
   scored = cfg.loss.kl_coef > 0 or cfg.train.minibatches * cfg.train.epochs > 1
-  return ['sample'] + ['logprobs'] * scored + ['update']
+  return ['sample'] + ['logprobs'] * scored + ['update'] + ['critic'] * critic
+
+
+def names(phases_, cfg):
+  """The programs of these phases in a run of this config.RL."""
+  grows = len(set(capacities(cfg.rollout.max_response))) > 1
+  return [name for phase in phases_ for name in PHASES[phase] if name != 'sample/reshape' or grows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Setting:
   Attributes:
     cfg: config.RL. model: ModelConfig. mesh: over the devices to compile for. sampler_mesh: the sampler's.
     state: TrainState of ShapeDtypeStructs. updater: update.Updater.
+    critic: the value network's, without a reference; None where there is none.
     prompts, rows: groups, and rows of a group, in a microbatch.
     chunk, samples: prompts, and rows of each, sampled together.
   """
@@ -45,31 +54,44 @@ class Setting:
   sampler_mesh: jax.sharding.Mesh
   state: state_lib.TrainState
   updater: update.Updater
+  critic: state_lib.TrainState | None
   prompts: int
   rows: int
   chunk: int
   samples: int
 
 
-def setting(cfg, model, devices):
-  """The Setting of a run.
+def setting(cfg, model, devices, critic=False):
+  """The Setting of a run. critic: with a value network of the policy's shape, optimizer and dtypes.
 
   Raises:
     ConfigError: a mesh that does not match the devices, parameters or batches that do not divide over it.
   """
   mesh, specs = parallel.make_mesh(cfg.mesh, devices), models.specs(model)
   sampler_mesh = parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), devices)
-  train, steps = cfg.train, cfg.steps * cfg.train.minibatches * cfg.train.epochs
-  optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, train.param_dtype)
+  train, optimizer = cfg.train, _optimizer(cfg, specs)
   state = state_lib.abstract_state(specs, optimizer, mesh, cfg.loss.kl_coef > 0, train.param_dtype,
                                    train.reference_dtype)
   updater = update.Updater(cfg, model, optimizer, mesh)
+  values = None
+  if critic:
+    specs = models.specs(as_critic(model))
+    values = state_lib.abstract_state(specs, _optimizer(cfg, specs), mesh, False, train.param_dtype)
   chunk, samples = sampled(cfg)
   shards = parallel.batch_shards(sampler_mesh)
   require(chunk % shards == 0,
           f'{chunk} prompts sampled at a time do not divide over {shards} devices of the batch axes; '
           f'set rollout.chunk (or rollout.prompts) to a multiple of {shards}, or use a smaller mesh.')
-  return Setting(cfg, model, mesh, sampler_mesh, state, updater, *tile(cfg), chunk, samples)
+  return Setting(cfg, model, mesh, sampler_mesh, state, updater, values, *tile(cfg), chunk, samples)
+
+
+def _optimizer(cfg, specs):
+  steps = cfg.steps * cfg.train.minibatches * cfg.train.epochs
+  return optimizer_lib.make(cfg.optimizer, steps, specs, cfg.train.param_dtype)
+
+
+def as_critic(model):
+  return dataclasses.replace(model, head='score', tied=False)
 
 
 def tile(cfg):
@@ -89,19 +111,22 @@ def sampled(cfg):
   return cfg.rollout.chunk or cfg.rollout.prompts, max(cfg.rollout.samples, cfg.eval.samples, cfg.eval.final_samples)
 
 
-def lower(name, s, layouts):
+def lower(name, s):
   """One program as the run would compile it, and what it leaves lying beside it.
 
   Args:
     name: one of PHASES' programs. s: Setting.
-    layouts: {program: its results' layouts, from `layout`}, of those before it in its phase.
 
   Returns:
-    jax.stages.Lowered, and the bytes a device holds beside the program's arguments.
+    jax.stages.Lowered; and a dict of bytes on a device: resident_beside_bytes, what it holds beside the program's
+    arguments; state_bytes, of all that stays between programs; and critic_bytes, the value network's part of that.
   """
-  build = {'update': _update, 'logprobs': _logprobs, 'sample': _sample}[name.split('/')[0]]
-  lowered, used, more = build(name, s, layouts)
-  return lowered, _tree_bytes(s.state) - _tree_bytes(used) + _tree_bytes(more)
+  build = {'update': _update, 'logprobs': _logprobs, 'sample': _sample, 'critic': _critic}[name.split('/')[0]]
+  lowered, used, more = build(name, s)
+  critic = _tree_bytes(s.critic)
+  state = _tree_bytes(s.state) + critic
+  return lowered, {'resident_beside_bytes': state - _tree_bytes(used) + _tree_bytes(more), 'state_bytes': state,
+                   'critic_bytes': critic}
 
 
 def device_bytes(x):
@@ -133,35 +158,53 @@ def _scores_itself(s):
 # Each of these returns jax.stages.Lowered, the part of the state among its arguments, and what else stays beside them.
 
 
-def _update(name, s, layouts):
-  del layouts
-  dtype = s.cfg.train.grad_dtype
-  grads = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype if dtype == 'param' else jnp.dtype(dtype),
-                                                      sharding=x.sharding), s.state.params)
+def _gradients(params, dtype):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype if dtype == 'param' else jnp.dtype(dtype),
+                                                     sharding=x.sharding), params)
+
+
+def _critic(name, s):
+  model = as_critic(s.model)
+  grads = _gradients(s.critic.params, s.cfg.train.grad_dtype)
+  if name == 'critic/apply':
+    lowered = policy._apply.lower(s.critic, grads, None, optimizer=_optimizer(s.cfg, models.specs(model)),
+                                  balance_rate=0.0, layout=policy.layout(s.critic))
+    return lowered, s.critic, None
+  b = _batch(s, graded=True)
+  batch = critic_lib.ValueBatch(b.prompts, b.prompt_lengths, b.responses, b.lengths, b.sampler_logp, b.sampler_logp)
+  scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.updater.everywhere)
+  lowered = critic_lib._accumulate.lower(
+      s.critic.params, grads, batch, policy.Totals(scalar, scalar), cfg=model, options=s.updater.options, clip=0.2,
+      layout=policy.layout(grads))
+  return lowered, s.critic.params, None
+
+
+def _update(name, s):
+  grads = _gradients(s.state.params, s.cfg.train.grad_dtype)
   if name == 'update/apply':
     load = None
     if s.model.moe:
       load = jax.ShapeDtypeStruct((s.model.layers - s.model.dense_layers, s.model.moe.experts), jnp.float32,
                                   sharding=s.updater.everywhere)
     lowered = policy._apply.lower(s.state, grads, load, optimizer=s.updater.optimizer,
-                                  balance_rate=s.cfg.train.balance_rate, layout=policy._layout(s.state))
+                                  balance_rate=s.cfg.train.balance_rate, layout=policy.layout(s.state))
     return lowered, s.state, None
   scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.updater.everywhere)
   lowered = policy._accumulate.lower(
       s.state.params, grads, _batch(s, graded=True), policy.Totals(scalar, scalar), cfg=s.model,
-      options=s.updater.options, loss=s.cfg.loss, max_response=s.cfg.rollout.max_response, layout=policy._layout(grads))
+      options=s.updater.options, loss=s.cfg.loss, max_response=s.cfg.rollout.max_response, layout=policy.layout(grads))
   return lowered, s.state.params, None
 
 
-def _logprobs(name, s, layouts):
-  del name, layouts
+def _logprobs(name, s):
+  del name
   # The policy's own pass, where there is one, needs as much or more: its parameters are the wider.
   params = s.state.params if _scores_itself(s) or s.state.reference is None else s.state.reference
   lowered = policy.logprobs.lower(params, _batch(s, graded=False), cfg=s.model, options=s.updater.options)
   return lowered, params, None
 
 
-def _sample(name, s, layouts):
+def _sample(name, s):
   """The sampler's programs with all rows live: the cache grows to its full size, and then is decoded with."""
   rollout, mesh, dtype = s.cfg.rollout, s.sampler_mesh, jnp.dtype(s.cfg.model.dtype)
   p, g = s.chunk, s.samples
@@ -181,14 +224,14 @@ def _sample(name, s, layouts):
     args, options = begin(min(engine.STRETCH, rollout.max_response))
     return decode.start.lower(*args, **options), None, None
   args, options = begin(before)
-  prefix, carry, _ = _laid_out(decode.start.eval_shape(*args, **options), layouts['sample/start'], mesh)
+  place = lambda x, mesh, *axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.sharding(x.shape, mesh, *axes))
+  of_program = lambda program, *args, **options: decode.laid_out(program.eval_shape(*args, **options), mesh, place)
+  prefix, carry, _ = of_program(decode.start, *args, **options)
   rows = of((p, g), jnp.int32)
   if name == 'sample/reshape':
     return decode.reshape.lower(carry, rows, capacity=full, mesh=mesh), None, (params, prefix)
   if full > before:
-    # Where the compiler has refused to let the cache grow, it is taken to lie as before.
-    lie = layouts['sample/reshape'] or jax.tree.map(lambda x: [*x.sharding.spec], jax.tree.leaves(carry))
-    carry = _laid_out(decode.reshape.eval_shape(carry, rows, capacity=full, mesh=mesh), lie, mesh)
+    carry = of_program(decode.reshape, carry, rows, capacity=full, mesh=mesh)
   lowered = decode.stretch.lower(params, prefix, lengths, carry, scalar(jnp.int32), scalar(jnp.int32),
                                  scalar(jnp.float32), length=engine.STRETCH, **static)
   return lowered, None, None
@@ -200,17 +243,3 @@ def capacities(max_response):
   while full < max_response:
     before, full = full, min(engine.GROW * full, max_response)
   return before, full
-
-
-def layout(compiled):
-  """How a compiled program lays out its results: for each leaf, its PartitionSpec as a list."""
-  return [[list(a) if isinstance(a, tuple) else a for a in sharding.spec]
-          for sharding in jax.tree.leaves(compiled.output_shardings)]
-
-
-def _laid_out(tree, specs, mesh):
-  """ShapeDtypeStructs with the layouts of `layout`."""
-  leaves, treedef = jax.tree.flatten(tree)
-  place = lambda spec: NamedSharding(mesh, PartitionSpec(*(tuple(a) if isinstance(a, list) else a for a in spec)))
-  return jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(spec))
-                                      for x, spec in zip(leaves, specs, strict=True)])

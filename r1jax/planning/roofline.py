@@ -103,12 +103,12 @@ def cache_bytes(model, width):
 
 
 def weights_read(model, rows, width):
-  """Bytes of the parameters that `rows` tokens together need: of experts, no more than they can visit."""
+  """Bytes of the parameters that `rows` tokens together need: of experts (no more than they can visit), of the rest."""
   e = model.moe
-  idle = max(0, e.experts - rows * e.top_k) if e else 0
-  mixed = model.layers - model.dense_layers
+  expert = (model.layers - model.dense_layers) * 3 * model.embed * e.mlp if e else 0     # one of each layer
   table = 0 if model.tied else model.embed * model.vocab              # of the embedding, a few rows are read
-  return width * (params_lib.count(models.specs(model)) - table - (mixed * idle * 3 * model.embed * e.mlp if e else 0))
+  rest = params_lib.count(models.specs(model)) - table - expert * (e.experts if e else 0)
+  return width * expert * (min(e.experts, rows * e.top_k) if e else 0), width * rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ def step(cfg, model, topology, mesh):
   """The phases of one training step, every response at its longest.
 
   Args:
-    cfg: config.RL. model: ModelConfig. topology: topology.Topology. mesh: {axis: size}.
+    cfg: config.RL. model: ModelConfig. topology: topology.Topology. mesh: {axis: size}, the sampler's.
 
   Returns:
     list of Phase.
@@ -137,15 +137,17 @@ def step(cfg, model, topology, mesh):
   sizes = (r.prompts, r.samples, r.max_prompt, r.max_response)
   once = forward_flops(model, *sizes, causal=True)
   chunks, rows = r.prompts // programs.sampled(cfg)[0], programs.sampled(cfg)[0] * r.samples
-  # Rows are split over the other axes, so each group of tp chips reads every weight for each token.
-  weights = weights_read(model, rows, width) / mesh['tp']
+  # In a prefill, weights are gathered along fsdp; in decoding each chip reads those that it holds.
+  experts, rest = weights_read(model, rows, width)
+  gathered = (experts / mesh['expert'] + rest) / mesh['tp']
+  held = gathered / mesh['fsdp']
   cached = cache_bytes(model, width) / chips
   keys = rows // r.samples * r.max_prompt + rows * r.max_response / 2
   prompt = total(forward_flops(model, r.prompts, 0, r.max_prompt, r.max_response, causal=True))
   decode = r.prompts * r.samples * r.max_response
   decode_ = decode_flops(model, 1, r.max_prompt + r.max_response / 2) * decode
-  out = [phase('prefill', prompt, chunks * weights),
-         phase('decode', decode_, chunks * r.max_response * (weights + keys * cached))]
+  out = [phase('prefill', prompt, chunks * gathered),
+         phase('decode', decode_, chunks * r.max_response * (held + keys * cached))]
   scored = (cfg.loss.kl_coef > 0) + (cfg.train.minibatches * passes > 1)
   if scored:
     out.append(phase('logprobs', scored * total(once), 0))

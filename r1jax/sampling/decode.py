@@ -45,6 +45,13 @@ class Drawn:
   sampling_logp: jax.Array
 
 
+def laid_out(tree, mesh, put=layout.constrain):
+  """A prefix or Carry as the programs below leave it on a mesh. put: (array, mesh, *axes) -> array, in its place."""
+  is_kv = lambda x: isinstance(x, KV)
+  return jax.tree.map(lambda x: layout.cached(x, mesh, put) if is_kv(x) else put(x, mesh, *[layout.ROWS][:x.ndim]),
+                      tree, is_leaf=is_kv)
+
+
 def weights(params, dtype):
   """Parameters as the programs below take them: in the computation's dtype, each layer's on its own."""
   exact = lambda at: getattr(at[-1], 'key', None) in EXACT
@@ -88,11 +95,9 @@ def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos,
   # The group's first token comes from one distribution: only the draw differs.
   hidden = jnp.broadcast_to(last[:, None], (p, g, last.shape[-1]))
   drawn = _pick(unembedding(params), hidden, keys, 0, temperature, restriction, mesh)
-  empty = layout.cached(empty_cache(cfg, p, g, capacity, dtype), mesh)
-  prefix = {run: [layout.cached(kv, mesh) for kv in kvs] for run, kvs in prefix.items()}
-  cache = {run: [empty] * layers for run, layers in runs(cfg).items()}
+  cache = {run: [empty_cache(cfg, p, g, capacity, dtype)] * layers for run, layers in runs(cfg).items()}
   carry = Carry(jnp.ones((), jnp.int32), drawn.token, _ends(drawn.token, eos), keys, cache)
-  return prefix, carry, jax.tree.map(lambda x: x[..., None], drawn)
+  return *laid_out((prefix, carry), mesh), jax.tree.map(lambda x: x[..., None], drawn)
 
 
 @functools.partial(
@@ -140,7 +145,7 @@ def stretch(
       lambda o, d: jax.lax.dynamic_update_slice_in_dim(o, d[..., None], carry.step - begin, axis=2), out, drawn
     )
     done = carry.done | _ends(drawn.token, eos)
-    return Carry(carry.step + 1, drawn.token, done, carry.keys, cache), out
+    return laid_out(Carry(carry.step + 1, drawn.token, done, carry.keys, cache), mesh), out
 
   zeros = lambda dtype: jnp.zeros((*carry.token.shape, length), dtype)
   carry, out = jax.lax.while_loop(go_on, body, (carry, Drawn(zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32))))
@@ -165,6 +170,7 @@ def reshape(carry, rows, *, capacity, mesh=None):
     widths[axis] = (0, capacity - x.shape[axis])
     return jnp.pad(keep(x, 2), widths)
 
-  grown = lambda kv: layout.cached(KV(grow(kv.k, 4), None if kv.v is None else grow(kv.v, 3)), mesh)
+  grown = lambda kv: KV(grow(kv.k, 4), None if kv.v is None else grow(kv.v, 3))
   cache = {run: [grown(kv) for kv in kvs] for run, kvs in carry.cache.items()}
-  return carry.replace(token=keep(carry.token), done=keep(carry.done), keys=keep(carry.keys), cache=cache)
+  carry = carry.replace(token=keep(carry.token), done=keep(carry.done), keys=keep(carry.keys), cache=cache)
+  return laid_out(carry, mesh)

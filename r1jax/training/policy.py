@@ -98,7 +98,7 @@ def policy_loss(params, batch, totals, *, cfg, options, loss, max_response):
 def accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response):
   """Adds a microbatch's gradient to `grads`, which is donated. Returns grads, metrics."""
   return _accumulate(params, grads, batch, totals, cfg=cfg, options=options, loss=loss, max_response=max_response,
-                     layout=_layout(grads))
+                     layout=layout(grads))
 
 
 @functools.partial(jax.jit, static_argnames=('cfg', 'options', 'loss', 'max_response', 'layout'),
@@ -106,12 +106,17 @@ def accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response
 def _accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response, layout):
   run = functools.partial(policy_loss, batch=batch, totals=totals, cfg=cfg, options=options, loss=loss,
                           max_response=max_response)
-  if options.remat == 'none':
-    (_, (metrics, _)), new = jax.value_and_grad(run, has_aux=True)(params)
+  return add_gradient(run, params, grads, options.remat, layout)
+
+
+def add_gradient(loss, params, grads, remat, layout):
+  """grads with the gradient of loss(params) -> value, (metrics, params as `models.threaded_forward`); and metrics."""
+  if remat == 'none':
+    (_, (metrics, _)), new = jax.value_and_grad(loss, has_aux=True)(params)
     return _lay(jax.tree.map(lambda total, g: total + g.astype(total.dtype), grads, new), layout), metrics
 
   def threaded(params):
-    value, (metrics, params) = run(params)
+    value, (metrics, params) = loss(params)
     return (value, params), metrics
 
   (value, _), back, metrics = jax.vjp(threaded, params, has_aux=True)
@@ -132,7 +137,7 @@ def apply(state, grads, load=None, *, optimizer, balance_rate=0.0):
   Returns:
     TrainState, and the gradient's global norm before clipping.
   """
-  return _apply(state, grads, load, optimizer=optimizer, balance_rate=balance_rate, layout=_layout(state))
+  return _apply(state, grads, load, optimizer=optimizer, balance_rate=balance_rate, layout=layout(state))
 
 
 @functools.partial(jax.jit, static_argnames=('optimizer', 'balance_rate', 'layout'), donate_argnames=('state',))
@@ -147,7 +152,7 @@ def _apply(state, grads, load, *, optimizer, balance_rate, layout):
 
 def zeros_like(params, dtype='float32'):
   """Zeros of `dtype` ('param': their own) laid out as `params`."""
-  return _zeros(params, dtype=dtype, layout=_layout(params))
+  return _zeros(params, dtype=dtype, layout=layout(params))
 
 
 @functools.partial(jax.jit, static_argnames=('dtype', 'layout'))
@@ -155,7 +160,7 @@ def _zeros(params, *, dtype, layout):
   return _lay(jax.tree.map(lambda x: jnp.zeros_like(x, None if dtype == 'param' else dtype), params), layout)
 
 
-def _layout(tree):
+def layout(tree):
   """Where a tree's arrays lie, as a static argument: the compiler is free to lay out a result otherwise than its
   input (zeros on every device, norms split), and the next step would then be another program."""
   return tuple(parallel.plain(x.sharding) for x in jax.tree.leaves(tree))

@@ -29,8 +29,8 @@ def config_of(**mesh):
 def result(**known):
   """As a compilation gives it, for a program of 10 GB."""
   return dict(argument_bytes=6 * 10**9, temp_bytes=4 * 10**9, code_bytes=0, peak_bytes=10**10,
-              compiler_peak_bytes=10**10, refused=None, layout=[], resident_beside_bytes=0, compile_cpu_seconds=1.0,
-              rss_bytes=10**9, dot_flops=10**12, open_loops=0, kernels=0, cached=False) | known
+              compiler_peak_bytes=10**10, refused=None, resident_beside_bytes=0, state_bytes=0, critic_bytes=0,
+              compile_cpu_seconds=1.0, rss_bytes=10**9, dot_flops=10**12, open_loops=0, kernels=0, cached=False) | known
 
 
 def test_a_mesh_from_a_flag():
@@ -69,6 +69,19 @@ def test_the_table_says_what_fits_and_what_to_do(monkeypatch):
   assert out['bound']['cost'] == 2 * out['bound']['chip_hours'] > 0
 
 
+def test_what_a_value_network_costs(monkeypatch):
+  def run(job, watch):
+    assert job.critic
+    of_critic = job.program.startswith('critic')
+    return result(critic_bytes=3 * 10**9, state_bytes=7 * 10**9, resident_beside_bytes=10**9 + 10**9 * of_critic)
+  monkeypatch.setattr(processes, 'run', run)
+  out, lines = plan.plan(config_of(fsdp=4), models.PRESETS['bench'], topology.find('v5e:2x2'), ['update', 'critic'], '',
+                         critic=True)
+  assert [p['name'] for p in out['programs']] == [*programs.PHASES['update'], *programs.PHASES['critic']]
+  assert out['without_critic'] == {'peak': (12 * 10**9, 8 * 10**9), 'resident': (7 * 10**9, 4 * 10**9)}
+  assert any('peak 8.00 against 12.00 GB, 33 % less; resident 4.00 against 7.00 GB, 43 % less' in x for x in lines)
+
+
 def test_a_search_finds_the_smallest_that_fits_and_the_fastest(monkeypatch):
   def run(job, watch):
     mesh = job.config['mesh']
@@ -94,8 +107,8 @@ def test_a_run_without_a_reference_has_no_log_prob_pass():
 
 
 def test_a_slice_that_is_unknown_ends_the_command_with_one_line():
-  done = subprocess.run([sys.executable, '-m', 'experiments.plan', '--config', 'configs/r1_zero.py:gsm8k', '--preset',
-                         'bench', '--topology', 'v5p-128'], capture_output=True, text=True)
+  done = subprocess.run([sys.executable, '-m', 'experiments.plan', '--config', 'configs/r1_zero.py:gsm8k',
+                         '--topology', 'v5p-128'], capture_output=True, text=True)
   assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
   assert done.stderr.startswith("error: unknown topology 'v5p-128'; known: v5e:{")
 
@@ -105,7 +118,7 @@ def test_a_batch_that_does_not_divide_is_refused_by_the_process_that_compiles(tm
   cfg = config_of(fsdp=4)
   cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, chunk=2))
   with pytest.raises(ConfigError, match='2 prompts sampled at a time do not divide over 4 devices'):
-    plan.compile_phase('sample', cfg, models.PRESETS['toy'], topology.find('v5e:2x2'), str(tmp_path))
+    plan.compile_all(programs.PHASES['sample'], cfg, models.PRESETS['toy'], topology.find('v5e:2x2'), str(tmp_path))
 
 
 @needs_compiler
@@ -123,5 +136,23 @@ def test_the_real_programs_compile_for_a_slice(tmp_path):
   assert found['update/apply']['resident_beside_bytes'] == 0
   assert found['update/apply']['argument_bytes'] >= 5 * count
   assert found['update/accumulate']['dot_flops'] > 0
-  again = processes.run(processes.Job(config.to_dict(cfg), model, slice_.name, 'sample/start', {}, str(tmp_path)))
+  again = processes.run(processes.Job(config.to_dict(cfg), model, slice_.name, 'sample/start', str(tmp_path)))
   assert again['cached'] and again['peak_bytes'] == found['sample/start']['peak_bytes']
+
+
+# Bytes on a chip, by libtpu 0.0.42.1. Where less is needed, or another compiler is pinned, record them anew.
+RECORDED = {'update/accumulate': 1, 'sample/start': 1, 'sample/stretch': 1}
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_programs_for_a_slice_need_no_more_memory_than_they_did(tmp_path):
+  """A model of 33 million parameters, 16 rows of 1,152 tokens at a time in training and 64 in sampling."""
+  cfg = config_of(fsdp=2, tp=2)
+  cfg = dataclasses.replace(
+      cfg, rollout=dataclasses.replace(cfg.rollout, prompts=8, samples=8, chunk=8, max_prompt=128, max_response=1024),
+      train=dataclasses.replace(cfg.train, microbatch=16, length_slices=4))
+  found = plan.compile_all(RECORDED, cfg, models.PRESETS['bench'], topology.find('v5e:2x2'), str(tmp_path))
+  peaks = {name: result['peak_bytes'] for name, result in found.items()}
+  assert found['update/accumulate']['kernels'] > 0
+  assert {name: peak for name, peak in peaks.items() if peak > 1.03 * RECORDED[name]} == {}, peaks

@@ -211,3 +211,14 @@ def test_decoding_carries_latents_and_nothing_more():
   stretch = functools.partial(decode.stretch, length=8, **static)
   after, _, _ = jax.eval_shape(stretch, params, prefix, i32(p), carry, i32(), i32(), f32)
   assert jax.tree.map(lambda x: x.shape, after.cache) == jax.tree.map(lambda x: x.shape, carry.cache)
+
+
+@pytest.mark.parametrize('product', [moe.by_group, functools.partial(moe.by_group_kernel, interpret=True)],
+                         ids=['anywhere', 'kernel'])
+def test_a_sum_of_products_over_each_group(product):
+  rng, sizes = np.random.default_rng(0), [100, 0, 333, 200]
+  a, b = rng.normal(size=(700, 48)).astype(np.float32), rng.normal(size=(700, 40)).astype(np.float32)
+  got = product(jnp.asarray(a), jnp.asarray(b), jnp.array(sizes, jnp.int32), dtype=jnp.float32)
+  ends = np.cumsum(sizes)
+  want = [a[end - n:end].T @ b[end - n:end] for n, end in zip(sizes, ends)]
+  np.testing.assert_allclose(got, np.stack(want), atol=1e-4)    # the last 67 rows are of no group

@@ -37,14 +37,16 @@ MESHES = {
 }
 # Sampled on another mesh over the same devices than trained on.
 SAMPLERS = {str(dict(fsdp=2, tp=2, seq=2)): dict(data=2, tp=4), str(dict(fsdp=8)): dict(fsdp=2, tp=4)}
+# Attention by the TPU's kernel, interpreted: whole rows of some heads each, along tp and seq.
+KERNELS = {str(dict(fsdp=2, tp=2, seq=2)): 'splash'}
 TESTED = {'dense': 4, 'qwen3_moe': 1, 'deepseek_v3': 1}
 P, G, T = 8, 2, 16
 ONE = dict(data=1, fsdp=1, expert=1, tp=1, seq=1)
 
 
-def config_of(microbatch):
+def config_of(microbatch, attention='auto'):
   return config.RL(
-      seed=0, steps=3, model=config.Model('none'), data=config.Data('jsonl'),
+      seed=0, steps=3, model=config.Model('none', attention=attention), data=config.Data('jsonl'),
       rollout=config.Rollout(prompts=P, samples=G, max_prompt=8, max_response=T), reward=config.Reward({'x': 1.0}, 'x'),
       loss=config.Loss('grpo', kl_coef=0.1), optimizer=config.Optimizer(1e-2, eps=1e-3),
       train=config.Train(microbatch=microbatch, balance_rate=1e-3), eval=config.Evaluation(1, 1, 1),
@@ -59,9 +61,9 @@ def graded():
                 rng.normal(size=(P, G)).astype(np.float32), near(), None, near())
 
 
-def run(model, mesh, sampler_mesh=None):
+def run(model, mesh, sampler_mesh=None, attention='auto'):
   """Host copies of samples, log-probs, the updated state and its metrics; the state; programs compiled."""
-  cfg, specs = config_of(microbatch=16), models.specs(model)
+  cfg, specs = config_of(16, attention), models.specs(model)
   opt = optimizer.make(cfg.optimizer, 3, specs)
   like = state_lib.abstract_state(specs, opt, mesh, reference=True)
   params = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s.sharding),
@@ -124,7 +126,7 @@ def main(name, every):
   assert len({tuple(t) for t in alone[0].tokens}) > P
   for shape in MESHES[name] if every else MESHES[name][:TESTED[name]]:
     sampler = parallel.make_mesh(config.Mesh(**ONE | SAMPLERS[str(shape)])) if str(shape) in SAMPLERS else None
-    wide = run(model, parallel.make_mesh(config.Mesh(**ONE | shape)), sampler)
+    wide = run(model, parallel.make_mesh(config.Mesh(**ONE | shape)), sampler, KERNELS.get(str(shape), 'auto'))
     compare(alone, wide, f'{name} {shape}')
     if shape == dict(data=2, fsdp=2, tp=2):
       check_layout(wide)
