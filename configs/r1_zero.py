@@ -102,7 +102,7 @@ def _toy():
   c.rollout.update(prompts=16, samples=16, max_prompt=32, max_response=160, chunk=16)
   c.reward.parts = ConfigDict(dict(signs=1.0, format=0.5))
   c.reward.update(accuracy='signs', workers=1)
-  c.optimizer.update(learning_rate=3e-4, schedule='linear', warmup=5, final_fraction=0.1)
+  c.optimizer.update(learning_rate=4e-4, schedule='linear', warmup=5, final_fraction=0.0)
   c.train.update(microbatch=0, length_slices=4, reference_refresh=0, logit_chunk=4096)
   c.eval.update(every=20, problems=64, samples=16, final_problems=256, final_samples=16)
   c.checkpoint.update(every=10, keep_every=0)
@@ -117,7 +117,7 @@ def _toy_chain():
   c.rollout.max_response = 72
   c.reward.parts = ConfigDict(dict(math=1.0, format=0.5))
   c.reward.accuracy = 'math'
-  c.optimizer.learning_rate = 5e-4
+  c.optimizer.update(learning_rate=5e-4, final_fraction=0.1)
   return c
 
 
