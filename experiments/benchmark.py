@@ -133,8 +133,8 @@ def train(params, mesh, f):
   cfg = config_lib.convert(config)
   specs = models.specs(MODEL)
   optimizer = optimizer_lib.make(cfg.optimizer, cfg.steps, specs)
-  abstract = state_lib.abstract_state(specs, optimizer, mesh, reference=False)
-  state = [state_lib.new_state(params, optimizer, abstract, reference=False)]
+  abstract = state_lib.abstract_state(specs, optimizer, mesh, False, cfg.train)
+  state = [state_lib.new_state(params, optimizer, abstract)]
   updater = Updater(cfg, MODEL, optimizer, mesh)
   rng = np.random.default_rng(0)
   shape = (f.prompts, f.samples, f.new_tokens)

@@ -56,6 +56,12 @@ def errors_in_one_line():
     yield
   except SAID_IN_ONE_LINE as error:
     sys.exit(f'error: {error}')
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    sys.exit(f'error: a device is out of memory: {str(error).splitlines()[0]:.300} Nothing saved is lost. Work on less '
+             'at a time (train.microbatch, rollout.chunk), recompute more (model.remat=full) or use more devices; '
+             '`python -m experiments.plan` with the same --config says what each program of a run needs, beside what.')
   except OSError as error:
     if error.filename is None and error.errno != errno.ENOSPC:
       raise  # no file of anybody's: a defect
@@ -154,7 +160,7 @@ class Run:
     if restored:
       return restored
     params = self.source.load(self.abstract.params)
-    return state_lib.new_state(params, self.updater.optimizer, self.abstract, self.abstract.reference is not None), 0
+    return state_lib.new_state(params, self.updater.optimizer, self.abstract), 0
 
 
 def start(cfg, workdir):
@@ -221,9 +227,7 @@ def start(cfg, workdir):
     Updater(cfg, model, optimizer, mesh),
     store,
     Writer(workdir) if parallel.first() else Quiet(),
-    state_lib.abstract_state(
-      specs, optimizer, mesh, cfg.loss.kl_coef > 0, cfg.train.param_dtype, cfg.train.reference_dtype
-    ),
+    state_lib.abstract_state(specs, optimizer, mesh, cfg.loss.kl_coef > 0, cfg.train),
     dropped,
   )
 

@@ -61,9 +61,11 @@ def train_step(run, state, step):
   clock.append(time.perf_counter())
   # While the workers grade, the device computes what the update needs beside the rewards.
   batch = rollout.arrays(drawn, cfg.rollout.samples, cfg.rollout.max_prompt)
-  reference = run.updater.logprobs(state.reference, batch) if state.reference is not None else None
+  at_hand = state.reference and state_lib.in_memory(state.reference, 'device')
+  reference = at_hand and run.updater.logprobs(at_hand, batch)
   old = run.updater.logprobs(state.params, batch) if not run.updater.single() or cfg.loss.kl_place == 'reward' else None
   batch = dataclasses.replace(batch, ref_logp=reference and reference(), old_logp=old and old())
+  del at_hand, reference, old                           # a copy from the host's memory goes
   clock.append(time.perf_counter())
   scores, timeouts = scores()
   clock.append(time.perf_counter())

@@ -163,10 +163,13 @@ class Train:
   param_dtype: str = 'float32'    # of the kept parameters, but routers'; an update below 2^-9 of a bfloat16 one is lost
   grad_dtype: str = 'float32'     # in which microbatches' gradients are added up; 'param': the parameters'
   reference_dtype: str = 'float32'  # of the reference policy's parameters
+  reference_memory: str = 'device'  # where they lie between uses: 'device' or 'host'
 
   def __post_init__(self):
     for name in ('param_dtype', 'reference_dtype'):
       require_float(f'train.{name}', getattr(self, name))
+    require(self.reference_memory in ('device', 'host'),
+            f"train.reference_memory is {self.reference_memory!r}; use 'device' or 'host'.")
     require(self.grad_dtype in ('float32', 'param'),
             f"train.grad_dtype is {self.grad_dtype!r}; use 'float32' or 'param'.")
     require(self.minibatches >= 1 and self.epochs >= 1,

@@ -16,6 +16,7 @@ from r1jax.params import Spec
 # Routers are compared at small differences: these stay in float32 whatever the computation's dtype.
 EXACT = ('router', 'router_bias')
 TILE = 512                        # rows and columns that the kernel takes at a time
+CHUNK = 4096                      # tokens whose visits exist at one time
 
 
 def moe_specs(cfg):
@@ -78,7 +79,20 @@ def moe(p, m, x, real=None, mesh=None, stationary=False):
   return out + mlp(p['shared'], x) if m.shared else out, load
 
 
-def _visit(x, weights, experts, gate, up, down, some=False, add_up=lambda a: a):
+def _visit(x, weights, experts, *matrices, **options):
+  """`_visit_at_once`, CHUNK tokens at a time: each fills top_k rows, forward and backward."""
+  tokens = x.size // x.shape[-1]
+  chunks = -(-tokens // CHUNK)
+  if chunks == 1:
+    return _visit_at_once(x, weights, experts, *matrices, **options)
+  size = -(-tokens // chunks)
+  # Tokens that fill up go to the first expert, and weigh nothing.
+  split = lambda a: jnp.pad(a.reshape(tokens, -1), ((0, chunks * size - tokens), (0, 0))).reshape(chunks, size, -1)
+  one = jax.checkpoint(lambda xs: _visit_at_once(*xs, *matrices, **options))
+  return jax.lax.map(one, tuple(map(split, (x, weights, experts)))).reshape(-1, x.shape[-1])[:tokens].reshape(x.shape)
+
+
+def _visit_at_once(x, weights, experts, gate, up, down, some=False, add_up=lambda a: a):
   """Each token's experts, weighted and added up.
 
   Args:
@@ -165,7 +179,7 @@ def _visit_apart(mesh, stationary, x, weights, experts, gate, up, down):
   def local(x, weights, experts, gate, up, down):
     x, weights, experts = (jax.lax.all_gather(a, 'expert', tiled=True) for a in (x, weights, experts))
     first = jax.lax.axis_index('expert') * len(gate)
-    out = _visit(x, weights, experts - first, gate, up, down, mesh.shape['expert'] > 1, add_up)
+    out = _visit(x, weights, experts - first, gate, up, down, some=mesh.shape['expert'] > 1, add_up=add_up)
     return jax.lax.psum_scatter(jax.lax.psum(out, 'tp'), 'expert', tiled=True)
 
   # Mosaic kernels carry no types of varying axes.

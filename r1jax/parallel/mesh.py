@@ -22,9 +22,12 @@ def make_mesh(cfg, devices=None):
     cfg: config.Mesh; at most one axis is -1 and takes the devices left over.
 
   Raises:
-    ConfigError: the sizes do not multiply to the number of devices.
+    ConfigError: the sizes do not multiply to the number of devices, or other axes than data would cross slices.
   """
   devices = jax.devices() if devices is None else devices
+  of_slice = lambda device: getattr(device, 'slice_index', None) or 0
+  devices = sorted(devices, key=of_slice)               # slices outermost: axis data crosses the network between them
+  slices = len({of_slice(device) for device in devices})
   sizes = [getattr(cfg, axis) for axis in AXES]
   if sizes.count(-1) > 1:
     raise ConfigError(f'mesh {dict(zip(AXES, sizes))}: only one axis can be -1.')
@@ -34,4 +37,7 @@ def make_mesh(cfg, devices=None):
   if math.prod(sizes) != len(devices) or min(sizes) < 1:
     raise ConfigError(f'mesh {dict(zip(AXES, sizes))} does not match {len(devices)} devices; '
                       f'let one axis be -1 and the others divide {len(devices)}.')
+  if sizes[0] % slices:
+    raise ConfigError(f'mesh {dict(zip(AXES, sizes))} lies over {slices} slices, of which only axis data may go from '
+                      f'one to another; let data be a multiple of {slices}.')
   return jax.sharding.Mesh(np.array(devices).reshape(sizes), AXES)

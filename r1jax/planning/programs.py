@@ -70,13 +70,12 @@ def setting(cfg, model, devices, critic=False):
   mesh, specs = parallel.make_mesh(cfg.mesh, devices), models.specs(model)
   sampler_mesh = parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), devices)
   train, optimizer = cfg.train, _optimizer(cfg, specs)
-  state = state_lib.abstract_state(specs, optimizer, mesh, cfg.loss.kl_coef > 0, train.param_dtype,
-                                   train.reference_dtype)
+  state = state_lib.abstract_state(specs, optimizer, mesh, cfg.loss.kl_coef > 0, train)
   updater = update.Updater(cfg, model, optimizer, mesh)
   values = None
   if critic:
     specs = models.specs(as_critic(model))
-    values = state_lib.abstract_state(specs, _optimizer(cfg, specs), mesh, False, train.param_dtype)
+    values = state_lib.abstract_state(specs, _optimizer(cfg, specs), mesh, False, train)
   chunk, samples = sampled(cfg)
   shards = parallel.batch_shards(sampler_mesh)
   require(chunk % shards == 0,
@@ -130,7 +129,9 @@ def lower(name, s):
 
 
 def device_bytes(x):
-  """Bytes of a ShapeDtypeStruct on one device, without the padding of its layout."""
+  """Bytes of a ShapeDtypeStruct in one device's own memory, without the padding of its layout."""
+  if x.sharding.memory_kind == 'pinned_host':
+    return 0
   return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
@@ -186,9 +187,10 @@ def _update(name, s):
     if s.model.moe:
       load = jax.ShapeDtypeStruct((s.model.layers - s.model.dense_layers, s.model.moe.experts), jnp.float32,
                                   sharding=s.updater.everywhere)
-    lowered = policy._apply.lower(s.state, grads, load, optimizer=s.updater.optimizer,
-                                  balance_rate=s.cfg.train.balance_rate, layout=policy.layout(s.state))
-    return lowered, s.state, None
+    state = s.state.replace(reference=None)
+    lowered = policy._apply.lower(state, grads, load, optimizer=s.updater.optimizer,
+                                  balance_rate=s.cfg.train.balance_rate, layout=policy.layout(state))
+    return lowered, state, None
   scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.updater.everywhere)
   lowered = policy._accumulate.lower(
       s.state.params, grads, _batch(s, graded=True), policy.Totals(scalar, scalar), cfg=s.model,
@@ -200,7 +202,8 @@ def _logprobs(name, s):
   del name
   # The policy's own pass, where there is one, needs as much or more: its parameters are the wider.
   params = s.state.params if _scores_itself(s) or s.state.reference is None else s.state.reference
-  lowered = policy.logprobs.lower(params, _batch(s, graded=False), cfg=s.model, options=s.updater.options)
+  at_hand = state_lib.in_memory(params, 'device')
+  lowered = policy.logprobs.lower(at_hand, _batch(s, graded=False), cfg=s.model, options=s.updater.options)
   return lowered, params, None
 
 

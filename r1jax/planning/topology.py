@@ -2,6 +2,7 @@
 import dataclasses
 import importlib.util
 import math
+import re
 
 from r1jax.config import ConfigError, require
 
@@ -29,24 +30,26 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice, e.g. v5e:4x4."""
+  """A slice, e.g. v5e:4x4, or several alike: 2*v5e:4x4."""
   name: str
   chip: Chip
   chips: int
+  slices: int = 1
 
 
 def find(name):
   """The Topology of a name; ConfigError with the known ones for any other."""
-  kind, _, shape = name.partition(':')
-  known = kind in CHIPS and shape in CHIPS[kind].slices
-  require(known, f'unknown topology {name!r}; known: ' + '; '.join(
-      f'{k}:{{{",".join(chip.slices)}}}' for k, chip in CHIPS.items()) + '.')
-  return Topology(name, CHIPS[kind], math.prod(int(n) for n in shape.split('x')))
+  found = re.fullmatch(r'(?:([1-9]\d*)\*)?(\w+):(\w+)', name)
+  slices, kind, shape = found.groups() if found else (None, None, None)
+  require(kind in CHIPS and shape in CHIPS[kind].slices, f'unknown topology {name!r}; known: ' + '; '.join(
+      f'{k}:{{{",".join(chip.slices)}}}' for k, chip in CHIPS.items()) + '; or several alike, as 2*v5e:4x4.')
+  slices = int(slices or 1)
+  return Topology(name, CHIPS[kind], slices * math.prod(int(n) for n in shape.split('x')), slices)
 
 
 def larger(topology, factor):
   """The smallest slice of the same kind with at least `factor` times the chips, or None."""
-  kind = topology.name.split(':')[0]
+  kind = topology.name.split('*')[-1].split(':')[0]
   every = [find(f'{kind}:{shape}') for shape in topology.chip.slices]
   return next((t for t in every if t.chips > topology.chips and t.chips >= factor * topology.chips), None)
 
@@ -62,8 +65,9 @@ def devices(topology):
   from jax.experimental import topologies  # what it loads is for the process that compiles
   require_compiler()
   # A host has 2 x 2 chips unless it is said otherwise.
-  bounds = {'chips_per_host_bounds': (1, 1, 1)} if topology.chips == 1 else {}
+  options = {'chips_per_host_bounds': (1, 1, 1)} if topology.chips == 1 else {}
+  options |= {'num_slices': topology.slices} if topology.slices > 1 else {}
   try:
-    return topologies.get_topology_desc(platform='tpu', topology_name=topology.name, **bounds).devices
+    return topologies.get_topology_desc(platform='tpu', topology_name=topology.name.split('*')[-1], **options).devices
   except Exception as error:  # the runtime's own class, which jax does not export
     raise ConfigError(f'the TPU compiler does not offer {topology.name}: {str(error).splitlines()[0]}') from error

@@ -137,7 +137,9 @@ def apply(state, grads, load=None, *, optimizer, balance_rate=0.0):
   Returns:
     TrainState, and the gradient's global norm before clipping.
   """
-  return _apply(state, grads, load, optimizer=optimizer, balance_rate=balance_rate, layout=layout(state))
+  reference, state = state.reference, state.replace(reference=None)     # may lie in the host's memory
+  state, norm = _apply(state, grads, load, optimizer=optimizer, balance_rate=balance_rate, layout=layout(state))
+  return state.replace(reference=reference), norm
 
 
 @functools.partial(jax.jit, static_argnames=('optimizer', 'balance_rate', 'layout'), donate_argnames=('state',))

@@ -19,22 +19,36 @@ class TrainState:
   reference: dict | None
 
 
-def abstract_state(specs, optimizer, mesh, reference, param_dtype='float32', reference_dtype='float32'):
+def abstract_state(specs, optimizer, mesh, reference, train):
   """TrainState of ShapeDtypeStructs with shardings: what is restored, compiled for, or planned.
 
   Args:
     reference: whether there is a reference policy.
-    param_dtype, reference_dtype: of their parameters, but for routers (`models.EXACT`), which stay float32.
+    train: config.Train: dtypes of parameters (but for routers, `models.EXACT`, which stay float32), and where the
+      reference's lie.
   """
   sharding = parallel.shardings(specs, mesh)
   laid_out = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
   of = lambda dtype: params_lib.abstract(specs, dtypes(specs, dtype), sharding)
-  params = of(param_dtype)
+  params = of(train.param_dtype)
   everywhere = parallel.replicated(mesh)
   # An optimizer's moments lie as the parameter they belong to; its counters lie everywhere.
   opt_state = map_moments(laid_out, jax.eval_shape(optimizer.init, params), sharding, lambda x: laid_out(x, everywhere))
   return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
-                    of(reference_dtype) if reference else None)
+                    in_memory(of(train.reference_dtype), train.reference_memory) if reference else None)
+
+
+def in_memory(tree, memory):
+  """Arrays, or ShapeDtypeStructs, in the memory of 'device' or 'host', laid out over devices as they are."""
+  kind = {'device': 'device', 'host': 'pinned_host'}[memory]
+  if all(x.sharding.memory_kind in (None, kind) for x in jax.tree.leaves(tree)):
+    return tree
+
+  def move(x):
+    to = x.sharding.with_memory_kind(kind)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to) if isinstance(x, jax.ShapeDtypeStruct) else (
+        jax.device_put(x, to))
+  return jax.tree.map(move, tree)
 
 
 def dtypes(specs, dtype):
@@ -45,18 +59,14 @@ def dtypes(specs, dtype):
 
 
 def refresh(params, reference):
-  """A copy of `params` in the dtypes of `reference`."""
+  """A copy of `params` in the dtypes, the layout and the memory of `reference`."""
   copy = lambda x, like: jnp.copy(x) if x.dtype == like.dtype else x.astype(like.dtype)
-  return jax.tree.map(copy, params, reference)
+  return jax.tree.map(lambda x, like: jax.device_put(copy(x, like), like.sharding), params, reference)
 
 
-def new_state(params, optimizer, like, reference):
+def new_state(params, optimizer, like):
   """TrainState at step 0, laid out as `like` (from `abstract_state`)."""
-  out = jax.tree.map(lambda x: x.sharding, like)
-
-  @jax.jit
-  def build(params):
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32),
-                      refresh(params, like.reference) if reference else None)
-
-  return jax.jit(build, out_shardings=out)(params)
+  out = jax.tree.map(lambda x: x.sharding, like.replace(reference=None))
+  build = lambda params: TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), None)
+  state = jax.jit(build, out_shardings=out)(params)
+  return state if like.reference is None else state.replace(reference=refresh(state.params, like.reference))

@@ -2,9 +2,12 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
+
+from experiments import common
 
 CONSTANT = {'optimizer.schedule': 'constant'}      # a run may then be made longer and stay the same run
 REWARDS = '''
@@ -159,3 +162,12 @@ def test_gsm8k_itself(runs, data_dir, tmp_path):
   """The toy tokenizer spells English letter by letter, so that many prompts exceed 1024 tokens."""
   summary = resume_gsm8k(runs, data_dir / 'math' / 'gsm8k_train.jsonl.gz', tmp_path / 'run', 1024)
   assert summary['dropped']['malformed'] == 0 and 0 < summary['dropped']['long'] < 7473
+
+
+def test_out_of_device_memory_says_what_to_do():
+  with pytest.raises(SystemExit, match='error: a device is out of memory: .* 3.2G .*train.microbatch') as error:
+    with common.errors_in_one_line():
+      raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 3.2G bytes.\nmore')
+  assert '\n' not in str(error.value)
+  with pytest.raises(jax.errors.JaxRuntimeError), common.errors_in_one_line():
+    raise jax.errors.JaxRuntimeError('INTERNAL: a defect')

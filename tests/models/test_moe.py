@@ -222,3 +222,18 @@ def test_a_sum_of_products_over_each_group(product):
   ends = np.cumsum(sizes)
   want = [a[end - n:end].T @ b[end - n:end] for n, end in zip(sizes, ends)]
   np.testing.assert_allclose(got, np.stack(want), atol=1e-4)    # the last 67 rows are of no group
+
+
+def test_tokens_are_visited_a_chunk_at_a_time(monkeypatch):
+  m, p = MIXED.moe, params_lib.init(moe.moe_specs(MIXED), jax.random.key(0))
+  x = jax.random.normal(jax.random.key(1), (3, 2, 7, MIXED.embed))
+
+  def run(p, x):
+    out, load = moe.moe(p, m, x)
+    return (out ** 2).sum(), load
+  (want, load), whole = jax.value_and_grad(run, (0, 1), has_aux=True)(p, x)
+  monkeypatch.setattr(moe, 'CHUNK', 8)
+  (got, same), parts = jax.value_and_grad(run, (0, 1), has_aux=True)(p, x)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  np.testing.assert_array_equal(load, same)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), parts, whole)

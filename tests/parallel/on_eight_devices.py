@@ -65,10 +65,10 @@ def run(model, mesh, sampler_mesh=None, attention='auto'):
   """Host copies of samples, log-probs, the updated state and its metrics; the state; programs compiled."""
   cfg, specs = config_of(16, attention), models.specs(model)
   opt = optimizer.make(cfg.optimizer, 3, specs)
-  like = state_lib.abstract_state(specs, opt, mesh, reference=True)
+  like = state_lib.abstract_state(specs, opt, mesh, True, cfg.train)
   params = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s.sharding),
                         params_lib.init(specs, jax.random.key(0)), like.params)
-  state, updater = state_lib.new_state(params, opt, like, reference=True), Updater(cfg, model, opt, mesh)
+  state, updater = state_lib.new_state(params, opt, like), Updater(cfg, model, opt, mesh)
   sampler_mesh = sampler_mesh or mesh
   engine = Engine(model, types.SimpleNamespace(eos=(1,)), sampler_mesh, max_prompt=8, max_response=T)
   keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(sampler_mesh))

@@ -37,6 +37,14 @@ def test_without_the_compiler_it_says_how_to_install_it(monkeypatch):
     topology.require_compiler()
 
 
+def test_several_slices():
+  two = topology.find('2*v5e:4x4')
+  assert (two.chips, two.slices) == (32, 2) and topology.larger(two, 1.5).name == 'v5e:8x8'
+  for name in ('0*v5e:4x4', '*v5e:4x4', '2*', '2*v5e:4x4x1'):
+    with pytest.raises(ConfigError, match='unknown topology'):
+      topology.find(name)
+
+
 def test_the_next_larger_slice():
   assert topology.larger(topology.find('v5e:2x2'), 1.1).name == 'v5e:2x4'
   assert topology.larger(topology.find('v5e:2x2'), 2.5).name == 'v5e:4x4'

@@ -19,12 +19,13 @@ SPECS = models.specs(MODEL)
 F32, BF16 = jnp.float32, jnp.bfloat16
 
 
-def make(name='adam', param='float32', moment='float32', reference='float32'):
+def make(name='adam', param='float32', moment='float32', reference='float32', memory='device'):
   opt = optimizer.make(config.Optimizer(1e-2, name=name, moment_dtype=moment), 10, SPECS, param)
   mesh = parallel.make_mesh(config.Mesh(), jax.devices()[:1])
-  like = state_lib.abstract_state(SPECS, opt, mesh, True, param, reference)
+  train = config.Train(param_dtype=param, reference_dtype=reference, reference_memory=memory)
+  like = state_lib.abstract_state(SPECS, opt, mesh, True, train)
   params = jax.tree.map(lambda x, s: x.astype(s.dtype), params_lib.init(SPECS, jax.random.key(0)), like.params)
-  return opt, like, state_lib.new_state(params, opt, like, True)
+  return opt, like, state_lib.new_state(params, opt, like)
 
 
 def gradient(state, dtype='float32'):
@@ -109,3 +110,20 @@ def test_dtypes_that_do_not_go_together_are_refused():
   with pytest.raises(ConfigError, match="train.grad_dtype is 'bfloat16'; use 'float32' or 'param'"):
     config.Train(grad_dtype='bfloat16')
   assert dataclasses.replace(config.Train(), grad_dtype='param').param_dtype == 'float32'
+
+
+def test_a_reference_in_the_hosts_memory():
+  """It stays there through an optimizer step and a refresh, and is the same when it is at hand."""
+  opt, like, state = make(memory='host')
+  _, _, plain = make()
+  kinds = lambda tree: {x.sharding.memory_kind for x in jax.tree.leaves(tree)}
+  assert kinds(like.reference) == kinds(state.reference) == {'pinned_host'} and kinds(state.params) == {'device'}
+  grads = gradient(state)
+  state, _ = policy.apply(state, grads, optimizer=opt)
+  plain, _ = policy.apply(plain, gradient(plain), optimizer=opt)
+  at_hand = state_lib.in_memory(state.reference, 'device')
+  assert kinds(at_hand) == {'device'}
+  jax.tree.map(np.testing.assert_array_equal, (state.params, at_hand), (plain.params, plain.reference))
+  fresh = state_lib.refresh(state.params, state.reference)
+  assert kinds(fresh) == {'pinned_host'}
+  jax.tree.map(np.testing.assert_array_equal, state_lib.in_memory(fresh, 'device'), state.params)

@@ -46,9 +46,9 @@ def make(cfg, opt=None, model=MODEL):
   """Updater and a fresh state, one device; gradient descent at rate 1 unless told: its step is the gradient."""
   mesh = parallel.make_mesh(config.Mesh(), jax.devices()[:1])
   opt, specs = opt or SGD, models.specs(model)
-  like = state_lib.abstract_state(specs, opt, mesh, reference=False)
+  like = state_lib.abstract_state(specs, opt, mesh, False, cfg.train)
   params = params_lib.init(specs, jax.random.key(0))
-  return Updater(cfg, model, opt, mesh), state_lib.new_state(params, opt, like, reference=False)
+  return Updater(cfg, model, opt, mesh), state_lib.new_state(params, opt, like)
 
 
 SGD = optax.sgd(1.0)
