@@ -6,14 +6,17 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from r1jax import config, models, parallel
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
+from r1jax.models import layout
 from r1jax.models.config import MLA, MoE
-from r1jax.sampling import Engine, Sampling, row_keys
+from r1jax.sampling import Engine, Sampling, decode, row_keys
+from r1jax.sampling.logits import Restriction
 from r1jax.training import optimizer, policy
 from r1jax.training import state as state_lib
 from r1jax.training.update import Graded, Updater
@@ -110,6 +113,35 @@ def check_layout(wide):
   assert whole(policy.zeros_like(params)['layers']['mlp']['up']) == 1 / 4              # gradients too
 
 
+def check_received():
+  """Entries of an 8 x 8 array that devices must get from others."""
+  mesh = parallel.make_mesh(config.Mesh(**ONE | dict(fsdp=8)))
+  by = lambda *spec: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+  rows, columns, everywhere = by('fsdp'), by(None, 'fsdp'), by()
+  count = lambda before, after: parallel.received((8, 8), before, after)
+  assert count(rows, rows) == count(everywhere, rows) == 0
+  assert count(rows, everywhere) == 8 * 56 and count(rows, columns) == 8 * 7
+
+
+def check_programs(model):
+  """The sampler's programs leave prefix and cache where `decode.laid_out` says, which a plan relies on."""
+  mesh = parallel.make_mesh(config.Mesh(**ONE | dict(fsdp=2, tp=4)))
+  specs = models.specs(model, stacked=False)
+  by_prompt, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+  of = lambda shape, dtype, sharding=by_prompt: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+  key = jax.eval_shape(lambda: jax.random.key(0)).dtype
+  program = decode.start.lower(
+      params_lib.abstract(specs, jnp.float32, parallel.shardings(specs, mesh)), of((P, 8), jnp.int32),
+      of((P,), jnp.int32), of((P, G), key), of((), jnp.float32, everywhere), cfg=model, restriction=Restriction(),
+      eos=(1,), capacity=16, dtype=jnp.float32, mesh=mesh)
+  prefix, carry, _ = program.out_info
+  place = lambda x, mesh, *axes: layout.sharding(x.shape, mesh, *axes)
+  want = jax.tree.leaves(decode.laid_out((prefix, carry), mesh, place))
+  found = jax.tree.leaves(program.compile().output_shardings[:2])
+  for x, a, b in zip(jax.tree.leaves((prefix, carry)), found, want, strict=True):
+    assert a.is_equivalent_to(b, len(x.shape)), (x, a, b)
+
+
 def refusals(model):
   mesh = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tp=2))
   with pytest.raises(ConfigError, match='1 prompts a microbatch do not divide over 4 devices.*multiple of 8'):
@@ -133,8 +165,10 @@ def main(name, every):
     if 'expert' in shape:
       share = whole(wide[4].params['layers']['moe']['up']) * shape.get('fsdp', 1) * shape.get('tp', 1)
       assert share == 1 / shape['expert']
+  check_programs(model)
   if name == 'dense':
     refusals(model)
+    check_received()
 
 
 if __name__ == '__main__':

@@ -39,6 +39,21 @@ def test_meshes_that_do_not_fit_the_devices_are_refused(sizes, parts):
   assert all(part in str(error.value) for part in parts)
 
 
+def test_only_axis_data_crosses_slices(monkeypatch):
+  monkeypatch.setattr(jax.sharding, 'Mesh', lambda grid, axes: grid)
+  devices = [types.SimpleNamespace(slice_index=i % 2, id=i) for i in range(8)]
+  grid = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tp=2), devices)
+  assert [{d.slice_index for d in part.flat} for part in grid] == [{0}, {1}]
+  with pytest.raises(ConfigError, match='2 slices, .* let data be a multiple of 2'):
+    parallel.make_mesh(config.Mesh(fsdp=-1), devices)
+
+
+def test_a_samplers_mesh_takes_what_it_does_not_name_from_the_trainers():
+  mesh = config.Mesh(fsdp=4, tp=2)
+  assert parallel.or_else(config.Mesh(*[0] * 5), mesh) == mesh
+  assert parallel.or_else(config.Mesh(0, 1, 0, -1, 0), mesh) == config.Mesh(fsdp=1, tp=-1)
+
+
 def test_two_axes_of_a_tensor_on_one_mesh_axis_are_refused():
   specs = {'w': Spec((4, 4), ('mlp', 'heads'))}
   with pytest.raises(ConfigError, match=r"\['w'\]: axes 'mlp' and 'heads' both go to mesh axis 'tp'"):
