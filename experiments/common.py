@@ -49,6 +49,15 @@ def parse_flags(argv):
     sys.exit('error: ' + str(error).strip().splitlines()[-1].strip().removeprefix('ValueError: '))
 
 
+def out_of_memory(error):
+  """What to say of an error of the runtime that means so; '' for any other."""
+  if 'RESOURCE_EXHAUSTED' not in str(error):
+    return ''
+  return (f'a device is out of memory: {str(error).splitlines()[0]:.300} Nothing saved is lost. Work on less at a time '
+          '(train.microbatch, rollout.chunk), recompute more (model.remat=full) or use more devices; '
+          '`python -m experiments.plan` with the same --config says what each program of a run needs, beside what.')
+
+
 @contextlib.contextmanager
 def errors_in_one_line():
   """Ends the process with one line and code 1 for an error that the person who typed the command can mend."""
@@ -57,11 +66,9 @@ def errors_in_one_line():
   except SAID_IN_ONE_LINE as error:
     sys.exit(f'error: {error}')
   except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
+    if not out_of_memory(error):
       raise
-    sys.exit(f'error: a device is out of memory: {str(error).splitlines()[0]:.300} Nothing saved is lost. Work on less '
-             'at a time (train.microbatch, rollout.chunk), recompute more (model.remat=full) or use more devices; '
-             '`python -m experiments.plan` with the same --config says what each program of a run needs, beside what.')
+    sys.exit(f'error: {out_of_memory(error)}')
   except OSError as error:
     if error.filename is None and error.errno != errno.ENOSPC:
       raise  # no file of anybody's: a defect
@@ -80,6 +87,9 @@ def ends_together():
     if jax.process_count() == 1:
       raise
     at = f'process {jax.process_index()} of {jax.process_count()}'
+    if isinstance(error, jax.errors.JaxRuntimeError) and out_of_memory(error):
+      print(f'error: {at}: {out_of_memory(error)}', file=sys.stderr, flush=True)
+      os._exit(1)
     if isinstance(error, jax.errors.JaxRuntimeError):
       said = f'{at} lost another one or its device ({str(error).splitlines()[0]:.200})'
     else:
@@ -206,7 +216,7 @@ def start(cfg, workdir):
   engine = sampling.Engine(
     model,
     tokenizer,
-    parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh)),
+    parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh'),
     max_prompt=cfg.rollout.max_prompt,
     max_response=cfg.rollout.max_response,
     stop=cfg.rollout.stop,

@@ -134,8 +134,10 @@ def table(rows, cfg, model, slice_, shards):
   cells, notes = [head], []
   for row in rows:
     hand = roofline.by_hand(cfg, model, row['name'])
-    # What a kernel computes is not among a program's products, and all kernels are attention's.
-    hand = hand and (hand['products'] + (0 if row['kernels'] else hand['attention'])) / slice_.chips
+    # What a kernel computes is not among a program's products: attention, and of a mixture the experts.
+    if hand and row['kernels']:
+      hand = None if model.moe else hand | {'attention': 0}
+    hand = hand and sum(hand.values()) / slice_.chips
     open_ = '/turn' if row['open_loops'] else ''
     cells.append((row['name'], *(size(row[k]) for k in ('argument_bytes', 'temp_bytes', 'peak_bytes',
                                                        'resident_beside_bytes', 'total_bytes')),
@@ -181,14 +183,15 @@ def plan(cfg, model, slice_, wanted, cache, price=0.0, critic=False):
             for phase in programs.PHASES}
   cost = costs(phases, cfg, slice_, price)
   out = {'topology': slice_.name, 'chips': slice_.chips, 'limit_bytes': slice_.chip.limit, 'mesh': mesh,
-         'programs': rows, 'verdict': verdict.worst(r['verdict'] for r in rows),
+         'sampler_mesh': sampler, 'programs': rows, 'verdict': verdict.worst(r['verdict'] for r in rows),
          'roofline': [dataclasses.asdict(p) for p in phases], 'bound': cost}
-  lines = [*heading(cfg, model, slice_, mesh), *table(rows, cfg, model, slice_, shards), f"verdict: {out['verdict']}"]
-  if critic:
+  lines = [*heading(cfg, slice_, mesh, sampler), *table(rows, cfg, model, slice_, shards), f"verdict: {out['verdict']}"]
+  if critic and any(not r['name'].startswith('critic') for r in rows):
     out['without_critic'] = without = without_critic(rows)
     told = (f'{what} {b / GB:.2f} against {a / GB:.2f} GB, {100 * (1 - b / a):.0f} % less'
             for what, (a, b) in without.items())
-    lines.append('GRPO against PPO, which has a value network and its optimizer: ' + '; '.join(told) + '.')
+    lines.append('GRPO against PPO, which has a value network and its optimizer: ' + '; '.join(told) + '. Its time is '
+                 'not in the bounds below.')
   return out, [*lines, '', *bounds(phases, cost, slice_)]
 
 
@@ -200,25 +203,34 @@ def without_critic(rows):
           'resident': (rows[0]['state_bytes'], rows[0]['state_bytes'] - own)}
 
 
+def divided(cfg, shards):
+  """cfg with train.microbatch and rollout.chunk raised to whole multiples of `shards` prompts."""
+  (groups, rows), chunk = programs.tile(cfg), programs.sampled(cfg)[0]
+  up = lambda n: -(-n // shards) * shards
+  return dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, chunk=up(chunk)),
+                             train=dataclasses.replace(cfg.train, microbatch=up(groups) * rows))
+
+
 def search(cfg, model, slices, wanted, cache, price, critic=False):
   """Plans every mesh fsdp x tp of every slice. Returns {'tried', 'smallest', 'fastest'} and lines that sum it up.
 
-  The smallest that fits has the fewest chips, then the most room; the fastest the least step time by the roofline.
+  Microbatches and sampled chunks grow where a mesh needs that (see `divided`); data joins several slices. The smallest
+  that fits has the fewest chips, then the most room; the fastest the least step time by the roofline.
   """
   tried, lines = [], []
   for slice_ in slices:
-    for tp in (2**i for i in range(slice_.chips.bit_length())):
-      mesh = config_lib.Mesh(fsdp=slice_.chips // tp, tp=tp)
+    for tp in (2**i for i in range((slice_.chips // slice_.slices).bit_length())):
+      mesh = config_lib.Mesh(data=slice_.slices, fsdp=slice_.chips // slice_.slices // tp, tp=tp)
       name = f'{slice_.name} fsdp={mesh.fsdp},tp={mesh.tp}'
       try:
-        out, _ = plan(dataclasses.replace(cfg, mesh=mesh, sampler_mesh=mesh), model, slice_, wanted, cache, price,
-                      critic)
-      except config_lib.ConfigError as error:
+        here = dataclasses.replace(divided(cfg, mesh.data * mesh.fsdp), mesh=mesh, sampler_mesh=mesh)
+        out, _ = plan(here, model, slice_, wanted, cache, price, critic)
+      except (config_lib.ConfigError, processes.PlanError) as error:
         lines.append(f'{name}: {error}')
         continue
       tried.append(out)
-      lines.append(f"{name}: {out['verdict']}, {_most(out) / GB:.2f} GB, "
-                   f"{out['bound']['step_seconds']:.3g} s a step at least")
+      lines.append(f"{name}: {out['verdict']}, {_most(out) / GB:.2f} GB with train.microbatch={here.train.microbatch} "
+                   f"and rollout.chunk={here.rollout.chunk}, {out['bound']['step_seconds']:.3g} s a step at least")
       print(lines[-1], file=sys.stderr, flush=True)
   fit = [out for out in tried if out['verdict'] != verdict.ORDER[-1]]
   found = {'smallest': min(fit, key=lambda out: (out['chips'], _most(out)), default=None),
@@ -231,10 +243,11 @@ def _most(out):
   return max(p['total_bytes'] for p in out['programs'])
 
 
-def heading(cfg, model, slice_, mesh):
+def heading(cfg, slice_, mesh, sampler):
   groups, rows = programs.tile(cfg)
   chunk, samples = programs.sampled(cfg)
-  r, shape = cfg.rollout, ' x '.join(f'{axis} {n}' for axis, n in mesh.items() if n > 1) or 'one device'
+  r, told = cfg.rollout, lambda mesh: ' x '.join(f'{axis} {n}' for axis, n in mesh.items() if n > 1) or 'one device'
+  shape = told(mesh) if sampler == mesh else f'{told(mesh)} (sampling: {told(sampler)})'
   return [
       f'{slice_.name}: {slice_.chips} chips, {shape}; a program may use {slice_.chip.limit / GB:.2f} GB '
       f'({slice_.chip.limit / GIB:.2f} GiB) of each. GB are 10^9 bytes, all figures per chip.',
@@ -282,7 +295,7 @@ if __name__ == '__main__':
   _TOPOLOGY = flags.DEFINE_list('topology', [], "A TPU slice, as v5e:4x4; several to --search.")
   _SEARCH = flags.DEFINE_bool('search', False, 'Try every fsdp x tp of the slices: the smallest and the fastest.')
   _MESH = flags.DEFINE_string('mesh', '', "For training and sampling, as fsdp=4,tp=4; '': the config's.")
-  _PROGRAM = flags.DEFINE_list('program', [], 'Of sample, logprobs, update; all that the run has where empty.')
+  _PROGRAM = flags.DEFINE_list('program', [], 'Of sample, logprobs, update, critic; all that the run has where empty.')
   _JSON = flags.DEFINE_string('json', '', 'File for the figures.')
   _CRITIC = flags.DEFINE_bool('critic', False, 'Add a value network with its optimizer, as PPO has; and compare.')
   _PRICE = flags.DEFINE_float('price', 0.0, 'Of a chip-hour.', lower_bound=0.0)

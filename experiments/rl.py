@@ -62,10 +62,10 @@ def train_step(run, state, step):
   # While the workers grade, the device computes what the update needs beside the rewards.
   batch = rollout.arrays(drawn, cfg.rollout.samples, cfg.rollout.max_prompt)
   at_hand = state.reference and state_lib.in_memory(state.reference, 'device')
-  reference = at_hand and run.updater.logprobs(at_hand, batch)
-  old = run.updater.logprobs(state.params, batch) if not run.updater.single() or cfg.loss.kl_place == 'reward' else None
-  batch = dataclasses.replace(batch, ref_logp=reference and reference(), old_logp=old and old())
-  del at_hand, reference, old                           # a copy from the host's memory goes
+  reference = at_hand and run.updater.logprobs(at_hand, batch)()
+  del at_hand  # a copy from the host's memory
+  old = run.updater.logprobs(state.params, batch)() if run.updater.scores_itself() else None
+  batch = dataclasses.replace(batch, ref_logp=reference, old_logp=old)
   clock.append(time.perf_counter())
   scores, timeouts = scores()
   clock.append(time.perf_counter())

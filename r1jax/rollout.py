@@ -54,10 +54,11 @@ class Sampler:
     """
     texts, prompts = zip(*(encode_prompt(self.tokenizer, self.template, p) for p in problems))
     parts, items, pending = [], [], []
+    weights = self.engine.weights(params)               # once for all chunks
     for first in range(0, len(problems), self.chunk):
       some = slice(first, first + self.chunk)
       keys = row_keys(key, len(prompts[some]), samples, first * samples)
-      part = self.engine.sample(params, prompts[some], keys, sampling)
+      part = self.engine.sample(weights, prompts[some], keys, sampling)
       responses = [self.tokenizer.decode(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
       graded = [problem | {'prompt': text, 'response': responses[i * samples + j]}
                 for i, (problem, text) in enumerate(zip(problems[some], texts[some])) for j in range(samples)]

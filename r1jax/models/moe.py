@@ -80,7 +80,11 @@ def moe(p, m, x, real=None, mesh=None, stationary=False):
 
 
 def _visit(x, weights, experts, *matrices, **options):
-  """`_visit_at_once`, CHUNK tokens at a time: each fills top_k rows, forward and backward."""
+  """`_visit_at_once`, CHUNK tokens at a time: each fills top_k rows, forward and backward.
+
+  With several chunks, rows are computed again for the backward pass whatever the remat policy, and their gradients of
+  the matrices added up in the matrices' dtype.
+  """
   tokens = x.size // x.shape[-1]
   chunks = -(-tokens // CHUNK)
   if chunks == 1:

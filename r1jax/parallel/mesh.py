@@ -15,29 +15,30 @@ def or_else(cfg, default):
   return dataclasses.replace(default, **{axis: n for axis, n in dataclasses.asdict(cfg).items() if n})
 
 
-def make_mesh(cfg, devices=None):
+def make_mesh(cfg, devices=None, name='mesh'):
   """A Mesh with the axes above over `devices` (all of them where None).
 
   Args:
-    cfg: config.Mesh; at most one axis is -1 and takes the devices left over.
+    cfg: config.Mesh; at most one axis is -1 and takes the devices left over. name: of its key in the config.
 
   Raises:
     ConfigError: the sizes do not multiply to the number of devices, or other axes than data would cross slices.
   """
   devices = jax.devices() if devices is None else devices
-  of_slice = lambda device: getattr(device, 'slice_index', None) or 0
+  # Hosts of GPUs number themselves by it too.
+  of_slice = lambda device: getattr(device, 'slice_index', 0) if getattr(device, 'platform', '') == 'tpu' else 0
   devices = sorted(devices, key=of_slice)               # slices outermost: axis data crosses the network between them
   slices = len({of_slice(device) for device in devices})
   sizes = [getattr(cfg, axis) for axis in AXES]
   if sizes.count(-1) > 1:
-    raise ConfigError(f'mesh {dict(zip(AXES, sizes))}: only one axis can be -1.')
+    raise ConfigError(f'{name} {dict(zip(AXES, sizes))}: only one axis can be -1.')
   known = math.prod(s for s in sizes if s != -1)
   if -1 in sizes and known and len(devices) % known == 0:
     sizes[sizes.index(-1)] = len(devices) // known
   if math.prod(sizes) != len(devices) or min(sizes) < 1:
-    raise ConfigError(f'mesh {dict(zip(AXES, sizes))} does not match {len(devices)} devices; '
+    raise ConfigError(f'{name} {dict(zip(AXES, sizes))} does not match {len(devices)} devices; '
                       f'let one axis be -1 and the others divide {len(devices)}.')
   if sizes[0] % slices:
-    raise ConfigError(f'mesh {dict(zip(AXES, sizes))} lies over {slices} slices, of which only axis data may go from '
+    raise ConfigError(f'{name} {dict(zip(AXES, sizes))} lies over {slices} slices, of which only axis data may go from '
                       f'one to another; let data be a multiple of {slices}.')
   return jax.sharding.Mesh(np.array(devices).reshape(sizes), AXES)

@@ -1,12 +1,12 @@
 """The real programs of a run, lowered for devices that need not exist: what `experiments/rl.py` runs at its largest."""
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 
 from r1jax import models, parallel
-from r1jax import params as params_lib
 from r1jax.config import require
 from r1jax.models import layout
 from r1jax.sampling import decode, engine
@@ -19,7 +19,7 @@ from r1jax.training import state as state_lib
 # Phase -> its programs.
 PHASES = {
     'update': ('update/accumulate', 'update/apply'),
-    'sample': ('sample/start', 'sample/reshape', 'sample/stretch'),
+    'sample': ('sample/weights', 'sample/start', 'sample/reshape', 'sample/stretch'),
     'logprobs': ('logprobs',),
     'critic': ('critic/accumulate', 'critic/apply'),
 }
@@ -68,7 +68,7 @@ def setting(cfg, model, devices, critic=False):
     ConfigError: a mesh that does not match the devices, parameters or batches that do not divide over it.
   """
   mesh, specs = parallel.make_mesh(cfg.mesh, devices), models.specs(model)
-  sampler_mesh = parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), devices)
+  sampler_mesh = parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), devices, 'sampler_mesh')
   train, optimizer = cfg.train, _optimizer(cfg, specs)
   state = state_lib.abstract_state(specs, optimizer, mesh, cfg.loss.kl_coef > 0, train)
   updater = update.Updater(cfg, model, optimizer, mesh)
@@ -144,16 +144,11 @@ def _batch(s, graded):
   of = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype, sharding=s.updater.sharding)
   p, g, rollout = s.prompts, s.rows, s.cfg.rollout
   tokens = (p, g, update.bucket(rollout.max_response, rollout.max_response))
-  old = graded and _scores_itself(s)
+  old = graded and s.updater.scores_itself()
   return policy.PolicyBatch(
       of((p, rollout.max_prompt), jnp.int32), of((p,), jnp.int32), of(tokens, jnp.int32), of((p, g), jnp.int32),
       of((p, g)) if graded else None, of(tokens), of(tokens) if old else None,
       of(tokens) if graded and s.state.reference is not None else None)
-
-
-def _scores_itself(s):
-  """Whether the policy's log-probs are computed at rollout time."""
-  return not s.updater.single() or s.cfg.loss.kl_place == 'reward'
 
 
 # Each of these returns jax.stages.Lowered, the part of the state among its arguments, and what else stays beside them.
@@ -169,14 +164,14 @@ def _critic(name, s):
   grads = _gradients(s.critic.params, s.cfg.train.grad_dtype)
   if name == 'critic/apply':
     lowered = policy._apply.lower(s.critic, grads, None, optimizer=_optimizer(s.cfg, models.specs(model)),
-                                  balance_rate=0.0, layout=policy.layout(s.critic))
+                                  balance_rate=0.0, places=policy.places_of(s.critic))
     return lowered, s.critic, None
   b = _batch(s, graded=True)
   batch = critic_lib.ValueBatch(b.prompts, b.prompt_lengths, b.responses, b.lengths, b.sampler_logp, b.sampler_logp)
   scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.updater.everywhere)
   lowered = critic_lib._accumulate.lower(
       s.critic.params, grads, batch, policy.Totals(scalar, scalar), cfg=model, options=s.updater.options, clip=0.2,
-      layout=policy.layout(grads))
+      places=policy.places_of(grads))
   return lowered, s.critic.params, None
 
 
@@ -189,22 +184,25 @@ def _update(name, s):
                                   sharding=s.updater.everywhere)
     state = s.state.replace(reference=None)
     lowered = policy._apply.lower(state, grads, load, optimizer=s.updater.optimizer,
-                                  balance_rate=s.cfg.train.balance_rate, layout=policy.layout(state))
+                                  balance_rate=s.cfg.train.balance_rate, places=policy.places_of(state))
     return lowered, state, None
   scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.updater.everywhere)
   lowered = policy._accumulate.lower(
       s.state.params, grads, _batch(s, graded=True), policy.Totals(scalar, scalar), cfg=s.model,
-      options=s.updater.options, loss=s.cfg.loss, max_response=s.cfg.rollout.max_response, layout=policy.layout(grads))
+      options=s.updater.options, loss=s.cfg.loss, max_response=s.cfg.rollout.max_response,
+      places=policy.places_of(grads))
   return lowered, s.state.params, None
 
 
 def _logprobs(name, s):
   del name
   # The policy's own pass, where there is one, needs as much or more: its parameters are the wider.
-  params = s.state.params if _scores_itself(s) or s.state.reference is None else s.state.reference
-  at_hand = state_lib.in_memory(params, 'device')
-  lowered = policy.logprobs.lower(at_hand, _batch(s, graded=False), cfg=s.model, options=s.updater.options)
-  return lowered, params, None
+  params = s.state.params if s.updater.scores_itself() or s.state.reference is None else s.state.reference
+  own, reference = (tree and state_lib.in_memory(tree, 'device') for tree in (params, s.state.reference))
+  lowered = policy.logprobs.lower(own, _batch(s, graded=False), cfg=s.model, options=s.updater.options)
+  # A reference that comes from the host's memory lies beside all the rest in its own pass.
+  visits = s.cfg.train.reference_memory == 'host' and params is not s.state.reference
+  return lowered, params, reference if visits else None
 
 
 def _sample(name, s):
@@ -214,8 +212,12 @@ def _sample(name, s):
   by_prompt, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
   of = lambda shape, dtype, sharding=by_prompt: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
   lengths, scalar = of((p,), jnp.int32), lambda dtype: of((), dtype, everywhere)
-  specs = models.specs(s.model, stacked=False)
-  params = params_lib.abstract(specs, state_lib.dtypes(specs, dtype), parallel.shardings(specs, mesh))
+  lie = parallel.shardings(models.specs(s.model, stacked=False), mesh)
+  copy = functools.partial(decode.weights, dtype=dtype)
+  if name == 'sample/weights':
+    return jax.jit(copy, out_shardings=lie).lower(s.state.params), s.state.params, None
+  params = jax.tree.map(lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
+                        jax.eval_shape(copy, s.state.params), lie)
   key = jax.eval_shape(lambda: jax.random.key(0)).dtype
   # Which ids end a response is in the program, but changes nothing that is measured here.
   static = dict(cfg=s.model, restriction=Restriction(rollout.top_p, rollout.top_k, rollout.min_p), eos=(0,),

@@ -129,11 +129,12 @@ def step(cfg, model, topology, mesh):
   Returns:
     list of Phase.
   """
-  chip, chips, width = topology.chip, topology.chips, WIDTH[cfg.model.dtype]
+  # Along 'seq' all sample the same.
+  chip, chips, apart, width = topology.chip, topology.chips, topology.chips // mesh['seq'], WIDTH[cfg.model.dtype]
   r, passes = cfg.rollout, cfg.train.epochs
   limit = chip.flops if width == 2 else chip.flops / 2
-  phase = lambda name, flops, moved: Phase(name, flops / chips, moved, max(flops / chips / limit,
-                                                                            moved / chip.bandwidth))
+  phase = lambda name, flops, moved, chips=chips: Phase(
+      name, flops / chips, moved, max(flops / chips / limit, moved / chip.bandwidth))
   sizes = (r.prompts, r.samples, r.max_prompt, r.max_response)
   once = forward_flops(model, *sizes, causal=True)
   chunks, rows = r.prompts // programs.sampled(cfg)[0], programs.sampled(cfg)[0] * r.samples
@@ -141,13 +142,13 @@ def step(cfg, model, topology, mesh):
   experts, rest = weights_read(model, rows, width)
   gathered = (experts / mesh['expert'] + rest) / mesh['tp']
   held = gathered / mesh['fsdp']
-  cached = cache_bytes(model, width) / chips
+  cached = cache_bytes(model, width) / apart
   keys = rows // r.samples * r.max_prompt + rows * r.max_response / 2
   prompt = total(forward_flops(model, r.prompts, 0, r.max_prompt, r.max_response, causal=True))
   decode = r.prompts * r.samples * r.max_response
   decode_ = decode_flops(model, 1, r.max_prompt + r.max_response / 2) * decode
-  out = [phase('prefill', prompt, chunks * gathered),
-         phase('decode', decode_, chunks * r.max_response * (held + keys * cached))]
+  out = [phase('prefill', prompt, chunks * gathered, apart),
+         phase('decode', decode_, chunks * r.max_response * (held + keys * cached), apart)]
   scored = (cfg.loss.kl_coef > 0) + (cfg.train.minibatches * passes > 1)
   if scored:
     out.append(phase('logprobs', scored * total(once), 0))

@@ -24,7 +24,7 @@ def remedy(name, used, cfg, model, slice_, shards):
     slice_: topology.Topology. shards: parts that a batch is cut into.
   """
   phase = name.split('/')[0]
-  ways = _sampling(cfg, shards) if phase == 'sample' else _training(cfg, shards) if name != 'update/apply' else []
+  ways = _sampling(cfg, shards) if phase == 'sample' else _training(cfg, shards) if not name.endswith('/apply') else []
   saved = 2 * 2 * params_lib.count(models.specs(model)) / slice_.chips       # two moments, two bytes of each
   if cfg.optimizer.moment_dtype == 'float32' and used - saved <= slice_.chip.limit:
     ways.append('moments in bfloat16: --config.optimizer.moment_dtype=bfloat16')

@@ -53,8 +53,11 @@ def laid_out(tree, mesh, put=layout.constrain):
 
 
 def weights(params, dtype):
-  """Parameters as the programs below take them: in the computation's dtype, each layer's on its own."""
-  exact = lambda at: getattr(at[-1], 'key', None) in EXACT
+  """Parameters as the programs below take them: in the computation's dtype, each layer's on its own.
+
+  The last norm stays as it is, as `models.forward` uses it.
+  """
+  exact = lambda at: at[-1].key in EXACT or at[0].key == 'norm'
   return unstack(jax.tree_util.tree_map_with_path(lambda at, w: w if exact(at) else w.astype(dtype), params))
 
 

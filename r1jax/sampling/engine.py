@@ -91,7 +91,7 @@ class Engine:
     """Samples one response a key.
 
     Args:
-      params: parameters, stacked, of any dtype.
+      params: parameters, stacked, of any dtype; or what `weights` gives.
       prompts: list of P lists of token ids, none empty or over max_prompt.
       keys: PRNG keys [P, G], as `row_keys` makes them.
       sampling: Sampling.
@@ -100,7 +100,7 @@ class Engine:
       Samples.
 
     Raises:
-      ConfigError: P does not divide over the mesh.
+      ConfigError: P does not divide over the mesh, or parameters lie on other devices.
     """
     p, g = keys.shape
     require(
@@ -109,7 +109,7 @@ class Engine:
       'set rollout.prompts, rollout.chunk and the number of problems to evaluate to multiples of '
       f'{self._shards}, or use a smaller mesh.',
     )
-    weights = self.weights(params)
+    weights = params if isinstance(params['layers'], list) else self.weights(params)
     tokens, lengths, keys = parallel.put((*pad_prompts(prompts, self.max_prompt), keys), self._by_prompt)
     temperature = parallel.put(np.float32(sampling.temperature), self._everywhere)
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
@@ -165,6 +165,9 @@ class Engine:
   def _say_moved(self, params):
     specs = models.specs(self.cfg)
     after = parallel.shardings(specs, self.mesh)
+    devices = jax.tree.leaves(params)[0].sharding.device_set
+    require(devices == set(self.mesh.devices.flat), f"parameters lie on {len(devices)} devices, the sampler's mesh on "
+            f'{self.mesh.size}; lay both over the same ones.')
     entries = jax.tree.map(lambda x, to: parallel.received(x.shape, x.sharding, to), params, after)
     moved = sum(jax.tree.leaves(entries)) * jnp.dtype(self.dtype).itemsize
     if moved:

@@ -45,11 +45,11 @@ def values(params, batch, *, cfg, options):
 
 def accumulate(params, grads, batch, totals, *, cfg, options, clip):
   """Adds a microbatch's gradient of `losses.value_loss` to `grads`, donated. Returns grads and its part of the loss."""
-  return _accumulate(params, grads, batch, totals, cfg=cfg, options=options, clip=clip, layout=policy.layout(grads))
+  return _accumulate(params, grads, batch, totals, cfg=cfg, options=options, clip=clip, places=policy.places_of(grads))
 
 
-@functools.partial(jax.jit, static_argnames=('cfg', 'options', 'clip', 'layout'), donate_argnames=('grads',))
-def _accumulate(params, grads, batch, totals, *, cfg, options, clip, layout):
+@functools.partial(jax.jit, static_argnames=('cfg', 'options', 'clip', 'places'), donate_argnames=('grads',))
+def _accumulate(params, grads, batch, totals, *, cfg, options, clip, places):
   def loss(params):
     found, params = _values(params, batch, cfg, options)
     flat = lambda x: x.reshape(-1, x.shape[-1])
@@ -57,4 +57,4 @@ def _accumulate(params, grads, batch, totals, *, cfg, options, clip, layout):
     value = losses.value_loss(flat(found), flat(batch.old_values), flat(batch.returns), mask, clip, totals.tokens)
     return value, (value, params)
 
-  return policy.add_gradient(loss, params, grads, options.remat, layout)
+  return policy.add_gradient(loss, params, grads, options.remat, places)

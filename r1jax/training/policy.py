@@ -98,22 +98,22 @@ def policy_loss(params, batch, totals, *, cfg, options, loss, max_response):
 def accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response):
   """Adds a microbatch's gradient to `grads`, which is donated. Returns grads, metrics."""
   return _accumulate(params, grads, batch, totals, cfg=cfg, options=options, loss=loss, max_response=max_response,
-                     layout=layout(grads))
+                     places=places_of(grads))
 
 
-@functools.partial(jax.jit, static_argnames=('cfg', 'options', 'loss', 'max_response', 'layout'),
+@functools.partial(jax.jit, static_argnames=('cfg', 'options', 'loss', 'max_response', 'places'),
                    donate_argnames=('grads',))
-def _accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response, layout):
+def _accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response, places):
   run = functools.partial(policy_loss, batch=batch, totals=totals, cfg=cfg, options=options, loss=loss,
                           max_response=max_response)
-  return add_gradient(run, params, grads, options.remat, layout)
+  return add_gradient(run, params, grads, options.remat, places)
 
 
-def add_gradient(loss, params, grads, remat, layout):
+def add_gradient(loss, params, grads, remat, places):
   """grads with the gradient of loss(params) -> value, (metrics, params as `models.threaded_forward`); and metrics."""
   if remat == 'none':
     (_, (metrics, _)), new = jax.value_and_grad(loss, has_aux=True)(params)
-    return _lay(jax.tree.map(lambda total, g: total + g.astype(total.dtype), grads, new), layout), metrics
+    return _lay(jax.tree.map(lambda total, g: total + g.astype(total.dtype), grads, new), places), metrics
 
   def threaded(params):
     value, (metrics, params) = loss(params)
@@ -122,7 +122,7 @@ def add_gradient(loss, params, grads, remat, layout):
   (value, _), back, metrics = jax.vjp(threaded, params, has_aux=True)
   # The sum so far goes in where the last layers' gradient begins, and comes out with the microbatch's added.
   grads, = back((jnp.ones_like(value), grads))
-  return _lay(grads, layout), metrics
+  return _lay(grads, places), metrics
 
 
 def apply(state, grads, load=None, *, optimizer, balance_rate=0.0):
@@ -138,38 +138,38 @@ def apply(state, grads, load=None, *, optimizer, balance_rate=0.0):
     TrainState, and the gradient's global norm before clipping.
   """
   reference, state = state.reference, state.replace(reference=None)     # may lie in the host's memory
-  state, norm = _apply(state, grads, load, optimizer=optimizer, balance_rate=balance_rate, layout=layout(state))
+  state, norm = _apply(state, grads, load, optimizer=optimizer, balance_rate=balance_rate, places=places_of(state))
   return state.replace(reference=reference), norm
 
 
-@functools.partial(jax.jit, static_argnames=('optimizer', 'balance_rate', 'layout'), donate_argnames=('state',))
-def _apply(state, grads, load, *, optimizer, balance_rate, layout):
+@functools.partial(jax.jit, static_argnames=('optimizer', 'balance_rate', 'places'), donate_argnames=('state',))
+def _apply(state, grads, load, *, optimizer, balance_rate, places):
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   if load is not None:
     params = models.balance(params, state.params, load, balance_rate)
   new = state.replace(params=params, opt_state=opt_state, opt_step=state.opt_step + 1)
-  return _lay(new, layout), optax.global_norm(grads)
+  return _lay(new, places), optax.global_norm(grads)
 
 
 def zeros_like(params, dtype='float32'):
   """Zeros of `dtype` ('param': their own) laid out as `params`."""
-  return _zeros(params, dtype=dtype, layout=layout(params))
+  return _zeros(params, dtype=dtype, places=places_of(params))
 
 
-@functools.partial(jax.jit, static_argnames=('dtype', 'layout'))
-def _zeros(params, *, dtype, layout):
-  return _lay(jax.tree.map(lambda x: jnp.zeros_like(x, None if dtype == 'param' else dtype), params), layout)
+@functools.partial(jax.jit, static_argnames=('dtype', 'places'))
+def _zeros(params, *, dtype, places):
+  return _lay(jax.tree.map(lambda x: jnp.zeros_like(x, None if dtype == 'param' else dtype), params), places)
 
 
-def layout(tree):
+def places_of(tree):
   """Where a tree's arrays lie, as a static argument: the compiler is free to lay out a result otherwise than its
   input (zeros on every device, norms split), and the next step would then be another program."""
   return tuple(parallel.plain(x.sharding) for x in jax.tree.leaves(tree))
 
 
-def _lay(tree, layout):
-  return jax.tree.map(jax.lax.with_sharding_constraint, tree, jax.tree.unflatten(jax.tree.structure(tree), layout))
+def _lay(tree, places):
+  return jax.tree.map(jax.lax.with_sharding_constraint, tree, jax.tree.unflatten(jax.tree.structure(tree), places))
 
 
 def combine(metrics):

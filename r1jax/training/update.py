@@ -66,6 +66,10 @@ class Updater:
     """Whether a rollout gives one optimizer step: then its old log-probs are the policy's own."""
     return self.cfg.train.minibatches * self.cfg.train.epochs == 1
 
+  def scores_itself(self):
+    """Whether the policy's own log-probs are needed at rollout time."""
+    return not self.single() or self.cfg.loss.kl_place == 'reward'
+
   def logprobs(self, params, rollout):
     """Starts the log-prob pass of a rollout. Returns a function that waits for f32[P, G, T], zeros after the end."""
     bare = dataclasses.replace(rollout, advantage=None, old_logp=None, ref_logp=None)

@@ -51,7 +51,7 @@ def test_a_mesh_that_does_not_match_the_chips_is_refused(mesh):
 
 def test_the_table_says_what_fits_and_what_to_do(monkeypatch):
   given = {'update/accumulate': result(), 'update/apply': result(peak_bytes=16 * 10**9),
-           'sample/start': result(), 'sample/reshape': result(),
+           'sample/weights': result(), 'sample/start': result(), 'sample/reshape': result(),
            'sample/stretch': result(peak_bytes=2 * 10**10, refused='RESOURCE_EXHAUSTED', dot_flops=None),
            'logprobs': result(resident_beside_bytes=10**9)}
   monkeypatch.setattr(processes, 'run', lambda job, watch: given[job.program])
@@ -60,7 +60,7 @@ def test_the_table_says_what_fits_and_what_to_do(monkeypatch):
   assert {'topology', 'chips', 'limit_bytes', 'programs', 'verdict'} <= set(json.loads(json.dumps(out)))
   assert (out['topology'], out['chips'], out['verdict']) == ('v5e:2x2', 4, 'does not fit')
   found = {p['name']: p for p in out['programs']}
-  assert list(found) == ['sample/start', 'sample/reshape', 'sample/stretch', 'logprobs', *programs.PHASES['update']]
+  assert list(found) == [*programs.PHASES['sample'], 'logprobs', *programs.PHASES['update']]
   assert found['logprobs']['total_bytes'] == 11 * 10**9
   assert [found[n]['verdict'] for n in ('update/accumulate', 'update/apply')] == ['fits', 'tight']
   text = '\n'.join(lines)
@@ -90,11 +90,14 @@ def test_a_search_finds_the_smallest_that_fits_and_the_fastest(monkeypatch):
     return result(peak_bytes=6 * 10**10 // (mesh['fsdp'] * mesh['tp']) + mesh['tp'] * 10**9)
   monkeypatch.setattr(processes, 'run', run)
   slices = [topology.find(f'v5e:{n}') for n in ('2x2', '2x4')]
-  found, lines = plan.search(config_of(), models.PRESETS['bench'], slices, ['update'], '', 0.0)
+  cfg = config_of()
+  cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, prompts=16))
+  found, lines = plan.search(cfg, models.PRESETS['bench'], slices, ['update'], '', 0.0)
   assert len(found['tried']) == 6 and 'v5e:2x4 fsdp=1,tp=8: 4 heads do not divide' in lines
   assert (found['smallest']['chips'], found['smallest']['mesh']['fsdp']) == (4, 4)   # 16 GB of 16.9
   assert found['fastest']['chips'] == 8
   assert lines[-2] == 'smallest: v5e:2x2 fsdp=4,tp=1'
+  assert any('fsdp=8,tp=1' in line and 'train.microbatch=8 and rollout.chunk=8' in line for line in lines)
 
 
 def test_a_run_without_a_reference_has_no_log_prob_pass():

@@ -41,11 +41,13 @@ def test_meshes_that_do_not_fit_the_devices_are_refused(sizes, parts):
 
 def test_only_axis_data_crosses_slices(monkeypatch):
   monkeypatch.setattr(jax.sharding, 'Mesh', lambda grid, axes: grid)
-  devices = [types.SimpleNamespace(slice_index=i % 2, id=i) for i in range(8)]
+  devices = [types.SimpleNamespace(slice_index=i % 2, platform='tpu') for i in range(8)]
   grid = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tp=2), devices)
   assert [{d.slice_index for d in part.flat} for part in grid] == [{0}, {1}]
   with pytest.raises(ConfigError, match='2 slices, .* let data be a multiple of 2'):
     parallel.make_mesh(config.Mesh(fsdp=-1), devices)
+  hosts = [types.SimpleNamespace(slice_index=i % 2, platform='gpu') for i in range(8)]
+  assert parallel.make_mesh(config.Mesh(fsdp=-1), hosts).size == 8
 
 
 def test_a_samplers_mesh_takes_what_it_does_not_name_from_the_trainers():
