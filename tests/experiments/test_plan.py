@@ -134,10 +134,10 @@ def test_the_real_programs_compile_for_a_slice(tmp_path):
   for p in found.values():
     assert p['total_bytes'] == p['peak_bytes'] + p['resident_beside_bytes']
     assert p['peak_bytes'] >= p['argument_bytes'] > 0
-  # Two sets of parameters, two of moments and one of gradients, in float32 over four chips; padded, as all is small.
+  # Parameters, two moments and gradients, in float32 over four chips, padded as all is small; beside, the reference.
   count = params_lib.count(models.specs(model))
-  assert found['update/apply']['resident_beside_bytes'] == 0
-  assert found['update/apply']['argument_bytes'] >= 5 * count
+  assert count <= found['update/apply']['resident_beside_bytes'] < 1.1 * count
+  assert found['update/apply']['argument_bytes'] >= 4 * count
   assert found['update/accumulate']['dot_flops'] > 0
   again = processes.run(processes.Job(config.to_dict(cfg), model, slice_.name, 'sample/start', str(tmp_path)))
   assert again['cached'] and again['peak_bytes'] == found['sample/start']['peak_bytes']
