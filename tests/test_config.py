@@ -144,7 +144,8 @@ def test_a_dict_is_as_good_as_a_config_dict():
 @pytest.mark.parametrize('arguments, said', [
     (['--config', 'configs/r1_zero.py:toy', '--config.rollout.sample=3'],
      "error: unknown key 'rollout.sample'; the nearest known one is 'rollout.samples'."),
-    (['--config', 'configs/r1_zero.py:nope'], f"error: unknown variant 'nope'; known: {', '.join(VARIANTS['r1_zero'])}."),
+    (['--config', 'configs/r1_zero.py:nope'],
+     f"error: unknown variant 'nope'; known: {', '.join(VARIANTS['r1_zero'])}."),
     (['--config', 'configs/r1_zero.py:toy', '--config.rollout.samples=x'],
      "error: flag --config.rollout.samples=x: invalid literal for int() with base 10: 'x'"),
     (['--config', 'configs/none.py'], "error: [Errno 2] No such file or directory: 'configs/none.py'"),
