@@ -5,6 +5,7 @@
   python -m experiments.benchmark sample --prompt_tokens=512
   python -m experiments.benchmark train
   python -m experiments.benchmark import                      (or --preset=...; needs room for the files and memory)
+  python -m experiments.benchmark math                        (or code: rewards, by --workers processes)
 
 Tokens of `sample` are new tokens; tokens of `train` are all positions of the [prompts x samples, prompt + new]
 batch, however often the prompt is really computed. The bound is the time of the weight products alone, at the
@@ -12,6 +13,8 @@ same shapes, in the same run. The model is random: 8 layers, 512, 8/2 heads, ffn
 
 `import` reads a bfloat16 checkpoint of random bits, made for it in a temporary folder, and compares with the time
 safetensors.numpy.load_file takes: both in processes of their own, in turn, the files in the cache.
+
+`math` and `code` grade --items responses: of 2 kB with answers of many kinds, and short programs with three asserts.
 """
 
 import dataclasses
@@ -39,6 +42,7 @@ from r1jax import config as config_lib
 from r1jax import models, parallel, sampling
 from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf, safetensors_files
+from r1jax.rewards import pool
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import state as state_lib
 from r1jax.training.update import Graded, Updater
@@ -248,13 +252,49 @@ def import_(f):
   )
 
 
+ANSWERS = (('{}', '{}'), (r'\frac{{{}}}{{7}}', '{}/7'), ('{}.50', '{}.5'), (r'{} \text{{ cm}}', '{}'), ('x = {}', '{}'),
+           (r'\{{1, {}\}}', r'\{{{}, 1\}}'), (r'{}\sqrt{{2}}', r'\sqrt{{2}} \cdot {}'), ('({}, 3)', '({}, 3)'))
+
+
+def math_items(count):
+  """Responses of 2 kB; every other one is right."""
+  think = 'Let me see: 17 times 24 is 408, so the rest follows from the second equation. ' * 25
+  forms = [ANSWERS[i % len(ANSWERS)] for i in range(count)]
+  return [{'prompt': '', 'answer': gold.format(i + 2),
+           'response': f'<think>{think}</think><answer>{pred.format(i + 2 + i // len(ANSWERS) % 2)}</answer>'}
+          for i, (pred, gold) in enumerate(forms)]
+
+
+def code_items(count):
+  """Short programs; every other one is right."""
+  program = 'def f(n):\n    total = {}\n    for i in range(n):\n        total += i * i\n    return total\n'
+  asserts = ['assert f(3) == 5', 'assert f(0) == 0', 'assert f(100) == 328350']
+  return [{'prompt': '', 'program': program.format(i % 2), 'asserts': asserts} for i in range(count)]
+
+
+def grade(what, f):
+  items = {'math': math_items, 'code': code_items}[what](f.items)
+  with pool.Grader({what: {}}, f.workers, timeout=60.0) as grader:
+    grader.submit(items[:f.workers]).result()     # they have started
+    times, _ = timed(lambda: grader.submit(items).result(), f.repeats)
+    scores = grader.submit(items).result()
+  best = min(wall for wall, _ in times)
+  print(json.dumps({'bench': what, 'items': f.items, 'workers': f.workers, 'seconds': round(best, 2),
+                    'items_s': round(f.items / best, 1), 'right': float(scores.parts[what].mean()),
+                    'timeouts': scores.timeouts, 'cores': len(os.sched_getaffinity(0)),
+                    'load1': round(os.getloadavg()[0], 2)}))
+
+
 def main(argv):
   what = argv[1] if len(argv) == 2 else None
-  if what not in ('sample', 'train', 'import'):
-    sys.exit('usage: python -m experiments.benchmark sample|train|import [--flags]; see --help.')
+  if what not in ('sample', 'train', 'import', 'math', 'code'):
+    sys.exit('usage: python -m experiments.benchmark sample|train|import|math|code [--flags]; see --help.')
   f = flags.FLAGS
   if what == 'import':
     import_(f)
+    return
+  if what in ('math', 'code'):
+    grade(what, f)
     return
   common.prepare()
   mesh = parallel.make_mesh(config_lib.Mesh())
@@ -300,4 +340,6 @@ if __name__ == '__main__':
   flags.DEFINE_integer('logit_chunk', 1024, 'train: positions whose logits exist at one time.')
   flags.DEFINE_integer('repeats', 3, 'Timed calls, after one that is not.')
   flags.DEFINE_enum('preset', 'qwen2_5_1_5b', list(models.PRESETS), 'import: the shape of the checkpoint.')
+  flags.DEFINE_integer('items', 1000, 'math, code: responses graded.')
+  flags.DEFINE_integer('workers', 2, 'math, code: processes.')
   app.run(main)

@@ -15,11 +15,11 @@ from absl import logging as absl_logging
 import jax
 import jax.numpy as jnp
 
-from r1jax import checkpoint, data, models, parallel, rollout, sampling, templates, tokenizers
+from r1jax import checkpoint, data, models, parallel, rewards, rollout, sampling, templates, tokenizers
 from r1jax import config as config_lib
 from r1jax.data import order
 from r1jax.metrics.writer import Writer
-from r1jax.rewards import pool
+from r1jax.rewards import neural, pool
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import state as state_lib
 from r1jax.training.update import NonFiniteError, Updater
@@ -224,8 +224,10 @@ def start(cfg, workdir):
   )
   os.makedirs(workdir, exist_ok=True)
   store = checkpoint.Store(os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint, fingerprint(cfg, source))
+  grader, by_model = graders(cfg.reward)
+  steps = neural.process.by_step(by_model['process']) if cfg.reward.step_credit else None
   sampler = rollout.Sampler(
-    engine, tokenizer, template, pool.Grader(cfg.reward), cfg.rollout.chunk or cfg.rollout.prompts
+    engine, tokenizer, template, grader, cfg.reward, cfg.rollout.chunk or cfg.rollout.prompts, by_model, steps
   )
   return Run(
     cfg,
@@ -242,11 +244,24 @@ def start(cfg, workdir):
   )
 
 
+def graders(cfg):
+  """Who scores the parts of a config.Reward: worker processes, and {part: function} for those a model scores.
+
+  Raises ConfigError for what is no reward, or has no such options; and what opening a model raises.
+  """
+  options = {name: cfg.options.get(name, {}) for name in cfg.parts}
+  by_model = {name: options.pop(name) for name in cfg.parts if name in neural.NEURAL}
+  for name in by_model:
+    rewards.check_options(name, neural.NEURAL[name], by_model[name])
+  models = {name: neural.NEURAL[name](**by_model[name]) for name in by_model}
+  return pool.Grader(options, cfg.workers, cfg.timeout), models
+
+
 def fingerprint(cfg, source):
   """What a checkpoint must agree on with the run that restores it: the base, shapes, data and objective."""
   whole = config_lib.to_dict(cfg)
   parts = {name: whole[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
-  parts['reward'] = {name: whole['reward'][name] for name in ('parts', 'accuracy', 'overlong_buffer')}
+  parts['reward'] = {k: v for k, v in whole['reward'].items() if k not in ('workers', 'timeout')}
   del parts['optimizer']['moment_dtype']  # dtypes are compared with the arrays
   parts['train'] = {name: whole['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}
   # More steps go on under a constant rate; under any other the rate at every step follows from their number.

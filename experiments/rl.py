@@ -68,8 +68,9 @@ def train_step(run, state, step):
   batch = dataclasses.replace(batch, ref_logp=reference, old_logp=old)
   clock.append(time.perf_counter())
   scores, timeouts = scores()
+  credit = scores.pop('credit', None)
   clock.append(time.perf_counter())
-  state, metrics = run.updater.update(state, rollout.with_advantage(batch, scores['total'], cfg), step)
+  state, metrics = run.updater.update(state, rollout.with_advantage(batch, scores['total'], cfg, credit), step)
   if cfg.train.reference_refresh and (step + 1) % cfg.train.reference_refresh == 0 and state.reference is not None:
     state = state.replace(reference=state_lib.refresh(state.params, state.reference))
   clock.append(time.perf_counter())

@@ -88,6 +88,9 @@ class Rollout:
 class Reward:
   parts: dict[str, float]         # key of r1jax.rewards.REWARDS -> weight
   accuracy: str                   # the part that says whether a response is right
+  options: dict[str, dict] = dataclasses.field(default_factory=dict)  # part -> keyword arguments of its function
+  gates: tuple[str, ...] = ()     # parts whose scores multiply the weighted sum
+  step_credit: float = 0.0        # weight of the part 'process' as credit by step in the advantage; 0: none
   workers: int = 1                # processes that grade
   timeout: float = 5.0            # seconds for one response, after which it scores 0
   overlong_buffer: int = 0        # tokens before max_response over which DAPO's soft punishment grows; 0: off
@@ -96,6 +99,13 @@ class Reward:
     require(self.parts, 'reward.parts is empty; name at least one reward and its weight.')
     require(self.accuracy in self.parts,
             f'reward.accuracy is {self.accuracy!r}, which is none of reward.parts ({", ".join(self.parts)}).')
+    for key in ('options', 'gates'):
+      for name in getattr(self, key):
+        require(name in self.parts, f'reward.{key} names {name!r}, which is none of reward.parts '
+                                    f'({", ".join(self.parts)}); add it there, with weight 0 if it is to add nothing.')
+    require(self.step_credit == 0 or self.step_credit > 0 and 'process' in self.parts,
+            f"reward.step_credit is {self.step_credit}; it must not be negative, and needs 'process' among "
+            f'reward.parts ({", ".join(self.parts)}), with weight 0 if its one score is to add nothing.')
     require(self.workers >= 1, f'reward.workers is {self.workers}; it must be at least 1.')
     require(self.timeout > 0, f'reward.timeout is {self.timeout} s; it must be positive.')
 
@@ -258,6 +268,9 @@ class RL:
     require(u.param_dtype == 'float32' or u.grad_dtype == 'param' or self.model.remat == 'none',
             f"train.grad_dtype 'float32' does not go with train.param_dtype {u.param_dtype!r} and model.remat "
             f"{self.model.remat!r}, which adds gradients up in the parameters' dtype; set train.grad_dtype to 'param'.")
+    require(not (self.reward.step_credit and self.loss.name == 'gspo'),
+            "reward.step_credit gives each token its own advantage, but loss.name 'gspo' has one ratio for a response; "
+            "use 'grpo', 'dr_grpo', 'dapo' or 'reinforce'.")
     require(self.reward.overlong_buffer < r.max_response,
             f'reward.overlong_buffer {self.reward.overlong_buffer} must be below '
             f'rollout.max_response {r.max_response}.')
@@ -287,7 +300,7 @@ def convert(config, cls=RL, at=''):
   for name, field in fields.items():
     if name in config:
       values[name] = _value(config[name], hints[name], at + name)
-    elif field.default is dataclasses.MISSING:
+    elif field.default is field.default_factory is dataclasses.MISSING:
       raise ConfigError(f"'{at}{name}' is missing; it has no default.")
   return cls(**values)
 
@@ -305,6 +318,9 @@ def _value(value, want, at):
     inner = typing.get_args(want)[0]
     require(isinstance(value, (tuple, list)), f"'{at}' is {value!r}; it must be a list of {inner.__name__}s.")
     return tuple(_value(v, inner, at) for v in value)
+  if want is dict:
+    require(hasattr(value, 'items'), f"'{at}' is {value!r}; it must map names to values.")
+    return {k: _value(v, dict, f'{at}.{k}') if hasattr(v, 'items') else v for k, v in value.items()}
   if want is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   if not isinstance(value, want) or (isinstance(value, bool) and want is not bool):
@@ -348,3 +364,74 @@ class Pretrain:
   optimizer: Optimizer
   gate: Gate
   balance_rate: float = 0.0       # as in Train
+
+
+OBJECTIVES = ('pairs', 'points', 'steps')
+VIEWS = ('summary', 'whole')
+STEP_RULES = ('line', 'paragraph')
+FORMS = ('auto', 'chat', 'dialogue', 'bare')
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+  """What a reward model learns from."""
+  source: str                     # 'jsonl', or 'toy': generated to suit the objective
+  max_length: int                 # tokens of a prompt with its response; what is over is cut and counted
+  path: str = ''                  # JSON Lines to train on
+  eval_path: str = ''             # the same, held out; '' holds out eval_fraction of path
+  eval_fraction: float = 0.05     # by a hash of the prompt
+  view: str = 'whole'             # what of a response is seen: VIEWS; 'summary' is the text after the thinking
+  steps: str = 'line'             # what ends a step: STEP_RULES, a line's end or a blank line
+  form: str = 'auto'              # how a conversation is written: FORMS; 'auto' is the model's chat template, if any
+  chat_template: str = ''         # as in Data
+
+  def __post_init__(self):
+    for key, known in (('view', VIEWS), ('steps', STEP_RULES), ('form', FORMS)):
+      require(getattr(self, key) in known, f'data.{key} is {getattr(self, key)!r}; known: {", ".join(known)}.')
+    require(self.max_length >= 8, f'data.max_length is {self.max_length} tokens; it must be at least 8.')
+    require(0 <= self.eval_fraction < 1, f'data.eval_fraction is {self.eval_fraction}; it must lie in [0, 1).')
+    require(self.source != 'jsonl' or self.eval_path or self.eval_fraction > 0,
+            'nothing is held out: data.eval_path is empty and data.eval_fraction is 0; set one of them.')
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  every: int                      # optimizer steps
+  examples: int = 0               # held-out examples scored on the way; 0: all, as at the end
+
+  def __post_init__(self):
+    require(self.every >= 1 and self.examples >= 0,
+            f'eval.every {self.every} must be positive and eval.examples {self.examples} not negative.')
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardModel:
+  """One run of `experiments/reward_model.py`."""
+  seed: int
+  objective: str                  # OBJECTIVES: preference pairs, safe or not, steps right or wrong
+  epochs: float                   # passes over the examples; the last optimizer step is filled from the next pass
+  batch: int                      # examples (pairs, responses, solutions) of one optimizer step
+  model: Model                    # without a path: random, of preset's shape, with a tokenizer made from the texts
+  data: Labelled
+  optimizer: Optimizer
+  eval: HeldOut
+  checkpoint: Checkpoint
+  mesh: Mesh = Mesh()
+  microbatch: int = 0             # examples per forward and backward; 0: the whole batch
+  vocab: int = 2048               # ids of a tokenizer made here, at most
+  param_dtype: str = 'float32'    # these three as in Train
+  grad_dtype: str = 'float32'
+  balance_rate: float = 0.0
+
+  def __post_init__(self):
+    require(self.objective in OBJECTIVES, f'objective is {self.objective!r}; known: {", ".join(OBJECTIVES)}.')
+    require(self.epochs > 0 and self.batch >= 1, f'epochs {self.epochs} and batch {self.batch} must be positive.')
+    require(self.microbatch >= 0 and self.batch % (self.microbatch or self.batch) == 0,
+            f'a batch of {self.batch} examples does not divide into microbatches of {self.microbatch}; '
+            f'set microbatch to a divisor of {self.batch}, or 0.')
+    require(self.vocab >= 300, f'vocab is {self.vocab}; a tokenizer needs 256 bytes and more: at least 300.')
+    require_float('param_dtype', self.param_dtype)
+    require(self.grad_dtype in ('float32', 'param'), f"grad_dtype is {self.grad_dtype!r}; use 'float32' or 'param'.")
+    require(self.param_dtype == 'float32' or self.grad_dtype == 'param' or self.model.remat == 'none',
+            f"grad_dtype 'float32' does not go with param_dtype {self.param_dtype!r} and model.remat "
+            f"{self.model.remat!r}, which adds gradients up in the parameters' dtype; set grad_dtype to 'param'.")

@@ -5,6 +5,8 @@ import jax
 import numpy as np
 
 from r1jax import losses, parallel
+from r1jax.rewards import mix
+from r1jax.rewards.neural import process
 from r1jax.sampling import Samples, row_keys
 from r1jax.sampling.engine import LENGTH, pad_prompts
 from r1jax.training.update import Graded
@@ -40,17 +42,22 @@ class Sampler:
 
   Args:
     engine: sampling.Engine. tokenizer, template: of the prompts. grader: rewards.pool.Grader.
+    reward: config.Reward, by which the parts are mixed.
     chunk: prompts sampled at a time; workers grade one chunk while the device samples the next.
+    models: name -> function from items to scores, for the parts that a model on the devices scores.
+    steps: function from items to the scores of their steps (`rewards.neural.process.Steps`), for credit by step.
   """
 
-  def __init__(self, engine, tokenizer, template, grader, chunk):
-    self.engine, self.tokenizer, self.template, self.grader, self.chunk = engine, tokenizer, template, grader, chunk
+  def __init__(self, engine, tokenizer, template, grader, reward, chunk, models=(), steps=None):
+    self.engine, self.tokenizer, self.template, self.grader = engine, tokenizer, template, grader
+    self.reward, self.chunk, self.models, self.steps = reward, chunk, dict(models), steps
 
   def start(self, params, problems, samples, key, sampling):
     """Samples `samples` responses to each problem and hands them to the workers.
 
     Returns:
-      Rollout, and a function that waits for the workers and returns {'total', part...: f32[B]} and timeouts.
+      Rollout, and a function that waits for the workers and returns {'total', part...: f32[B]} and timeouts; with
+      `steps` also 'credit', f32[B, T] (`losses.step_credit`).
     """
     texts, prompts = zip(*(encode_prompt(self.tokenizer, self.template, p) for p in problems))
     parts, items, pending = [], [], []
@@ -60,8 +67,9 @@ class Sampler:
       keys = row_keys(key, len(prompts[some]), samples, first * samples)
       part = self.engine.sample(weights, prompts[some], keys, sampling)
       responses = [self.tokenizer.decode(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
-      graded = [problem | {'prompt': text, 'response': responses[i * samples + j]}
-                for i, (problem, text) in enumerate(zip(problems[some], texts[some])) for j in range(samples)]
+      graded = [problem | {'prompt': text, 'response': responses[row], 'tokens': int(part.lengths[row])}
+                for i, (problem, text) in enumerate(zip(problems[some], texts[some]))
+                for row in range(i * samples, (i + 1) * samples)]
       own = parallel.own(len(graded))                   # the other processes grade the rest
       pending.append((self.grader.submit(graded[own]), own, len(graded)))
       parts.append(part)
@@ -71,11 +79,21 @@ class Sampler:
     def scores():
       found = [(future.result(), own, count) for future, own, count in pending]
       column = lambda pick: np.concatenate([_at(own, count, pick(s)) for s, own, count in found])
-      table = {'total': column(lambda s: s.total)}
-      table |= {name: column(lambda s, name=name: s.parts[name]) for name in found[0][0].parts}
+      table = {name: column(lambda s, name=name: s.parts[name]) for name in found[0][0].parts}
       table, timeouts = parallel.add_up((table, np.int32(sum(s.timeouts for s, _, _ in found))))
+      # A model's programs run on all processes at once: each scores all items.
+      table |= {name: np.asarray(model(items), np.float32) for name, model in self.models.items()}
+      table['total'] = mix.total(table, self.reward)
+      if self.steps:
+        table['credit'] = self._credit(items, rollout.samples, samples)
       return table, int(timeouts)
     return rollout, scores
+
+  def _credit(self, items, drawn, samples):
+    found = self.steps(items)
+    ends = [process.step_tokens(self.tokenizer, ids[:n], steps.ends)
+            for ids, n, steps in zip(drawn.tokens, drawn.lengths, found, strict=True)]
+    return losses.step_credit([steps.scores for steps in found], ends, samples, drawn.tokens.shape[1])
 
 
 def _at(rows, count, values):
@@ -99,18 +117,19 @@ def arrays(rollout, samples, max_prompt):
   return Graded(prompts, lengths, fold(s.tokens), fold(s.lengths), None, fold(s.sampling_logp))
 
 
-def with_advantage(batch, reward, cfg):
+def with_advantage(batch, reward, cfg, credit=None):
   """Adds advantages (and, by config, the KL penalty and the overlong punishment) to a Graded.
 
   Args:
     reward: f32[B] from the graders.
     cfg: config.RL.
+    credit: f32[B, T] of single tokens, added with the weight cfg.reward.step_credit; None for none.
   """
   with jax.transfer_guard('allow'):                     # one number a row, back and forth
-    return _with_advantage(batch, np.asarray(reward, np.float32), cfg)
+    return _with_advantage(batch, np.asarray(reward, np.float32), cfg, credit)
 
 
-def _with_advantage(batch, reward, cfg):
+def _with_advantage(batch, reward, cfg, credit):
   shape = batch.lengths.shape
   if cfg.reward.overlong_buffer:
     reward = reward + np.asarray(losses.soft_overlong(batch.lengths.reshape(-1), cfg.rollout.max_response,
@@ -121,7 +140,10 @@ def _with_advantage(batch, reward, cfg):
     penalty = losses.kl_penalty(flat(batch.old_logp), flat(batch.ref_logp), mask, cfg.loss.kl_estimator)
     reward = reward - cfg.loss.kl_coef * np.asarray(penalty)
   advantage = np.asarray(losses.ADVANTAGES[cfg.loss.advantage](reward, shape[1]))
-  return dataclasses.replace(batch, advantage=advantage.reshape(shape))
+  advantage = advantage.reshape(shape)
+  if credit is not None:
+    advantage = advantage[..., None] + np.float32(cfg.reward.step_credit) * credit.reshape(*shape, -1)
+  return dataclasses.replace(batch, advantage=advantage)
 
 
 def zero_variance(reward, samples):

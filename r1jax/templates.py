@@ -86,20 +86,54 @@ def _thinking(text):
   return text[start:end] if end >= 0 else text[start:]
 
 
-def _answer(text):
+def summary(text):
+  """What follows the thinking: the text after the last `</think>`, or all of it where there is no think tag.
+
+  None where the thinking is not closed: a `<think>` stands after the last `</think>`.
+  """
+  end = text.rfind(THINK_END)
+  rest = text[end + len(THINK_END):] if end >= 0 else text
+  return None if THINK in rest else rest
+
+
+def answer_span(text):
+  """(start, end) of what the last `</answer>` closes, back to the nearest `<answer>`; None where there is none."""
   end = text.rfind(ANSWER_END)
   start = text.rfind(ANSWER, 0, end) if end >= 0 else -1
-  return text[start + len(ANSWER):end] if start >= 0 else None
+  return (start + len(ANSWER), end) if start >= 0 else None
+
+
+def _answer(text):
+  span = answer_span(text)
+  return text[span[0]:span[1]] if span else None
 
 
 def _well_formed(text):
-  if any(text.count(tag) != 1 for tag in TAGS):
-    return False
+  return all(r1_zero_conditions(text).values())
+
+
+def r1_zero_conditions(text):
+  """The form of R1-Zero, as a dict: condition -> whether it is met. All of them is `Parsed.well_formed`."""
+  once = {f'{tag} once': text.count(tag) == 1 for tag in TAGS}
   think, think_end, answer, answer_end = at = [text.find(tag) for tag in TAGS]
-  if at != sorted(at):
-    return False
+  order = all(once.values()) and at == sorted(at)
   outside = text[:think], text[think_end + len(THINK_END):answer], text[answer_end + len(ANSWER_END):]
-  return not any(part.strip() for part in outside)
+  return once | {'in order': order, 'nothing outside': order and not any(part.strip() for part in outside)}
+
+
+def r1_conditions(text):
+  """The form of R1: one `<think>..</think>` at the start, then a summary that is not empty. As r1_zero_conditions."""
+  once = {f'{tag} once': text.count(tag) == 1 for tag in (THINK, THINK_END)}
+  order = all(once.values()) and text.find(THINK) < text.find(THINK_END)
+  return once | {'in order': order, 'nothing before': order and not text[:text.find(THINK)].strip(),
+                 'a summary': order and bool(text[text.find(THINK_END) + len(THINK_END):].strip())}
+
+
+def special_conditions(text, token):
+  """The form of R1's cold start: `token`, reasoning, `token`, a summary that is not empty. As r1_zero_conditions."""
+  twice = text.count(token) == 2
+  return {'token twice': twice, 'nothing before': twice and not text[:text.find(token)].strip(),
+          'a summary': twice and bool(text[text.rfind(token) + len(token):].strip())}
 
 
 def _reflection_pattern():

@@ -16,7 +16,8 @@ LEVELS = [
     ['r1jax.params', 'r1jax.config', 'r1jax.keys', 'r1jax.templates'],
     ['r1jax.parallel', 'r1jax.tokenizers', 'r1jax.losses', 'r1jax.metrics'],
     ['r1jax.models', 'r1jax.rewards', 'r1jax.data'],
-    ['r1jax.sampling', 'r1jax.rewards.neural', 'r1jax.checkpoint', 'r1jax.training'],
+    ['r1jax.sampling', 'r1jax.checkpoint', 'r1jax.training'],
+    ['r1jax.rewards.neural'],                                     # opens and samples models where a config names them
     ['r1jax.rollout', 'r1jax.search', 'r1jax.evaluation', 'r1jax.planning'],
     ['r1jax.recipes', 'r1jax.launch'],
     ['configs'],                                                  # read by the jobs made of several experiments
@@ -149,7 +150,9 @@ def third_party(*folders):
 
 
 def test_what_the_product_imports_is_what_setup_installs():
-  wanted = {distribution(r) for r in setup_arguments()['install_requires']}
+  setup = setup_arguments()
+  wanted = {distribution(r) for r in setup['install_requires'] + [
+      name for extra in ('judge', 'zh') for name in setup['extras_require'][extra]]}
   providers = importlib.metadata.packages_distributions()
   used = {name: {distribution(d) for d in providers.get(name, [])} for name in third_party(*OURS)}
   assert sorted(name for name, dists in used.items() if not dists & wanted) == []  # imported, not installed

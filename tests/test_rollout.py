@@ -137,3 +137,12 @@ def test_prompts_go_through_the_chat_template_where_the_template_says_so(tmp_pat
   assert templates.completed(text, 'x') == 'x'                            # the problem cannot
   text, ids = rollout.encode_prompt(own, templates.TEMPLATES['plain'], problem)
   assert text == 'What is 1+1? <think>\n' and ids == own.encode(text) and own.bos is None
+
+
+def test_credit_by_step_adds_to_the_advantage_of_single_tokens():
+  credit = np.random.default_rng(1).normal(size=(P * G, T)).astype(np.float32)
+  settings = cfg()
+  settings.reward.step_credit = 0.5
+  got = rollout.with_advantage(graded(), REWARD, settings, credit).advantage
+  assert got.shape == (P, G, T)
+  np.testing.assert_allclose(got, centred(REWARD)[..., None] + 0.5 * credit.reshape(P, G, T), rtol=1e-5, atol=1e-6)

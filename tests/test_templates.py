@@ -51,6 +51,19 @@ def test_parts_are_found_where_they_can_be(text, thinking, answer):
   assert (parsed.thinking, parsed.answer) == (thinking, answer)
 
 
+@pytest.mark.parametrize('text, summary, span', [
+    (GOOD, '<answer>7</answer>', '7'), ('a', 'a', None), ('', '', None), ('<think>a', None, None),
+    ('a</think>b', 'b', None),
+    ('<think>a</think>b<think>c', None, None), ('<think>a</think>b</think>c', 'c', None),
+    ('<think></think><answer>6<answer>7</answer> end</answer>', '<answer>6<answer>7</answer> end</answer>',
+     '7</answer> end'),
+])
+def test_summary_and_answer_span(text, summary, span):
+  assert templates.summary(text) == summary
+  found = templates.answer_span(text)
+  assert (found and text[slice(*found)]) == span == templates.parse(text).answer
+
+
 def test_every_broken_copy_of_a_good_response_is_refused():
   """Dropping or doubling any one tag, or swapping any two, breaks the format."""
   pieces = ['<think>', 'a', '</think>', '<answer>', '7', '</answer>']
@@ -99,6 +112,9 @@ def test_a_megabyte_takes_no_more_steps_than_a_kilobyte(unit):
   short, long = (GOOD[:19] + unit * (size // len(unit)) + GOOD[19:] for size in (1 << 10, 1 << 20))
   assert steps(templates.parse, long) == steps(templates.parse, short) > 10
   assert steps(templates.reflections, long) == steps(templates.reflections, short) > 0
+  assert steps(templates.summary, long) == steps(templates.summary, short) > 0
+  for form in (templates.r1_conditions, lambda text: templates.special_conditions(text, unit)):
+    assert steps(form, long) <= steps(form, GOOD) + 10 and steps(form, short) > 0
 
 
 def test_the_reflection_pattern_cannot_backtrack():

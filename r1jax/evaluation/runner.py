@@ -28,6 +28,7 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, accuracy, lan
     pending.append((rollout, scores, wanted * samples))
   for rollout, scores, count in pending:
     table, _ = scores()
+    table.pop('credit', None)
     rows += [_row(rollout, table, i, accuracy, language) for i in range(count)]
   return summarise(rows, samples), rows
 

@@ -25,7 +25,7 @@ from r1jax.losses.kl import MAX_LOG_RATIO, token_kl
 class PolicyTerms:
   """What a policy loss needs beside the policy's log-probs; log-probs under ~mask may be anything."""
   mask: jax.Array          # bool[B, T], t < length
-  advantage: jax.Array     # f32[B]
+  advantage: jax.Array     # f32[B], or f32[B, T] where each token has its own (not for gspo)
   old_logp: jax.Array      # f32[B, T], the behaviour policy's, as the trainer computes it
   ref_logp: jax.Array      # f32[B, T], the reference policy's
   sampler_logp: jax.Array  # f32[B, T], the behaviour policy's, as the sampler computed it
@@ -57,7 +57,7 @@ def gspo(logp, batch, cfg):
   ratio = _sequence_ratio(logp, batch.old_logp, batch.mask)                              # [B, 1]
   weight = _truncated(_sequence_ratio(batch.old_logp, batch.sampler_logp, batch.mask), cfg)
   kl = token_kl(logp, batch.ref_logp, batch.mask, cfg.kl_estimator)                      # [B, T]
-  cost = -weight * _surrogate(ratio, batch.advantage[:, None], cfg)                      # [B, 1]
+  cost = -weight * _surrogate(ratio, _advantage(batch), cfg)                      # [B, 1]
   cost = reductions.token_sum(cost, batch.mask[:, :1]) + _kl_coef(cfg) * reductions.sequence_mean(kl, batch.mask).sum()
   metrics = _metrics(ratio, kl, batch) | _clip_fractions(ratio, batch.mask[:, :1], batch, cfg, batch.rows)
   return cost / batch.rows, metrics
@@ -67,7 +67,7 @@ def reinforce(logp, batch, cfg):
   """-advantage * log pi(response); steps after a rollout's first are off-policy, uncorrected (Williams 1992)."""
   weight = _truncated(_token_ratio(batch.old_logp, batch.sampler_logp, batch.mask), cfg)
   kl = token_kl(logp, batch.ref_logp, batch.mask, cfg.kl_estimator)
-  cost = -weight * batch.advantage[:, None] * reductions.keep(logp, batch.mask) + _kl_coef(cfg) * kl
+  cost = -weight * _advantage(batch) * reductions.keep(logp, batch.mask) + _kl_coef(cfg) * kl
   unclipped = {'policy/clip_fraction_low': jnp.float32(0), 'policy/clip_fraction_high': jnp.float32(0)}
   metrics = _metrics(_token_ratio(logp, batch.old_logp, batch.mask), kl, batch) | unclipped
   return reductions.token_sum(cost, batch.mask) / batch.rows, metrics
@@ -87,7 +87,7 @@ def _token_cost(logp, batch, cfg):
   ratio = _token_ratio(logp, batch.old_logp, batch.mask)
   weight = _truncated(_token_ratio(batch.old_logp, batch.sampler_logp, batch.mask), cfg)
   kl = token_kl(logp, batch.ref_logp, batch.mask, cfg.kl_estimator)
-  cost = -weight * _surrogate(ratio, batch.advantage[:, None], cfg) + _kl_coef(cfg) * kl
+  cost = -weight * _surrogate(ratio, _advantage(batch), cfg) + _kl_coef(cfg) * kl
   return cost, _metrics(ratio, kl, batch) | _clip_fractions(ratio, batch.mask, batch, cfg, batch.tokens)
 
 
@@ -102,6 +102,11 @@ def _surrogate(ratio, advantage, cfg):
   if cfg.dual_clip:
     objective = jnp.where(advantage < 0, jnp.maximum(objective, cfg.dual_clip * advantage), objective)
   return objective
+
+
+def _advantage(batch):
+  """f32[B, 1] or f32[B, T]."""
+  return batch.advantage if batch.advantage.ndim == 2 else batch.advantage[:, None]
 
 
 def _token_ratio(logp, old_logp, mask):
@@ -142,7 +147,7 @@ def _metrics(ratio, kl, batch):
 
 def _clip_fractions(ratio, mask, batch, cfg, total):
   """Shares of `total` whose gradient the ratio clip removes; ratio and mask f32/bool[B, T] or [B, 1]."""
-  advantage = batch.advantage[:, None]
+  advantage = _advantage(batch)
   low = (advantage < 0) & (ratio < 1 - cfg.clip_low) & mask
   high = (advantage > 0) & (ratio > 1 + cfg.clip_high) & mask
   return {'policy/clip_fraction_low': low.sum() / total, 'policy/clip_fraction_high': high.sum() / total}

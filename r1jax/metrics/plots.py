@@ -62,9 +62,9 @@ def plot(workdir):
   return paths
 
 
-def figures(records):
-  """Returns {panel name: matplotlib Figure} for the panels of PANELS that occur in `records` (see read_metrics)."""
-  drawn = {panel.name: _draw(panel, series(records, panel.pattern)) for panel in PANELS}
+def figures(records, panels=PANELS):
+  """Returns {panel name: matplotlib Figure} for the panels that occur in `records` (see read_metrics)."""
+  drawn = {panel.name: _draw(panel, series(records, panel.pattern)) for panel in panels}
   return {name: figure for name, figure in drawn.items() if figure is not None}
 
 

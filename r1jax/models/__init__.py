@@ -5,6 +5,7 @@ from r1jax.models.config import PRESETS, ModelConfig
 from r1jax.models.heads import score_at, scores, sharded_logprobs, token_logprobs
 from r1jax.models.moe import balance
 from r1jax.models.remat import POLICIES
+from r1jax.models.scored import marked_scores, threaded_scores
 from r1jax.models.transformer import (
     forward,
     prefill,
@@ -17,5 +18,5 @@ from r1jax.models.transformer import (
 )
 
 __all__ = ['IMPLEMENTATIONS', 'KV', 'POLICIES', 'PRESETS', 'Attention', 'ModelConfig', 'balance', 'empty_cache',
-           'forward', 'prefill', 'response_hidden', 'runs', 'score_at', 'scores', 'sharded_logprobs', 'specs',
-           'threaded_response', 'token_logprobs', 'unembedding', 'unstack']
+           'forward', 'marked_scores', 'prefill', 'response_hidden', 'runs', 'score_at', 'scores', 'sharded_logprobs',
+           'specs', 'threaded_response', 'threaded_scores', 'token_logprobs', 'unembedding', 'unstack']

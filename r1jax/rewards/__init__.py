@@ -2,29 +2,59 @@
 
 A reward maps a list of items to one float each. An item is a dict: 'prompt', 'response' (decoded,
 without its end token), 'problem', 'answer', and the problem's other fields. A score must depend on
-its own item alone. To add one: a function, a line in REWARDS, a test. One that lives elsewhere is
-named in a config by `module:function`.
+its own item alone. Options are keyword-only; a config gives them in `reward.options`, and a call
+with them and no items must refuse bad values with ConfigError. A reward that can say why has a function from
+one item to a dict with 'score', 'reason' and whatever else helps.
+
+To add one: a function, a line in REWARDS, a test. One that lives elsewhere is named in a config by
+`module:function`.
 
 This package imports nothing heavy: every worker process loads it.
 """
 import difflib
 import importlib
+import inspect
+import math
 
 from r1jax.config import ConfigError
-from r1jax.rewards import form, math_answer, toy
+from r1jax.rewards import choice, code_tests, form, ifeval, language, length, logic, math_answer, toy
 from r1jax.rewards.language import language_consistency
 
-__all__ = ['PREPARE', 'REWARDS', 'language_consistency', 'resolve']
+__all__ = ['PREPARE', 'REWARDS', 'VERDICTS', 'check', 'check_options', 'explained', 'language_consistency', 'resolve']
 
 REWARDS = {
     'math': math_answer.math_answer,
     'format': form.form,
+    'choice': choice.choice,
+    'exact': choice.exact,
+    'logic': logic.logic,
+    'code': code_tests.code,
+    'length_cosine': length.length_cosine,
+    'soft_overlong': length.soft_overlong,
+    'repetition': length.repetition,
+    'language': language.language,
+    'ifeval': ifeval.ifeval,
     'signs': toy.signs,
+}
+
+# One item -> its verdict, for those that can say why.
+VERDICTS = {
+    'math': math_answer.verdict,
+    'format': form.verdict,
+    'choice': choice.choice_verdict,
+    'exact': choice.exact_verdict,
+    'logic': logic.verdict,
+    'code': code_tests.verdict,
+    'language': language.verdict,
+    'ifeval': ifeval.verdict,
 }
 
 # Run once when a worker starts, outside any item's time limit.
 PREPARE = {
+    'language': language.prepare,
+    'ifeval': language.prepare,
     'math': math_answer.prepare,
+    'length_cosine': math_answer.prepare,      # by default it asks math
 }
 
 
@@ -40,3 +70,36 @@ def resolve(name):
     return getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError, ValueError) as error:
     raise ConfigError(f"reward '{name}' cannot be imported: {error}; check the module and the function.") from error
+
+
+def check(name, options):
+  """Raises ConfigError for a reward that is not known, an option it does not have, or a value it refuses."""
+  check_options(name, resolve(name), options)
+  if options:
+    resolve(name)([], **options)
+
+
+def check_options(name, function, options):
+  """Raises ConfigError for an option that the function does not have, or one that it needs and is not given."""
+  parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+  known = [p.name for p in parameters]
+  for option in options:
+    if option not in known:
+      near = difflib.get_close_matches(option, known, n=1, cutoff=0)
+      raise ConfigError(f"reward '{name}' has no option '{option}'; "
+                        + (f"the nearest known one is '{near[0]}'." if near else 'it has none.'))
+  missing = [p.name for p in parameters if p.default is p.empty and p.name not in options]
+  if missing:
+    raise ConfigError(f"reward '{name}' needs the option '{missing[0]}': set reward.options.{name}.{missing[0]}.")
+
+
+def explained(name, options):
+  """The reward `name` as a function from one item to its verdict: a dict with 'score', a finite float, at least."""
+  function, explain = resolve(name), VERDICTS.get(name)
+
+  def verdict(item):
+    found = explain(item, **options) if explain else {'score': float(function([item], **options)[0])}
+    if not math.isfinite(found['score']):
+      raise ValueError(f"reward '{name}' gave {found['score']}; a score must be finite.")
+    return found
+  return verdict

@@ -1,11 +1,50 @@
-"""The format reward: is the thinking between think tags and the answer between answer tags?"""
+"""The format reward: is the response in the form that was asked for?"""
 from r1jax import templates
+from r1jax.config import ConfigError
+
+SPECIAL = '|special_token|'   # as R1's report writes it; a tokenizer's own goes into the option `special`
 
 
-def form(items):
-  """1.0 where the response is well formed (`templates.parse`), else 0.0.
+def form(items, *, form='r1_zero', graded=False, special=SPECIAL):
+  """1.0 where the response is in the form, else 0.0; graded, the share of the form's conditions that it meets.
 
   Args:
     items: list of dicts with 'prompt' and 'response'.
+    form: 'r1_zero', thinking between think tags and the answer between answer tags, and nothing else
+      (`templates.parse`); 'r1', thinking between think tags and then a summary; 'special', R1's cold start,
+      `|special_token|<reasoning_process>|special_token|<summary>`. The conditions of each, for `graded`, are the
+      keys of `templates.r1_zero_conditions` (6), `r1_conditions` (5) and `special_conditions` (3).
+    graded: False for all or nothing.
+    special: the token of 'special'.
+
+  Returns:
+    list of float in [0, 1].
+
+  Raises:
+    ConfigError: an unknown form, an empty token, or a `graded` that is neither True nor False.
   """
-  return [float(templates.parse(templates.completed(i['prompt'], i['response'])).well_formed) for i in items]
+  _check(form, graded, special)
+  return [verdict(item, form=form, graded=graded, special=special)['score'] for item in items]
+
+
+def verdict(item, *, form='r1_zero', graded=False, special=SPECIAL):
+  """As `form`, of one item: a dict with 'score', 'reason' and 'missing', the conditions not met."""
+  _check(form, graded, special)
+  prompt, response = item['prompt'], item['response']
+  if form == 'special':
+    met = templates.special_conditions(special + response if prompt.endswith(special) else response, special)
+  else:
+    text = templates.completed(prompt, response)
+    met = templates.r1_zero_conditions(text) if form == 'r1_zero' else templates.r1_conditions(text)
+  missing = [name for name, holds in met.items() if not holds]
+  score = (len(met) - len(missing)) / len(met) if graded else float(not missing)
+  return {'score': score, 'reason': f'not met: {", ".join(missing)}' if missing else 'well formed', 'missing': missing}
+
+
+def _check(form, graded, special):
+  if form not in ('r1_zero', 'r1', 'special'):
+    raise ConfigError(f'the form is {form!r}; known: r1_zero, r1, special.')
+  if not isinstance(graded, bool):
+    raise ConfigError(f'graded is {graded!r}; it must be True or False.')
+  if not isinstance(special, str) or not special:
+    raise ConfigError(f"the special token is {special!r}; give the text of the token, such as '{SPECIAL}'.")

@@ -1,19 +1,19 @@
 """Grades responses in worker processes that can be killed, beside whatever the device does.
 
-One thread per worker owns a process (`r1jax.rewards.worker`), hands it batches and reads the scores
-off the memory they share. A worker that overruns the time limit of an item is ended by its own timer;
+One thread per worker owns a process (`r1jax.rewards.worker`), hands it batches and reads verdict after
+verdict off their pipe. A worker that overruns the time limit of an item is ended by its own timer;
 the item scores 0 and a new process goes on with the rest. A worker that dies of anything else has its
 item tried once more.
 """
 import concurrent.futures
 import dataclasses
+import json
 import multiprocessing
 import os
 import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
@@ -33,33 +33,39 @@ class GradeError(RuntimeError):
 class Scores:
   """Of one submission, in the order of its items.
 
-  total: f32[B], the weighted sum of the parts.
   parts: name -> f32[B], unweighted.
+  verdicts: name -> of each item a dict with 'score' and, where the reward says why, 'reason' and more.
   timeouts: items given up, each scoring 0 in every part: past the time limit, or two workers died of it.
   seconds: from submission to the last verdict.
   """
-  total: np.ndarray
   parts: dict[str, np.ndarray]
+  verdicts: dict[str, list]
   timeouts: int
   seconds: float
 
 
 class Grader:
-  """Worker processes that score items by the parts of a config.Reward. A context manager.
+  """Worker processes that score items by some rewards. A context manager."""
 
-  Raises config.ConfigError at once for a part that is no reward.
-  """
+  def __init__(self, parts, workers=1, timeout=5.0):
+    """Starts the processes, which get ready while the caller does other things.
 
-  def __init__(self, cfg):
-    """cfg: config.Reward."""
-    for name in cfg.parts:
-      rewards.resolve(name)
-    self._parts = dict(cfg.parts)
+    Args:
+      parts: name of a reward -> its options.
+      workers: processes.
+      timeout: seconds for one item.
+
+    Raises:
+      config.ConfigError: a part that is no reward, or options that it does not have or refuses.
+    """
+    for name, options in parts.items():
+      rewards.check(name, options)
+    self._names = list(parts)
     self._batches = queue.SimpleQueue()
     self._jobs = set()
     self._lock = threading.Lock()
     self._closed = False
-    self._slots = [_Slot(list(self._parts), cfg.timeout) for _ in range(cfg.workers)]
+    self._slots = [_Slot([[n, dict(o)] for n, o in parts.items()], timeout) for _ in range(workers)]
     self._threads = [threading.Thread(target=self._serve, args=(s,), daemon=True) for s in self._slots]
     for thread in self._threads:
       thread.start()
@@ -69,7 +75,7 @@ class Grader:
 
     Its result() raises GradeError where a worker cannot start, or a reward function raised.
     """
-    job = _Job(items, self._parts)
+    job = _Job(items, self._names)
     with self._lock:
       if self._closed:
         raise GradeError('the grader is closed; submit before close().')
@@ -112,10 +118,10 @@ class Grader:
 class _Job:
   """One submission: collects the verdicts of its batches, from any thread."""
 
-  def __init__(self, items, parts):
+  def __init__(self, items, names):
     self.future = concurrent.futures.Future()
-    self._weights = parts
-    self._scores = np.zeros((len(items), len(parts)))
+    self._names = names
+    self._verdicts = [None] * len(items)
     self._left = len(items)
     self._timeouts = 0
     self._start = time.monotonic()
@@ -123,22 +129,19 @@ class _Job:
     if not items:
       self._finish()
 
-  def add(self, start, scores, timeouts):
-    """scores: f64[n, parts] of the items from `start` on."""
+  def add(self, start, verdicts, timeouts):
+    """verdicts: of the items from `start` on, a list with one verdict a part."""
     with self._lock:
-      self._scores[start:start + len(scores)] = scores
+      self._verdicts[start:start + len(verdicts)] = verdicts
       self._timeouts += timeouts
-      self._left -= len(scores)
+      self._left -= len(verdicts)
       if not self._left:
         self._finish()
 
   def _finish(self):
-    # Not a matrix product: its rounding may depend on the row.
-    total = (self._scores * list(self._weights.values())).sum(axis=1)
-    columns = self._scores.T.astype(np.float32)
-    parts = dict(zip(self._weights, columns, strict=True))
-    seconds = time.monotonic() - self._start
-    _settle(self.future, Scores(total.astype(np.float32), parts, self._timeouts, seconds))
+    columns = {name: [v[i] for v in self._verdicts] for i, name in enumerate(self._names)}
+    parts = {name: np.array([v['score'] for v in column], np.float32) for name, column in columns.items()}
+    _settle(self.future, Scores(parts, columns, self._timeouts, time.monotonic() - self._start))
 
 
 def _settle(future, result=None, error=None):
@@ -150,13 +153,10 @@ def _settle(future, result=None, error=None):
 
 
 class _Slot:
-  """One worker process at a time, and the board shared with it. Used by one thread, but for `close`."""
+  """One worker process at a time, and the pipe to it. Used by one thread, but for `close`."""
 
-  def __init__(self, names, seconds):
-    self._names, self._seconds = names, seconds
-    self._file = tempfile.TemporaryFile()
-    self._file.truncate(worker.Board.size(len(names)))
-    self._board = worker.Board(self._file.fileno(), len(names))
+  def __init__(self, parts, seconds):
+    self._parts, self._seconds = parts, seconds
     self._lock = threading.Lock()
     self._closed = False
     self._process = self._connection = None
@@ -164,48 +164,54 @@ class _Slot:
     self._start()   # its imports run while the caller does other things
 
   def grade(self, items):
-    """Scores one batch. Returns (f64[n, parts], items given up)."""
-    parts = len(self._names)
-    scores = np.zeros((len(items), parts))
-    first = timeouts = died = idle = 0      # died: workers lost to item `first`
-    while first < len(items):
-      self._board.begun, self._board.done = -1, 0
-      code = self._run(items[first:])
-      done = self._board.done
-      scores[first:first + done] = np.reshape(self._board.scores[:done * parts], (done, parts))
-      first += done
-      if code is None or first == len(items):
-        continue
-      if done:
+    """Scores one batch. Returns (of each item a list with one verdict a part, items given up)."""
+    verdicts, timeouts, died, idle = [], 0, 0, 0      # died: workers lost to the next item
+    while len(verdicts) < len(items):
+      before = len(verdicts)
+      begun, code = self._run(items[before:], verdicts)
+      if len(verdicts) == len(items):
+        break
+      if len(verdicts) > before:
         died = idle = 0
-      if self._board.begun == done:         # it died of this item
+      if begun:                             # it died of this item
         died += 1
         if code == -signal.SIGALRM or died == 2:
-          first, timeouts, died = first + 1, timeouts + 1, 0
+          reason = f'given up after {self._seconds:g} s' if code == -signal.SIGALRM else f'ended two workers ({-code})'
+          verdicts.append([{'score': 0.0, 'reason': reason} for _ in self._parts])
+          timeouts, died = timeouts + 1, 0
       else:                                 # it died between two items
         idle += 1
         if idle == _IDLE_DEATHS:
           raise GradeError(f'{idle} reward workers in a row were ended by a signal (the last: {-code}) before their '
                            f'first item; is memory short, or does a start take over {worker.START_SECONDS:.0f} s?')
-    return scores, timeouts
+    return verdicts, timeouts
 
-  def _run(self, items):
-    """Has the worker score the items onto the board. Returns None, or the exit code of one that died."""
+  def _run(self, items, verdicts):
+    """Has the worker score the items; appends what it says to `verdicts`.
+
+    Returns whether it was on an item, and its exit code, if it died; else False, None.
+    """
+    begun = False
     try:
       if not self._ready:
         self._connection.recv_bytes()
         self._ready = True
       self._connection.send(items)
-      error = self._connection.recv_bytes().decode()
+      for i in range(len(items)):
+        begun = self._connection.recv_bytes() == worker.BEGUN
+        said = self._connection.recv_bytes()
+        if said.startswith(worker.ERROR):
+          error = said.removeprefix(worker.ERROR).decode()
+          raise GradeError(f'a reward function raised {error} (item {i} of its batch).')
+        verdicts.append(json.loads(said))
+        begun = False
     except (EOFError, OSError):
       code = self._process.wait()
       self._start()
       if code >= 0:
         raise GradeError(f'a reward worker ended with code {code}; its own error stands above.') from None
-      return code
-    if error:
-      raise GradeError(f'a reward function raised {error} (item {self._board.done} of its batch).')
-    return None
+      return begun, code
+    return False, None
 
   def _start(self):
     """Starts a process; what it says first is waited for when there is work."""
@@ -215,12 +221,12 @@ class _Slot:
       if self._connection:
         self._connection.close()
       self._connection, theirs = multiprocessing.Pipe()
-      fds = theirs.fileno(), self._file.fileno()
       # The same import path as here. A fixed hash seed: the order of sympy's terms, and with it now and
       # then a verdict, follows from it.
       env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), PYTHONHASHSEED='0')
-      command = [sys.executable, '-P', '-m', 'r1jax.rewards.worker', *map(str, fds), str(self._seconds), *self._names]
-      self._process = subprocess.Popen(command, pass_fds=fds, env=env, stdin=subprocess.DEVNULL)
+      command = [sys.executable, '-P', '-m', 'r1jax.rewards.worker', str(theirs.fileno()), str(self._seconds),
+                 json.dumps(self._parts)]
+      self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)
       self._ready = False
       theirs.close()
 

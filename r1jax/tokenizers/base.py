@@ -68,6 +68,11 @@ class Tokenizer:
     template = template or own_template
     self._template = template and self._try(chat.compile_template, template)
 
+  @property
+  def chats(self):
+    """Whether there is a chat template."""
+    return bool(self._template)
+
   def encode(self, text, special=False, bos=False):
     """Token ids. The text of a special token is only text, unless `special`.
 

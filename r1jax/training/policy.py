@@ -16,7 +16,7 @@ class PolicyBatch:
   Attributes:
     prompts: i32[P, Tp], right-padded; prompt_lengths: i32[P].
     responses: i32[P, G, T], right-padded; lengths: i32[P, G].
-    advantage: f32[P, G].
+    advantage: f32[P, G], or f32[P, G, T] where each token has its own.
     sampler_logp: f32[P, G, T], of the distribution each token was drawn from.
     old_logp: f32[P, G, T], the behaviour policy's, by the trainer; None where this is the only
       update of the rollout and they equal the policy's own.
@@ -81,7 +81,7 @@ def policy_loss(params, batch, totals, *, cfg, options, loss, max_response):
   own = jax.lax.stop_gradient(logp)
   mask = jnp.arange(logp.shape[1]) < batch.lengths.reshape(-1, 1)
   terms = losses.PolicyTerms(
-      mask=mask, advantage=batch.advantage.reshape(-1),
+      mask=mask, advantage=flat(batch.advantage) if batch.advantage.ndim == 3 else batch.advantage.reshape(-1),
       old_logp=own if batch.old_logp is None else flat(batch.old_logp),
       ref_logp=own if batch.ref_logp is None else flat(batch.ref_logp),
       sampler_logp=flat(batch.sampler_logp), rows=totals.rows, tokens=totals.tokens, max_length=max_response)

@@ -167,9 +167,11 @@ def _tile(train, prompts, samples):
 def _cut(rollout, groups, rows, length):
   """PolicyBatch of some rows (i32[n, G']) of some groups (i32[n, 1]), the first `length` tokens of each response."""
   cut = lambda x: None if x is None else np.ascontiguousarray(x[groups, rows][..., :length])
+  by_token = rollout.advantage is not None and rollout.advantage.ndim == 3
   return policy.PolicyBatch(
       rollout.prompts[groups[:, 0]], rollout.prompt_lengths[groups[:, 0]], cut(rollout.responses),
-      rollout.lengths[groups, rows], None if rollout.advantage is None else rollout.advantage[groups, rows],
+      rollout.lengths[groups, rows],
+      cut(rollout.advantage) if by_token or rollout.advantage is None else rollout.advantage[groups, rows],
       cut(rollout.sampler_logp), cut(rollout.old_logp), cut(rollout.ref_logp))
 
 

@@ -119,9 +119,9 @@ class Runs:
     assert len(said) == 1 and err.rstrip().endswith(said[0]), err
     return said[0]
 
-  def kill(self, workdir, moment, settings=None, delay=0.0):
+  def kill(self, workdir, moment, settings=None, delay=0.0, **kwargs):
     """Starts a run and kills its whole process group `delay` seconds after moment() holds, before it ends."""
-    process = self.start(workdir, settings)
+    process = self.start(workdir, settings, **kwargs)
     deadline = time.monotonic() + PATIENCE
     try:
       while not moment():

@@ -4,7 +4,7 @@ import statistics
 import numpy as np
 import pytest
 
-from r1jax.losses import ADVANTAGES, soft_overlong
+from r1jax.losses import ADVANTAGES, soft_overlong, step_credit
 
 REWARD = np.array([1, 0, 0, 1.5, 0.2, -1, 3, 0.5], np.float32)
 
@@ -56,3 +56,19 @@ def test_soft_overlong_in_tokens():
 def test_soft_overlong_refuses_a_buffer_out_of_range(buffer):
   with pytest.raises(ValueError, match=f'buffer of {buffer} tokens'):
     soft_overlong(np.array([5]), 100, buffer)
+
+
+def test_a_token_has_the_credit_of_the_steps_that_end_at_it_or_later():
+  scores = [[.9, .1], [.5], [.3, .3], []]
+  ends = [[1, 3], [2], [0, 4], []]
+  got = step_credit(scores, ends, 2, 6)
+  for group in (0, 2):
+    every = [s for row in scores[group:group + 2] for s in row]
+    if len(set(every)) == 1:
+      assert (got[group:group + 2] == 0).all()
+      continue
+    mean, std = statistics.fmean(every), statistics.pstdev(every)
+    for row in (group, group + 1):
+      want = [sum((s - mean) / std for s, end in zip(scores[row], ends[row]) if end >= t) for t in range(6)]
+      np.testing.assert_allclose(got[row], want, rtol=1e-4, atol=1e-6)
+  assert got.dtype == np.float32

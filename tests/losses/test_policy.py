@@ -220,3 +220,18 @@ def test_losses_compile_under_jit():
     cfg = dataclasses.replace(CFG, name=name, kl_coef=0.3, tis_cap=1.3)
     compiled = jax.jit(loss, static_argnums=2)(jnp.asarray(logp), batch, cfg)
     np.testing.assert_allclose(compiled[0], loss(logp, batch, cfg)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['grpo', 'dr_grpo', 'dapo', 'reinforce'])
+def test_an_advantage_for_each_token(name):
+  """Equal along a row it is the row's; and a token's own acts on its gradient alone."""
+  logp, batch = toy()
+  cfg = dataclasses.replace(CFG, name=name)
+  spread = dataclasses.replace(batch, advantage=np.repeat(batch.advantage[:, None], LENGTH, axis=1))
+  one, many = (jax.value_and_grad(lambda x, b=b: LOSSES[name](x, b, cfg)[0])(logp) for b in (batch, spread))
+  np.testing.assert_allclose(one[0], many[0], rtol=1e-6)
+  np.testing.assert_allclose(one[1], many[1], rtol=1e-6)
+  changed = np.array(spread.advantage)
+  changed[0, 3] = -changed[0, 3]
+  other = jax.grad(lambda x: LOSSES[name](x, dataclasses.replace(batch, advantage=changed), cfg)[0])(logp)
+  assert np.argwhere(np.asarray(other) != np.asarray(many[1])).tolist() == [[0, 3]]

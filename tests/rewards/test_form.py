@@ -1,12 +1,23 @@
 """The format reward."""
+import time
+
+import pytest
+
 from r1jax import rewards, templates
+from r1jax.config import ConfigError
 
 GOOD = '<think>a</think><answer>7</answer>'
+SPECIAL = '|special_token|'
+COLD = f'{SPECIAL}a{SPECIAL}b'
 
 
 def item(response, template='plain'):
   problem = {'problem': '3+4', 'answer': '7'}
   return dict(problem, prompt=templates.TEMPLATES[template].format(problem), response=response)
+
+
+def score(response, **options):
+  return rewards.REWARDS['format']([item(response)], **options)[0]
 
 
 def test_one_only_where_well_formed():
@@ -17,3 +28,64 @@ def test_the_prompt_may_have_opened_the_thinking():
   rest = GOOD.removeprefix('<think>')
   items = [item(rest, 'r1_zero_open'), item(rest, 'r1_zero'), item(GOOD, 'r1_zero_open'), item(GOOD, 'r1_zero')]
   assert rewards.REWARDS['format'](items) == [1.0, 0.0, 0.0, 1.0]
+  cold = [dict(item(COLD.removeprefix(SPECIAL)), prompt=prompt) for prompt in ('Q' + SPECIAL, 'Q')]
+  assert rewards.REWARDS['format'](cold, form='special') == [1.0, 0.0]
+  summary = [item('a</think>b', name) for name in ('r1_zero_open', 'r1_zero')]
+  assert rewards.REWARDS['format'](summary, form='r1') == [1.0, 0.0]
+
+
+@pytest.mark.parametrize('response, met', [
+    (GOOD, 6), (f'\n{GOOD} ', 6), (GOOD + '.', 5), ('a' + GOOD, 5), ('', 0), ('7', 0), ('<think>a', 1),
+    (GOOD + GOOD, 0),
+    ('<think>a</think>7', 2), ('<answer>7</answer><think>a</think>', 4), (GOOD + '</think>', 3),
+    (GOOD + '<think>', 3),
+])
+def test_r1_zero_graded(response, met):
+  assert score(response, graded=True) == pytest.approx(met / 6)
+  assert score(response) == float(met == 6) == float(templates.parse(response).well_formed)
+
+
+@pytest.mark.parametrize('response, met', [
+    ('<think>a</think>b', 5), ('\n<think>\na\n</think>\n\nb\n', 5), ('<think></think>b', 5), (GOOD, 5),
+    ('<think>a</think>', 4),
+    ('<think>a</think> \n', 4), ('so <think>a</think>b', 4), ('<think>a', 1), ('b', 0), ('', 0), ('a</think>b', 1),
+    ('</think>a<think>b', 2), ('<think>a</think>b</think>c', 1), ('<think>a<think>b</think>c', 1),
+])
+def test_r1_form_of_thinking_and_a_summary(response, met):
+  assert score(response, form='r1', graded=True) == pytest.approx(met / 5)
+  assert score(response, form='r1') == float(met == 5)
+
+
+@pytest.mark.parametrize('response, met', [
+    (COLD, 3), (f' {COLD}\n', 3), (f'{SPECIAL}{SPECIAL}b', 3), (f'{SPECIAL}a{SPECIAL} ', 2), ('x' + COLD, 2), ('', 0),
+    ('b', 0),
+    (SPECIAL + 'a', 0), (COLD + SPECIAL, 0),
+])
+def test_cold_start_form(response, met):
+  assert score(response, form='special', graded=True) == pytest.approx(met / 3)
+  assert score(response, form='special') == float(met == 3)
+  other = response.replace(SPECIAL, '<|sep|>')
+  assert score(other, form='special', special='<|sep|>') == float(met == 3)
+
+
+def test_a_verdict_names_what_is_missing():
+  verdict = rewards.VERDICTS['format'](item(GOOD + '.'), graded=True)
+  assert verdict == {'score': 5 / 6, 'reason': 'not met: nothing outside', 'missing': ['nothing outside']}
+  assert rewards.VERDICTS['format'](item(GOOD))['reason'] == 'well formed'
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'form': 'r2'}, "the form is 'r2'; known: r1_zero, r1, special"), ({'special': ''}, "the special token is ''"),
+    ({'graded': 'yes'}, "graded is 'yes'"),
+])
+def test_options_are_checked(options, message):
+  with pytest.raises(ConfigError, match=message):
+    rewards.REWARDS['format']([], **options)
+
+
+def test_a_megabyte_is_no_matter():
+  began = time.monotonic()
+  for unit in ('<think>', '</think>', '<answer>', '<', SPECIAL, ' ', '<think>a</think><answer>'):
+    for form in ('r1_zero', 'r1', 'special'):
+      assert score(unit * (1_000_000 // len(unit)), form=form) == 0.0
+  assert time.monotonic() - began < 5

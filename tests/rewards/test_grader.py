@@ -14,10 +14,16 @@ from r1jax.rewards import pool
 
 VERIFIERS = '''
 import os, pathlib, signal, sys
+from r1jax.config import ConfigError
 HERE = pathlib.Path(__file__).parent
 
 def length(items):
   return [float(len(i['response'])) for i in items]
+
+def options(items, *, factor=1.0):
+  if factor < 0:
+    raise ConfigError(f'factor is {factor}')
+  return [factor * len(i['response']) for i in items]
 
 def pid(items):
   return [float(os.getpid()) for i in items]
@@ -43,6 +49,8 @@ def act(items):
     os.kill(os.getpid(), signal.SIGKILL)
   if what == 'memory':
     bytearray(1 << 40)
+  if what == 'nan':
+    return [float('nan')]
   if what == 'raise':
     raise KeyError('no such thing')
   return [1.0]
@@ -67,8 +75,12 @@ def verifiers(tmp_path, monkeypatch):
     sys.modules.pop(name, None)
 
 
-def grader(parts, workers=1, timeout=30.0):
-  return pool.Grader(config.Reward(accuracy=next(iter(parts)), parts=parts, workers=workers, timeout=timeout))
+def grader(*names, workers=1, timeout=30.0):
+  return pool.Grader(dict.fromkeys(names, {}), workers, timeout)
+
+
+def total(scores):
+  return sum(scores.parts.values())
 
 
 def items(*responses):
@@ -87,70 +99,85 @@ def gone(pid):
   return False
 
 
-def test_the_total_is_the_weighted_sum_of_the_parts(verifiers):
+def test_each_part_has_its_scores(verifiers):
   good = '<think>a</think><answer>+3</answer>'
   batch = [dict(i, answer='30 ?3 = 33') for i in items(good, good + '.', '<answer>-3</answer>')]
-  with grader({'signs': 1.0, 'format': 0.5, 'verifiers:length': 0.01}) as g:
+  with grader('signs', 'format', 'verifiers:length') as g:
     scores = g.submit(batch).result()
-    assert g.submit([]).result().total.shape == (0,)
+    assert g.submit([]).result().parts['signs'].shape == (0,)
   assert scores.parts['signs'].tolist() == [1, 1, 0]
   assert scores.parts['format'].tolist() == [1, 0, 0]
   assert scores.parts['verifiers:length'].tolist() == [len(i['response']) for i in batch]
-  np.testing.assert_allclose(scores.total, [1 + .5 + .01 * len(good), 1 + .01 * len(good + '.'), .19], rtol=1e-6)
-  assert scores.total.dtype == scores.parts['signs'].dtype == np.float32
+  assert scores.parts['signs'].dtype == np.float32
   assert scores.timeouts == 0 and scores.seconds > 0
+
+
+def test_options_reach_the_reward(verifiers):
+  with pool.Grader({'verifiers:options': {'factor': 2.5}}) as g:
+    assert g.submit(items('a', 'bbb')).result().parts['verifiers:options'].tolist() == [2.5, 7.5]
+  for options, message in (({'facto': 1.0}, "has no option 'facto'; the nearest known one is 'factor'"),
+                           ({'factor': -1.0}, 'factor is -1.0')):
+    with pytest.raises(config.ConfigError, match=message):
+      pool.Grader({'verifiers:options': options})
+  with pytest.raises(config.ConfigError, match="has no option 'x'; it has none"):
+    pool.Grader({'verifiers:length': {'x': 1}})
+
+
+def test_a_score_that_is_no_number_is_reported(verifiers):
+  with grader('verifiers:act') as g, pytest.raises(pool.GradeError, match='gave nan; a score must be finite'):
+    g.submit(items('a', 'nan')).result()
 
 
 def test_several_submissions_over_several_workers_keep_their_order(verifiers):
   rng = np.random.default_rng(0)
   batches = [items(*('x' * n for n in rng.integers(0, 50, size))) for size in (1, 2, 300, 65, 64)]
-  with grader({'verifiers:length': 1.0}, workers=2) as g:
+  with grader('verifiers:length', workers=2) as g:
     futures = [g.submit(b) for b in batches]
     for batch, future in zip(batches, futures, strict=True):
-      assert future.result().total.tolist() == [len(i['response']) for i in batch]
+      assert total(future.result()).tolist() == [len(i['response']) for i in batch]
 
 
 def test_workers_import_only_what_their_parts_need(verifiers):
-  with grader({'format': 1.0, 'signs': 1.0, 'verifiers:heavy': 1.0}) as g:
+  with grader('format', 'signs', 'verifiers:heavy') as g:
     assert g.submit([dict(i, answer='3 ?3 = 6') for i in items('a')]).result().parts['verifiers:heavy'].tolist() == [0]
 
 
 @pytest.mark.parametrize('what', ['hang', 'hang in C'])
 def test_a_hanging_verifier_is_killed_scored_zero_and_counted(verifiers, what):
   responses = ['a', what, 'bb', 'ccc', what, 'd']
-  with grader({'verifiers:length': 1.0, 'verifiers:act': 1.0}, timeout=0.7) as g:
+  with grader('verifiers:length', 'verifiers:act', timeout=0.7) as g:
     scores = g.submit(items(*responses)).result()
     assert scores.timeouts == 2
     assert scores.parts['verifiers:length'].tolist() == [1, 0, 2, 3, 0, 1]   # nothing of a hung item counts
-    assert scores.total.tolist() == [2, 0, 3, 4, 0, 2]
+    assert total(scores).tolist() == [2, 0, 3, 4, 0, 2]
     again = g.submit(items('a')).result()
-    assert (again.total.tolist(), again.timeouts) == ([2.0], 0)
+    assert (total(again).tolist(), again.timeouts) == ([2.0], 0)
   if what == 'hang':
     assert gone(int((verifiers / 'hanging').read_text()))
 
 
 def test_kill_9_in_the_middle_of_a_batch_loses_no_verdict(verifiers):
   responses = ['a', 'b', 'die once', 'c', 'die once', 'die once', 'd']
-  with grader({'verifiers:length': 1.0, 'verifiers:act': 1.0}) as g:
+  with grader('verifiers:length', 'verifiers:act') as g:
     scores = g.submit(items(*responses)).result()
-  assert scores.total.tolist() == [len(r) + 1 for r in responses]
+  assert total(scores).tolist() == [len(r) + 1 for r in responses]
   assert scores.timeouts == 0
 
 
 def test_an_item_that_kills_two_workers_is_given_up(verifiers):
-  with grader({'verifiers:act': 1.0}) as g:
+  with grader('verifiers:act') as g:
     scores = g.submit(items('a', 'die', 'b', 'die')).result()
-  assert scores.total.tolist() == [1, 0, 1, 0]
+  assert total(scores).tolist() == [1, 0, 1, 0]
   assert scores.timeouts == 2
 
 
 def test_kill_9_between_submissions_goes_unnoticed(verifiers):
-  with grader({'verifiers:pid': 1.0}) as g:
-    before = g.submit(items('a')).result().total[0]
+  with grader('verifiers:pid') as g:
+    before = total(g.submit(items('a')).result())[0]
     os.kill(int(before), signal.SIGKILL)
     assert gone(int(before))
     after = g.submit(items('a', 'b')).result()
-  assert (after.total != before).all() and after.total[0] == after.total[1]
+  assert (total(after) != before).all() and total(after)[0] == total(after)[1]
   assert after.timeouts == 0
 
 
@@ -159,15 +186,15 @@ def test_nothing_depends_on_order_or_on_the_number_of_workers(verifiers):
   responses = ['a', 'bb', 'die once', 'die', '<think>a</think><answer>1</answer>'] * 3 + ['x' * n for n in range(80)]
   batch = items(*responses)
   order = np.random.default_rng(1).permutation(len(batch))
-  parts = {'format': 0.7, 'verifiers:length': 0.1, 'verifiers:act': 1.1}
-  with grader(parts) as g:
+  parts = 'format', 'verifiers:length', 'verifiers:act'
+  with grader(*parts) as g:
     one = g.submit(batch).result()
   for path in verifiers.glob('p*'):
     path.unlink()
-  with grader(parts, workers=2) as g:
+  with grader(*parts, workers=2) as g:
     two = g.submit([batch[i] for i in order]).result()
   assert one.timeouts == two.timeouts == 3
-  np.testing.assert_array_equal(one.total[order], two.total)
+  np.testing.assert_array_equal(total(one)[order], total(two))
   for name in parts:
     np.testing.assert_array_equal(one.parts[name][order], two.parts[name])
 
@@ -176,19 +203,19 @@ def test_nothing_depends_on_order_or_on_the_number_of_workers(verifiers):
 def test_sympy_blow_ups_score_zero_within_the_limit_and_spare_the_others():
   answers = ['1/2', '9^{9^{9^{9}}}', '0.5', '9**9**9**9', '(10^{8})!', r'\frac{2}{4}', '7', r'\boxed{\frac12}']
   batch = [dict(i, answer='1/2') for i in items(*(f'<answer>{a}</answer>' for a in answers))]
-  with grader({'math': 1.0}, timeout=2.0) as g:
+  with grader('math', timeout=2.0) as g:
     scores = g.submit(batch).result()
-  assert scores.total.tolist() == [1, 0, 1, 0, 0, 1, 0, 1]
+  assert total(scores).tolist() == [1, 0, 1, 0, 0, 1, 0, 1]
   assert scores.timeouts >= 1
 
 
 def test_a_reward_that_raises_is_reported_and_the_worker_goes_on(verifiers):
-  with grader({'verifiers:act': 1.0}) as g:
+  with grader('verifiers:act') as g:
     with pytest.raises(pool.GradeError, match=r"raised KeyError: 'no such thing' \(item 1 "):
       g.submit(items('a', 'raise', 'b')).result()
     with pytest.raises(pool.GradeError, match='raised MemoryError'):
       g.submit(items('memory')).result()
-    assert g.submit(items('a')).result().total.tolist() == [1.0]
+    assert total(g.submit(items('a')).result()).tolist() == [1.0]
 
 
 @pytest.mark.parametrize('body, message', [
@@ -196,7 +223,7 @@ def test_a_reward_that_raises_is_reported_and_the_worker_goes_on(verifiers):
 ])
 def test_workers_that_cannot_start_stop_the_run(verifiers, body, message):
   (verifiers / 'broken.py').write_text(BROKEN.format(body))
-  with grader({'broken:score': 1.0}) as g, pytest.raises(pool.GradeError, match=message):
+  with grader('broken:score') as g, pytest.raises(pool.GradeError, match=message):
     g.submit(items('a')).result()
 
 
@@ -207,11 +234,11 @@ def test_workers_that_cannot_start_stop_the_run(verifiers, body, message):
 ])
 def test_an_unknown_part_is_refused_at_once(verifiers, name, message):
   with pytest.raises(config.ConfigError, match=message):
-    grader({name: 1.0})
+    grader(name)
 
 
 def test_closing_ends_the_workers_and_fails_what_is_pending(verifiers):
-  g = grader({'verifiers:act': 1.0})
+  g = grader('verifiers:act')
   future = g.submit(items('hang'))
   while not (verifiers / 'hanging').exists() or not (verifiers / 'hanging').read_text():
     time.sleep(0.05)
@@ -225,9 +252,8 @@ def test_closing_ends_the_workers_and_fails_what_is_pending(verifiers):
 
 @pytest.mark.slow
 def test_workers_do_not_outlive_a_parent_that_is_killed(verifiers):
-  program = ("from r1jax import config\nfrom r1jax.rewards import pool\n"
-             "parts = {'verifiers:act': 1.0, 'verifiers:pid': 1.0}\n"
-             "g = pool.Grader(config.Reward(accuracy='verifiers:act', parts=parts, workers=2, timeout=3.0))\n"
+  program = ("from r1jax.rewards import pool\n"
+             "g = pool.Grader({'verifiers:act': {}, 'verifiers:pid': {}}, workers=2, timeout=3.0)\n"
              "item = {'prompt': '', 'response': 'a', 'problem': 'p', 'answer': '1'}\n"
              "idle = g.submit([item]).result().parts['verifiers:pid'][0]\n"
              "g.submit([dict(item, response='hang')])\nprint(int(idle), flush=True)\ninput()")

@@ -1,7 +1,30 @@
 """Language consistency."""
+import collections
+import json
+import time
+
 import pytest
 
 from r1jax import rewards
+from r1jax.config import ConfigError
+from r1jax.rewards import language
+
+MGSM = ('en', 'zh', 'de', 'fr', 'es', 'ru', 'ja', 'th', 'sw', 'bn', 'te')
+CHINESE = ('cmath', 'cn_middle_school', 'gaokao2024_mix', 'gaokao_math_cloze', 'gaokao_math_qa')
+
+
+def score(text, target='', **fields):
+  return rewards.REWARDS['language']([{'prompt': '', 'response': text, **fields}], target=target)[0]
+
+
+@pytest.fixture(scope='module')
+def problems(data_dir):
+  """Language -> the same 250 problems of MGSM in it."""
+  out = collections.defaultdict(list)
+  for line in (data_dir / 'zh' / 'mgsm.jsonl').open():
+    row = json.loads(line)
+    out[row['lang']].append(row['problem'])
+  return out
 
 
 @pytest.mark.parametrize('text, english, total', [
@@ -12,7 +35,8 @@ from r1jax import rewards
     (r'so \frac{1}{2} x + y = \sqrt{3} 因此', 1, 3),
     ('слово word', 1, 2),
     ('add加add减', 2, 4),
-    ('it is 12kg', 3, 3),
+    ('it is 12kg', 2, 2),
+    ("don't 停", 1, 2),
 ])
 def test_share_of_words(text, english, total):
   assert rewards.language_consistency(text, 'en') == pytest.approx(english / total)
@@ -20,15 +44,151 @@ def test_share_of_words(text, english, total):
   assert rewards.language_consistency(text, 'zh') == pytest.approx(chinese / total)
 
 
-@pytest.mark.parametrize('text', ['', '  ', '36 - 3 = 33', 'x + y', r'\alpha\beta', '<think></think>', '①②', 'α + π'])
+@pytest.mark.parametrize('text', [
+    '', '  ', '36 - 3 = 33', 'x + y', r'\alpha\beta', '<think></think>', '①②', 'α + π', '12 kg, 3cm', 'sin x + log y',
+    r'$x^2+1$ \(\text{if } a\) \[\frac{\text{total}}{n}\] $$\sum ab$$ x_{max} \mathrm{lcm}',
+    r'\begin{cases} x & \text{if } y \\ z & \text{otherwise} \end{cases}',
+    'first_total = 3; itemCount += n2; ABC', 'AB ⊥ CD, △ABC', '```python\nprint(total)\n```', '`total`',
+])
 def test_nothing_to_count_is_consistent(text):
-  assert rewards.language_consistency(text, 'en') == rewards.language_consistency(text, 'zh') == 1.0
+  assert {score(text, target) for target in ('en', 'zh', 'th')} == {1.0}
 
 
-def test_chinese_cannot_hide_in_mathematics():
+def test_other_scripts_cannot_hide_in_mathematics_or_code():
   assert rewards.language_consistency(r'so $先算$ \text{加}', 'en') == pytest.approx(1 / 4)
+  assert rewards.language_consistency('so ```\n先算加\n```', 'en') == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize('text', [
+    '先算 $so then ', '先算 \\(so then', '先算 ```so then', '先算 `so then', '先算 \\[so\n\nthen \\]',
+    '先算 \\begin{align} so then', '先算 costs $so and $then'])
+def test_what_is_opened_and_not_closed_hides_nothing(text):
+  assert score(text, 'zh') <= 0.5
+
+
+def test_prices_are_no_mathematics():
+  assert language.verdict({'response': 'one costs $2 per egg and two cost $3 or so'}, target='en')['words'] == 9
+
+
+def test_a_name_does_not_change_the_language_and_a_sentence_does():
+  assert score('Then Schwarzenegger, Toulouse and Guadalajara have twelve each, so we add them.', 'en') == 1.0
+  english, german = 'So we add the two numbers and get twelve.', 'Dann teilen wir durch die Anzahl der Kinder.'
+  assert score(f'{english} {german} {english}', 'en') == pytest.approx(18 / 26, abs=0.1)   # 'so' is German, too
+  assert score(f'{english} {german} {english}', 'de') == pytest.approx(8 / 26, abs=0.1)
+
+
+def test_characters_shared_by_chinese_and_japanese_go_with_their_neighbours():
+  chinese, japanese = '因此三个苹果一共需要十二元', '合計金額は十二円になりますので答えは三個です'
+  kanji = sum('\u4e00' <= c <= '\u9fff' for c in japanese)
+  assert score(japanese, 'ja') == 1.0 and score(japanese, 'zh') == 0.0
+  assert score(chinese, 'zh') == 1.0 and score(chinese, 'ja') == 0.0
+  found = language.verdict({'response': f'{chinese}。{japanese}'}, target='zh')
+  assert found['in_target'] == len(chinese) + len('合計金額')      # up to the first kana: the known error
+  assert found['words'] > len(chinese) + kanji
+
+
+def test_chinese_by_words():
+  pytest.importorskip('jieba')
+  item = {'response': '因此我们需要十二个苹果 so there'}
+  count = lambda chinese: language.verdict(item, target='zh', chinese=chinese)['in_target']
+  assert count('characters') == 11 and 4 <= count('words') <= 7
+
+
+def test_counting_by_words_without_the_segmenter_says_what_to_install(monkeypatch):
+  monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+  with pytest.raises(ConfigError, match='pip install jieba'):
+    rewards.check('language', {'chinese': 'words'})
+
+
+def test_the_target_is_the_option_or_the_field_or_the_problem_or_the_prompt_or_the_chain():
+  text = 'so the answer is seven'
+  target = lambda **fields: language.verdict({'prompt': '', 'response': text, **fields})['target']
+  assert language.verdict({'response': text, 'language': 'zh'}, target='th')['target'] == 'th'
+  assert target(language='ru', problem='三个苹果') == 'ru'
+  assert target(problem='三个苹果', prompt='Answer the question: 三个苹果') == 'zh'
+  assert target(problem='$1+1$', prompt='Beantworte die Frage bitte auf Deutsch') == 'de'
+  assert target() == 'en'
+  assert [language.own(word) for word in ('Simplify', 'Evaluate', 'Solve', 'Compute $1+1$')] == ['en'] * 4
+  assert score('7') == 1.0 and language.verdict({'response': '7'})['target'] == ''
+
+
+def test_the_place():
+  item = {'prompt': 'Q: <think>', 'response': '先算</think><answer>so then</answer>'}
+  assert language.verdict(item, target='zh')['score'] == 1.0
+  assert language.verdict(item, target='zh', where='response')['score'] == 0.5
+  assert score('先算 so then', 'zh') == 0.5                      # no tags: the whole
+
+
+@pytest.mark.parametrize('options', [dict(target='klingon'), dict(chinese='letters'), dict(where='answer')])
+def test_an_unknown_option_is_refused(options):
+  with pytest.raises(ConfigError, match='known: '):
+    rewards.check('language', options)
 
 
 def test_an_unknown_language_is_refused():
-  with pytest.raises(ValueError, match="'fr' is not known"):
-    rewards.language_consistency('le mot', 'fr')
+  with pytest.raises(ConfigError, match="'xx' is not known; known: zh, ja"):
+    rewards.language_consistency('le mot', 'xx')
+  with pytest.raises(ConfigError, match="'xx' is not known"):
+    score('le mot', language='xx')
+
+
+def test_pure_text_is_consistent_and_text_of_another_language_is_not(problems):
+  for name in MGSM:
+    own = [score(text, name) for text in problems[name]]
+    assert sum(own) / len(own) >= 0.99 and min(own) > 0.6, name
+    for other in set(MGSM) - {name}:
+      foreign = [score(text, other) for text in problems[name][::10]]
+      assert sum(foreign) / len(foreign) <= 0.05, (name, other)
+
+
+def test_the_language_of_a_problem_is_found(problems):
+  assert {(name, language.own(text)) for name in MGSM for text in problems[name]} == {(name, name) for name in MGSM}
+
+
+@pytest.mark.parametrize('name', CHINESE)
+def test_chinese_sets(data_dir, name):
+  texts = [json.loads(line)['problem'] for line in (data_dir / 'zh' / f'{name}.jsonl').open()]
+  verdicts = [language.verdict({'response': text}, target='zh') for text in texts]
+  assert sum(v['score'] for v in verdicts) / len(texts) >= 0.99
+  english = [score(text, 'en') for text, v in zip(texts, verdicts, strict=True) if v['words']]
+  assert sum(english) / len(english) <= 0.05
+
+
+def halves(first, second, one, two):
+  """As many words of one text's start as of the other's end, half of what the shorter one has."""
+  split = lambda name, text: list(text) if name in ('zh', 'ja', 'th') else [word + ' ' for word in text.split()]
+  count = lambda name, units: language.verdict({'response': ''.join(units)}, target=name)['in_target']
+  start, end = split(one, first), split(two, second)
+  half = min(count(one, start), count(two, end)) // 2
+  while count(one, start) > half:
+    start.pop()
+  while count(two, end) > half:
+    end.pop(0)
+  return ''.join(start) + ' ' + ''.join(end)
+
+
+def test_half_and_half(problems):
+  for one in MGSM:
+    for two in set(MGSM) - {one}:
+      found = [score(halves(problems[one][i], problems[two][i + 7], one, two), one) for i in (30, 60, 90)]
+      assert sum(found) / len(found) == pytest.approx(0.5, abs=0.06), (one, two, found)
+      assert found == pytest.approx([0.5] * 3, abs=0.1), (one, two)
+  english_chinese = [score(halves(problems['en'][i], problems['zh'][i], 'en', 'zh'), t)
+                     for i in range(0, 250, 5) for t in ('en', 'zh')]
+  assert english_chinese == pytest.approx([0.5] * 100, abs=0.1)
+
+
+def test_a_score_depends_on_its_own_item_alone(problems):
+  items = [{'prompt': '', 'response': problems[name][i]} for i in range(5) for name in MGSM]
+  alone = [language.language([item])[0] for item in items]
+  assert language.language(items) == alone == language.language(items[::-1])[::-1]
+
+
+@pytest.mark.parametrize('bait', [
+    '$a ', '$', '`', '``` ', '\\(', '\\[ ', '\\begin{align}', '\\begin{alig', '\\mathrm{', '\\', '\n', '\n ', 'a', "a'",
+    '好', 'a\u0301\u0316', '<think>', '1', 'a_', '<', 'é ', '\ud800', 'หก'])
+def test_long_text_is_read_in_linear_time(bait):
+  text = bait * (300_000 // len(bait))
+  start = time.process_time()
+  assert 0 <= score(text, 'en') <= 1
+  assert time.process_time() - start < 3       # what is quadratic takes minutes

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from r1jax import rewards
-from r1jax.rewards import math_answer
+from r1jax.config import ConfigError
+from r1jax.rewards import answers, symbolic
 
 
 def score(answer, gold, wrap='<think>t</think><answer>{}</answer>'):
@@ -48,6 +49,87 @@ def test_where_the_answer_is_looked_for(wrap, found):
     assert score(gold, gold, wrap) == found
 
 
+THINK = '<think>t \\boxed{{}} <answer>{}</answer></think>'
+
+
+@pytest.mark.parametrize('wrap, both, tags, boxed', [
+    ('<answer>{}</answer>', 1, 1, 0), ('\\boxed{{}}', 1, 0, 1), ('\\boxed{6}<answer>{}</answer>', 1, 1, 0),
+    ('<answer>6</answer>\\boxed{{}}', 0, 0, 1), ('<answer>{}</answer>\\boxed{{}}', 1, 1, 1),
+    # The thinking holds no answer, closed or not, and whatever stands in it.
+    (THINK, 0, 0, 0), (THINK + 'So {}.', 0, 0, 0), (THINK.removesuffix('</think>'), 0, 0, 0),
+    ('t \\boxed{{}}</think>', 0, 0, 0), (THINK + '<answer>6</answer>', 0, 0, 0), (THINK + '\\boxed{6}', 0, 0, 0),
+    ('<answer>{}</answer><think>', 0, 0, 0), ('\\boxed{{}}<think>hm</think>', 0, 0, 0),
+    ('<think>6</think><answer>{}</answer>', 1, 1, 0), ('<think>\\boxed{6}</think>\\boxed{{}}', 1, 0, 1),
+    ('\\boxed{6}</think> \\boxed{{}}', 1, 0, 1),
+    # Several boxes: the last; several with only a comma or a word between them: a list.
+    ('\\boxed{6}. No: \\boxed{{}}', 1, 0, 1), ('\\boxed{{}}. No: \\boxed{6}', 0, 0, 0),
+    ('\\boxed{6}, \\boxed{{}}', 0, 0, 0), ('$\\boxed{6}$ or $\\boxed{{}}$', 0, 0, 0),
+    ('\\boxed{6} \\text{ and } \\boxed{{}}', 0, 0, 0), ('\\boxed{{}}或\\boxed{6}', 0, 0, 0),
+    ('$\\boxed{{}}$, or $\\boxed{{}}$', 1, 0, 1), ('\\boxed{6}, or maybe \\boxed{{}}', 0, 0, 0),
+    ('\\boxed{{}}, or equally $\\boxed{{}}$.', 1, 0, 1), ('\\boxed{{}} or 6', 0, 0, 0), ('\\boxed{{}} or so', 1, 0, 1),
+    ('\\boxed{6}, that is, the root, \\boxed{{}}', 1, 0, 1), ('<answer>\\boxed{{}} or 6</answer>', 0, 0, 0),
+    # What follows must not contradict it.
+    ('<answer>{}</answer> No, the answer is 6.', 0, 0, 0), ('<answer>{}</answer> The answer is right.', 1, 1, 0),
+    ('\\boxed{{}}. Wait. **Answer:** 6', 0, 0, 0), ('\\boxed{{}}. The answer is $6$.', 0, 0, 0),
+    ('\\boxed{{}}. The answer is {}.', 1, 0, 1), ('\\boxed{{}}。所以答案是6', 0, 0, 0),
+    ('\\boxed{{}} in 6 steps.', 1, 0, 1),
+    ('<answer>{}</answer>\\boxed{6}', 0, 0, 0), ('<answer>{}</answer>\\boxed{6', 0, 0, 0),
+    ('The answer is 6. \\boxed{{}}', 1, 0, 1), ('The answer is {}.', 0, 0, 0),
+])
+def test_the_rule_of_where_the_answer_stands(wrap, both, tags, boxed):
+  for gold in ('5', '1/2'):
+    item = {'response': wrap.replace('{}', gold), 'answer': gold}
+    for where, right in (('both', both), ('tags', tags), ('boxed', boxed)):
+      verdict = rewards.VERDICTS['math'](item, where=where)
+      assert verdict['score'] == rewards.REWARDS['math']([item], where=where)[0] == right, (where, verdict)
+
+
+def test_a_prompt_may_have_opened_the_thinking():
+  opened, closed = ({'prompt': p, 'response': r'\boxed{5}', 'answer': '5'} for p in ('Q <think>', 'Q'))
+  assert rewards.REWARDS['math']([opened, closed]) == [0.0, 1.0]
+  assert rewards.REWARDS['math']([dict(opened, response=r'so</think>\boxed{5}')]) == [1.0]
+
+
+@pytest.mark.parametrize('response, score', [
+    ('5', 1), (' 5.0\n', 1), ('the answer is 5', 1), ('<answer>5', 0), ('<think>5', 0), ('5</think>', 0),
+    ('\\boxed{5', 0),
+    ('5 or 6', 0), ('', 0), ('I think that 5', 0),
+])
+def test_a_bare_answer_by_option_only(response, score):
+  item = {'response': response, 'answer': '5'}
+  assert rewards.REWARDS['math']([item], bare=True) == [score] and rewards.REWARDS['math']([item]) == [0.0]
+
+
+@pytest.mark.parametrize('response, reason, extracted', [
+    ('<answer>10/2</answer>', 'equal', '10/2'), ('<answer>6</answer>', 'another number', '6'),
+    ('5', 'no answer tags and no \\boxed{} after the thinking', None),
+    ('<answer> </answer>', 'the answer is empty', None),
+    ('<think>5', 'the thinking is not closed', None),
+    ('<answer>5,6</answer>', 'several values where one is asked', '5,6'),
+    ('<answer>' + '5' * 2000 + '</answer>', 'the answer has 2000 characters; more than 1000 are not read', None),
+    ('\\boxed{5} the answer is 6', 'followed by another answer: 6', '5'),
+])
+def test_a_verdict_says_why_and_what_was_found(response, reason, extracted):
+  verdict = rewards.VERDICTS['math']({'response': response, 'answer': '5'})
+  assert verdict == {'score': float(reason == 'equal'), 'reason': reason, 'extracted': extracted}
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'where': 'summary'}, "where is 'summary'; an answer is looked for in one of: both, tags, boxed"),
+    ({'bare': 1}, 'bare is 1'),
+])
+def test_options_are_checked(options, message):
+  with pytest.raises(ConfigError, match=message):
+    rewards.REWARDS['math']([], **options)
+
+
+def test_a_megabyte_takes_no_more_scans_than_a_kilobyte():
+  def found(size, unit):
+    return answers.find({'response': '\\boxed{5}' + unit * (size // len(unit)) + '\\boxed{6}'}, 'both')
+  for unit in ('\\boxed{7} ', '<answer>', 'x', '$', ' or ', 'answer: 7. '):
+    assert found(1 << 20, unit) == found(1 << 10, unit)
+
+
 def test_plain_integers_need_no_sympy():
   program = ('import sys; from r1jax import rewards\n'
              'item = {"response": "<answer>1,234</answer>", "answer": "1234"}\n'
@@ -57,7 +139,7 @@ def test_plain_integers_need_no_sympy():
 
 
 def test_long_answers_are_never_parsed(monkeypatch):
-  monkeypatch.setattr(math_answer, '_equal', lambda *_: pytest.fail('parsed'))
+  monkeypatch.setattr(symbolic, 'equal', lambda *_: pytest.fail('parsed'))
   for answer in ('1+' * 500_000 + '1', '\\boxed{' * 140_000, '{' * 1_000_000, '\\boxed{' + 'x' * 1_000_000 + '}'):
     assert score(answer, '1/2') == 0.0
 

@@ -1,0 +1,88 @@
+"""Figures of a reward model, from the figures that `summary.json` holds of it."""
+import pathlib
+
+import matplotlib
+from matplotlib.figure import Figure
+import numpy as np
+
+from r1jax.metrics import plots, writer
+
+CURVES = (
+    plots.Panel('loss', 'Loss', 'nats', r'(train|eval)/loss'),
+    plots.Panel('accuracy', 'Accuracy', '% right', r'(train|eval)/accuracy', share=True),
+    plots.Panel('grad_norm', 'Gradient norm', 'global norm', r'train/(grad_norm)'),
+    plots.Panel('throughput', 'Throughput', 'a second', r'throughput/(.+)', log=True),
+)
+
+
+def plot(workdir, final, lengths=None):
+  """Draws curves, reliability and, given lengths, length bias into workdir/plots; returns the paths.
+
+  Args:
+    final: figures as `evaluation.scored` gives them.
+    lengths: of pairs: (margins, differences in tokens), f[N] each; None for other models.
+  """
+  folder = pathlib.Path(workdir) / 'plots'
+  folder.mkdir(exist_ok=True)
+  figures = plots.figures(writer.read_metrics(workdir), CURVES)
+  figures['reliability'] = reliability(final['calibration'])
+  if lengths is not None:
+    figures['length_bias'] = length_bias(*lengths)
+  paths = []
+  for name, figure in figures.items():
+    paths.append(folder / f'{name}.png')
+    with matplotlib.rc_context(plots.STYLE):
+      figure.savefig(paths[-1], dpi=150, metadata={'Software': None})
+  return paths
+
+
+def reliability(calibration):
+  """How often what was predicted came true, by how sure the model was; with the number in each bin."""
+  bins = calibration['bins']
+  with matplotlib.rc_context(plots.STYLE):
+    figure = Figure(figsize=(5.2, 4.6), layout='constrained')
+    axes, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    axes.plot([0, 1], [0, 1], color=plots.COLOURS[5], linewidth=1, linestyle='--', label='perfect')
+    axes.plot([b['predicted'] for b in bins], [b['observed'] for b in bins], color=plots.COLOURS[0], marker='o',
+              markersize=4, label=f'model (error {calibration["ece"]:.3f})')
+    axes.set(title='Calibration on held-out examples', ylabel='share observed', xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc='upper left')
+    below.bar([(b['from'] + b['to']) / 2 for b in bins], [b['count'] for b in bins], width=0.09,
+              color=plots.COLOURS[0])
+    below.set_axisbelow(True)
+    below.set(xlabel='predicted probability', ylabel='number')
+  return figure
+
+
+def length_bias(margins, longer):
+  """How often the longer response is preferred, by how much longer it is: by the labels and by the model; and accuracy.
+
+  Args:
+    margins: f[N], score of the chosen response less that of the rejected one.
+    longer: f[N], the same of their lengths in tokens.
+  """
+  margins, longer = np.asarray(margins), np.asarray(longer)
+  size = np.abs(longer)
+  wins = (margins > 0) + 0.5 * (margins == 0)
+  # Fifths of the pairs of unequal length.
+  edges = np.unique(np.quantile(size[size > 0], np.linspace(0.2, 1, 5), method='higher')) if (size > 0).any() else []
+  parts = [(int(low) + 1, int(high), (size > low) & (size <= high)) for low, high in zip([0, *edges], edges)]
+  at, names = np.arange(len(parts)), [f'{low}-{high}' if low < high else f'{low}' for low, high, _ in parts]
+  parts = [where for _, _, where in parts]
+  share = lambda value: [100 * value[p].mean() if p.any() else np.nan for p in parts]
+  with matplotlib.rc_context(plots.STYLE):
+    figure = Figure(figsize=(9.0, 3.6), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    left.bar(at - 0.2, share((longer > 0).astype(float)), 0.38, color=plots.COLOURS[5], label='labels')
+    left.bar(at + 0.2, share(np.where(longer > 0, wins, 1 - wins)), 0.38, color=plots.COLOURS[0], label='model')
+    left.set(title='The longer response is preferred', ylabel='% of pairs')
+    for sign, colour, label in ((1, plots.COLOURS[2], 'longer is better'), (-1, plots.COLOURS[1], 'longer is worse')):
+      found = [100 * wins[p & (longer * sign > 0)].mean() if (p & (longer * sign > 0)).any() else np.nan
+               for p in parts]
+      right.plot(at, found, marker='o', markersize=4, color=colour, label=label)
+    right.set(title='Accuracy', ylabel='% right')
+    for axes in (left, right):
+      axes.set_axisbelow(True)
+      axes.set(xlabel='difference in length, tokens', xticks=at, xticklabels=names, ylim=(0, 105))
+      axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.2), ncols=2)
+  return figure

@@ -1,0 +1,161 @@
+"""Where in a response its answer stands. The rule, for each reward that reads an answer:
+
+- The thinking holds no answer. Only what follows the last `</think>` is read; a response that does not close its
+  thinking has none. A response without think tags is read whole.
+- By the option `where` the answer is what the last `<answer>..</answer>` holds ('tags'), what the last `\\boxed{}`
+  holds ('boxed'), the tags' where there are any and else the box's ('both'), or everything after the thinking
+  ('summary'). Of several tags or boxes the last counts.
+- A box inside the answer is unpacked. Boxes joined by nothing but a comma, 'and' or its Chinese forms, or by words that
+  begin with 'or', are one answer of several entries, and so is a box followed at once by 'or' and another value.
+- What comes after the answer must not contradict it: a later box, or a later 'answer is' or 'answer:' (or the Chinese
+  for it) with a value behind it, is given back beside the answer, for the reward to compare.
+
+Every scan here is linear in the length of the response.
+"""
+import re
+from typing import NamedTuple
+
+from r1jax import templates
+from r1jax.config import ConfigError
+
+MAX_ANSWER = 1000  # characters; a longer answer is wrong, unread: parsing is not linear
+WHERE = ('both', 'tags', 'boxed')
+
+_BOXED = '\\boxed{'
+_BOXES = 20        # joined ones read at most
+_GAP = 40          # characters between joined boxes at most
+_VALUE = 200       # characters read of a value behind 'answer is'
+_DELIMITERS = ' \t\r\n$*()[]{}\\'
+_JOINTS = {',', ';', 'and', 'or', '&', '，', '、', '；', '和', '或', '或者', '与', '及', ',and', ',or', 'quad', 'qquad'}
+_ANNOUNCED = re.compile(r'answer is:?|(?:^|[\n*#.] ?|final |correct )answer(?:\*\*)?:|答案(?:是|为|[：:])',
+                        re.IGNORECASE)
+
+
+class Found(NamedTuple):
+  """text: the answer, None where there is none; later: a value given after it, or None; reason: why there is none."""
+  text: str | None
+  later: str | None = None
+  reason: str = ''
+
+
+def check_where(where, known=WHERE):
+  """Raises ConfigError for a place that is not known."""
+  if where not in known:
+    raise ConfigError(f'where is {where!r}; an answer is looked for in one of: {", ".join(known)}.')
+
+
+def find(item, where, bare=False, limit=MAX_ANSWER):
+  """The answer of an item by the rule above, as Found.
+
+  Args:
+    item: dict with 'response' and, where it matters that it opens the thinking, 'prompt'.
+    where: 'both', 'tags', 'boxed' or 'summary'.
+    bare: a response with no think tag, answer tag or box at all is itself an answer.
+    limit: characters; a longer answer is not given.
+  """
+  text = templates.completed(item.get('prompt', ''), item['response'])
+  if bare and not any(mark in text for mark in (*templates.TAGS, _BOXED)):
+    return _found(text, '', limit)
+  text = templates.summary(text)
+  if text is None:
+    return Found(None, reason='the thinking is not closed')
+  if where == 'summary':
+    return _found(text, '', limit)
+  span = templates.answer_span(text) if where != 'boxed' else None
+  if span:
+    inside, after = text[span[0]:span[1]], text[span[1] + len(templates.ANSWER_END):]
+    box = _last_box(inside)
+    return _found(box[0], inside[box[1]:] + after, limit) if box else _found(inside, after, limit)
+  box = _last_box(text) if where != 'tags' else None
+  if box:
+    return _found(box[0], text[box[1]:], limit)
+  places = {'tags': 'answer tags', 'boxed': '\\boxed{}', 'both': 'answer tags and no \\boxed{}'}
+  return Found(None, reason=f'no {places[where]} after the thinking')
+
+
+def closing(text):
+  """Where the brace opened just before `text` is closed; None where it is not."""
+  depth = 1
+  for at, character in enumerate(text):
+    if character in '{}' and text[at - 1:at] != '\\':
+      depth += 1 if character == '{' else -1
+      if not depth:
+        return at
+  return None
+
+
+def _found(text, after, limit):
+  text = text.strip()
+  if not text:
+    return Found(None, reason='the answer is empty')
+  if len(text) > limit:
+    return Found(None, reason=f'the answer has {len(text)} characters; more than {limit} are not read')
+  return Found(text, _later(after))
+
+
+def _box(text, start):
+  """(what the box at `start` holds, where it ends), or None where it does not end."""
+  start += len(_BOXED)
+  inside = text[start:start + MAX_ANSWER + 1]
+  end = closing(inside)
+  return None if end is None else (inside[:end].strip(), start + end + 1)
+
+
+def _last_box(text):
+  """(what the last box holds, with those joined to it, where it ends), or None where there is no complete box."""
+  start = text.rfind(_BOXED)
+  box = _box(text, start) if start >= 0 else None
+  if box is None:
+    return None
+  entries = [box[0]]
+  while len(entries) < _BOXES:
+    before = text.rfind(_BOXED, max(0, start - MAX_ANSWER), start)
+    other = _box(text, before) if before >= 0 else None
+    if other is None or not 0 <= start - other[1] <= _GAP or not _joins(text[other[1]:start]):
+      break
+    entries, start = [other[0], *entries], before
+  alternative = _alternative(text[box[1]:box[1] + _VALUE])
+  entries += [alternative] if alternative else []
+  return '; '.join(entries), box[1]
+
+
+def _joins(text):
+  """Does what stands between two boxes, markup aside, make one list of them?"""
+  for word in ('text', 'mbox', 'quad'):
+    text = text.replace('\\' + word, '')
+  for character in _DELIMITERS:
+    text = text.replace(character, '')
+  return text in _JOINTS or text.lstrip(',').startswith(('or', '或', 'and/or'))
+
+
+def _alternative(tail):
+  """The value in `or VALUE`, where the tail of a box begins so; else None."""
+  tail = tail.lstrip(' ,$)\\')
+  for word in ('or ', '或者', '或'):
+    if tail.startswith(word):
+      return _value(tail[len(word):])
+  return None
+
+
+def _later(text):
+  """The last value that the text gives as an answer, in a box or by saying so; None where it gives none."""
+  start, value = text.rfind(_BOXED), None
+  for said in _ANNOUNCED.finditer(text, max(start, 0)):
+    value = _value(text[said.end():said.end() + _VALUE]) or value
+  if value is None and start >= 0:
+    box = _last_box(text)
+    return box[0] if box else 'a box that is not closed'
+  return value
+
+
+def _value(text):
+  """The value that the text begins with: up to the closing dollar, or one word. None where it begins with none."""
+  text = text.lstrip(' *:\t')
+  if text.startswith('$') and '$' in text[1:]:
+    return text[1:text.index('$', 1)]
+  word, _, rest = text.partition(' ')
+  word = word.split('\n')[0]
+  value = word.strip('*.,;:!?$。，')
+  number = value.lstrip('(+-−\\[{')[:1].isdecimal() or value.startswith(('\\frac', '\\sqrt', '\\pi'))
+  letter = value.strip('()') in tuple('ABCDEFGHIJ') and (value != word or '(' in value or not rest)
+  return value if number or letter else None

@@ -1,0 +1,80 @@
+"""Grades rows of JSON Lines by one reward, from the command line.
+
+  python -m r1jax.rewards.grade math < pairs.jsonl     fields gold, pred (a bare answer, or a whole response)
+  python -m r1jax.rewards.grade code < items.jsonl     fields program or response; test and entry_point, asserts, or io
+  python -m r1jax.rewards.grade NAME < items.jsonl     any other reward: the fields that it reads
+
+Prints the verdict of each row as a JSON line, in order: score, and for rewards that can say why, reason and more.
+"""
+import argparse
+import collections
+import itertools
+import json
+import sys
+
+from r1jax import rewards
+from r1jax.config import ConfigError
+from r1jax.rewards import pool, worker
+
+# Fields by other names than in an item, and options that suit a command.
+FIELDS = {'math': {'gold': 'answer', 'pred': 'response'}}
+OPTIONS = {'math': {'bare': True}}
+TIMEOUT = {'code': 120.0}           # seconds for one row; its tests have limits of their own
+
+
+def read(lines, names):
+  """Items from lines of JSON. Raises ConfigError, naming the line, for what is no object or lacks a field."""
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+      raise ConfigError(f'line {number} is no JSON: {error}.') from None
+    missing = [name for name in names if not isinstance(row, dict) or name not in row]
+    if not isinstance(row, dict) or missing:
+      raise ConfigError(f'line {number} must be an object with {", ".join(names) or "the fields of an item"}'
+                        + (f'; it has no {", ".join(missing)}.' if missing else '.'))
+    yield {'prompt': '', **{names.get(name, name): value for name, value in row.items()}}
+
+
+def grade(name, lines, out, options, workers, timeout):
+  """Writes a verdict for each line, as it comes; holds a few batches in memory."""
+  options = OPTIONS.get(name, {}) | options
+  with pool.Grader({name: options}, workers, timeout) as grader:
+    items, pending = read(lines, FIELDS.get(name, {})), collections.deque()
+    while batch := list(itertools.islice(items, worker.BATCH)):
+      pending.append(grader.submit(batch))
+      if len(pending) > 2 * workers:
+        _write(pending.popleft(), name, out)
+    for future in pending:
+      _write(future, name, out)
+
+
+def _write(future, name, out):
+  for verdict in future.result().verdicts[name]:
+    out.write(json.dumps(verdict, ensure_ascii=False) + '\n')
+  out.flush()
+
+
+def main():
+  parser = argparse.ArgumentParser(prog='python -m r1jax.rewards.grade', description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('reward', help=f'one of {", ".join(rewards.REWARDS)}, or module:function')
+  parser.add_argument('--options', type=json.loads, default={}, help='of the reward, as JSON: \'{"where": "tags"}\'')
+  parser.add_argument('--workers', type=int, default=2, help='processes')
+  parser.add_argument('--timeout', type=float, help='seconds for one row, after which it scores 0')
+  args = parser.parse_args()
+  try:
+    sys.stdin.reconfigure(encoding='utf-8', errors='replace')
+    sys.stdout.reconfigure(encoding='utf-8', errors='replace')
+    grade(args.reward, sys.stdin, sys.stdout, args.options, args.workers,
+          args.timeout or TIMEOUT.get(args.reward, 5.0))
+  except (ConfigError, pool.GradeError) as error:
+    sys.exit(f'error: {error}')
+  except BrokenPipeError:                       # `| head` has seen enough
+    sys.stderr.close()
+
+
+if __name__ == '__main__':
+  main()

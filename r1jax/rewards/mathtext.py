@@ -1,0 +1,111 @@
+"""The text of an answer: in one spelling, and taken apart where it is a list, set, tuple or interval.
+
+The patterns hold no repetition within a repetition; each takes time linear in the text.
+"""
+import re
+
+# Full-width ASCII, and what typographers and Chinese keyboards put in place of a sign. Nothing else: ⑥ is not 6.
+_SIGNS = {code: code - 0xfee0 for code in range(0xff01, 0xff5f)} | str.maketrans({
+    '\u3000': ' ', '\xa0': ' ', '。': '.', '，': ', ', '、': ', ', '；': '; ', '−': '-', '–': '-', '—': '-', '〇': '零',
+    '×': '\\times ', '·': '\\cdot ', '÷': '/', 'π': '\\pi ', '∞': '\\infty ', '≤': '\\le ', '≥': '\\ge ',
+    '≠': '\\ne ', '≈': '\\approx ', '∪': '\\cup ', '∩': '\\cap ', '∈': '\\in ', '±': '\\pm ', '°': '^\\circ ',
+    '²': '^2', '³': '^3', '￥': '¥', '＄': '$'}) | {
+        ord(letter): f'\\{name} ' for letter, name in zip('αβγδεθλμρστφψωΔΣΩ', (
+            'alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi psi omega Delta Sigma Omega').split(),
+            strict=True)}
+CURRENCY = '\ue000'  # stands for `\$`, which is money; a bare $ is a delimiter
+FONT = re.compile(r'\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|bf|rm)(?![A-Za-z]) ?')
+_REPLACED = [(re.compile(pattern), by) for pattern, by in (
+    (r'\s+', ' '), (r'\\[dtc]frac(?![A-Za-z])', r'\\frac'),
+    (r'\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])', ''),
+    (r'(?<=[0-9])(?:,\\! ?|\{,\\! ?\}|\{,\}|\\,)(?=[0-9]{3}(?![0-9]))', ''), (r'\{,\}', ','), (r'(?<!\\)\\!', ''),
+    (r'(?<!\\)\\[ ,;:]|~|\\q?quad(?![A-Za-z])|(?<!\\)\\[][()]', ' '),
+    (r'\\(?:geqslant|geq)(?![A-Za-z])|>=', r'\\ge '), (r'\\(?:leqslant|leq)(?![A-Za-z])|<=', r'\\le '),
+    (r'\\neq(?![A-Za-z])|!=', r'\\ne '), (r'\\gt(?![A-Za-z])', '>'), (r'\\lt(?![A-Za-z])', '<'),
+    (r'\^ ?\{ ?\\circ ?\}|\\degree(?![A-Za-z])|(?<!\^)(?<!\^ )\\circ(?![A-Za-z])', r'^\\circ'),
+    (r'\\(?:text|mbox|mathrm|textrm) ?\{ ?,? ?(?:and|or|或者?|和) ?\}', ';'),
+    (r'(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者?|和', ';'),
+    (r'(?:√|(?<![A-Za-z\\])sqrt) ?([0-9]+|[A-Za-z])(?![A-Za-z])', r'\\sqrt{\1}'), ('√', r'\\sqrt '),
+    (r'(?<![A-Za-z\\])(frac|pi|infty)(?![A-Za-z])', r'\\\1 '), (r'(?<![A-Za-z\\])infinity(?![A-Za-z])', r'\\infty'),
+    (r'\\frac ?(\\[A-Za-z]+|[0-9]) ?([0-9A-Za-z])', r'\\frac{\1}{\2}'), (r'\\frac ?([0-9]) ?\{', r'\\frac{\1}{'),
+    (r'(\\frac ?\{[^{}]*\}) ?([0-9])', r'\1{\2}'),
+    (r'\s+', ' '), (r'(?:, ?;|; ?,|; ?;)', ';'))]
+_ASKED = re.compile(r'(?:(?:the |my )?(?:final )?answer(?: is|:| is:) ?|答案(?:是|为)?:? ?|答:? ?)', re.IGNORECASE)
+
+
+def plain(text):
+  """The text in one spelling: spaces, fractions, separators, delimiters; a list's 'and' and 'or' become ';'."""
+  text = text.translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
+  while len(text) > 1 and text[0] == text[-1] and text[0] in '*`':
+    text = text[1:-1].strip()
+  if '\\begin' not in text:
+    text = re.sub(r'\\\\(?=[A-Za-z])', r'\\', text)     # escaped once too often
+  for pattern, by in _REPLACED:
+    text = pattern.sub(by, text)
+  text = text.strip()
+  text = text[2:-2].strip() if text.startswith('[ ') and text.endswith(' ]') and ',' not in text else text
+  asked = _ASKED.match(text)
+  text = text[asked.end():] if asked and asked.end() < len(text) else text
+  text = text.removesuffix('.') if not text.endswith('..') else text
+  return _unwrapped(text.strip())
+
+
+def _unwrapped(text):
+  r"""The inside of a text that is one `\text{..}`, `\mathbf{..}` or the like; else the text."""
+  match = FONT.match(text)
+  if match and text[match.end():match.end() + 1] == '{' and text.find('}') == len(text) - 1:
+    return text[match.end() + 1:-1].strip()
+  return text
+
+
+def words(text):
+  """The text without the commands that only choose a font, and without their braces."""
+  return FONT.sub('', text).replace('{', '').replace('}', '').strip() if '\\' in text else text
+
+
+def entries(text):
+  r"""(kind, entries) of what is more than one value, else (None, []).
+
+  The kinds: '()', '[)', ... for tuples and intervals; 'set' in braces; 'union' of intervals and sets; 'list' bare, or
+  in braces that LaTeX does not show; 'broken' where brackets do not match. An entry with one \pm is two.
+  """
+  parts = _split(text, ',;')
+  if parts is None:
+    return 'broken', []
+  pieces = re.split(r'\\cup(?![A-Za-z])', text)
+  if len(parts) == 1 and len(pieces) > 1:
+    pieces = [piece.strip() for piece in pieces]
+    return ('union', pieces) if all(_bracketed(piece) for piece in pieces) else ('broken', [])
+  kind = _bracketed(text) if len(parts) == 1 else 'list'
+  if kind not in (None, 'list'):
+    parts = _split(text[2:-2] if text.startswith('\\{') else text[1:-1], ',;')
+  if '' in parts:
+    return 'broken', []
+  parts = [e for part in parts for e in (
+      (part.replace('\\pm', '+'), part.replace('\\pm', '-')) if part.count('\\pm') == 1 else (part,))]
+  kind = 'list' if kind is None or text.startswith('{') else kind
+  return (kind, parts) if len(parts) > 1 or kind == 'set' else (None, [])
+
+
+def _bracketed(text):
+  """'set' or the brackets, as '[)', of a text that one pair of them encloses; else None."""
+  if text.startswith('\\{') and text.endswith('\\}'):
+    return 'set' if _split(text[2:-2], ',;') is not None else None
+  if text[:1] not in ('(', '[', '{') or text[-1:] not in (')', ']', '}') or _split(text[1:-1], ',;') is None:
+    return None
+  return 'set' if text[0] == '{' or text[-1] == '}' else text[0] + text[-1]
+
+
+def _split(text, marks):
+  """The text at any of the marks outside of all brackets; None where brackets do not match."""
+  if '\\begin' in text:
+    return [text]
+  parts, depth, start = [], 0, 0
+  for at, character in enumerate(text):
+    depth += (character in '([{') - (character in ')]}')
+    if depth < 0:
+      return None
+    if not depth and character in marks:
+      parts.append(text[start:at].strip())
+      start = at + 1
+  return None if depth else [*parts, text[start:].strip()]

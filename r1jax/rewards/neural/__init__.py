@@ -1,0 +1,8 @@
+"""Rewards by a model. NEURAL: name -> function from the options of a config to a function from items to scores."""
+from r1jax.rewards.neural import judge, preference, process
+
+NEURAL = {
+    'judge': judge.load,
+    'preference': preference.load,
+    'process': process.load,
+}

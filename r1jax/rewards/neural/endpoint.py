@@ -1,0 +1,248 @@
+"""A model behind an OpenAI-compatible endpoint, as a function from chats to texts.
+
+Answers are cached by a hash of the whole request, so that a run that goes on asks nothing twice. The endpoint's key
+stands in no file, message or log.
+"""
+import concurrent.futures
+import contextlib
+import email.utils
+import hashlib
+import json
+import logging
+import math
+import os
+import pathlib
+import random
+import re
+import threading
+import time
+
+from r1jax.config import ConfigError, require
+
+log = logging.getLogger('r1jax')
+
+_REFUSED = (400, 413, 422)        # this request, not all: too long, or the opinion of a filter
+_AGAIN = (408, 425, 429)          # and 5xx
+_FIRST, _LONGEST = 1.0, 60.0      # seconds between two tries, unless the endpoint asks for more
+_LARGEST = 16 << 20               # bytes of an answer
+
+
+class EndpointError(RuntimeError):
+  """The endpoint does not answer, or not as it should; one line."""
+
+
+class _Refusal(EndpointError):
+  """One request is refused for what it holds."""
+
+
+class Endpoint:
+  """A function from chats to texts, through POST `url`/chat/completions.
+
+  429, 5xx, time-outs and broken connections are tried again: after `Retry-After` at least, otherwise ever later, and
+  at random so that many do not come back at once. Anything else that is no answer raises at once.
+
+  Args:
+    url: up to and without /chat/completions, such as https://api.deepseek.com/v1.
+    model: its name there.
+    api_key_env: name of the environment variable that holds the key; '' sends none.
+    cache: folder of answers, which several processes may share; '' keeps none.
+    concurrency: requests at a time, of all threads of this process that call.
+    timeout: seconds to connect, and for an answer to begin or go on (it begins when the model has finished).
+    deadline: seconds for one call, with all its chats and tries.
+    retries: of one request, after its first try.
+    temperature: 0 is greedy, as far as the endpoint is.
+    max_tokens: of an answer, thinking included.
+    extra: further fields of the request's body, as {'top_p': 0.9}; None takes a field out.
+
+  Raises:
+    ConfigError: no httpx, or a setting that cannot work.
+  """
+
+  def __init__(self, url, model, *, api_key_env='', cache='', concurrency=8, timeout=120.0, deadline=1800.0,
+               retries=6, temperature=0.0, max_tokens=2048, extra=None):
+    try:
+      import httpx  # an extra: nothing else needs it
+    except ImportError as error:
+      raise ConfigError("an endpoint needs httpx, which is not installed; install the extra 'judge': "
+                        "pip install 'r1jax[judge]'.") from error
+    require(model, 'model is empty; name the model that the endpoint is to answer with.')
+    require(isinstance(concurrency, int) and isinstance(retries, int) and concurrency >= 1 and retries >= 0,
+            f'concurrency {concurrency} must be 1, 2, ... and retries {retries} 0, 1, ...')
+    require(timeout > 0 and deadline > 0, f'timeout {timeout} s and deadline {deadline} s must be positive.')
+    self._url, self._key, self._key_env = _address(url, httpx), _key(api_key_env), api_key_env
+    self._fields = {'model': model, 'temperature': temperature, 'max_tokens': max_tokens} | dict(extra or {})
+    self._sampled = temperature > 0
+    self._cache = pathlib.Path(cache) if cache else None
+    self._timeout, self._deadline, self._retries = timeout, deadline, retries
+    logging.getLogger('httpx').setLevel(logging.WARNING)   # a line for each request otherwise
+    headers = {'Content-Type': 'application/json'} | ({'Authorization': f'Bearer {self._key}'} if self._key else {})
+    self._client = httpx.Client(headers=headers, limits=httpx.Limits(max_connections=concurrency))
+    self._failures = httpx.RequestError
+    self._threads = concurrent.futures.ThreadPoolExecutor(concurrency, thread_name_prefix='endpoint')
+
+  def __call__(self, chats, draws=None):
+    """What the model says to each chat.
+
+    Args:
+      chats: list of lists of {'role', 'content'}. Equal requests are sent once.
+      draws: an int for each, telling samples of one chat apart (sent as `seed`, unless greedy); None: 0 for all.
+
+    Returns:
+      List of str; None where the endpoint refuses this one request (400, 413, 422).
+
+    Raises:
+      EndpointError: what remains after all tries, or at the deadline; or every request is refused.
+    """
+    bodies = [self._body(*pair) for pair in zip(chats, draws or [0] * len(chats), strict=True)]
+    keys = [hashlib.sha256(f'{self._url}\n{body}'.encode()).hexdigest() for body in bodies]
+    until, stop = time.monotonic() + self._deadline, threading.Event()
+    futures = {key: self._threads.submit(self._answer, key, body, until, stop)
+               for key, body in dict(zip(keys, bodies)).items()}
+    try:
+      for future in concurrent.futures.as_completed(futures.values()):
+        future.result()                                # the first error ends the call
+    finally:
+      stop.set()
+      for future in futures.values():
+        future.cancel()
+    found = [futures[key].result() for key in keys]
+    refused = [x for x in found if isinstance(x, _Refusal)]
+    if found and len(refused) == len(found):
+      raise refused[0]
+    if refused:
+      log.warning('judge: %d of %d requests were refused; the last: %s', len(refused), len(found), refused[-1])
+    return [None if isinstance(x, _Refusal) else x for x in found]
+
+  def _body(self, chat, draw):
+    fields = self._fields | {'messages': chat} | ({'seed': draw} if self._sampled else {})
+    return json.dumps({k: v for k, v in fields.items() if v is not None}, sort_keys=True)
+
+  def _answer(self, key, body, until, stop):
+    """A text from the cache or the endpoint, or the _Refusal."""
+    text = self._look_up(key)
+    if text is None:
+      try:
+        text = self._ask(body, until, stop)
+      except _Refusal as refusal:
+        return refusal
+      self._keep(key, text)
+    return text
+
+  def _ask(self, body, until, stop):
+    for attempt in range(self._retries + 1):
+      wait = random.uniform(0.5, 1.0) * min(_LONGEST, _FIRST * 2.0 ** min(attempt, 10))
+      try:
+        status, asks, data = self._post(body, until)
+      except self._failures as error:
+        said = f'{type(error).__name__}: {self._line(str(error))}'
+      else:
+        if status == 200:
+          return self._content(data)
+        said = f'HTTP {status}, {self._line(data.decode("utf-8", "replace"))}'
+        if status in _REFUSED:
+          raise _Refusal(f'{self._url} refuses a request: {said}')
+        if status not in _AGAIN and status < 500:
+          what = f'the key in {self._key_env or "a variable, and name it in api_key_env"}' if status in (401, 403) \
+              else f'url, and that it has the model {self._fields["model"]!r}'
+          raise EndpointError(f'{self._url} answers {said}; check {what}.')
+        wait = max(wait, asks)
+      if attempt == self._retries:
+        raise EndpointError(f'{self._url} did not answer in {attempt + 1} tries; the last: {said}')
+      if time.monotonic() + wait > until:
+        self._late(f'; another try is due in {wait:.0f} s; the last: {said}')
+      if stop.wait(wait):
+        raise EndpointError(f'{self._url}: given up, as another request failed.')
+
+  def _post(self, body, until):
+    """(status, seconds to wait by Retry-After, bytes) of an answer; raises httpx.RequestError."""
+    left, data = until - time.monotonic(), bytearray()
+    if left <= 0:
+      self._late('; raise deadline or concurrency.')
+    with self._client.stream('POST', self._url, content=body, timeout=min(self._timeout, left)) as answer:
+      for piece in answer.iter_bytes():
+        data += piece
+        if len(data) > _LARGEST:
+          raise EndpointError(f'{self._url} answers with over {_LARGEST} bytes; is it such an endpoint?')
+        if time.monotonic() > until:
+          self._late(', but in part.')
+      return answer.status_code, _seconds(answer.headers.get('retry-after', '')), bytes(data)
+
+  def _late(self, how):
+    raise EndpointError(f'{self._url} did not answer by the deadline of {self._deadline:g} s{how}')
+
+  def _content(self, data):
+    """The text of a chat completion; '' where the model said nothing, as when its thinking took all tokens."""
+    try:
+      text = json.loads(data)['choices'][0]['message']['content']
+      return '' if text is None else text + ''         # TypeError for what is no text
+    except (ValueError, LookupError, TypeError, RecursionError):
+      raise EndpointError(f'{self._url} answers with no chat completion in JSON but with '
+                          f'{self._line(data.decode("utf-8", "replace"))!r}; check url.') from None
+
+  def _line(self, text):
+    """The beginning of a text in one line, without the key."""
+    text = text[:10_000].replace(self._key, '***') if self._key else text[:10_000]
+    return ' '.join(''.join(c if c.isprintable() else ' ' for c in text).split())[:200]
+
+  def _look_up(self, key):
+    """The text kept under `key`; None where there is none, or a damaged one."""
+    if not self._cache:
+      return None
+    try:
+      digest, _, data = (self._cache / key[:2] / key).read_bytes().partition(b'\n')
+      return data.decode('utf-8', 'surrogatepass') if digest == _digest(key, data) else None
+    except (OSError, ValueError):
+      return None
+
+  def _keep(self, key, text):
+    """Keeps a text, whole or not at all: a process that is killed here leaves a file that nobody reads."""
+    if not self._cache:
+      return
+    data, path = text.encode('utf-8', 'surrogatepass'), self._cache / key[:2] / key
+    temporary = path.with_name(f'{key}.{os.getpid()}.{threading.get_ident()}')
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      temporary.write_bytes(_digest(key, data) + b'\n' + data)
+      os.replace(temporary, path)
+    except OSError as error:   # the answer was paid for; it counts without the cache
+      log.warning('judge: the cache %s cannot be written: %s', self._cache, error)
+      with contextlib.suppress(OSError):
+        temporary.unlink()
+
+
+def _digest(key, data):
+  return hashlib.sha256(key.encode() + data).hexdigest().encode()
+
+
+def _address(url, httpx):
+  """Where to post. A user, a query or a fragment is not shown: a key stands in such."""
+  try:
+    parsed = httpx.URL(url)
+  except (httpx.InvalidURL, TypeError) as error:
+    raise ConfigError(f'url is no address: {error}.') from None
+  require(not parsed.userinfo and not parsed.query and not parsed.fragment,
+          'url holds a user, a query or a fragment; leave it out, and name the variable of the key in api_key_env.')
+  require(parsed.scheme in ('http', 'https') and parsed.host, f'url is {url!r}; it must begin with https:// or http://.')
+  return url.rstrip('/').removesuffix('/chat/completions') + '/chat/completions'
+
+
+def _key(name):
+  """The key in the environment variable `name`, '' for no name. The name is not shown: it may be the key by mistake."""
+  require(re.fullmatch('[A-Z_][A-Z0-9_]*|', name),
+          'api_key_env is no name of an environment variable in capitals; give its name, not the key.')
+  key = os.environ.get(name, '').strip() if name else ''
+  require(key or not name, 'the environment variable that api_key_env names is empty or not set; put the key there.')
+  require(re.fullmatch('[!-~]*', key), 'the key that api_key_env names holds a space or a character that is not ASCII.')
+  return key
+
+
+def _seconds(value):
+  """Of a Retry-After header, a number or a date; 0 where it is neither."""
+  try:
+    seconds = float(value)
+  except ValueError:
+    try:
+      seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+      return 0.0
+  return max(seconds, 0.0) if math.isfinite(seconds) else 0.0

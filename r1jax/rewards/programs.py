@@ -1,0 +1,165 @@
+"""The languages of programs: how a program is found in a response, compiled and started."""
+import dataclasses
+import functools
+import os
+import re
+import shutil
+
+from r1jax import config, templates
+from r1jax.rewards import bubblewrap, sandbox
+
+COMPILE_SECONDS = 20.0
+COMPILE_MB = 1024
+MESSAGE = 2000                     # characters of a compiler's message that are kept
+
+PYTHON_FLAGS = ('-S', '-s', '-B')  # no site-packages, and nothing written
+
+_JVM = ('-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1')   # few threads; short programs gain nothing by more
+_WORD = re.compile('[a-z0-9+#]*')
+# Comments and strings (to their end, or the text's: so that none is begun twice), braces, classes, and main.
+_JAVA = re.compile(r'//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"?|\'(?:\\.|[^\'\\\n])*\'?|[{}]'
+                   r'|\bclass\s+([A-Za-z_$][\w$]*)|\bvoid\s+main\s*\(', re.DOTALL)
+_PUBLIC_CLASS = re.compile(r'\bpublic\s+(?:final\s+)?class\s+([A-Za-z_$][\w$]*)')
+
+
+class CompileError(Exception):
+  """The program is none of its language; the text is the compiler's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Language:
+  tags: tuple[str, ...]            # after the fence of a block
+  tools: tuple[str, ...] = ()      # executables beside Python
+  package: str = ''                # of Debian, which holds them
+  overhead_mb: int = 0             # what the runtime itself takes, over the memory of the program
+
+
+LANGUAGES = {
+    'python': Language(('python', 'python3', 'py', 'py3')),
+    'cpp': Language(('cpp', 'c++', 'cxx', 'cc'), ('g++',), 'g++'),
+    'java': Language(('java',), ('javac', 'java'), 'default-jdk-headless', overhead_mb=256),
+    'javascript': Language(('javascript', 'js', 'node', 'nodejs'), ('node',), 'nodejs', overhead_mb=256),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Executable:
+  """What `sandbox.Box` takes."""
+  command: list[str]
+  files: dict[str, bytes]
+  limits: sandbox.Limits
+
+
+def extract(prompt, response, language):
+  """The program in a response: its last fenced block after the thinking; None where there is none.
+
+  A fence is a line that begins, after spaces, with three or more ` or ~; the block ends at the next line
+  that holds nothing but at least as many of the same. A block without an end is none: the response was cut.
+  Blocks tagged as the language come first (the last of them counts), then those without a tag; others, such
+  as its output, never count. Thinking that has not ended has nothing after it. Linear in the text's length.
+
+  Args:
+    prompt: see `templates.completed`.
+    response: text.
+    language: key of LANGUAGES.
+  """
+  text = templates.completed(prompt, response)
+  before, ended, after = text.rpartition(templates.THINK_END)
+  if not ended and templates.THINK in text:
+    return None
+  found = {}
+  for tag, block in _blocks(after):
+    found[tag] = block
+    if tag in LANGUAGES[language].tags:
+      found[language, 'last'] = block
+  return found.get((language, 'last'), found.get(''))
+
+
+def _blocks(text):
+  """Yields (tag, content) of the closed fenced blocks."""
+  fence, tag, lines, indent = '', '', [], 0
+  for line in text.replace('\r\n', '\n').split('\n'):
+    bare = line.strip()
+    run = bare[:len(bare) - len(bare.lstrip(bare[0]))] if bare[:3] in ('```', '~~~') else ''
+    if not fence:
+      if run and '`' not in bare[len(run):]:
+        fence, tag, lines, indent = run, _tag(bare[len(run):]), [], len(line) - len(line.lstrip(' '))
+    elif run == bare and run.startswith(fence):
+      yield tag, '\n'.join(lines) + '\n'
+      fence = ''
+    else:
+      lines.append(line[min(indent, len(line) - len(line.lstrip(' '))):])
+
+
+def _tag(info):
+  """The first word of what follows a fence: 'python' of ' python title=a', and of '{.python}'."""
+  return _WORD.match(info.strip().lstrip('{.').lower())[0]
+
+
+def build(language, program, limits, unsafe):
+  """Makes a program ready to run, compiling it in a sandbox where its language asks for that.
+
+  Args:
+    language: key of LANGUAGES.
+    program: its source.
+    limits: sandbox.Limits of a run.
+
+  Returns:
+    Executable.
+
+  Raises:
+    CompileError: with the compiler's message.
+    ConfigError: the compiler is not installed.
+  """
+  source = program.encode(errors='replace')
+  spec = LANGUAGES[language]
+  tools = [_tool(name, language) for name in spec.tools]
+  if language == 'python':
+    return Executable([bubblewrap.python(unsafe), *PYTHON_FLAGS, 'main.py'], {'main.py': source}, limits)
+  memory = limits.memory_mb
+  limits = dataclasses.replace(limits, memory_mb=memory + spec.overhead_mb, mapped=not spec.overhead_mb)
+  if language == 'javascript':
+    return Executable([*tools, f'--max-old-space-size={memory}', '--stack-size=4000', 'main.js'],
+                      {'main.js': source}, dataclasses.replace(limits, stack_mb=64))
+  if language == 'cpp':
+    built = _compile([*tools, '-O2', '-o', 'main', 'main.cpp'], 'main', {'main.cpp': source}, unsafe)
+    return Executable(['./main'], built, dataclasses.replace(limits, stack_mb=memory))
+  public, name = _PUBLIC_CLASS.search(program), _main_class(program)
+  file = f'{public[1] if public else name}.java'
+  compiler, java = tools
+  built = _compile([compiler, *(f'-J{flag}' for flag in _JVM), file], '*.class', {file: source}, unsafe)
+  return Executable([java, *_JVM, f'-Xmx{memory}m', '-Xss64m', '-cp', '.', name], built, limits)
+
+
+def _compile(command, results, files, unsafe):
+  """Runs a compiler. Returns the files that it made, as one archive for `sandbox.Box`."""
+  limits = sandbox.Limits(COMPILE_SECONDS, COMPILE_MB, mapped=False, output=bubblewrap.TMP)
+  archive = ['/bin/sh', '-c', f'"$@" >&2 && exec tar -cf - {results}', 'sh']
+  with sandbox.Box([*archive, *command], limits, files=files, runtime=command[0], unsafe=unsafe) as box:
+    sandbox.run([box])
+  if box.broken or box.code:
+    raise CompileError(box.broken or box.errors[:MESSAGE].decode(errors='replace').strip())
+  return {'built.tar': bytes(box.output)}
+
+
+def _main_class(program):
+  """The outer class that the first `void main(` stands in; 'Main' where there is none."""
+  depth, name = 0, 'Main'
+  for match in _JAVA.finditer(program):
+    if match[0] in '{}':
+      depth += 1 if match[0] == '{' else -1
+    elif match[1] and not depth:
+      name = match[1]
+    elif match[0].startswith('void'):
+      break
+  return name
+
+
+@functools.cache
+def _tool(name, language):
+  """Where an executable lies. The sandbox shows /usr alone, so that is where it must be."""
+  path = shutil.which(name, path='/usr/local/bin:/usr/bin:/bin')
+  path = path and os.path.realpath(path)
+  config.require(path and path.startswith('/usr/'), f"programs in '{language}' need {name}, which is not installed "
+                 f'under /usr: apt-get install {LANGUAGES[language].package}.')
+  return path

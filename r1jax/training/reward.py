@@ -1,0 +1,122 @@
+"""Learning to score: the gradient of one microbatch of labelled rows, and an optimizer step over several."""
+import functools
+import operator
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax import losses, models, parallel
+from r1jax.config import require
+from r1jax.data import rows as rows_lib
+from r1jax.training import policy
+from r1jax.training.update import NonFiniteError, expert_metrics
+
+
+@flax.struct.dataclass
+class ScoreBatch:
+  """Rows with labels at marks.
+
+  Attributes:
+    tokens: i32[B, T], right-padded; lengths: i32[B].
+    marks: i32[B, S], positions whose scores count; negative ones fill up.
+    labels: f32[B, S]; negative: none. Of pairs, rows are chosen and rejected in turn.
+  """
+  tokens: jax.Array
+  lengths: jax.Array
+  marks: jax.Array
+  labels: jax.Array
+
+
+def accumulate(params, grads, batch, count, *, cfg, options, objective):
+  """Adds a microbatch's gradient of `losses.SCORE_LOSSES[objective]` to `grads`, which is donated.
+
+  Args:
+    count: f32[], what the loss of the whole batch is divided by. cfg: ModelConfig with head 'score'.
+    options: policy.Options.
+
+  Returns:
+    grads; and metrics, this microbatch's share of the batch's.
+  """
+  return _accumulate(params, grads, batch, count, cfg=cfg, options=options, objective=objective,
+                     places=policy.places_of(grads))
+
+
+@functools.partial(jax.jit, static_argnames=('cfg', 'options', 'objective', 'places'), donate_argnames=('grads',))
+def _accumulate(params, grads, batch, count, *, cfg, options, objective, places):
+  def loss(params):
+    params, scores, load = models.threaded_scores(
+        params, cfg, batch.tokens, batch.lengths, batch.marks, dtype=jnp.dtype(options.dtype), remat=options.remat,
+        attention=options.attention, mesh=options.mesh)
+    value, metrics = losses.SCORE_LOSSES[objective](scores, batch.labels, count)
+    return value, (metrics if load is None else metrics | {'moe/load': load}, params)
+
+  return policy.add_gradient(loss, params, grads, options.remat, places)
+
+
+class ScoreUpdater:
+  """Optimizer steps of one score model under one config.
+
+  Args:
+    cfg: config.RewardModel. model: ModelConfig with head 'score'. optimizer: an optax transformation. mesh: Mesh.
+
+  Raises:
+    ConfigError: a microbatch does not divide over the mesh.
+  """
+
+  def __init__(self, cfg, model, optimizer, mesh):
+    self._size = cfg.microbatch or cfg.batch
+    shards = parallel.batch_shards(mesh)
+    require(self._size % shards == 0,
+            f"{self._size} examples a microbatch do not divide over {shards} devices on axes 'data', 'fsdp' and "
+            f"'expert'; set microbatch (or batch) to a multiple of {shards} or use a smaller mesh.")
+    self._cfg, self._model, self._optimizer = cfg, model, optimizer
+    self._options = policy.Options(1.0, 1, cfg.model.dtype, cfg.model.remat, mesh, cfg.model.attention)
+    self._sharding, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+
+  def update(self, state, examples, step):
+    """One optimizer step.
+
+    Args:
+      state: TrainState; donated. examples: list of data.labelled.Example, of the config's batch.
+      step: for messages.
+
+    Returns:
+      TrainState, metrics {name: float}.
+    """
+    count = parallel.put(np.float32(self._count(examples)), self._everywhere)
+    grads, found = policy.zeros_like(state.params, self._cfg.grad_dtype), []
+    for batch in self._microbatches(examples):
+      grads, metrics = accumulate(state.params, grads, batch, count, cfg=self._model, options=self._options,
+                                  objective=self._cfg.objective)
+      found.append(metrics)
+    loads = [metrics.pop('moe/load') for metrics in found if 'moe/load' in metrics]
+    load = functools.reduce(operator.add, loads) if loads else None
+    state, norm = policy.apply(state, grads, load, optimizer=self._optimizer, balance_rate=self._cfg.balance_rate)
+    found, norm, load = parallel.get((found, norm, load))
+    metrics = {f'train/{name}': float(x) for name, x in (policy.combine(found) | {'grad_norm': norm}).items()}
+    bad = [name for name in ('train/loss', 'train/grad_norm') if not np.isfinite(metrics[name])]
+    if bad:
+      raise NonFiniteError(f'{" and ".join(bad)} not finite at step {step} ({metrics[bad[0]]}); the last checkpoint is '
+                           'intact. Lower optimizer.learning_rate or look at the data.')
+    return state, metrics | {name: float(x) for name, x in expert_metrics(load).items()}
+
+  def _count(self, examples):
+    """What the loss is a mean over: pairs, responses, or labelled steps."""
+    if self._cfg.objective != 'steps':
+      return len(examples)
+    return sum(int((example.labels >= 0).sum()) for example in examples)
+
+  def _microbatches(self, examples):
+    """ScoreBatches on the device: examples of like length together, padded to the longest of them only."""
+    longest = lambda example: max(len(row.ids) for row in example.rows)
+    examples = sorted(examples, key=longest)
+    for first in range(0, len(examples), self._size):
+      some = examples[first:first + self._size]
+      length = rows_lib.padded(longest(some[-1]))
+      marks = rows_lib.padded(max(e.labels.shape[1] for e in some), least=1)
+      tokens, lengths, places = rows_lib.pad([row for e in some for row in e.rows], length, marks)
+      labels = np.concatenate([np.pad(e.labels, ((0, 0), (0, marks - e.labels.shape[1])), constant_values=-1)
+                               for e in some])
+      yield parallel.put(ScoreBatch(tokens, lengths, places, labels), self._sharding)

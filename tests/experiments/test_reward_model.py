@@ -1,0 +1,148 @@
+"""Training a reward model from end to end: tiny runs, killed and resumed, and what the model is used for."""
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from configs import reward_model as configs
+from experiments import label_steps, reward_model
+from r1jax import checkpoint, config
+from r1jax.config import ConfigError
+from r1jax.data import DataError, process, toy_scored
+from r1jax.rewards.neural import NEURAL
+from r1jax.rewards.neural import model as model_lib
+
+MODULE = {'module': 'reward_model'}
+TINY = {'epochs': 0.01, 'batch': 16, 'data.max_length': 64, 'eval.every': 3, 'eval.examples': 16,
+        'checkpoint.every': 2, 'optimizer.warmup': 2}     # 8 steps
+VARIANT = 'configs/reward_model.py:toy_{}'
+
+
+def summary(workdir):
+  return json.loads((workdir / 'summary.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def trained(runs, tmp_path_factory):
+  """{variant: working directory} of tiny runs of all objectives: pairs from the toy base, the others from nothing."""
+  out = {}
+  for name, more in (('preference', {'model.path': runs.base}), ('safety', {'microbatch': 8}), ('process', {})):
+    out[name] = tmp_path_factory.mktemp(name)
+    runs.finish(out[name], TINY | more, config=VARIANT.format(name), **MODULE)
+  return out
+
+
+def test_a_run_leaves_its_figures(trained):
+  for name, workdir in trained.items():
+    found = summary(workdir)
+    assert found['steps'] == 8 and found['held_out'] == 1000
+    assert 0 < found['final']['accuracy'] < 1 and len(found['final']['interval']) == 2
+    plots = {p.stem for p in (workdir / 'plots').iterdir()}
+    assert {'loss', 'accuracy', 'reliability'} <= plots and ('length_bias' in plots) == (name == 'preference')
+    rows = [json.loads(line) for line in (workdir / 'samples' / 'step_000008.jsonl').read_text().splitlines()]
+    assert len(rows) == 1000 and len(rows[0]['scores']) == (2 if name == 'preference' else 1)
+  assert summary(trained['process'])['final']['first_error']['count'] == 1000
+
+
+def test_its_model_scores_as_the_run_did(trained):
+  for name, kind, make in (('preference', 'preference', toy_scored.pairs), ('safety', 'preference', toy_scored.points)):
+    workdir, view = trained[name], 'summary' if name == 'preference' else 'whole'
+    row = json.loads((workdir / 'samples' / 'step_000008.jsonl').read_text().splitlines()[0])
+    item = make(1, True, view)[0]
+    assert row['id'] == item['id']
+    about = model_lib.read_about(workdir / 'model')
+    assert (about.view, about.form, about.objective) == (view, 'bare', 'pairs' if name == 'preference' else 'points')
+    items = [{'prompt': 'as given', 'problem': item['turns'][0]['content'], 'response': text} for text in item['texts']]
+    found = NEURAL[kind](path=str(workdir), scale='logit')(items)
+    np.testing.assert_allclose(found, np.array(row['scores'])[:, 0] - about.center, atol=1e-5)
+  row = json.loads((trained['process'] / 'samples' / 'step_000008.jsonl').read_text().splitlines()[0])
+  item = toy_scored.steps(1, True)[0]
+  response = {'prompt': 'p', 'problem': item['turns'][0]['content'], 'response': process.joined(item['texts'], 'line')}
+  found, = NEURAL['process'](path=str(trained['process'] / 'model'), aggregate='last')([response])
+  np.testing.assert_allclose(found, 1 / (1 + np.exp(-row['scores'][0][-1])), atol=1e-5)
+
+
+def test_a_killed_run_ends_with_the_same_bits(runs, trained, tmp_path):
+  settings = TINY | {'model.path': runs.base}
+  file = tmp_path / 'metrics.jsonl'
+  runs.kill(tmp_path, lambda: file.exists() and file.read_bytes().count(b'\n') >= 5, settings,
+            config=VARIANT.format('preference'), **MODULE)
+  assert not (tmp_path / 'summary.json').exists()
+  runs.finish(tmp_path, settings, config=VARIANT.format('preference'), **MODULE)
+  straight = trained['preference']
+  (step, arrays), (want_step, want) = runs.last_checkpoint(tmp_path), runs.last_checkpoint(straight)
+  assert step == want_step == 8 and [k for k in want if arrays[k].tobytes() != want[k].tobytes()] == []
+  assert runs.metrics(tmp_path) == runs.metrics(straight) and summary(tmp_path)['final'] == summary(straight)['final']
+  assert (tmp_path / 'model/model.safetensors').read_bytes() == (straight / 'model/model.safetensors').read_bytes()
+
+
+def test_a_new_head_on_a_policy_and_a_reward_model_trained_on(runs, trained, tmp_path):
+  base = runs.weights(runs.base)
+  source = checkpoint.open_model(trained['preference'] / 'model')
+  assert source.cfg.head == 'score' and 'params.unembed' in base
+  first = runs.weights(trained['preference'] / 'model')
+  assert {k: v.shape for k, v in base.items() if k != 'params.unembed'} == {
+      k: v.shape for k, v in first.items() if k != 'params.score'}
+  # One step at a rate of nearly nothing leaves the weights where the model trained before has them.
+  settings = TINY | {'model.path': trained['preference'] / 'model', 'epochs': 1e-4, 'optimizer.learning_rate': 1e-12}
+  runs.finish(tmp_path, settings, config=VARIANT.format('preference'), **MODULE)
+  for name, x in runs.weights(tmp_path / 'model').items():
+    np.testing.assert_allclose(x, first[name], atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['preference', 'process'])
+def test_a_mesh_gives_the_same_figures(runs, tmp_path, name):
+  settings = TINY | {'epochs': 2e-3, 'microbatch': 8, 'optimizer.name': 'adam', 'optimizer.learning_rate': 1e-3}
+  eight = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+  for folder, more, env in (('one', {}, {}), ('eight', {'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tp': 2}, eight)):
+    runs.finish(tmp_path / folder, settings | more, config=VARIANT.format(name), env=env, **MODULE)
+  one, many = (runs.metrics(tmp_path / folder) for folder in ('one', 'eight'))
+  assert len(one) == len(many) == 3
+  for a, b in zip(one, many):
+    assert a.keys() == b.keys()
+    for metric in a.keys() & {'train/loss', 'eval/loss', 'train/grad_norm'}:
+      np.testing.assert_allclose(b[metric], a[metric], rtol=5e-3, err_msg=metric)
+
+
+@pytest.mark.parametrize('settings, said', [
+    ({'model.preset': ''}, "model.path is empty and model.preset is ''"),
+    ({'objective': 'triples'}, "objective is 'triples'; known: pairs, points, steps"),
+    ({'data.view': 'half'}, "data.view is 'half'; known: summary, whole"),
+    ({'data.max_length': 5000}, "data.max_length 5000 exceeds the model's context of 4096"),
+    ({'data.source': 'jsonl', 'data.eval_fraction': 0.1}, 'data.path is empty'),
+    ({'data.form': 'chat'}, 'has no chat template')])
+def test_errors_are_one_line(tmp_path, monkeypatch, settings, said):
+  monkeypatch.setattr(toy_scored, 'SPLITS', ((40, False), (10, True)))
+  c = configs.get_config('toy_preference')
+  for key, value in settings.items():
+    *folders, last = key.split('.')
+    at = c
+    for folder in folders:
+      at = at[folder]
+    at[last] = value
+  with pytest.raises((ConfigError, DataError), match=said) as error:
+    reward_model.start(config.convert(c, config.RewardModel), str(tmp_path / 'run'))
+  assert '\n' not in str(error.value)
+
+
+def test_steps_are_labelled_by_roll_outs_and_what_was_ended_goes_on(runs, tmp_path):
+  rows = [{'id': i, 'problem': f'{30 + i} a 3 = {33 + i}', 'answer': '3', 'steps': ['a +3', f'{33 + i} ok']}
+          for i in range(5)]
+  (tmp_path / 'in.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  options = label_steps.Options(samples=3, max_prompt=64, max_response=12, chunk=2, reward='format', opening='<think> ',
+                                workers=1)
+  run = lambda name, options=options: label_steps.label_file(
+      runs.base, str(tmp_path / 'in.jsonl'), str(tmp_path / name), options)
+  assert run('out.jsonl') == 5
+  whole = (tmp_path / 'out.jsonl').read_bytes()
+  items, dropped = process.read_steps(str(tmp_path / 'out.jsonl'), 'line')
+  assert len(items) == 5 and all(n == 3 for row in whole.splitlines() for _, n in json.loads(row)['rollouts'])
+  for size in (len(whole) // 2, 10, len(whole)):          # torn in the middle of a line, or finished
+    (tmp_path / 'out.jsonl').write_bytes(whole[:size])
+    assert run('out.jsonl') == 5 and (tmp_path / 'out.jsonl').read_bytes() == whole
+  with pytest.raises(ConfigError, match='was made with'):
+    run('out.jsonl', dataclasses.replace(options, seed=1))
+  with pytest.raises(ConfigError, match='a problem with its steps has'):
+    run('long.jsonl', dataclasses.replace(options, max_prompt=8))

@@ -1,0 +1,53 @@
+"""RL by rewards that a model scores: one score, credit by step, gates; all resumes."""
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+# Enough for a model directory; what it is worth is tested elsewhere.
+SHORT = {'epochs': 0.02, 'eval.every': 1000, 'eval.examples': 64}
+
+
+def options(**by_part):
+  return {f'reward.options.{part}': str(value) for part, value in by_part.items()}
+
+
+@pytest.fixture(scope='session')
+def scorers(runs, tmp_path_factory):
+  """{objective: folder} of a reward model of preferences, and one of steps."""
+  out = {}
+  for name in ('toy_preference', 'toy_process'):
+    out[name] = tmp_path_factory.mktemp(name)
+    runs.finish(out[name], SHORT, module='reward_model', config=f'configs/reward_model.py:{name}')
+  return out
+
+
+def test_models_and_rules_are_mixed_and_a_resumed_run_is_the_same(runs, scorers, tmp_path):
+  settings = {'reward.parts.preference': 0.5, 'reward.parts.process': 0.0, 'reward.gates': "('format',)",
+              'reward.step_credit': 0.3, 'steps': 4} | options(
+                  preference={'path': str(scorers['toy_preference'])}, process={'path': str(scorers['toy_process'])})
+  runs.finish(tmp_path / 'whole', settings)
+  rows = runs.metrics(tmp_path / 'whole')[:4]
+  for part in ('preference', 'process'):
+    assert all(0 <= row[f'reward/{part}/mean'] <= 1 for row in rows)
+    assert len({row[f'reward/{part}/mean'] for row in rows}) > 1
+  for line in (tmp_path / 'whole' / 'samples').glob('*'):
+    for row in map(json.loads, line.read_text().splitlines()):
+      parts = row['parts']
+      want = parts['format'] * (parts['signs'] + 0.5 * parts['format'] + 0.5 * parts['preference'])
+      assert row['reward'] == pytest.approx(want, abs=1e-5)
+  runs.finish(tmp_path / 'half', settings | {'steps': 2, 'optimizer.schedule': 'constant'})
+  runs.finish(tmp_path / 'half', settings | {'optimizer.schedule': 'constant'})
+  runs.finish(tmp_path / 'straight', settings | {'optimizer.schedule': 'constant'})
+  step, arrays = runs.last_checkpoint(tmp_path / 'half')
+  other_step, others = runs.last_checkpoint(tmp_path / 'straight')
+  assert step == other_step and all(arrays[name].tobytes() == others[name].tobytes() for name in others)
+
+
+def test_options_are_checked_before_anything_compiles(runs, scorers, tmp_path):
+  refuse = lambda **settings: runs.refuse(tmp_path, {'reward.parts.process': 1.0} | settings)
+  assert "reward 'process' needs the option 'path'" in refuse()
+  assert "has no option 'pth'; the nearest known one is 'path'" in refuse(**options(process={'pth': 'x'}))
+  wrong = options(process={'path': str(scorers['toy_preference'])})
+  assert "scores whole responses; use the reward 'preference' with it" in refuse(**wrong)
+  assert 'needs \'process\' among' in runs.refuse(tmp_path, {'reward.step_credit': 1.0})

@@ -1,0 +1,56 @@
+"""The command that grades rows: order, fields, bad input."""
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from r1jax.config import ConfigError
+from r1jax.rewards import grade
+
+
+def run(name, *lines, options=None, workers=2):
+  out = io.StringIO()
+  grade.grade(name, lines, out, options or {}, workers, timeout=30.0)
+  return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_rows_come_back_in_their_order():
+  rows = [{'gold': '3', 'pred': str(i % 5)} for i in range(500)]
+  verdicts = run('math', *(json.dumps(row) for row in rows))
+  assert [v['score'] for v in verdicts] == [float(i % 5 == 3) for i in range(500)]
+  assert verdicts[3]['extracted'] == '3' and all(isinstance(v['reason'], str) for v in verdicts)
+
+
+def test_an_answer_is_bare_or_in_a_response():
+  preds = ['1/2', '<think>1/3</think><answer>0.5</answer>', 'so it is \\boxed{\\frac12}.', '<think>1/2</think>', '1/3']
+  assert [v['score'] for v in run('math', *(json.dumps({'gold': '0.5', 'pred': p}) for p in preds))] == [1, 1, 1, 0, 0]
+
+
+def test_options_and_other_rewards():
+  row = json.dumps({'response': '<think>a</think><answer>b</answer>'})
+  assert run('format', row, '', row)[1]['score'] == 1.0
+  with pytest.raises(ConfigError, match="has no option 'wher'; the nearest known one is 'where'"):
+    run('math', options={'wher': 1})
+
+
+@pytest.mark.parametrize('line, message', [
+    ('{"gold": 1', 'line 2 is no JSON'), ('[1]', 'line 2 must be an object with gold, pred'),
+    ('{"gold": "1"}', 'line 2 must be an object with gold, pred; it has no pred'), ('[' * 100_000, 'line 2 is no JSON'),
+])
+def test_a_bad_line_is_named(line, message):
+  with pytest.raises(ConfigError, match=message):
+    run('math', '{"gold": "1", "pred": "1"}', line)
+
+
+def test_the_command():
+  def command(*args, text):
+    return subprocess.run([sys.executable, '-m', 'r1jax.rewards.grade', *args], input=text, capture_output=True,
+                          text=True)
+  done = command('format', text='{"response": "<think>a</think><answer>b</answer>"}\n')
+  assert (done.returncode, json.loads(done.stdout)['score']) == (0, 1.0), done.stderr
+  done = command('formt', text='')
+  assert done.returncode == 1 and done.stderr.startswith("error: unknown reward 'formt'"), done.stderr
+  done = command('format', text='{"response"\n')
+  assert done.returncode == 1 and done.stderr.startswith('error: line 1 is no JSON') and done.stderr.count('\n') == 1

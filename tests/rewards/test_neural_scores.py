@@ -1,0 +1,166 @@
+"""Rewards by learned scores: what the model is shown, how its scores become a reward, credit by step."""
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from r1jax import models, tokenizers
+from r1jax import params as params_lib
+from r1jax.checkpoint import families, hf
+from r1jax.config import ConfigError
+from r1jax.rewards.neural import model as model_lib
+from r1jax.rewards.neural import preference, process, rollouts
+
+TEXT = 'two and 2 make 4 . so 4 ! <think> 二加二得四 </think>\n'
+
+
+def item(response, prompt='p <think>', problem='p'):
+  return {'prompt': prompt, 'problem': problem, 'response': response}
+
+
+class Shown:
+  """A model that scores texts by their length and keeps what it was shown."""
+
+  def __call__(self, conversations):
+    self.conversations = conversations
+    return [[float(len(text)) for text in texts] for _, texts in conversations]
+
+
+def test_helpfulness_is_shown_the_summary_and_harmlessness_all():
+  items = [item('secret</think> ok'), item('secret', prompt='p'), item('never ends'), item('x</think>  ')]
+  model = Shown()
+  found = preference.preference_score(items, model=model, view='summary', scale='logit', center=1.0)
+  user = [{'role': 'user', 'content': 'p'}]
+  assert model.conversations == [(user, ['ok']), (user, ['secret'])]
+  assert found == [1.0, 5.0, -10.0, -10.0]                # of which nothing is shown gets the least there is
+  preference.preference_score(items, model=model, view='whole')
+  assert [texts for _, texts in model.conversations] == [
+      ['<think>secret</think> ok'], ['secret'], ['<think>never ends'], ['<think>x</think>']]
+
+
+def test_probabilities_are_those_of_the_logits_within_the_limit():
+  items = [item('abc', prompt='p'), item('x' * 50, prompt='p')]
+  found = preference.preference_score(items, model=Shown(), center=1.0, limit=8.0)
+  np.testing.assert_allclose(found, [1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-8))])
+  assert preference.preference_score([], model=None) == []
+
+
+def test_a_prompt_may_be_turns():
+  turns = [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b'}, {'role': 'user', 'content': 'c'}]
+  model = Shown()
+  preference.preference_score([{'prompt': turns, 'response': 'r'}], model=model)
+  assert model.conversations == [(turns, ['r'])]
+
+
+@pytest.mark.parametrize('function, options, said', [
+    (preference.preference_score, {'view': 'half'}, "view is 'half'; known: summary, whole"),
+    (preference.preference_score, {'scale': 'x'}, "scale is 'x'; known: probability, logit"),
+    (preference.preference_score, {'limit': 0.0}, 'limit is 0.0'),
+    (process.process_score, {'aggregate': 'max'}, "aggregate is 'max'; known: min, product, last, mean"),
+    (process.process_score, {'steps': 'word'}, "steps is 'word'; known: line, paragraph"),
+    (process.process_score, {'view': ''}, "view is ''")])
+def test_options_are_checked_without_items(function, options, said):
+  with pytest.raises(ConfigError, match=said):
+    function([], model=None, **options)
+
+
+LOGITS = {'good': 2.0, 'bad': -1.0, 'fair': 0.0}
+P = {name: 1 / (1 + math.exp(-x)) for name, x in LOGITS.items()}
+
+
+def by_step(conversations):
+  return [[LOGITS[text] for text in texts] for _, texts in conversations]
+
+
+@pytest.mark.parametrize('aggregate, want', [
+    ('min', P['bad']), ('product', P['good'] * P['bad'] * P['fair']), ('last', P['fair']),
+    ('mean', sum(P.values()) / 3)])
+def test_steps_make_one_score(aggregate, want):
+  items = [item('good\nbad\n\nfair\n'), item('good'), item('  \n</think>')]
+  found = process.process_score(items, model=by_step, aggregate=aggregate)
+  np.testing.assert_allclose(found, [want, P['good'], 0.0])
+
+
+def test_credit_by_step():
+  response = '<think>\ngood\n bad </think>\nfair'
+  found, = process.step_scores([item(response, prompt='p')], model=by_step)
+  np.testing.assert_allclose(found.scores, [P['good'], P['bad'], P['fair']])
+  assert [response[:end].split()[-1] for end in found.ends] == ['good', '</think>', 'fair']
+  short, = process.step_scores([item(response, prompt='p')], model=lambda c: [[2.0]])
+  assert len(short.scores) == len(short.ends) == 1         # the model's limit has cut the others off
+  summary, = process.step_scores([item('good\nbad</think>\nfair')], model=by_step, view='summary')
+  assert summary.ends == (len('good\nbad</think>\nfair'),)
+  assert process.step_scores([item('good')], model=by_step, view='summary')[0].scores == ()
+
+
+@pytest.fixture(scope='module')
+def tokenizer(tmp_path_factory):
+  path = tmp_path_factory.mktemp('tokenizer') / 'tokenizer.model'
+  tokenizers.train([TEXT.strip()] * 4, path, 320)
+  return tokenizers.load(path)
+
+
+def test_the_token_in_which_a_step_ends(tokenizer):
+  response = 'two and 2 make 4 .\nso 二加二 ! \nso 4'
+  ids = tokenizer.encode(response) + list(tokenizer.eos[:1])
+  assert tokenizer.decode(ids) == response
+  found, = process.step_scores([item(response)], model=lambda c: [[0.0] * 3])
+  at = process.step_tokens(tokenizer, ids, found.ends)
+  for end, token in zip(found.ends, at):
+    assert len(tokenizer.decode(ids[:token])) < end <= len(tokenizer.decode(ids[:token + 1]))
+
+
+@pytest.mark.parametrize('objective', ['pairs', 'steps'])
+def test_a_directory_scores_alike_alone_and_among_others(tokenizer, tmp_path, objective):
+  cfg = dataclasses.replace(models.PRESETS['toy'], vocab=320, layers=2, head='score')
+  params = params_lib.init(models.specs(cfg), jax.random.key(0))
+  about = model_lib.About(objective, 'bare', 'whole', 'line', 64)
+  (tmp_path / model_lib.ABOUT).write_text(json.dumps(dataclasses.asdict(about)))
+  hf.save(tmp_path / 'model', cfg, params, families.for_export(families.to_hf(cfg), 'float32'),
+          [tokenizer.path, tmp_path / model_lib.ABOUT])
+  score = model_lib.load(tmp_path, batch=4).score
+  turns = [{'role': 'user', 'content': 'two'}]
+  texts = ['4', 'so 4 !\n' * 3, 'two and 2 make 4 .', '二' * 100, 'so', 'and 2', '. . .']
+  asked = [(turns, text.split('\n') if objective == 'steps' else [text]) for text in texts]
+  asked = [(turns, [t for t in parts if t]) for turns, parts in asked]
+  together = score(asked)
+  assert [score([one])[0] for one in asked] == together == score(asked[::-1])[::-1]
+  assert [len(s) for s in together] == ([1, 3, 1, 0, 1, 1, 1] if objective == 'steps' else [1] * 7)
+  # By hand, from the whole text and its last token.
+  encoder = model_lib.Encoder(tokenizer, 'bare', 64)
+  row = encoder.steps(*asked[1]) if objective == 'steps' else encoder.whole(turns, texts[1])
+  hidden, _, _ = models.forward(params, cfg, row.ids[None, None], np.arange(len(row.ids))[None, None])
+  np.testing.assert_allclose(together[1], models.scores(params, hidden)[0, 0, row.marks], atol=1e-5)
+  wrong, right = (preference, process) if objective == 'steps' else (process, preference)
+  with pytest.raises(ConfigError, match='use the reward'):
+    wrong.load(path=str(tmp_path))
+  assert len(right.load(path=str(tmp_path))([item('so 4', prompt='p')])) == 1
+
+
+def test_a_directory_that_is_no_reward_model_is_refused(tokenizer, tmp_path):
+  for head, said in (('tokens', 'is a policy'), ('score', 'reward_model.json cannot be read')):
+    cfg = dataclasses.replace(models.PRESETS['toy'], vocab=320, layers=1, head=head)
+    params = params_lib.init(models.specs(cfg), jax.random.key(0))
+    hf.save(tmp_path / head, cfg, params, families.for_export(families.to_hf(cfg), 'float32'), [tokenizer.path])
+    with pytest.raises(ConfigError, match=said):
+      model_lib.load(tmp_path / head)
+
+
+def test_labels_are_shares_of_right_roll_outs():
+  rows = [{'problem': 'p', 'steps': ['a', 'b'], 'answer': '7'}, {'problem': 'q', 'steps': ['c'], 'answer': '8'}]
+  asked = []
+
+  def sample(beginnings):
+    asked.extend(beginnings)
+    return [['7', '8', '9', '7'] if row['problem'] == 'p' else ['9'] * 4 for row, _ in beginnings]
+
+  grade = lambda items: [float(i['response'].endswith(i['answer'])) for i in items]
+  found = rollouts.label(rows, sample=sample, grade=grade, rule='line', opening='<think> ')
+  assert [text for _, text in asked] == ['<think> a\n', '<think> a\nb\n', '<think> c\n']
+  assert [row['labels'] for row in found] == [[0.5, 0.5], [0.0]]
+  assert [row['rollouts'] for row in found] == [[[2, 4], [2, 4]], [[0, 4]]]
+  hard = rollouts.label(rows, sample=sample, grade=grade, rule='line', estimate='hard')
+  assert [row['labels'] for row in hard] == [[1.0, 1.0], [0.0]]
