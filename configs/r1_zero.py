@@ -25,7 +25,7 @@ def _paper():
                    max_prompt=1024, max_response=32_768,                         # paper (the response, to step 8,200)
                    top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0),             # ours
       reward=dict(parts=dict(math=1.0, format=1.0), accuracy='math',             # paper (equal weight)
-                  workers=2, timeout=5.0, overlong_buffer=0),                    # ours
+                  workers=2, timeout=5.0, overlong_buffer=0, options=dict(), gates=(), step_credit=0.0),  # ours
       loss=dict(name='grpo', advantage='group', clip_low=0.2, clip_high=0.2,     # ours (not stated for R1-Zero)
                 kl_coef=1e-3, kl_estimator='k3', kl_place='loss',                # paper
                 dual_clip=0.0, tis_cap=0.0, entropy_coef=0.0, resample_limit=0),
@@ -109,6 +109,7 @@ def _toy():
   c.train.update(microbatch=0, length_slices=4, reference_refresh=0, logit_chunk=4096)
   c.eval.update(every=20, problems=64, samples=16, final_problems=256, final_samples=16)
   c.checkpoint.update(every=10, keep_every=0)
+  c.mesh.update(data=-1, fsdp=1)
   return c
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 
 from absl import app, flags
@@ -56,8 +57,9 @@ def text_of(cfg, workdir):
   return os.path.join(path, 'tokenizer.model'), np.load(os.path.join(path, 'tokens.npy'))
 
 
-def train(cfg, model, specs, params, stream, round_):
+def train(cfg, model, specs, params, stream, round_, mesh):
   """One schedule over random windows of the text. Round 0 is the main one; later ones are short and gentle."""
+  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
   steps = cfg.gate.extra_steps if round_ else cfg.steps
   # A short round refines what is there: from the full rate it would first have to unlearn.
   rate = cfg.optimizer.learning_rate * (0.3 if round_ else 1.0)
@@ -67,7 +69,7 @@ def train(cfg, model, specs, params, stream, round_):
   with tqdm.trange(steps, desc=f'base {cfg.world}, round {round_}', mininterval=1) as bar:
     for i in bar:
       starts = rng.integers(0, len(stream) - cfg.length, size=cfg.batch)
-      tokens = stream[starts[:, None] + np.arange(cfg.length)]
+      tokens = jax.device_put(stream[starts[:, None] + np.arange(cfg.length)], rows)
       params, opt_state, loss = lm.step(
         params, opt_state, tokens, cfg=model, optimizer=optimizer, balance_rate=cfg.balance_rate
       )
@@ -78,7 +80,7 @@ def train(cfg, model, specs, params, stream, round_):
   return params
 
 
-def step_accuracy(cfg, model, params, tokenizer):
+def step_accuracy(cfg, model, params, tokenizer, mesh):
   """{kind: share of right steps} among those the model takes in its own responses to held-out problems."""
   gate = cfg.gate
   problems = toy.problems(cfg.world, cfg.seed, gate.problems, held_out=True)
@@ -86,7 +88,7 @@ def step_accuracy(cfg, model, params, tokenizer):
   engine = sampling.Engine(
     model,
     tokenizer,
-    parallel.make_mesh(config_lib.Mesh()),
+    mesh,
     max_prompt=max(map(len, prompts)),
     max_response=cfg.max_response,
   )
@@ -120,11 +122,14 @@ def run(cfg, workdir):
       common.log.info('base model reused: %s', path)
       return path, info
   specs = models.specs(model)
-  params = jax.jit(functools.partial(params_lib.init, specs))(jax.random.key(cfg.seed))
+  devices = jax.devices()[:math.gcd(cfg.batch, jax.device_count())]
+  mesh = parallel.make_mesh(config_lib.Mesh(data=-1, fsdp=1), devices)
+  init = jax.jit(functools.partial(params_lib.init, specs), out_shardings=parallel.shardings(specs, mesh))
+  params = init(jax.random.key(cfg.seed))
   accuracies = []
   for round_ in range(cfg.gate.rounds + 1):
-    params = train(cfg, model, specs, params, stream, round_)
-    accuracies.append(step_accuracy(cfg, model, params, tokenizer))
+    params = train(cfg, model, specs, params, stream, round_, mesh)
+    accuracies.append(step_accuracy(cfg, model, params, tokenizer, mesh))
     short = {kind: share for kind, share in accuracies[-1].items() if share < cfg.gate.steps[kind]}
     if not short:
       break
