@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import os
 
 from absl import app, flags
@@ -57,9 +56,8 @@ def text_of(cfg, workdir):
   return os.path.join(path, 'tokenizer.model'), np.load(os.path.join(path, 'tokens.npy'))
 
 
-def train(cfg, model, specs, params, stream, round_, mesh):
+def train(cfg, model, specs, params, stream, round_):
   """One schedule over random windows of the text. Round 0 is the main one; later ones are short and gentle."""
-  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
   steps = cfg.gate.extra_steps if round_ else cfg.steps
   # A short round refines what is there: from the full rate it would first have to unlearn.
   rate = cfg.optimizer.learning_rate * (0.3 if round_ else 1.0)
@@ -69,7 +67,7 @@ def train(cfg, model, specs, params, stream, round_, mesh):
   with tqdm.trange(steps, desc=f'base {cfg.world}, round {round_}', mininterval=1) as bar:
     for i in bar:
       starts = rng.integers(0, len(stream) - cfg.length, size=cfg.batch)
-      tokens = jax.device_put(stream[starts[:, None] + np.arange(cfg.length)], rows)
+      tokens = stream[starts[:, None] + np.arange(cfg.length)]
       params, opt_state, loss = lm.step(
         params, opt_state, tokens, cfg=model, optimizer=optimizer, balance_rate=cfg.balance_rate
       )
@@ -80,7 +78,7 @@ def train(cfg, model, specs, params, stream, round_, mesh):
   return params
 
 
-def step_accuracy(cfg, model, params, tokenizer, mesh):
+def step_accuracy(cfg, model, params, tokenizer):
   """{kind: share of right steps} among those the model takes in its own responses to held-out problems."""
   gate = cfg.gate
   problems = toy.problems(cfg.world, cfg.seed, gate.problems, held_out=True)
@@ -88,7 +86,7 @@ def step_accuracy(cfg, model, params, tokenizer, mesh):
   engine = sampling.Engine(
     model,
     tokenizer,
-    mesh,
+    parallel.make_mesh(config_lib.Mesh(), jax.devices()[:1]),
     max_prompt=max(map(len, prompts)),
     max_response=cfg.max_response,
   )
@@ -122,14 +120,11 @@ def run(cfg, workdir):
       common.log.info('base model reused: %s', path)
       return path, info
   specs = models.specs(model)
-  devices = jax.devices()[:math.gcd(cfg.batch, jax.device_count())]
-  mesh = parallel.make_mesh(config_lib.Mesh(data=-1, fsdp=1), devices)
-  init = jax.jit(functools.partial(params_lib.init, specs), out_shardings=parallel.shardings(specs, mesh))
-  params = init(jax.random.key(cfg.seed))
+  params = jax.jit(functools.partial(params_lib.init, specs))(jax.random.key(cfg.seed))
   accuracies = []
   for round_ in range(cfg.gate.rounds + 1):
-    params = train(cfg, model, specs, params, stream, round_, mesh)
-    accuracies.append(step_accuracy(cfg, model, params, tokenizer, mesh))
+    params = train(cfg, model, specs, params, stream, round_)
+    accuracies.append(step_accuracy(cfg, model, params, tokenizer))
     short = {kind: share for kind, share in accuracies[-1].items() if share < cfg.gate.steps[kind]}
     if not short:
       break
