@@ -19,7 +19,7 @@ def _helpful():
       seed=0,
       objective='pairs',                                                         # paper
       epochs=1.0, batch=256,                                                     # paper
-      microbatch=0, vocab=2048,
+      microbatch=16, vocab=2048,                                                 # ours
       model=dict(path='', preset='', dtype='bfloat16', remat='full', attention='auto'),  # ours
       data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.05,       # ours
                 view='summary',                                                  # paper
@@ -54,7 +54,7 @@ def _toy(objective):
   """Generated examples, random weights of 0.2M parameters. Hardware: 2 CPU cores."""
   c = _helpful()
   c.objective = objective
-  c.update(epochs=2.0, batch=64, vocab=400)
+  c.update(epochs=2.0, batch=64, microbatch=0, vocab=400)
   c.model.update(preset='toy', dtype='float32', remat='none')
   c.data.update(source='toy', eval_fraction=0.0, form='bare', max_length=128)
   c.optimizer.update(name='muon', learning_rate=1e-2, schedule='linear', warmup=20, final_fraction=0.02)
@@ -80,7 +80,7 @@ def _toy_process():
 def _small(objective):
   """Real files on 2 CPU cores: random weights of 0.3M parameters and a tokenizer from the texts. See the README."""
   c = _toy(objective)
-  c.update(epochs=2.0, batch=32, vocab=2000)
+  c.update(epochs=2.0, batch=32, microbatch=8, vocab=2000)
   c.data.update(source='jsonl', eval_fraction=0.2, form='dialogue', max_length=256)
   c.optimizer.update(name='adam', learning_rate=1e-3, final_fraction=0.1, weight_decay=0.1)
   c.eval.update(every=25, examples=0)

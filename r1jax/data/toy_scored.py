@@ -13,7 +13,7 @@ Half of the responses think first: a helpfulness model sees the summary only, an
 import numpy as np
 
 from r1jax import templates
-from r1jax.data import preference, toy
+from r1jax.data import conversation, preference, toy
 
 SPLITS = ((12_000, False), (1000, True))                # how many to train on and to hold out
 THINGS = 'cat dog box pen cup hat key map'.split()
@@ -56,7 +56,7 @@ def points(count, held_out, view):
 
 def _item(name, prompt, texts, labels, view):
   turns = preference.turns_of(prompt)
-  texts = [preference.conversation.shown(text, view) for text in texts]
+  texts = [conversation.shown(text, view) for text in texts]
   return {'id': name, 'turns': turns, 'texts': texts, 'labels': labels, 'key': preference.prompt_key(turns)}
 
 

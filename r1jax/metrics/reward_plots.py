@@ -83,6 +83,7 @@ def length_bias(margins, longer):
     right.set(title='Accuracy', ylabel='% right')
     for axes in (left, right):
       axes.set_axisbelow(True)
-      axes.set(xlabel='difference in length, tokens', xticks=at, xticklabels=names, ylim=(0, 105))
+      axes.set(xlabel='difference in length, tokens', xticks=at, xticklabels=names, ylim=(0, 105),
+               xlim=(-0.6, len(parts) - 0.4))
       axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.2), ncols=2)
   return figure

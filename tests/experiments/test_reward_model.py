@@ -92,6 +92,25 @@ def test_a_new_head_on_a_policy_and_a_reward_model_trained_on(runs, trained, tmp
 
 
 @pytest.mark.slow
+def test_transformers_reads_the_same_scores(trained):
+  transformers = pytest.importorskip('transformers', reason='transformers is installed by the extra torch-parity')
+  import torch
+  path = trained['preference'] / 'model'
+  theirs = transformers.AutoModelForSequenceClassification.from_pretrained(path).eval()
+  tokenizer = checkpoint.open_model(path).load_tokenizer()
+  encoder = model_lib.Encoder(tokenizer, 'bare', 64)
+  items = toy_scored.pairs(4, True, 'summary')
+  asked = [(item['turns'], [text]) for item in items for text in item['texts']]
+  rows = [encoder.whole(turns, text) for turns, (text,) in asked]
+  tokens = torch.full((len(rows), max(len(row.ids) for row in rows)), theirs.config.pad_token_id)
+  for line, row in zip(tokens, rows):
+    line[:len(row.ids)] = torch.tensor(row.ids)
+  with torch.no_grad():
+    want = theirs(tokens, attention_mask=(tokens != theirs.config.pad_token_id).int()).logits[:, 0]
+  np.testing.assert_allclose(np.array(model_lib.load(path).score(asked))[:, 0], want, atol=2e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['preference', 'process'])
 def test_a_mesh_gives_the_same_figures(runs, tmp_path, name):
   settings = TINY | {'epochs': 2e-3, 'microbatch': 8, 'optimizer.name': 'adam', 'optimizer.learning_rate': 1e-3}

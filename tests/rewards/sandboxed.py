@@ -3,6 +3,11 @@ import os
 import pathlib
 import time
 
+import pytest
+
+from r1jax.config import ConfigError
+from r1jax.rewards import code_tests
+
 LEFT = 'r1jax-hostile'             # begins the names of files that hostile programs leave
 SOLVE = '''
 def solve():
@@ -13,6 +18,18 @@ def solve():
   except Exception:
     pass
 '''
+
+
+def _why_not():
+  """Why no sandbox works here, in one line; '' where one does."""
+  try:
+    return code_tests.verdict({'program': 'def f():\n  return 1', 'asserts': ['assert f() == 1']})['reason']
+  except ConfigError as error:
+    return str(error)
+
+
+WHY_NOT = _why_not()
+NEEDED = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or 'sandboxes work')
 
 
 def read(name):

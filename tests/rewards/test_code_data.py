@@ -12,7 +12,7 @@ import pytest
 from r1jax.rewards import bubblewrap, code_tests, programs
 from tests.rewards import sandboxed
 
-pytestmark = pytest.mark.skipif(not shutil.which('bwrap'), reason='needs bubblewrap: apt-get install bubblewrap')
+pytestmark = sandboxed.NEEDED
 
 
 def rows(data_dir, name):
@@ -77,6 +77,7 @@ def plain(item):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')     # of the compiler, on the programs' text
 def test_mutants_fail_wherever_a_test_can_tell(data_dir):
   def compare(pair):
     name, item = pair

@@ -7,8 +7,9 @@ import pytest
 
 from r1jax import config, rewards
 from r1jax.rewards import bubblewrap, code_tests, pool, programs
+from tests.rewards import sandboxed
 
-pytestmark = pytest.mark.skipif(not shutil.which('bwrap'), reason='needs bubblewrap: apt-get install bubblewrap')
+pytestmark = sandboxed.NEEDED
 
 CALLS = ['assert double(2) == 4', 'assert sorted([double(3), double(1)]) == [2, 6]', 'assert abs(double(5) - 10) < 1']
 HONEST = 'def double(x):\n  return 2 * x\nif __name__ == "__main__":\n  print(double(int(input())))'

@@ -11,7 +11,7 @@ import pytest
 from r1jax.rewards import code_tests, pool, programs
 from tests.rewards import sandboxed
 
-pytestmark = pytest.mark.skipif(not shutil.which('bwrap'), reason='needs bubblewrap: apt-get install bubblewrap')
+pytestmark = sandboxed.NEEDED
 
 HONEST = 'def double(x):\n  return 2 * x\nif __name__ == "__main__":\n  print(double(int(input())))'
 CALLS = ['assert double(2) == 4', 'assert sorted([double(3), double(1)]) == [2, 6]', 'assert abs(double(5) - 10) < 1']

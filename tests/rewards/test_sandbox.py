@@ -4,7 +4,6 @@ import os
 import pathlib
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from r1jax import config
 from r1jax.rewards import bubblewrap, sandbox, seccomp
 from tests.rewards import sandboxed
 
-needed = pytest.mark.skipif(not shutil.which('bwrap'), reason='needs bubblewrap: apt-get install bubblewrap')
+needed = sandboxed.NEEDED
 
 
 def ran(code, stdin=b'', unsafe=False, **limits):
