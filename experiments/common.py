@@ -35,6 +35,7 @@ SAID_IN_ONE_LINE = (
   tokenizers.TokenizerError,
   NonFiniteError,
   pool.GradeError,
+  neural.endpoint.EndpointError,
 )
 
 
@@ -257,11 +258,19 @@ def graders(cfg):
   return pool.Grader(options, cfg.workers, cfg.timeout), models
 
 
+# Options of rewards by model that say how it is asked, not what.
+ASKING = ('cache', 'concurrency', 'timeout', 'deadline', 'retries', 'api_key_env', 'batch')
+
+
 def fingerprint(cfg, source):
   """What a checkpoint must agree on with the run that restores it: the base, shapes, data and objective."""
   whole = config_lib.to_dict(cfg)
   parts = {name: whole[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
   parts['reward'] = {k: v for k, v in whole['reward'].items() if k not in ('workers', 'timeout')}
+  # How a model is asked may change.
+  parts['reward']['options'] = {
+    name: {k: v for k, v in options.items() if k not in ASKING} for name, options in parts['reward']['options'].items()
+  }
   del parts['optimizer']['moment_dtype']  # dtypes are compared with the arrays
   parts['train'] = {name: whole['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}
   # More steps go on under a constant rate; under any other the rate at every step follows from their number.

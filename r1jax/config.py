@@ -108,6 +108,10 @@ class Reward:
             f'reward.parts ({", ".join(self.parts)}), with weight 0 if its one score is to add nothing.')
     require(self.workers >= 1, f'reward.workers is {self.workers}; it must be at least 1.')
     require(self.timeout > 0, f'reward.timeout is {self.timeout} s; it must be positive.')
+    limit = self.options.get('code', {}).get('time_limit', 5.0) if 'code' in self.parts else 0
+    require(not isinstance(limit, (int, float)) or limit < self.timeout,
+            f"reward.timeout of {self.timeout} s ends a response's grading, but one test of 'code' alone may take "
+            f'{limit} s; set reward.timeout above the time of all its tests, such as 60.')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,7 +67,10 @@ def resolve(name):
     near = difflib.get_close_matches(name, REWARDS, n=1, cutoff=0)[0]
     raise ConfigError(f"unknown reward '{name}'; the nearest known one is '{near}' (your own: 'module:function').")
   try:
-    return getattr(importlib.import_module(module), function)
+    found = getattr(importlib.import_module(module), function)
+    if not callable(found):
+      raise ValueError(f'{name} is no function')
+    return found
   except (ImportError, AttributeError, ValueError) as error:
     raise ConfigError(f"reward '{name}' cannot be imported: {error}; check the module and the function.") from error
 
@@ -98,7 +101,15 @@ def explained(name, options):
   function, explain = resolve(name), VERDICTS.get(name)
 
   def verdict(item):
-    found = explain(item, **options) if explain else {'score': float(function([item], **options)[0])}
+    for key in ('prompt', 'response'):
+      if not isinstance(item.get(key, ''), str):
+        raise ValueError(f"the item's '{key}' is {str(item[key])[:40]!r}; it must be a text.")
+    try:
+      found = explain(item, **options) if explain else {'score': float(function([item], **options)[0])}
+    except KeyError as error:
+      if name not in REWARDS:
+        raise
+      raise ValueError(f"the item has no {error}, which the reward '{name}' reads.") from error
     if not math.isfinite(found['score']):
       raise ValueError(f"reward '{name}' gave {found['score']}; a score must be finite.")
     return found

@@ -12,6 +12,7 @@
 
 Every scan here is linear in the length of the response.
 """
+import math
 import re
 from typing import NamedTuple
 
@@ -27,8 +28,11 @@ _GAP = 40          # characters between joined boxes at most
 _VALUE = 200       # characters read of a value behind 'answer is'
 _DELIMITERS = ' \t\r\n$*()[]{}\\'
 _JOINTS = {',', ';', 'and', 'or', '&', '，', '、', '；', '和', '或', '或者', '与', '及', ',and', ',or', 'quad', 'qquad'}
-_ANNOUNCED = re.compile(r'answer is:?|(?:^|[\n*#.] ?|final |correct )answer(?:\*\*)?:|答案(?:是|为|[：:])',
-                        re.IGNORECASE)
+_ANNOUNCED = re.compile(r'answer(?: is| equals| should be| must be):?|'
+                        r'(?:^|[\n*#.] ?|final |correct )answer(?:\*\*)? ?[:=]|'
+                        r'答案(?:应该|应)?(?:是|为|[：:])|(?:^|\n)#{4} ', re.IGNORECASE)
+_OTHER_BOX = re.compile(r'\\(?:boxed |fbox ?)\{')
+_NAMED = re.compile('[A-Za-z] ?= ?')
 
 
 class Found(NamedTuple):
@@ -71,6 +75,15 @@ def find(item, where, bare=False, limit=MAX_ANSWER):
     return _found(box[0], text[box[1]:], limit)
   places = {'tags': 'answer tags', 'boxed': '\\boxed{}', 'both': 'answer tags and no \\boxed{}'}
   return Found(None, reason=f'no {places[where]} after the thinking')
+
+
+def reference(item):
+  """The item's 'answer' as a text. Raises ValueError where it is neither a text nor a number."""
+  answer = item['answer']
+  if isinstance(answer, str) or isinstance(answer, (int, float)) and not isinstance(answer, bool) and \
+      math.isfinite(answer):
+    return str(answer)
+  raise ValueError(f"the item's 'answer' is {str(answer)[:40]!r}; it must be a text or a number.")
 
 
 def closing(text):
@@ -130,18 +143,23 @@ def _joins(text):
 
 def _alternative(tail):
   """The value in `or VALUE`, where the tail of a box begins so; else None."""
-  tail = tail.lstrip(' ,$)\\')
-  for word in ('or ', '或者', '或'):
-    if tail.startswith(word):
+  tail = tail.lstrip(' ,;$)\\*\n')
+  for word in ('or rather ', 'or** ', 'or ', '或者', '或'):
+    if tail.casefold().startswith(word):
       return _value(tail[len(word):])
   return None
 
 
 def _later(text):
   """The last value that the text gives as an answer, in a box or by saying so; None where it gives none."""
+  text = _OTHER_BOX.sub(r'\\boxed{', text)
   start, value = text.rfind(_BOXED), None
   for said in _ANNOUNCED.finditer(text, max(start, 0)):
-    value = _value(text[said.end():said.end() + _VALUE]) or value
+    tail = text[said.end():said.end() + _VALUE]
+    found = _value(tail)
+    if found:
+      other = _alternative(tail[tail.index(found) + len(found):])
+      value = f'{found}; {other}' if other else found if ' not ' not in tail[:tail.index(found)] else f'not {found}'
   if value is None and start >= 0:
     box = _last_box(text)
     return box[0] if box else 'a box that is not closed'
@@ -150,7 +168,11 @@ def _later(text):
 
 def _value(text):
   """The value that the text begins with: up to the closing dollar, or one word. None where it begins with none."""
-  text = text.lstrip(' *:\t')
+  text = text.lstrip(' *:\t\n')
+  for opening in ('either ', 'not ', '\\text{'):
+    text = text.removeprefix(opening)
+  named = _NAMED.match(text)
+  text = text[named.end():] if named else text
   if text.startswith('$') and '$' in text[1:]:
     return text[1:text.index('$', 1)]
   word, _, rest = text.partition(' ')

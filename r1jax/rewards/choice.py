@@ -33,7 +33,7 @@ def choice(items, *, where='both'):
 def choice_verdict(item, *, where='both'):
   """As choice, of one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
   answers.check_where(where, WHERE)
-  gold = str(item['answer']).strip().strip('()')
+  gold = answers.reference(item).strip().strip('()')
   if len(gold) != 1 or gold not in LETTERS:
     raise ValueError(f"the answer {item['answer']!r} is no choice; it must be a letter from A to J.")
   options = _options(item.get('options') or {})
@@ -91,10 +91,10 @@ def exact(items, *, where='both', case=False, space=False):
 def exact_verdict(item, *, where='both', case=False, space=False):
   """As exact, of one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
   _check(where, case, space)
-  found = answers.find(item, where, limit=len(str(item['answer'])) + answers.MAX_ANSWER)
+  found = answers.find(item, where, limit=len(answers.reference(item)) + answers.MAX_ANSWER)
   if found.text is None:
     return {'score': 0.0, 'reason': found.reason, 'extracted': None}
-  want, got = (_folded(text, case, space) for text in (str(item['answer']), found.text))
+  want, got = (_folded(text, case, space) for text in (answers.reference(item), found.text))
   return {'score': float(want == got), 'reason': 'equal' if want == got else 'not equal', 'extracted': found.text}
 
 

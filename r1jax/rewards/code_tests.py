@@ -80,10 +80,10 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
 def _check(score, time_limit, memory_mb, tolerance, unsafe):
   require(score in SCORES, f'the option score of code is {score!r}; known: {", ".join(SCORES)}.')
   require(isinstance(unsafe, bool), f'the option unsafe of code is {unsafe!r}; use True or False.')
-  bounds = (('time_limit', time_limit, 0.1), ('memory_mb', memory_mb, 64), ('tolerance', tolerance, 0))
-  for name, value, least in bounds:
-    require(isinstance(value, (int, float)) and value >= least,
-            f'the option {name} of code is {value!r}; it must be a number of at least {least}.')
+  for name, value, least, most in (('time_limit', time_limit, 0.1, 3600), ('memory_mb', memory_mb, 64, 1 << 20),
+                                   ('tolerance', tolerance, 0, 1)):
+    require(isinstance(value, (int, float)) and least <= value <= most,
+            f'the option {name} of code is {value!r}; it must be a number in [{least}, {most}].')
   require(isinstance(memory_mb, int), f'the option memory_mb of code is {memory_mb!r}; it must be whole.')
 
 
@@ -93,16 +93,26 @@ def _described(item):
   if len(kinds) != 1:
     raise ValueError(f"an item for code has {' and '.join(kinds) or 'no tests'}; give one of 'test', 'asserts', 'io'.")
   language = item.get('language') or 'python'
-  if language not in programs.LANGUAGES:
+  if not isinstance(language, str) or language not in programs.LANGUAGES:
     raise ConfigError(f'an item for code is in {language!r}; known languages: {", ".join(programs.LANGUAGES)}.')
   kind, = kinds
+  seconds = item.get('time_limit') or 1.0
+  if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0.1 <= seconds <= 3600:
+    raise ValueError(f"'time_limit' of an item for code is {seconds!r}; it must be seconds, in [0.1, 3600].")
   if kind != 'io' and language != 'python':
     raise ValueError(f"'{kind}' tests functions of Python; an item in {language!r} needs 'io'.")
-  texts = {'test': lambda: [item['test'], item.get('entry_point')], 'asserts': lambda: item['asserts'],
-           'io': lambda: [test.get(key) for test in item['io'] for key in ('input', 'output')]}[kind]()
-  if not all(isinstance(text, str) for text in texts):
-    raise ValueError("an item for code needs texts: 'test' and 'entry_point', the list 'asserts', or in the list "
-                     f"'io' objects with 'input' and 'output'; its {kind!r} is not so.")
+  listed = kind == 'test' or isinstance(item[kind], list)
+  if listed and kind == 'io':
+    listed = all(isinstance(test, dict) for test in item['io'])
+  texts = [item.get(key) or '' for key in ('program', 'setup')]
+  if listed:
+    texts += {'test': lambda: [item['test'], item.get('entry_point')], 'asserts': lambda: item['asserts'],
+              'io': lambda: [test.get(key) for test in item['io'] for key in ('input', 'output')]}[kind]()
+  if not listed or not all(isinstance(text, str) for text in texts):
+    raise ValueError("an item for code needs texts: 'program', 'setup', 'test' and 'entry_point', the list 'asserts', "
+                     f"or in the list 'io' objects with 'input' and 'output'; its {kind!r} is not so.")
+  if kind != 'io' and any('\0' in text for text in texts):
+    raise ValueError("the program or tests of an item for code hold a NUL character, which Python's source cannot.")
   return language, kind, [f"{item['test']}\ncheck({item['entry_point']})"] if kind == 'test' else item[kind]
 
 

@@ -37,6 +37,7 @@ varnothing sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg
 dbinom tbinom max min gcd lcm alpha beta gamma delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu xi rho
 sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega circ mathbb mathrm text mathit
 mathbf operatorname begin end sum prod int lim to vert lvert rvert mid'''.split()}
+_MULTIPLE = re.compile('[0-9]+ ?[A-Za-z]')
 _RELATIONS = ('<', '>', '\\le', '\\ge', '\\ne')
 
 
@@ -219,6 +220,8 @@ def _chains(gold, predicted, problem, depth):
   if len(got) == 1 or _EQUALS.search(gold) or any(mark in gold for mark in _RELATIONS):
     return NotImplemented
   for part in got[:-1]:
+    if any(mark in part for mark in (*_RELATIONS, '\\Rightarrow', '\\to')) or _MULTIPLE.fullmatch(part.strip()):
+      return 'a chain that says something else'
     if not _has_letter(part) and _difference(gold, part.strip(), problem, depth - 1) is not None:
       return 'a chain with another value in it'
   return _difference(gold, got[-1].strip(), problem, depth - 1)

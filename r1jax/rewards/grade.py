@@ -8,13 +8,12 @@ Prints the verdict of each row as a JSON line, in order: score, and for rewards 
 """
 import argparse
 import collections
-import itertools
 import json
 import sys
 
 from r1jax import rewards
 from r1jax.config import ConfigError
-from r1jax.rewards import pool, worker
+from r1jax.rewards import pool
 
 # Fields by other names than in an item, and options that suit a command.
 FIELDS = {'math': {'gold': 'answer', 'pred': 'response'}}
@@ -35,7 +34,8 @@ def read(lines, names):
     if not isinstance(row, dict) or missing:
       raise ConfigError(f'line {number} must be an object with {", ".join(names) or "the fields of an item"}'
                         + (f'; it has no {", ".join(missing)}.' if missing else '.'))
-    yield {'prompt': '', **{names.get(name, name): value for name, value in row.items()}}
+    # What a row calls gold is the answer, whatever else it holds under that name.
+    yield {'prompt': '', **row, **{new: row[old] for old, new in names.items()}}
 
 
 def grade(name, lines, out, options, workers, timeout):
@@ -43,17 +43,19 @@ def grade(name, lines, out, options, workers, timeout):
   options = OPTIONS.get(name, {}) | options
   with pool.Grader({name: options}, workers, timeout) as grader:
     items, pending = read(lines, FIELDS.get(name, {})), collections.deque()
-    while batch := list(itertools.islice(items, worker.BATCH)):
-      pending.append(grader.submit(batch))
-      if len(pending) > 2 * workers:
+    try:
+      for item in items:
+        pending.append(grader.submit([item]))        # each by itself: a row that is no item costs no other
+        if len(pending) > 16 * workers:
+          _write(pending.popleft(), name, out)
+    finally:
+      while pending:
         _write(pending.popleft(), name, out)
-    for future in pending:
-      _write(future, name, out)
 
 
 def _write(future, name, out):
-  for verdict in future.result().verdicts[name]:
-    out.write(json.dumps(verdict, ensure_ascii=False) + '\n')
+  verdict, = future.result().verdicts[name]
+  out.write(json.dumps(verdict, ensure_ascii=False) + '\n')
   out.flush()
 
 
@@ -65,15 +67,21 @@ def main():
   parser.add_argument('--workers', type=int, default=2, help='processes')
   parser.add_argument('--timeout', type=float, help='seconds for one row, after which it scores 0')
   args = parser.parse_args()
+  if not isinstance(args.options, dict):
+    sys.exit(f'error: --options is {args.options!r}; it must be an object, as {{"where": "tags"}}.')
+  timeout = TIMEOUT.get(args.reward, 5.0) if args.timeout is None else args.timeout
   try:
-    sys.stdin.reconfigure(encoding='utf-8', errors='replace')
-    sys.stdout.reconfigure(encoding='utf-8', errors='replace')
-    grade(args.reward, sys.stdin, sys.stdout, args.options, args.workers,
-          args.timeout or TIMEOUT.get(args.reward, 5.0))
+    with open(0, encoding='utf-8-sig', errors='replace') as lines:
+      sys.stdout.reconfigure(encoding='utf-8', errors='replace')
+      grade(args.reward, lines, sys.stdout, args.options, args.workers, timeout)
   except (ConfigError, pool.GradeError) as error:
     sys.exit(f'error: {error}')
   except BrokenPipeError:                       # `| head` has seen enough
     sys.stderr.close()
+  except OSError as error:
+    sys.exit(f'error: {error}')
+  except KeyboardInterrupt:
+    sys.exit(130)
 
 
 if __name__ == '__main__':

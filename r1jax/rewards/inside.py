@@ -34,7 +34,7 @@ def call_back(function, *args, **named):
 # What the tests may do with an object of the program's. It is never compared with anything, and always
 # true: no word of the program's decides a test.
 OPERATIONS = {'call': lambda f, *args, **named: f(*args, **named), 'getitem': lambda o, key: o[key],
-              'getattr': getattr, 'setattr': setattr, 'iter': iter, 'next': next, 'len': len}
+              'getattr': getattr, 'setattr': setattr, 'iter': iter, 'next': next}
 
 
 def _asks(operation):
@@ -55,8 +55,8 @@ class Remote:
   def __bool__(self):
     return True
 
-  __call__, __setattr__, __iter__, __next__, __len__, __getitem__ = map(
-      _asks, ('call', 'setattr', 'iter', 'next', 'len', 'getitem'))
+  # No `len`: an object could tell a test another length than it then goes through.
+  __call__, __setattr__, __iter__, __next__, __getitem__ = map(_asks, ('call', 'setattr', 'iter', 'next', 'getitem'))
 
 
 class Peer:
@@ -103,7 +103,10 @@ class Peer:
         self.serve(*content)
         continue
       if kind == 'raise':
-        raise error_of(*content)
+        error = error_of(*content)
+        if isinstance(error, StopIteration) and operation != 'next':
+          error = RuntimeError('StopIteration')    # it would end a loop of the test's as if all were well
+        raise error
       result, changed = content
       for place, value in changed:
         self._replace(args[place], self.decode(value))
@@ -286,8 +289,10 @@ def _namespace(peer, text):
   names, modules = content
   named = {k: v for k, v in names.items() if k in words}
   space = {k: v for k, v in named.items() if not hasattr(builtins, k)} or named
-  # The tests' own module, not the program's: they counted on the program's import.
-  space.update({k: __import__(k) for k in modules if k in words and k in sys.stdlib_module_names})
+  # The tests' own module, not the program's: they counted on the program's import, or it took the module's name.
+  tight = ''.join(text.split())
+  taken = [k for k in words & sys.stdlib_module_names if k in modules or k in named and k + '.' in tight]
+  space.update({k: __import__(k) for k in taken})
   return space
 
 

@@ -30,7 +30,7 @@ def verdict(item, *, where='both', bare=False):
   found = answers.find(item, where, bare)
   if found.text is None:
     return {'score': 0.0, 'reason': found.reason, 'extracted': None}
-  gold, problem = str(item['answer']), str(item.get('problem', ''))
+  gold, problem = answers.reference(item), str(item.get('problem', ''))
   wrong = compare.difference(gold, found.text, problem)
   if wrong is None and found.later is not None and compare.difference(gold, found.later, problem) is not None:
     wrong = f'followed by another answer: {found.later[:80]}'

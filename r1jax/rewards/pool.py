@@ -20,9 +20,11 @@ import time
 import numpy as np
 
 from r1jax import rewards
+from r1jax.config import require
 from r1jax.rewards import worker
 
 _IDLE_DEATHS = 3  # of a worker between items, in a row, before it is not chance
+LONGEST = 86_400.0  # seconds that one item may take
 
 
 class GradeError(RuntimeError):
@@ -56,8 +58,10 @@ class Grader:
       timeout: seconds for one item.
 
     Raises:
-      config.ConfigError: a part that is no reward, or options that it does not have or refuses.
+      config.ConfigError: a part that is no reward, or options that it does not have or refuses; a number out of range.
     """
+    require(isinstance(workers, int) and workers >= 1, f'workers is {workers}; rewards need at least 1.')
+    require(0.01 <= timeout <= LONGEST, f'timeout is {timeout} s; it must lie in [0.01, {LONGEST:g}].')
     for name, options in parts.items():
       rewards.check(name, options)
     self._names = list(parts)
@@ -110,7 +114,7 @@ class Grader:
       if job.future.done():
         continue   # failed already
       try:
-        job.add(start, *slot.grade(items))
+        job.add(start, *slot.grade(items, start))
       except Exception as error:  # whatever it is, the one who waits must hear of it
         _settle(job.future, error=error)
 
@@ -163,12 +167,15 @@ class _Slot:
     self._ready = False
     self._start()   # its imports run while the caller does other things
 
-  def grade(self, items):
-    """Scores one batch. Returns (of each item a list with one verdict a part, items given up)."""
+  def grade(self, items, first):
+    """Scores one batch, whose first item is the submission's `first`.
+
+    Returns of each item a list with one verdict a part, and how many items were given up.
+    """
     verdicts, timeouts, died, idle = [], 0, 0, 0      # died: workers lost to the next item
     while len(verdicts) < len(items):
       before = len(verdicts)
-      begun, code = self._run(items[before:], verdicts)
+      begun, code = self._run(items[before:], verdicts, first)
       if len(verdicts) == len(items):
         break
       if len(verdicts) > before:
@@ -186,8 +193,8 @@ class _Slot:
                            f'first item; is memory short, or does a start take over {worker.START_SECONDS:.0f} s?')
     return verdicts, timeouts
 
-  def _run(self, items, verdicts):
-    """Has the worker score the items; appends what it says to `verdicts`.
+  def _run(self, items, verdicts, first):
+    """Has the worker score the items; appends what it says to `verdicts`, whose first is the submission's `first`.
 
     Returns whether it was on an item, and its exit code, if it died; else False, None.
     """
@@ -197,12 +204,14 @@ class _Slot:
         self._connection.recv_bytes()
         self._ready = True
       self._connection.send(items)
-      for i in range(len(items)):
-        begun = self._connection.recv_bytes() == worker.BEGUN
+      for _ in items:
         said = self._connection.recv_bytes()
+        if said == worker.BEGUN:
+          begun = True
+          said = self._connection.recv_bytes()
         if said.startswith(worker.ERROR):
           error = said.removeprefix(worker.ERROR).decode()
-          raise GradeError(f'a reward function raised {error} (item {i} of its batch).')
+          raise GradeError(f'a reward function raised {error} (item {first + len(verdicts)} of the submission).')
         verdicts.append(json.loads(said))
         begun = False
     except (EOFError, OSError):
@@ -220,15 +229,15 @@ class _Slot:
         raise GradeError('the grader is closed.')
       if self._connection:
         self._connection.close()
+      self._ready = False
       self._connection, theirs = multiprocessing.Pipe()
       # The same import path as here. A fixed hash seed: the order of sympy's terms, and with it now and
       # then a verdict, follows from it.
       env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), PYTHONHASHSEED='0')
       command = [sys.executable, '-P', '-m', 'r1jax.rewards.worker', str(theirs.fileno()), str(self._seconds),
                  json.dumps(self._parts)]
-      self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)
-      self._ready = False
-      theirs.close()
+      with theirs:
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)
 
   def close(self):
     """Kills the process, from any thread."""

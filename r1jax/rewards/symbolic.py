@@ -27,6 +27,8 @@ def equal(gold, predicted):
     sides = _parsed(gold), _parsed(predicted)
     # Digits enough that a small number is not taken for nothing.
     return not _denied(*sides) and math_verify.verify(*sides, numeric_precision=100, timeout_seconds=None)
+  except MemoryError:
+    raise
   except Exception:  # what a parser raises on a model's text is no right answer
     return False
 
@@ -39,6 +41,8 @@ def near(text, value, error):
     digits = _DIGITS + len(str(value.numerator))
     gap = (side - sympy.Rational(value.numerator, value.denominator)).evalf(digits, maxn=2 * digits)
     return bool(gap.is_number and abs(gap) < sympy.Rational(error.numerator, error.denominator) * (1 - _EXACT))
+  except MemoryError:
+    raise
   except Exception:
     return False
 

@@ -10,6 +10,7 @@ operation in C, and even if the parent is gone. No Python handler runs.
 """
 import json
 from multiprocessing.connection import Connection
+import os
 import resource
 import signal
 import sys
@@ -27,7 +28,10 @@ def score(items, parts, connection, seconds):
   for item in items:
     signal.setitimer(signal.ITIMER_REAL, seconds)
     connection.send_bytes(BEGUN)
-    verdicts = [part(item) for part in parts]
+    try:
+      verdicts = [part(item) for part in parts]
+    except MemoryError:                          # costs the item, as a time limit does; what is left here is not known
+      os.kill(os.getpid(), signal.SIGKILL)
     signal.setitimer(signal.ITIMER_REAL, 0)
     connection.send_bytes(json.dumps(verdicts).encode())
 

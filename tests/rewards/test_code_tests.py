@@ -235,3 +235,27 @@ def test_by_its_name_in_the_pool():
     scores = grader.submit(items * 3).result()
   assert scores.parts['code'].tolist() == [1, 0, 1, 0] * 3
   assert scores.verdicts['code'][1]['reason'].startswith('test 1 of 3: AssertionError')
+
+
+@pytest.mark.parametrize('program, tests', [
+    ('class sys:\n  getsizeof = staticmethod(lambda x: 0)\ndef f(t): return 0',
+     ['assert f((1, 2)) == sys.getsizeof((1, 2))']),
+    ('class math:\n  isclose = lambda *a, **k: True\ndef f(x): return 0', ['assert math.isclose(f(5), 78.5)']),
+    ('def f(x): raise StopIteration', ['assert all(y == 5 for y in map(f, [1, 2, 3]))']),
+    ('def f(x): raise StopIteration', ['for got, want in zip(map(f, [1, 2]), [1, 4]): assert got == want']),
+    ('class E:\n  __iter__ = lambda s: iter([])\n  __len__ = lambda s: 3\ndef f(): return E()',
+     ['r = f()\nassert len(r) == 3\nfor a, b in zip(r, [1, 2, 3]): assert a == b']),
+])
+def test_what_a_program_says_of_itself_decides_nothing(program, tests):
+  assert code_tests.verdict({'program': program, 'asserts': tests})['score'] == 0.0
+
+
+@pytest.mark.parametrize('item, message', [
+    (calls('', setup='x = 1\0'), 'NUL'), ({'program': '', 'asserts': 'assert f(2) == 4'}, 'needs texts'),
+    ({'program': 5, 'asserts': ['x']}, 'needs texts'), ({'program': '', 'io': ['abc']}, 'needs texts'),
+    (calls('', time_limit='abc'), "'time_limit' of an item"), (calls('', time_limit=-5), "'time_limit' of an item"),
+    (calls('', time_limit=float('nan')), "'time_limit' of an item"),
+])
+def test_items_of_other_types_are_refused(item, message):
+  with pytest.raises(ValueError, match=message):
+    code_tests.verdict(item)

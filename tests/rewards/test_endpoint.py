@@ -87,7 +87,8 @@ def test_equal_requests_are_sent_once(server):
 
 
 @pytest.mark.parametrize('trouble', [
-    (429, '{}'), (500, 'oops'), (502, ''), (503, '{}'), (529, '{}'), (408, ''), None, cut], ids=str)
+    (429, '{}'), (500, 'oops'), (502, ''), (503, '{}'), (529, '{}'), (408, ''), None, cut],
+    ids=lambda trouble: getattr(trouble, '__name__', str(trouble)))
 def test_what_passes_is_tried_again(server, trouble):
   server.reply = lambda body, number: trouble if number < 3 else 'at last'
   assert Endpoint(server.url, 'm')([chat('a')]) == ['at last']

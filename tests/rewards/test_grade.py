@@ -54,3 +54,16 @@ def test_the_command():
   assert done.returncode == 1 and done.stderr.startswith("error: unknown reward 'formt'"), done.stderr
   done = command('format', text='{"response"\n')
   assert done.returncode == 1 and done.stderr.startswith('error: line 1 is no JSON') and done.stderr.count('\n') == 1
+
+
+def test_gold_and_pred_are_what_a_row_calls_so():
+  rows = [{'gold': '5', 'pred': '6', 'answer': '6'}, {'gold': '5', 'pred': '5', 'response': '\\boxed{7}'}]
+  assert [v['score'] for v in run('math', *map(json.dumps, rows))] == [0.0, 1.0]
+
+
+def test_a_bad_row_loses_no_verdict_before_it():
+  out = io.StringIO()
+  lines = ['{"gold": "5", "pred": "5"}', '{"gold": "5", "pred": "6"}', '{"gold": "5"}']
+  with pytest.raises(ConfigError, match='line 3 must be an object'):
+    grade.grade('math', lines, out, {}, 2, timeout=30.0)
+  assert [json.loads(line)['score'] for line in out.getvalue().splitlines()] == [1.0, 0.0]

@@ -213,8 +213,8 @@ def test_a_reward_that_raises_is_reported_and_the_worker_goes_on(verifiers):
   with grader('verifiers:act') as g:
     with pytest.raises(pool.GradeError, match=r"raised KeyError: 'no such thing' \(item 1 "):
       g.submit(items('a', 'raise', 'b')).result()
-    with pytest.raises(pool.GradeError, match='raised MemoryError'):
-      g.submit(items('memory')).result()
+    scores = g.submit(items('a', 'memory', 'b')).result()              # costs the item alone
+    assert (total(scores).tolist(), scores.timeouts) == ([1.0, 0.0, 1.0], 1)
     assert total(g.submit(items('a')).result()).tolist() == [1.0]
 
 
@@ -265,3 +265,21 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(verifiers):
   parent.kill()
   parent.communicate()
   assert gone(idle) and gone(int((verifiers / 'hanging').read_text()))
+
+
+@pytest.mark.parametrize('options', [{'timeout': float('inf')}, {'timeout': float('nan')}, {'timeout': -3.0},
+                                     {'timeout': 1e-9}, {'workers': 0}])
+def test_limits_out_of_range_are_refused(options):
+  with pytest.raises(config.ConfigError, match='timeout is|workers is'):
+    grader('format', **options)
+
+
+def test_an_item_without_what_a_reward_reads_is_named():
+  with grader('math') as g:
+    bare = {'response': '<answer>5</answer>'}
+    for item, message in ((bare, "the item has no 'answer', which the reward 'math' reads"),
+                          ({'response': 5, 'answer': '5'}, "the item's 'response' is '5'; it must be a text"),
+                          ({'response': '<answer>None</answer>', 'answer': None}, "'answer' is 'None'; it must be")):
+      with pytest.raises(pool.GradeError, match=message) as error:
+        g.submit([{'prompt': '', 'response': '', 'answer': '1'}, item]).result()
+      assert 'item 1 of the submission' in str(error.value)

@@ -150,3 +150,18 @@ def test_a_score_depends_on_its_item_alone():
   alone = [rewards.REWARDS['math']([item])[0] for item in items]
   assert rewards.REWARDS['math'](items) == alone == rewards.REWARDS['math'](items[::-1])[::-1]
   assert len(set(alone)) == 2
+
+
+@pytest.mark.parametrize('after', [
+    ' The answer is 5 or 6', ' the answer is either 5 or 6', ' so the answer is not 5', ' the answer is x=6',
+    ' The answer is \\text{6}', ' The answer should be 6', '\nAnswer = 6', ' the answer equals 6', '\n#### 6',
+    ' 答案应该是6',
+    ' \\boxed {6}', ' \\fbox{6}', ' Or 6', ' **or** 6', '\nor 6', ' or \\text{6}', ' or x=6', ' or rather 6'])
+def test_what_follows_an_answer_may_not_contradict_it(after):
+  assert score('5', '5', '\\boxed{{}}') == 1.0
+  assert score('5', '5', '\\boxed{{}}' + after) == 0.0
+
+
+@pytest.mark.parametrize('answer', ['6x=5', 'x<6=5', r'n=6\Rightarrow n=5'])
+def test_a_chain_that_says_something_else_is_wrong(answer):
+  assert score(answer, '5', '\\boxed{{}}') == 0.0
