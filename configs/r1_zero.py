@@ -109,7 +109,6 @@ def _toy():
   c.train.update(microbatch=0, length_slices=4, reference_refresh=0, logit_chunk=4096)
   c.eval.update(every=20, problems=64, samples=16, final_problems=256, final_samples=16)
   c.checkpoint.update(every=10, keep_every=0)
-  c.mesh.update(data=-1, fsdp=1)
   return c
 
 

@@ -89,7 +89,7 @@ def _small(objective):
 
 def _small_process():
   c = _small('steps')
-  c.epochs = 4.0
+  c.epochs = 3.0
   c.data.update(view='whole', steps='paragraph', max_length=512)
   c.eval.update(every=50, examples=400)
   return c

@@ -86,7 +86,7 @@ def step_accuracy(cfg, model, params, tokenizer):
   engine = sampling.Engine(
     model,
     tokenizer,
-    parallel.make_mesh(config_lib.Mesh(), jax.devices()[:1]),
+    parallel.make_mesh(config_lib.Mesh()),
     max_prompt=max(map(len, prompts)),
     max_response=cfg.max_response,
   )

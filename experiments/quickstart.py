@@ -10,7 +10,6 @@ import os
 import time
 
 from absl import app, flags
-import jax
 
 from configs import r1_zero, toy_base
 from experiments import common, pretrain, rl
@@ -59,8 +58,6 @@ def table(summary):
 
 
 def main(_):
-  # XLA's threads speed nothing of this size up; for RL, a device for each of two cores, with half of the batch, does.
-  jax.config.update('jax_num_cpu_devices', min(2, len(os.sched_getaffinity(0))))
   workdir = _WORKDIR.value or os.path.join('runs', f'quickstart_{_WORLD.value}_{_SEED.value}')
   with common.errors_in_one_line():
     summary = quickstart(_WORLD.value, _SEED.value, workdir)
