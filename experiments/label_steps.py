@@ -51,7 +51,7 @@ class Options:
 
 
 def sampler(source, options):
-  """A function from [(row, beginning of its response)] and the number of the first, to lists of completions.
+  """A function from [(row, beginning of its response)] and the number of the first, to lists of whole responses.
 
   Draws depend on the seed and the number of the beginning in the whole input.
   """
@@ -64,7 +64,8 @@ def sampler(source, options):
   batch = -(-options.chunk // shards) * shards
 
   def sample(asked, number):
-    ids = [rollout.encode_prompt(tokenizer, template, row)[1] + tokenizer.encode(text) for row, text in asked]
+    begun = [tokenizer.encode(text) for _, text in asked]
+    ids = [rollout.encode_prompt(tokenizer, template, row)[1] + some for (row, _), some in zip(asked, begun)]
     longest = max(map(len, ids))
     config_lib.require(longest <= options.max_prompt, f'a problem with its steps has {longest} tokens, over '
                        f'--max_prompt {options.max_prompt}; raise it.')
@@ -74,8 +75,11 @@ def sampler(source, options):
       filled = some + some[:1] * (batch - len(some))
       keys = sampling.row_keys(key, batch, samples, (number + first) * samples)
       out = engine.sample(weights, filled, keys, sampling.Sampling(options.temperature))
-      decoded = [tokenizer.decode(row[:n]) for row, n in zip(out.tokens, out.lengths)]
-      texts += [decoded[i * samples : (i + 1) * samples] for i in range(len(some))]
+      rows = list(zip(out.tokens, out.lengths))
+      texts += [
+        [tokenizer.decode([*begun[first + i], *row[:n]]) for row, n in rows[i * samples : (i + 1) * samples]]
+        for i in range(len(some))
+      ]
     return texts
 
   return sample

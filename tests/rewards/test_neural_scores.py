@@ -155,12 +155,13 @@ def test_labels_are_shares_of_right_roll_outs():
 
   def sample(beginnings):
     asked.extend(beginnings)
-    return [['7', '8', '9', '7'] if row['problem'] == 'p' else ['9'] * 4 for row, _ in beginnings]
+    return [[text + end for end in ('7897' if row['problem'] == 'p' else '9999')] for row, text in beginnings]
 
   grade = lambda items: [float(i['response'].endswith(i['answer'])) for i in items]
   found = rollouts.label(rows, sample=sample, grade=grade, rule='line', opening='<think> ')
   assert [text for _, text in asked] == ['<think> a\n', '<think> a\nb\n', '<think> c\n']
   assert [row['labels'] for row in found] == [[0.5, 0.5], [0.0]]
   assert [row['rollouts'] for row in found] == [[[2, 4], [2, 4]], [[0, 4]]]
+  assert rollouts.prefixes(rows[0], 'line', between=' ') == ['a', 'a b']       # never a space at the end
   hard = rollouts.label(rows, sample=sample, grade=grade, rule='line', estimate='hard')
   assert [row['labels'] for row in hard] == [[1.0, 1.0], [0.0]]

@@ -18,7 +18,8 @@ def prefixes(row, rule, opening='', between=''):
   """
   end = between or SEPARATORS[rule]
   steps = [process.one_step(step, rule) + end for step in row['steps']]
-  return [opening + ''.join(steps[:n + 1]) for n in range(len(steps))]
+  # A space belongs to the token of the word behind it: a policy has seen none at the end of a text.
+  return [(opening + ''.join(steps[:n + 1])).rstrip(' ') for n in range(len(steps))]
 
 
 def label(rows, *, sample, grade, rule, estimate='soft', opening='', between=''):
@@ -26,7 +27,8 @@ def label(rows, *, sample, grade, rule, estimate='soft', opening='', between='')
 
   Args:
     rows: dicts with 'problem', 'steps', and what the grader needs ('answer').
-    sample: function from a list of (row, beginning of its response) to a list of lists of N completions, texts.
+    sample: function from a list of (row, beginning of its response) to a list of lists of N responses that go on
+      from it, whole texts.
     grade: function from items (the row with 'prompt' and 'response') to floats; 1 or more is right.
     rule, opening, between: as of `prefixes`. estimate: 'soft' or 'hard'.
 
@@ -34,11 +36,11 @@ def label(rows, *, sample, grade, rule, estimate='soft', opening='', between='')
     the rows with 'labels', a float each step, and 'rollouts', [number right, N] each step.
   """
   asked = [(row, text) for row in rows for text in prefixes(row, rule, opening, between)]
-  completions = sample(asked)
-  items = [row | {'prompt': row['problem'], 'response': text + completion}
-           for (row, text), some in zip(asked, completions, strict=True) for completion in some]
+  responses = sample(asked)
+  items = [row | {'prompt': row['problem'], 'response': response}
+           for (row, _), some in zip(asked, responses, strict=True) for response in some]
   graded, found = iter(grade(items)), []
-  for some in completions:
+  for some in responses:
     found.append([sum(next(graded) >= 1 for _ in some), len(some)])
   out, found = [], iter(found)
   for row in rows:
