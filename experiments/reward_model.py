@@ -78,7 +78,11 @@ def make_tokenizer(cfg, workdir, items):
   if not os.path.exists(path):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     lines = [line[i : i + 1000] for text in texts for line in text.split('\n') for i in range(0, len(line), 1000)]
-    tokenizers.train(lines, path + '.tmp', cfg.vocab)
+    try:
+      tokenizers.train(lines, path + '.tmp', cfg.vocab)
+    except RuntimeError as error:  # the library's word for texts of more characters than ids
+      raise config_lib.ConfigError(f'no tokenizer of {cfg.vocab} ids can be made from these texts ('
+                                   f'{str(error).strip().splitlines()[-1]:.300}); raise vocab.') from error
     os.replace(path + '.tmp', path)
   return path
 
@@ -167,7 +171,7 @@ def evaluate(run, params, examples):
 
 def figures(run, examples, scores, prior=None):
   """What `evaluation.scored` says of them."""
-  sizes = np.array([[len(row.ids) - row.start for row in example.rows] for example in examples])
+  sizes = np.array([[row.size for row in example.rows] for example in examples])
   if run.cfg.objective == 'pairs':
     chosen, rejected = np.array(scores)[:, :, 0].T
     return scored.pairs(chosen, rejected, sizes[:, 0] - sizes[:, 1])
@@ -239,7 +243,7 @@ def run_reward_model(cfg, workdir):
     found, scores = full_evaluation(run, state.params)
     run.writer.write(run.steps, {f'eval/{name}': found[name] for name in ('loss', 'accuracy')})
     rows = [{'id': e.id, 'scores': [s.tolist() for s in score], 'labels': e.labels.tolist(),
-             'lengths': [len(row.ids) - row.start for row in e.rows]} for e, score in zip(run.held_out, scores)]
+             'lengths': [row.size for row in e.rows]} for e, score in zip(run.held_out, scores)]
     run.writer.samples(run.steps, rows)
     center = float(np.mean([s for score in scores for s in score])) if cfg.objective == 'pairs' else 0.0
     save(run, state.params, center)

@@ -28,11 +28,13 @@ class Row:
     ids: i32[n].
     marks: i32[s], positions whose scores count.
     start: where the response begins.
-    cut: how many tokens the limit has cost.
+    size: its tokens, before any were cut.
+    cut: how many tokens the limit has cost, of prompt and response.
   """
   ids: np.ndarray
   marks: np.ndarray
   start: int = 0
+  size: int = 0
   cut: int = 0
 
 
@@ -94,7 +96,8 @@ class Encoder:
     prompt, room, cut = self._fit(turns, len(body) + 1)
     kept = body[:room - 1]
     ids = np.array([*prompt, *kept, self.tokenizer.eos[0]], np.int32)
-    return Row(ids, np.array([len(ids) - 1], np.int32), len(prompt), cut + len(body) - len(kept))
+    return Row(ids, np.array([len(ids) - 1], np.int32), len(prompt), len(body) + 1,
+               cut + len(body) - len(kept))
 
   def steps(self, turns, steps):
     """The conversation with a solution; the last token of each step, its separator's, is marked.
@@ -110,7 +113,7 @@ class Encoder:
     prompt, room, cut = self._fit(turns, int(ends[-1]))
     body = [i for piece in pieces for i in piece]
     marks = len(prompt) + ends[ends <= room] - 1
-    return Row(np.array([*prompt, *body[:room]], np.int32), marks.astype(np.int32), len(prompt),
+    return Row(np.array([*prompt, *body[:room]], np.int32), marks.astype(np.int32), len(prompt), len(body),
                cut + max(len(body) - room, 0))
 
   def _fit(self, turns, body):

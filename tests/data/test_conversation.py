@@ -97,7 +97,7 @@ def test_too_long_a_response_loses_its_end_and_leaves_a_quarter_for_the_prompt(t
   prompt = tokenizer.encode('be brief\nwhat is 3 + 4 ?\n')
   assert len(row.ids) == 32 and row.start == 8 and row.ids[:8].tolist() == prompt[-8:]
   assert row.ids[8:].tolist() == [*tokenizer.encode(text)[:23], tokenizer.eos[0]]
-  assert row.cut == len(prompt) - 8 + len(tokenizer.encode(text)) - 23
+  assert row.cut == len(prompt) - 8 + len(tokenizer.encode(text)) - 23 and row.size == len(tokenizer.encode(text)) + 1
   steps = Encoder(tokenizer, 'bare', 32).steps(TURNS, ['3 + 4 = 7'] * 30)
   assert 0 < len(steps.marks) < 30 and steps.marks[-1] < 32 == len(steps.ids)
 

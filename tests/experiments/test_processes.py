@@ -19,7 +19,9 @@ WITHIN = 60.0                     # seconds in which a lost process must end the
 
 
 def devices(count):
-  return {'XLA_FLAGS': f'--xla_force_host_platform_device_count={count}'}
+  # On a busy machine a thread may come late to a collective; by default the runtime gives up after 40 s.
+  return {'XLA_FLAGS': f'--xla_force_host_platform_device_count={count} '
+                       '--xla_cpu_collective_call_terminate_timeout_seconds=300'}
 
 
 def start_two(runs, workdir):

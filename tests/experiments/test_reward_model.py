@@ -146,6 +146,17 @@ def test_errors_are_one_line(tmp_path, monkeypatch, settings, said):
   assert '\n' not in str(error.value)
 
 
+def test_more_characters_than_ids_are_named(tmp_path):
+  text = ''.join(map(chr, range(0x4e00, 0x4e00 + 400)))
+  rows = [{'prompt': f'{i}', 'chosen': text, 'rejected': ''} for i in range(9)]
+  (tmp_path / 'f.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  c = configs.get_config('small_preference')
+  c.vocab, c.data.path, c.data.eval_path = 400, str(tmp_path / 'f.jsonl'), ''
+  with pytest.raises(ConfigError, match='no tokenizer of 400 ids can be made from these texts.*raise vocab') as error:
+    reward_model.start(config.convert(c, config.RewardModel), str(tmp_path / 'run'))
+  assert '\n' not in str(error.value)
+
+
 def test_steps_are_labelled_by_roll_outs_and_what_was_ended_goes_on(runs, tmp_path):
   rows = [{'id': i, 'problem': f'{30 + i} a 3 = {33 + i}', 'answer': '3', 'steps': ['a +3', f'{33 + i} ok']}
           for i in range(5)]
