@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import time
 
 from absl import app, flags
 import jax
@@ -144,10 +145,21 @@ def run(cfg, workdir):
   return path, info
 
 
+def run_pretrain(cfg, workdir):
+  """`run`, and its workdir/summary.json. Returns the summary."""
+  began = time.perf_counter()
+  _, info = run(cfg, workdir)
+  summary = {'final': {f'step_accuracy/{kind}': x for kind, x in info['step_accuracy'][-1].items()},
+             'rounds': len(info['step_accuracy']), 'parameters': info['parameters'], 'seed': cfg.seed,
+             'seconds': time.perf_counter() - began, 'config': config_lib.to_dict(cfg)}
+  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  return summary
+
+
 def main(_):
   with common.errors_in_one_line():
-    path, info = run(config_lib.convert(_CONFIG.value, config_lib.Pretrain), _WORKDIR.value)
-  print(f'{path}: {info["parameters"]} parameters, right steps {info["step_accuracy"][-1]}')
+    summary = run_pretrain(config_lib.convert(_CONFIG.value, config_lib.Pretrain), _WORKDIR.value)
+  print(f'{os.path.join(_WORKDIR.value, "model")}: {summary["parameters"]} parameters, right steps {summary["final"]}')
 
 
 if __name__ == '__main__':

@@ -48,10 +48,7 @@ def report(workdir):
   summary = _read_json(workdir / 'summary.json') or {}
   config = _read_json(workdir / 'config.json') or {}
   rows = before_after(summary, records)
-  environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                   undefined=jinja2.StrictUndefined)
-  page = environment.from_string(pathlib.Path(__file__).with_name('report.html.j2').read_text('utf-8'))
-  text = page.render(
+  text = page('report.html.j2').render(
       name=workdir.resolve().name,
       facts=_facts(summary, config, records),
       finished=bool(summary),
@@ -63,10 +60,17 @@ def report(workdir):
       settings=_flatten(config),
       reader=(data := reader(writer.read_samples(workdir))),
       data=script_json(data),
+      column='step',
       samples_shown=SAMPLES)
   path = workdir / 'report.html'
   writer.replace_text(path, text)
   return path
+
+
+def page(name):
+  """The template `name` of this folder; those that it includes lie beside it."""
+  return jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+                            loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent)).get_template(name)
 
 
 def reader(samples):

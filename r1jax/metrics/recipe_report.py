@@ -1,0 +1,164 @@
+"""One self-contained HTML page about a recipe: its stages, the same problems after each of them, and what changed.
+
+Made from what the recipe left in its working directory alone: summary.json, and for each stage its metrics.jsonl and
+the samples of its evaluation. As in `report`, model output reaches the page only as data.
+
+  python -m r1jax.metrics.recipe_report WORKDIR
+"""
+import json
+import pathlib
+import sys
+
+import matplotlib
+from matplotlib.figure import Figure
+import numpy as np
+
+from r1jax.metrics import plots, report, writer
+
+EVALUATION = 'evaluation'         # of a stage: the folder in its own, and the key in summary.json
+SHOWN = ('pass@1', 'greedy', 'format', 'language_consistency', 'length_mean')  # of an evaluation, before the kinds
+CURVES = ('accuracy', 'length', 'rewards', 'behaviour')                        # of a stage's training
+LONGEST = 60                      # lines of a stage's own figures
+
+
+def make(workdir):
+  """Writes workdir/report.html (whole or not at all) and returns its path.
+
+  Raises:
+    writer.RecordError where summary.json is missing, or a record does not parse.
+  """
+  workdir = pathlib.Path(workdir)
+  try:
+    summary = json.loads((workdir / 'summary.json').read_text('utf-8'))
+  except (OSError, ValueError) as error:
+    raise writer.RecordError(f'{workdir / "summary.json"}: {error}; give the working directory of a recipe.') from error
+  stages, evaluated = summary['stages'], _evaluated(summary)
+  reader = report.reader({name: rows for name in evaluated for rows in
+                          writer.read_samples(workdir / name / EVALUATION).values()})
+  kinds = _kinds(evaluated)
+  text = report.page('recipe.html.j2').render(
+      name=workdir.resolve().name, seed=summary['seed'], seconds=summary['seconds'], kinds=kinds,
+      done=sum(stage['status'] == 'done' for stage in stages.values()), total=len(stages),
+      stages=[{'name': name, **stage, 'takes': sorted(set(stage['inputs'].values())),
+               'used_by': [other for other, s in stages.items()
+                           if name in {of.split('/')[0] for of in s['inputs'].values()}],
+               'rows': figures(stage['figures']), 'curves': curves(workdir / name, name),
+               'report': f'{name}/report.html' if (workdir / name / 'report.html').exists() else ''}
+              for name, stage in stages.items()],
+      evaluated=[{'name': name, 'cells': [_show(e.get(key), key) for key in SHOWN],
+                  'kinds': [_show(e['kinds'].get(kind, {}).get('correct')) for kind in kinds]}
+                 for name, e in evaluated.items()],
+      columns=[report.LABELS[key] for key in SHOWN],
+      parts=parts(evaluated),
+      by_kind=[{'kind': kind, 'rows': [{'name': name, 'cells': [
+          _show(e['kinds'].get(kind, {}).get(key), key) for key in ('correct', 'format', 'language', 'length')]}
+          for name, e in evaluated.items()]} for kind in kinds],
+      charts=[(f'chart{i}', title, plots.svg(figure, f'chart{i}')) for i, (title, figure) in
+              enumerate(charts(evaluated).items())],
+      comparisons=[comparison(name, c) for name, c in summary['comparisons'].items() if c['problems']],
+      reader=reader, data=report.script_json(reader), column='stage', samples_shown=report.SAMPLES)
+  path = workdir / 'report.html'
+  writer.replace_text(path, text)
+  return path
+
+
+def _evaluated(summary):
+  return {name: stage[EVALUATION] for name, stage in summary['stages'].items() if stage[EVALUATION]}
+
+
+def _kinds(evaluated):
+  return list(dict.fromkeys(kind for e in evaluated.values() for kind in e['kinds']))
+
+
+def _show(value, key='pass@1'):
+  if value is None:
+    return '–'
+  return f'{value:.1f}' if key.startswith('length') else f'{100 * value:.1f}%'
+
+
+def figures(summary):
+  """(name, text) of what a stage's own summary says, nested names joined; long lists are left out."""
+  rows = []
+  for name, value in _flat(summary):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+      rows.append((name, str(value)))
+    else:
+      rows.append((name, f'{value:.4g}' if isinstance(value, float) else f'{value:,}'))
+  return rows[:LONGEST]
+
+
+def _flat(value, at=''):
+  if isinstance(value, dict):
+    return [row for key, inner in value.items() for row in _flat(inner, f'{at}.{key}' if at else str(key))]
+  return [] if isinstance(value, list) and len(str(value)) > 200 or value is None else [(at, value)]
+
+
+def curves(folder, name):
+  """[(id, title, svg)] of a stage that has trained."""
+  if not (folder / writer.METRICS).exists():
+    return []
+  panels = [panel for panel in plots.PANELS if panel.name in CURVES]
+  drawn = plots.figures(writer.read_metrics(folder), panels)
+  return [(f'{name}-{key}', figure.axes[0].get_title(loc='left'), plots.svg(figure, f'{name}-{key}'))
+          for key, figure in drawn.items()]
+
+
+def parts(evaluated):
+  """The table of reward parts: their names, and a row a stage."""
+  names = list(dict.fromkeys(name for e in evaluated.values() for name in e['parts']))
+  show = lambda x: '–' if x is None else f'{x:.3f}'
+  return {'names': names, 'rows': [{'name': name, 'cells': [show(e['parts'].get(part)) for part in names]}
+                                   for name, e in evaluated.items()]}
+
+
+def comparison(name, c):
+  """The texts of a comparison's row."""
+  scale, unit = (1, ' tokens') if c['figure'] == 'length' else (100, ' points')
+  show = lambda x: f'{x:.1f}' if scale == 1 else f'{100 * x:.1f}%'
+  low, high = (scale * x for x in c['interval'])
+  return {'name': name.replace('_', ' '), 'what': c['figure'] + (f' of {c["kind"]}' if c['kind'] else ''),
+          'first': f'{c["first"]} {show(c["first_mean"])}', 'second': f'{c["second"]} {show(c["second_mean"])}',
+          'difference': f'{scale * c["difference"]:+.1f}{unit}', 'interval': f'{low:+.1f} to {high:+.1f}',
+          'problems': c['problems']}
+
+
+def charts(evaluated):
+  """{title: Figure} over the stages: accuracy of each kind, form and language, length."""
+  lines = {'Accuracy by kind': {'all': [e.get('pass@1') for e in evaluated.values()]} | {
+               kind: [e['kinds'].get(kind, {}).get('correct') for e in evaluated.values()]
+               for kind in _kinds(evaluated)},
+           'Form and language': {label: [e.get(key) for e in evaluated.values()] for label, key in
+                                 (('well formed', 'format'), ('language consistency', 'language_consistency'))},
+           'Response length': {'tokens': [e.get('length_mean') for e in evaluated.values()]}}
+  return {title: _chart(title, list(evaluated), of, share=title != 'Response length')
+          for title, of in lines.items() if evaluated}
+
+
+def _chart(title, names, lines, share):
+  with matplotlib.rc_context(plots.STYLE):
+    figure = Figure(figsize=(6.4, 3.6), layout='constrained')
+    axes = figure.add_subplot()
+    for index, (label, values) in enumerate(lines.items()):
+      values = np.array([np.nan if x is None else x for x in values], float) * (100 if share else 1)
+      axes.plot(range(len(names)), values, marker='o', markersize=4, linewidth=1.8, label=label,
+                color=plots.COLOURS[index % len(plots.COLOURS)])
+    axes.set_xticks(range(len(names)), names, rotation=35, ha='right')
+    axes.set(title=title, ylabel='% of responses' if share else 'tokens')
+    axes.set_ylim(*(-2, 102) if share else (0, None))
+    axes.set_axisbelow(True)
+    if len(lines) > 1:
+      axes.legend(loc='upper left', bbox_to_anchor=(1, 1))
+  return figure
+
+
+def main(arguments):
+  if len(arguments) != 1:
+    sys.exit('usage: python -m r1jax.metrics.recipe_report WORKDIR')
+  try:
+    print(make(arguments[0]))
+  except writer.RecordError as error:
+    sys.exit(str(error))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

@@ -1,0 +1,226 @@
+"""The recipe's loop: on experiments that count how often they ran, and (slow) on real ones killed at any moment."""
+import json
+import pathlib
+
+import pytest
+
+from configs import r1_zero
+from experiments import recipe
+from r1jax import config as config_lib
+from r1jax.config import ConfigError
+from r1jax.metrics import recipe_report, writer
+from r1jax.recipes import stage as stage_lib
+
+PROBLEMS = [('p0', 'math'), ('p1', 'math'), ('p2', 'open')]
+
+
+class Fakes:
+  """Experiments of no time: each appends its name to `ran` and makes something of its seed, rate and input."""
+
+  def __init__(self):
+    self.ran, self.fails = [], ()
+
+  def make(self, cfg, workdir):
+    name = pathlib.Path(workdir).name
+    self.ran.append(name)
+    (pathlib.Path(workdir) / 'half').write_text('')
+    if name in self.fails:
+      raise ConfigError('no luck')
+    (pathlib.Path(workdir) / 'made.txt').write_text(json.dumps(
+        [cfg.seed, cfg.optimizer.learning_rate, stage_lib.digest(cfg.model.path)]))
+    return self.done(workdir, {'final': {'pass@1': 0.5}, 'dropped': {'long': 3}, 'config': {'large': 1}})
+
+  def evaluate(self, cfg, workdir):
+    self.ran.append(f'{pathlib.Path(cfg.model.path).name}*')
+    better = pathlib.Path(cfg.model.path).name == 'late'
+    row = {'answer': '1', 'response': '<script>wait', 'stop': 'eos', 'reward': 1.0, 'parts': {'math': 1.0},
+           'format': 1.0, 'language': 0.5, 'length': 7}
+    rows = [row | {'id': name, 'kind': kind, 'problem': f'<b>{name}</b>', 'correct': bool(i % 2) or better}
+            for name, kind in PROBLEMS for i in range(4)]
+    with writer.Writer(workdir) as out:
+      out.samples(0, rows)
+    return self.done(workdir, {'final': {'pass@1': 1.0 if better else 0.5, 'format': 1.0}, 'problems': 3, 'samples': 4,
+                               'seconds': 0.1})
+
+  def done(self, workdir, summary):
+    (pathlib.Path(workdir) / 'summary.json').write_text(json.dumps(summary))
+    return summary
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+  fakes = Fakes()
+  fakes.table = {'rl': recipe.Experiment(fakes.make, config_lib.RL, '', 'rl'),
+                 'evaluate': recipe.Experiment(fakes.evaluate, config_lib.RL, '', 'evaluate'),
+                 'given': recipe.EXPERIMENTS['given']}
+  monkeypatch.setattr(recipe, 'EXPERIMENTS', fakes.table)
+  monkeypatch.setattr(recipe_report, 'make', lambda workdir: None)   # it takes a second; see the test of it
+  return fakes
+
+
+def configs(path, rate=0.5, **stages):
+  """given -> first -> second -> late; first and late are evaluated and compared. stages: {name: changed config}."""
+  def rl(model):
+    c = r1_zero.get_config('toy').to_dict()
+    c['model']['path'] = model
+    return c
+
+  c = {'seed': 3, 'evaluations': {'all': rl('')}, 'stages': {
+      'outside': {'experiment': 'given', 'config': {'path': str(path)}},
+      'first': {'experiment': 'rl', 'config': rl('stage:outside'), 'evaluation': 'all', 'about': 'the <first> one'},
+      'second': {'experiment': 'rl', 'config': rl('stage:first')},
+      'late': {'experiment': 'rl', 'config': rl('stage:second/made.txt'), 'evaluation': 'all'}},
+      'comparisons': {'gain': {'first': 'first', 'second': 'late'}}}
+  c['stages']['second']['config']['optimizer']['learning_rate'] = rate
+  return c
+
+
+@pytest.fixture
+def outside(tmp_path):
+  (tmp_path / 'model.txt').write_text('weights')
+  return tmp_path / 'model.txt'
+
+
+def run(outside, **kwargs):
+  flags = {name: kwargs.pop(name) for name in ('only', 'first', 'last') if name in kwargs}
+  return recipe.run_recipe(config_lib.convert(configs(outside, **kwargs), config_lib.Recipe), str(outside.parent / 'w'),
+                           **flags)
+
+
+def test_each_stage_runs_once_with_its_evaluation_and_the_seed(fakes, outside):
+  summary = run(outside)
+  assert fakes.ran == ['first', 'first*', 'second', 'late', 'late*']
+  run(outside)
+  assert len(fakes.ran) == 5
+  assert json.loads((outside.parent / 'w' / 'second' / 'made.txt').read_text())[:2] == [3, 0.5]
+  stages = summary['stages']
+  assert [s['status'] for s in stages.values()] == ['done'] * 4
+  assert stages['second']['inputs'] == {'model.path': 'first'} and stages['second']['evaluation'] is None
+  assert stages['first']['figures'] == {'final': {'pass@1': 0.5}, 'dropped': {'long': 3}}
+  assert stages['late']['evaluation']['kinds']['math'] == {
+      'count': 2, 'correct': 1.0, 'format': 1.0, 'language': 0.5, 'length': 7.0}
+  assert summary['comparisons']['gain']['difference'] == 0.5 and summary['comparisons']['gain']['problems'] == 3
+
+
+def test_a_change_runs_what_depends_on_it_and_keeps_the_old(fakes, outside, caplog):
+  run(outside)
+  fakes.ran.clear()
+  run(outside, rate=0.25)
+  assert fakes.ran == ['second', 'late', 'late*']
+  kept = outside.parent / 'w' / 'old'
+  assert json.loads((kept / 'second-1' / 'made.txt').read_text())[:2] == [3, 0.5]
+  assert (kept / 'late-1' / 'evaluation' / 'summary.json').exists()
+  fakes.ran.clear()
+  outside.write_text('other weights')
+  run(outside, rate=0.25)
+  assert fakes.ran == ['first', 'first*', 'second', 'late', 'late*']
+
+
+def test_a_stage_that_failed_goes_on_in_its_folder(fakes, outside):
+  fakes.fails = ('second',)
+  with pytest.raises(ConfigError, match='no luck'):
+    run(outside)
+  so_far = json.loads((outside.parent / 'w' / 'summary.json').read_text())
+  assert so_far['stages']['first']['status'] == 'done' != so_far['stages']['second']['status']
+  fakes.fails, fakes.ran = (), []
+  half = outside.parent / 'w' / 'second' / 'half'
+  half.write_text('kept')
+  summary = run(outside)
+  assert fakes.ran == ['second', 'late', 'late*'] and not (outside.parent / 'w' / 'old').exists()
+  assert summary['stages']['second']['status'] == 'done'
+
+
+def test_a_changed_evaluation_evaluates_again_and_trains_nothing(fakes, outside):
+  run(outside)
+  fakes.ran.clear()
+  c = configs(outside)
+  c['evaluations']['all']['rollout']['temperature'] = 0.5
+  recipe.run_recipe(config_lib.convert(c, config_lib.Recipe), str(outside.parent / 'w'))
+  assert fakes.ran == ['first*', 'late*']
+
+
+@pytest.mark.parametrize('flags, ran', [
+    ({'only': ['first']}, []), ({'last': 'first'}, ['first', 'first*']),
+    ({'last': 'second'}, ['first', 'first*', 'second'])])
+def test_parts_of_a_recipe(fakes, outside, flags, ran):
+  if flags.get('only'):
+    with pytest.raises(ConfigError, match=r'first needs outside \(model.path\), which is to do; run outside first'):
+      run(outside, **flags)
+  else:
+    run(outside, **flags)
+  assert fakes.ran == ran
+  if ran:
+    fakes.ran.clear()
+    run(outside, first='second')
+    assert fakes.ran == (['late', 'late*'] if 'second' in ran else ['second', 'late', 'late*'])
+
+
+def test_unknown_names_and_keys_cost_one_line_before_anything_runs(fakes, outside):
+  for flags in ({'only': ['nope']}, {'first': 'nope'}, {'last': 'nope'}):
+    with pytest.raises(ConfigError, match='nope: no such stage; there are outside, first, second, late'):
+      run(outside, **flags)
+  c = configs(outside)
+  c['stages']['late']['config']['rollout']['sample'] = 1
+  with pytest.raises(ConfigError, match="stage late: unknown key 'rollout.sample'; the nearest"):
+    recipe.run_recipe(config_lib.convert(c, config_lib.Recipe), str(outside.parent / 'w'))
+  c = configs(outside)
+  c['stages']['late']['experiment'] = 'rll'
+  with pytest.raises(ConfigError, match="stages.late.experiment is 'rll'; known: rl, evaluate, given"):
+    recipe.expand(config_lib.convert(c, config_lib.Recipe))
+  assert fakes.ran == []
+
+
+def test_the_table_says_what_is_done_and_why_not(fakes, outside):
+  run(outside, last='second')
+  cfg = config_lib.convert(configs(outside, rate=0.1), config_lib.Recipe)
+  stages = recipe.expand(cfg)
+  text = recipe.table(stages, stage_lib.statuses(stages, outside.parent / 'w'), outside.parent / 'w')
+  rows = {line.split()[0]: line for line in text.splitlines()}
+  assert ' done ' in rows['first'] and ' stale ' in rows['second'] and ' to do ' in rows['late']
+  assert rows['second'].endswith('optimizer.learning_rate was 0.5, is 0.1')
+
+
+def test_the_plain_command_of_a_stage_is_the_stage(fakes, outside):
+  run(outside, last='first')
+  cfg, workdir = config_lib.convert(configs(outside), config_lib.Recipe), str(outside.parent / 'w')
+  said = recipe.command(cfg, workdir, 'second').split()
+  assert said[:3] == ['python', '-m', 'experiments.rl']
+  space = {}
+  exec(pathlib.Path(said[said.index('--config') + 1]).read_text(), space)
+  again = config_lib.convert(space['get_config']())
+  assert again.model.path == f'{workdir}/first' and again.seed == 3 and again.optimizer.learning_rate == 0.5
+  fakes.ran.clear()
+  fakes.make(again, said[said.index('--workdir') + 1])          # a job of its own, elsewhere
+  run(outside)
+  assert fakes.ran == ['second', 'late', 'late*']               # late ran on it; second did not run again
+  with pytest.raises(ConfigError, match='stage second is done'):
+    recipe.command(cfg, workdir, 'second')
+
+
+def test_the_report_shows_every_stage_and_no_markup_of_a_model(fakes, outside, monkeypatch):
+  monkeypatch.undo()
+  monkeypatch.setattr(recipe, 'EXPERIMENTS', fakes.table)
+  run(outside)
+  text = (outside.parent / 'w' / 'report.html').read_text('utf-8')
+  for part in ('the &lt;first&gt; one', 'id="stage-late"', 'to late', '50.0%', '+50.0 points', 'at a stage'):
+    assert part in text, part
+  assert '<script>wait' not in text and '<b>p0' not in text and text.count('<script') == 3
+
+
+def test_the_lineage_as_text(fakes, outside):
+  run(outside)
+  lines = recipe.lineage_text(stage_lib.lineage(*stage_lib.find(outside.parent / 'w' / 'late'))).splitlines()
+  assert [line.strip() for line in lines if '(' in line] == [
+      'late (rl, seed 3)', 'second (rl, seed 3)', 'first (rl, seed 3)', 'outside (given)']
+  assert any(str(outside) in line for line in lines) and 'CHANGED' not in '\n'.join(lines)
+
+
+def test_comparisons_and_evaluations_must_exist():
+  stage = {'experiment': 'rl', 'config': {}}
+  with pytest.raises(ConfigError, match="stages.a.evaluation is 'e'; known: none"):
+    config_lib.convert({'seed': 0, 'stages': {'a': stage | {'evaluation': 'e'}}}, config_lib.Recipe)
+  with pytest.raises(ConfigError, match="comparisons.c names 'a', which is no stage with an evaluation"):
+    config_lib.convert({'seed': 0, 'stages': {'a': stage}, 'comparisons': {'c': {'first': 'a', 'second': 'a'}}},
+                       config_lib.Recipe)
+  with pytest.raises(ConfigError, match="'a/b' is no name of a stage"):
+    config_lib.convert({'seed': 0, 'stages': {'a/b': stage}}, config_lib.Recipe)
