@@ -12,7 +12,6 @@ import re
 
 from r1jax.config import ConfigError, require
 from r1jax.rewards import bubblewrap, programs, sandbox
-from r1jax.rewards.language import LANGUAGES as NATURAL
 
 SCORES = ('all', 'fraction')
 REASON = 1000                      # bytes of a program's own last words
@@ -38,7 +37,7 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
       'io' (list of dicts with 'input' and 'output'): what is printed equals 'output' as `same_output` says,
       and the program ends with status 0.
       Optional: 'setup', Python to run before 'test' or 'asserts'; 'language', a key of
-      `programs.LANGUAGES` (python; that of a question, such as 'en', is passed over), for 'io'; 'time_limit', which goes before the option.
+      `programs.LANGUAGES` (python), for 'io'; 'time_limit', which goes before the option.
     score: 'all' scores 1 where all tests pass, else 0, and stops at the first that fails; 'fraction' scores
       the share that passes.
     time_limit: seconds of a test, by the clock and of CPU time; a compiler has its own.
@@ -94,8 +93,6 @@ def _described(item):
   if len(kinds) != 1:
     raise ValueError(f"an item for code has {' and '.join(kinds) or 'no tests'}; give one of 'test', 'asserts', 'io'.")
   language = item.get('language') or 'python'
-  if language in NATURAL:                               # of a question: no language of programs
-    language = 'python'
   if not isinstance(language, str) or language not in programs.LANGUAGES:
     raise ConfigError(f'an item for code is in {language!r}; known languages: {", ".join(programs.LANGUAGES)}.')
   kind, = kinds
