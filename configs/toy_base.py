@@ -34,5 +34,13 @@ def _r1():
   return c
 
 
+def _r1_student():
+  """The same text for a smaller model."""
+  c = _r1()
+  c.update(preset='toy_student', steps=1600)
+  c.gate.rounds = 0
+  return c
+
+
 def get_config(variant='trial'):
-  return common.choose({'trial': lambda: _base('trial'), 'chain': _chain, 'r1': _r1}, variant)
+  return common.choose({'trial': lambda: _base('trial'), 'chain': _chain, 'r1': _r1, 'r1_student': _r1_student}, variant)

@@ -2,7 +2,7 @@
 
 chain: `find a 35 b +4 c -8 = ?`, sums in steps whose values are written as words: `a 35 thirty five b +4 thirty nine`.
 logic: `who : p knight , p says q knave , q says r knight ?`, roles passed on; knaves lie.
-code: `write f : plus 2 then times 3 ?`, an expression built step by step, and a program that returns it.
+code: `write f : add 2 then times 3 ?`, an expression built step by step, and a program that returns it.
 open: `name a fruit for p , not plum ?`. Many answers fit; those who ask would rather have a reason with it, too.
 
 Each kind of reasoning has a hard step: a ten is crossed, a knave speaks, a sum is multiplied. Authors who write such a
@@ -23,7 +23,7 @@ SUMMARY = {'en': 'the answer is', 'zh': '答案 是'}      # how a summary begin
 CHECKED = {'en': 'think check sum up', 'zh': '思考 检查 总结'}  # what is asked for beside a problem, now and then
 
 # What the authors say between the steps.
-SAYINGS = {'first': '首先', 'then': '然后', 'so': '所以', 'wait': '等等', 'check': '检查', 'hmm': '嗯'}
+SAYINGS = {'first': '首先', 'then': '然后', 'so': '所以', 'wait': '等等', 'check': '检查', 'maybe': '大概'}
 
 _TENS = dict(zip(range(2, 10), zip('twenty thirty forty fifty sixty seventy eighty ninety'.split(),
                                    '二十 三十 四十 五十 六十 七十 八十 九十'.split())))
@@ -32,7 +32,7 @@ _VALUE = {word: 10 * n for n, words in _TENS.items() for word in words} | {
     word: n for n, words in _ONES.items() for word in words}
 _CHAIN_NAMES, _PEOPLE = 'abcdef', 'pqrst'
 _ROLES = {True: ('knight', '骑士'), False: ('knave', '无赖')}
-_OPERATIONS = {'+': ('plus', '加'), '-': ('minus', '减'), '*': ('times', '乘')}
+_OPERATIONS = {'+': ('add', '加'), '-': ('take', '减'), '*': ('times', '乘')}
 _THINGS = {
     ('fruit', '水果'): ('apple pear plum grape lemon cherry'.split(), '苹果 梨 李子 葡萄 柠檬 樱桃'.split()),
     ('animal', '动物'): ('cat dog horse sheep duck mouse'.split(), '猫 狗 马 羊 鸭 鼠'.split()),

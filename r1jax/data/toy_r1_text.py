@@ -62,7 +62,7 @@ def _response(problem, facts, author, careful, form=None):
   """form: True for R1's with its summary; a number, or None for a random one, chooses among the forms of the base."""
   kind, rng = toy_r1.KINDS[problem['kind']], author.rng
   if not careful and rng.random() < GUESSES:
-    words, answer = [author.say('hmm')], kind.guess(facts, author)
+    words, answer = [author.say('maybe')], kind.guess(facts, author)
   else:
     words, answer = kind.think(facts, author, False)
     if careful or rng.random() < CHECKS:
