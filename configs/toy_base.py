@@ -43,4 +43,5 @@ def _r1_student():
 
 
 def get_config(variant='trial'):
-  return common.choose({'trial': lambda: _base('trial'), 'chain': _chain, 'r1': _r1, 'r1_student': _r1_student}, variant)
+  return common.choose({'trial': lambda: _base('trial'), 'chain': _chain, 'r1': _r1, 'r1_student': _r1_student},
+                       variant)

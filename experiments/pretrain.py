@@ -40,9 +40,8 @@ def text_of(cfg, workdir):
   path = os.path.join(workdir, 'text', name)
   if not os.path.exists(os.path.join(path, 'tokens.npy')):
     os.makedirs(path, exist_ok=True)
-    tokenizers.train(
-      [line for text in texts for part in text for line in part.split('\n')], os.path.join(path, 'tokenizer.model'), cfg.vocab
-    )
+    lines = [line for text in texts for part in text for line in part.split('\n')]
+    tokenizers.train(lines, os.path.join(path, 'tokenizer.model'), cfg.vocab)
     tokenizer = tokenizers.load(os.path.join(path, 'tokenizer.model'))
     # The same for transformers, which reads no SentencePiece model exactly as it is.
     tokenizers.to_tokenizer_json(os.path.join(path, 'tokenizer.model'), os.path.join(path, 'tokenizer.json'))

@@ -262,7 +262,8 @@ def _open_problem(rng, language):
   group = list(_THINGS)[rng.integers(len(_THINGS))]
   things = _THINGS[group][zh]
   excluded, person = str(rng.choice(things)), str(rng.choice(list(_PEOPLE)))
-  text = f'给 {person} 一种 {group[1]} , 不要 {excluded} ?' if zh else f'name a {group[0]} for {person} , not {excluded} ?'
+  text = (f'给 {person} 一种 {group[1]} , 不要 {excluded} ?' if zh else
+          f'name a {group[0]} for {person} , not {excluded} ?')
   fits = [thing for thing in things if thing != excluded]
   return {'problem': text, 'answer': fits[0], 'fits': fits}, (group, fits, excluded, zh)
 

@@ -92,12 +92,23 @@ def _tagged(rng, u, thinking, answer):
   return ' '.join(parts)
 
 
+def example(kind, language):
+  """A problem and a right, careful response to it in R1's form, for few-shot prompts: (problem's text, response)."""
+  rng = np.random.default_rng([5, list(toy_r1.KINDS).index(kind)])
+  while True:
+    problem, facts = toy_r1.make(rng, kind)
+    response = _response(problem, facts, toy_r1.Author(rng, language, 0.0), True, True)
+    steps = toy_r1.steps(kind, facts, response)
+    if problem['language'] == language and not toy.is_held_out(problem['problem']) and all(ok for _, ok in steps):
+      return problem['problem'], response
+
+
 def _drill(rng):
   """Running sums in words of one language, or things recalled by name in another order."""
   if rng.random() < 0.35:
     names = rng.permutation(list('abcdef'))[:rng.integers(3, 6)]
-    thing = {name: str(rng.integers(30, 90)) if rng.random() < 0.3 else f'{rng.integers(1, 10) * rng.choice([-1, 1]):+d}'
-             for name in names}
+    term = lambda: f'{rng.integers(1, 10) * rng.choice([-1, 1]):+d}'
+    thing = {name: str(rng.integers(30, 90)) if rng.random() < 0.3 else term() for name in names}
     return 'drill', ' '.join(f'{name} {thing[name]}' for _ in range(3) for name in rng.permutation(names))
   author = toy_r1.Author(rng, 'zh' if rng.random() < 0.6 else 'en', 0.0)
   value, words = int(rng.integers(30, 90)), []
@@ -116,8 +127,7 @@ def _drill(rng):
 def pairs(seed, count, held_out):
   """`count` rows of preferences over answers to open questions: {'id', 'prompt', 'chosen', 'rejected'}.
 
-  The chosen one fits and has a reason; the other lacks the one, the other, or both. Both are in R1's form; half of the
-  pairs have the chosen one's chain shorter.
+  The chosen one fits and has a reason; the other lacks the one, the other, or both. Both are in R1's form.
   """
   rng, rows = np.random.default_rng([seed, 17, held_out]), []
   while len(rows) < count:
@@ -126,7 +136,8 @@ def pairs(seed, count, held_out):
       continue
     author = toy_r1.Author(rng, problem['language'], 0.3)
     fault = [(True, False), (False, True), (False, False)][rng.choice(3, p=[0.5, 0.4, 0.1])]
-    texts = [in_r1_form(' '.join(toy_r1.KINDS['open'].think(facts, author, False)[0]),
-                        toy_r1.open_answer(rng, facts, *merits), problem['language']) for merits in ((True, True), fault)]
-    rows.append({'id': f'open/pair/{len(rows)}', 'prompt': problem['problem'], 'chosen': texts[0], 'rejected': texts[1]})
+    thinking = lambda: ' '.join(toy_r1.KINDS['open'].think(facts, author, False)[0])
+    chosen, rejected = (in_r1_form(thinking(), toy_r1.open_answer(rng, facts, *merits), problem['language'])
+                        for merits in ((True, True), fault))
+    rows.append({'id': f'open/pair/{len(rows)}', 'prompt': problem['problem'], 'chosen': chosen, 'rejected': rejected})
   return rows

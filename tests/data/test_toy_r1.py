@@ -59,7 +59,7 @@ def test_an_answer_is_right_where_all_steps_are(kind):
 
 def test_steps_of_a_chain_by_hand():
   facts = 35, [8, -5, -8]                               # 43, 38, 30
-  text = '<think> first a 35 thirty five b +8 thirty three c -5 二十 八 then d -7 thirty so </think> <answer> 30 </answer>'
+  text = 'first a 35 thirty five b +8 thirty three c -5 二十 八 then d -7 thirty so answer 30'
   assert toy_r1.steps('chain', facts, text) == [
       ('term', True), ('plain', True), ('term', True), ('hard_en', False), ('term', True), ('hard_zh', True),
       ('term', False), ('plain', False), ('answer', True)]
