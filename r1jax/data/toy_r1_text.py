@@ -136,8 +136,8 @@ def pairs(seed, count, held_out):
       continue
     author = toy_r1.Author(rng, problem['language'], 0.3)
     fault = [(True, False), (False, True), (False, False)][rng.choice(3, p=[0.5, 0.4, 0.1])]
-    thinking = lambda: ' '.join(toy_r1.KINDS['open'].think(facts, author, False)[0])
-    chosen, rejected = (in_r1_form(thinking(), toy_r1.open_answer(rng, facts, *merits), problem['language'])
-                        for merits in ((True, True), fault))
+    chains = [' '.join(toy_r1.KINDS['open'].think(facts, author, False)[0]) for _ in range(2)]
+    chosen, rejected = (in_r1_form(chain, toy_r1.open_answer(rng, facts, *merits), problem['language'])
+                        for chain, merits in zip(chains, ((True, True), fault)))
     rows.append({'id': f'open/pair/{len(rows)}', 'prompt': problem['problem'], 'chosen': chosen, 'rejected': rejected})
   return rows
