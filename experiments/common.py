@@ -293,6 +293,8 @@ def begun_with(path, settings):
       lines = store_lib.difference(store_lib.flat(json.load(f)), store_lib.flat(settings))
     config_lib.require(not lines, f'{os.path.dirname(path)} was begun with other settings: {"; ".join(lines[:4])}; go '
                        'back to those, or use another --workdir.')
+    return
+  os.makedirs(os.path.dirname(path), exist_ok=True)
   write_json(path, settings)
 
 
