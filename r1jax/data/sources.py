@@ -97,15 +97,26 @@ def _chain(cfg):
   return _toy('chain', cfg)
 
 
+def _of_r1(kind):
+  def read(cfg):
+    return _toy(f'r1_{kind}', cfg)
+  read.__doc__ = f"""The recipe's toy world: problems of the kind {kind!r}. Generated, the same in every run."""
+  return read
+
+
 def toy_pools(world):
   """(train, held_out) problems of a toy world: the same in every run, whatever its seed."""
-  from r1jax.data import toy
+  from r1jax.data import toy, toy_r1
+  if world.startswith('r1_'):
+    return tuple(toy_r1.problems(world[3:], 0, count, held_out)
+                 for count, held_out in ((toy.TRAIN_POOL, False), (toy.HELD_OUT_POOL, True)))
   return (toy.problems(world, 0, toy.TRAIN_POOL, held_out=False),
           toy.problems(world, 0, toy.HELD_OUT_POOL, held_out=True))
 
 
 # To add a source: a function from config.Data to Problems, and its line here.
-SOURCES = {'jsonl': _jsonl, 'tfds': _tfds, 'trial': _trial, 'chain': _chain}
+SOURCES = {'jsonl': _jsonl, 'tfds': _tfds, 'trial': _trial, 'chain': _chain,
+           **{f'r1_{kind}': _of_r1(kind) for kind in ('chain', 'logic', 'code', 'open')}}
 
 
 def _toy(world, cfg):

@@ -35,6 +35,7 @@ REWARDS = {
     'language': language.language,
     'ifeval': ifeval.ifeval,
     'signs': toy.signs,
+    'open': toy.open_question,
 }
 
 # One item -> its verdict, for those that can say why.
