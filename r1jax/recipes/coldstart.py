@@ -213,11 +213,22 @@ def _broken(text, size):
   """A paragraph in pieces of whole sentences, each of `size` characters or one sentence."""
   if len(text) <= size:
     return [text]
-  pieces, now = [], ''
-  for sentence in _SENTENCE.split(text):
-    apart = ' ' if now and now[-1] in '.!?' else ''
-    if now and len(now) + len(sentence) > size and now.count('$') % 2 == 0:
-      pieces, now = [*pieces, now], sentence
+  sentences = ['']
+  for part in _SENTENCE.split(text):                    # mathematics is not broken: its dollars come in pairs
+    if sentences[-1].count('$') % 2:
+      sentences[-1] += _apart(sentences[-1]) + part
     else:
-      now = now + apart + sentence
-  return [*pieces, now]
+      sentences.append(part)
+  pieces = ['']
+  for sentence in sentences:
+    longer = pieces[-1] + _apart(pieces[-1]) + sentence
+    if pieces[-1] and len(longer) > size:
+      pieces.append(sentence)
+    else:
+      pieces[-1] = longer
+  return pieces
+
+
+def _apart(text):
+  """What stands behind the sentence that ends `text`."""
+  return ' ' if text[-1:] in ('.', '!', '?') else ''

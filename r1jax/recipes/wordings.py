@@ -8,6 +8,7 @@ import json
 import re
 
 from r1jax import templates
+from r1jax.data import toy_r1, toy_r1_text
 from r1jax.data.reader import read_rows
 from r1jax.rewards import language
 
@@ -103,53 +104,24 @@ _CHINESE = Wording(
                     '正好是 3 * 12。都对得上。',
         'summary': '小明一开始有 3 * 12 = 36 支铅笔，送出 8 支后剩 28 支。其中四分之一是 7 支，'
                    '所以还有 28 - 7 = 21 支。最终答案是 \\boxed{21}。'},))
+def _toy(language):
+  """The words that the toy world's authors react to; code blocks keep their spaces between its answer tags."""
+  examples = []
+  for kind in toy_r1.KINDS:
+    problem, response = toy_r1_text.example(kind, language)
+    examples.append({'kind': kind, 'problem': problem, 'thinking': templates.parse(response).thinking.strip(),
+                     'summary': templates.summary(response).strip()})
+  wish = toy_r1.CHECKED[language]
+  return Wording(
+      shots='', example='{problem}\n {response}\n ', last='{problem}\n', direct=f'{{problem}} {wish}\n',
+      rewrite=f'{{problem}}\n {{draft}}\n {{problem}} {wish}\n', opening='',
+      response='<think> {thinking} </think> {summary}',
+      summary=f'{toy_r1.SUMMARY[language]} <answer>{{answer}}</answer>', ends=(), answers={'': ''},
+      examples=tuple(examples))
 
-def _program(expression):
-  return f'\n ```python\n def f(x): return {expression}\n ```\n'
-
-
-def _shown(beginning, *examples):
-  """Examples of the toy world, of (kind, problem, chain, answer)."""
-  return tuple({'kind': kind, 'problem': problem, 'thinking': thinking,
-                'summary': f'{beginning} <answer> {answer} </answer>'} for kind, problem, thinking, answer in examples)
-
-
-_TOY = Wording(
-    shots='', example='{problem}\n {response}\n ', last='{problem}\n', direct='{problem} think check sum up\n',
-    rewrite='{problem}\n {draft}\n {problem} think check sum up\n', opening='',
-    response='<think> {thinking} </think> {summary}', summary='the answer is <answer>{answer}</answer>', ends=(),
-    answers={'': ''},
-    examples=_shown(
-        'the answer is',
-        ('chain', 'find a 64 b -2 c -1 d +1 = ?',
-         'first a 64 sixty four b -2 sixty two c -1 sixty one d +1 sixty two wait check first a 64 sixty four b -2 '
-         'sixty two then c -1 sixty one then d +1 sixty two so', '62'),
-        ('logic', 'who : t knight , t says r knight , r says s knave ?',
-         'first t knight r knight s knave wait check first t knight r knight so s knave so',
-         't knight r knight s knave'),
-        ('code', 'write f : times 5 then minus 4 ?',
-         'first times 5 x * 5 minus 4 x * 5 - 4 wait check first times 5 x * 5 minus 4 x * 5 - 4 so',
-         _program('x * 5 - 4')),
-        ('open', 'name a colour for r , not white ?', 'colour so wait check colour so so', 'green because it is near')))
-_TOY_CHINESE = dataclasses.replace(
-    _TOY, direct='{problem} 思考 检查 总结\n', rewrite='{problem}\n {draft}\n {problem} 思考 检查 总结\n',
-    summary='答案 是 <answer>{answer}</answer>',
-    examples=_shown(
-        '答案 是',
-        ('chain', '求 a 33 b +2 c +8 = ?',
-         '首先 a 33 三十 三 b +2 三十 五 c +8 四十 三 等等 检查 首先 a 33 三十 三 然后 b +2 '
-         '三十 五 c +8 四十 三 所以', '43'),
-        ('logic', '谁 : r 骑士 , r 说 t 无赖 , t 说 s 无赖 , s 说 p 骑士 ?',
-         '首先 r 骑士 所以 t 无赖 s 骑士 p 骑士 等等 检查 首先 r 骑士 t 无赖 所以 s 骑士 所以 p 骑士 所以',
-         'r knight t knave s knight p knight'),
-        ('code', '写 f : 减 7 然后 减 8 然后 减 3 ?',
-         '首先 减 7 x - 7 减 8 x - 7 - 8 减 3 x - 7 - 8 - 3 等等 检查 首先 减 7 x - 7 减 8 x - 7 - 8 '
-         '减 3 x - 7 - 8 - 3 所以',
-         _program('x - 7 - 8 - 3')),
-        ('open', '给 q 一种 工具 , 不要 绳子 ?', '工具 所以 等等 检查 工具 所以 所以', '铲子 因为 它 便宜')))
 
 # By name, and language; English stands for every language that has none.
-WORDINGS = {'text': {'en': _ENGLISH, 'zh': _CHINESE}, 'toy': {'en': _TOY, 'zh': _TOY_CHINESE}}
+WORDINGS = {'text': {'en': _ENGLISH, 'zh': _CHINESE}, 'toy': {name: _toy(name) for name in ('en', 'zh')}}
 
 
 def language_of(problem):
