@@ -1,1 +1,1 @@
-"""What a recipe is made of: its stages, and how data passes from one to the next."""
+"""What the stages of R1 hand on to each other: texts to learn from, and how one stage follows from others."""
