@@ -370,6 +370,32 @@ class Pretrain:
   balance_rate: float = 0.0       # as in Train
 
 
+SPLITS = ('train', 'held_out')
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate:
+  """One run of `experiments/generate.py`: samples of a policy for each problem, graded."""
+  seed: int
+  model: Model                    # the policy; without a path it is the endpoint
+  data: Data
+  rollout: Rollout                # prompts: problems of one file; chunk: of those sampled at a time
+  reward: Reward
+  split: str = 'train'            # which of the problems: SPLITS
+  problems: int = 0               # so many of them, drawn by the seed; 0: all, in their order
+  endpoint: dict = dataclasses.field(default_factory=dict)  # options of rewards.neural.endpoint.Endpoint, its url first
+  part: int = 0                   # which part of the files this command makes, of `parts`: jobs that share a workdir
+  parts: int = 1
+  mesh: Mesh = Mesh()
+
+  def __post_init__(self):
+    require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
+    require(self.problems >= 0, f'problems is {self.problems}; use 0 for all.')
+    require(0 <= self.part < self.parts, f'part {self.part} is none of {self.parts} parts; number them from 0.')
+    require(bool(self.model.path) != bool(self.endpoint.get('url')),
+            f'model.path and endpoint.url are {"both set" if self.model.path else "empty"}; give one of them.')
+
+
 OBJECTIVES = ('pairs', 'points', 'steps')
 VIEWS = ('summary', 'whole')
 STEP_RULES = ('line', 'paragraph')

@@ -1,0 +1,234 @@
+"""Samples of a policy for each problem, graded, as JSON Lines: for rejection sampling, distillation and cold start.
+
+  python -m experiments.generate --config configs/generate.py:toy --config.model.path=DIR --workdir D
+
+D/samples holds files of rollout.prompts problems each, in the order of problem and sample; a row is the problem with
+prompt, response, tokens, stop, sample, reward, parts and correct. A command that was ended at any moment goes on with
+the files that are missing when it is given again, and ends with the same bytes.
+
+Many devices work on one file after another; of several processes each writes its own files. Jobs that know nothing of
+each other share the files of one D by --config.parts=8 --config.part=0 and so on. In the policy's place may stand an
+endpoint (config.endpoint: url, model, ...).
+"""
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import os
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+import numpy as np
+import tqdm
+
+from experiments import common
+from r1jax import checkpoint, data, parallel, rewards, rollout, sampling, templates
+from r1jax import config as config_lib
+from r1jax.data import order, shards
+from r1jax.recipes.policy import Policy, Teacher
+from r1jax.rewards.neural import endpoint
+
+SAMPLES = 'samples'               # the folder of a run's files
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What samples: see `start`."""
+
+  cfg: config_lib.Generate
+  policy: Policy
+  grader: object
+  digest: str                     # of the policy
+
+  def close(self):
+    self.grader.close()
+
+
+def start(cfg, workdir):
+  """The policy of a config.Generate, or of another config with these of its parts.
+
+  Raises:
+    ConfigError, ModelDirError, TokenizerError: before anything compiles.
+  """
+  common.prepare()
+  chunk = cfg.rollout.chunk or cfg.rollout.prompts
+  if cfg.model.path:
+    engine, tokenizer, params, digest = _model(cfg)
+  else:
+    engine, digest = _teacher(cfg, workdir)
+    tokenizer, params = engine, None
+  grader, by_model = common.graders(cfg.reward)
+  make = lambda template: rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, chunk, by_model)
+  r = cfg.rollout
+  policy = Policy(make, params, r.samples, sampling.Sampling(r.temperature, r.top_p, r.top_k, r.min_p),
+                  jax.random.key(cfg.seed), cfg.reward.accuracy, r.max_prompt)
+  return Run(cfg, policy, grader, digest)
+
+
+def _model(cfg):
+  source = checkpoint.open_model(cfg.model.path)
+  config_lib.require(source.cfg.head == 'tokens', f'{cfg.model.path} is a reward model; a policy must write.')
+  config_lib.check_context(cfg.rollout, source.cfg.context)
+  tokenizer, mesh = source.load_tokenizer(cfg.data.chat_template or None), parallel.make_mesh(cfg.mesh)
+  engine = sampling.Engine(source.cfg, tokenizer, mesh, max_prompt=cfg.rollout.max_prompt, stop=cfg.rollout.stop,
+                           max_response=cfg.rollout.max_response, dtype=jnp.dtype(cfg.model.dtype))
+  # Kept as they are sampled with, and that alone.
+  return engine, tokenizer, engine.weights(source.load(source.abstract(mesh, cfg.model.dtype))), source.digest
+
+
+def _teacher(cfg, workdir):
+  """An endpoint, whose answers are kept in the workdir; and what it is called."""
+  r, options = cfg.rollout, dict(cfg.endpoint)
+  config_lib.require(jax.process_count() == 1, 'several processes would ask the endpoint the same; start them by '
+                     'themselves, each with its own --config.part of --config.parts.')
+  config_lib.require(not r.top_k and not r.min_p and not r.stop, 'rollout.top_k, min_p and stop are for a model; '
+                     'what the endpoint knows of them goes into endpoint.extra.')
+  url, model = options.pop('url'), options.pop('model', '')
+  rewards.check_options('endpoint', endpoint.Endpoint, options)
+  options.setdefault('cache', os.path.join(workdir, 'answers'))
+  options['extra'] = ({'top_p': r.top_p} if r.top_p < 1 else {}) | dict(options.get('extra') or {})
+  complete = endpoint.Endpoint(url, model, temperature=r.temperature, max_tokens=r.max_response, whole=True, **options)
+  return Teacher(complete), f'{model} at {url}'
+
+
+def problems_of(cfg, policy, template):
+  """The problems of a config whose prompts are short enough, and {why: how many} of those dropped."""
+  found = data.load(cfg.data)
+  some = getattr(found, cfg.split)
+  config_lib.require(some, f'the data has no problems in split {cfg.split!r}.')
+  if cfg.problems:
+    some = order.batch(some, cfg.seed, 0, min(cfg.problems, len(some)))
+  fit = [p for p in some if policy.fits(p, template)]
+  config_lib.require(fit, f'all {len(some)} prompts exceed rollout.max_prompt {cfg.rollout.max_prompt}; raise it.')
+  dropped = found.dropped | {'long': len(some) - len(fit)}
+  if any(dropped.values()):
+    common.log.warning('problems dropped: %s; %d are left.', dropped, len(fit))
+  return fit, dropped
+
+
+def write(cfg, folder, problems, begin):
+  """Writes the files that are missing, of this command's part.
+
+  Args:
+    cfg: with rollout.prompts, part and parts.
+    folder: of the files.
+    problems: all of them.
+    begin: function from some problems and the number of their file to one that waits, and returns the file's rows.
+  """
+  size, processes = cfg.rollout.prompts, jax.process_count()
+  out = shards.Shards(folder, -(-len(problems) // size))
+  numbers = range(cfg.part, out.count, cfg.parts)
+  own = [(n // cfg.parts) % processes == jax.process_index() for n in numbers]
+  done = parallel.add_up(np.array([mine and out.done(n) for mine, n in zip(own, numbers)], np.int32))
+  todo = [(n, mine) for n, mine, there in zip(numbers, own, done) if not there]
+  pending = collections.deque()
+
+  def finish(number, mine, rows):
+    rows = rows()                 # all processes wait for it
+    if mine:
+      out.write(number, rows)
+    bar.update()
+
+  with tqdm.tqdm(total=len(done), initial=len(done) - len(todo), unit='file', disable=not parallel.first()) as bar:
+    for number, mine in todo:
+      pending.append((number, mine, begin(problems[number * size:(number + 1) * size], number)))
+      if len(pending) > 1:        # while workers grade one file, the devices sample the next
+        finish(*pending.popleft())
+    for one in pending:
+      finish(*one)
+  parallel.add_up(np.int32(0))    # all have written
+
+
+class Figures:
+  """Counts over samples that come in order, by kind."""
+
+  def __init__(self):
+    self._counts = collections.defaultdict(collections.Counter)
+    self._sums = collections.defaultdict(collections.Counter)
+    self._solved = False
+
+  def add(self, row):
+    begins = row['sample'] == 0
+    solves = row['correct'] and (begins or not self._solved)
+    self._solved = row['correct'] or not begins and self._solved
+    for kind in ('all', row.get('kind'))[:1 + ('kind' in row)]:
+      self._counts[kind].update({'problems': begins, 'samples': 1, 'solved': solves, f'stop/{row["stop"]}': 1})
+      self._sums[kind].update({'pass@1': row['correct'], 'reward': row['reward'], 'tokens': row['tokens']})
+      self._sums[kind].update({f'parts/{name}': x for name, x in row['parts'].items()})
+
+  def result(self):
+    """{kind, or 'all': how many problems, samples, problems with a right one, and of each end; means over samples}."""
+    return {kind: dict(count) | {name: x / count['samples'] for name, x in self._sums[kind].items()}
+            for kind, count in self._counts.items()}
+
+
+def digest(paths):
+  """SHA-256 of files, one after the other."""
+  found = hashlib.sha256()
+  for path in paths:
+    with open(path, 'rb') as f:
+      while piece := f.read(1 << 20):
+        found.update(piece)
+  return found.hexdigest()
+
+
+def settings(cfg, policy):
+  """What all commands that write into one folder must agree on."""
+  whole = config_lib.to_dict(cfg)
+  own = {name: whole[name] for name in ('seed', 'data', 'rollout', 'split', 'problems')}
+  return own | {'dtype': cfg.model.dtype, 'reward': common.what_is_asked(cfg.reward), 'policy': policy}
+
+
+def run_generate(cfg, workdir):
+  """Samples to the end. Returns the summary; None where files of other parts are missing yet."""
+  config_lib.require(cfg.data.template in templates.TEMPLATES,
+                     f'data.template is {cfg.data.template!r}; known: {", ".join(templates.TEMPLATES)}.')
+  template, folder = templates.TEMPLATES[cfg.data.template], os.path.join(workdir, SAMPLES)
+  with contextlib.closing(start(cfg, workdir)) as run, common.ends_together():
+    problems, dropped = problems_of(cfg, run.policy, template)
+    os.makedirs(workdir, exist_ok=True)
+    common.begun_with(os.path.join(workdir, 'generate.json'), settings(cfg, run.digest))
+
+    def begin(some, number):
+      finish = run.policy.start(some, template, number)
+      return lambda: graded(*finish())
+
+    write(cfg, folder, problems, begin)
+  try:
+    paths = shards.files(folder)
+  except data.DataError as error:
+    common.log.info('part %d of %d is done; %s', cfg.part, cfg.parts, error)
+    return None
+  figures = Figures()
+  for row in shards.read(folder):
+    figures.add(row)
+  summary = {'figures': figures.result(), 'dropped': dropped, 'files': len(paths), 'sha256': digest(paths),
+             'policy': run.digest, 'seed': cfg.seed, 'config': config_lib.to_dict(cfg)}
+  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  return summary
+
+
+def graded(rows, timeouts):
+  """The rows; says how many responses were given up."""
+  if timeouts:
+    common.log.warning('%d of %d responses took longer than reward.timeout and score 0.', timeouts, len(rows))
+  return rows
+
+
+def main(_):
+  with common.errors_in_one_line():
+    summary = run_generate(config_lib.convert(_CONFIG.value, config_lib.Generate), _WORKDIR.value)
+  if summary and parallel.first():
+    f = summary['figures']['all']
+    print(f'{_WORKDIR.value}/{SAMPLES}: {f["samples"]} samples of {f["problems"]} problems, {summary["files"]} files, '
+          f'{f["pass@1"]:.1%} right, {f["solved"]} problems solved')
+
+
+if __name__ == '__main__':
+  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
+  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
+  flags.mark_flag_as_required('config')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is kept.', required=True)
+  app.run(main, flags_parser=common.parse_flags)
