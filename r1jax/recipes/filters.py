@@ -48,6 +48,7 @@ class Found:
     reason: '' or one of REASONS.
     detail: what to show of it: an id, what is malformed, or the evaluation problem.
     row: to learn from; None if malformed. chain: whether it holds one.
+    held: the evaluation set of the problem that it holds.
     item: for the judge; None where nothing is to be judged.
     problem, text: digests of the problem and of the whole. both: as for `duplicates.Seen`.
   """
@@ -55,6 +56,7 @@ class Found:
   detail: str
   row: dict = None
   chain: bool = False
+  held: str = ''
   item: dict = None
   problem: bytes = b''
   text: bytes = b''
@@ -65,7 +67,7 @@ class Examiner:
   """Looks at lines one by one.
 
   Args:
-    rules: config.Filters. judged: kinds for a judge to decide. index: contamination.Index.
+    rules: config.Filters. judged: kinds for a judge to decide. index: contamination.Index whose names are (set, id).
   """
 
   def __init__(self, rules, judged, index):
@@ -84,14 +86,15 @@ class Examiner:
     reason = ''
     if source.sampled:
       reason = 'wrong' if not judged and not item['correct'] else 'truncated' if item['stop'] == 'length' else ''
-    detail, reason = row['id'], reason or self._fault(row, chain, source.sampled)
+    reason = reason or self._fault(row, chain, source.sampled)
     if not reason and (held := self._holds(row)):
-      detail, reason = f'{row["id"]} holds {held}', 'contaminated'
+      entry, name = held
+      return Found('contaminated', f'{row["id"]} holds {name} of {entry}', row, held=entry)
     if reason:
-      return Found(reason, detail, row)
+      return Found(reason, row['id'], row)
     problem = problem_text(row)
     both = np.stack([self._signature(row['response']), self._of_problem(problem)]) if self.rules.near else None
-    return Found('', detail, row, chain is not None, item if source.sampled and judged else None,
+    return Found('', row['id'], row, chain is not None, '', item if source.sampled and judged else None,
                  duplicates.digest(problem), duplicates.digest(problem, row['response']), both)
 
   def _fault(self, row, chain, sampled):
@@ -117,7 +120,7 @@ class Examiner:
     return ''
 
   def _holds(self, row):
-    """The evaluation problem in any text of the row, or None."""
+    """(set, id) of an evaluation problem in a text of the row, or None."""
     texts = [row['problem']] if 'problem' in row else [turn['content'] for turn in row['turns']]
     return next(filter(None, map(self.index.holds, [*texts, row['response']])), None)
 
@@ -134,7 +137,8 @@ def _check(item, source, judged):
   """Raises ValueError unless the row has what it needs."""
   needs = {'response': str}
   if source.sampled:
-    needs |= {'id': str, 'prompt': str, 'sample': int, 'stop': str, **({'answer': str} if judged else {'correct': bool})}
+    needs |= {'id': str, 'prompt': str, 'sample': int, 'stop': str}
+    needs |= {'answer': str} if judged else {'correct': bool}
   for field, kind in needs.items():
     if not isinstance(item.get(field), kind):
       raise ValueError(f'no field {field!r}, or it is no {kind.__name__}')

@@ -17,6 +17,7 @@ import sqlite3
 from r1jax.data import reader
 from r1jax.recipes import duplicates, filters
 
+ROWS = 'rows.jsonl'               # in the folder of a pass
 EXAMPLES = 5                      # of each reason, shown in the summary
 _CACHE = 16                       # MiB of the tables that are held in memory
 _AHEAD = 2                        # chunks that are looked at before the ones before them are kept
@@ -26,7 +27,7 @@ class Pass:
   """One pass over sources, in a folder of its own.
 
   Args:
-    folder: made if absent; `rows` in it becomes the dataset's rows.
+    folder: made if absent; ROWS in it becomes what is kept.
     cfg: config.Curate.
     sources: list of filters.Source.
     index: contamination.Index.
@@ -36,7 +37,7 @@ class Pass:
   def __init__(self, folder, cfg, sources, index, judge=None):
     self.folder, self.cfg, self.sources, self.index, self.judge = pathlib.Path(folder), cfg, sources, index, judge
     self.folder.mkdir(parents=True, exist_ok=True)
-    self.rows = self.folder / 'rows.jsonl'
+    self.rows = self.folder / ROWS
     self._db = sqlite3.connect(self.folder / 'seen.sqlite', isolation_level=None)
     for pragma in ('journal_mode = WAL', 'synchronous = NORMAL', f'cache_size = -{_CACHE << 10}'):
       self._db.execute(f'PRAGMA {pragma}')
@@ -48,10 +49,12 @@ class Pass:
     # Where the pass is: source, lines read of it, bytes of rows; whether it is at the end; and what was counted.
     self.now = json.loads(row[0]) if row else {
         'source': 0, 'line': 0, 'bytes': 0, 'rows': 0, 'read': 0, 'done': False, 'sources': {},
-        'kinds': {}, 'examples': {}}
+        'kinds': {}, 'contaminated': {}, 'examples': {}}
 
   def run(self, report=lambda now: None):
     """Goes on to the end. report: called with `now` after each chunk. Returns it."""
+    if self.now['done']:
+      return self.now
     with open(self.rows, 'ab') as self._file, contextlib.closing(_Examiners(self.cfg, self.index)) as look:
       self._file.truncate(self.now['bytes'])
       while self.now['source'] < len(self.sources):
@@ -85,6 +88,8 @@ class Pass:
     reason = reason or self._enough(source, found)
     if reason:
       counted['dropped'][reason] = counted['dropped'].get(reason, 0) + 1
+      if found.held:
+        self.now['contaminated'][found.held] = self.now['contaminated'].get(found.held, 0) + 1
       examples = self.now['examples'].setdefault(reason, [])
       if len(examples) < EXAMPLES:
         examples.append(found.detail)
