@@ -571,3 +571,72 @@ class Recipe:
       for side in (pair.first, pair.second):
         require(side in self.stages and self.stages[side].evaluation, f'comparisons.{name} names {side!r}, '
                 'which is no stage with an evaluation.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+  """What a text to learn from must not be; see r1jax/recipes/filters.py. 0 takes a filter away."""
+  form: str = 'r1'                # of a response: r1jax.rewards.form's, or '' for any
+  special: str = '|special_token|'  # of form 'special'
+  language: float = 0.95          # least share of the chain's words in the language of the problem
+  paragraph: int = 300            # most words of a line of the chain, Chinese characters counting as words
+  code: bool = False              # whether a chain may hold code blocks
+  repetition: float = 0.1         # most share of n-grams that occurred before in the response
+  repetition_ngram: int = 20      # words
+  near: float = 0.8               # similarity (Jaccard) from which both problem and response are near duplicates
+  near_ngram: int = 5             # words
+
+  def __post_init__(self):
+    require(self.form in ('', 'r1', 'r1_zero', 'special'),
+            f"filters.form is {self.form!r}; known: r1, r1_zero, special, or '' for any.")
+    require(self.special, "filters.special is empty; give the text of the token, such as '|special_token|'.")
+    for key in ('language', 'repetition'):
+      require(0 <= getattr(self, key) <= 1, f'filters.{key} is {getattr(self, key)}; it must lie in [0, 1].')
+    require(self.near == 0 or 0.7 <= self.near <= 1,
+            f'filters.near is {self.near}; it must lie in [0.7, 1], below which not all are found, or be 0 for off.')
+    require(self.paragraph >= 0 and min(self.repetition_ngram, self.near_ngram) >= 1,
+            f'filters.paragraph {self.paragraph} must not be negative, and n-grams ({self.repetition_ngram}, '
+            f'{self.near_ngram} words) must have a word at least.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+  """Rows to learn from that were not sampled here."""
+  path: str                       # a dataset's folder, or JSON Lines
+  limit: int = 0                  # rows kept, at most, the first; 0: all
+  kind: str = ''                  # of rows that name none
+  language: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Curate:
+  """One run of `experiments/curate.py`: from samples to a dataset to learn from."""
+  samples: str                    # of experiments/generate.py: its workdir, a folder of shards or a file; '': none
+  per_prompt: int                 # samples kept of one problem, at most
+  name: str = 'reasoning'         # of the dataset
+  version: str = '1.0.0'
+  filters: Filters = Filters()
+  judge: dict = dataclasses.field(default_factory=dict)   # options of the reward 'judge', for
+  judged: tuple[str, ...] = ()    # the kinds of problem whose samples it decides; a rule has decided on the others
+  merge: dict[str, Merged] = dataclasses.field(default_factory=dict)  # name of a source -> rows
+  evaluation: tuple[str, ...] = ()  # JSON Lines of problems, or generated worlds (r1jax.data.SOURCES), to stay out
+  window: int = 50                # letters of an n-gram by which these are found
+  overlap: float = 0.5            # share of an evaluation problem's n-grams from which a text holds it
+  chunk: int = 500                # lines between two saves
+  shard: int = 10_000             # rows of an array_record file
+  workers: int = 1                # processes that look at texts
+
+  def __post_init__(self):
+    require(self.samples or self.merge, 'samples and merge are both empty; name what is to be curated.')
+    require(self.per_prompt >= 1, f'per_prompt is {self.per_prompt}; keep 1 sample of a problem at least.')
+    require(self.name.replace('_', '').isalnum() and self.name.islower() and self.name[0].isalpha(),
+            f'name is {self.name!r}; use small letters, digits and _, as the files take it.')
+    require(self.version.count('.') == 2 and self.version.replace('.', '').isdigit(),
+            f"version is {self.version!r}; it must be three numbers, such as '1.0.0'.")
+    require(bool(self.judge) == bool(self.judged),
+            f'judged is {list(self.judged)} and judge has {len(self.judge)} options; give both, or neither.')
+    require('samples' not in self.merge, "merge names a source 'samples', which is what is sampled; call it otherwise.")
+    require(self.window >= 8 and 0 < self.overlap <= 1,
+            f'window {self.window} must be 8 letters at least and overlap {self.overlap} in (0, 1].')
+    require(min(self.chunk, self.shard, self.workers) >= 1,
+            f'chunk {self.chunk}, shard {self.shard} and workers {self.workers} must be positive.')

@@ -68,6 +68,25 @@ def read_rows(path, check):
   return rows
 
 
+def raw_lines(path):
+  """The lines of a JSON Lines file that are not blank, as (number from 1, bytes), one at a time; see `parse`.
+
+  Raises DataError: no such file, or unreadable.
+  """
+  return _lines(path)
+
+
+def parse(line):
+  """The object of a line. Raises ValueError saying in a few words what is wrong with it."""
+  try:
+    row = _parse(line)
+  except (ValueError, RecursionError) as e:
+    raise ValueError(_reason(e)) from e
+  if not isinstance(row, dict):
+    raise ValueError(f'a JSON {type(row).__name__}, not an object')
+  return row
+
+
 def normalise(row, default_id):
   """Turns one record into a problem: a dict with the strings 'id', 'problem', 'answer', and its other fields.
 

@@ -51,10 +51,15 @@ PANELS = (
 
 def plot(workdir):
   """Draws every panel that has data into workdir/plots/NAME.png; returns the list of paths."""
+  return save(workdir, figures(writer.read_metrics(workdir)))
+
+
+def save(workdir, drawn):
+  """Writes {name: Figure} as workdir/plots/NAME.png; returns the list of paths."""
   folder = pathlib.Path(workdir) / 'plots'
   folder.mkdir(exist_ok=True)
   paths = []
-  for name, figure in figures(writer.read_metrics(workdir)).items():
+  for name, figure in drawn.items():
     path = folder / f'{name}.png'
     with matplotlib.rc_context(STYLE):
       figure.savefig(path, dpi=150, metadata={'Software': None})

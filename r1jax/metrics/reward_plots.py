@@ -1,6 +1,4 @@
 """Figures of a reward model, from the figures that `summary.json` holds of it."""
-import pathlib
-
 import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
@@ -22,18 +20,11 @@ def plot(workdir, final, lengths=None):
     final: figures as `evaluation.scored` gives them.
     lengths: of pairs: (margins, differences in tokens), f[N] each; None for other models.
   """
-  folder = pathlib.Path(workdir) / 'plots'
-  folder.mkdir(exist_ok=True)
   figures = plots.figures(writer.read_metrics(workdir), CURVES)
   figures['reliability'] = reliability(final['calibration'])
   if lengths is not None:
     figures['length_bias'] = length_bias(*lengths)
-  paths = []
-  for name, figure in figures.items():
-    paths.append(folder / f'{name}.png')
-    with matplotlib.rc_context(plots.STYLE):
-      figure.savefig(paths[-1], dpi=150, metadata={'Software': None})
-  return paths
+  return plots.save(workdir, figures)
 
 
 def reliability(calibration):

@@ -1,0 +1,158 @@
+"""From samples to a dataset to learn from: rejection sampling, filters, duplicates, contamination, and a card.
+
+  python -m experiments.curate --config configs/curate.py:toy --config.samples=SAMPLES --workdir D
+
+SAMPLES is the workdir of experiments.generate. D becomes the dataset: train.jsonl, a TFDS set, card.json and README.md;
+beside it summary.json, metrics.jsonl and plots/memory.png. Text in, text out: no model is loaded but a judge that the
+config names. A command that was ended at any moment goes on when it is given again, and ends with the same bytes.
+"""
+import collections
+import contextlib
+import json
+import pathlib
+import resource
+import shutil
+import time
+
+from absl import app, flags
+import jax
+from ml_collections import config_flags
+
+from experiments import common
+from experiments.generate import digest
+from r1jax import config as config_lib
+from r1jax import data, rewards
+from r1jax.metrics import plots
+from r1jax.metrics.writer import Writer, read_metrics
+from r1jax.recipes import contamination, dataset, filters, rejection
+from r1jax.rewards.neural import judge
+
+STATE = 'state'                   # the folder of a pass under way
+PANELS = (plots.Panel('memory', 'Memory along the way', 'MiB', r'memory/(rss)'),
+          plots.Panel('rows', 'Rows kept', 'rows', r'rows/(kept)'))
+
+
+def sources(cfg):
+  """A filters.Source for the samples and each set that is merged, in that order. Raises DataError, ConfigError."""
+  for name, m in cfg.merge.items():
+    config_lib.require(m.path, f'merge.{name}.path is empty; name its rows, or take merge.{name} away.')
+  found = [filters.Source('samples', tuple(map(str, dataset.files(cfg.samples))), True)] if cfg.samples else []
+  return found + [filters.Source(name, tuple(map(str, dataset.files(m.path))), False, m.limit, m.kind, m.language)
+                  for name, m in cfg.merge.items()]
+
+
+def load_judge(cfg):
+  if not cfg.judged:
+    return None
+  rewards.check_options('judge', judge.load, cfg.judge)
+  return judge.load(**cfg.judge)
+
+
+def memory():
+  """MiB that this process holds now."""
+  try:
+    return int(pathlib.Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize() / 2**20
+  except OSError:                 # no Linux: its largest so far
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def made_by(source):
+  """What a source says of itself: the policy that was sampled, or the name and version of a dataset; '' for none."""
+  folder = pathlib.Path(source.paths[0]).parent
+  if source.sampled and (path := folder.parent / 'summary.json').exists():
+    made = json.loads(path.read_text(encoding='utf-8'))
+    return ', '.join(filter(None, [made['config']['model']['path'], made['policy']]))
+  if not source.sampled and (path := folder / dataset.CARD).exists():
+    made = json.loads(path.read_text(encoding='utf-8'))
+    return f'{made["name"]} {made["version"]}, {made["sha256"]}'
+  return ''
+
+
+def run_pass(cfg, found, index, folder, writer):
+  """Runs the pass, if it is not at its end; returns what it counted."""
+  judge_of = load_judge(cfg)
+  with contextlib.closing(rejection.Pass(folder, cfg, found, index, judge_of)) as rows:
+    began, first = time.perf_counter(), rows.now['read']
+    writer.resume(first + 1)
+
+    def report(now):
+      pace = (now['read'] - first) / (time.perf_counter() - began)
+      writer.write(now['read'], {'memory/rss': memory(), 'rows/kept': now['rows'], 'throughput/lines_per_second': pace})
+      common.log.info('%d lines read, %d rows kept, %.0f MiB, %.0f lines a second', now['read'], now['rows'], memory(),
+                      pace)
+
+    return rows.run(report)
+
+
+def card_of(cfg, now, found, hashes, problems, sha256):
+  """What the dataset is and what it comes from, as a dict for `dataset.write_card`."""
+  made = []
+  for source in found:
+    count = now['sources'].get(source.name, {'kept': 0, 'dropped': {}})
+    made.append({'name': source.name, 'path': cfg.samples if source.sampled else cfg.merge[source.name].path,
+                 'read': count['kept'] + sum(count['dropped'].values()), **count, 'made_by': made_by(source),
+                 'sha256': hashes[source.name]})
+  return {
+    'name': cfg.name, 'version': cfg.version, 'rows': now['rows'], 'bytes': now['bytes'], 'sha256': sha256,
+    'characters': sum(kind['characters'] for kind in now['kinds'].values()), 'shards': -(-now['rows'] // cfg.shard),
+    'kinds': now['kinds'], 'sources': made, 'reasons': list(filters.REASONS), 'per_prompt': cfg.per_prompt,
+    'filters': config_lib.to_dict(cfg.filters), 'judged': list(cfg.judged), 'window': cfg.window,
+    'overlap': cfg.overlap,
+    'evaluation': [{'name': entry, 'problems': problems[entry], 'sha256': hashes.get(entry, ''),
+                    'dropped': now['contaminated'].get(entry, 0)} for entry in cfg.evaluation]}
+
+
+def run_curate(cfg, workdir):
+  """Writes the dataset, its card, summary.json and plots into workdir. Returns the summary."""
+  common.prepare()
+  config_lib.require(jax.process_count() == 1, 'several processes would write the same dataset; start one.')
+  began, workdir, found = time.perf_counter(), pathlib.Path(workdir), sources(cfg)
+  hashes = {source.name: digest(source.paths) for source in found}
+  hashes |= {entry: digest(dataset.files(entry)) for entry in cfg.evaluation if not dataset.generated(entry)}
+  workdir.mkdir(parents=True, exist_ok=True)
+  settings = {key: value for key, value in config_lib.to_dict(cfg).items() if key != 'workers'}
+  common.begun_with(str(workdir / 'curate.json'), settings | {'sha256': hashes})
+  if (workdir / 'summary.json').exists():
+    return json.loads((workdir / 'summary.json').read_text(encoding='utf-8'))
+  held_out = [((entry, name), text) for entry in cfg.evaluation for name, text in dataset.held_out(entry)]
+  index = contamination.Index(held_out, cfg.window, cfg.overlap)
+  problems = collections.Counter(entry for (entry, _), _ in held_out)
+  with Writer(workdir) as writer:
+    now = run_pass(cfg, found, index, workdir / STATE, writer)
+  if not now['rows']:
+    raise data.DataError(f'no row is left of {now["read"]}: {dropped(now)}; look at the first ones in '
+                         f'{workdir / STATE}, or loosen the filters.')
+  if (rows := workdir / STATE / rejection.ROWS).exists():
+    rows.replace(workdir / dataset.ROWS)
+  sha256 = digest([workdir / dataset.ROWS])
+  dataset.write_records(workdir, cfg, f'{now["rows"]} rows to learn from; SHA-256 {sha256}.')
+  card = card_of(cfg, now, found, hashes, problems, sha256)
+  dataset.write_card(workdir, card)
+  plots.save(workdir, plots.figures(read_metrics(workdir), PANELS))
+  summary = {'rows': now['rows'], 'read': now['read'], 'dropped': dropped(now), 'examples': now['examples'],
+             'kinds': now['kinds'], 'sha256': sha256, 'sources': card['sources'],
+             'seconds': time.perf_counter() - began, 'config': config_lib.to_dict(cfg)}
+  common.write_json(str(workdir / 'summary.json'), summary)
+  shutil.rmtree(workdir / STATE)
+  return summary
+
+
+def dropped(now):
+  """{reason: rows dropped for it}, of all sources."""
+  return dict(sum((collections.Counter(source['dropped']) for source in now['sources'].values()),
+                  collections.Counter()))
+
+
+def main(_):
+  with common.errors_in_one_line():
+    summary = run_curate(config_lib.convert(_CONFIG.value, config_lib.Curate), _WORKDIR.value)
+  reasons = ', '.join(f'{reason} {summary["dropped"].get(reason, 0)}' for reason in filters.REASONS)
+  print(f'{_WORKDIR.value}: {summary["rows"]} of {summary["read"]} rows kept; dropped: {reasons}')
+
+
+if __name__ == '__main__':
+  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
+  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
+  flags.mark_flag_as_required('config')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'What becomes the dataset.', required=True)
+  app.run(main, flags_parser=common.parse_flags)
