@@ -25,6 +25,7 @@ from experiments import common, evaluate, pretrain, reward_model, rl
 from r1jax import config as config_lib
 from r1jax import parallel
 from r1jax.metrics import recipe_report
+from r1jax.recipes import settings
 from r1jax.recipes import stage as stage_lib
 from r1jax.recipes import summary as summary_lib
 from r1jax.recipes.stage import BEGUN, DONE, STALE, Stage
@@ -48,7 +49,7 @@ def run_given(cfg, workdir):
 
 
 EXPERIMENTS = {
-    'given': Experiment(run_given, config_lib.Given),
+    'given': Experiment(run_given, settings.Given),
     'pretrain': Experiment(pretrain.run_pretrain, config_lib.Pretrain, 'model', 'pretrain'),
     'rl': Experiment(rl.run_rl, config_lib.RL, '', 'rl'),
     'reward_model': Experiment(reward_model.run_reward_model, config_lib.RewardModel, '', 'reward_model'),
@@ -57,7 +58,7 @@ EXPERIMENTS = {
 
 
 def expand(cfg):
-  """{name: Stage} of a config.Recipe, in order: its stages, behind each its evaluation. Every stage has its seed.
+  """{name: Stage} of a settings.Recipe, in order: its stages, behind each its evaluation. Every stage has its seed.
 
   Raises ConfigError for unknown experiments and for references to no earlier stage.
   """
@@ -146,7 +147,7 @@ def run_recipe(cfg, workdir, only=(), first='', last=''):
   """Runs what is not done of the chosen stages. Returns W/summary.json.
 
   Args:
-    cfg: config.Recipe.
+    cfg: settings.Recipe.
     only, first, last: names of stages, as for `select`.
 
   Raises:
@@ -231,7 +232,7 @@ def main(_):
       print(lineage_text(stage_lib.lineage(*stage_lib.find(_LINEAGE.value))))
       return
     config_lib.require(_CONFIG.value is not None and _WORKDIR.value, 'pass --config and --workdir, or --lineage PATH.')
-    cfg, workdir = config_lib.convert(_CONFIG.value, config_lib.Recipe), _WORKDIR.value
+    cfg, workdir = config_lib.convert(_CONFIG.value, settings.Recipe), _WORKDIR.value
     if _COMMAND.value:
       print(command(cfg, workdir, _COMMAND.value))
     elif _STATUS.value:

@@ -13,8 +13,12 @@ VARIANTS = {'r1_zero': ['toy', 'toy_chain', 'gsm8k', 'qwen2_5_1_5b', 'qwen2_5_7b
                         'llama3_3_70b', 'deepseek_v3'], 'toy_base': ['trial', 'chain'],
             'r1_rl': ['reasoning', 'all_scenarios', 'small'],
             'reward_model': ['helpful', 'safety', 'process', 'toy_preference', 'toy_safety', 'toy_process',
-                             'small_preference', 'small_process']}
-CLASSES = {'r1_zero': config.RL, 'r1_rl': config.RL, 'toy_base': config.Pretrain, 'reward_model': config.RewardModel}
+                             'small_preference', 'small_process'],
+            'sft': ['toy', 'gsm8k', 'traces', 'cold_start', 'stage3'],
+            'distill': ['qwen2_5_math_1_5b', 'qwen2_5_math_7b', 'qwen2_5_14b', 'qwen2_5_32b', 'llama_3_1_8b',
+                        'llama_3_3_70b']}
+CLASSES = {'r1_zero': config.RL, 'r1_rl': config.RL, 'toy_base': config.Pretrain, 'reward_model': config.RewardModel,
+           'sft': config.SFT, 'distill': config.SFT}
 
 
 def load(name, *variant):

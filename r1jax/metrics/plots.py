@@ -37,13 +37,14 @@ class Panel:
 
 PANELS = (
     Panel('accuracy', 'Accuracy on held-out problems', '% correct', r'eval/(pass@1|cons@\d+)', share=True),
+    Panel('loss', 'Loss of responses', 'nats a token', r'(train|eval)/loss'),
     Panel('length', 'Response length', 'tokens', r'response/(length_mean)'),
     Panel('rewards', 'Reward', 'mean of a rollout', r'reward/(?:(.+)/)?mean'),
     Panel('behaviour', 'Reflection and truncation', '% of responses',
           r'response/(reflection_rate|truncated_fraction)', share=True),
-    Panel('entropy', 'Entropy of the policy', 'nats a token', r'policy/(entropy)'),
+    Panel('entropy', 'Entropy of the policy', 'nats a token', r'(?:policy|train)/(entropy)'),
     Panel('kl', 'KL divergence from the reference', 'nats a token', r'policy/(kl)'),
-    Panel('grad_norm', 'Gradient norm', 'global norm', r'policy/(grad_norm)'),
+    Panel('grad_norm', 'Gradient norm', 'global norm', r'(?:policy|train)/(grad_norm)'),
     Panel('time', 'Time by phase', 'seconds a step', r'time/(.+)', log=True),
     Panel('throughput', 'Throughput', 'a second', r'throughput/(.+)', log=True),
 )

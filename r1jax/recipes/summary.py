@@ -15,7 +15,7 @@ def collect(cfg, stages, statuses, workdir):
   """W/summary.json of what the stages have left so far.
 
   Args:
-    cfg: config.Recipe. stages: {name: Stage}. statuses: {name: Status}.
+    cfg: settings.Recipe. stages: {name: Stage}. statuses: {name: Status}.
   """
   found = {}
   for name, stage in stages.items():
@@ -76,7 +76,7 @@ def compare(first, second, figure, kind=''):
   """The second less the first in the mean over problems that both were asked.
 
   Args:
-    first, second: rows of two evaluations. figure: see config.Comparison. kind: '' is all.
+    first, second: rows of two evaluations. figure: see settings.Comparison. kind: '' is all.
 
   Returns:
     {'first_mean', 'second_mean', 'difference', 'interval', 'problems'}: the 95% interval is that of a mean of paired

@@ -9,6 +9,7 @@ from experiments import recipe
 from r1jax import config as config_lib
 from r1jax.config import ConfigError
 from r1jax.metrics import recipe_report, writer
+from r1jax.recipes import settings
 from r1jax.recipes import stage as stage_lib
 
 PROBLEMS = [('p0', 'math'), ('p1', 'math'), ('p2', 'open')]
@@ -83,7 +84,7 @@ def outside(tmp_path):
 
 def run(outside, **kwargs):
   flags = {name: kwargs.pop(name) for name in ('only', 'first', 'last') if name in kwargs}
-  return recipe.run_recipe(config_lib.convert(configs(outside, **kwargs), config_lib.Recipe), str(outside.parent / 'w'),
+  return recipe.run_recipe(config_lib.convert(configs(outside, **kwargs), settings.Recipe), str(outside.parent / 'w'),
                            **flags)
 
 
@@ -135,7 +136,7 @@ def test_a_changed_evaluation_evaluates_again_and_trains_nothing(fakes, outside)
   fakes.ran.clear()
   c = configs(outside)
   c['evaluations']['all']['rollout']['temperature'] = 0.5
-  recipe.run_recipe(config_lib.convert(c, config_lib.Recipe), str(outside.parent / 'w'))
+  recipe.run_recipe(config_lib.convert(c, settings.Recipe), str(outside.parent / 'w'))
   assert fakes.ran == ['first*', 'late*']
 
 
@@ -162,17 +163,17 @@ def test_unknown_names_and_keys_cost_one_line_before_anything_runs(fakes, outsid
   c = configs(outside)
   c['stages']['late']['config']['rollout']['sample'] = 1
   with pytest.raises(ConfigError, match="stage late: unknown key 'rollout.sample'; the nearest"):
-    recipe.run_recipe(config_lib.convert(c, config_lib.Recipe), str(outside.parent / 'w'))
+    recipe.run_recipe(config_lib.convert(c, settings.Recipe), str(outside.parent / 'w'))
   c = configs(outside)
   c['stages']['late']['experiment'] = 'rll'
   with pytest.raises(ConfigError, match="stages.late.experiment is 'rll'; known: rl, evaluate, given"):
-    recipe.expand(config_lib.convert(c, config_lib.Recipe))
+    recipe.expand(config_lib.convert(c, settings.Recipe))
   assert fakes.ran == []
 
 
 def test_the_table_says_what_is_done_and_why_not(fakes, outside):
   run(outside, last='second')
-  cfg = config_lib.convert(configs(outside, rate=0.1), config_lib.Recipe)
+  cfg = config_lib.convert(configs(outside, rate=0.1), settings.Recipe)
   stages = recipe.expand(cfg)
   text = recipe.table(stages, stage_lib.statuses(stages, outside.parent / 'w'), outside.parent / 'w')
   rows = {line.split()[0]: line for line in text.splitlines()}
@@ -182,7 +183,7 @@ def test_the_table_says_what_is_done_and_why_not(fakes, outside):
 
 def test_the_plain_command_of_a_stage_is_the_stage(fakes, outside):
   run(outside, last='first')
-  cfg, workdir = config_lib.convert(configs(outside), config_lib.Recipe), str(outside.parent / 'w')
+  cfg, workdir = config_lib.convert(configs(outside), settings.Recipe), str(outside.parent / 'w')
   said = recipe.command(cfg, workdir, 'second').split()
   assert said[:3] == ['python', '-m', 'experiments.rl']
   space = {}
@@ -218,9 +219,9 @@ def test_the_lineage_as_text(fakes, outside):
 def test_comparisons_and_evaluations_must_exist():
   stage = {'experiment': 'rl', 'config': {}}
   with pytest.raises(ConfigError, match="stages.a.evaluation is 'e'; known: none"):
-    config_lib.convert({'seed': 0, 'stages': {'a': stage | {'evaluation': 'e'}}}, config_lib.Recipe)
+    config_lib.convert({'seed': 0, 'stages': {'a': stage | {'evaluation': 'e'}}}, settings.Recipe)
   with pytest.raises(ConfigError, match="comparisons.c names 'a', which is no stage with an evaluation"):
     config_lib.convert({'seed': 0, 'stages': {'a': stage}, 'comparisons': {'c': {'first': 'a', 'second': 'a'}}},
-                       config_lib.Recipe)
+                       settings.Recipe)
   with pytest.raises(ConfigError, match="'a/b' is no name of a stage"):
-    config_lib.convert({'seed': 0, 'stages': {'a/b': stage}}, config_lib.Recipe)
+    config_lib.convert({'seed': 0, 'stages': {'a/b': stage}}, settings.Recipe)
