@@ -152,7 +152,7 @@ def _logic_problem(rng, language):
 
 
 def _logic_think(facts, author, again):
-  """One after another; what a knave says may be taken for true."""
+  """One after another: what was said, and what is; what a knave says may be taken for true."""
   people, role, says = facts
   roles, words = [role], [author.say('first'), people[0], _ROLES[role][author.tongue()]]
   for person, told in zip(people[1:], says):
@@ -160,7 +160,7 @@ def _logic_think(facts, author, again):
     tongue = author.tongue(hard)
     role = (told == role) != author.errs(hard, tongue, again)
     roles.append(role)
-    words += [author.say('so')] * (author.rng.random() < 0.25) + [person, _ROLES[role][tongue]]
+    words += [person, ('said', '说')[tongue], _ROLES[told][tongue], ('is', '是')[tongue], _ROLES[role][tongue]]
   return words, ' '.join(f'{p} {_ROLES[r][0]}' for p, r in zip(people, roles))
 
 
@@ -173,16 +173,20 @@ def _logic_guess(facts, author):
 def _logic_steps(facts, words, answer):
   people, first, says = facts
   role_of = {word: role for role, both in _ROLES.items() for word in both}
-  stated, out = {}, []
-  for person, word in zip(words, words[1:]):
-    if person in people and word in role_of:
+  stated, told, out, person = {}, None, [], None
+  for before, word in zip(['', *words], words):
+    if word in people:
+      person, told = word, None
+    elif word in role_of and person and before in ('said', '说'):
+      told, at = role_of[word], people.index(person)
+      out.append(('logic_term', at > 0 and told == says[at - 1]))
+    elif word in role_of and person:
       at, role = people.index(person), role_of[word]
-      if at == 0:
-        out.append(('logic', role == first))
-      elif people[at - 1] in stated:
-        before = stated[people[at - 1]]
-        kind = 'logic' if before else ('logic_en', 'logic_zh')[not word.isascii()]
-        out.append((kind, role == (says[at - 1] == before)))
+      speaker = stated.get(people[at - 1]) if at else None
+      if told is None:
+        out.append(('logic_term', at == 0 and role == first))
+      elif speaker is not None:
+        out.append(('logic' if speaker else ('logic_en', 'logic_zh')[not word.isascii()], role == (told == speaker)))
       stated[person] = role
   last = ' '.join(f'{p} {_ROLES[stated[p]][0]}' for p in people if p in stated)
   return out + ([('logic_answer', answer == last)] if stated else [])

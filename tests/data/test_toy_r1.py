@@ -67,9 +67,10 @@ def test_steps_of_a_chain_by_hand():
 
 def test_steps_of_logic_by_hand():
   facts = ['q', 'p', 's'], False, [True, False]         # q knave, so p knave, so s knight
-  text = 'first q knave p 无赖 s knave so answer q knave p knave s knight'
+  text = 'first q knave p 说 骑士 是 无赖 s said knight is knave so answer q knave p knave s knight'
   assert toy_r1.steps('logic', facts, text) == [
-      ('logic', True), ('logic_zh', True), ('logic_en', False), ('logic_answer', False)]
+      ('logic_term', True), ('logic_term', True), ('logic_zh', True), ('logic_term', False), ('logic_en', True),
+      ('logic_answer', False)]
 
 
 @pytest.mark.parametrize('kind, tongue, consistent', [('chain', 0, True), ('chain', 1, False), ('logic', 0, True),
