@@ -113,11 +113,12 @@ def _traces(cfg, way, folder):
 
 
 def _graded(items, known, scores, reward):
-  total = iter(zip(mix.total(scores.parts, reward), scores.parts[reward.accuracy])) if known else iter(())
+  asked, table = mix.weights(known, reward), scores.parts
+  total = iter(zip(mix.total(table, reward, asked), mix.right(table, reward, known))) if known else iter(())
   out = []
   for item in items:
-    score, right = next(total) if 'answer' in item else (0.0, 1.0)
-    out.append(item | {'reward': float(score), 'parts': {}, 'correct': bool(right >= 1)})
+    score, right = next(total) if 'answer' in item else (0.0, True)
+    out.append(item | {'reward': float(score), 'parts': {}, 'correct': bool(right)})
   return out
 
 

@@ -41,7 +41,7 @@ def start(cfg, workdir):
   r, (grader, models) = cfg.rollout, common.graders(cfg.reward)
   make = lambda template: rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, r.chunk or r.prompts, models)
   draws = sampling.Sampling(r.temperature, r.top_p, r.top_k, r.min_p)
-  return Policy(make, params, r.samples, draws, jax.random.key(cfg.seed), cfg.reward.accuracy, r.max_prompt), grader
+  return Policy(make, params, r.samples, draws, jax.random.key(cfg.seed), cfg.reward, r.max_prompt), grader
 
 
 def name_of(cfg):

@@ -21,7 +21,7 @@ import typing
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import common, evaluate, pretrain, reward_model, rl
+from experiments import cold_start, common, curate, evaluate, generate, pretrain, reward_model, rl, sft, toy_files
 from r1jax import config as config_lib
 from r1jax import parallel
 from r1jax.metrics import recipe_report
@@ -53,6 +53,11 @@ EXPERIMENTS = {
     'pretrain': Experiment(pretrain.run_pretrain, config_lib.Pretrain, 'model', 'pretrain'),
     'rl': Experiment(rl.run_rl, config_lib.RL, '', 'rl'),
     'reward_model': Experiment(reward_model.run_reward_model, config_lib.RewardModel, '', 'reward_model'),
+    'cold_start': Experiment(cold_start.run_cold_start, config_lib.ColdStart, '', 'cold_start'),
+    'sft': Experiment(sft.run_sft, config_lib.SFT, '', 'sft'),
+    'generate': Experiment(generate.run_generate, config_lib.Generate, '', 'generate'),
+    'curate': Experiment(curate.run_curate, config_lib.Curate, '', 'curate'),
+    'toy_files': Experiment(toy_files.run_toy_files, settings.ToyFiles, '', 'toy_files'),
     'evaluate': Experiment(evaluate.run_evaluate, config_lib.RL, '', 'evaluate'),
 }
 

@@ -182,7 +182,7 @@ def evaluate(run, params, texts, problems, samples):
   if run.sampler:
     some = run.problems[:problems]
     found, answers = evaluation.evaluate(
-      run.sampler, params, some, samples=samples, accuracy=cfg.reward.accuracy,
+      run.sampler, params, some, samples=samples, reward=cfg.reward,
       sampling=sampling.Sampling(cfg.eval.temperature, cfg.eval.top_p), language=cfg.problems.language,
       key=keys.fold_in(run.key, EVALUATION), batch=min(cfg.eval.batch, len(some)))
     metrics |= found

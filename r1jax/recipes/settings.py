@@ -14,6 +14,15 @@ class Given:
 
 
 @dataclasses.dataclass(frozen=True)
+class ToyFiles:
+  """One run of `experiments/toy_files.py`: rows of r1jax.data.toy_files."""
+  seed: int
+  pairs: int
+  held_out_pairs: int
+  general: int
+
+
+@dataclasses.dataclass(frozen=True)
 class RecipeStage:
   experiment: str                 # a key of experiments.recipe.EXPERIMENTS
   config: dict                    # its config; a text 'stage:NAME' or 'stage:NAME/FILE' is what an earlier stage made
@@ -27,7 +36,7 @@ class Comparison:
   first: str
   second: str
   figure: str = 'correct'         # of a response: 'correct', 'format', 'language', 'length' or a reward part
-  kind: str = ''                  # of problems; '': all
+  kind: str = ''                  # of problems, or one of the recipe's groups; '': all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +45,7 @@ class Recipe:
   seed: int                       # of every stage
   stages: dict[str, RecipeStage]  # in the order in which they run
   evaluations: dict[str, dict] = dataclasses.field(default_factory=dict)  # configs of RL, without a model.path
+  groups: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # kinds shown together
   comparisons: dict[str, Comparison] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):

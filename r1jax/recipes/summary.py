@@ -30,12 +30,13 @@ def collect(cfg, stages, statuses, workdir):
         'why': list(statuses[name].why), 'seconds': saved.get('seconds') if done else None,
         'inputs': {key: '/'.join(filter(None, ref)) for key, ref in stage.inputs.items()},
         'figures': {key: value for key, value in made.items() if key != 'config'},
-        EVALUATION: evaluate(workdir, evaluation) if evaluated else None}
+        EVALUATION: evaluate(workdir, evaluation, cfg.groups) if evaluated else None}
   known = {name: rows_of(workdir, f'{name}/{EVALUATION}') for name, stage in found.items() if stage[EVALUATION]}
   seconds = [of for name in stages if (of := (stage_lib.read(workdir, name) or {}).get('seconds')) is not None]
   return {'seed': cfg.seed, 'seconds': sum(seconds), 'stages': found,
           'comparisons': {name: {'first': c.first, 'second': c.second, 'figure': c.figure, 'kind': c.kind,
-                                 **compare(known[c.first], known[c.second], c.figure, c.kind)}
+                                 **compare(known[c.first], known[c.second], c.figure,
+                                           cfg.groups.get(c.kind, (c.kind,) if c.kind else ()))}
                           for name, c in cfg.comparisons.items() if c.first in known and c.second in known}}
 
 
@@ -44,16 +45,21 @@ def rows_of(workdir, name):
   return [row for rows in writer.read_samples(os.path.join(workdir, name)).values() for row in rows]
 
 
-def evaluate(workdir, name):
-  """The figures of an evaluation, its reward parts, and the figures of each kind of problem."""
+def evaluate(workdir, name, groups):
+  """The figures of an evaluation, its reward parts, and the figures of each group and kind of problems.
+
+  Args:
+    groups: {name: kinds}, of which those are shown whose kinds were all asked.
+  """
   made, rows = stage_lib.read(workdir, name, stage_lib.SUMMARY), rows_of(workdir, name)
   kinds = sorted({kind_of(row) for row in rows} - {''})
+  of = {name: some for name, some in groups.items() if set(some) <= set(kinds)} | {kind: (kind,) for kind in kinds}
   parts = sorted({part for row in rows for part in row['parts']})
   return {**made['final'], 'problems': made['problems'], 'samples': made['samples'], 'seconds': made['seconds'],
           'parts': {part: mean([row['parts'].get(part) for row in rows]) for part in parts},
-          'kinds': {kind: {'count': len({row['id'] for row in rows if kind_of(row) == kind})} | {
-              figure: mean([value(row, figure) for row in rows if kind_of(row) == kind]) for figure in FIGURES}
-              for kind in kinds}}
+          'kinds': {name: {'count': len({row['id'] for row in rows if kind_of(row) in some})} | {
+              figure: mean([value(row, figure) for row in rows if kind_of(row) in some]) for figure in FIGURES}
+              for name, some in of.items()}}
 
 
 def kind_of(row):
@@ -72,11 +78,11 @@ def mean(values):
   return float(np.mean(values)) if values else None
 
 
-def compare(first, second, figure, kind=''):
+def compare(first, second, figure, kinds=()):
   """The second less the first in the mean over problems that both were asked.
 
   Args:
-    first, second: rows of two evaluations. figure: see settings.Comparison. kind: '' is all.
+    first, second: rows of two evaluations. figure: see settings.Comparison. kinds: of problems; () is all.
 
   Returns:
     {'first_mean', 'second_mean', 'difference', 'interval', 'problems'}: the 95% interval is that of a mean of paired
@@ -86,7 +92,7 @@ def compare(first, second, figure, kind=''):
   for rows in (first, second):
     by_problem = {}
     for row in rows:
-      if (not kind or kind_of(row) == kind) and (x := value(row, figure)) is not None:
+      if (not kinds or kind_of(row) in kinds) and (x := value(row, figure)) is not None:
         by_problem.setdefault(row['id'], []).append(x)
     sides.append({name: float(np.mean(xs)) for name, xs in by_problem.items()})
   shared = [name for name in sides[0] if name in sides[1]]

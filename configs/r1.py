@@ -1,0 +1,389 @@
+"""DeepSeek-R1 as a list of stages: `deepseek_v3` with the paper's numbers, `toy` in minutes on 2 CPU cores.
+
+  python -m experiments.recipe --config configs/r1.py:toy --workdir W
+  python -m experiments.recipe --config configs/r1.py:deepseek_v3 --workdir W --status
+      (with --config.stages.base.config.path=DIR and the like for every stage `given`)
+  python -m experiments.plan --config configs/r1.py:deepseek_v3/reasoning        (one stage by itself)
+
+A text 'stage:NAME' is what stage NAME has made. Numbers are marked `paper` (PAPER.md, v2 of the report where it says
+more) or `ours`; what is not set here is as in the config file that a stage begins with, marked there too. A step of RL
+is one rollout of 8,192 responses and 16 optimizer steps, in whose number the paper counts. `deepseek_v3` was not run.
+"""
+from ml_collections import ConfigDict
+
+from configs import cold_start, common, curate, distill, generate, r1_rl, r1_zero, reward_model, sft, toy_base
+
+
+def _stage(experiment, config, about, evaluation=''):
+  return ConfigDict(dict(experiment=experiment, config=config, about=about, evaluation=evaluation))
+
+
+def _given(about):
+  return _stage('given', ConfigDict(dict(path='')), about)
+
+
+def _recipe(stages, **more):
+  """Stages keep their order."""
+  c = ConfigDict(dict(seed=0), sort_keys=False)
+  c.stages = ConfigDict(stages, sort_keys=False)
+  c.update(more)
+  return c
+
+
+# ---- DeepSeek-R1 --------------------------------------------------------------------------------------
+
+GIVEN = dict(
+    base='DeepSeek-V3-Base, 671B parameters, 37B active',                        # paper
+    chat='DeepSeek-V3, for direct prompting and rewriting',                      # ours (which models is not stated)
+    math='26,000 problems of mathematics in English, with answers',              # paper (the number)
+    math_zh='problems of mathematics in Chinese',                                # ours (the share)
+    code='17,000 problems of programming and 8,000 of mending programs, with tests',  # paper
+    stem='22,000 multiple-choice questions of science',                          # paper
+    logic='15,000 problems of logic',                                            # paper
+    requests='66,000 requests of all kinds, without answers',                    # paper
+    harm='12,000 requests about harm',                                           # paper
+    preferences='66,000 pairs of responses, one preferred for its helpfulness',  # paper
+    safety='106,000 responses labelled safe or unsafe',                          # paper
+    general='200,000 rows of writing, factual questions, self-cognition, translation',  # paper (v2: 177,812)
+    aime='AIME 2024, 30 problems')                                               # paper
+
+PROMPTS = dict(gsm8k='math', cmath='math_zh', mbpp='code', stem='stem', knights='logic', requests='requests',
+               harm='harm')
+
+
+def _problems(c, language):
+  """The parts of a config of configs/r1_rl.py from the given files. language: whether it is a reward."""
+  for name, part in c.data.parts.items():
+    part.path = f'stage:{PROMPTS[name]}'
+  if not language:
+    del c.reward.parts['language']
+  return c
+
+
+def _on_pod(c):
+  """How DeepSeek-V3 lies on the slice of configs/r1_zero.py:deepseek_v3. All ours."""
+  pod = r1_zero.get_config('deepseek_v3')
+  c.topology, c.model.preset, c.mesh, c.sampler_mesh = pod.topology, pod.model.preset, pod.mesh, pod.sampler_mesh
+  c.rollout.chunk = pod.rollout.chunk
+  c.optimizer.moment_dtype = pod.optimizer.moment_dtype
+  for key in ('microbatch', 'length_slices', 'reference_dtype'):
+    c.train[key] = pod.train[key]
+  return c
+
+
+def _reinforced(model, steps, variant='reasoning', language=True):
+  """What all of the paper's RL has in common."""
+  c = _on_pod(_problems(r1_rl.get_config(variant), language))
+  c.model.path = model
+  c.steps = steps
+  c.rollout.update(prompts=512, samples=16,                                      # paper (16 x 32 questions, x 16)
+                   temperature=1.0, max_response=32_768)                         # paper
+  c.train.update(minibatches=16, epochs=1, reference_refresh=25)                 # paper (8,192 outputs; 400 steps)
+  c.optimizer.learning_rate = 3e-6                                               # paper
+  c.loss.update(kl_coef=1e-3, kl_estimator='k3')                                 # paper
+  return c
+
+
+def _zero(model, steps, max_response):
+  """R1-Zero: accuracy and format alone, the template that says nothing of how to solve."""
+  c = _reinforced(model, steps, language=False)
+  c.data.template = 'r1_zero'                                                    # paper
+  for part in c.data.parts.values():
+    part.template = ''
+  c.rollout.max_response = max_response
+  c.reward.options.format.form = 'r1_zero'                                       # paper
+  c.reward.options.logic.where = 'tags'
+  c.loss.update(clip_low=0.2, clip_high=0.2)                                     # ours (not stated for R1-Zero)
+  return c
+
+
+def _cold_data():
+  """Some thousands of long chains; the paper's last way, people, is a model that rewrites."""
+  c = cold_start.get_config('deepseek_v3')
+  c.problems = 5000                                                              # paper ('thousands')
+  c.data.path = 'stage:math'
+  ways = {name: c.ways[name] for name in ('few_shot', 'direct', 'zero', 'rewritten')}  # paper
+  for name, model in dict(few_shot='base', direct='chat', zero='zero_long', rewritten='chat').items():
+    ways[name].model.path = f'stage:{model}'
+  c.ways = ConfigDict(ways, sort_keys=False)            # 'rewritten' is of 'zero', before it
+  return c
+
+
+def _learned(variant, data):
+  """SFT of the base: the RL checkpoint only makes the data."""
+  c = sft.get_config(variant)
+  c.model.path, c.data.path = 'stage:base', data                                 # paper (the base)
+  c.update(epochs=2.0, batch=128)                                                # paper (v2: 2-3 epochs)
+  c.data.max_length = 32_768                                                     # paper
+  c.optimizer.update(learning_rate=5e-5, schedule='cosine', final_fraction=0.1)  # paper (to 5e-6)
+  return c
+
+
+def _sampled():
+  c = generate.get_config('stage3')
+  c.model.path = 'stage:reasoning'                                               # paper
+  reasoning = _problems(r1_rl.get_config('reasoning'), True)
+  c.data, c.reward = reasoning.data, reasoning.reward
+  c.rollout.update(samples=16, max_response=32_768, temperature=0.6, top_p=0.95)  # ours (not stated)
+  return c
+
+
+def _curated():
+  c = curate.get_config('stage3')
+  c.samples = 'stage:samples'
+  c.per_prompt = 10                                                              # ours (for 600,000 of 88,000 prompts)
+  c.merge.general.update(path='stage:general', limit=200_000)                    # paper
+  c.evaluation = ('stage:aime',)                                                 # ours: every set that is evaluated on
+  return c
+
+
+def _reward_model(variant, data):
+  c = reward_model.get_config(variant)
+  c.model.path, c.data.path = 'stage:sft', data                                  # ours (which model is not stated)
+  c.update(epochs=1.0, batch=256)                                                # paper
+  c.data.max_length = 8192                                                       # paper
+  c.optimizer.learning_rate = 6e-6                                               # paper
+  return c
+
+
+def _final():
+  """Reasoning by rule throughout; general requests and their reward models in the last 400 steps."""
+  c = _reinforced('stage:sft', 106, 'all_scenarios')                             # paper (1,700 optimizer steps)
+  c.rollout.temperature = 0.7                                                    # paper
+  for name in ('requests', 'harm'):
+    c.data.parts[name].begin = 81                                                # paper (the last 400: 25 rollouts)
+  c.reward.begin.update(helpful=81, harmless=81)                                 # paper
+  c.reward.options.helpful.path = 'stage:helpful'
+  c.reward.options.harmless.path = 'stage:harmless'
+  return c
+
+
+STUDENTS = dict(qwen2_5_math_1_5b=1e-4, qwen2_5_math_7b=8e-5, qwen2_5_14b=7e-5, qwen2_5_32b=6e-5, llama_3_1_8b=5e-5,
+                llama_3_3_70b=2e-5)                                              # paper (learning rates)
+
+
+def _student(name):
+  c = distill.get_config(name)
+  c.model.path, c.data.path = f'stage:base_{name}', 'stage:curated'              # paper
+  c.update(epochs=2.0, batch=64)                                                 # paper (v2: 2-3 epochs)
+  c.data.max_length = 32_768                                                     # paper
+  c.optimizer.update(learning_rate=STUDENTS[name], schedule='cosine', final_fraction=0.1)  # paper (to a tenth)
+  return c
+
+
+def _student_zero():
+  """The comparison: R1-Zero on the student itself."""
+  c = r1_zero.get_config('qwen2_5_32b')
+  pod = {key: c[key] for key in ('topology', 'mesh', 'sampler_mesh')}
+  chunk, model, microbatch = c.rollout.chunk, c.model, c.train.microbatch
+  c = _zero('stage:base_qwen2_5_32b', 650, 32_768)                               # paper (more than 10,000 steps)
+  c.update(pod)
+  c.model.preset, c.rollout.chunk, c.train.microbatch = model.preset, chunk, microbatch
+  c.optimizer.update(learning_rate=2e-6, moment_dtype='float32')                 # paper (the rate)
+  return c
+
+
+def _evaluation(template, form):
+  """AIME 2024 by the paper's protocol."""
+  c = _reinforced('', 1)
+  c.data = ConfigDict(dict(source='jsonl', path='stage:math', eval_path='stage:aime', eval_fraction=0.0, name='',
+                           template=template, chat_template='' if form == 'r1_zero' else 'r1', language='en'))
+  c.reward = ConfigDict(dict(parts=dict(math=1.0, format=0.0), accuracy='math', options=dict(format=dict(form=form)),
+                             workers=16, timeout=60.0))
+  c.rollout.update(prompts=32, max_response=32_768)                              # paper (the response)
+  c.train.update(minibatches=1)
+  c.eval.update(final_problems=30, final_samples=64, temperature=0.6, top_p=0.95)  # paper
+  return c
+
+
+def _deepseek_v3():
+  stages = {name: _given(about) for name, about in GIVEN.items()}
+  stages |= dict(
+      zero=_stage('rl', _zero('stage:base', 512, 32_768),                        # paper (8,200 steps: 512 rollouts)
+                  'R1-Zero: RL on the base model, no SFT', 'zero'),
+      zero_long=_stage('rl', _zero('stage:zero', 138, 65_536),                   # paper (to 10,400 steps)
+                       'R1-Zero goes on with responses twice as long', 'zero'),
+      cold_data=_stage('cold_start', _cold_data(), 'Stage 1: long chains in the three ways, in a readable form'),
+      cold=_stage('sft', _learned('cold_start', 'stage:cold_data'), 'Stage 1: cold start of the base', 'r1'),
+      reasoning=_stage('rl', _reinforced('stage:cold', 650),                     # ours (steps are not stated)
+                       'Stage 2: reasoning RL with language consistency', 'r1'),
+      samples=_stage('generate', _sampled(), 'Stage 3: several responses for each prompt'),
+      curated=_stage('curate', _curated(), 'Stage 3: right and readable ones, and 200,000 rows of other tasks'),
+      sft=_stage('sft', _learned('stage3', 'stage:curated'), 'Stage 3: SFT of the base', 'r1'),
+      helpful=_stage('reward_model', _reward_model('helpful', 'stage:preferences'), 'Stage 4: helpfulness'),
+      harmless=_stage('reward_model', _reward_model('safety', 'stage:safety'), 'Stage 4: harmlessness'),
+      final=_stage('rl', _final(), 'Stage 4: RL for all scenarios; this is R1', 'r1'))
+  for name in STUDENTS:
+    stages[f'base_{name}'] = _given(f"the base model of the student {name}")
+    stages[f'student_{name}'] = _stage('sft', _student(name), 'Distillation: the student learns the set of stage 3')
+  stages['student_zero'] = _stage('rl', _student_zero(), 'R1-Zero-Qwen-32B, for comparison: RL on the student')
+  return _recipe(stages, evaluations=dict(zero=_evaluation('r1_zero', 'r1_zero'), r1=_evaluation('chat_boxed', 'r1')),
+                 comparisons=dict(cold_start=dict(first='zero_long', second='reasoning'),
+                                  all_scenarios=dict(first='reasoning', second='final')))
+
+
+# ---- the toy -------------------------------------------------------------------------------------------
+
+KINDS = dict(chain='math', logic='logic', code='code')  # of the world's reasoning problems: the part that grades them
+WEIGHTS = dict(chain=2.0, logic=1.0, code=1.0)
+
+
+def _toy_parts(**more):
+  """The world's problems as a mixture. more: {kind: settings} of further parts."""
+  part = dict(path='', eval_path='', eval_fraction=0.0, name='', weight=1.0, begin=0, kind='', language='', template='',
+              answers=True, problem='', fields=dict(), only=dict(), eval_only=dict())
+  kinds = {kind: dict(weight=weight) for kind, weight in WEIGHTS.items()} | more
+  return ConfigDict({kind: dict(part, source=f'r1_{kind}', **settings) if 'weight' not in settings else
+                     dict(part | settings, source=f'r1_{kind}') for kind, settings in kinds.items()})
+
+
+def _toy_data(**more):
+  return ConfigDict(dict(source='mixture', path='', eval_path='', eval_fraction=0.0, name='', template='plain',
+                         chat_template='', language='en', parts=_toy_parts(**more)))
+
+
+def _toy_reward(form, language=0.0, **routes):
+  """routes: {kind: part} beside those of the reasoning problems."""
+  return ConfigDict(dict(
+      parts=dict(format=0.5, language=language), accuracy='',
+      routes={kind: {part: 1.0} for kind, part in (KINDS | routes).items()},
+      options=dict(format=dict(form=form), logic=dict(where='tags'), code=dict(time_limit=2.0)),
+      accuracies=dict(), bars=dict(), uses=dict(), begin=dict(), gates=(), step_credit=0.0, workers=1, timeout=10.0,
+      overlong_buffer=0))
+
+
+def _toy_rl(model, steps, form, language=0.0):
+  c = r1_zero.get_config('toy')
+  c.steps = steps
+  c.model.path = model
+  c.data, c.reward = _toy_data(), _toy_reward(form, language)
+  c.rollout.update(prompts=16, samples=16, max_prompt=64, max_response=80, chunk=16)
+  c.optimizer.update(learning_rate=5e-4, schedule='linear', warmup=5, final_fraction=0.1)
+  c.eval.update(every=20, problems=32, samples=4, final_problems=32, final_samples=4)
+  c.checkpoint.update(every=20)
+  return c
+
+
+def _toy_final(model, steps, last):
+  """Requests without an answer, and their reward model, in the `last` steps."""
+  c = _toy_rl(model, steps, 'r1', 1.0)
+  c.data = _toy_data(open=dict(weight=2.0, begin=steps - last))
+  c.rollout.temperature = 0.7                                                    # as in the paper
+  c.reward.routes.open = ConfigDict(dict(helpful=1.0))
+  c.reward.uses = ConfigDict(dict(helpful='preference'))
+  c.reward.options.helpful = ConfigDict(dict(path='stage:helpful', view='summary'))
+  c.reward.begin = ConfigDict(dict(helpful=steps - last))
+  c.reward.bars = ConfigDict(dict(helpful=0.5))
+  return c
+
+
+def _toy_evaluation(form):
+  """All kinds of problems; the planted preference by its rule, which no training sees."""
+  c = _toy_rl('', 1, form)
+  c.data = _toy_data(open=dict(weight=1.0))
+  c.reward = _toy_reward(form, open='open')
+  c.rollout.update(prompts=32, chunk=32)
+  c.eval.update(final_problems=256, final_samples=8)
+  return c
+
+
+def _toy_cold_data():
+  c = cold_start.get_config('toy')
+  c.problems = 512
+  c.data, c.reward = _toy_data(), _toy_reward('r1')
+  for name, model in dict(few_shot='base', direct='base', zero='zero').items():
+    c.ways[name].model.path = f'stage:{model}'
+  return c
+
+
+def _toy_sft(model, data, epochs):
+  c = sft.get_config('toy')
+  c.model.path = model
+  c.epochs = epochs
+  c.data.update(source='jsonl', path=data, eval_fraction=0.02)
+  c.problems, c.reward = _toy_data(), _toy_reward('r1')
+  c.eval.update(every=20, texts=0, problems=32, samples=4, final_problems=32, final_samples=4, max_prompt=64,
+                max_response=80, batch=32)
+  return c
+
+
+def _toy_samples():
+  c = generate.get_config('toy')
+  c.problems = 1024
+  c.model.path = 'stage:reasoning'
+  c.data, c.reward = _toy_data(), _toy_reward('r1')
+  c.rollout.update(prompts=64, samples=4, max_prompt=64, max_response=80, chunk=32, temperature=1.0)
+  return c
+
+
+def _toy_curated():
+  c = curate.get_config('toy')
+  c.samples = 'stage:samples'
+  c.filters.form = 'r1'
+  c.per_prompt = 2
+  c.merge = ConfigDict(dict(general=dict(path='stage:people/general.jsonl', limit=0, kind='open', language='')))
+  c.evaluation = tuple(f'r1_{kind}' for kind in (*KINDS, 'open'))
+  return c
+
+
+def _toy_helpful():
+  c = reward_model.get_config('toy_preference')
+  c.update(epochs=1.0, batch=64)
+  c.model.path = 'stage:sft'
+  c.data.update(source='jsonl', path='stage:people/pairs.jsonl', eval_path='stage:people/pairs_held_out.jsonl',
+                form='bare', view='summary', max_length=160)
+  c.optimizer.update(name='adam', learning_rate=1e-3)
+  return c
+
+
+def _toy():
+  base, student = toy_base.get_config('r1'), toy_base.get_config('r1_student')
+  files = ConfigDict(dict(seed=0, pairs=6000, held_out_pairs=400, general=600))
+  stages = dict(
+      base=_stage('pretrain', base, 'A base model, of text by imperfect authors who mix languages and forms', 'zero'),
+      zero=_stage('rl', _toy_rl('stage:base', 70, 'r1_zero'), 'R1-Zero: RL on the base, no SFT', 'zero'),
+      cold_data=_stage('cold_start', _toy_cold_data(), 'Stage 1: chains in the three ways, in a readable form'),
+      cold=_stage('sft', _toy_sft('stage:base', 'stage:cold_data', 2.0), 'Stage 1: cold start of the base', 'r1'),
+      reasoning=_stage('rl', _toy_rl('stage:cold', 70, 'r1', 1.0), 'Stage 2: reasoning RL with language consistency',
+                       'r1'),
+      control=_stage('rl', _toy_rl('stage:cold', 70, 'r1'), 'For comparison: stage 2 without the language reward',
+                     'r1'),
+      samples=_stage('generate', _toy_samples(), 'Stage 3: several responses for each problem'),
+      people=_stage('toy_files', files, 'What people give: preferences, and answers to open questions'),
+      curated=_stage('curate', _toy_curated(), 'Stage 3: right and readable ones, and answers to open questions'),
+      sft=_stage('sft', _toy_sft('stage:base', 'stage:curated', 2.0), 'Stage 3: SFT of the base', 'r1'),
+      helpful=_stage('reward_model', _toy_helpful(), 'Stage 4: a model of the preference'),
+      final=_stage('rl', _toy_final('stage:sft', 60, 40), 'Stage 4: RL for all scenarios; this is R1', 'r1'),
+      student_base=_stage('pretrain', student, 'A smaller base model, of the same text', 'zero'),
+      student=_stage('sft', _toy_sft('stage:student_base', 'stage:curated', 2.0),
+                     'Distillation: the student learns the set of stage 3', 'r1'),
+      student_rl=_stage('rl', _toy_rl('stage:student_base', 40, 'r1_zero'),
+                        'For comparison: RL on the student, for the same compute', 'zero'))
+  return _recipe(
+      stages, groups=dict(reasoning=tuple(KINDS)),
+      evaluations=dict(zero=_toy_evaluation('r1_zero'), r1=_toy_evaluation('r1')),
+      comparisons=dict(language_cost=dict(first='control', second='reasoning', figure='correct', kind='reasoning'),
+                       language_gain=dict(first='zero', second='reasoning', figure='language', kind='reasoning'),
+                       cold_start=dict(first='zero', second='reasoning', figure='correct', kind='reasoning'),
+                       all_scenarios=dict(first='reasoning', second='final', figure='correct', kind='reasoning'),
+                       preference=dict(first='sft', second='final', figure='correct', kind='open'),
+                       distillation=dict(first='student_rl', second='student', figure='correct', kind='reasoning')))
+
+
+VARIANTS = {'toy': _toy, 'deepseek_v3': _deepseek_v3}
+
+
+def _blank(value):
+  """A config without what other stages make, for one stage by itself."""
+  if isinstance(value, ConfigDict):
+    return ConfigDict({key: _blank(of) for key, of in value.items()}, sort_keys=False)
+  if isinstance(value, (tuple, list)):
+    return tuple(of for of in map(_blank, value) if of != '')
+  return '' if isinstance(value, str) and value.startswith('stage:') else value
+
+
+def get_config(variant='toy'):
+  """A recipe, or with 'toy/zero' the config of one of its stages."""
+  name, _, stage = variant.partition('/')
+  c = common.choose(VARIANTS, name)
+  return _blank(common.choose({key: lambda of=of: of.config for key, of in c.stages.items()}, stage)) if stage else c
