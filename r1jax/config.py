@@ -415,6 +415,11 @@ def _value(value, want, at):
   return value
 
 
+def of_run(config):
+  """A ConfigDict or dict as the class of run it is for, RL or SFT, which `experiments/plan.py` plans alike."""
+  return convert(config, RL if 'rollout' in config else SFT)
+
+
 def to_dict(config):
   """The plain nested dict of a converted config, for JSON."""
   if dataclasses.is_dataclass(config):
@@ -617,7 +622,7 @@ def _require_dtypes(cfg):
 @dataclasses.dataclass(frozen=True)
 class Imitated:
   """Prompts with responses to learn from: what `r1jax.data.sft` reads."""
-  source: str                     # 'jsonl', or a toy world: what its authors wrote
+  source: str                     # 'jsonl', or 'chain': right answers of that toy world's authors
   max_length: int                 # tokens of a packed row; longer texts are dropped and counted
   path: str = ''                  # JSON Lines, or a folder with train.jsonl, to train on
   eval_path: str = ''             # the same, held out; '' holds out eval_fraction of path

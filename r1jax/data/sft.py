@@ -22,7 +22,7 @@ from r1jax.data.reader import DataError
 
 TRAIN = 'train.jsonl'             # the file to read of a folder that is a data set
 ABOUT = 'about.json'
-TOY = (4000, 400)                 # what a toy world's authors wrote: seed -> texts, drills included
+TOY = (2000, 200)                 # texts of the toy world by seed: to train on, and held out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +111,9 @@ def text_ids(prompt, ids, response, tokenizer):
 
 
 def _rows(cfg, path):
-  """Yields (key of the prompt, row with 'problem' or 'turns', response) of a file, or of a toy world by a seed."""
+  """Yields (key of the prompt, row with 'problem' or 'turns', response) of a file, or of the toy world by a seed."""
   if isinstance(path, int):
-    for text in toy.documents(cfg.source, path, TOY[path]):
-      problem, response = text.split('\n')
-      if problem != 'drill':
-        yield problem, {'problem': problem}, response
+    yield from ((problem, {'problem': problem}, response) for problem, response in toy.right_chains(path, TOY[path]))
     return
   name = os.path.basename(path)
   for number, row in reader.stream_rows(path, _check):
@@ -217,4 +214,4 @@ def _toy(cfg):
   return 0, 1
 
 
-SOURCES = {'jsonl': _jsonl, **dict.fromkeys(toy.WORLDS, _toy)}
+SOURCES = {'jsonl': _jsonl, 'chain': _toy}
