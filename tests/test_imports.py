@@ -69,7 +69,8 @@ def violations(code, module, is_package=False):
   for name in imports(code, module, is_package):
     top = name.split('.')[0]
     if module.split('.')[0] == 'configs':
-      allowed = top == 'ml_collections' or name == 'configs.common'
+      # A recipe is made of other configs.
+      allowed = top == 'ml_collections' or name == 'configs.common' or (module == 'configs.r1' and top == 'configs')
     elif top not in OURS:
       continue
     else:
@@ -98,6 +99,7 @@ def violations(code, module, is_package=False):
     ('experiments.rl', 'from configs import r1_zero', 0),
     ('configs.r1_zero', 'from ml_collections import ConfigDict\nfrom configs import common', 0),
     ('configs.r1_zero', 'import os\nfrom configs import toy_base\nimport r1jax.config', 3),
+    ('configs.r1', 'from configs import toy_base\nimport r1jax.config', 1),
 ])
 def test_the_order_is_read_right(module, code, count):
   assert len(violations(code, module)) == count

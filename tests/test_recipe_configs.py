@@ -1,0 +1,112 @@
+"""configs/r1.py: every stage of the recipes is built; deepseek_v3 has the paper's numbers, written down here again."""
+import pytest
+
+from configs import r1
+from experiments import recipe
+from r1jax import config
+from r1jax.config import ConfigError
+from r1jax.recipes import settings
+
+
+def stages(variant):
+  """{name: converted config}, things from outside lying in /given/NAME."""
+  c = r1.get_config(variant)
+  for name, stage in c.stages.items():
+    if stage.experiment == 'given':
+      stage.config.path = f'/given/{name}'
+  cfg = config.convert(c, settings.Recipe)
+  found = recipe.expand(cfg)
+  return cfg, {name: recipe.convert(stage, found, '/w') for name, stage in found.items()}
+
+
+@pytest.fixture(scope='module')
+def v3():
+  return stages('deepseek_v3')[1]
+
+
+@pytest.mark.parametrize('variant', list(r1.VARIANTS))
+def test_every_stage_is_built_and_each_is_a_config_by_itself(variant):
+  cfg, found = stages(variant)
+  assert cfg.seed == 0 and all(getattr(of, 'seed', 0) == 0 for of in found.values())
+  for name, stage in cfg.stages.items():
+    alone = r1.get_config(f'{variant}/{name}')
+    assert 'stage:' not in str(alone) and stage.about
+    if stage.experiment in ('rl', 'sft', 'pretrain'):      # what experiments.plan and the plain commands take
+      config.convert(alone, recipe.EXPERIMENTS[stage.experiment].config)
+
+
+def test_a_forgotten_path_is_named_before_anything_runs(tmp_path):
+  cfg = config.convert(r1.get_config('deepseek_v3'), settings.Recipe)
+  with pytest.raises(ConfigError, match='stage base: path is empty; name the model directory'):
+    recipe.run_recipe(cfg, str(tmp_path / 'w'))
+  assert not (tmp_path / 'w').exists()
+
+
+@pytest.mark.parametrize('variant, said', [('nope', 'toy, deepseek_v3'), ('toy/nope', 'base, zero, cold_data')])
+def test_unknown_variants_are_refused_with_the_list(variant, said):
+  with pytest.raises(ValueError, match=f"unknown variant 'nope'; known: {said}"):
+    r1.get_config(variant)
+
+
+@pytest.mark.parametrize('name, rate, temperature, length, clip', [
+    ('zero', 3e-6, 1.0, 32_768, 0.2), ('zero_long', 3e-6, 1.0, 65_536, 0.2), ('reasoning', 3e-6, 1.0, 32_768, 10.0),
+    ('final', 3e-6, 0.7, 32_768, 10.0), ('student_zero', 2e-6, 1.0, 32_768, 0.2)])
+def test_the_papers_reinforcement(v3, name, rate, temperature, length, clip):
+  c = v3[name]
+  assert c.optimizer.learning_rate == rate and c.rollout.temperature == temperature
+  assert c.rollout.max_response == length and c.rollout.samples == 16 and c.loss.clip_high == clip
+  assert c.rollout.prompts * c.rollout.samples == 8192 and c.train.minibatches == 16 and c.train.epochs == 1
+  assert c.rollout.prompts // c.train.minibatches == 32    # questions an optimizer step
+  assert c.loss.kl_coef == 1e-3 and c.loss.kl_estimator == 'k3' and c.loss.name == 'grpo'
+  assert c.train.reference_refresh * c.train.minibatches == 400
+
+
+def test_the_papers_steps(v3):
+  steps = {name: v3[name].steps * v3[name].train.minibatches for name in ('zero', 'zero_long', 'final')}
+  assert steps['zero'] + steps['zero_long'] == 10_400 and abs(steps['zero'] - 8200) < 16
+  assert abs(steps['final'] - 1700) < 16
+  late = v3['final'].steps - v3['final'].reward.begin['helpful']
+  assert late * 16 == 400 and set(v3['final'].reward.begin.values()) == {81}
+  assert [name for name, part in v3['final'].data.parts.items() if part.begin == 81] == ['harm', 'requests']
+
+
+def test_the_papers_rewards(v3):
+  zero, reasoning, final = (v3[name].reward for name in ('zero', 'reasoning', 'final'))
+  assert zero.parts == {'format': 1.0} and all(list(r.values()) == [1.0] for r in zero.routes.values())
+  assert reasoning.parts == {'format': 1.0, 'language': 1.0} and v3['reasoning'].data.parts['cmath'].language == 'zh'
+  assert final.options['helpful']['view'] == 'summary' and final.options['harmless']['view'] == 'whole'
+  assert final.options['helpful']['path'] == '/w/helpful' and v3['final'].model.path == '/w/sft'
+  assert zero.options['format']['form'] == 'r1_zero' and reasoning.options['format']['form'] == 'r1'
+
+
+@pytest.mark.parametrize('name, rate, batch', [
+    ('cold', 5e-5, 128), ('sft', 5e-5, 128), ('student_qwen2_5_math_1_5b', 1e-4, 64),
+    ('student_qwen2_5_math_7b', 8e-5, 64), ('student_qwen2_5_14b', 7e-5, 64), ('student_qwen2_5_32b', 6e-5, 64),
+    ('student_llama_3_1_8b', 5e-5, 64), ('student_llama_3_3_70b', 2e-5, 64)])
+def test_the_papers_imitation(v3, name, rate, batch):
+  c = v3[name]
+  assert c.optimizer.learning_rate == rate and c.optimizer.schedule == 'cosine' and c.optimizer.final_fraction == 0.1
+  assert c.batch == batch and 2 <= c.epochs <= 3 and c.data.max_length == 32_768
+  assert c.model.path == ('/given/base' if batch == 128 else '/given/base_' + name.removeprefix('student_'))
+
+
+@pytest.mark.parametrize('name, objective, view', [('helpful', 'pairs', 'summary'), ('harmless', 'points', 'whole')])
+def test_the_papers_reward_models(v3, name, objective, view):
+  c = v3[name]
+  assert (c.objective, c.data.view, c.epochs, c.batch, c.optimizer.learning_rate, c.data.max_length) == (
+      objective, view, 1.0, 256, 6e-6, 8192)
+
+
+def test_data_goes_the_papers_way(v3):
+  """R1-Zero's outputs into the cold start, the stage-2 checkpoint's samples into a set, the base learns both."""
+  assert {name: way.model.path for name, way in v3['cold_data'].ways.items()} == {
+      'few_shot': '/given/base', 'direct': '/given/chat', 'zero': '/w/zero_long', 'rewritten': '/given/chat'}
+  assert v3['cold'].data.path == '/w/cold_data' and v3['reasoning'].model.path == '/w/cold'
+  assert v3['samples'].model.path == '/w/reasoning' and v3['curated'].samples == '/w/samples'
+  assert v3['sft'].data.path == '/w/curated' == v3['student_qwen2_5_32b'].data.path
+  assert v3['curated'].merge['general'].limit == 200_000 and v3['curated'].evaluation == ('/given/aime',)
+
+
+def test_the_papers_evaluation(v3):
+  e = v3['final/evaluation'].eval
+  assert (e.final_samples, e.temperature, e.top_p, e.final_problems) == (64, 0.6, 0.95, 30)
