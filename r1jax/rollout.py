@@ -29,13 +29,16 @@ class Rollout:
 def encode_prompt(tokenizer, template, problem):
   """A problem's prompt: its text, ending in `<think>` where a chat template has opened the thinking, and its ids.
 
-  template: templates.Template; a problem that names one in its field 'template' goes by that.
+  template: templates.Template; a problem that names one in its field 'template' goes by that. Of a problem with 'turns'
+    a chat has them all, the last one in the template.
   """
   template = templates.own(problem, template)
   text = template.format(problem)
   if not template.chat:
     return text, tokenizer.encode(text, bos=True)
-  messages = [{'role': 'user', 'content': text}]
+  turns = problem['turns'] if isinstance(problem.get('turns'), list) else []
+  said = template.format({'problem': turns[-1]['content']}) if turns else text
+  messages = [*turns[:-1], {'role': 'user', 'content': said}]
   ids = tokenizer.chat(messages)
   opening = ids[len(tokenizer.chat(messages, generate=False)):]
   return f'{text}\n{tokenizer.decode(opening).strip()}', ids

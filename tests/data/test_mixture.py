@@ -7,6 +7,7 @@ import pytest
 
 from r1jax import config, data
 from r1jax.data import order
+from r1jax.rewards.neural import preference
 
 
 def write(path, rows):
@@ -59,16 +60,21 @@ def test_options_get_their_letters(tmp_path):
   assert load(q=part).train[0]['problem'] == 'q 0 ?\nA. one\nB. two'
 
 
-def test_requests_need_no_answer_and_are_one_turn(tmp_path):
+def test_requests_need_no_answer_and_may_be_conversations(tmp_path):
   turn = lambda text, role='user': {'role': role, 'content': text}
-  rows = [{'prompt': [turn(f'Write {i}.')]} for i in range(3)]
-  rows += [{'prompt': [turn('a'), turn('b', 'assistant'), turn('c')]}, {'prompt': [turn('x', 'system')]}]
+  talk = [turn('a'), turn('b', 'assistant'), turn('c')]
+  rows = [{'prompt': [turn('Write.')]}, {'prompt': 'Sing.'}, {'prompt': talk}, {'prompt': talk[:2]}, {'prompt': [3]}]
   part = dict(source='jsonl', path=write(tmp_path / 'r', rows), fields={'prompt': 'problem'}, eval_fraction=0.0)
   found = load(open=part | {'answers': False})
-  assert [(p['problem'], p['answer']) for p in found.train] == [(f'Write {i}.', '') for i in range(3)]
+  assert [(p['problem'], p['answer']) for p in found.train] == [
+      ('Write.', ''), ('Sing.', ''), ('User: a\nAssistant: b\nUser: c', '')]
+  assert [p.get('turns') for p in found.train] == [None, None, talk]
   assert found.dropped['malformed'] == 2
   with pytest.raises(data.DataError, match="no field 'answer'"):
     load(open=part)
+  item = found.train[2] | {'prompt': 'as sent', 'response': 'd'}
+  assert preference.turns_of(item) == talk                  # what a reward model sees it as the answer to
+  assert preference.turns_of({'prompt': 'x', 'problem': 'y', 'turns': 3}) == [turn('y')]
 
 
 def test_toys_are_parts_too():
