@@ -80,7 +80,8 @@ def sample(cfg, name, workdir):
       before = list(rows(cfg, way.of, workdir, collections.Counter()))
       drafts = [coldstart.draft(row, rules(cfg, cfg.ways[way.of])) for row in before]
       problems = [problem for problem in drafts if policy.fits(problem, asked)]
-      config_lib.require(problems, f'ways.{way.of} has {len(drafts)} rows, none short enough for ways.{name}.')
+      config_lib.require(problems, f'ways.{way.of} has {len(drafts)} rows{", none short enough" * bool(drafts)}: there '
+                         f'is nothing for ways.{name} to rewrite.')
       dropped = {'long': len(drafts) - len(problems)}
     else:
       problems, dropped = generate.problems_of(wanted, policy, asked, own_template=way.way == 'readable')

@@ -10,7 +10,7 @@ from r1jax import config
 from r1jax.config import ConfigError
 
 VARIANTS = {'r1_zero': ['toy', 'toy_chain', 'gsm8k', 'qwen2_5_1_5b', 'qwen2_5_7b', 'qwen2_5_32b', 'llama3_1_8b',
-                        'llama3_3_70b', 'deepseek_v3'], 'toy_base': ['trial', 'chain'],
+                        'llama3_3_70b', 'deepseek_v3'], 'toy_base': ['trial', 'chain', 'r1', 'r1_student'],
             'r1_rl': ['reasoning', 'all_scenarios', 'small'],
             'generate': ['toy', 'stage3', 'endpoint'],
             'cold_start': ['toy', 'deepseek_v3', 'special_token', 'traces'],

@@ -27,7 +27,8 @@ def contents(workdir):
 
 def killed(runs, workdir, files, delay=0.0):
   """Kills a run `delay` seconds after so many files are there."""
-  runs.kill(workdir, lambda: len(list((workdir / 'samples').glob('*.jsonl'))) >= files, settings(runs), delay, **GENERATE)
+  there = lambda: len(list((workdir / 'samples').glob('*.jsonl')))
+  runs.kill(workdir, lambda: there() >= files, settings(runs), delay, **GENERATE)
 
 
 @pytest.fixture(scope='module')
@@ -51,7 +52,8 @@ def test_rows_are_graded_samples_in_order(whole):
     right = signs([row])[0]
     assert row['parts']['signs'] == right and row['correct'] == (right == 1)
     assert row['reward'] == pytest.approx(right + 0.5 * row['parts']['format'])
-    assert 1 <= row['tokens'] <= 24 and row['stop'] in ('eos', 'length') and (row['tokens'] == 24 or row['stop'] == 'eos')
+    assert 1 <= row['tokens'] <= 24 and row['stop'] in ('eos', 'length')
+    assert row['tokens'] == 24 or row['stop'] == 'eos'
   assert len({row['response'] for row in rows}) > 10
   found = json.loads((whole / 'summary.json').read_text())['figures']['all']
   assert found['samples'] == 66 and found['problems'] == 22 and found['stop/eos'] + found['stop/length'] == 66
