@@ -3,7 +3,7 @@
   python -m experiments.curate --config configs/curate.py:toy --config.samples=SAMPLES --workdir D
 
 SAMPLES is the workdir of experiments.generate. D becomes the dataset: train.jsonl, a TFDS set, card.json and README.md;
-beside it summary.json, metrics.jsonl and plots/memory.png. Text in, text out: no model is loaded but a judge that the
+beside it summary.json, metrics.jsonl and plots. Text in, text out: no model is loaded but a judge that the
 config names. A command that was ended at any moment goes on when it is given again, and ends with the same bytes.
 """
 import collections
@@ -34,6 +34,7 @@ PANELS = (plots.Panel('memory', 'Memory along the way', 'MiB', r'memory/(rss)'),
 
 def sources(cfg):
   """A filters.Source for the samples and each set that is merged, in that order. Raises DataError, ConfigError."""
+  config_lib.require(cfg.samples or cfg.merge, 'samples and merge are both empty; name what is to be curated.')
   for name, m in cfg.merge.items():
     config_lib.require(m.path, f'merge.{name}.path is empty; name its rows, or take merge.{name} away.')
   found = [filters.Source('samples', tuple(map(str, dataset.files(cfg.samples))), True)] if cfg.samples else []
@@ -125,16 +126,28 @@ def run_curate(cfg, workdir):
   if (rows := workdir / STATE / rejection.ROWS).exists():
     rows.replace(workdir / dataset.ROWS)
   sha256 = digest([workdir / dataset.ROWS])
-  dataset.write_records(workdir, cfg, f'{now["rows"]} rows to learn from; SHA-256 {sha256}.')
+  dataset.write_records(workdir, cfg, now['rows'], f'{now["rows"]} rows to learn from; SHA-256 {sha256}.')
   card = card_of(cfg, now, found, hashes, problems, sha256)
   dataset.write_card(workdir, card)
-  plots.save(workdir, plots.figures(read_metrics(workdir), PANELS))
   summary = {'rows': now['rows'], 'read': now['read'], 'dropped': dropped(now), 'examples': now['examples'],
-             'kinds': now['kinds'], 'sha256': sha256, 'sources': card['sources'],
+             'kinds': now['kinds'], 'sha256': sha256, 'sources': card['sources'], 'memory': draw(workdir),
              'seconds': time.perf_counter() - began, 'config': config_lib.to_dict(cfg)}
   common.write_json(str(workdir / 'summary.json'), summary)
   shutil.rmtree(workdir / STATE)
   return summary
+
+
+def draw(workdir):
+  """Draws memory and rows over the lines read. Returns the MiB after the first chunk and the last, and the most."""
+  records = read_metrics(workdir)
+  figures = plots.figures(records, PANELS)
+  for figure in figures.values():
+    figure.axes[0].set(xlabel='lines read')
+    figure.axes[0].margins(y=0.2)
+  plots.save(workdir, figures)
+  held = [record['memory/rss'] for record in records]
+  return {'first': held[0], 'last': held[-1], 'most': max(held),
+          'most_of_a_worker': resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10}
 
 
 def dropped(now):

@@ -521,7 +521,6 @@ class Curate:
   workers: int = 1                # processes that look at texts
 
   def __post_init__(self):
-    require(self.samples or self.merge, 'samples and merge are both empty; name what is to be curated.')
     require(self.per_prompt >= 1, f'per_prompt is {self.per_prompt}; keep 1 sample of a problem at least.')
     require(self.name.replace('_', '').isalnum() and self.name.islower() and self.name[0].isalpha(),
             f'name is {self.name!r}; use small letters, digits and _, as the files take it.')
