@@ -69,20 +69,18 @@ def made_by(source):
   return ''
 
 
-def run_pass(cfg, found, index, folder, writer):
-  """Runs the pass, if it is not at its end; returns what it counted."""
-  judge_of = load_judge(cfg)
-  with contextlib.closing(rejection.Pass(folder, cfg, found, index, judge_of)) as rows:
-    began, first = time.perf_counter(), rows.now['read']
-    writer.resume(first + 1)
+def run_pass(rows, writer):
+  """Runs a rejection.Pass to its end, with what it holds and how fast it is on record; returns what it counted."""
+  began, first = time.perf_counter(), rows.now['read']
+  writer.resume(first + 1)
 
-    def report(now):
-      pace = (now['read'] - first) / (time.perf_counter() - began)
-      writer.write(now['read'], {'memory/rss': memory(), 'rows/kept': now['rows'], 'throughput/lines_per_second': pace})
-      common.log.info('%d lines read, %d rows kept, %.0f MiB, %.0f lines a second', now['read'], now['rows'], memory(),
-                      pace)
+  def report(now):
+    pace = (now['read'] - first) / (time.perf_counter() - began)
+    writer.write(now['read'], {'memory/rss': memory(), 'rows/kept': now['rows'], 'throughput/lines_per_second': pace})
+    common.log.info('%d lines read, %d rows kept, %.0f MiB, %.0f lines a second', now['read'], now['rows'], memory(),
+                    pace)
 
-    return rows.run(report)
+  return rows.run(report)
 
 
 def card_of(cfg, now, found, hashes, problems, sha256):
@@ -107,22 +105,28 @@ def run_curate(cfg, workdir):
   """Writes the dataset, its card, summary.json and plots into workdir. Returns the summary."""
   common.prepare()
   config_lib.require(jax.process_count() == 1, 'several processes would write the same dataset; start one.')
-  began, workdir, found = time.perf_counter(), pathlib.Path(workdir), sources(cfg)
+  began, workdir, found, decide = time.perf_counter(), pathlib.Path(workdir), sources(cfg), load_judge(cfg)
   hashes = {source.name: digest(source.paths) for source in found}
   hashes |= {entry: digest(dataset.files(entry)) for entry in cfg.evaluation if not dataset.generated(entry)}
-  workdir.mkdir(parents=True, exist_ok=True)
   settings = {key: value for key, value in config_lib.to_dict(cfg).items() if key != 'workers'}
-  common.begun_with(str(workdir / 'curate.json'), settings | {'sha256': hashes})
+  settings['judge'] = {key: value for key, value in settings['judge'].items() if key not in common.ASKING}
+  begin = lambda: common.begun_with(str(workdir / 'curate.json'), settings | {'sha256': hashes})
   if (workdir / 'summary.json').exists():
+    begin()
+    shutil.rmtree(workdir / STATE, ignore_errors=True)
     return json.loads((workdir / 'summary.json').read_text(encoding='utf-8'))
   held_out = [((entry, name), text) for entry in cfg.evaluation for name, text in dataset.held_out(entry)]
-  index = contamination.Index(held_out, cfg.window, cfg.overlap)
   problems = collections.Counter(entry for (entry, _), _ in held_out)
-  with Writer(workdir) as writer:
-    now = run_pass(cfg, found, index, workdir / STATE, writer)
+  index = contamination.Index(held_out, cfg.window, cfg.overlap)
+  workdir.mkdir(parents=True, exist_ok=True)
+  begin()                         # after all that a mistaken config ends with
+  with Writer(workdir) as writer, contextlib.closing(
+      rejection.Pass(workdir / STATE, cfg, found, index, decide)) as rows:
+    now = run_pass(rows, writer)
   if not now['rows']:
-    raise data.DataError(f'no row is left of {now["read"]}: {dropped(now)}; look at the first ones in '
-                         f'{workdir / STATE}, or loosen the filters.')
+    first = ', '.join(f'{reason}: {names[0]}' for reason, names in now['examples'].items())
+    raise data.DataError(f'no row is left of {now["read"]}; dropped: {dropped(now)}, such as {first}; see to these, '
+                         'or loosen the filters and use another --workdir.')
   if (rows := workdir / STATE / rejection.ROWS).exists():
     rows.replace(workdir / dataset.ROWS)
   sha256 = digest([workdir / dataset.ROWS])

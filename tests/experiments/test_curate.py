@@ -50,9 +50,31 @@ def straight(folder, tmp_path_factory):
   return path
 
 
-pytestmark = pytest.mark.slow     # TFDS and the language identifier take seconds
+slow = pytest.mark.slow           # TFDS and the language identifier take seconds
 
 
+@pytest.mark.parametrize('changes, words', [
+    ({'samples': '', 'merge': {}}, 'samples and merge are both empty'),
+    ({'merge': {'general': {'path': ''}}}, 'merge.general.path is empty'),
+    ({'merge': {'samples': {'path': 'x'}}}, "names a source 'samples'"),
+    ({'judged': ('open',)}, 'give both, or neither'), ({'name': 'Rows'}, "name is 'Rows'"),
+    ({'name': ''}, "name is ''"), ({'version': '1.0'}, 'three numbers'), ({'per_prompt': 0}, 'per_prompt is 0'),
+    ({'overlap': 0.0}, r'overlap 0\.0 in'), ({'chunk': 0}, 'chunk 0'),
+    ({'samples': 'nowhere/samples.jsonl'}, 'No such file'),
+    ({'judge': {'url': 'http://localhost/v1', 'modle': 'x'}, 'judged': ('open',)}, 'modle')])
+def test_what_cannot_work_is_refused_in_one_line(folder, tmp_path, changes, words):
+  with pytest.raises((config.ConfigError, OSError), match=words) as error:
+    curate.run_curate(config.convert(config.to_dict(config_of(folder)) | changes, config.Curate), str(tmp_path / 'run'))
+  assert '\n' not in str(error.value) and not (tmp_path / 'run').exists()   # nothing is begun
+
+
+def test_a_judge_is_made_of_its_options(folder):
+  pytest.importorskip('httpx')
+  cfg = config_of(folder, judge={'url': 'http://localhost/v1', 'model': 'x'}, judged=('math',))
+  assert callable(curate.load_judge(cfg)) and curate.load_judge(config_of(folder)) is None
+
+
+@slow
 def test_the_dataset_and_its_card(folder, straight):
   summary, found = left(straight)
   expected = json.loads((folder / 'planted.json').read_text())
@@ -70,6 +92,7 @@ def test_the_dataset_and_its_card(folder, straight):
   assert (straight / 'plots' / 'memory.png').exists()
 
 
+@slow
 def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, straight, tmp_path):
   before = left(straight), (straight / 'train.jsonl').stat().st_mtime_ns
   assert curate.run_curate(config_of(folder, workers=2), str(straight))['rows'] == before[0][0]['rows']
@@ -78,6 +101,7 @@ def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, stra
     curate.run_curate(config_of(folder, per_prompt=3), str(straight))
 
 
+@slow
 def test_what_made_the_sources_is_in_the_card(folder, straight, tmp_path):
   """The policy of the samples, and the dataset that is merged."""
   (tmp_path / 'made').mkdir()
@@ -91,11 +115,12 @@ def test_what_made_the_sources_is_in_the_card(folder, straight, tmp_path):
   assert 'a digest' in card['sources'][0]['made_by'] and card['sources'][1]['dropped']['duplicate'] > 0
 
 
+@slow
 def test_nothing_left_is_one_line(folder, tmp_path):
   cfg = config_of(folder, filters={'paragraph': 1}, merge={'general': {'limit': 0}})
   none = tmp_path / 'none.jsonl'
   none.write_text('x\n')
-  with pytest.raises(data.DataError, match='no row is left of 1: .*malformed'):
+  with pytest.raises(data.DataError, match='no row is left of 1; .*malformed: line 1: not JSON'):
     curate.run_curate(config.convert(config.to_dict(cfg) | {'samples': str(none), 'merge': {}}, config.Curate),
                       str(tmp_path / 'run'))
 
@@ -109,6 +134,7 @@ def start(folder, workdir):
       text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+@slow
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(folder, straight, tmp_path):
   """As the pass begins, at random moments within it, and while the dataset is being written."""
   dice = random.Random(time.time_ns())
