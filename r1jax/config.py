@@ -753,11 +753,10 @@ class Curate:
   workers: int = 1                # processes that look at texts
 
   def __post_init__(self):
-    require(self.samples or self.merge, 'samples and merge are both empty; name what is to be curated.')
     require(self.per_prompt >= 1, f'per_prompt is {self.per_prompt}; keep 1 sample of a problem at least.')
-    require(self.name.replace('_', '').isalnum() and self.name.islower() and self.name[0].isalpha(),
+    require(re.fullmatch('[a-z][a-z0-9_]*', self.name),
             f'name is {self.name!r}; use small letters, digits and _, as the files take it.')
-    require(self.version.count('.') == 2 and self.version.replace('.', '').isdigit(),
+    require(re.fullmatch(r'[0-9]+\.[0-9]+\.[0-9]+', self.version),
             f"version is {self.version!r}; it must be three numbers, such as '1.0.0'.")
     require(bool(self.judge) == bool(self.judged),
             f'judged is {list(self.judged)} and judge has {len(self.judge)} options; give both, or neither.')
