@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from r1jax import checkpoint, data, models, parallel, rewards, rollout, sampling, templates, tokenizers
 from r1jax import config as config_lib
+from r1jax.checkpoint import store as store_lib
 from r1jax.data import order
 from r1jax.metrics.writer import Writer
 from r1jax.rewards import neural, pool
@@ -294,24 +295,43 @@ def graders(cfg):
 ASKING = ('cache', 'concurrency', 'timeout', 'deadline', 'retries', 'api_key_env', 'batch')
 
 
+def what_is_asked(reward):
+  """A config.Reward as a dict, less how it is computed, which may change, and what of kinds it does not have."""
+  found = {k: v for k, v in config_lib.to_dict(reward).items() if k not in ('workers', 'timeout')}
+  found = {k: v for k, v in found.items() if v or k not in ('routes', 'accuracies', 'uses', 'begin', 'bars')}
+  less = lambda options: {k: v for k, v in options.items() if k not in ASKING}
+  return found | {'options': {name: less(options) for name, options in found['options'].items()}}
+
+
 def fingerprint(cfg, source):
   """What a checkpoint must agree on with the run that restores it: the base, shapes, data and objective."""
   whole = config_lib.to_dict(cfg)
   parts = {name: whole[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
-  parts['reward'] = {k: v for k, v in whole['reward'].items() if k not in ('workers', 'timeout', 'bars')}
-  for name, keys in (('data', ('parts',)), ('reward', ('routes', 'accuracies', 'uses', 'begin'))):
-    for key in keys:
-      if not parts[name][key]:
-        del parts[name][key]  # a run without them is the same as before there were any
-  # How a model is asked may change.
-  parts['reward']['options'] = {
-    name: {k: v for k, v in options.items() if k not in ASKING} for name, options in parts['reward']['options'].items()
-  }
+  parts['reward'] = what_is_asked(cfg.reward)
+  parts['reward'].pop('bars', None)
+  if not parts['data']['parts']:
+    del parts['data']['parts']  # a run without them is the same as before there were any
   del parts['optimizer']['moment_dtype']  # dtypes are compared with the arrays
   parts['train'] = {name: whole['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}
   # More steps go on under a constant rate; under any other the rate at every step follows from their number.
   parts['steps'] = cfg.steps if cfg.optimizer.schedule != 'constant' else 'any'
   return parts | {'model': source.config, 'base': source.digest}
+
+
+def begun_with(path, settings):
+  """Keeps in `path` what a folder was begun with, for all commands that go on in it.
+
+  Raises ConfigError, naming what differs, where it was begun with other settings.
+  """
+  settings = json.loads(json.dumps(settings))
+  if os.path.exists(path):
+    with open(path, encoding='utf-8') as f:
+      lines = store_lib.difference(store_lib.flat(json.load(f)), store_lib.flat(settings))
+    config_lib.require(not lines, f'{os.path.dirname(path)} was begun with other settings: {"; ".join(lines[:4])}; go '
+                       'back to those, or use another --workdir.')
+    return
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  write_json(path, settings)
 
 
 def write_json(path, value):

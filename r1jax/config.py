@@ -452,6 +452,87 @@ class Pretrain:
   balance_rate: float = 0.0       # as in Train
 
 
+SPLITS = ('train', 'held_out')
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate:
+  """One run of `experiments/generate.py`: samples of a policy for each problem, graded."""
+  seed: int
+  model: Model                    # the policy; without a path it is the endpoint
+  data: Data
+  rollout: Rollout                # prompts: problems of one file; chunk: of those sampled at a time
+  reward: Reward
+  split: str = 'train'            # which of the problems: SPLITS
+  problems: int = 0               # so many of them, drawn by the seed (held out: the first); 0: all, in their order
+  endpoint: dict = dataclasses.field(default_factory=dict)  # options of rewards.neural.endpoint.Endpoint, its url first
+  part: int = 0                   # which part of the files this command makes, of `parts`: jobs that share a workdir
+  parts: int = 1
+  mesh: Mesh = Mesh()
+
+  def __post_init__(self):
+    require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
+    require(self.problems >= 0, f'problems is {self.problems}; use 0 for all.')
+    require(0 <= self.part < self.parts, f'part {self.part} is none of {self.parts} parts; number them from 0.')
+
+
+COLD_WAYS = ('few_shot', 'direct', 'readable', 'rewrite', 'traces')
+
+
+@dataclasses.dataclass(frozen=True)
+class ColdWay:
+  """One of the ways to cold-start data, by `r1jax.recipes.coldstart`; 'traces' are responses that there are already."""
+  way: str                        # COLD_WAYS
+  model: Model = Model('')        # the policy, or the endpoint, as in Generate
+  endpoint: dict = dataclasses.field(default_factory=dict)
+  rollout: Rollout = Rollout(prompts=64, samples=4, max_prompt=4096, max_response=16_384, chunk=16)  # as in Generate
+  chat: bool = True               # for 'direct' and 'rewrite': with the model's own chat template around the prompt
+  template: str = 'r1_zero'       # for 'readable': how the policy was trained to be asked; a key of TEMPLATES
+  shots: int = 1                  # for 'few_shot': examples in a prompt,
+  examples: str = ''              # from JSON Lines with problem, thinking and summary; '': the wording's own
+  of: str = ''                    # for 'rewrite': the way whose rows are drafts, and then no rows themselves
+  path: str = ''                  # for 'traces': JSON Lines; for 'readable' in place of a policy: a Generate's samples
+  without: str = ''               # for 'traces': a field that is true in rows to leave out, as of evaluation problems
+  keep: int = 1                   # rows of one problem, at most
+
+  def __post_init__(self):
+    require(self.way in COLD_WAYS, f'way is {self.way!r}; known: {", ".join(COLD_WAYS)}.')
+    for key, ways in (('path', ('traces', 'readable')), ('of', ('rewrite',)), ('examples', ('few_shot',))):
+      require(not getattr(self, key) or self.way in ways, f'{key} is for the way {" and ".join(ways)}, not {self.way}.')
+    require(self.of or self.way != 'rewrite', "the way rewrite needs 'of', which is empty: whose rows are drafts?")
+    require(self.keep >= 1 and self.shots >= 0,
+            f'keep {self.keep} must be positive and shots {self.shots} not negative.')
+
+
+@dataclasses.dataclass(frozen=True)
+class ColdStart:
+  """One run of `experiments/cold_start.py`."""
+  seed: int                       # the n-th way samples with seed + n
+  data: Data                      # problems, for ways that begin with them; its template is not used
+  reward: Reward                  # by which a sample is right
+  ways: dict[str, ColdWay]        # by name
+  split: str = 'train'            # these two as in Generate, for each way
+  problems: int = 0
+  layout: str = '<think>\n{thinking}\n</think>\n\n{summary}'  # of a response
+  wording: str = 'text'           # of what is asked, a key of r1jax.recipes.wordings.WORDINGS
+  language: float = 0.95          # least share of words in the problem's language, of the chain and of the summary
+  shortest: int = 0               # characters of a chain
+  longest: int = 0                # 0: any
+  repetition: float = 0.2         # largest share of a chain's 20-grams that have occurred in it before
+  paragraph: int = 0              # characters over which a chain's paragraph is broken up at sentences; 0: never
+  mesh: Mesh = Mesh()
+
+  def __post_init__(self):
+    require(self.ways, 'ways is empty; name at least one way to cold-start data.')
+    for name, way in self.ways.items():
+      others = [other for other, w in self.ways.items() if not w.of]
+      require(not way.of or way.of in others, f'ways.{name}.of is {way.of!r}; it must be one of {", ".join(others)}.')
+    require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
+    head, between, tail = self.layout.partition('{summary}')[0].partition('{thinking}')
+    require(head.strip() and between and tail.strip() and self.layout.count('{') == 2 and '{summary}' in self.layout,
+            f'layout is {self.layout!r}; it must mark where {{thinking}} begins and ends, with {{summary}} after it.')
+
+
 OBJECTIVES = ('pairs', 'points', 'steps')
 VIEWS = ('summary', 'whole')
 STEP_RULES = ('line', 'paragraph')

@@ -158,14 +158,14 @@ class Store:
 
   def _check(self, manifest):
     """Refuses a checkpoint of another run before its files are read."""
-    lines = _difference(_flat(manifest['fingerprint']), _flat(self._fingerprint))
+    lines = difference(flat(manifest['fingerprint']), flat(self._fingerprint))
     config_lib.require(not lines, f'the checkpoint of step {manifest["step"]} in {self._directory} was saved under '
                        f'other settings: {"; ".join(lines)}; go back to those, or use another directory.')
 
   def _read(self, path, abstract):
     named, treedef = _named(abstract)
     stored = json.loads((path / MANIFEST).read_text())['arrays']
-    lines = _difference(stored, _layout(named))
+    lines = difference(stored, _layout(named))
     more = f' and {len(lines) - 4} more' if len(lines) > 4 else ''
     config_lib.require(not lines, f'the checkpoint {path} holds other arrays: {"; ".join(lines[:4])}{more}; '
                        'restore with the settings it was saved under.')
@@ -251,7 +251,7 @@ def read_part(path, abstract):
   stored = json.loads((path / MANIFEST).read_text())['arrays']
   shape = lambda layout: layout[layout.index('['):]
   wanted = {k: shape(v) for k, v in _layout(named).items()}
-  lines = _difference({k: shape(stored[k]) for k in wanted.keys() & stored.keys()}, wanted)
+  lines = difference({k: shape(stored[k]) for k in wanted.keys() & stored.keys()}, wanted)
   config_lib.require(not lines, f'the checkpoint {path} holds other arrays: {"; ".join(lines[:4])}.')
   with jax.transfer_guard('allow'):
     arrays = _Handler().restore(path, args=_Restore(
@@ -355,14 +355,14 @@ def _restore_args(leaf):
   return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
 
 
-def _flat(tree, at=''):
+def flat(tree, at=''):
   """Nested dict -> {dotted key: value}."""
   if not isinstance(tree, dict) or not tree:
     return {at: tree}
-  return {k: v for key, value in tree.items() for k, v in _flat(value, f'{at}.{key}' if at else key).items()}
+  return {k: v for key, value in tree.items() for k, v in flat(value, f'{at}.{key}' if at else key).items()}
 
 
-def _difference(saved, now):
+def difference(saved, now):
   """One phrase for each key whose values differ, both values given."""
   def show(values, key):
     return repr(values[key]) if key in values else 'absent'

@@ -109,7 +109,7 @@ class Engine:
       'set rollout.prompts, rollout.chunk and the number of problems to evaluate to multiples of '
       f'{self._shards}, or use a smaller mesh.',
     )
-    weights = params if isinstance(params['layers'], list) else self.weights(params)
+    weights = self.weights(params)
     tokens, lengths, keys = parallel.put((*pad_prompts(prompts, self.max_prompt), keys), self._by_prompt)
     temperature = parallel.put(np.float32(sampling.temperature), self._everywhere)
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
@@ -157,7 +157,12 @@ class Engine:
     return out.finish(self.tokenizer, self.stop)
 
   def weights(self, params):
-    """The copy of parameters that is sampled with: cast, apart by layer, laid out over the sampler's mesh."""
+    """The copy of parameters that is sampled with: cast, apart by layer, laid out over the sampler's mesh.
+
+    What it gives is given back as it is.
+    """
+    if isinstance(params['layers'], list):
+      return params
     if not self._seen:
       self._say_moved(params)
     return self._timed('weights', self._weights, params, dtype=self.dtype)

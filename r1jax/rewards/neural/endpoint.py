@@ -17,6 +17,7 @@ import re
 import threading
 import time
 
+from r1jax import templates
 from r1jax.config import ConfigError, require
 
 log = logging.getLogger('r1jax')
@@ -53,13 +54,16 @@ class Endpoint:
     temperature: 0 is greedy, as far as the endpoint is.
     max_tokens: of an answer, thinking included.
     extra: further fields of the request's body, as {'top_p': 0.9}; None takes a field out.
+    whole: answers are JSON, `{"response", "stop", "tokens"}`: with the thinking that the endpoint gives beside the text
+      (`reasoning_content` or `reasoning`) in think tags before it; 'eos', 'length' or another reason of the end; and
+      how many tokens it counts, null where it says nothing of them.
 
   Raises:
     ConfigError: no httpx, or a setting that cannot work.
   """
 
   def __init__(self, url, model, *, api_key_env='', cache='', concurrency=8, timeout=120.0, deadline=1800.0,
-               retries=6, temperature=0.0, max_tokens=2048, extra=None):
+               retries=6, temperature=0.0, max_tokens=2048, extra=None, whole=False):
     try:
       import httpx  # an extra: nothing else needs it
     except ImportError as error:
@@ -71,7 +75,7 @@ class Endpoint:
     require(timeout > 0 and deadline > 0, f'timeout {timeout} s and deadline {deadline} s must be positive.')
     self._url, self._key, self._key_env = _address(url, httpx), _key(api_key_env), api_key_env
     self._fields = {'model': model, 'temperature': temperature, 'max_tokens': max_tokens} | dict(extra or {})
-    self._sampled = temperature > 0
+    self._sampled, self._whole = temperature > 0, whole
     self._cache = pathlib.Path(cache) if cache else None
     self._timeout, self._deadline, self._retries = timeout, deadline, retries
     logging.getLogger('httpx').setLevel(logging.WARNING)   # a line for each request otherwise
@@ -94,7 +98,8 @@ class Endpoint:
       EndpointError: what remains after all tries, or at the deadline; or every request is refused.
     """
     bodies = [self._body(*pair) for pair in zip(chats, draws or [0] * len(chats), strict=True)]
-    keys = [hashlib.sha256(f'{self._url}\n{body}'.encode()).hexdigest() for body in bodies]
+    kind = '\nwhole' if self._whole else ''
+    keys = [hashlib.sha256(f'{self._url}\n{body}{kind}'.encode()).hexdigest() for body in bodies]
     until, stop = time.monotonic() + self._deadline, threading.Event()
     futures = {key: self._threads.submit(self._answer, key, body, until, stop)
                for key, body in dict(zip(keys, bodies)).items()}
@@ -173,9 +178,11 @@ class Endpoint:
   def _content(self, data):
     """The text of a chat completion; '' where the model said nothing, as when its thinking took all tokens."""
     try:
-      text = json.loads(data)['choices'][0]['message']['content']
-      return '' if text is None else text + ''         # TypeError for what is no text
-    except (ValueError, LookupError, TypeError, RecursionError):
+      found = json.loads(data)
+      text = found['choices'][0]['message']['content']
+      text = '' if text is None else text + ''         # TypeError for what is no text
+      return _whole(found, text) if self._whole else text
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
       raise EndpointError(f'{self._url} answers with no chat completion in JSON but with '
                           f'{self._line(data.decode("utf-8", "replace"))!r}; check url.') from None
 
@@ -208,6 +215,16 @@ class Endpoint:
       log.warning('judge: the cache %s cannot be written: %s', self._cache, error)
       with contextlib.suppress(OSError):
         temporary.unlink()
+
+
+def _whole(found, text):
+  choice, usage = found['choices'][0], found.get('usage') or {}
+  thinking = choice['message'].get('reasoning_content') or choice['message'].get('reasoning') or ''
+  if thinking:
+    text = f'{templates.THINK}{thinking}{templates.THINK_END}{text}'
+  why = choice.get('finish_reason') or 'stop'
+  why = 'eos' if why == 'stop' else why
+  return json.dumps({'response': text, 'stop': why, 'tokens': usage.get('completion_tokens')})
 
 
 def _digest(key, data):

@@ -1,0 +1,101 @@
+"""A policy whose samples are wanted as texts: a model on the devices, or a teacher behind an endpoint."""
+import json
+
+import jax
+import numpy as np
+
+from r1jax import keys, rollout
+from r1jax.rewards import mix
+from r1jax.sampling import Samples
+
+REFUSED = 'refused'               # why a response ended, beside the engine's: the endpoint did not answer this
+
+
+class Policy:
+  """Graded samples of problems.
+
+  Args:
+    sampler: function from a template to a rollout.Sampler, all with one engine and grader.
+    params: of the model, as the engine samples with; None for an endpoint.
+    samples: responses to each problem.
+    sampling: sampling.Sampling.
+    key: PRNG key.
+    reward: config.Reward, by which a response is right.
+    max_prompt: tokens; for a Teacher any number from 1.
+  """
+
+  def __init__(self, sampler, params, samples, sampling, key, reward, max_prompt):
+    self._sampler, self._params, self.samples, self._sampling = sampler, params, samples, sampling
+    self._key, self._reward, self.max_prompt = key, reward, max_prompt
+
+  def fits(self, problem, template):
+    """Whether the problem's prompt is short enough; an endpoint says so itself."""
+    sampler = self._sampler(template)
+    return len(rollout.encode_prompt(sampler.tokenizer, sampler.template, problem)[1]) <= self.max_prompt
+
+  def start(self, problems, template, number):
+    """Samples responses and hands them to the graders.
+
+    Args:
+      problems: list of P problems, of which all must fit.
+      template: templates.Template, or what has its `format` and `chat`.
+      number: of these problems in the run: the draws depend on it, on their order, and on nothing else.
+
+    Returns:
+      Function that waits for the grades and returns (rows, timeouts): P * samples rows in order, each the problem with
+      'prompt', 'response', 'tokens', 'stop', 'sample', 'reward', 'parts' and 'correct'.
+    """
+    if not problems:
+      return lambda: ([], 0)
+    sampler = self._sampler(template)
+    filled = problems + problems[:1] * (-len(problems) % sampler.chunk)   # whole chunks: no new programs
+    drawn, scores = sampler.start(self._params, filled, self.samples, keys.fold_in(self._key, number), self._sampling)
+
+    def rows():
+      table, timeouts = scores()
+      right, asked = mix.right(table, self._reward, drawn.items), mix.weights(drawn.items, self._reward)
+      return [self._row(drawn, table, right, asked, i) for i in range(len(problems) * self.samples)], timeouts
+    return rows
+
+  def _row(self, drawn, table, right, asked, i):
+    return drawn.items[i] | {
+        'stop': str(drawn.samples.stop[i]), 'sample': i % self.samples, 'reward': float(table['total'][i]),
+        'parts': {name: float(table[name][i]) for name in table if name in asked[i]}, 'correct': bool(right[i])}
+
+
+class Teacher:
+  """An endpoint in the place of an engine and of its tokenizer: what they call ids are here whole texts.
+
+  Its tokens are as the endpoint counts them, or a fourth of the bytes where it does not.
+
+  Args:
+    complete: rewards.neural.endpoint.Endpoint with `whole`.
+  """
+
+  def __init__(self, complete):
+    self._complete = complete
+
+  def encode(self, text, bos=False):
+    return [text]
+
+  def chat(self, messages, generate=True):
+    return [messages[-1]['content']]                                     # it opens no thinking of ours
+
+  def decode(self, ids):
+    return ''.join(ids[:1])
+
+  def weights(self, params):
+    return params
+
+  def sample(self, weights, prompts, keys, sampling):
+    """Samples, one text a prompt and key, by `complete`; the key gives the seed that it sends."""
+    draws = np.asarray(jax.random.key_data(keys))[..., -1] >> 1          # [P, G], as non-negative int32
+    chats = [[{'role': 'user', 'content': text}] for text, in prompts for _ in draws[0]]
+    found = [json.loads(said) if said is not None else {'response': '', 'stop': REFUSED, 'tokens': 0}
+             for said in self._complete(chats, draws.reshape(-1).tolist())]
+    texts = [one['response'].encode('utf-8', 'replace').decode() for one in found]   # no half surrogate pairs
+    counts = [-(-len(text.encode()) // 4) if one['tokens'] is None else max(one['tokens'], bool(text))
+              for one, text in zip(found, texts)]
+    nothing = np.zeros((len(texts), 1), np.float32)
+    return Samples(np.array([[text] for text in texts], object), np.array(counts),
+                   np.array([one['stop'] for one in found]), nothing, nothing)
