@@ -3,6 +3,7 @@
   pip install -e .[plan]
   python -m experiments.plan --config configs/r1_zero.py:qwen2_5_7b [--topology v5e:4x4] [--mesh fsdp=4,tp=4] \\
       [--program update,sample] [--price 1.2] [--json F] [--config.train.microbatch=4 ...]
+  python -m experiments.plan --config configs/distill.py:qwen2_5_math_7b                         (or configs/sft.py:...)
   python -m experiments.plan ... --topology v5e:2x4,v5e:4x4 --search
 
 The model is that of --config.model.path, or of --config.model.preset; mesh and slice are the config's where not given.
@@ -171,28 +172,42 @@ def plan(cfg, model, slice_, wanted, cache, price=0.0, critic=False):
   Args:
     critic: add a value network with its optimizer, as PPO has one, and say what it costs.
   """
-  config_lib.check_context(cfg.rollout, model.context)
+  check_context(cfg, model)
   mesh = sizes(cfg.mesh, slice_.chips)
   present = programs.phases(cfg, critic)
   for phase in wanted:
     config_lib.require(phase in present, f'--program {phase!r}; this run has: {", ".join(present)}.')
   rows = describe(compile_all(programs.names(wanted or present, cfg), cfg, model, slice_, cache, critic), slice_)
   sampler = sizes(parallel.or_else(cfg.sampler_mesh, cfg.mesh), slice_.chips)
-  phases = roofline.step(cfg, model, slice_, sampler)
+  packed = isinstance(cfg, config_lib.SFT)
+  phases = [roofline.sft_step(cfg, model, slice_)] if packed else roofline.step(cfg, model, slice_, sampler)
   shards = {phase: math.prod((sampler if phase == 'sample' else mesh)[a] for a in parallel.BATCH_AXES)
             for phase in programs.PHASES}
-  cost = costs(phases, cfg, slice_, price)
+  cost = (sft_costs if packed else costs)(phases, cfg, slice_, price)
   out = {'topology': slice_.name, 'chips': slice_.chips, 'limit_bytes': slice_.chip.limit, 'mesh': mesh,
          'sampler_mesh': sampler, 'programs': rows, 'verdict': verdict.worst(r['verdict'] for r in rows),
          'roofline': [dataclasses.asdict(p) for p in phases], 'bound': cost}
-  lines = [*heading(cfg, slice_, mesh, sampler), *table(rows, cfg, model, slice_, shards), f"verdict: {out['verdict']}"]
+  lines = [slice_line(slice_, mesh, sampler), *(sft_heading if packed else heading)(cfg),
+           *table(rows, cfg, model, slice_, shards), f"verdict: {out['verdict']}"]
   if critic and any(not r['name'].startswith('critic') for r in rows):
     out['without_critic'] = without = without_critic(rows)
     told = (f'{what} {b / GB:.2f} against {a / GB:.2f} GB, {100 * (1 - b / a):.0f} % less'
             for what, (a, b) in without.items())
     lines.append('GRPO against PPO, which has a value network and its optimizer: ' + '; '.join(told) + '. Its time is '
                  'not in the bounds below.')
-  return out, [*lines, '', *bounds(phases, cost, slice_)]
+  return out, [*lines, '', *(sft_bounds if packed else bounds)(phases, cost, slice_)]
+
+
+def check_context(cfg, model):
+  """Raises ConfigError where a run's rows exceed the context that its model has, or is given."""
+  if isinstance(cfg, config_lib.RL):
+    return config_lib.check_context(cfg.rollout, model.context)
+  context = cfg.context or model.context
+  config_lib.require(cfg.data.max_length <= context,
+                     f"data.max_length {cfg.data.max_length} exceeds the model's context of {context} tokens; lower "
+                     f'it, or set context to {cfg.data.max_length}.')
+  if cfg.eval.problems:
+    config_lib.check_context(cfg.eval, context, 'eval')
 
 
 def without_critic(rows):
@@ -204,7 +219,9 @@ def without_critic(rows):
 
 
 def divided(cfg, shards):
-  """cfg with train.microbatch and rollout.chunk raised to whole multiples of `shards` prompts."""
+  """cfg with train.microbatch and rollout.chunk raised to whole multiples of `shards` prompts; or SFT's microbatch."""
+  if isinstance(cfg, config_lib.SFT):
+    return dataclasses.replace(cfg, microbatch=-(-(cfg.microbatch or cfg.batch) // shards) * shards)
   (groups, rows), chunk = programs.tile(cfg), programs.sampled(cfg)[0]
   up = lambda n: -(-n // shards) * shards
   return dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, chunk=up(chunk)),
@@ -229,8 +246,10 @@ def search(cfg, model, slices, wanted, cache, price, critic=False):
         lines.append(f'{name}: {error}')
         continue
       tried.append(out)
-      lines.append(f"{name}: {out['verdict']}, {_most(out) / GB:.2f} GB with train.microbatch={here.train.microbatch} "
-                   f"and rollout.chunk={here.rollout.chunk}, {out['bound']['step_seconds']:.3g} s a step at least")
+      tiles = f'microbatch={here.microbatch}' if isinstance(here, config_lib.SFT) else (
+          f'train.microbatch={here.train.microbatch} and rollout.chunk={here.rollout.chunk}')
+      lines.append(f"{name}: {out['verdict']}, {_most(out) / GB:.2f} GB with {tiles}, "
+                   f"{out['bound']['step_seconds']:.3g} s a step at least")
       print(lines[-1], file=sys.stderr, flush=True)
   fit = [out for out in tried if out['verdict'] != verdict.ORDER[-1]]
   found = {'smallest': min(fit, key=lambda out: (out['chips'], _most(out)), default=None),
@@ -243,18 +262,51 @@ def _most(out):
   return max(p['total_bytes'] for p in out['programs'])
 
 
-def heading(cfg, slice_, mesh, sampler):
+PEAK = ('peak: arguments, new results and temporaries; beside: the rest of parameters, moments and reference, which '
+        'stay. TFLOP: of the compiled products, loops in full (/turn: of one turn), without kernels.')
+
+
+def slice_line(slice_, mesh, sampler):
+  told = lambda mesh: ' x '.join(f'{axis} {n}' for axis, n in mesh.items() if n > 1) or 'one device'
+  shape = told(mesh) if sampler == mesh else f'{told(mesh)} (sampling: {told(sampler)})'
+  return (f'{slice_.name}: {slice_.chips} chips, {shape}; a program may use {slice_.chip.limit / GB:.2f} GB '
+          f'({slice_.chip.limit / GIB:.2f} GiB) of each. GB are 10^9 bytes, all figures per chip.')
+
+
+def heading(cfg):
   groups, rows = programs.tile(cfg)
   chunk, samples = programs.sampled(cfg)
-  r, told = cfg.rollout, lambda mesh: ' x '.join(f'{axis} {n}' for axis, n in mesh.items() if n > 1) or 'one device'
-  shape = told(mesh) if sampler == mesh else f'{told(mesh)} (sampling: {told(sampler)})'
+  r = cfg.rollout
   return [
-      f'{slice_.name}: {slice_.chips} chips, {shape}; a program may use {slice_.chip.limit / GB:.2f} GB '
-      f'({slice_.chip.limit / GIB:.2f} GiB) of each. GB are 10^9 bytes, all figures per chip.',
       f'update: {programs.microbatches(cfg)} microbatches of {groups * rows} rows, {r.max_prompt} + {r.max_response} '
-      f'tokens; sampler: {chunk * samples} rows ({chunk} prompts x {samples}), the cache full.',
-      'peak: arguments, new results and temporaries; beside: the rest of parameters, moments and reference, which '
-      'stay. TFLOP: of the compiled products, loops in full (/turn: of one turn), without kernels.', '']
+      f'tokens; sampler: {chunk * samples} rows ({chunk} prompts x {samples}), the cache full.', PEAK, '']
+
+
+def sft_heading(cfg):
+  e, size = cfg.eval, cfg.microbatch or cfg.batch
+  sampled = (f'; sampler: {e.batch * max(e.samples, e.final_samples)} rows, {e.max_prompt} + {e.max_response} tokens'
+             if e.problems else '')
+  return [f'step: {cfg.batch // size} microbatches of {size} packed rows of {cfg.data.max_length} tokens{sampled}.',
+          PEAK, '']
+
+
+def sft_costs(phases, cfg, slice_, price):
+  """As `costs`; how many steps an epoch has, the texts decide."""
+  seconds = sum(p.seconds for p in phases)
+  tokens = cfg.batch * cfg.data.max_length
+  hours = seconds * slice_.chips / 3600 * 1e9 / tokens
+  return {'step_seconds': seconds, 'tokens_a_day': tokens * 86400 / seconds, 'chip_hours_a_billion': hours} | (
+      {'price': price, 'cost_a_billion': hours * price} if price else {})
+
+
+def sft_bounds(phases, cost, slice_):
+  chip, (p,) = slice_.chip, phases
+  priced = f", {cost['cost_a_billion']:.3g} at {cost['price']:g} a chip-hour" if 'price' in cost else ''
+  return [f'step: {p.seconds:.3g} s at least ({p.flops / 1e12:.3g} TFLOP, {p.bytes / GB:.3g} GB a chip); '
+          f"{cost['tokens_a_day']:.3g} tokens a day at most; a billion tokens: {cost['chip_hours_a_billion']:.3g} "
+          f'chip-hours{priced}.',
+          f'Assumed: {chip.flops / 1e12:g} TFLOP/s and {chip.bandwidth / 1e12:g} TB/s a chip, all of it; no time on '
+          'the network or the host; rows full, each counted as one text; testing not counted.']
 
 
 def bounds(phases, cost, slice_):
@@ -272,7 +324,7 @@ def bounds(phases, cost, slice_):
 def main(_):
   jax.config.update('jax_platforms', 'cpu')             # with its compiler there, JAX would look for a TPU
   with common.errors_in_one_line():
-    cfg = config_lib.convert(_CONFIG.value)
+    cfg = config_lib.of_run(_CONFIG.value)
     slices = [topology.find(name) for name in _TOPOLOGY.value or [cfg.topology]]
     config_lib.require(len(slices) == 1 or _SEARCH.value, '--topology: one slice, or several to --search.')
     topology.require_compiler()
@@ -295,7 +347,7 @@ if __name__ == '__main__':
   _TOPOLOGY = flags.DEFINE_list('topology', [], "A TPU slice, as v5e:4x4; several to --search.")
   _SEARCH = flags.DEFINE_bool('search', False, 'Try every fsdp x tp of the slices: the smallest and the fastest.')
   _MESH = flags.DEFINE_string('mesh', '', "For training and sampling, as fsdp=4,tp=4; '': the config's.")
-  _PROGRAM = flags.DEFINE_list('program', [], 'Of sample, logprobs, update, critic; all that the run has where empty.')
+  _PROGRAM = flags.DEFINE_list('program', [], 'Of sample, logprobs, update, critic, sft; all of the run where empty.')
   _JSON = flags.DEFINE_string('json', '', 'File for the figures.')
   _CRITIC = flags.DEFINE_bool('critic', False, 'Add a value network with its optimizer, as PPO has; and compare.')
   _PRICE = flags.DEFINE_float('price', 0.0, 'Of a chip-hour.', lower_bound=0.0)

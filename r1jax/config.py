@@ -6,6 +6,7 @@ nearest known one, a wrong type is an error, and each class refuses impossible c
 """
 import dataclasses
 import difflib
+import re
 import types
 import typing
 
@@ -362,12 +363,12 @@ class RL:
             f'rollout.max_response {r.max_response}.')
 
 
-def check_context(rollout, context):
+def check_context(rollout, context, name='rollout'):
   """Raises ConfigError where prompt and response together exceed the model's context (tokens)."""
   need = rollout.max_prompt + rollout.max_response
   require(need <= context,
-          f'rollout.max_prompt {rollout.max_prompt} + rollout.max_response {rollout.max_response} = {need} '
-          f"tokens exceed the model's context of {context}; lower rollout.max_response by {need - context}.")
+          f'{name}.max_prompt {rollout.max_prompt} + {name}.max_response {rollout.max_response} = {need} '
+          f"tokens exceed the model's context of {context}; lower {name}.max_response by {need - context}.")
 
 
 def convert(config, cls=RL, at=''):
@@ -412,6 +413,11 @@ def _value(value, want, at):
   if not isinstance(value, want) or (isinstance(value, bool) and want is not bool):
     raise ConfigError(f"'{at}' is {value!r} ({type(value).__name__}); it must be of type {want.__name__}.")
   return value
+
+
+def of_run(config):
+  """A ConfigDict or dict as the class of run it is for, RL or SFT, which `experiments/plan.py` plans alike."""
+  return convert(config, RL if 'rollout' in config else SFT)
 
 
 def to_dict(config):
@@ -597,8 +603,97 @@ class RewardModel:
             f'a batch of {self.batch} examples does not divide into microbatches of {self.microbatch}; '
             f'set microbatch to a divisor of {self.batch}, or 0.')
     require(self.vocab >= 300, f'vocab is {self.vocab}; a tokenizer needs 256 bytes and more: at least 300.')
-    require_float('param_dtype', self.param_dtype)
-    require(self.grad_dtype in ('float32', 'param'), f"grad_dtype is {self.grad_dtype!r}; use 'float32' or 'param'.")
-    require(self.param_dtype == 'float32' or self.grad_dtype == 'param' or self.model.remat == 'none',
-            f"grad_dtype 'float32' does not go with param_dtype {self.param_dtype!r} and model.remat "
-            f"{self.model.remat!r}, which adds gradients up in the parameters' dtype; set grad_dtype to 'param'.")
+    _require_dtypes(self)
+
+
+def _require_dtypes(cfg):
+  require_float('param_dtype', cfg.param_dtype)
+  require(cfg.grad_dtype in ('float32', 'param'), f"grad_dtype is {cfg.grad_dtype!r}; use 'float32' or 'param'.")
+  require(cfg.param_dtype == 'float32' or cfg.grad_dtype == 'param' or cfg.model.remat == 'none',
+          f"grad_dtype 'float32' does not go with param_dtype {cfg.param_dtype!r} and model.remat "
+          f"{cfg.model.remat!r}, which adds gradients up in the parameters' dtype; set grad_dtype to 'param'.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Imitated:
+  """Prompts with responses to learn from: what `r1jax.data.sft` reads."""
+  source: str                     # 'jsonl', or 'chain': right answers of that toy world's authors
+  max_length: int                 # tokens of a packed row; longer texts are dropped and counted
+  path: str = ''                  # JSON Lines, or a folder with train.jsonl, to train on
+  eval_path: str = ''             # the same, held out; '' holds out eval_fraction of path
+  eval_fraction: float = 0.02     # by a hash of the prompt
+  template: str = 'chat'          # as in Data, and chat_template too
+  chat_template: str = ''
+  response: str = '{response}'    # fields of a row by name, as '<think>{solution}</think>{answer}'
+  drop: str = ''                  # a regular expression; what it matches goes out of all fields
+
+  def __post_init__(self):
+    require(self.max_length >= 8, f'data.max_length is {self.max_length} tokens; it must be at least 8.')
+    require(0 <= self.eval_fraction < 1, f'data.eval_fraction is {self.eval_fraction}; it must lie in [0, 1).')
+    require(self.eval_path or self.eval_fraction > 0,
+            'nothing is held out: data.eval_path is empty and data.eval_fraction is 0; set one of them.')
+    require('{' in self.response, f'data.response is {self.response!r}; name the fields of a row in braces, as '
+            "'{response}'.")
+    try:
+      re.compile(self.drop)
+    except re.error as error:
+      raise ConfigError(f'data.drop {self.drop!r} is no regular expression: {error}.') from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Tested:
+  """How a model is tested while it learns to imitate: by the loss of held-out texts, and by its own answers."""
+  every: int                      # optimizer steps
+  texts: int = 0                  # held-out texts on the way; 0: all, as before and after the run
+  problems: int = 0               # held-out problems to answer; 0: none, nothing is sampled
+  samples: int = 1                # answers to each
+  final_problems: int = 0         # before and after the run; 0: the same as problems
+  final_samples: int = 0
+  batch: int = 16                 # problems at a time
+  max_prompt: int = 1024          # tokens; longer prompts are dropped and counted
+  max_response: int = 2048
+  temperature: float = 1.0
+  top_p: float = 1.0
+
+  def __post_init__(self):
+    require(self.every >= 1 and self.samples >= 1 and self.batch >= 1,
+            f'eval.every {self.every}, eval.samples {self.samples} and eval.batch {self.batch} must be positive.')
+    require(self.texts >= 0 and self.problems >= 0,
+            f'eval.texts {self.texts} and eval.problems {self.problems} must not be negative.')
+
+
+@dataclasses.dataclass(frozen=True)
+class SFT:
+  """One run of `experiments/sft.py`."""
+  seed: int
+  epochs: float                   # passes over the texts; the last optimizer step is filled from the next pass
+  batch: int                      # packed rows of one optimizer step
+  model: Model
+  data: Imitated
+  optimizer: Optimizer
+  eval: Tested
+  checkpoint: Checkpoint
+  problems: Data = Data(source='')  # whose held-out problems are answered, asked by its own template
+  reward: Reward = Reward(parts={'math': 1.0, 'format': 1.0}, accuracy='math')  # grades the answers
+  context: int = 0                # tokens that the model is from now on made for; 0: as it was
+  mesh: Mesh = Mesh()
+  topology: str = ''              # these two as in RL
+  sampler_mesh: Mesh = Mesh(*[0] * 5)
+  microbatch: int = 0             # packed rows per forward and backward; 0: the whole batch
+  logit_chunk: int = 1024         # these four as in Train
+  param_dtype: str = 'float32'
+  grad_dtype: str = 'float32'
+  balance_rate: float = 0.0
+
+  def __post_init__(self):
+    require(self.epochs > 0 and self.batch >= 1, f'epochs {self.epochs} and batch {self.batch} must be positive.')
+    require(self.microbatch >= 0 and self.batch % (self.microbatch or self.batch) == 0,
+            f'a batch of {self.batch} rows does not divide into microbatches of {self.microbatch}; '
+            f'set microbatch to a divisor of {self.batch}, or 0.')
+    require(self.logit_chunk >= 1, f'logit_chunk is {self.logit_chunk}; it must be positive.')
+    require(self.model.attention != 'cudnn', "model.attention is 'cudnn', which cannot keep the texts of a packed row "
+            "apart; use 'auto' or 'chunked'.")
+    require(self.eval.problems == 0 or self.problems.source,
+            f'eval.problems is {self.eval.problems}, but problems.source is empty; name where they come from, or set '
+            'eval.problems to 0.')
+    _require_dtypes(self)

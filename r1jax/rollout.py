@@ -5,6 +5,7 @@ import jax
 import numpy as np
 
 from r1jax import losses, parallel, templates
+from r1jax.config import require
 from r1jax.rewards import mix
 from r1jax.rewards.neural import process
 from r1jax.sampling import Samples, row_keys
@@ -29,13 +30,17 @@ class Rollout:
 def encode_prompt(tokenizer, template, problem):
   """A problem's prompt: its text, ending in `<think>` where a chat template has opened the thinking, and its ids.
 
-  template: templates.Template; a problem that names one in its field 'template' goes by that.
+  template: templates.Template; a problem that names one in its field 'template' goes by that. A problem with 'turns', of
+  which the user's is last, is that conversation; only a chat template can write several.
   """
   template = templates.own(problem, template)
-  text = template.format(problem)
+  *before, last = problem.get('turns') or [{'content': problem['problem']}]
+  text = template.format(problem | {'problem': last['content']})
   if not template.chat:
+    require(not before, 'a conversation of several turns needs a chat template; set data.template to one of those, '
+                        "such as 'chat'.")
     return text, tokenizer.encode(text, bos=True)
-  messages = [{'role': 'user', 'content': text}]
+  messages = [*before, {'role': 'user', 'content': text}]
   ids = tokenizer.chat(messages)
   opening = ids[len(tokenizer.chat(messages, generate=False)):]
   return f'{text}\n{tokenizer.decode(opening).strip()}', ids

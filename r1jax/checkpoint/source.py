@@ -81,10 +81,17 @@ def open_model(path, step=None):
   config = manifest['fingerprint'].get('model')
   if not isinstance(config, dict):
     raise ModelDirError(f'{at} does not say which model it holds; give the folder of a run, or of an imported model.')
-  own = hf.read_config(path)
-  # A run's config.json names the model it began from, whose tokenizer is the run's.
-  tokenizer = pathlib.Path(own['model']['path']) if 'rollout' in own else path
-  return Source(path, families.from_hf(config, at), config, tokenizer, at, manifest['sha256'])
+  return Source(path, families.from_hf(config, at), config, _tokenizer(path), at, manifest['sha256'])
+
+
+def _tokenizer(path):
+  """Where the tokenizer's files lie: a run's config.json names the model it began from, which may be a run too."""
+  while (path / CHECKPOINTS).is_dir():
+    began = hf.read_config(path).get('model')
+    if not isinstance(began, dict) or not began.get('path'):
+      return path
+    path = pathlib.Path(began['path'])
+  return path
 
 
 def _digest(path):

@@ -65,7 +65,11 @@ def read_rows(path, check):
   Raises:
     DataError: no such file or unreadable; a line that is not an object or fails the check, by its number.
   """
-  rows = []
+  return [row for _, row in stream_rows(path, check)]
+
+
+def stream_rows(path, check):
+  """Yields (number from 1, row) of `read_rows`, one line at a time."""
   for number, line in _lines(path):
     try:
       row = _parse(line)
@@ -74,8 +78,7 @@ def read_rows(path, check):
       check(row)
     except (ValueError, RecursionError) as e:
       raise DataError(f'{path}, line {number}: {_reason(e)}; mend or remove the line.') from e
-    rows.append(row)
-  return rows
+    yield number, row
 
 
 def normalise(row, default_id, answers=True):

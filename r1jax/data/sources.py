@@ -171,10 +171,13 @@ def _split(problems, fraction, malformed):
   """Holds out the problems whose text hashes into the first `fraction` of the range."""
   held_out, train = [], []
   for p in problems:
-    digest = hashlib.sha256(text_key(p).encode('utf-8')).digest()
-    share = int.from_bytes(digest[:8], 'big') / 2**64
-    (held_out if share < fraction else train).append(p)
+    (held_out if share(text_key(p)) < fraction else train).append(p)
   return Problems(train, held_out, {'malformed': malformed, 'held_out': 0})
+
+
+def share(text):
+  """A number in [0, 1) that the text alone fixes: what is held out of a set stays so when others come or go."""
+  return int.from_bytes(hashlib.sha256(text.encode('utf-8')).digest()[:8], 'big') / 2**64
 
 
 def _disjoint(train, held_out, malformed):

@@ -69,6 +69,21 @@ def documents(world, seed, count):
   return texts
 
 
+def right_chains(seed, count):
+  """`count` problems of the chained-arithmetic world, none held out, with what was written where it came out right.
+
+  Returns:
+    list of (problem, response), responses in the form of R1-Zero.
+  """
+  rng, world, found = np.random.default_rng([seed, 5]), WORLDS['chain'], []
+  while len(found) < count:
+    problem, right, facts = world.problem(rng)
+    thinking, answer = world.chain(rng, facts)
+    if answer == right and not is_held_out(problem):
+      found.append((problem, f'<think> {thinking} </think> <answer> {answer} </answer>'))
+  return found
+
+
 def _sums(rng):
   """A dozen running sums, half of them compared with a number: `36 +3 39 = 41 no -8 31 = 31 ok ...`."""
   value = int(rng.integers(10, 100))

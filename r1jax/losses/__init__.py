@@ -4,10 +4,11 @@ from r1jax.losses.kl import ESTIMATORS, kl_penalty, token_kl
 from r1jax.losses.policy import LOSSES, PolicyTerms
 from r1jax.losses.preference import pair_loss, point_loss
 from r1jax.losses.process import step_loss
+from r1jax.losses.sft import sft_loss
 from r1jax.losses.value import value_loss
 
 __all__ = ['ADVANTAGES', 'ESTIMATORS', 'LOSSES', 'PolicyTerms', 'SCORE_LOSSES', 'kl_penalty', 'pair_loss',
-           'point_loss', 'soft_overlong', 'step_credit', 'step_loss', 'token_kl', 'value_loss']
+           'point_loss', 'sft_loss', 'soft_overlong', 'step_credit', 'step_loss', 'token_kl', 'value_loss']
 
 # Of models with a score for an output, by config.OBJECTIVES: (scores f32[B, S], labels f32[B, S], count) -> loss,
 # metrics.

@@ -12,6 +12,7 @@ from r1jax.models.transformer import (
     response_hidden,
     runs,
     specs,
+    threaded_forward,
     threaded_response,
     unembedding,
     unstack,
@@ -19,4 +20,5 @@ from r1jax.models.transformer import (
 
 __all__ = ['IMPLEMENTATIONS', 'KV', 'POLICIES', 'PRESETS', 'Attention', 'ModelConfig', 'balance', 'empty_cache',
            'forward', 'marked_scores', 'prefill', 'response_hidden', 'runs', 'score_at', 'scores', 'sharded_logprobs',
-           'specs', 'threaded_response', 'threaded_scores', 'token_logprobs', 'unembedding', 'unstack']
+           'specs', 'threaded_forward', 'threaded_response', 'threaded_scores', 'token_logprobs', 'unembedding',
+           'unstack']

@@ -1,7 +1,8 @@
 """Attention of the passes without a cache, by the implementation that suits platform and length.
 
-A query sees its prompt's keys, shared by the group, and those of its own row up to itself. 'xla' keeps every score and
-'chunked' those of a block of queries at a time, anywhere; 'splash' (TPU, Pallas) and 'cudnn' (NVIDIA) keep none.
+A query sees its prompt's keys, shared by the group, and those of its own row up to itself; in a row packed of several
+texts (segments), those of its own text only. 'xla' keeps every score and 'chunked' those of a block of queries at a
+time, anywhere; 'splash' (TPU, Pallas) and 'cudnn' (NVIDIA, no segments) keep none.
 """
 import dataclasses
 import math
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from r1jax.config import require
 from r1jax.models import layout
 from r1jax.models.attention import softmax_attention
 
@@ -35,16 +37,22 @@ class Attention:
     """'cpu', 'gpu' or 'tpu': of the mesh's devices, which need not be this process's (a plan has none)."""
     return 'cpu' if self.mesh is None else self.mesh.devices.flat[0].platform
 
-  def choose(self, queries, keys, dtype):
-    """The implementation for rows of so many queries and keys, computed in `dtype`."""
+  def choose(self, queries, keys, dtype, segments=False):
+    """The implementation for rows of so many queries and keys, computed in `dtype`; segments: packed of several texts.
+
+    Raises ConfigError where the one asked for knows no segments.
+    """
+    require(not segments or self.name != 'cudnn', "model.attention is 'cudnn', which cannot keep the texts of a packed "
+            "row apart; use 'auto' or 'chunked'.")
     if self.name != 'auto':
       return self.name
     if queries * keys < SCORES:
       return 'xla'
     if self.platform == 'tpu':
       return 'splash'
-    # cuDNN has no float32 attention.
-    return 'cudnn' if self.platform in ('gpu', 'cuda') and jnp.dtype(dtype).itemsize == 2 else 'chunked'
+    # cuDNN has no float32 attention, and no segments.
+    fused = self.platform in ('gpu', 'cuda') and jnp.dtype(dtype).itemsize == 2 and not segments
+    return 'cudnn' if fused else 'chunked'
 
 
 def causal_attention(q, parts, scale, how):
@@ -59,14 +67,14 @@ def causal_attention(q, parts, scale, how):
   Returns:
     [P, G, T, K * R, Dv].
   """
-  *prompt, (own, mask) = parts
+  *prompt, (own, told) = parts
   prefix, length = prompt[0] if prompt else (None, None)
-  if mask is not None:
+  if told is not None and told.dtype == bool:
     return _named(softmax_attention(q, parts, scale))
   queries = q.shape[4]
   keys = queries + (prefix.k.shape[-1] if prompt else 0)
-  name = how.choose(queries, keys, q.dtype)
-  return IMPLEMENTATIONS[name](q, own, prefix, length, scale, how)
+  name = how.choose(queries, keys, q.dtype, told is not None)
+  return IMPLEMENTATIONS[name](q, own, prefix, length, told, scale, how)
 
 
 def cached_attention(q, parts, scale, mesh):
@@ -75,16 +83,17 @@ def cached_attention(q, parts, scale, mesh):
   return layout.constrain(out, mesh, layout.DATA, None, None, layout.HEADS)
 
 
-def seen(how, queries, prefix, length, dtype):
+def seen(how, queries, prefix, length, dtype, segments=None):
   """What goes with the prompt's KV and with the own one: masks, made once for all layers, or where none are kept
-  i32[P], how many of the prompt's keys are real, and None.
+  i32[P], how many of the prompt's keys are real, and the segments.
 
   Args:
     prefix: number of the prompt's keys, padding included. length: i32[P], or None without a prompt.
+    segments: i32[P, G, T], equal for tokens that see each other; or None where all of a row do.
   """
-  if how.choose(queries, queries + prefix, dtype) != 'xla':
-    return length, None
-  own = jnp.tril(jnp.ones((queries, queries), bool))[None, None]
+  if how.choose(queries, queries + prefix, dtype, segments is not None) != 'xla':
+    return length, segments
+  own = _own(jnp.arange(queries), queries, segments, segments)
   return None if length is None else (jnp.arange(prefix) < length[:, None])[:, None, None], own
 
 
@@ -98,30 +107,42 @@ def _parts(own, prefix, length, seen):
   return [(prefix, (jnp.arange(prefix.k.shape[-1]) < length[:, None])[:, None, None]), (own, seen)]
 
 
-def _xla(q, own, prefix, length, scale, how):
+def _own(at, keys, segments, of_queries):
+  """bool[P or 1, G or 1, queries, keys]: what the queries at places `at` of a row see of it.
+
+  Args:
+    segments: i32[P, G, keys], or None. of_queries: i32[P, G, queries], the queries' own.
+  """
+  causal = (jnp.arange(keys) <= at[:, None])[None, None]
+  return causal if segments is None else causal & (of_queries[..., None] == segments[..., None, :])
+
+
+def _xla(q, own, prefix, length, segments, scale, how):
   t = q.shape[4]
-  return _named(softmax_attention(q, _parts(own, prefix, length, jnp.tril(jnp.ones((t, t), bool))[None, None]), scale))
+  return _named(softmax_attention(q, _parts(own, prefix, length, _own(jnp.arange(t), t, segments, segments)), scale))
 
 
-def _chunked(q, own, prefix, length, scale, how):
+def _chunked(q, own, prefix, length, segments, scale, how):
   """A block of queries at a time, its scores computed again in the backward pass: memory is linear in T."""
   t = q.shape[4]
   blocks = -(-t // BLOCK)
   size = -(-t // blocks)                                # even blocks: little padding
-  q = _pad(q, 4, blocks * size).reshape(*q.shape[:4], blocks, size, q.shape[-1])
+  split = lambda x, axis: jnp.moveaxis(_pad(x, axis, blocks * size).reshape(
+      *x.shape[:axis], blocks, size, *x.shape[axis + 1:]), axis, 0)
 
   @jax.checkpoint
-  def one(block, start):
-    seen = (jnp.arange(t) <= start + jnp.arange(size)[:, None])[None, None]
+  def one(block, start, of_queries):
+    seen = _own(start + jnp.arange(size), t, segments, of_queries)
     return softmax_attention(block, _parts(own, prefix, length, seen), scale)
 
-  out = jax.lax.map(lambda xs: one(*xs), (jnp.moveaxis(q, 4, 0), size * jnp.arange(blocks)))
+  of_queries = None if segments is None else split(segments, 2)
+  out = jax.lax.map(lambda xs: one(*xs), (split(q, 4), size * jnp.arange(blocks), of_queries))
   out = jnp.moveaxis(out, 0, 2)                         # [P, G, blocks, size, heads, Dv]
   out = out.reshape(*out.shape[:2], -1, *out.shape[4:])[:, :, :t]
   return _named(out)
 
 
-def _splash(q, own, prefix, length, scale, how):
+def _splash(q, own, prefix, length, segments, scale, how):
   """The Pallas kernel on each device's rows and heads; interpreted, slowly, on a CPU."""
   # Where heads suffice, those along 'seq' take some each, of whole rows, in exchange for their part of each row.
   axes = [a for a in ((layout.HEADS, layout.TOKENS), (layout.HEADS,)) if _fit(q, layout.size(how.mesh, *a))]
@@ -132,30 +153,34 @@ def _splash(q, own, prefix, length, scale, how):
     rows = layout.ROWS
     row_heads = PartitionSpec(rows, heads)
     # Mosaic kernels carry no types of varying axes.
-    local = jax.shard_map(local, mesh=how.mesh, in_specs=(row_heads, row_heads, row_heads, PartitionSpec(rows)),
-                          out_specs=PartitionSpec(rows, None, None, heads), check_vma=False)
-  return local(q, own, prefix, length)
+    local = jax.shard_map(
+        local, mesh=how.mesh, in_specs=(row_heads, row_heads, row_heads, PartitionSpec(rows), PartitionSpec(rows)),
+        out_specs=PartitionSpec(rows, None, None, heads), check_vma=False)
+  return local(q, own, prefix, length, segments)
 
 
-def _splash_local(q, own, prefix, length, *, scale, interpret):
+def _splash_local(q, own, prefix, length, segments, *, scale, interpret):
   # Here, since Pallas takes half a second to import.
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_lib
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_masks
 
   p, k, g, r, t, d = q.shape
   keys, values = own.k.swapaxes(-1, -2), own.v          # [P, K, G, S, ...]
-  segments = None
   if prefix is not None:
     s = prefix.k.shape[-1]
     shared = lambda x: jnp.broadcast_to(x[:, :, None], (*x.shape[:2], g, *x.shape[2:]))
     keys = jnp.concatenate([shared(prefix.k.swapaxes(-1, -2)), keys], axis=3)
     values = jnp.concatenate([shared(prefix.v), values], axis=3)
-    hidden = (jnp.arange(keys.shape[3]) < s) & (jnp.arange(keys.shape[3]) >= length[:, None])
+    unreal = (jnp.arange(keys.shape[3]) < s) & (jnp.arange(keys.shape[3]) >= length[:, None])
   total = keys.shape[3]
   block_q, block_k = (min(BLOCK, -(-n // LANES) * LANES) for n in (t, total))
   padded_q, padded_k = -(-t // block_q) * block_q, -(-total // block_k) * block_k
-  if prefix is not None:
-    real = jnp.pad((~hidden).astype(jnp.int32), ((0, 0), (0, padded_k - total)))
+  each = None if segments is None else 0                # a prompt's padding is the same for its group
+  if segments is not None:                              # without a prompt: as many queries as keys
+    padded = _pad(segments, 2, padded_q)
+    segments = splash_lib.SegmentIds(padded, padded)
+  elif prefix is not None:
+    real = jnp.pad((~unreal).astype(jnp.int32), ((0, 0), (0, padded_k - total)))
     segments = splash_lib.SegmentIds(jnp.ones((p, padded_q), jnp.int32), real)
   # Padding comes last, after what any query sees.
   rows = lambda x, axis, n: jnp.swapaxes(_pad(x, axis, n), 1, 2)
@@ -166,7 +191,7 @@ def _splash_local(q, own, prefix, length, *, scale, interpret):
       residual_checkpoint_name=SAVED, block_sizes=splash_lib.BlockSizes(
           block_q=block_q, block_kv=block_k, block_kv_compute=block_k, block_q_dkv=block_q, block_kv_dkv=block_k,
           block_kv_dkv_compute=block_k, block_q_dq=block_q, block_kv_dq=block_k))
-  group = jax.vmap(kernel, in_axes=(0, 0, 0, None))
+  group = jax.vmap(kernel, in_axes=(0, 0, 0, each))
   out = jax.vmap(group)(queries, rows(keys, 3, padded_k), rows(values, 3, padded_k), segments)
   return out[:, :, :, :t].swapaxes(2, 3)                # [P, G, T, K * R, Dv]
 
@@ -185,7 +210,7 @@ def _split_heads(q, own, prefix, shards):
   return q.reshape(q.shape[0], heads * times, *q.shape[3:]), repeat(own), repeat(prefix)
 
 
-def _cudnn(q, own, prefix, length, scale, how):
+def _cudnn(q, own, prefix, length, segments, scale, how):
   """cuDNN's fused attention, which knows a causal mask from the first key on and no other padding than the end's.
 
   So a row's keys are packed, its own behind its prompt's real ones, and queries lie likewise, with idle ones before.

@@ -77,7 +77,7 @@ def forward(params, *args, **options):
 
 
 def threaded_forward(params, cfg, tokens, positions, *, prefix=None, prefix_length=None, cache=None, cache_length=None,
-                     real=None, dtype=jnp.float32, remat='none', attention='auto', mesh=None):
+                     real=None, segments=None, dtype=jnp.float32, remat='none', attention='auto', mesh=None):
   """One pass over tokens.
 
   Args:
@@ -89,6 +89,8 @@ def threaded_forward(params, cfg, tokens, positions, *, prefix=None, prefix_leng
     cache: {run: own KV} of S tokens with the tokens decoded before and room for these; or None.
     cache_length: i32[], how many of the cache's keys are real.
     real: bool[P, G, T], which tokens count in the load of experts; all where None.
+    segments: i32[P, G, T], equal for tokens of one text: those of another are not seen (see `data.packing`). Without
+      prefix and cache; None where each row is one text.
     dtype: of the computation.
     remat: a key of `remat.POLICIES`, what is kept of each layer for the backward pass.
     attention: a key of `causal.IMPLEMENTATIONS` for attention without a cache, or 'auto'.
@@ -105,7 +107,7 @@ def threaded_forward(params, cfg, tokens, positions, *, prefix=None, prefix_leng
   x = x if decoding else layout.residual(x, mesh)
   how = Attention(attention, mesh)
   block = functools.partial(_block, cfg, specs(cfg), dtype, how)
-  parts = _seen(how, tokens.shape[2], prefix, prefix_length, cache, cache_length, dtype)
+  parts = _seen(how, tokens.shape[2], prefix, prefix_length, cache, cache_length, dtype, segments)
   shared = (rope_tables(positions, cfg), parts, cache_length, real)
   kvs, load = {}, None
   for run, layers in runs(cfg).items():
@@ -125,11 +127,11 @@ def threaded_forward(params, cfg, tokens, positions, *, prefix=None, prefix_leng
   return params, rms_norm(params['norm'], x, cfg.norm_eps), kvs, load
 
 
-def _seen(how, t, prefix, prefix_length, cache, cache_length, dtype):
+def _seen(how, t, prefix, prefix_length, cache, cache_length, dtype, segments):
   """What goes with the prefix's KV, and with the own one, in the parts for attention; see `_block`."""
   keys = 0 if prefix is None else _keys(prefix)
   if cache is None:
-    return seen(how, t, keys, prefix_length if keys else None, dtype)
+    return seen(how, t, keys, prefix_length if keys else None, dtype, segments)
   own = (jnp.arange(_keys(cache)) <= cache_length + jnp.arange(t)[:, None])[None, None]
   return (jnp.arange(keys) < prefix_length[:, None])[:, None, None] if keys else None, own
 

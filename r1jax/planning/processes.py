@@ -31,7 +31,7 @@ class Job:
   """One program to compile.
 
   Attributes:
-    config: of config.RL, as a dict. model: ModelConfig. topology: a slice's name.
+    config: of config.RL or config.SFT, as a dict. model: ModelConfig. topology: a slice's name.
     program: one of programs.PHASES' programs.
     cache: folder of results. critic: whether a value network is there too.
   """
@@ -91,7 +91,7 @@ def compile_(job):
     compile_cpu_seconds, rss_bytes, dot_flops (None where the text cannot be had) and open_loops as
     `compiled.dot_flops`, kernels (how many Pallas kernels, whose FLOPs are not among them).
   """
-  cfg = config_lib.convert(job.config)
+  cfg = config_lib.of_run(job.config)
   place = topology.devices(topology.find(job.topology))
   lowered, stays = programs.lower(job.program, programs.setting(cfg, job.model, place, job.critic))
   versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'libtpu')]

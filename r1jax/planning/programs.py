@@ -1,4 +1,5 @@
-"""The real programs of a run, lowered for devices that need not exist: what `experiments/rl.py` runs at its largest."""
+"""The real programs of a run, lowered for devices that need not exist: what `experiments/rl.py` and
+`experiments/sft.py` run at their largest."""
 import dataclasses
 import functools
 import math
@@ -6,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from r1jax import config as config_lib
 from r1jax import models, parallel
 from r1jax.config import require
 from r1jax.models import layout
@@ -14,10 +16,12 @@ from r1jax.sampling.logits import Restriction
 from r1jax.training import critic as critic_lib
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import policy, update
+from r1jax.training import sft as sft_lib
 from r1jax.training import state as state_lib
 
 # Phase -> its programs.
 PHASES = {
+    'sft': ('sft/accumulate', 'sft/apply'),
     'update': ('update/accumulate', 'update/apply'),
     'sample': ('sample/weights', 'sample/start', 'sample/reshape', 'sample/stretch'),
     'logprobs': ('logprobs',),
@@ -26,14 +30,20 @@ PHASES = {
 
 
 def phases(cfg, critic=False):
-  """The phases a run of this config.RL has. critic: and what PPO would add to it, a value network's update."""
+  """The phases a run of this config.RL has; of a config.SFT, 'sample' where it is tested by its own answers.
+
+  critic: and what PPO would add to it, a value network's update.
+  """
+  if isinstance(cfg, config_lib.SFT):
+    return ['sft'] + ['sample'] * (cfg.eval.problems > 0)
   scored = cfg.loss.kl_coef > 0 or cfg.train.minibatches * cfg.train.epochs > 1
   return ['sample'] + ['logprobs'] * scored + ['update'] + ['critic'] * critic
 
 
 def names(phases_, cfg):
-  """The programs of these phases in a run of this config.RL."""
-  grows = len(set(capacities(cfg.rollout.max_response))) > 1
+  """The programs of these phases in a run of this config.RL or config.SFT."""
+  sampled_ = cfg.eval if isinstance(cfg, config_lib.SFT) else cfg.rollout
+  grows = len(set(capacities(sampled_.max_response))) > 1
   return [name for phase in phases_ for name in PHASES[phase] if name != 'sample/reshape' or grows]
 
 
@@ -45,6 +55,7 @@ class Setting:
     cfg: config.RL. model: ModelConfig. mesh: over the devices to compile for. sampler_mesh: the sampler's.
     state: TrainState of ShapeDtypeStructs. updater: update.Updater.
     critic: the value network's, without a reference; None where there is none.
+    packed: of SFT, sft.SFTUpdater; and packed_shape, (rows of a microbatch, tokens of a row). None in RL.
     prompts, rows: groups, and rows of a group, in a microbatch.
     chunk, samples: prompts, and rows of each, sampled together.
   """
@@ -59,14 +70,42 @@ class Setting:
   rows: int
   chunk: int
   samples: int
+  packed: sft_lib.SFTUpdater | None = None
+  packed_shape: tuple | None = None
+
+
+def as_rl(cfg, shards):
+  """The config.RL that samples, and keeps and moves parameters, as this config.SFT does.
+
+  shards: parts that a batch is cut into, which what is not sampled would have to divide over.
+  """
+  e = cfg.eval
+  samples = max(e.samples, e.final_samples)
+  return config_lib.RL(
+      cfg.seed, 1, cfg.model, cfg.problems,
+      config_lib.Rollout(e.batch if e.problems else shards, samples, e.max_prompt, e.max_response, top_p=e.top_p),
+      cfg.reward, config_lib.Loss('grpo', advantage='none'), cfg.optimizer,
+      config_lib.Train(param_dtype=cfg.param_dtype, grad_dtype=cfg.grad_dtype, balance_rate=cfg.balance_rate),
+      config_lib.Evaluation(1, 1, samples), cfg.checkpoint, cfg.mesh, cfg.topology, cfg.sampler_mesh)
 
 
 def setting(cfg, model, devices, critic=False):
-  """The Setting of a run. critic: with a value network of the policy's shape, optimizer and dtypes.
+  """The Setting of a run of RL or SFT. critic: with a value network of the policy's shape, optimizer and dtypes.
 
   Raises:
     ConfigError: a mesh that does not match the devices, parameters or batches that do not divide over it.
   """
+  if not isinstance(cfg, config_lib.SFT):
+    return _setting(cfg, model, devices, critic)
+  mesh = parallel.make_mesh(cfg.mesh, devices)
+  sampling = parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), devices, 'sampler_mesh')
+  shards = math.lcm(*(parallel.batch_shards(m) for m in (mesh, sampling)))
+  s = _setting(as_rl(cfg, shards), model, devices, critic)
+  packed = sft_lib.SFTUpdater(cfg, model, s.updater.optimizer, mesh)
+  return dataclasses.replace(s, packed=packed, packed_shape=(packed.size, cfg.data.max_length))
+
+
+def _setting(cfg, model, devices, critic):
   mesh, specs = parallel.make_mesh(cfg.mesh, devices), models.specs(model)
   sampler_mesh = parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), devices, 'sampler_mesh')
   train, optimizer = cfg.train, _optimizer(cfg, specs)
@@ -120,8 +159,8 @@ def lower(name, s):
     jax.stages.Lowered; and a dict of bytes on a device: resident_beside_bytes, what it holds beside the program's
     arguments; state_bytes, of all that stays between programs; and critic_bytes, the value network's part of that.
   """
-  build = {'update': _update, 'logprobs': _logprobs, 'sample': _sample, 'critic': _critic}[name.split('/')[0]]
-  lowered, used, more = build(name, s)
+  build = {'sft': _sft, 'update': _update, 'logprobs': _logprobs, 'sample': _sample, 'critic': _critic}
+  lowered, used, more = build[name.split('/')[0]](name, s)
   critic = _tree_bytes(s.critic)
   state = _tree_bytes(s.state) + critic
   return lowered, {'resident_beside_bytes': state - _tree_bytes(used) + _tree_bytes(more), 'state_bytes': state,
@@ -173,6 +212,18 @@ def _critic(name, s):
       s.critic.params, grads, batch, policy.Totals(scalar, scalar), cfg=model, options=s.updater.options, clip=0.2,
       places=policy.places_of(grads))
   return lowered, s.critic.params, None
+
+
+def _sft(name, s):
+  if name == 'sft/apply':
+    return _update('update/apply', s)
+  grads = _gradients(s.state.params, s.cfg.train.grad_dtype)
+  of = lambda dtype: jax.ShapeDtypeStruct(s.packed_shape, dtype, sharding=s.packed.sharding)
+  batch = sft_lib.PackedBatch(of(jnp.int32), of(jnp.int32), of(jnp.int32), of(jnp.bool))
+  count = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.packed.everywhere)
+  lowered = sft_lib._accumulate.lower(s.state.params, grads, batch, count, cfg=s.model, options=s.packed.options,
+                                      places=policy.places_of(grads))
+  return lowered, s.state.params, None
 
 
 def _update(name, s):

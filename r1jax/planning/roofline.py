@@ -4,6 +4,7 @@ import math
 
 from r1jax import models
 from r1jax import params as params_lib
+from r1jax.config import SFT
 from r1jax.planning import programs
 
 WIDTH = {'float32': 4, 'bfloat16': 2}                   # bytes
@@ -152,12 +153,35 @@ def step(cfg, model, topology, mesh):
   scored = (cfg.loss.kl_coef > 0) + (cfg.train.minibatches * passes > 1)
   if scored:
     out.append(phase('logprobs', scored * total(once), 0))
-  # The optimizer reads parameters, gradients and two moments, and writes all but the gradients.
-  param, moment = WIDTH[cfg.train.param_dtype], WIDTH[cfg.optimizer.moment_dtype]
-  grad = param if cfg.train.grad_dtype == 'param' else 4
-  count = params_lib.count(models.specs(model))
-  moved = passes * cfg.train.minibatches * (2 * param + grad + 4 * moment) * count / chips
+  moved = optimizer_bytes(cfg.train.param_dtype, cfg.train.grad_dtype, cfg.optimizer.moment_dtype, model)
+  moved *= passes * cfg.train.minibatches / chips
   return [*out, phase('update', passes * sum(update_flops(once, cfg.model.remat).values()), moved)]
+
+
+def packed_flops(model, rows, tokens, causal):
+  """As `forward_flops`, of packed rows. A row counts as one text: a kernel computes what segments hide from each other.
+  """
+  # A prompt of no tokens, whose response's first has nothing to tell it.
+  forward = forward_flops(model, rows, 1, 0, tokens + 1, causal)
+  return forward | {'logits': forward['logits'] * tokens // (tokens + 1)}
+
+
+def sft_step(cfg, model, topology, rows=None):
+  """The phase of one optimizer step of a config.SFT, its rows full; rows: of a batch, where not the config's."""
+  chip, width = topology.chip, WIDTH[cfg.model.dtype]
+  once = packed_flops(model, rows or cfg.batch, cfg.data.max_length, causal=True)
+  flops = sum(update_flops(once, cfg.model.remat).values()) / topology.chips
+  moved = optimizer_bytes(cfg.param_dtype, cfg.grad_dtype, cfg.optimizer.moment_dtype, model) / topology.chips
+  limit = chip.flops if width == 2 else chip.flops / 2
+  return Phase('sft', flops, moved, max(flops / limit, moved / chip.bandwidth))
+
+
+def optimizer_bytes(param_dtype, grad_dtype, moment_dtype, model):
+  """Bytes that one optimizer step moves: it reads parameters, gradients and two moments, and writes all but gradients.
+  """
+  param, moment = WIDTH[param_dtype], WIDTH[moment_dtype]
+  grad = param if grad_dtype == 'param' else 4
+  return (2 * param + grad + 4 * moment) * params_lib.count(models.specs(model))
 
 
 def by_hand(cfg, model, name):
@@ -165,6 +189,9 @@ def by_hand(cfg, model, name):
 
   Attention's are those of every score, seen or masked, as XLA computes them; a kernel leaves most masked ones out.
   """
+  if isinstance(cfg, SFT):
+    forward = packed_flops(model, cfg.microbatch or cfg.batch, cfg.data.max_length, causal=False)
+    return update_flops(forward, cfg.model.remat) if name == 'sft/accumulate' else None
   groups, rows = programs.tile(cfg)
   forward = forward_flops(model, groups, rows, cfg.rollout.max_prompt, cfg.rollout.max_response, causal=False)
   once = {'products': forward['weights'] + forward['logits'], 'attention': forward['attention']}

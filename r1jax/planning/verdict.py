@@ -1,6 +1,7 @@
 """Whether a program fits a chip, and the cheapest change that helps where it does not."""
 from r1jax import models
 from r1jax import params as params_lib
+from r1jax.config import SFT
 from r1jax.planning import programs, roofline, topology
 
 FITS = 0.92                       # of the limit; between this and all of it another compiler may decide otherwise
@@ -20,7 +21,7 @@ def remedy(name, used, cfg, model, slice_, shards):
   """What to change so that a program needs less, the cheapest first.
 
   Args:
-    name: one of programs.PHASES' programs. used: bytes of a chip. cfg: config.RL. model: ModelConfig.
+    name: one of programs.PHASES' programs. used: bytes of a chip. cfg: config.RL or config.SFT. model: ModelConfig.
     slice_: topology.Topology. shards: parts that a batch is cut into.
   """
   phase = name.split('/')[0]
@@ -35,6 +36,8 @@ def remedy(name, used, cfg, model, slice_, shards):
 
 
 def _training(cfg, shards):
+  if isinstance(cfg, SFT):
+    return _packing(cfg, shards)
   groups, rows = programs.tile(cfg)
   ways = []
   if groups > shards:
@@ -48,7 +51,17 @@ def _training(cfg, shards):
   return ways
 
 
+def _packing(cfg, shards):
+  size = cfg.microbatch or cfg.batch
+  smaller = [n for n in range(shards, size, shards) if cfg.batch % n == 0]
+  ways = [f'more microbatches: --config.microbatch={smaller[-1]}'] if smaller else []
+  return ways + ['recomputation: --config.model.remat=full'] * (cfg.model.remat != 'full')
+
+
 def _sampling(cfg, shards):
+  if isinstance(cfg, SFT):
+    smaller = cfg.eval.batch // 2 // shards * shards
+    return [f'fewer rows at a time: --config.eval.batch={smaller}'] if smaller else []
   chunk = programs.sampled(cfg)[0]
   smaller = [n for n in range(shards, chunk, shards) if cfg.rollout.prompts % n == 0]
   return [f'fewer rows at a time: --config.rollout.chunk={smaller[-1]}'] if smaller else []

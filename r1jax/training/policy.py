@@ -56,15 +56,18 @@ def _logprobs(params, cfg, batch, options):
   params, hidden, load = models.threaded_response(
       params, cfg, batch.prompts, batch.prompt_lengths, batch.responses, batch.lengths,
       dtype=jnp.dtype(options.dtype), remat=options.remat, attention=options.attention, mesh=options.mesh)
-  unembed, mesh = models.unembedding(params), options.mesh
-  if mesh is None or mesh.size == 1:
-    logp, entropy = models.token_logprobs(hidden.reshape(-1, cfg.embed), unembed, batch.responses.reshape(-1),
-                                          options.logit_chunk, options.temperature)
-  else:
-    flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
-    logp, entropy = models.sharded_logprobs(flat(hidden), unembed, flat(batch.responses), options.logit_chunk, mesh,
-                                            options.temperature)
+  flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
+  logp, entropy = logprobs_of(flat(hidden), models.unembedding(params), flat(batch.responses), options)
   return logp.reshape(batch.responses.shape), entropy.reshape(batch.responses.shape), load, params
+
+
+def logprobs_of(hidden, unembed, targets, options):
+  """Log-probs and entropies, f32[P, N] each, of targets i32[P, N] from hidden states [P, N, embed] that tell them."""
+  if options.mesh is not None and options.mesh.size > 1:
+    return models.sharded_logprobs(hidden, unembed, targets, options.logit_chunk, options.mesh, options.temperature)
+  found = models.token_logprobs(hidden.reshape(-1, hidden.shape[-1]), unembed, targets.reshape(-1),
+                                options.logit_chunk, options.temperature)
+  return tuple(x.reshape(targets.shape) for x in found)
 
 
 @functools.partial(jax.jit, static_argnames=('cfg', 'options'))

@@ -1,6 +1,5 @@
 """Learning to score: the gradient of one microbatch of labelled rows, and an optimizer step over several."""
 import functools
-import operator
 
 import flax.struct
 import jax
@@ -11,7 +10,7 @@ from r1jax import losses, models, parallel
 from r1jax.config import require
 from r1jax.data import rows as rows_lib
 from r1jax.training import policy
-from r1jax.training.update import NonFiniteError, expert_metrics
+from r1jax.training.update import accumulated_step, trained
 
 
 @flax.struct.dataclass
@@ -86,21 +85,12 @@ class ScoreUpdater:
       TrainState, metrics {name: float}.
     """
     count = parallel.put(np.float32(self._count(examples)), self._everywhere)
-    grads, found = policy.zeros_like(state.params, self._cfg.grad_dtype), []
-    for batch in self._microbatches(examples):
-      grads, metrics = accumulate(state.params, grads, batch, count, cfg=self._model, options=self._options,
-                                  objective=self._cfg.objective)
-      found.append(metrics)
-    loads = [metrics.pop('moe/load') for metrics in found if 'moe/load' in metrics]
-    load = functools.reduce(operator.add, loads) if loads else None
-    state, norm = policy.apply(state, grads, load, optimizer=self._optimizer, balance_rate=self._cfg.balance_rate)
-    found, norm, load = parallel.get((found, norm, load))
-    metrics = {f'train/{name}': float(x) for name, x in (policy.combine(found) | {'grad_norm': norm}).items()}
-    bad = [name for name in ('train/loss', 'train/grad_norm') if not np.isfinite(metrics[name])]
-    if bad:
-      raise NonFiniteError(f'{" and ".join(bad)} not finite at step {step} ({metrics[bad[0]]}); the last checkpoint is '
-                           'intact. Lower optimizer.learning_rate or look at the data.')
-    return state, metrics | {name: float(x) for name, x in expert_metrics(load).items()}
+    state, metrics = accumulated_step(
+        state, self._microbatches(examples),
+        lambda params, grads, batch: accumulate(params, grads, batch, count, cfg=self._model, options=self._options,
+                                                objective=self._cfg.objective),
+        self._cfg.grad_dtype, self._optimizer, self._cfg.balance_rate, 'grad_norm')
+    return state, trained(metrics, step)
 
   def _count(self, examples):
     """What the loss is a mean over: pairs, responses, or labelled steps."""

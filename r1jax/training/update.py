@@ -114,17 +114,12 @@ class Updater:
   def _step(self, state, rollout):
     totals = policy.Totals(np.float32(rollout.lengths.size), np.float32(rollout.lengths.sum()))
     totals = parallel.put(totals, self.everywhere)
-    grads, found = policy.zeros_like(state.params, self.cfg.train.grad_dtype), []
-    for _, batch in self._microbatches(rollout):
-      grads, metrics = policy.accumulate(state.params, grads, batch, totals, cfg=self.model, options=self.options,
-                                         loss=self.cfg.loss, max_response=self.cfg.rollout.max_response)
-      found.append(metrics)
-    loads = [metrics.pop('moe/load') for metrics in found if 'moe/load' in metrics]
-    load = functools.reduce(operator.add, loads) if loads else None
-    state, norm = policy.apply(state, grads, load, optimizer=self.optimizer, balance_rate=self.cfg.train.balance_rate)
-    metrics, norm, load = parallel.get((found, norm, load))
-    metrics = policy.combine(metrics) | {'policy/grad_norm': norm} | expert_metrics(load)
-    return state, {name: float(x) for name, x in metrics.items()}
+    accumulate = functools.partial(policy.accumulate, cfg=self.model, options=self.options, loss=self.cfg.loss,
+                                   max_response=self.cfg.rollout.max_response)
+    return accumulated_step(
+        state, (batch for _, batch in self._microbatches(rollout)),
+        lambda params, grads, batch: accumulate(params, grads, batch, totals), self.cfg.train.grad_dtype,
+        self.optimizer, self.cfg.train.balance_rate, 'policy/grad_norm')
 
   def _microbatches(self, rollout):
     """Yields ((groups, rows) to index the rollout with, PolicyBatch on the device).
@@ -143,6 +138,39 @@ class Updater:
         rows = order[groups[:, 0], row:row + rows_each]
         length = bucket(int(rollout.lengths[groups, rows].max()), self.cfg.rollout.max_response)
         yield (groups, rows), parallel.put(_cut(rollout, groups, rows, length), self.sharding)
+
+
+def accumulated_step(state, batches, accumulate, grad_dtype, optimizer, balance_rate, norm):
+  """One optimizer step over microbatches.
+
+  Args:
+    state: TrainState; donated. batches: of microbatches on the device.
+    accumulate: (params, grads, batch) -> grads with the batch's added, metrics; as `policy.accumulate`.
+    norm: name of the gradient's global norm among the metrics.
+
+  Returns:
+    TrainState, metrics {name: float} of the whole batch.
+  """
+  grads, found = policy.zeros_like(state.params, grad_dtype), []
+  for batch in batches:
+    grads, metrics = accumulate(state.params, grads, batch)
+    found.append(metrics)
+  loads = [metrics.pop('moe/load') for metrics in found if 'moe/load' in metrics]
+  load = functools.reduce(operator.add, loads) if loads else None
+  state, size = policy.apply(state, grads, load, optimizer=optimizer, balance_rate=balance_rate)
+  found, size, load = parallel.get((found, size, load))
+  metrics = policy.combine(found) | {norm: size} | expert_metrics(load)
+  return state, {name: float(x) for name, x in metrics.items()}
+
+
+def trained(metrics, step):
+  """{'train/NAME' (of an expert's metric: NAME): x}; raises NonFiniteError where loss or gradient is not finite."""
+  metrics = {name if '/' in name else f'train/{name}': x for name, x in metrics.items()}
+  bad = [name for name in ('train/loss', 'train/grad_norm') if not np.isfinite(metrics[name])]
+  if bad:
+    raise NonFiniteError(f'{" and ".join(bad)} not finite at step {step} ({metrics[bad[0]]}); the last checkpoint is '
+                         'intact. Lower optimizer.learning_rate or look at the data.')
+  return metrics
 
 
 def expert_metrics(load):

@@ -1,0 +1,275 @@
+"""Supervised fine-tuning: texts packed side by side, loss on responses alone.
+
+  python -m experiments.sft --config configs/sft.py:cold_start --config.model.path=DIR --config.data.path=FILE \\
+      --workdir D
+
+For cold start, the second SFT of R1 and its students (configs/sft.py, configs/distill.py). The run's folder D is a
+model for `--config.model.path=D`. A run killed at any moment goes on from its last checkpoint when the same command
+is given again, and ends with the same numbers.
+"""
+
+import contextlib
+import dataclasses
+import io
+import math
+import os
+import time
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+import numpy as np
+
+from experiments import common
+from experiments.rl import EVALUATION, once
+from r1jax import checkpoint, data, evaluation, keys, models, parallel, rollout, sampling, templates, tokenizers
+from r1jax import config as config_lib
+from r1jax.checkpoint import families
+from r1jax.data import packing
+from r1jax.data import sft as data_lib
+from r1jax.metrics.plots import plot
+from r1jax.metrics.progress import Progress
+from r1jax.metrics.report import report
+from r1jax.metrics.writer import Writer
+from r1jax.training import optimizer as optimizer_lib
+from r1jax.training import state as state_lib
+from r1jax.training.sft import SFTUpdater
+
+SHOWN = {'loss': 'train/loss', 'held out': 'eval/loss', 'accuracy': 'eval/pass@1'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Everything the loop needs, made from its config; see `start`."""
+
+  cfg: config_lib.SFT
+  workdir: str
+  steps: int
+  key: jax.Array
+  source: checkpoint.Source
+  tokenizer: tokenizers.Tokenizer
+  train: data_lib.Corpus
+  held_out: data_lib.Corpus
+  packing: packing.Packing
+  problems: list
+  dropped: dict
+  updater: SFTUpdater
+  sampler: rollout.Sampler | None
+  store: checkpoint.Store
+  writer: Writer
+  abstract: state_lib.TrainState
+
+  def close(self):
+    if self.sampler:
+      self.sampler.grader.close()
+    self.writer.close()
+    self.store.close()  # last: it raises where a save in flight fails
+
+  def batch(self, step):
+    """The packed rows of a step, as `packing.pack` gives them, and how many texts they hold."""
+    size = self.cfg.batch
+    rows = [self.packing.row(number) for number in range(step * size, (step + 1) * size)]
+    return packed(self.train, rows, self.cfg.data.max_length), sum(map(len, rows))
+
+  def restore_or_init(self):
+    """The newest checkpoint's state and the step to go on with; the model directory's at step 0."""
+    restored = self.store.restore(self.abstract)
+    if restored:
+      return restored
+    return state_lib.new_state(self.source.load(self.abstract.params), self.updater.optimizer, self.abstract), 0
+
+
+def packed(corpus, rows, length):
+  return packing.pack([[corpus.text(place) for place in row] for row in rows], length)
+
+
+def start(cfg, workdir):
+  """Checks a config against its model and data, and builds what a run needs.
+
+  Raises:
+    ConfigError, DataError, ModelDirError, TokenizerError: before anything compiles.
+  """
+  common.prepare()
+  source = open_base(cfg)
+  specs = models.specs(source.cfg)
+  tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
+  template = template_of('data', cfg.data)
+  encode = lambda row: rollout.encode_prompt(tokenizer, template, row)
+  train, held_out, dropped = data_lib.load(cfg.data, tokenizer, encode, os.path.join(workdir, 'texts'))
+  rows = packing.Packing(train.lengths, cfg.data.max_length, cfg.seed)
+  steps = math.ceil(rows.rows(cfg.epochs) / cfg.batch)
+  common.log.info('%d texts to train on, %d held out; dropped: %s; %d rows an epoch, %d steps', len(train),
+                  len(held_out), dropped, rows.rows(1), steps)
+  mesh = parallel.make_mesh(cfg.mesh)
+  optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, cfg.param_dtype)
+  updater = SFTUpdater(cfg, source.cfg, optimizer, mesh)
+  sampler, problems = answering(cfg, source)
+  os.makedirs(workdir, exist_ok=True)
+  store = checkpoint.Store(os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint,
+                           fingerprint(cfg, source, train, steps))
+  train_like = config_lib.Train(param_dtype=cfg.param_dtype)
+  return Run(cfg, workdir, steps, jax.random.key(cfg.seed), source, tokenizer, train, held_out, rows, problems, dropped,
+             updater, sampler, store, Writer(workdir) if parallel.first() else common.Quiet(),
+             state_lib.abstract_state(specs, optimizer, mesh, False, train_like))
+
+
+def open_base(cfg):
+  """The Source to begin from, with the context that the config gives it."""
+  config_lib.require(cfg.model.path, 'model.path is empty; pass a model directory, or the folder of a run, with '
+                     '--config.model.path=DIR. `experiments/pretrain.py` makes small ones.')
+  source = checkpoint.open_model(cfg.model.path)
+  config_lib.require(source.cfg.head == 'tokens', f'{cfg.model.path} is a reward model; a policy needs an unembedding.')
+  if cfg.context:
+    model = dataclasses.replace(source.cfg, context=cfg.context)
+    said = {'max_position_embeddings': families.to_hf(model)['max_position_embeddings']}
+    source = dataclasses.replace(source, cfg=model, config=source.config | said)
+  config_lib.require(cfg.data.max_length <= source.cfg.context,
+                     f"data.max_length {cfg.data.max_length} exceeds the model's context of {source.cfg.context} "
+                     f'tokens; lower it, or set context to {cfg.data.max_length} to train the model for that.')
+  return source
+
+
+def template_of(name, cfg):
+  """The Template that a config.Imitated or config.Data, by the name of `name`, asks for."""
+  config_lib.require(cfg.template in templates.TEMPLATES,
+                     f'{name}.template is {cfg.template!r}; known: {", ".join(templates.TEMPLATES)}.')
+  return templates.TEMPLATES[cfg.template]
+
+
+def answering(cfg, source):
+  """Who answers and grades problems, rollout.Sampler, and those held out; None and [] where none are asked."""
+  if not cfg.eval.problems:
+    return None, []
+  config_lib.check_context(cfg.eval, source.cfg.context, 'eval')
+  tokenizer, template = source.load_tokenizer(cfg.problems.chat_template or None), template_of('problems', cfg.problems)
+  problems, long = data.drop_long(data.load(cfg.problems).held_out,
+                                  lambda p: rollout.encode_prompt(tokenizer, template, p)[1], cfg.eval.max_prompt)
+  config_lib.require(problems, 'no problem is held out to answer; set problems.eval_path or problems.eval_fraction, or '
+                     'eval.problems to 0.')
+  if long:
+    common.log.warning('%d held-out problems exceed eval.max_prompt and are not asked.', long)
+  engine = sampling.Engine(
+    source.cfg, tokenizer, parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh'),
+    max_prompt=cfg.eval.max_prompt, max_response=cfg.eval.max_response, dtype=jnp.dtype(cfg.model.dtype))
+  grader, by_model = common.graders(cfg.reward)
+  return rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, cfg.eval.batch, by_model), problems
+
+
+def fingerprint(cfg, source, train, steps):
+  """What a checkpoint must agree on with the run that restores it: the base, shapes, texts and their order."""
+  whole = config_lib.to_dict(cfg)
+  parts = {name: whole[name] for name in ('seed', 'batch', 'optimizer')}
+  del parts['optimizer']['moment_dtype']  # dtypes are compared with the arrays
+  # More epochs go on under a constant rate; under any other the rate at every step follows from their number.
+  parts['steps'] = steps if cfg.optimizer.schedule != 'constant' else 'any'
+  return parts | {'texts': train.digest, 'model': source.config, 'base': source.digest}
+
+
+def evaluate(run, params, texts, problems, samples):
+  """{'loss', 'entropy'} of held-out texts, and where problems are asked `evaluation.evaluate`'s figures and its rows.
+
+  Args:
+    texts: how many; 0: all. problems, samples: how many, and answers to each.
+  """
+  cfg, size = run.cfg, run.updater.size
+  chosen = run.held_out.lengths[:texts or None]
+  rows = packing.Packing(chosen, cfg.data.max_length, cfg.seed)
+  count = rows.rows(1)
+  pieces = (packed(run.held_out, [rows.row(i) for i in range(first, min(first + size, count))], cfg.data.max_length)
+            for first in range(0, count, size))
+  metrics, answers = run.updater.evaluate(params, pieces), []
+  if run.sampler:
+    some = run.problems[:problems]
+    found, answers = evaluation.evaluate(
+      run.sampler, params, some, samples=samples, accuracy=cfg.reward.accuracy,
+      sampling=sampling.Sampling(cfg.eval.temperature, cfg.eval.top_p), language=cfg.problems.language,
+      key=keys.fold_in(run.key, EVALUATION), batch=min(cfg.eval.batch, len(some)))
+    metrics |= found
+  return metrics, answers
+
+
+def full_evaluation(run, params, step):
+  """The figures before and after the run: all held-out texts, the final number of problems."""
+  e = run.cfg.eval
+  metrics, rows = evaluate(run, params, 0, e.final_problems or e.problems, e.final_samples or e.samples)
+  if rows:
+    run.writer.samples(step, rows)
+  return metrics
+
+
+def train_step(run, state, step):
+  """Returns state, metrics."""
+  began = time.perf_counter()
+  arrays, texts = run.batch(step)
+  state, metrics = run.updater.update(state, arrays, step)
+  seconds = time.perf_counter() - began
+  tokens, answers = int((arrays[1] > 0).sum()), int(arrays[3].sum())
+  return state, metrics | {
+    'train/texts': texts, 'train/response_tokens': answers, 'train/fill': tokens / arrays[0].size,
+    'time/step': seconds, 'throughput/train_tokens_per_second': tokens / seconds}
+
+
+def loop(run):
+  """The run from its last checkpoint on. Returns the figures before and after."""
+  cfg, workdir = run.cfg, run.workdir
+  state, first = run.restore_or_init()
+  config_lib.require(first <= run.steps, f'{workdir} holds a run of {first} steps already, but epochs {cfg.epochs} '
+                     f'are {run.steps}; raise epochs, or use another --workdir.')
+  common.write_json(os.path.join(workdir, 'config.json'), config_lib.to_dict(cfg))
+  run.writer.resume(first)
+  bar = Progress(run.steps, first, label='SFT', shown=SHOWN, file=None if parallel.first() else io.StringIO())
+  with jax.transfer_guard('disallow'), bar:
+    base = once(os.path.join(workdir, 'eval_base.json'), lambda: full_evaluation(run, state.params, 0), anew=not first)
+    for step in range(first, run.steps):
+      metrics = {}
+      if step and step % cfg.eval.every == 0:
+        found, rows = evaluate(run, state.params, cfg.eval.texts, cfg.eval.problems, cfg.eval.samples)
+        metrics |= {f'eval/{name}': x for name, x in found.items()}
+        if rows:
+          run.writer.samples(step, rows)
+      elif not step:
+        metrics |= {f'eval/{name}': x for name, x in base.items()}
+      state, trained = train_step(run, state, step)
+      metrics |= trained
+      run.writer.write(step, metrics)
+      bar.update(metrics)
+      if (step + 1) % cfg.checkpoint.every == 0 or step + 1 == run.steps:
+        run.store.save(step + 1, state)
+    run.store.wait()
+    final = full_evaluation(run, state.params, run.steps)
+    run.writer.write(run.steps, {f'eval/{name}': x for name, x in final.items()})
+  return base, final
+
+
+def run_sft(cfg, workdir):
+  """Trains to the end, evaluates before and after, writes summary.json, plots and report. Returns the summary."""
+  began = time.perf_counter()
+  with contextlib.closing(start(cfg, workdir)) as run, common.ends_together():
+    base, final = loop(run)
+  lengths = run.train.lengths
+  summary = {
+    'base': base, 'final': final, 'steps': run.steps, 'texts': len(run.train), 'held_out': len(run.held_out),
+    'tokens': int(lengths.sum()), 'response_tokens': int(np.sum(lengths - run.train.starts)),
+    'rows_an_epoch': run.packing.rows(1), 'dropped': run.dropped, 'seed': cfg.seed,
+    'seconds': {'sft': time.perf_counter() - began}, 'config': config_lib.to_dict(cfg)}
+  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  if parallel.first():
+    plot(workdir)
+    report(workdir)
+  return summary
+
+
+def main(_):
+  with common.errors_in_one_line():
+    summary = run_sft(config_lib.convert(_CONFIG.value, config_lib.SFT), _WORKDIR.value)
+  told = lambda name: f'{name} {summary["base"][name]:.3f} to {summary["final"][name]:.3f}'
+  print(f'{_WORKDIR.value}: ' + ', '.join(told(name) for name in ('loss', 'pass@1') if name in summary['final']))
+
+
+if __name__ == '__main__':
+  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
+  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
+  flags.mark_flag_as_required('config')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run keeps everything.', required=True)
+  app.run(main, flags_parser=common.parse_flags)

@@ -1,0 +1,132 @@
+"""Supervised fine-tuning from end to end: killed and resumed, opened as a model, and on real texts."""
+import gzip
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from configs import sft as configs
+from experiments import sft
+from r1jax import checkpoint, config
+from r1jax.config import ConfigError
+
+MODULE = {'module': 'sft', 'config': 'configs/sft.py:toy'}
+TINY = {'epochs': 0.2, 'batch': 4, 'data.max_length': 256, 'eval.every': 3, 'eval.problems': 4,
+        'eval.final_problems': 8, 'eval.samples': 2, 'eval.final_samples': 2, 'eval.batch': 4, 'eval.max_response': 16,
+        'checkpoint.every': 2}
+# A small model with real texts, by the configs that a large one would use.
+SMALL = {'batch': 2, 'microbatch': 1, 'mesh.fsdp': 1, 'mesh.tp': 1, 'checkpoint.every': 2}
+
+
+def summary(workdir):
+  return json.loads((workdir / 'summary.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def trained(runs, tmp_path_factory):
+  path = tmp_path_factory.mktemp('sft')
+  runs.finish(path, TINY | {'model.path': runs.base}, **MODULE)
+  return path
+
+
+def test_a_run_leaves_its_figures(runs, trained):
+  found = summary(trained)
+  assert found['final']['loss'] < found['base']['loss'] - 0.2
+  assert {'pass@1', 'format', 'language_consistency'} <= found['final'].keys()
+  lines = runs.metrics(trained)
+  assert len(lines) == found['steps'] + 1
+  assert ['eval/loss' in line for line in lines[:4]] == [True, False, False, True]
+  assert all(line['train/fill'] > 0.8 for line in lines[:-1])
+  assert {p.stem for p in (trained / 'plots').iterdir()} >= {'loss', 'accuracy', 'grad_norm'}
+  assert (trained / 'report.html').exists() and len(list((trained / 'samples').iterdir())) >= 2
+
+
+def test_a_killed_run_ends_with_the_same_bits(runs, trained, tmp_path):
+  file = tmp_path / 'metrics.jsonl'
+  settings = TINY | {'model.path': runs.base}
+  runs.kill(tmp_path, lambda: file.exists() and file.read_bytes().count(b'\n') >= 3, settings, **MODULE)
+  assert not (tmp_path / 'summary.json').exists()
+  runs.finish(tmp_path, settings, **MODULE)
+  runs.same(tmp_path, trained)
+
+
+def test_a_run_and_a_run_of_a_run_are_models(runs, trained, tmp_path):
+  """As recipes chain them: SFT, then RL from its folder, then SFT from that one's."""
+  runs.finish(tmp_path / 'rl', {'model.path': trained, 'steps': 1, 'checkpoint.every': 1, 'eval.every': 9})
+  runs.finish(tmp_path / 'again', TINY | {'model.path': tmp_path / 'rl', 'eval.problems': 0, 'epochs': 0.01}, **MODULE)
+  for folder in (trained, tmp_path / 'rl', tmp_path / 'again'):
+    source = checkpoint.open_model(folder)
+    assert source.load_tokenizer().vocab <= source.cfg.vocab and source.tokenizer == runs.base
+  first, then = runs.weights(trained), runs.weights(tmp_path / 'again')
+  assert first.keys() == then.keys() and any((first[k] != then[k]).any() for k in first)
+
+
+@pytest.mark.slow
+def test_a_mesh_gives_the_same_figures(runs, tmp_path):
+  settings = TINY | {'model.path': runs.base, 'batch': 8, 'epochs': 0.3, 'eval.problems': 0,
+                     'optimizer.learning_rate': 1e-4}
+  eight = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+  for folder, more, env in (('one', {}, {}), ('eight', {'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tp': 2}, eight)):
+    runs.finish(tmp_path / folder, settings | more, env=env, **MODULE)
+  one, many = (runs.metrics(tmp_path / folder) for folder in ('one', 'eight'))
+  assert len(one) == len(many) > 3
+  for a, b in zip(one, many):
+    for name in a.keys() & {'train/loss', 'eval/loss', 'train/grad_norm'}:
+      np.testing.assert_allclose(b[name], a[name], rtol=2e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_worked_solutions_of_gsm8k(runs, data_dir, tmp_path):
+  """Done by `configs/sft.py:gsm8k` but for the size of a batch and the number of problems asked."""
+  lines = gzip.open(data_dir / 'math' / 'gsm8k_train.jsonl.gz', 'rt').readlines()
+  (tmp_path / 'train.jsonl').write_text(''.join(lines[:60]))
+  held_out = (data_dir / 'math' / 'gsm8k_test.jsonl').read_text().splitlines(keepends=True)
+  (tmp_path / 'test.jsonl').write_text(''.join(held_out[:6]))
+  settings = SMALL | {
+      'model.path': runs.base, 'epochs': 0.2, 'eval.problems': 2, 'eval.final_problems': 2, 'eval.batch': 2,
+      'eval.max_response': 32, 'optimizer.learning_rate': 1e-3, 'optimizer.warmup': 0,
+      **{f'{part}.{key}': tmp_path / f'{name}.jsonl' for part in ('data', 'problems')
+         for key, name in (('path', 'train'), ('eval_path', 'test'))}}
+  runs.finish(tmp_path / 'run', settings, module='sft', config='configs/sft.py:gsm8k')
+  found = summary(tmp_path / 'run')
+  assert found['steps'] >= 2 and found['texts'] + found['dropped']['long'] == 60
+  assert found['final']['loss'] < found['base']['loss'] and found['final']['pass@1'] == 0
+
+
+@pytest.mark.slow
+def test_real_traces_for_cold_start(runs, data_dir, tmp_path):
+  """Long chains of R1 with their summaries, by `configs/sft.py:traces`; shorter rows, as a model of 4,096 has."""
+  settings = SMALL | {
+      'model.path': runs.base, 'data.path': data_dir / 'coldstart' / 'r1_math_samples.jsonl', 'data.max_length': 8192,
+      'context': 8192, 'data.eval_fraction': 0.3, 'epochs': 1.0, 'optimizer.learning_rate': 1e-3}
+  runs.finish(tmp_path, settings, module='sft', config='configs/sft.py:traces')
+  found = summary(tmp_path)
+  assert found['final']['loss'] < found['base']['loss'] and found['texts'] >= 3
+  assert checkpoint.open_model(tmp_path).cfg.context == 8192
+
+
+@pytest.mark.parametrize('settings, said', [
+    ({'model.path': ''}, 'model.path is empty'),
+    ({'data.template': 'none'}, "data.template is 'none'; known: "),
+    ({'data.max_length': 5000}, "data.max_length 5000 exceeds the model's context of 4096 tokens; lower it, or set"),
+    ({'eval.max_response': 5000}, 'eval.max_prompt 32 .*exceed the model'),
+    ({'problems.source': ''}, 'problems.source is empty'),
+    ({'batch': 6, 'microbatch': 4}, 'a batch of 6 rows does not divide')])
+def test_errors_are_one_line(runs, tmp_path, settings, said):
+  c = configs.get_config('toy')
+  for key, value in ({'model.path': str(runs.base)} | settings).items():
+    *folders, last = key.split('.')
+    at = c
+    for folder in folders:
+      at = at[folder]
+    at[last] = value
+  with pytest.raises(ConfigError, match=said) as error:
+    sft.start(config.convert(c, config.SFT), str(tmp_path / 'run'))
+  assert '\n' not in str(error.value)
+
+
+def test_another_run_is_not_gone_on_with(runs, trained, tmp_path):
+  shutil.copytree(trained, tmp_path / 'run')
+  said = runs.refuse(tmp_path / 'run', TINY | {'model.path': runs.base, 'seed': 1}, **MODULE)
+  assert 'seed' in said
