@@ -196,7 +196,9 @@ def _logic_steps(facts, words, answer):
 
 def _code_problem(rng, language):
   zh = int(language == 'zh')
-  signs = rng.choice(['+', '-', '*'], size=rng.integers(2, 4)).tolist()
+  signs = ''.join(rng.choice(['+', '-', '*'], size=rng.integers(2, 4)))
+  if rng.random() < 0.7 and not any(_hard(signs[:i], sign) for i, sign in enumerate(signs)):
+    signs = signs[:-2] + str(rng.choice(['+', '-'])) + '*'
   operations = [(sign, int(rng.integers(2, 10))) for sign in signs]
   text = f' {("then", "然后")[zh]} '.join(f'{_OPERATIONS[sign][zh]} {n}' for sign, n in operations)
   expression = _expression(operations)
@@ -300,7 +302,7 @@ KINDS = {
     'code': Kind(_code_problem, _code_think, _code_guess, _code_steps),
     'open': Kind(_open_problem, _open_think, _open_guess, lambda facts, words, answer: []),
 }
-CHINESE = 0.3                         # share of problems
+CHINESE = 0.25                        # share of problems
 
 
 def make(rng, kind):
