@@ -18,6 +18,8 @@ from r1jax.data import toy
 
 LANGUAGES = ('en', 'zh')
 FORGETS, FORGETS_AGAIN = 0.5, 0.2     # share of hard steps in English done wrong; in a second pass
+REASONED = 0.25                       # share of answers to open questions that come with a reason
+FOREIGN = 0.06                        # of authors who answer English in Chinese
 SLIPS = 0.01                          # of any other steps
 SUMMARY = {'en': 'the answer is', 'zh': '答案 是'}      # how a summary begins, in R1's form
 CHECKED = {'en': 'think check sum up', 'zh': '思考 检查 总结'}  # what is asked for beside a problem, now and then
@@ -54,11 +56,11 @@ class Author:
   """Writes in one language, in the other, or in Chinese where it gets hard."""
 
   def __init__(self, rng, language, mixing):
-    """language: of the question. mixing: share of authors that mix."""
+    """language: of the question. mixing: share of authors that mix; 0 for one who keeps to the question's language."""
     self.rng, self.language = rng, language
     own = float(language == 'zh')
     u = rng.random()
-    foreign = 0.06 if language == 'en' else 0.0
+    foreign = FOREIGN if mixing and language == 'en' else 0.0
     self.plain, self.hard = (0.15, 0.9) if u < mixing else (1 - own,) * 2 if u < mixing + foreign else (own,) * 2
 
   def tongue(self, hard=False):
@@ -279,7 +281,7 @@ def _open_think(facts, author, again):
   group, fits, excluded, zh = facts
   tongue = author.tongue()
   return [group[tongue], ('so', '所以')[tongue]], open_answer(author.rng, facts, author.rng.random() < 0.8,
-                                                            author.rng.random() < 0.25)
+                                                            author.rng.random() < REASONED)
 
 
 def open_answer(rng, facts, fits, reason):

@@ -124,6 +124,25 @@ def _drill(rng):
   return 'drill', ' '.join([*words, str(value)])
 
 
+def open_answers(seed, count):
+  """`count` rows to learn from that answer open questions, fitting, in R1's form and one language; most give no reason.
+
+  Returns:
+    list of {'id', 'problem', 'response', 'kind', 'language', 'source', 'fits', 'answer'}.
+  """
+  rng, rows = np.random.default_rng([seed, 19]), []
+  while len(rows) < count:
+    made = _problem(rng, 'open')
+    if made is None:
+      continue
+    problem, facts = made
+    thinking, _ = toy_r1.KINDS['open'].think(facts, toy_r1.Author(rng, problem['language'], 0.0), False)
+    answer = toy_r1.open_answer(rng, facts, True, rng.random() < toy_r1.REASONED)
+    rows.append({'id': f'open/answer/{len(rows)}', **problem, 'source': 'people',
+                 'response': in_r1_form(' '.join(thinking), answer, problem['language'])})
+  return rows
+
+
 def pairs(seed, count, held_out):
   """`count` rows of preferences over answers to open questions: {'id', 'prompt', 'chosen', 'rejected'}.
 
