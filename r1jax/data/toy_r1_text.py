@@ -4,7 +4,7 @@ import numpy as np
 from r1jax import templates
 from r1jax.data import toy_r1
 
-SHARES = {'chain': 0.5, 'logic': 0.2, 'code': 0.18, 'open': 0.12}   # of the documents that answer a problem
+SHARES = {'chain': 0.46, 'logic': 0.2, 'code': 0.22, 'open': 0.12}   # of the documents that answer a problem
 DRILLS = 0.15                     # plain sums and things recalled by name
 GUESSES, CHECKS = 0.3, 0.06       # share of authors who guess; of the others, who go through it twice
 SHOWN, ASKED = 0.12, 0.05         # share of documents with an example before the problem; with a wish behind it
