@@ -25,5 +25,23 @@ def _chain():
   return c
 
 
+def _r1():
+  """The recipe's: four kinds of problems in two languages. Its authors forget half of the hard steps in English."""
+  c = _base('r1')
+  c.update(vocab=800, steps=2600, batch=20, length=104, max_response=80)
+  c.gate.update(steps=ConfigDict(dict(term=0.97, plain=0.95, hard_zh=0.9, hard_en=0.35, answer=0.95, logic=0.95,
+                                      logic_zh=0.9, code=0.9, code_zh=0.85, code_answer=0.9)), problems=192)
+  return c
+
+
+def _r1_student():
+  """The same text for a smaller model."""
+  c = _r1()
+  c.update(preset='toy_student', steps=1600)
+  c.gate.rounds = 0
+  return c
+
+
 def get_config(variant='trial'):
-  return common.choose({'trial': lambda: _base('trial'), 'chain': _chain}, variant)
+  return common.choose({'trial': lambda: _base('trial'), 'chain': _chain, 'r1': _r1, 'r1_student': _r1_student},
+                       variant)

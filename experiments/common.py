@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import traceback
+from typing import Any
 
 from absl import flags
 from absl import logging as absl_logging
@@ -154,6 +155,7 @@ class Run:
   writer: Writer
   abstract: state_lib.TrainState
   dropped: dict
+  order: Any  # function from the number of a draw to its problems
 
   def close(self):
     self.sampler.grader.close()
@@ -162,9 +164,7 @@ class Run:
 
   def batch(self, step, extra=0):
     """The problems of a step; `extra` numbers the further draws of dynamic sampling."""
-    return order.batch(
-      self.problems.train, self.cfg.seed, step * (1 + self.cfg.loss.resample_limit) + extra, self.cfg.rollout.prompts
-    )
+    return self.order(step * (1 + self.cfg.loss.resample_limit) + extra)
 
   def restore_or_init(self):
     """The newest checkpoint's state and the step to go on with; the model directory's at step 0."""
@@ -202,8 +202,14 @@ def start(cfg, workdir):
     f'data.template is {cfg.data.template!r}; known: {", ".join(templates.TEMPLATES)}.',
   )
   template = templates.TEMPLATES[cfg.data.template]
+  for name, part in cfg.data.parts.items():
+    config_lib.require(
+      not part.template or part.template in templates.TEMPLATES,
+      f'data.parts.{name}.template is {part.template!r}; known: {", ".join(templates.TEMPLATES)}.',
+    )
 
   problems = data.load(cfg.data)
+  check_kinds(cfg.reward, problems)
   encode = lambda p: rollout.encode_prompt(tokenizer, template, p)[1]
   train, long_train = data.drop_long(problems.train, encode, cfg.rollout.max_prompt)
   held_out, long_held_out = data.drop_long(problems.held_out, encode, cfg.rollout.max_prompt)
@@ -243,7 +249,33 @@ def start(cfg, workdir):
     Writer(workdir) if parallel.first() else Quiet(),
     state_lib.abstract_state(specs, optimizer, mesh, cfg.loss.kl_coef > 0, cfg.train),
     dropped,
+    order_of(cfg, train),
   )
+
+
+def order_of(cfg, problems):
+  """Function from the number of a draw, counted over all steps, to its problems."""
+  if cfg.data.source != 'mixture':
+    return lambda draw: order.batch(problems, cfg.seed, draw, cfg.rollout.prompts)
+  mixture = order.Mixture(problems, cfg.data.parts, cfg.seed)
+  return lambda draw: mixture.batch(draw, cfg.rollout.prompts, 1 + cfg.loss.resample_limit)
+
+
+def check_kinds(cfg, problems):
+  """Raises ConfigError where a config.Reward has no route for problems of some kind; warns of routes without problems.
+
+  problems: data.Problems.
+  """
+  kinds = {p.get('kind') if isinstance(p.get('kind'), str) else None for p in problems.train + problems.held_out}
+  lost = sorted(map(str, kinds - set(cfg.routes))) if not cfg.accuracy else []
+  config_lib.require(
+    not lost,
+    f'no reward says whether problems of kind {", ".join(lost)} are solved: reward.accuracy is empty; add '
+    f'reward.routes.{lost[0] if lost else ""} (there are: {", ".join(cfg.routes)}).',
+  )
+  if idle := set(cfg.routes) - kinds:
+    log.warning('reward.routes has %s, but no problem is of such a kind; there are: %s.', ', '.join(sorted(idle)),
+                ', '.join(sorted(map(str, kinds))))
 
 
 def graders(cfg):
@@ -251,12 +283,12 @@ def graders(cfg):
 
   Raises ConfigError for what is no reward, or has no such options; and what opening a model raises.
   """
-  options = {name: cfg.options.get(name, {}) for name in cfg.parts}
-  by_model = {name: options.pop(name) for name in cfg.parts if name in neural.NEURAL}
+  options = {name: cfg.options.get(name, {}) for name in cfg.names()}
+  by_model = {name: options.pop(name) for name in cfg.names() if cfg.function(name) in neural.NEURAL}
   for name in by_model:
-    rewards.check_options(name, neural.NEURAL[name], by_model[name])
-  models = {name: neural.NEURAL[name](**by_model[name]) for name in by_model}
-  return pool.Grader(options, cfg.workers, cfg.timeout), models
+    rewards.check_options(name, neural.NEURAL[cfg.function(name)], by_model[name])
+  models = {name: neural.NEURAL[cfg.function(name)](**by_model[name]) for name in by_model}
+  return pool.Grader(options, cfg.workers, cfg.timeout, cfg.uses), models
 
 
 # Options of rewards by model that say how it is asked, not what.
@@ -264,8 +296,9 @@ ASKING = ('cache', 'concurrency', 'timeout', 'deadline', 'retries', 'api_key_env
 
 
 def what_is_asked(reward):
-  """A config.Reward as a dict, less how it is computed: that may change."""
+  """A config.Reward as a dict, less how it is computed, which may change, and what of kinds it does not have."""
   found = {k: v for k, v in config_lib.to_dict(reward).items() if k not in ('workers', 'timeout')}
+  found = {k: v for k, v in found.items() if v or k not in ('routes', 'accuracies', 'uses', 'begin', 'bars')}
   less = lambda options: {k: v for k, v in options.items() if k not in ASKING}
   return found | {'options': {name: less(options) for name, options in found['options'].items()}}
 
@@ -275,6 +308,9 @@ def fingerprint(cfg, source):
   whole = config_lib.to_dict(cfg)
   parts = {name: whole[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
   parts['reward'] = what_is_asked(cfg.reward)
+  parts['reward'].pop('bars', None)
+  if not parts['data']['parts']:
+    del parts['data']['parts']  # a run without them is the same as before there were any
   del parts['optimizer']['moment_dtype']  # dtypes are compared with the arrays
   parts['train'] = {name: whole['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}
   # More steps go on under a constant rate; under any other the rate at every step follows from their number.
@@ -293,6 +329,8 @@ def begun_with(path, settings):
       lines = store_lib.difference(store_lib.flat(json.load(f)), store_lib.flat(settings))
     config_lib.require(not lines, f'{os.path.dirname(path)} was begun with other settings: {"; ".join(lines[:4])}; go '
                        'back to those, or use another --workdir.')
+    return
+  os.makedirs(os.path.dirname(path), exist_ok=True)
   write_json(path, settings)
 
 

@@ -11,8 +11,6 @@ each other share the files of one D by --config.parts=8 --config.part=0 and so o
 endpoint (config.endpoint: url, model, ...).
 """
 import collections
-import contextlib
-import dataclasses
 import hashlib
 import os
 
@@ -33,38 +31,26 @@ from r1jax.rewards.neural import endpoint
 SAMPLES = 'samples'               # the folder of a run's files
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """What samples: see `start`."""
-
-  cfg: config_lib.Generate
-  policy: Policy
-  grader: object
-  digest: str                     # of the policy
-
-  def close(self):
-    self.grader.close()
-
-
 def start(cfg, workdir):
-  """The policy of a config.Generate, or of another config with these of its parts.
+  """The policy of a config.Generate, and the graders, which are to be closed.
 
   Raises:
     ConfigError, ModelDirError, TokenizerError: before anything compiles.
   """
-  common.prepare()
-  chunk = cfg.rollout.chunk or cfg.rollout.prompts
+  engine, tokenizer, params = _model(cfg) if cfg.model.path else _teacher(cfg, workdir)
+  r, (grader, models) = cfg.rollout, common.graders(cfg.reward)
+  make = lambda template: rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, r.chunk or r.prompts, models)
+  draws = sampling.Sampling(r.temperature, r.top_p, r.top_k, r.min_p)
+  return Policy(make, params, r.samples, draws, jax.random.key(cfg.seed), cfg.reward, r.max_prompt), grader
+
+
+def name_of(cfg):
+  """What tells the policy of a config.Generate from others: the model's digest, or the endpoint's name."""
+  config_lib.require(bool(cfg.model.path) != bool(cfg.endpoint.get('url')), 'model.path and endpoint.url are '
+                     f'{"both set" if cfg.model.path else "empty"}; samples come from one of the two.')
   if cfg.model.path:
-    engine, tokenizer, params, digest = _model(cfg)
-  else:
-    engine, digest = _teacher(cfg, workdir)
-    tokenizer, params = engine, None
-  grader, by_model = common.graders(cfg.reward)
-  make = lambda template: rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, chunk, by_model)
-  r = cfg.rollout
-  policy = Policy(make, params, r.samples, sampling.Sampling(r.temperature, r.top_p, r.top_k, r.min_p),
-                  jax.random.key(cfg.seed), cfg.reward.accuracy, r.max_prompt)
-  return Run(cfg, policy, grader, digest)
+    return checkpoint.open_model(cfg.model.path).digest
+  return f'{cfg.endpoint.get("model", "")} at {cfg.endpoint["url"]}'
 
 
 def _model(cfg):
@@ -75,11 +61,11 @@ def _model(cfg):
   engine = sampling.Engine(source.cfg, tokenizer, mesh, max_prompt=cfg.rollout.max_prompt, stop=cfg.rollout.stop,
                            max_response=cfg.rollout.max_response, dtype=jnp.dtype(cfg.model.dtype))
   # Kept as they are sampled with, and that alone.
-  return engine, tokenizer, engine.weights(source.load(source.abstract(mesh, cfg.model.dtype))), source.digest
+  return engine, tokenizer, engine.weights(source.load(source.abstract(mesh, cfg.model.dtype)))
 
 
 def _teacher(cfg, workdir):
-  """An endpoint, whose answers are kept in the workdir; and what it is called."""
+  """An endpoint, whose answers are kept in the workdir, as engine and tokenizer; and no parameters."""
   r, options = cfg.rollout, dict(cfg.endpoint)
   config_lib.require(jax.process_count() == 1, 'several processes would ask the endpoint the same; start them by '
                      'themselves, each with its own --config.part of --config.parts.')
@@ -89,17 +75,28 @@ def _teacher(cfg, workdir):
   rewards.check_options('endpoint', endpoint.Endpoint, options)
   options.setdefault('cache', os.path.join(workdir, 'answers'))
   options['extra'] = ({'top_p': r.top_p} if r.top_p < 1 else {}) | dict(options.get('extra') or {})
-  complete = endpoint.Endpoint(url, model, temperature=r.temperature, max_tokens=r.max_response, whole=True, **options)
-  return Teacher(complete), f'{model} at {url}'
+  teacher = Teacher(endpoint.Endpoint(url, model, temperature=r.temperature, max_tokens=r.max_response, whole=True,
+                                      **options))
+  return teacher, teacher, None
 
 
-def problems_of(cfg, policy, template):
-  """The problems of a config whose prompts are short enough, and {why: how many} of those dropped."""
+def problems_of(cfg, policy, template, own_template=True):
+  """The problems of a config whose prompts are short enough, and {why: how many} of those dropped.
+
+  own_template: a problem that names a template goes by it, in place of `template`.
+  """
   found = data.load(cfg.data)
   some = getattr(found, cfg.split)
   config_lib.require(some, f'the data has no problems in split {cfg.split!r}.')
-  if cfg.problems:
+  common.check_kinds(cfg.reward, found)
+  if cfg.problems and cfg.data.source == 'mixture' and cfg.split == 'train':
+    drawn = order.Mixture(some, cfg.data.parts, cfg.seed).batch(0, cfg.problems)
+    some = list({(p['id'], p['problem']): p for p in drawn}.values())    # a small part may come round again
+  elif cfg.problems and cfg.split == 'train':
     some = order.batch(some, cfg.seed, 0, min(cfg.problems, len(some)))
+  some = some[:cfg.problems or None]
+  if not own_template:
+    some = [{k: v for k, v in p.items() if k != 'template'} for p in some]
   fit = [p for p in some if policy.fits(p, template)]
   config_lib.require(fit, f'all {len(some)} prompts exceed rollout.max_prompt {cfg.rollout.max_prompt}; raise it.')
   dropped = found.dropped | {'long': len(some) - len(fit)}
@@ -183,19 +180,15 @@ def settings(cfg, policy):
 
 def run_generate(cfg, workdir):
   """Samples to the end. Returns the summary; None where files of other parts are missing yet."""
+  common.prepare()
   config_lib.require(cfg.data.template in templates.TEMPLATES,
                      f'data.template is {cfg.data.template!r}; known: {", ".join(templates.TEMPLATES)}.')
-  template, folder = templates.TEMPLATES[cfg.data.template], os.path.join(workdir, SAMPLES)
-  with contextlib.closing(start(cfg, workdir)) as run, common.ends_together():
-    problems, dropped = problems_of(cfg, run.policy, template)
-    os.makedirs(workdir, exist_ok=True)
-    common.begun_with(os.path.join(workdir, 'generate.json'), settings(cfg, run.digest))
-
-    def begin(some, number):
-      finish = run.policy.start(some, template, number)
-      return lambda: graded(*finish())
-
-    write(cfg, folder, problems, begin)
+  template, folder, name = templates.TEMPLATES[cfg.data.template], os.path.join(workdir, SAMPLES), name_of(cfg)
+  common.begun_with(os.path.join(workdir, 'generate.json'), settings(cfg, name))
+  policy, grader = start(cfg, workdir)
+  with grader, common.ends_together():
+    problems, dropped = problems_of(cfg, policy, template)
+    write(cfg, folder, problems, sampled(policy, template))
   try:
     paths = shards.files(folder)
   except data.DataError as error:
@@ -205,16 +198,23 @@ def run_generate(cfg, workdir):
   for row in shards.read(folder):
     figures.add(row)
   summary = {'figures': figures.result(), 'dropped': dropped, 'files': len(paths), 'sha256': digest(paths),
-             'policy': run.digest, 'seed': cfg.seed, 'config': config_lib.to_dict(cfg)}
+             'policy': name, 'seed': cfg.seed, 'config': config_lib.to_dict(cfg)}
   common.write_json(os.path.join(workdir, 'summary.json'), summary)
   return summary
 
 
-def graded(rows, timeouts):
-  """The rows; says how many responses were given up."""
-  if timeouts:
-    common.log.warning('%d of %d responses took longer than reward.timeout and score 0.', timeouts, len(rows))
-  return rows
+def sampled(policy, template):
+  """For `write`: begins to sample problems by a policy. Says how many responses were given up."""
+  def begin(problems, number):
+    finish = policy.start(problems, template, number)
+
+    def rows():
+      found, timeouts = finish()
+      if timeouts:
+        common.log.warning('%d of %d responses took longer than reward.timeout and score 0.', timeouts, len(found))
+      return found
+    return rows
+  return begin
 
 
 def main(_):

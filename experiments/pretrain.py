@@ -25,7 +25,7 @@ from r1jax import config as config_lib
 from r1jax import models, parallel, sampling, templates, tokenizers
 from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf
-from r1jax.data import toy
+from r1jax.data import worlds
 from r1jax.training import lm
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training.update import NonFiniteError
@@ -35,20 +35,19 @@ TEMPLATE = templates.TEMPLATES['plain']
 
 def text_of(cfg, workdir):
   """The tokenizer's path and one long i32 array of the documents' tokens, both kept in workdir by content."""
-  texts = toy.documents(cfg.world, cfg.seed, cfg.documents)
+  texts = worlds.documents(cfg.world, cfg.seed, cfg.documents)
   name = hashlib.sha256(json.dumps([cfg.vocab, texts]).encode()).hexdigest()[:16]
   path = os.path.join(workdir, 'text', name)
   if not os.path.exists(os.path.join(path, 'tokens.npy')):
     os.makedirs(path, exist_ok=True)
-    tokenizers.train(
-      [part for text in texts for part in text.split('\n')], os.path.join(path, 'tokenizer.model'), cfg.vocab
-    )
+    lines = [line for text in texts for part in text for line in part.split('\n')]
+    tokenizers.train(lines, os.path.join(path, 'tokenizer.model'), cfg.vocab)
     tokenizer = tokenizers.load(os.path.join(path, 'tokenizer.model'))
     # The same for transformers, which reads no SentencePiece model exactly as it is.
     tokenizers.to_tokenizer_json(os.path.join(path, 'tokenizer.model'), os.path.join(path, 'tokenizer.json'))
     common.write_json(os.path.join(path, 'tokenizer_config.json'), tokenizers.transformers_config(tokenizer))
     rows = []
-    for problem, response in (text.split('\n') for text in texts):
+    for problem, response in texts:
       rows += [tokenizer.encode(TEMPLATE.format({'problem': problem})), tokenizer.encode(response), tokenizer.eos[:1]]
     with open(os.path.join(path, 'tokens.tmp'), 'wb') as f:
       np.save(f, np.concatenate(rows).astype(np.int32))
@@ -81,8 +80,8 @@ def train(cfg, model, specs, params, stream, round_):
 def step_accuracy(cfg, model, params, tokenizer):
   """{kind: share of right steps} among those the model takes in its own responses to held-out problems."""
   gate = cfg.gate
-  problems = toy.problems(cfg.world, cfg.seed, gate.problems, held_out=True)
-  prompts = [tokenizer.encode(TEMPLATE.format(p)) for p in problems]
+  asked = worlds.asked(cfg.world, cfg.seed, gate.problems)
+  prompts = [tokenizer.encode(TEMPLATE.format(p)) for p, _ in asked]
   engine = sampling.Engine(
     model,
     tokenizer,
@@ -90,12 +89,12 @@ def step_accuracy(cfg, model, params, tokenizer):
     max_prompt=max(map(len, prompts)),
     max_response=cfg.max_response,
   )
-  keys = sampling.row_keys(jax.random.key(cfg.seed), len(problems), gate.samples)
+  keys = sampling.row_keys(jax.random.key(cfg.seed), len(asked), gate.samples)
   out = engine.sample(params, prompts, keys, sampling.Sampling())
   taken, right = collections.Counter(), collections.Counter()
   for i, (tokens, length) in enumerate(zip(out.tokens, out.lengths)):
-    problem = problems[i // gate.samples]['problem']
-    for kind, is_right in toy.WORLDS[cfg.world].steps(problem, tokenizer.decode(tokens[:length])):
+    _, steps = asked[i // gate.samples]
+    for kind, is_right in steps(tokenizer.decode(tokens[:length])):
       taken[kind] += 1
       right[kind] += is_right
   return {kind: round(right[kind] / max(taken[kind], 1), 4) for kind in gate.steps}

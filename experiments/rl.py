@@ -38,7 +38,7 @@ def sample(run, params, step, key):
   cfg = run.cfg
   sampling = Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k, cfg.rollout.min_p)
   draw = lambda extra: run.sampler.start(
-    params, run.batch(step, extra), cfg.rollout.samples, keys.fold_in(key, extra), sampling
+    params, run.batch(step, extra), cfg.rollout.samples, keys.fold_in(key, extra), sampling, step
   )
   drawn, scores = draw(0)
   if not cfg.loss.resample_limit:
@@ -81,7 +81,7 @@ def train_step(run, state, step):
     'reward/timeouts': timeouts,
     'rollout/extra_draws': extra,
   }
-  metrics |= {f'reward/{name}/mean': x.mean() for name, x in scores.items() if name != 'total'}
+  metrics |= rollout.reward_metrics(drawn, scores, cfg.reward, step)
   metrics |= rollout.response_metrics(drawn, templates.reflections)
   metrics |= {
     f'time/{name}': b - a for name, a, b in zip(('sample', 'logprobs', 'reward_wait', 'update'), clock, clock[1:])
@@ -102,7 +102,7 @@ def evaluate(run, params, step, problems, samples, sampling=None):
     params,
     run.problems.held_out[:problems],
     samples=samples,
-    accuracy=cfg.reward.accuracy,
+    reward=cfg.reward,
     sampling=sampling or Sampling(cfg.eval.temperature, cfg.eval.top_p),
     language=cfg.data.language,
     key=keys.fold_in(run.key, EVALUATION),
@@ -118,7 +118,8 @@ def full_evaluation(run, params, step):
   run.writer.samples(step, rows)
   cooler, _ = evaluate(run, params, step, problems, samples, Sampling(0.6))
   greedy, _ = evaluate(run, params, step, problems, 1, Sampling(0.0))
-  return metrics | {'greedy': greedy['pass@1'], 'pass@1_t0.6': cooler['pass@1']}
+  named = lambda found, name: {key.replace('pass@1', name): x for key, x in found.items() if key.endswith('pass@1')}
+  return metrics | named(greedy, 'greedy') | named(cooler, 'pass@1_t0.6')
 
 
 def once(path, make, anew):

@@ -44,8 +44,33 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+  """Problems of one sort in a mixture."""
+  source: str                     # these five as in Data
+  path: str = ''
+  eval_path: str = ''
+  eval_fraction: float = 0.05
+  name: str = ''
+  weight: float = 1.0             # of a step's prompts, against the other parts'; 0 leaves the part out, unread
+  begin: int = 0                  # step from which on it is drawn
+  kind: str = ''                  # of all its problems; '': each one's own, or else the part's name
+  language: str = ''              # the same for the target of language consistency; where none is named, data.language
+  template: str = ''              # in place of data.template
+  answers: bool = True            # False: its rows need no 'answer'
+  problem: str = ''               # the problem as a text with places for a row's fields, as '{problem}\n{asserts}'
+  fields: dict[str, str] = dataclasses.field(default_factory=dict)  # a row's name of a field -> ours
+  only: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # field -> values; path's rows with others
+  eval_only: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # or, here, eval_path's are left out
+
+  def __post_init__(self):
+    require(0 <= self.weight < float('inf') and self.begin >= 0,
+            f'a part of data.parts has weight {self.weight} and begin {self.begin}; neither may be negative.')
+    require(0 <= self.eval_fraction < 1, f'eval_fraction of a part is {self.eval_fraction}; it must lie in [0, 1).')
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
-  source: str                     # a key of r1jax.data.SOURCES: 'jsonl', 'tfds', or a toy world
+  source: str                     # a key of r1jax.data.SOURCES: 'jsonl', 'tfds', a toy world; or 'mixture', of parts
   path: str = ''                  # file or TFDS data_dir of the training problems
   eval_path: str = ''             # the same for held-out problems; '' holds out eval_fraction of path
   eval_fraction: float = 0.05     # by a hash of the problem's text
@@ -53,9 +78,20 @@ class Data:
   template: str = 'plain'         # a key of r1jax.templates.TEMPLATES
   chat_template: str = ''         # a key of r1jax.tokenizers.CHAT_TEMPLATES in place of the model's own; '': its own
   language: str = 'en'            # target of language consistency, for problems that name none
+  parts: dict[str, Part] = dataclasses.field(default_factory=dict)  # of source 'mixture'
 
   def __post_init__(self):
     require(0 <= self.eval_fraction < 1, f'data.eval_fraction is {self.eval_fraction}; it must lie in [0, 1).')
+    if self.source != 'mixture':
+      require(not self.parts, f"data.parts names {', '.join(self.parts)}, but data.source is {self.source!r}; "
+                              "set it to 'mixture'.")
+      return
+    require(not self.path and not self.eval_path,
+            f'data.path {self.path or self.eval_path!r} would not be read: a mixture has data.parts.')
+    require(any(part.weight for part in self.parts.values()),
+            "data.source is 'mixture', but data.parts holds no part with a weight; name some.")
+    begins = [part.begin for part in self.parts.values() if part.weight]
+    require(min(begins) == 0, f'no part of the mixture is drawn before step {min(begins)}; let one begin at 0.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,32 +123,78 @@ class Rollout:
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-  parts: dict[str, float]         # key of r1jax.rewards.REWARDS -> weight
-  accuracy: str                   # the part that says whether a response is right
+  parts: dict[str, float]         # name of a reward (a key of r1jax.rewards.REWARDS, or of uses) -> weight
+  accuracy: str                   # the part that says whether a response is right; '': none but routes' own
   options: dict[str, dict] = dataclasses.field(default_factory=dict)  # part -> keyword arguments of its function
   gates: tuple[str, ...] = ()     # parts whose scores multiply the weighted sum
   step_credit: float = 0.0        # weight of the part 'process' as credit by step in the advantage; 0: none
   workers: int = 1                # processes that grade
   timeout: float = 5.0            # seconds for one response, after which it scores 0
   overlong_buffer: int = 0        # tokens before max_response over which DAPO's soft punishment grows; 0: off
+  # Problems of several kinds. A route's parts take the place of the part `accuracy`, for problems of its kind alone;
+  # a route may give another one of `parts` another weight. Where a route has several parts of its own, or none,
+  # accuracies names the one that says whether a response is right ('': none can).
+  routes: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)  # kind -> {part: weight}
+  accuracies: dict[str, str] = dataclasses.field(default_factory=dict)           # kind -> part
+  bars: dict[str, float] = dataclasses.field(default_factory=dict)  # part -> score from which on it is right; others: 1
+  uses: dict[str, str] = dataclasses.field(default_factory=dict)    # part -> the reward that it is, if of another name
+  begin: dict[str, int] = dataclasses.field(default_factory=dict)   # part -> first step in which it counts; others: 0
 
   def __post_init__(self):
-    require(self.parts, 'reward.parts is empty; name at least one reward and its weight.')
-    require(self.accuracy in self.parts,
+    require(self.parts or self.routes, 'reward.parts is empty; name at least one reward and its weight.')
+    require(self.accuracy in self.parts or not self.accuracy and self.routes,
             f'reward.accuracy is {self.accuracy!r}, which is none of reward.parts ({", ".join(self.parts)}).')
-    for key in ('options', 'gates'):
+    known = f'reward.parts ({", ".join(self.parts)})' + (' or of reward.routes' if self.routes else '')
+    for key in ('options', 'gates', 'bars', 'uses', 'begin'):
       for name in getattr(self, key):
-        require(name in self.parts, f'reward.{key} names {name!r}, which is none of reward.parts '
-                                    f'({", ".join(self.parts)}); add it there, with weight 0 if it is to add nothing.')
-    require(self.step_credit == 0 or self.step_credit > 0 and 'process' in self.parts,
+        require(name in self.names(), f'reward.{key} names {name!r}, which is none of {known}; '
+                                      'add it there, with weight 0 if it is to add nothing.')
+    self._check_kinds()
+    require(self.step_credit == 0 or self.step_credit > 0 and 'process' in self.names(),
             f"reward.step_credit is {self.step_credit}; it must not be negative, and needs 'process' among "
-            f'reward.parts ({", ".join(self.parts)}), with weight 0 if its one score is to add nothing.')
+            f'{known}, with weight 0 if its one score is to add nothing.')
     require(self.workers >= 1, f'reward.workers is {self.workers}; it must be at least 1.')
     require(self.timeout > 0, f'reward.timeout is {self.timeout} s; it must be positive.')
-    limit = self.options.get('code', {}).get('time_limit', 5.0) if 'code' in self.parts else 0
-    require(not isinstance(limit, (int, float)) or limit < self.timeout,
-            f"reward.timeout of {self.timeout} s ends a response's grading, but one test of 'code' alone may take "
-            f'{limit} s; set reward.timeout above the time of all its tests, such as 60.')
+    for name in self.names():
+      limit = self.options.get(name, {}).get('time_limit', 5.0) if self.function(name) == 'code' else 0
+      require(not isinstance(limit, (int, float)) or limit < self.timeout,
+              f"reward.timeout of {self.timeout} s ends a response's grading, but one test of {name!r} alone may take "
+              f'{limit} s; set reward.timeout above the time of all its tests, such as 60.')
+
+  def _check_kinds(self):
+    for kind, name in self.accuracies.items():
+      require(not name or name in self.weights(kind), f'reward.accuracies names {name!r} for problems of kind '
+              f'{kind!r}, whose parts are {", ".join(self.weights(kind))}.')
+    for kind in self.routes:
+      own = self._own(kind)
+      require(len(own) == 1 or kind in self.accuracies,
+              f'reward.routes.{kind} has {len(own)} parts of its own{" (" if own else ""}{", ".join(own)}'
+              f"{')' if own else ''}; say in reward.accuracies.{kind} which one is right or wrong ('' for none).")
+    for name, step in self.begin.items():
+      require(step >= 0, f'reward.begin.{name} is {step}; it must be a step, from 0 on.')
+
+  def names(self):
+    """Every part, of reward.parts or a route; a list."""
+    return list(dict.fromkeys([*self.parts, *(name for route in self.routes.values() for name in route)]))
+
+  def function(self, name):
+    """The reward that a part is: a key of r1jax.rewards.REWARDS or NEURAL, or module:function."""
+    return self.uses.get(name, name)
+
+  def weights(self, kind=None):
+    """The parts of a problem of a kind, and their weights: {name: float}."""
+    if kind not in self.routes:
+      return dict(self.parts)
+    return {name: w for name, w in self.parts.items() if name != self.accuracy} | dict(self.routes[kind])
+
+  def accuracy_of(self, kind=None):
+    """The part that says whether a response to a problem of a kind is right; '' where none can."""
+    if kind in self.accuracies:
+      return self.accuracies[kind]
+    return self._own(kind)[0] if kind in self.routes else self.accuracy
+
+  def _own(self, kind):
+    return [name for name in self.routes[kind] if name not in self.parts or name == self.accuracy]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,7 +465,7 @@ class Generate:
   rollout: Rollout                # prompts: problems of one file; chunk: of those sampled at a time
   reward: Reward
   split: str = 'train'            # which of the problems: SPLITS
-  problems: int = 0               # so many of them, drawn by the seed; 0: all, in their order
+  problems: int = 0               # so many of them, drawn by the seed (held out: the first); 0: all, in their order
   endpoint: dict = dataclasses.field(default_factory=dict)  # options of rewards.neural.endpoint.Endpoint, its url first
   part: int = 0                   # which part of the files this command makes, of `parts`: jobs that share a workdir
   parts: int = 1
@@ -393,8 +475,63 @@ class Generate:
     require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
     require(self.problems >= 0, f'problems is {self.problems}; use 0 for all.')
     require(0 <= self.part < self.parts, f'part {self.part} is none of {self.parts} parts; number them from 0.')
-    require(bool(self.model.path) != bool(self.endpoint.get('url')),
-            f'model.path and endpoint.url are {"both set" if self.model.path else "empty"}; give one of them.')
+
+
+COLD_WAYS = ('few_shot', 'direct', 'readable', 'rewrite', 'traces')
+
+
+@dataclasses.dataclass(frozen=True)
+class ColdWay:
+  """One of the ways to cold-start data, by `r1jax.recipes.coldstart`; 'traces' are responses that there are already."""
+  way: str                        # COLD_WAYS
+  model: Model = Model('')        # the policy, or the endpoint, as in Generate
+  endpoint: dict = dataclasses.field(default_factory=dict)
+  rollout: Rollout = Rollout(prompts=64, samples=4, max_prompt=4096, max_response=16_384, chunk=16)  # as in Generate
+  chat: bool = True               # for 'direct' and 'rewrite': with the model's own chat template around the prompt
+  template: str = 'r1_zero'       # for 'readable': how the policy was trained to be asked; a key of TEMPLATES
+  shots: int = 1                  # for 'few_shot': examples in a prompt,
+  examples: str = ''              # from JSON Lines with problem, thinking and summary; '': the wording's own
+  of: str = ''                    # for 'rewrite': the way whose rows are drafts, and then no rows themselves
+  path: str = ''                  # for 'traces': JSON Lines; for 'readable' in place of a policy: a Generate's samples
+  without: str = ''               # for 'traces': a field that is true in rows to leave out, as of evaluation problems
+  keep: int = 1                   # rows of one problem, at most
+
+  def __post_init__(self):
+    require(self.way in COLD_WAYS, f'way is {self.way!r}; known: {", ".join(COLD_WAYS)}.')
+    for key, ways in (('path', ('traces', 'readable')), ('of', ('rewrite',)), ('examples', ('few_shot',))):
+      require(not getattr(self, key) or self.way in ways, f'{key} is for the way {" and ".join(ways)}, not {self.way}.')
+    require(self.of or self.way != 'rewrite', "the way rewrite needs 'of', which is empty: whose rows are drafts?")
+    require(self.keep >= 1 and self.shots >= 0,
+            f'keep {self.keep} must be positive and shots {self.shots} not negative.')
+
+
+@dataclasses.dataclass(frozen=True)
+class ColdStart:
+  """One run of `experiments/cold_start.py`."""
+  seed: int                       # the n-th way samples with seed + n
+  data: Data                      # problems, for ways that begin with them; its template is not used
+  reward: Reward                  # by which a sample is right
+  ways: dict[str, ColdWay]        # by name
+  split: str = 'train'            # these two as in Generate, for each way
+  problems: int = 0
+  layout: str = '<think>\n{thinking}\n</think>\n\n{summary}'  # of a response
+  wording: str = 'text'           # of what is asked, a key of r1jax.recipes.wordings.WORDINGS
+  language: float = 0.95          # least share of words in the problem's language, of the chain and of the summary
+  shortest: int = 0               # characters of a chain
+  longest: int = 0                # 0: any
+  repetition: float = 0.2         # largest share of a chain's 20-grams that have occurred in it before
+  paragraph: int = 0              # characters over which a chain's paragraph is broken up at sentences; 0: never
+  mesh: Mesh = Mesh()
+
+  def __post_init__(self):
+    require(self.ways, 'ways is empty; name at least one way to cold-start data.')
+    for name, way in self.ways.items():
+      others = [other for other, w in self.ways.items() if not w.of]
+      require(not way.of or way.of in others, f'ways.{name}.of is {way.of!r}; it must be one of {", ".join(others)}.')
+    require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
+    head, between, tail = self.layout.partition('{summary}')[0].partition('{thinking}')
+    require(head.strip() and between and tail.strip() and self.layout.count('{') == 2 and '{summary}' in self.layout,
+            f'layout is {self.layout!r}; it must mark where {{thinking}} begins and ends, with {{summary}} after it.')
 
 
 OBJECTIVES = ('pairs', 'points', 'steps')

@@ -4,7 +4,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from r1jax import losses, parallel
+from r1jax import losses, parallel, templates
 from r1jax.rewards import mix
 from r1jax.rewards.neural import process
 from r1jax.sampling import Samples, row_keys
@@ -27,7 +27,11 @@ class Rollout:
 
 
 def encode_prompt(tokenizer, template, problem):
-  """A problem's prompt: its text, ending in `<think>` where a chat template has opened the thinking, and its ids."""
+  """A problem's prompt: its text, ending in `<think>` where a chat template has opened the thinking, and its ids.
+
+  template: templates.Template; a problem that names one in its field 'template' goes by that.
+  """
+  template = templates.own(problem, template)
   text = template.format(problem)
   if not template.chat:
     return text, tokenizer.encode(text, bos=True)
@@ -44,7 +48,8 @@ class Sampler:
     engine: sampling.Engine. tokenizer, template: of the prompts. grader: rewards.pool.Grader.
     reward: config.Reward, by which the parts are mixed.
     chunk: prompts sampled at a time; workers grade one chunk while the device samples the next.
-    models: name -> function from items to scores, for the parts that a model on the devices scores.
+    models: name -> function from items to scores, for the parts that a model on the devices scores. All parts are
+      asked only of the items whose kind has them.
     steps: function from items to the scores of their steps (`rewards.neural.process.Steps`), for credit by step.
   """
 
@@ -52,8 +57,11 @@ class Sampler:
     self.engine, self.tokenizer, self.template, self.grader = engine, tokenizer, template, grader
     self.reward, self.chunk, self.models, self.steps = reward, chunk, dict(models), steps
 
-  def start(self, params, problems, samples, key, sampling):
+  def start(self, params, problems, samples, key, sampling, step=None):
     """Samples `samples` responses to each problem and hands them to the workers.
+
+    Args:
+      step: of training, for parts that begin later; None asks all parts.
 
     Returns:
       Rollout, and a function that waits for the workers and returns {'total', part...: f32[B]} and timeouts; with
@@ -71,7 +79,8 @@ class Sampler:
                 for i, (problem, text) in enumerate(zip(problems[some], texts[some]))
                 for row in range(i * samples, (i + 1) * samples)]
       own = parallel.own(len(graded))                   # the other processes grade the rest
-      pending.append((self.grader.submit(graded[own]), own, len(graded)))
+      asked = mix.weights(graded, self.reward, step)
+      pending.append((self.grader.submit(graded[own], asked[own]), own, len(graded)))
       parts.append(part)
       items += graded
     rollout = Rollout(problems, list(prompts), items, concatenate(parts))
@@ -82,18 +91,31 @@ class Sampler:
       table = {name: column(lambda s, name=name: s.parts[name]) for name in found[0][0].parts}
       table, timeouts = parallel.add_up((table, np.int32(sum(s.timeouts for s, _, _ in found))))
       # A model's programs run on all processes at once: each scores all items.
-      table |= {name: np.asarray(model(items), np.float32) for name, model in self.models.items()}
-      table['total'] = mix.total(table, self.reward)
+      asked = mix.weights(items, self.reward, step)
+      table |= {name: _ask(model, name, items, asked) for name, model in self.models.items()}
+      table['total'] = mix.total(table, self.reward, asked)
       if self.steps:
-        table['credit'] = self._credit(items, rollout.samples, samples)
+        table['credit'] = self._credit(items, asked, rollout.samples, samples)
       return table, int(timeouts)
     return rollout, scores
 
-  def _credit(self, items, drawn, samples):
-    found = self.steps(items)
+  def _credit(self, items, asked, drawn, samples):
+    found = [process.Steps((), ())] * len(items)
+    rows = [i for i, parts in enumerate(asked) if 'process' in parts]
+    for i, steps in zip(rows, self.steps([items[i] for i in rows]) if rows else [], strict=True):
+      found[i] = steps
     ends = [process.step_tokens(self.tokenizer, ids[:n], steps.ends)
             for ids, n, steps in zip(drawn.tokens, drawn.lengths, found, strict=True)]
     return losses.step_credit([steps.scores for steps in found], ends, samples, drawn.tokens.shape[1])
+
+
+def _ask(model, name, items, asked):
+  """f32[B]: the model's scores of the items that have the part `name`; 0 elsewhere."""
+  rows = [i for i, parts in enumerate(asked) if name in parts]
+  out = np.zeros(len(items), np.float32)
+  if rows:
+    out[rows] = np.asarray(model([items[i] for i in rows]), np.float32)
+  return out
 
 
 def _at(rows, count, values):
@@ -158,6 +180,27 @@ def response_metrics(rollout, reflections):
   return {'response/length_mean': s.lengths.mean(), 'response/length_max': s.lengths.max(),
           'response/truncated_fraction': (s.stop == LENGTH).mean(),
           'response/reflection_rate': np.mean([reflections(i['response']) > 0 for i in rollout.items])}
+
+
+def reward_metrics(rollout, scores, reward, step):
+  """reward/PART/mean of a rollout, over what the part scored; and kind/NAME/* for each kind of problem.
+
+  The latter are its prompts, mean reward, means of its parts, accuracy and length.
+
+  Args:
+    scores: what the rollout's scores() returned. reward: config.Reward. step: as of `Sampler.start`.
+  """
+  asked, right = mix.weights(rollout.items, reward, step), mix.right(scores, reward, rollout.items)
+  has = {name: np.array([name in parts for parts in asked]) for name in scores}
+  out = {f'reward/{name}/mean': scores[name][rows].mean() for name, rows in has.items() if rows.any()}
+  for kind, where in mix.by_kind(rollout.items).items():
+    found = {name: scores[name][where].mean() for name, rows in has.items() if rows[where].all()} | {
+        'reward': scores['total'][where].mean(), 'length_mean': rollout.samples.lengths[where].mean(),
+        'prompts': where.mean() * len(rollout.problems)}
+    if reward.accuracy_of(kind) in found:
+      found['accuracy'] = right[where].mean()
+    out |= {f'kind/{kind}/{name}': x for name, x in found.items()}
+  return out
 
 
 class Kept:

@@ -44,7 +44,14 @@ TEMPLATES = {
     # As DeepSeek-R1 and Qwen2.5-Math are asked.
     'chat_boxed': Template('{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.',
                            chat=True),
+    'chat_boxed_zh': Template('{problem}\n请逐步推理，并把最终答案放在 \\boxed{} 中。', chat=True),
 }
+
+
+def own(problem, template):
+  """The template of a problem: the one of TEMPLATES that its field 'template' names, else `template`."""
+  name = problem.get('template')
+  return TEMPLATES.get(name, template) if isinstance(name, str) else template
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,12 +10,15 @@ from r1jax import config
 from r1jax.config import ConfigError
 
 VARIANTS = {'r1_zero': ['toy', 'toy_chain', 'gsm8k', 'qwen2_5_1_5b', 'qwen2_5_7b', 'qwen2_5_32b', 'llama3_1_8b',
-                        'llama3_3_70b', 'deepseek_v3'], 'toy_base': ['trial', 'chain'],
+                        'llama3_3_70b', 'deepseek_v3'], 'toy_base': ['trial', 'chain', 'r1', 'r1_student'],
+            'r1_rl': ['reasoning', 'all_scenarios', 'small'],
+            'generate': ['toy', 'stage3', 'endpoint'],
+            'cold_start': ['toy', 'deepseek_v3', 'special_token', 'traces'],
             'reward_model': ['helpful', 'safety', 'process', 'toy_preference', 'toy_safety', 'toy_process',
                              'small_preference', 'small_process'],
             'curate': ['stage3', 'toy', 'planted']}
-CLASSES = {'r1_zero': config.RL, 'toy_base': config.Pretrain, 'reward_model': config.RewardModel,
-           'curate': config.Curate}
+CLASSES = {'r1_zero': config.RL, 'r1_rl': config.RL, 'generate': config.Generate, 'cold_start': config.ColdStart,
+           'toy_base': config.Pretrain, 'reward_model': config.RewardModel, 'curate': config.Curate}
 
 
 def load(name, *variant):

@@ -1,5 +1,9 @@
 """The order of problems: which ones a step trains on is a function of (seed, step) alone."""
+import itertools
+import zlib
+
 import grain
+import numpy as np
 
 from r1jax.config import require
 
@@ -32,3 +36,67 @@ def batch(problems, seed, step, count, process_index=0, process_count=1):
   part = count // process_count
   first = step * count + process_index * part
   return [endless[i] for i in range(first, first + part)]
+
+
+class Mixture:
+  """The order of a mixture's problems: each step draws from its parts by weight.
+
+  Each part has an endless sequence of its own, in which every epoch is a new permutation; a step takes the next few of
+  each. How many is as even as can be: with weights 3 and 1, of 8 problems a step 6 and 2. A part has its share from the
+  step on at which it begins.
+
+  Args:
+    problems: sequence of problems with the field 'part', the same on every process.
+    parts: name -> config.Part; those of weight 0 are left out.
+    seed: int >= 0.
+  """
+
+  def __init__(self, problems, parts, seed):
+    self._parts = {name: part for name, part in sorted(parts.items()) if part.weight}
+    by_part = {name: [p for p in problems if p['part'] == name] for name in self._parts}
+    for name, some in by_part.items():
+      require(some, f'no problem of data.parts.{name} is left to train on; set its weight to 0, or rollout.max_prompt '
+                    'to the length of its prompts.')
+    # A seed for each name: two parts of equal length must not go through theirs in step.
+    seeds = {name: np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0] for name in by_part}
+    self._endless = {name: grain.MapDataset.source(some).seed(int(seeds[name])).shuffle().repeat()
+                     for name, some in by_part.items()}
+
+  def batch(self, step, count, draws=1):
+    """The problems of one draw, list of `count`.
+
+    Args:
+      step: of all draws, int >= 0: draw n of training step s is s * draws + n.
+      count: problems a draw.
+      draws: draws that a training step may take.
+    """
+    begins = sorted({part.begin * draws for part in self._parts.values()})
+    taken, out = dict.fromkeys(self._parts, 0), []
+    for begin, end in itertools.pairwise([*begins, None]):
+      at = {name: part.weight for name, part in self._parts.items() if part.begin * draws <= begin}
+      last = end is None or step < end
+      first = ((step if last else end) - begin) * count
+      for name, n in _shares(first, at).items():
+        taken[name] += n
+      if last:
+        break
+    before = _shares(first, at)
+    for position in range(first + 1, first + count + 1):
+      after = _shares(position, at)
+      name, = (name for name in at if after[name] > before[name])
+      out.append(self._endless[name][taken[name]])
+      taken[name] += 1
+      before = after
+    return out
+
+
+def _shares(count, weights):
+  """How many of the first `count` draws fall to each name: by weight, and never fewer for a larger count."""
+  scale = 10**6 / sum(weights.values())
+  weights = {name: max(1, round(weight * scale)) for name, weight in weights.items()}
+  out, left, total = {}, count, sum(weights.values())
+  for name, weight in weights.items():      # one name after another is split from what is left for those behind it
+    behind = left * (total - weight) // total
+    out[name] = left - behind
+    left, total = behind, total - weight
+  return out

@@ -12,13 +12,18 @@ class DataError(ValueError):
   """Data that cannot be used; the message is one line: what, the numbers, what to do."""
 
 
-def read_jsonl(path):
+def read_jsonl(path, take=None):
   """Reads the problems of a JSON Lines file, gzip-compressed where the name ends in .gz.
 
   Every line is an object with 'problem' (or 'question') and 'answer', each a non-empty string or a
   number; 'id' is made from the file's name and the line's number where absent; other fields are
   kept. Blank lines are skipped. Malformed lines among good ones are dropped, counted, and
   reported once.
+
+  Args:
+    path: file.
+    take: function from a line's object and an id for it, if it has none, to its problem; or to None, which leaves it
+      out, uncounted. Raises ValueError saying what is wrong. None: `normalise`.
 
   Returns:
     (problems, malformed): a list of dicts with at least the strings 'id', 'problem' and 'answer',
@@ -27,13 +32,18 @@ def read_jsonl(path):
   Raises:
     DataError: no such file, a folder, unreadable or corrupt, empty, or without one good line.
   """
-  problems, malformed, first = [], 0, ''
+  problems, malformed, left_out, first = [], 0, 0, ''
   for number, line in _lines(path):
     try:
-      problems.append(normalise(_parse(line), f'{os.path.basename(path)}:{number}'))
+      problem = (take or normalise)(_parse(line), f'{os.path.basename(path)}:{number}')
+      left_out += problem is None
+      problems += [] if problem is None else [problem]
     except (ValueError, RecursionError) as e:         # RecursionError: absurdly nested JSON
       malformed += 1
       first = first or f'line {number}: {_reason(e)}'
+  if not problems and left_out and not malformed:
+    raise DataError(f"none of the {left_out} rows of {path} has the values that the mixture's part takes; check "
+                    'its only and eval_only.')
   if not problems and not malformed:
     raise DataError(f'{path} is empty: it holds no problem; pass a file with one JSON object a line.')
   if not problems:
@@ -87,19 +97,21 @@ def parse(line):
   return row
 
 
-def normalise(row, default_id):
+def normalise(row, default_id, answers=True):
   """Turns one record into a problem: a dict with the strings 'id', 'problem', 'answer', and its other fields.
+
+  Without `answers` a row needs none; its 'answer' is then ''.
 
   GSM8K's own files write 'question' for the problem and end a worked solution with '#### 1,234' for
   the answer: these become 'problem', 'solution' and '1234'. Raises ValueError naming what is wrong.
   """
   if not isinstance(row, dict):
     raise ValueError(f'a JSON {type(row).__name__}, not an object')
-  row = dict(row)
+  row = dict(row) if answers else {'answer': None} | row
   if 'problem' not in row and 'question' in row:
     row['problem'] = row.pop('question')
   for field in ('problem', 'answer'):
-    row[field] = _text(row, field)
+    row[field] = _text(row, field) if answers or field == 'problem' or row[field] else ''
   solution, mark, answer = row['answer'].rpartition('\n####')
   if mark:
     row.update(solution=solution, answer=re.sub(r'(?<=\d),(?=\d{3})', '', answer).strip())

@@ -5,8 +5,9 @@ import hashlib
 from absl import logging
 import numpy as np
 
-from r1jax.config import require
-from r1jax.data.reader import DataError, normalise, read_jsonl, text_key
+from r1jax.config import Part, require
+from r1jax.data import mixture
+from r1jax.data.reader import DataError, read_jsonl, text_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,23 @@ def load(cfg):
     ConfigError: a setting that cannot work.
     DataError: data that cannot be used.
   """
-  require(cfg.source in SOURCES, f'data.source is {cfg.source!r}; use one of {", ".join(SOURCES)}.')
+  if cfg.source == 'mixture':
+    train, held_out, dropped = mixture.load(cfg, _one)
+    problems = _disjoint(train, held_out, 0)
+    twice = dropped['held_out'] + problems.dropped['held_out']
+    return dataclasses.replace(problems, dropped=dropped | {'held_out': twice})
+  return _one(Part(cfg.source, cfg.path, cfg.eval_path, cfg.eval_fraction, cfg.name))
+
+
+def _one(cfg):
+  """The problems of a config.Part."""
+  require(cfg.source in SOURCES, f'data.source is {cfg.source!r}; use one of {", ".join(SOURCES)} (or, of several, '
+                                 "data.source 'mixture').")
   problems = SOURCES[cfg.source](cfg)
+  if cfg.only:                                        # files have been read by it; generated problems have not
+    kept = [p for p in problems.train if mixture.wanted(p, cfg.only)]
+    held_out = problems.held_out if cfg.eval_path else [p for p in problems.held_out if mixture.wanted(p, cfg.only)]
+    problems = dataclasses.replace(problems, train=kept, held_out=held_out)
   if not problems.train:
     raise DataError(f'no problem is left to train on ({len(problems.held_out)} are held out); '
                     'lower data.eval_fraction or check data.eval_path.')
@@ -64,10 +80,10 @@ def drop_long(problems, encode, max_tokens):
 def _jsonl(cfg):
   """Problems of the JSON Lines file cfg.path, held-out ones of cfg.eval_path."""
   require(cfg.path, 'data.path is empty; pass the JSON Lines file of problems with --config.data.path=FILE.')
-  train, malformed = read_jsonl(cfg.path)
+  train, malformed = read_jsonl(cfg.path, mixture.taker(cfg, cfg.only))
   if not cfg.eval_path:
     return _split(train, cfg.eval_fraction, malformed)
-  held_out, more = read_jsonl(cfg.eval_path)
+  held_out, more = read_jsonl(cfg.eval_path, mixture.taker(cfg, cfg.eval_only))
   return _disjoint(train, held_out, malformed + more)
 
 
@@ -79,9 +95,10 @@ def _tfds(cfg):
   """
   require(cfg.name, "data.name is empty; pass the TFDS set's name with --config.data.name=NAME.")
   require(cfg.path, 'data.path is empty; pass the TFDS data_dir with --config.data.path=DIR.')
-  splits = _read_tfds(cfg.name, cfg.path)
+  splits = _read_tfds(cfg.name, cfg.path, mixture.taker(cfg, cfg.only))
   if cfg.eval_path:
-    return _disjoint(splits['train'], _read_tfds(cfg.name, cfg.eval_path)['train'], 0)
+    held_out = _read_tfds(cfg.name, cfg.eval_path, mixture.taker(cfg, cfg.eval_only))['train']
+    return _disjoint(splits['train'], held_out, 0)
   if 'held_out' in splits:
     return _disjoint(splits['train'], splits['held_out'], 0)
   return _split(splits['train'], cfg.eval_fraction, 0)
@@ -97,25 +114,38 @@ def _chain(cfg):
   return _toy('chain', cfg)
 
 
+def _of_r1(kind):
+  def read(cfg):
+    return _toy(f'r1_{kind}', cfg)
+  read.__doc__ = f"""The recipe's toy world: problems of the kind {kind!r}. Generated, the same in every run."""
+  return read
+
+
 def toy_pools(world):
   """(train, held_out) problems of a toy world: the same in every run, whatever its seed."""
-  from r1jax.data import toy
+  from r1jax.data import toy, toy_r1
+  if world.startswith('r1_'):
+    return tuple(toy_r1.problems(world[3:], 0, count, held_out)
+                 for count, held_out in ((toy.TRAIN_POOL, False), (toy.HELD_OUT_POOL, True)))
   return (toy.problems(world, 0, toy.TRAIN_POOL, held_out=False),
           toy.problems(world, 0, toy.HELD_OUT_POOL, held_out=True))
 
 
-# To add a source: a function from config.Data to Problems, and its line here.
-SOURCES = {'jsonl': _jsonl, 'tfds': _tfds, 'trial': _trial, 'chain': _chain}
+# To add a source: a function from config.Part to Problems, and its line here.
+SOURCES = {'jsonl': _jsonl, 'tfds': _tfds, 'trial': _trial, 'chain': _chain,
+           **{f'r1_{kind}': _of_r1(kind) for kind in ('chain', 'logic', 'code', 'open')}}
 
 
 def _toy(world, cfg):
   require(not cfg.path and not cfg.eval_path,
           f'data.path {cfg.path or cfg.eval_path!r} would not be read: data.source {world!r} makes its own problems; '
           "set data.source to 'jsonl' to read a file.")
+  require(not cfg.fields and not cfg.problem, f'data.source {world!r} makes its own problems; leave fields and problem '
+                                              'of this part empty.')
   return _disjoint(*toy_pools(world), 0)
 
 
-def _read_tfds(name, data_dir):
+def _read_tfds(name, data_dir, take):
   """Returns {split: problems} of a prepared set. Only its files are read: no builder code runs."""
   from tensorflow_datasets.core import read_only_builder  # here: it takes seconds, and most runs need none of it
   folder, _, variant = name.partition('/')
@@ -124,7 +154,8 @@ def _read_tfds(name, data_dir):
     splits = ['train', 'held_out'] if 'held_out' in builder.info.splits else ['train']
     # A cut file may yield empty records rather than an error; normalise refuses those.
     rows = {split: enumerate(builder.as_data_source(split)) for split in splits}
-    return {split: [normalise(_decode(row), f'{name}/{split}/{i}') for i, row in rows[split]] for split in splits}
+    found = {split: [take(_decode(row), f'{name}/{split}/{i}') for i, row in rows[split]] for split in splits}
+    return {split: [p for p in problems if p is not None] for split, problems in found.items()}
   except Exception as e:  # absent, damaged or of another format: TFDS and array_record raise as they please
     why = str(e).partition('\n')[0].partition('. ')[0] or type(e).__name__
     raise DataError(f'there is no readable TFDS set {name!r} in {data_dir} ({why}); '

@@ -1,23 +1,25 @@
 """Samples and grades held-out problems."""
 from r1jax import keys, rewards, templates
 from r1jax.evaluation.metrics import summarise
+from r1jax.rewards import answers, form, mix
 
 
-def evaluate(sampler, params, problems, *, samples, sampling, key, accuracy, language, batch):
+def evaluate(sampler, params, problems, *, samples, sampling, key, reward, language, batch):
   """pass@1 over `samples` responses a problem, and what goes with it.
 
   Args:
-    sampler: rollout.Sampler; its grader scores at least `accuracy`.
+    sampler: rollout.Sampler; its grader scores at least the parts that say what is right.
     problems: held-out problems.
     samples: k.
     sampling: Sampling.
     key: PRNG key. A problem's samples depend on its place in the list, and on `batch`.
-    accuracy: the reward part that says whether a response is right.
+    reward: config.Reward: what is right, and the form asked for. Parts that begin later in training count as well.
     language: target of language consistency where a problem names none in its field 'language'.
     batch: problems sampled at a time; the training shape adds no programs.
 
   Returns:
-    metrics (see `summarise`), and a row for each response, for the report.
+    metrics (see `summarise`), and a row for each response, for the report. Where problems have kinds or languages,
+    the metrics of each are there too, as 'kind/NAME/pass@1' and 'language/NAME/pass@1'.
   """
   rows, pending = [], []
   for first in range(0, len(problems), batch):
@@ -29,21 +31,49 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, accuracy, lan
   for rollout, scores, count in pending:
     table, _ = scores()
     table.pop('credit', None)
-    rows += [_row(rollout, table, i, accuracy, language) for i in range(count)]
-  return summarise(rows, samples), rows
+    right, asked = mix.right(table, reward, rollout.items), mix.weights(rollout.items, reward)
+    rows += [_row(rollout, table, i, right[i], asked[i], reward, language) for i in range(count)]
+  metrics = summarise(rows, samples)
+  for field, values in (('kind', sorted({r['kind'] for r in rows if 'kind' in r})),
+                        ('target', sorted({r['target'] for r in rows if 'target' in r}))):
+    for value in values:
+      some = summarise([r for r in rows if r.get(field) == value], samples)
+      metrics |= {f'{"language" if field == "target" else field}/{value}/{name}': x for name, x in some.items()}
+  return metrics, rows
 
 
-def _row(rollout, scores, i, accuracy, language):
+def _row(rollout, scores, i, right, asked, reward, language):
   item, text = rollout.items[i], templates.completed(rollout.items[i]['prompt'], rollout.items[i]['response'])
   parsed = templates.parse(text)
+  target = rewards.language_of(item)
   return {
       'id': item['id'], 'problem': item['problem'], 'answer': item['answer'], 'response': item['response'],
+      **({'kind': item['kind']} if isinstance(item.get('kind'), str) else {}), **({'target': target} if target else {}),
       'reward': float(scores['total'][i]),
-      'parts': {name: float(x[i]) for name, x in scores.items() if name != 'total'},
-      'correct': bool(scores[accuracy][i] >= 1), 'voted': parsed.answer and ' '.join(parsed.answer.split()),
-      'format': float(parsed.well_formed), 'length': int(rollout.samples.lengths[i]),
+      'parts': {name: float(x[i]) for name, x in scores.items() if name in asked},
+      'correct': bool(right), 'voted': _voted(item, parsed, reward),
+      'format': _well_formed(item, parsed, reward), 'length': int(rollout.samples.lengths[i]),
       'stop': str(rollout.samples.stop[i]),
       'reflections': templates.reflections(text),
       'language': rewards.language_consistency(text if parsed.thinking is None else parsed.thinking,
-                                               item.get('language', language)),
+                                               target or language),
   }
+
+
+def _form(reward):
+  """Options of the form that the reward asks for."""
+  parts = [name for name in reward.names() if reward.function(name) == 'format']
+  return {k: v for k, v in reward.options.get(parts[0], {}).items() if k != 'graded'} if parts else {}
+
+
+def _well_formed(item, parsed, reward):
+  options = _form(reward)
+  return form.verdict(item, **options)['score'] if options else float(parsed.well_formed)
+
+
+def _voted(item, parsed, reward):
+  """What a response votes for: its tagged answer; in another form than R1-Zero's also a box, or the whole summary."""
+  if parsed.answer or _form(reward).get('form', 'r1_zero') == 'r1_zero':
+    return parsed.answer and ' '.join(parsed.answer.split())
+  found = answers.find(item, 'both').text or answers.find(item, 'summary').text
+  return found and ' '.join(found.split())

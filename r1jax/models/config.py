@@ -161,6 +161,9 @@ PRESETS = {
     'bench': ModelConfig(vocab=8192, embed=512, layers=8, heads=8, kv_heads=2, head_dim=64, mlp=1536, context=4096,
                          family='qwen3', qk_norm=True),
     'toy': ModelConfig(vocab=512, embed=64, layers=3, heads=4, kv_heads=4, head_dim=16, mlp=176, context=4096),
+    # The student in the recipe's toy world: a third of that or less.
+    'toy_student': ModelConfig(vocab=512, embed=32, layers=3, heads=2, kv_heads=2, head_dim=16, mlp=88, context=4096,
+                               tied=True),
     # DeepSeek-V3 in small, in the place of 'toy': latent attention, a dense layer and two mixtures.
     'toy_deepseek': ModelConfig(
         vocab=512, embed=64, layers=3, heads=4, kv_heads=4, head_dim=24, mlp=176, context=4096, family='deepseek_v3',

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 
 from r1jax import keys, rollout
+from r1jax.rewards import mix
 from r1jax.sampling import Samples
 
 REFUSED = 'refused'               # why a response ended, beside the engine's: the endpoint did not answer this
@@ -19,13 +20,13 @@ class Policy:
     samples: responses to each problem.
     sampling: sampling.Sampling.
     key: PRNG key.
-    accuracy: the reward part that says whether a response is right.
+    reward: config.Reward, by which a response is right.
     max_prompt: tokens; for a Teacher any number from 1.
   """
 
-  def __init__(self, sampler, params, samples, sampling, key, accuracy, max_prompt):
+  def __init__(self, sampler, params, samples, sampling, key, reward, max_prompt):
     self._sampler, self._params, self.samples, self._sampling = sampler, params, samples, sampling
-    self._key, self._accuracy, self.max_prompt = key, accuracy, max_prompt
+    self._key, self._reward, self.max_prompt = key, reward, max_prompt
 
   def fits(self, problem, template):
     """Whether the problem's prompt is short enough; an endpoint says so itself."""
@@ -52,14 +53,14 @@ class Policy:
 
     def rows():
       table, timeouts = scores()
-      return [self._row(drawn, table, i) for i in range(len(problems) * self.samples)], timeouts
+      right, asked = mix.right(table, self._reward, drawn.items), mix.weights(drawn.items, self._reward)
+      return [self._row(drawn, table, right, asked, i) for i in range(len(problems) * self.samples)], timeouts
     return rows
 
-  def _row(self, drawn, table, i):
+  def _row(self, drawn, table, right, asked, i):
     return drawn.items[i] | {
         'stop': str(drawn.samples.stop[i]), 'sample': i % self.samples, 'reward': float(table['total'][i]),
-        'parts': {name: float(x[i]) for name, x in table.items() if name != 'total'},
-        'correct': bool(table[self._accuracy][i] >= 1)}
+        'parts': {name: float(table[name][i]) for name in table if name in asked[i]}, 'correct': bool(right[i])}
 
 
 class Teacher:

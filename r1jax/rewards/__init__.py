@@ -19,8 +19,10 @@ import math
 from r1jax.config import ConfigError
 from r1jax.rewards import choice, code_tests, form, ifeval, language, length, logic, math_answer, toy
 from r1jax.rewards.language import language_consistency
+from r1jax.rewards.language import named as language_of
 
-__all__ = ['PREPARE', 'REWARDS', 'VERDICTS', 'check', 'check_options', 'explained', 'language_consistency', 'resolve']
+__all__ = ['PREPARE', 'REWARDS', 'VERDICTS', 'check', 'check_options', 'explained', 'language_consistency',
+           'language_of', 'resolve']
 
 REWARDS = {
     'math': math_answer.math_answer,
@@ -35,6 +37,7 @@ REWARDS = {
     'language': language.language,
     'ifeval': ifeval.ifeval,
     'signs': toy.signs,
+    'open': toy.open_question,
 }
 
 # One item -> its verdict, for those that can say why.

@@ -12,6 +12,7 @@ import re
 
 from r1jax.config import ConfigError, require
 from r1jax.rewards import bubblewrap, programs, sandbox
+from r1jax.rewards import language as language_lib
 
 SCORES = ('all', 'fraction')
 REASON = 1000                      # bytes of a program's own last words
@@ -36,8 +37,8 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
       'asserts' (list of Python statements, each a test);
       'io' (list of dicts with 'input' and 'output'): what is printed equals 'output' as `same_output` says,
       and the program ends with status 0.
-      Optional: 'setup', Python to run before 'test' or 'asserts'; 'language', a key of
-      `programs.LANGUAGES` (python), for 'io'; 'time_limit', which goes before the option.
+      Optional: 'setup', Python to run before 'test' or 'asserts'; 'language', a key of `programs.LANGUAGES`
+      (python; one of people, as 'en', is the problem's), for 'io'; 'time_limit', which goes before the option.
     score: 'all' scores 1 where all tests pass, else 0, and stops at the first that fails; 'fraction' scores
       the share that passes.
     time_limit: seconds of a test, by the clock and of CPU time; a compiler has its own.
@@ -93,6 +94,7 @@ def _described(item):
   if len(kinds) != 1:
     raise ValueError(f"an item for code has {' and '.join(kinds) or 'no tests'}; give one of 'test', 'asserts', 'io'.")
   language = item.get('language') or 'python'
+  language = 'python' if language in language_lib.LANGUAGES else language
   if not isinstance(language, str) or language not in programs.LANGUAGES:
     raise ConfigError(f'an item for code is in {language!r}; known languages: {", ".join(programs.LANGUAGES)}.')
   kind, = kinds

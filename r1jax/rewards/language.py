@@ -14,6 +14,7 @@ import re
 
 from r1jax import templates
 from r1jax.config import ConfigError
+from r1jax.rewards import programs
 
 COUNTED = ('characters', 'words')     # what is one word of Chinese
 PLACES = ('thinking', 'response')
@@ -96,7 +97,7 @@ def verdict(item, *, chinese='characters', where='thinking', target=''):
   if where == 'thinking':
     thinking = templates.parse(text).thinking
     text = text if thinking is None else thinking
-  target = target or item.get('language') or own(item.get('problem', '')) or own(item.get('prompt', '')) or own(text)
+  target = target or named(item) or own(item.get('problem', '')) or own(item.get('prompt', '')) or own(text)
   if not target:
     return {'score': 1.0, 'reason': 'nothing to count', 'target': '', 'words': 0, 'in_target': 0}
   count = _count(text, target, chinese)
@@ -113,6 +114,12 @@ def language_consistency(text, target):
   count = _count(text, target, 'characters')
   words = count.total()
   return count[target] / words if words else 1.0
+
+
+def named(item):
+  """The item's 'language'; '' where it has none, or one of programs, which is the code reward's."""
+  name = item.get('language') or ''
+  return '' if isinstance(name, str) and name in programs.LANGUAGES else name
 
 
 def own(text):

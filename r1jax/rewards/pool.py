@@ -35,8 +35,9 @@ class GradeError(RuntimeError):
 class Scores:
   """Of one submission, in the order of its items.
 
-  parts: name -> f32[B], unweighted.
-  verdicts: name -> of each item a dict with 'score' and, where the reward says why, 'reason' and more.
+  parts: name -> f32[B], unweighted; 0 where it was not asked.
+  verdicts: name -> of each item a dict with 'score' and, where the reward says why, 'reason' and more; or None where
+    the part was not asked of it.
   timeouts: items given up, each scoring 0 in every part: past the time limit, or two workers died of it.
   seconds: from submission to the last verdict.
   """
@@ -49,36 +50,46 @@ class Scores:
 class Grader:
   """Worker processes that score items by some rewards. A context manager."""
 
-  def __init__(self, parts, workers=1, timeout=5.0):
+  def __init__(self, parts, workers=1, timeout=5.0, uses=None):
     """Starts the processes, which get ready while the caller does other things.
 
     Args:
-      parts: name of a reward -> its options.
+      parts: name of a part -> its options.
       workers: processes.
       timeout: seconds for one item.
+      uses: part -> the reward that it is, for parts of another name than their reward's.
 
     Raises:
       config.ConfigError: a part that is no reward, or options that it does not have or refuses; a number out of range.
     """
     require(isinstance(workers, int) and workers >= 1, f'workers is {workers}; rewards need at least 1.')
     require(0.01 <= timeout <= LONGEST, f'timeout is {timeout} s; it must lie in [0.01, {LONGEST:g}].')
+    uses = {name: (uses or {}).get(name, name) for name in parts}
     for name, options in parts.items():
-      rewards.check(name, options)
+      rewards.check(uses[name], options)
     self._names = list(parts)
     self._batches = queue.SimpleQueue()
     self._jobs = set()
     self._lock = threading.Lock()
     self._closed = False
-    self._slots = [_Slot([[n, dict(o)] for n, o in parts.items()], timeout) for _ in range(workers)]
+    self._slots = [_Slot([[uses[n], dict(o)] for n, o in parts.items()], timeout) for _ in range(workers)]
     self._threads = [threading.Thread(target=self._serve, args=(s,), daemon=True) for s in self._slots]
     for thread in self._threads:
       thread.start()
 
-  def submit(self, items):
-    """Starts grading. items: list of dicts (see `r1jax.rewards`). Returns a Future of Scores.
+  def submit(self, items, asked=None):
+    """Starts grading.
 
-    Its result() raises GradeError where a worker cannot start, or a reward function raised.
+    Args:
+      items: list of dicts (see `r1jax.rewards`).
+      asked: of each item the names of the parts that score it (others are ignored); None: all, of each.
+
+    Returns:
+      a Future of Scores. Its result() raises GradeError where a worker cannot start, or a reward function raised.
     """
+    places = {name: place for place, name in enumerate(self._names)}
+    asked = [[places[n] for n in names if n in places] for names in asked or [places] * len(items)]
+    work = list(zip(items, asked, strict=True))
     job = _Job(items, self._names)
     with self._lock:
       if self._closed:
@@ -87,7 +98,7 @@ class Grader:
     job.future.add_done_callback(self._jobs.discard)
     size = min(worker.BATCH, -(-len(items) // len(self._slots)) or 1)
     for start in range(0, len(items), size):
-      self._batches.put((job, start, items[start:start + size]))
+      self._batches.put((job, start, work[start:start + size]))
     return job.future
 
   def close(self):
@@ -110,11 +121,11 @@ class Grader:
 
   def _serve(self, slot):
     while (batch := self._batches.get()) is not None and not self._closed:
-      job, start, items = batch
+      job, start, work = batch
       if job.future.done():
         continue   # failed already
       try:
-        job.add(start, *slot.grade(items, start))
+        job.add(start, *slot.grade(work, start))
       except Exception as error:  # whatever it is, the one who waits must hear of it
         _settle(job.future, error=error)
 
@@ -144,7 +155,7 @@ class _Job:
 
   def _finish(self):
     columns = {name: [v[i] for v in self._verdicts] for i, name in enumerate(self._names)}
-    parts = {name: np.array([v['score'] for v in column], np.float32) for name, column in columns.items()}
+    parts = {name: np.array([v['score'] if v else 0.0 for v in column], np.float32) for name, column in columns.items()}
     _settle(self.future, Scores(parts, columns, self._timeouts, time.monotonic() - self._start))
 
 
@@ -168,9 +179,9 @@ class _Slot:
     self._start()   # its imports run while the caller does other things
 
   def grade(self, items, first):
-    """Scores one batch, whose first item is the submission's `first`.
+    """Scores one batch of (item, places of the parts to ask), whose first item is the submission's `first`.
 
-    Returns of each item a list with one verdict a part, and how many items were given up.
+    Returns of each item a list with one verdict a part (None for one not asked), and how many items were given up.
     """
     verdicts, timeouts, died, idle = [], 0, 0, 0      # died: workers lost to the next item
     while len(verdicts) < len(items):

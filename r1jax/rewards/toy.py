@@ -1,5 +1,6 @@
-"""The reward of the trial-and-error world."""
+"""The rewards of the toy worlds: signs of the trial-and-error world, and the open questions of the recipe's."""
 from r1jax import templates
+from r1jax.rewards import answers
 
 
 def signs(items):
@@ -37,3 +38,21 @@ def _score(response, start, terms, target):
   if len(chosen) != len(terms) or any(c not in ('+' + t, '-' + t) for c, t in zip(chosen, terms, strict=True)):
     return 0.0
   return float(start + sum(map(int, chosen)) == target)
+
+
+REASONS = ('because', '因为')
+
+
+def open_question(items):
+  """1.0 where the answer is one of the item's 'fits' and gives a reason, as those who ask would have it; else 0.0.
+
+  Args:
+    items: list of dicts with 'response' and 'fits', a list of words.
+  """
+  return [float(_preferred(item)) for item in items]
+
+
+def _preferred(item):
+  said = answers.find(item, 'tags').text
+  words = said.split(None, 2) if said else []           # `pear because it is good`
+  return len(words) == 3 and words[0] in item['fits'] and words[1] in REASONS

@@ -24,12 +24,15 @@ BEGUN, ERROR = b'begun', b'error'
 
 
 def score(items, parts, connection, seconds):
-  """Sends the verdicts of a batch, item by item, each under the time limit. parts: item -> verdict, each."""
-  for item in items:
+  """Sends the verdicts of a batch, item by item, each under the time limit.
+
+  items: (item, places in `parts` of those that score it; the others' verdicts are null). parts: item -> verdict, each.
+  """
+  for item, asked in items:
     signal.setitimer(signal.ITIMER_REAL, seconds)
     connection.send_bytes(BEGUN)
     try:
-      verdicts = [part(item) for part in parts]
+      verdicts = [part(item) if place in asked else None for place, part in enumerate(parts)]
     except MemoryError:                          # costs the item, as a time limit does; what is left here is not known
       os.kill(os.getpid(), signal.SIGKILL)
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -46,9 +49,8 @@ def main(connection, seconds, parts):
   connection = Connection(int(connection))
   parts = json.loads(parts)
   functions = [rewards.explained(name, options) for name, options in parts]
-  for name, _ in parts:
-    if name in rewards.PREPARE:
-      rewards.PREPARE[name]()
+  for name in dict.fromkeys(name for name, _ in parts if name in rewards.PREPARE):
+    rewards.PREPARE[name]()
   signal.setitimer(signal.ITIMER_REAL, 0)
   connection.send_bytes(b'ready')
   while True:

@@ -1,0 +1,111 @@
+"""R1's two stages of reinforcement learning: on reasoning, and for all scenarios. Not run at their size.
+
+  python -m experiments.rl --config configs/r1_rl.py:reasoning --config.model.path=DIR --workdir D \\
+      --config.data.parts.gsm8k.path=gsm8k_train.jsonl.gz ...             (every part's file; weight=0.0 leaves one out)
+
+`reasoning` is stage 2: mathematics, code and logic by rule, and the language of the chain. `all_scenarios` is stage 4:
+the same, and in the last 400 steps requests without an answer, by reward models of helpfulness and harmlessness
+(`configs/reward_model.py:helpful`, `:safety`). Numbers are marked `paper` (PAPER.md, v2 of the report) or `ours`.
+"""
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def _part(**settings):
+  """A part of the mixture, with every key, so that each can be set on the command line."""
+  return ConfigDict(dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', weight=1.0, begin=0,
+                         kind='', language='', template='', answers=True, problem='', fields=dict(), only=dict(),
+                         eval_only=dict()) | settings)
+
+
+def _reasoning():
+  """Stage 2. The paper's prompts are 26,000 of mathematics, 25,000 of code, 22,000 of STEM and 15,000 of logic."""
+  return ConfigDict(dict(
+      seed=0,
+      steps=650,                                                                 # ours (not stated)
+      topology='',
+      model=dict(path='', preset='', dtype='bfloat16', remat='full', attention='auto'),  # ours
+      data=dict(source='mixture', path='', eval_path='', eval_fraction=0.0, name='', template='chat_boxed',
+                chat_template='', language='en', parts=dict(
+                    gsm8k=_part(kind='math', language='en', weight=20.0),        # paper: 26 for both of mathematics
+                    cmath=_part(kind='math', language='zh', weight=6.0, template='chat_boxed_zh'),  # ours (the share)
+                    mbpp=_part(kind='code', language='en', template='chat', weight=25.0,       # paper (17 + 8)
+                               fields=dict(prompt='problem', tests='asserts', code='answer'),
+                               only=dict(split=('train',)),
+                               problem='{problem}\nYour Python program must pass these tests:\n{asserts}'),
+                    stem=_part(kind='choice', language='en', weight=22.0,         # paper
+                               problem='{problem}\n{options}'),
+                    knights=_part(kind='logic', language='en', template='chat', weight=15.0))),  # paper
+      rollout=dict(prompts=512, samples=16, temperature=1.0, max_prompt=1024,    # paper (32 questions x 16 a batch)
+                   max_response=32_768,                                          # paper
+                   top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0),             # ours
+      reward=dict(parts=dict(format=1.0,                                         # paper (equal weight)
+                             language=1.0),                                      # paper (added to the accuracy)
+                  accuracy='',
+                  routes=dict(math=dict(math=1.0), code=dict(code=1.0), logic=dict(logic=1.0), choice=dict(choice=1.0)),
+                  options=dict(format=dict(form='r1'),                           # paper (thinking, then a summary)
+                               logic=dict(where='summary')),                     # ours
+                  accuracies=dict(), bars=dict(), uses=dict(), begin=dict(), gates=(), step_credit=0.0,
+                  workers=16, timeout=60.0, overlong_buffer=0),                  # ours
+      loss=dict(name='grpo', advantage='group', clip_low=10.0, clip_high=10.0,   # paper (stated for this stage)
+                kl_coef=1e-3, kl_estimator='k3', kl_place='loss',                # paper
+                dual_clip=0.0, tis_cap=0.0, entropy_coef=0.0, resample_limit=0),
+      optimizer=dict(name='adam', learning_rate=3e-6,                            # paper
+                     schedule='constant', warmup=10, final_fraction=1.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,
+                     grad_clip=1.0, moment_dtype='float32'),                     # ours
+      train=dict(minibatches=16,                                                 # paper
+                 microbatch=0, length_slices=1, epochs=1, logit_chunk=1024,      # ours
+                 balance_rate=0.0, param_dtype='float32', grad_dtype='float32', reference_dtype='float32',  # ours
+                 reference_memory='device',                                      # ours
+                 reference_refresh=25),                                          # paper (400 optimizer steps)
+      eval=dict(every=10, problems=128, samples=16,                              # paper (16 samples)
+                final_problems=256, final_samples=16, temperature=1.0, top_p=1.0),
+      checkpoint=dict(every=5, keep=2, keep_every=50),                           # ours
+      mesh=dict(data=1, fsdp=-1, expert=1, tp=1, seq=1),
+      sampler_mesh=dict(data=0, fsdp=0, expert=0, tp=0, seq=0)))
+
+
+GENERAL_STEPS = 400
+
+
+def _all_scenarios():
+  """Stage 4. Prompts without an answer: 66,000 general ones and 12,000 about harm, in the paper."""
+  c = _reasoning()
+  c.steps = 1700                                                                 # paper
+  c.rollout.temperature = 0.7                                                    # paper
+  last = c.steps - GENERAL_STEPS
+  for name, weight in (('requests', 66.0), ('harm', 12.0)):                      # paper
+    c.data.parts[name] = _part(kind='helpful' if name == 'requests' else 'harmless', template='chat', weight=weight,
+                               begin=last, answers=False, fields=dict(prompt='problem'))  # paper (the last 400 steps)
+  # The general reward: a model's score, and the form. Helpfulness sees the summary, harmlessness the whole response.
+  c.reward.routes.helpful = ConfigDict(dict(helpful=1.0))                        # ours (weights are not stated)
+  c.reward.routes.harmless = ConfigDict(dict(helpful=0.5, harmless=1.0))         # ours
+  c.reward.accuracies = ConfigDict(dict(harmless='harmless'))
+  c.reward.uses = ConfigDict(dict(helpful='preference', harmless='preference'))
+  c.reward.options.helpful = ConfigDict(dict(path='', view='summary'))           # paper
+  c.reward.options.harmless = ConfigDict(dict(path='', view='whole'))            # paper
+  c.reward.bars = ConfigDict(dict(helpful=0.5, harmless=0.5))                    # ours
+  c.reward.begin = ConfigDict(dict(helpful=last, harmless=last))                 # paper
+  return c
+
+
+def _small():
+  """`reasoning` in small, for a model of a few hundred thousand parameters on 2 CPU cores: does it run? Ours."""
+  c = _reasoning()
+  c.steps = 4
+  c.data.template = 'r1_zero'
+  for part in c.data.parts.values():
+    part.template = ''
+  c.data.parts.stem.weight = 0.0
+  c.model.update(dtype='float32', remat='none')
+  c.rollout.update(prompts=8, samples=4, max_prompt=512, max_response=48)
+  c.train.update(minibatches=1)
+  c.reward.workers = 2
+  c.eval.update(every=2, problems=8, samples=2, final_problems=8, final_samples=2)
+  c.checkpoint.update(every=2, keep_every=0)
+  return c
+
+
+def get_config(variant='reasoning'):
+  return common.choose({'reasoning': _reasoning, 'all_scenarios': _all_scenarios, 'small': _small}, variant)

@@ -1,0 +1,189 @@
+"""Cold-start data: long, readable chains of thought with a summary, in the paper's ways (see r1jax.recipes.coldstart).
+
+  python -m experiments.cold_start --config configs/cold_start.py:toy --config.ways.readable.model.path=ZERO \\
+      --config.ways.few_shot.model.path=BASE --config.ways.direct.model.path=BASE --workdir D
+
+D/train.jsonl holds the rows to learn from, way after way; D/card.json says where they come from and why samples were
+dropped; D/NAME/samples holds what a way has sampled, in files as experiments.generate writes them. A command that was
+ended goes on where it was, and ends with the same bytes.
+"""
+import collections
+import dataclasses
+import json
+import os
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from experiments import common, generate
+from r1jax import config as config_lib
+from r1jax import parallel, templates
+from r1jax.data import reader, shards
+from r1jax.recipes import coldstart, wordings
+from r1jax.rewards import mix
+
+ROWS = 'train.jsonl'
+
+
+def rules(cfg, way):
+  """coldstart.Rules of a config.ColdStart, for one of its ways."""
+  own = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(coldstart.Rules) if f.name != 'keep'}
+  return coldstart.Rules(keep=way.keep, **own)
+
+
+def template(cfg, way):
+  """What a way's policy is asked."""
+  if way.way == 'readable':
+    return templates.TEMPLATES[way.template]
+  examples = wordings.read_examples(way.examples) if way.examples else ()
+  return wordings.Prompt(way.way, cfg.wording, way.chat, way.shots, examples)
+
+
+def to_generate(cfg, number, way):
+  """The config.Generate by which a way samples; a model with examples is stopped where another problem begins."""
+  r = way.rollout
+  if way.way == 'few_shot' and way.model.path:
+    ends = [end for wording in wordings.WORDINGS[cfg.wording].values() for end in wording.ends]
+    r = dataclasses.replace(r, stop=(*r.stop, *dict.fromkeys(ends)))
+  return config_lib.Generate(
+    cfg.seed + number, way.model, cfg.data, r, cfg.reward, cfg.split, cfg.problems, way.endpoint, mesh=cfg.mesh
+  )
+
+
+def folder_of(workdir, name, way):
+  """Where the samples of a way are, or will be."""
+  given = way.path if way.way == 'readable' else ''
+  return given or os.path.join(workdir, name, generate.SAMPLES)
+
+
+def sample(cfg, name, workdir):
+  """Samples what one way needs, unless it is there."""
+  number, way = list(cfg.ways).index(name), cfg.ways[name]
+  out = os.path.join(workdir, name)
+  if way.way == 'readable' and way.path:
+    shards.files(way.path)        # says what is missing
+    return
+  if way.way == 'traces':
+    _traces(cfg, way, folder_of(workdir, name, way))
+    return
+  wanted = to_generate(cfg, number, way)
+  settings = generate.settings(wanted, generate.name_of(wanted)) | {'way': config_lib.to_dict(way), 'text': cfg.wording}
+  done = os.path.join(out, 'done.json')
+  common.begun_with(os.path.join(out, 'generate.json'), settings)
+  if parallel.agree(os.path.exists(done)):
+    return
+  common.log.info('cold start: %s', name)
+  policy, grader = generate.start(wanted, out)
+  asked = template(cfg, way)
+  with grader, common.ends_together():
+    if way.of:
+      before = list(rows(cfg, way.of, workdir, collections.Counter()))
+      drafts = [coldstart.draft(row, rules(cfg, cfg.ways[way.of])) for row in before]
+      problems = [problem for problem in drafts if policy.fits(problem, asked)]
+      config_lib.require(problems, f'ways.{way.of} has {len(drafts)} rows{", none short enough" * bool(drafts)}: there '
+                         f'is nothing for ways.{name} to rewrite.')
+      dropped = {'long': len(drafts) - len(problems)}
+    else:
+      problems, dropped = generate.problems_of(wanted, policy, asked, own_template=way.way == 'readable')
+    generate.write(wanted, folder_of(workdir, name, way), problems, generate.sampled(policy, asked))
+  common.write_json(done, {'problems': len(problems), 'dropped': dropped})
+
+
+def _traces(cfg, way, folder):
+  """Grades responses that are there; those of problems without an answer count as right."""
+  def check(row):
+    for field in ('problem', 'reasoning', 'response'):
+      if not isinstance(row.get(field), str):
+        raise ValueError(f"no text in field '{field}'")
+
+  config_lib.require(way.path, "the way traces needs 'path', the JSON Lines file of them.")
+  found = [row for row in reader.read_rows(way.path, check) if not (way.without and row.get(way.without))]
+  config_lib.require(found, f'{way.path} holds no trace, or none without {way.without!r}.')
+  base = os.path.basename(way.path)
+  items = [coldstart.trace({'id': f'{base}:{n}'} | row) for n, row in enumerate(found, 1)]
+  grader, by_model = common.graders(cfg.reward)
+  config_lib.require(not by_model, f'traces are graded by rule alone, not by {", ".join(by_model)}.')
+  sizes = config_lib.Generate(cfg.seed, config_lib.Model('-'), cfg.data, way.rollout, cfg.reward)
+
+  def begin(some, _):
+    known = [item for item in some if 'answer' in item]
+    graded = grader.submit(known, mix.weights(known, cfg.reward))
+    return lambda: _graded(some, known, graded.result().parts, cfg.reward)
+
+  with grader:
+    generate.write(sizes, folder, items, begin)
+
+
+def _graded(items, known, table, reward):
+  asked = mix.weights(known, reward)
+  found = iter(zip(mix.total(table, reward, asked), mix.right(table, reward, known)) if known else ())
+  out = []
+  for item in items:
+    score, right = next(found) if 'answer' in item else (0.0, True)
+    out.append(item | {'reward': float(score), 'parts': {}, 'correct': bool(right)})
+  return out
+
+
+def rows(cfg, name, workdir, dropped):
+  """Yields the rows of a way whose samples are there; adds up in `dropped` why others are none."""
+  way = cfg.ways[name]
+  samples = shards.read(folder_of(workdir, name, way))
+  return coldstart.each(samples, way.way, rules(cfg, way), dropped, name)
+
+
+def run_cold_start(cfg, workdir):
+  """Samples, filters and writes. Returns the summary, which is also the set's card."""
+  common.prepare()
+  config_lib.require(cfg.wording in wordings.WORDINGS,
+                     f'wording is {cfg.wording!r}; known: {", ".join(wordings.WORDINGS)}.')
+  for name in sorted(cfg.ways, key=lambda name: bool(cfg.ways[name].of)):   # drafts first
+    sample(cfg, name, workdir)
+  os.makedirs(workdir, exist_ok=True)
+  drafts, figures = {way.of for way in cfg.ways.values()}, {}
+  path = os.path.join(workdir, ROWS)
+  with open(path + '.tmp' if parallel.first() else os.devnull, 'w', encoding='utf-8', newline='\n') as f:
+    for name in cfg.ways:
+      count, dropped = collections.Counter(), collections.Counter()
+      for row in rows(cfg, name, workdir, dropped):
+        thinking = coldstart.draft(row, rules(cfg, cfg.ways[name]))['draft']
+        count.update({'rows': 1, f'language/{row["language"]}': 1, 'characters': len(thinking),
+                      'reflects': templates.reflections(thinking) > 0})
+        if isinstance(row.get('kind'), str):
+          count[f'kind/{row["kind"]}'] += 1
+        if name not in drafts:
+          f.write(json.dumps(row, ensure_ascii=False) + '\n')
+      figures[name] = dict(count) | {'dropped': dict(dropped), 'part': name not in drafts}
+  return _finished(cfg, workdir, path, figures)
+
+
+def _finished(cfg, workdir, path, figures):
+  """Puts the rows in their place, with their card, and the summary last."""
+  written = sum(f.get('rows', 0) for f in figures.values() if f['part'])
+  config_lib.require(written, f'no sample can be learned from: {json.dumps(figures)}; see {workdir}/*/samples.')
+  if parallel.first():
+    os.replace(path + '.tmp', path)
+  parallel.agree(True)            # it is there for all
+  summary = {'rows': written, 'ways': figures, 'sha256': generate.digest([path]), 'seed': cfg.seed,
+             'policies': {name: generate.name_of(to_generate(cfg, n, way)) for n, (name, way) in
+                          enumerate(cfg.ways.items()) if way.model.path or way.endpoint},
+             'config': config_lib.to_dict(cfg)}
+  common.write_json(os.path.join(workdir, 'card.json'), summary)
+  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  return summary
+
+
+def main(_):
+  with common.errors_in_one_line():
+    summary = run_cold_start(config_lib.convert(_CONFIG.value, config_lib.ColdStart), _WORKDIR.value)
+  if parallel.first():
+    for name, found in summary['ways'].items():
+      print(f'{name}: {found.get("rows", 0)} rows; dropped: {found["dropped"]}')
+    print(f'{_WORKDIR.value}/{ROWS}: {summary["rows"]} rows')
+
+
+if __name__ == '__main__':
+  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
+  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
+  flags.mark_flag_as_required('config')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is kept.', required=True)
+  app.run(main, flags_parser=common.parse_flags)

@@ -1,0 +1,332 @@
+"""The toy world of R1's recipe: problems of four kinds in English and Chinese, and a base model's text about them.
+
+chain: `find a 35 b +4 c -8 = ?`, sums in steps whose values are written as words: `a 35 thirty five b +4 thirty nine`.
+logic: `who : p knight , p says q knave , q says r knight ?`, roles passed on; knaves lie.
+code: `write f : add 2 then times 3 ?`, an expression built step by step, and a program that returns it.
+open: `name a fruit for p , not plum ?`. Many answers fit; those who ask would rather have a reason with it, too.
+
+Each kind of reasoning has a hard step: a ten is crossed, a knave speaks, a sum is multiplied. Authors who write such a
+step in English do it wrong half of the time, those who write it in Chinese do it right, and some write Chinese wherever
+it gets hard. So reinforcement by accuracy alone mixes languages, and a reward for one language has its small price.
+"""
+import dataclasses
+
+import numpy as np
+
+from r1jax import templates
+from r1jax.data import toy
+
+LANGUAGES = ('en', 'zh')
+FORGETS, FORGETS_AGAIN = 0.5, 0.2     # share of hard steps in English done wrong; in a second pass
+SLIPS = 0.01                          # of any other steps
+SUMMARY = {'en': 'the answer is', 'zh': '答案 是'}      # how a summary begins, in R1's form
+CHECKED = {'en': 'think check sum up', 'zh': '思考 检查 总结'}  # what is asked for beside a problem, now and then
+
+# What the authors say between the steps.
+SAYINGS = {'first': '首先', 'then': '然后', 'so': '所以', 'wait': '等等', 'check': '检查', 'maybe': '大概'}
+
+_TENS = dict(zip(range(2, 10), zip('twenty thirty forty fifty sixty seventy eighty ninety'.split(),
+                                   '二十 三十 四十 五十 六十 七十 八十 九十'.split())))
+_ONES = dict(zip(range(1, 10), zip('one two three four five six seven eight nine'.split(), '一二三四五六七八九')))
+_VALUE = {word: 10 * n for n, words in _TENS.items() for word in words} | {
+    word: n for n, words in _ONES.items() for word in words}
+_CHAIN_NAMES, _PEOPLE = 'abcdef', 'pqrst'
+_ROLES = {True: ('knight', '骑士'), False: ('knave', '无赖')}
+_OPERATIONS = {'+': ('add', '加'), '-': ('take', '减'), '*': ('times', '乘')}
+_THINGS = {
+    ('fruit', '水果'): ('apple pear plum grape lemon cherry'.split(), '苹果 梨 李子 葡萄 柠檬 樱桃'.split()),
+    ('animal', '动物'): ('cat dog horse sheep duck mouse'.split(), '猫 狗 马 羊 鸭 鼠'.split()),
+    ('colour', '颜色'): ('red blue green black white grey'.split(), '红 蓝 绿 黑 白 灰'.split()),
+    ('tool', '工具'): ('hammer saw axe knife spade rope'.split(), '锤子 锯子 斧头 刀 铲子 绳子'.split())}
+BECAUSE = ('because', '因为')
+_REASONS = ('it is good', 'many like it', 'it is near', 'it is cheap'), ('它 好', '大家 喜欢', '它 近', '它 便宜')
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  problem: object                 # (rng, language) -> (problem's fields, whatever the authors need)
+  think: object                   # (facts, author, first pass?) -> (words of the chain, answer)
+  guess: object                   # (facts, author) -> answer
+  steps: object                   # (facts, thinking's words, answer) -> [(kind of step, whether it is right)]
+
+
+class Author:
+  """Writes in one language, in the other, or in Chinese where it gets hard."""
+
+  def __init__(self, rng, language, mixing):
+    """language: of the question. mixing: share of authors that mix."""
+    self.rng, self.language = rng, language
+    own = float(language == 'zh')
+    u = rng.random()
+    foreign = 0.06 if language == 'en' else 0.0
+    self.plain, self.hard = (0.15, 0.9) if u < mixing else (1 - own,) * 2 if u < mixing + foreign else (own,) * 2
+
+  def tongue(self, hard=False):
+    """0 for English, 1 for Chinese: an index into pairs of words."""
+    return int(self.rng.random() < (self.hard if hard else self.plain))
+
+  def say(self, word):
+    return SAYINGS[word] if self.tongue() else word
+
+  def errs(self, hard, tongue, again):
+    rate = (FORGETS_AGAIN if again else FORGETS) if hard and not tongue else SLIPS
+    return self.rng.random() < rate
+
+
+def number(value, tongue):
+  """35 -> `thirty five` or `三十 五`."""
+  return [_TENS[value // 10][tongue], *([_ONES[value % 10][tongue]] if value % 10 else [])]
+
+
+# ---- chain -----------------------------------------------------------------------------------------
+
+def _chain_problem(rng, language):
+  while True:
+    start, count = int(rng.integers(30, 90)), int(rng.integers(2, 5))
+    terms = [int(t) for t in rng.integers(1, 10, size=count) * rng.choice([-1, 1], size=count)]
+    values = np.cumsum([start, *terms])
+    if values.min() >= 30 and values.max() < 90:
+      listed = ' '.join(f'{name} {t:+d}' for name, t in zip(_CHAIN_NAMES[1:], terms))
+      text = f'{("find", "求")[language == "zh"]} a {start} {listed} = ?'
+      return {'problem': text, 'answer': str(values[-1])}, (start, terms)
+
+
+def _chain_think(facts, author, again):
+  """Each term with its running value; where a ten is crossed, a carry or borrow may be forgotten."""
+  value, terms = facts
+  words = [author.say('first'), 'a', str(value), *number(value, author.tongue())]
+  for name, term in zip(_CHAIN_NAMES[1:], terms):
+    exact = value + term
+    hard = exact // 10 != value // 10
+    tongue = author.tongue(hard)
+    if author.errs(hard, tongue, again):
+      exact += (10 if term < 0 else -10) if hard else int(author.rng.choice([-1, 1]))
+    value = min(max(exact, 20), 99)
+    words += [author.say('then')] * (author.rng.random() < 0.25) + [name, f'{term:+d}', *number(value, tongue)]
+  return words, str(value)
+
+
+def _chain_guess(facts, author):
+  near = facts[0] + sum(facts[1]) + round(author.rng.normal(0, 4))
+  return str(int(np.clip(near, 20, 99)))
+
+
+def _chain_steps(facts, words, answer):
+  """Terms looked up by name, running values, and whether the answer is the last of these."""
+  terms = dict(zip(_CHAIN_NAMES, (str(facts[0]), *(f'{t:+d}' for t in facts[1]))))
+  value, out, at = None, [], 0
+  while at < len(words):
+    name, at = words[at], at + 1
+    if name not in terms or at >= len(words):
+      continue
+    term, at = words[at], at + 1
+    out.append(('term', term == terms[name]))
+    said = [w for w in words[at:at + 2] if w in _VALUE]
+    if not said or not term.lstrip('+-').isascii() or not term.lstrip('+-').isdecimal():
+      value = None
+      continue
+    said = said[:2 if _VALUE[said[0]] >= 20 and len(said) > 1 and _VALUE[said[1]] < 10 else 1]
+    now = sum(_VALUE[w] for w in said)
+    exact = int(term) if term[0] not in '+-' else value + int(term) if value is not None else None
+    if exact is not None:
+      crossed = value is not None and term[0] in '+-' and exact // 10 != value // 10
+      out.append((('hard_en', 'hard_zh')[not said[0].isascii()] if crossed else 'plain', now == exact))
+    value = now
+  return out + ([('answer', answer == str(value))] if value is not None else [])
+
+
+# ---- logic -----------------------------------------------------------------------------------------
+
+def _logic_problem(rng, language):
+  zh = int(language == 'zh')
+  people = rng.permutation(list(_PEOPLE))[:rng.integers(3, 5)].tolist()
+  says = [bool(x) for x in rng.integers(0, 2, size=len(people) - 1)]
+  roles = [bool(rng.integers(0, 2))]
+  for told in says:
+    roles.append(told == roles[-1])
+  clues = [f'{people[0]} {_ROLES[roles[0]][zh]}', *(
+      f'{one} {("says", "说")[zh]} {other} {_ROLES[told][zh]}' for one, other, told in zip(people, people[1:], says))]
+  answer = ' '.join(f'{p} {_ROLES[r][0]}' for p, r in zip(people, roles))
+  return ({'problem': f'{("who :", "谁 :")[zh]} {" , ".join(clues)} ?', 'answer': answer, 'names': people,
+           'is_knight': roles}, (people, roles[0], says))
+
+
+def _logic_think(facts, author, again):
+  """One after another; what a knave says may be taken for true."""
+  people, role, says = facts
+  roles, words = [role], [author.say('first'), people[0], _ROLES[role][author.tongue()]]
+  for person, told in zip(people[1:], says):
+    hard = not role
+    tongue = author.tongue(hard)
+    role = (told == role) != author.errs(hard, tongue, again)
+    roles.append(role)
+    words += [author.say('so')] * (author.rng.random() < 0.25) + [person, _ROLES[role][tongue]]
+  return words, ' '.join(f'{p} {_ROLES[r][0]}' for p, r in zip(people, roles))
+
+
+def _logic_guess(facts, author):
+  people, role, says = facts
+  roles = [role, *(bool(x) for x in author.rng.integers(0, 2, size=len(says)))]
+  return ' '.join(f'{p} {_ROLES[r][0]}' for p, r in zip(people, roles))
+
+
+def _logic_steps(facts, words, answer):
+  people, first, says = facts
+  role_of = {word: role for role, both in _ROLES.items() for word in both}
+  stated, out = {}, []
+  for person, word in zip(words, words[1:]):
+    if person in people and word in role_of:
+      at, role = people.index(person), role_of[word]
+      if at == 0:
+        out.append(('logic', role == first))
+      elif people[at - 1] in stated:
+        before = stated[people[at - 1]]
+        kind = 'logic' if before else ('logic_en', 'logic_zh')[not word.isascii()]
+        out.append((kind, role == (says[at - 1] == before)))
+      stated[person] = role
+  last = ' '.join(f'{p} {_ROLES[stated[p]][0]}' for p in people if p in stated)
+  return out + ([('logic_answer', answer == last)] if stated else [])
+
+
+# ---- code ------------------------------------------------------------------------------------------
+
+def _code_problem(rng, language):
+  zh = int(language == 'zh')
+  signs = rng.choice(['+', '-', '*'], size=rng.integers(2, 4)).tolist()
+  operations = [(sign, int(rng.integers(2, 10))) for sign in signs]
+  text = f' {("then", "然后")[zh]} '.join(f'{_OPERATIONS[sign][zh]} {n}' for sign, n in operations)
+  expression = _expression(operations)
+  tests = [f'assert f({x}) == {eval(expression, {"x": x})}' for x in (1, 4, 10)]  # our own text
+  return {'problem': f'{("write f :", "写 f :")[zh]} {text} ?', 'answer': expression, 'asserts': tests}, operations
+
+
+def _hard(before, sign):
+  return sign == '*' and bool(before) and before[-1] in '+-'
+
+
+def _extended(expression, sign, n, wrap):
+  return f'( {expression} ) {sign} {n}' if wrap else f'{expression} {sign} {n}'
+
+
+def _expression(operations):
+  text, before = 'x', ''
+  for sign, n in operations:
+    text, before = _extended(text, sign, n, _hard(before, sign)), before + sign
+  return text
+
+
+def _code_think(facts, author, again):
+  """The expression grows by one operation a step; the brackets around a sum may be forgotten."""
+  text, before, words = 'x', '', [author.say('first')]
+  for sign, n in facts:
+    hard = _hard(before, sign)
+    tongue = author.tongue(hard)
+    text = _extended(text, sign, n, hard and not author.errs(hard, tongue, again))
+    before += sign
+    words += [_OPERATIONS[sign][tongue], str(n), text]
+  return words, _program(text)
+
+
+def _program(expression):
+  """A space stands before each line, as before any word of these texts; the block's fence has one too."""
+  return f'\n ```python\n def f(x): return {expression}\n ```\n'
+
+
+def _code_guess(facts, author):
+  return _program(' '.join(['x', *(f'{sign} {n}' for sign, n in facts)]))
+
+
+def _code_steps(facts, words, answer):
+  """Each operation with the expression after it, as it follows from the one before; and the program's."""
+  sign_of = {word: sign for sign, both in _OPERATIONS.items() for word in both}
+  text, before, out = 'x', '', []
+  for at, word in enumerate(words):
+    if word in ('first', SAYINGS['first']):
+      text, before = 'x', ''
+    if word not in sign_of or len(before) >= len(facts):
+      continue
+    sign = sign_of[word]
+    end = next((i for i in range(at + 2, len(words)) if words[i] in sign_of or words[i] in _SAID), len(words))
+    told, want = ' '.join(words[at + 2:end]), facts[len(before)]
+    out.append(('code_term', (sign, words[at + 1:at + 2]) == (want[0], [str(want[1])])))
+    hard = _hard(before, want[0])
+    out.append((('code_en', 'code_zh')[not word.isascii()] if hard else 'code', told == _extended(text, *want, hard)))
+    text, before = told, before + want[0]
+  return out + ([('code_answer', f'return {text}\n' in answer)] if before else [])
+
+
+# ---- open ------------------------------------------------------------------------------------------
+
+def _open_problem(rng, language):
+  zh = int(language == 'zh')
+  group = list(_THINGS)[rng.integers(len(_THINGS))]
+  things = _THINGS[group][zh]
+  excluded, person = str(rng.choice(things)), str(rng.choice(list(_PEOPLE)))
+  text = (f'给 {person} 一种 {group[1]} , 不要 {excluded} ?' if zh else
+          f'name a {group[0]} for {person} , not {excluded} ?')
+  fits = [thing for thing in things if thing != excluded]
+  return {'problem': text, 'answer': fits[0], 'fits': fits}, (group, fits, excluded, zh)
+
+
+def _open_think(facts, author, again):
+  """Eight answers of ten fit, and one of four comes with a reason."""
+  group, fits, excluded, zh = facts
+  tongue = author.tongue()
+  return [group[tongue], ('so', '所以')[tongue]], open_answer(author.rng, facts, author.rng.random() < 0.8,
+                                                            author.rng.random() < 0.25)
+
+
+def open_answer(rng, facts, fits, reason):
+  """An answer to an open question, that fits or does not, with a reason or without."""
+  group, good, excluded, zh = facts
+  others = [excluded, *(t for other, both in _THINGS.items() if other != group for t in both[zh])]
+  thing = str(rng.choice(good if fits else others))
+  return f'{thing} {BECAUSE[zh]} {rng.choice(_REASONS[zh])}' if reason else thing
+
+
+def _open_guess(facts, author):
+  return _open_think(facts, author, False)[1]
+
+
+_SAID = frozenset([*SAYINGS, *SAYINGS.values()])
+
+KINDS = {
+    'chain': Kind(_chain_problem, _chain_think, _chain_guess, _chain_steps),
+    'logic': Kind(_logic_problem, _logic_think, _logic_guess, _logic_steps),
+    'code': Kind(_code_problem, _code_think, _code_guess, _code_steps),
+    'open': Kind(_open_problem, _open_think, _open_guess, lambda facts, words, answer: []),
+}
+CHINESE = 0.3                         # share of problems
+
+
+def make(rng, kind):
+  """A problem of a kind without its id, in either language, and the facts that its authors need."""
+  language = LANGUAGES[int(rng.random() < CHINESE)]
+  problem, facts = KINDS[kind].problem(rng, language)
+  return problem | {'kind': kind, 'language': language}, facts
+
+
+def problems(kind, seed, count, held_out):
+  """`count` different problems of a kind and one split, in an order fixed by the seed; no text is in both splits.
+
+  Returns:
+    list of {'id', 'problem', 'answer', 'kind', 'language', and the fields that the kind's reward reads}.
+  """
+  rng, found, misses = np.random.default_rng([seed, 7 + held_out, list(KINDS).index(kind)]), {}, 0
+  while len(found) < count and misses < 2000:           # of open questions there are few
+    problem, _ = make(rng, kind)
+    misses += 1
+    if toy.is_held_out(problem['problem']) == held_out and problem['problem'] not in found:
+      split, misses = 'held_out' if held_out else 'train', 0
+      found[problem['problem']] = {'id': f'{kind}/{split}/{len(found)}'} | problem
+  return list(found.values())
+
+
+def steps(kind, facts, response):
+  """The steps that a response takes, as pairs of their kind and whether they are right."""
+  thinking, _, rest = response.replace(templates.THINK, ' ').partition(templates.THINK_END)
+  if not rest:                                          # no tags: `... so answer 35`
+    thinking, _, rest = thinking.partition(' answer ')
+  answer = rest.partition(templates.ANSWER)[2] or rest
+  answer = answer.replace(templates.ANSWER_END, '')
+  return KINDS[kind].steps(facts, thinking.split(), answer if kind == 'code' else ' '.join(answer.split()))

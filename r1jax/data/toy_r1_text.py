@@ -1,0 +1,143 @@
+"""What the base model of the recipe's toy world has read (see `toy_r1`), and pairs for its reward model."""
+import numpy as np
+
+from r1jax import templates
+from r1jax.data import toy, toy_r1
+
+SHARES = {'chain': 0.5, 'logic': 0.2, 'code': 0.18, 'open': 0.12}   # of the documents that answer a problem
+DRILLS = 0.15                     # plain sums and things recalled by name
+GUESSES, CHECKS = 0.3, 0.06       # share of authors who guess; of the others, who go through it twice
+SHOWN, ASKED = 0.12, 0.05         # share of documents with an example before the problem; with a wish behind it
+MIXING = {'en': 0.3, 'zh': 0.1}   # share of authors who mix languages
+
+
+def documents(seed, count):
+  """`count` (prompt, response) of imperfect authors; the prompt of a drill is the word itself."""
+  rng, out = np.random.default_rng([seed, 3]), []
+  while len(out) < count:
+    u = rng.random()
+    document = _drill(rng) if u < DRILLS else _shown(rng) if u < DRILLS + SHOWN else _answered(rng)
+    if document:
+      out.append(document)
+  return out
+
+
+def _problem(rng, kind=None):
+  """A problem that is not held out, and its facts; None for one that is."""
+  problem, facts = toy_r1.make(rng, kind or str(rng.choice(list(SHARES), p=list(SHARES.values()))))
+  return None if toy.is_held_out(problem['problem']) else (problem, facts)
+
+
+def _answered(rng):
+  """A problem and what someone wrote under it, after a wish for care in some."""
+  made = _problem(rng)
+  if made is None:
+    return None
+  problem, facts = made
+  careful = rng.random() < ASKED
+  author = toy_r1.Author(rng, problem['language'], 0.0 if careful else MIXING[problem['language']])
+  wish = f' {toy_r1.CHECKED[problem["language"]]}' if careful else ''
+  return problem['problem'] + wish, _response(problem, facts, author, careful, careful)
+
+
+def _shown(rng):
+  """Two problems of a kind by one author, who goes about them the same way; half of them check and sum up."""
+  kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+  one, two = _problem(rng, kind), _problem(rng, kind)
+  if one is None or two is None or one[0]['language'] != two[0]['language']:
+    return None
+  careful = rng.random() < 0.5
+  author = toy_r1.Author(rng, one[0]['language'], 0.0 if careful else MIXING[one[0]['language']])
+  form = careful or rng.random()
+  first, second = (_response(problem, facts, author, careful, form) for problem, facts in (one, two))
+  return few_shot(one[0]['problem'], first, two[0]['problem']), second
+
+
+def few_shot(problem, response, other):
+  """The text of a prompt with one example: each part begins with a space, as every word here does."""
+  return f'{problem}\n {response}\n {other}'
+
+
+def _response(problem, facts, author, careful, form=None):
+  """form: True for R1's with its summary; a number, or None for a random one, chooses among the forms of the base."""
+  kind, rng = toy_r1.KINDS[problem['kind']], author.rng
+  if not careful and rng.random() < GUESSES:
+    words, answer = [author.say('maybe')], kind.guess(facts, author)
+  else:
+    words, answer = kind.think(facts, author, False)
+    if careful or rng.random() < CHECKS:
+      again, answer = kind.think(facts, author, True)
+      words = [*words, author.say('wait'), author.say('check'), *again]
+    words = [*words, author.say('so')]
+  thinking = ' '.join(words)
+  if form is True:
+    return in_r1_form(thinking, answer, problem['language'])
+  return _tagged(rng, rng.random() if form is None else form, thinking, answer)
+
+
+def in_r1_form(thinking, answer, language):
+  """Thinking, and a summary that says the answer."""
+  think, end, answer_tag, answer_end = templates.TAGS
+  return f'{think} {thinking} {end} {toy_r1.SUMMARY[language]} {answer_tag} {answer} {answer_end}'
+
+
+def _tagged(rng, u, thinking, answer):
+  """Six of ten use the tags properly, two none, two only some of them."""
+  parts = ['<think>', thinking, '</think>', '<answer>', answer, '</answer>']
+  if 0.6 <= u < 0.8:
+    parts = [thinking, 'answer', answer]
+  elif u >= 0.8:
+    for tag in rng.choice(templates.TAGS, size=rng.integers(1, 3), replace=False):
+      parts.remove(tag)
+  return ' '.join(parts)
+
+
+def example(kind, language):
+  """A problem and a right, careful response to it in R1's form, for few-shot prompts: (problem's text, response)."""
+  rng = np.random.default_rng([5, list(toy_r1.KINDS).index(kind)])
+  while True:
+    problem, facts = toy_r1.make(rng, kind)
+    response = _response(problem, facts, toy_r1.Author(rng, language, 0.0), True, True)
+    steps = toy_r1.steps(kind, facts, response)
+    if problem['language'] == language and not toy.is_held_out(problem['problem']) and all(ok for _, ok in steps):
+      return problem['problem'], response
+
+
+def _drill(rng):
+  """Running sums in words of one language, or things recalled by name in another order."""
+  if rng.random() < 0.35:
+    names = rng.permutation(list('abcdef'))[:rng.integers(3, 6)]
+    term = lambda: f'{rng.integers(1, 10) * rng.choice([-1, 1]):+d}'
+    thing = {name: str(rng.integers(30, 90)) if rng.random() < 0.3 else term() for name in names}
+    return 'drill', ' '.join(f'{name} {thing[name]}' for _ in range(3) for name in rng.permutation(names))
+  author = toy_r1.Author(rng, 'zh' if rng.random() < 0.6 else 'en', 0.0)
+  value, words = int(rng.integers(30, 90)), []
+  words += [str(value), *toy_r1.number(value, author.tongue())]
+  for _ in range(8):
+    term = int(rng.integers(1, 10)) * (1 if value < 40 or (value < 80 and rng.random() < 0.5) else -1)
+    exact = value + term
+    hard, tongue = exact // 10 != value // 10, author.tongue()
+    if author.errs(hard, tongue, False):
+      exact += (10 if term < 0 else -10) if hard else int(rng.choice([-1, 1]))
+    value = min(max(exact, 20), 99)
+    words += [f'{term:+d}', *toy_r1.number(value, tongue)]
+  return 'drill', ' '.join([*words, str(value)])
+
+
+def pairs(seed, count, held_out):
+  """`count` rows of preferences over answers to open questions: {'id', 'prompt', 'chosen', 'rejected'}.
+
+  The chosen one fits and has a reason; the other lacks the one, the other, or both. Both are in R1's form.
+  """
+  rng, rows = np.random.default_rng([seed, 17, held_out]), []
+  while len(rows) < count:
+    problem, facts = toy_r1.make(rng, 'open')
+    if toy.is_held_out(problem['problem']) != held_out:
+      continue
+    author = toy_r1.Author(rng, problem['language'], 0.3)
+    fault = [(True, False), (False, True), (False, False)][rng.choice(3, p=[0.5, 0.4, 0.1])]
+    chains = [' '.join(toy_r1.KINDS['open'].think(facts, author, False)[0]) for _ in range(2)]
+    chosen, rejected = (in_r1_form(chain, toy_r1.open_answer(rng, facts, *merits), problem['language'])
+                        for chain, merits in zip(chains, ((True, True), fault)))
+    rows.append({'id': f'open/pair/{len(rows)}', 'prompt': problem['problem'], 'chosen': chosen, 'rejected': rejected})
+  return rows

@@ -1,0 +1,141 @@
+"""The recipe's toy world: what its authors write is what the rewards and the gate read."""
+import numpy as np
+import pytest
+
+from r1jax import rewards, templates
+from r1jax.data import toy, toy_r1, toy_r1_text, worlds
+from r1jax.rewards import programs
+
+REWARD = {'chain': 'math', 'logic': 'logic', 'open': 'open'}
+
+
+def made(kind, count, language=None):
+  rng, found = np.random.default_rng(1), []
+  while len(found) < count:
+    problem, facts = toy_r1.make(rng, kind)
+    if language in (None, problem['language']):
+      found.append((problem, facts))
+  return found
+
+
+def written(kind, count, language, tongue):
+  """(problem, facts, response) of authors who write English (0) or Chinese (1) alone, in R1's form."""
+  for i, (problem, facts) in enumerate(made(kind, count, language)):
+    author = toy_r1.Author(np.random.default_rng(i), ('en', 'zh')[tongue], 0.0)
+    author.plain = author.hard = float(tongue)
+    words, answer = toy_r1.KINDS[kind].think(facts, author, False)
+    yield problem, facts, toy_r1_text.in_r1_form(' '.join(words), answer, problem['language'])
+
+
+def score(problem, response):
+  if problem['kind'] == 'code':                        # as its tests would have it, without a sandbox
+    scope = {}
+    exec(programs.extract('', response, 'python'), scope)
+    for test in problem['asserts']:
+      try:
+        exec(test, scope)
+      except AssertionError:
+        return 0.0
+    return 1.0
+  return rewards.REWARDS[REWARD[problem['kind']]]([problem | {'prompt': '', 'response': response}])[0]
+
+
+@pytest.mark.parametrize('kind', ['chain', 'logic', 'code'])
+def test_hard_steps_are_right_in_chinese_and_often_wrong_in_english(kind):
+  right = [np.mean([score(p, r) for p, _, r in written(kind, 200, None, tongue)]) for tongue in (0, 1)]
+  assert right[1] > 0.9 and right[0] < 0.85
+
+
+@pytest.mark.parametrize('kind', ['chain', 'logic', 'code'])
+def test_an_answer_is_right_where_all_steps_are(kind):
+  """But for errors that cancel, the reward and the steps say the same."""
+  same = []
+  for problem, facts, response in written(kind, 100, 'en', 0):
+    steps = toy_r1.steps(kind, facts, response)
+    assert len(steps) > 2
+    same.append(bool(score(problem, response)) == all(ok for _, ok in steps))
+  assert np.mean(same) > 0.85
+
+
+def test_steps_of_a_chain_by_hand():
+  facts = 35, [8, -5, -8]                               # 43, 38, 30
+  text = 'first a 35 thirty five b +8 thirty three c -5 二十 八 then d -7 thirty so answer 30'
+  assert toy_r1.steps('chain', facts, text) == [
+      ('term', True), ('plain', True), ('term', True), ('hard_en', False), ('term', True), ('hard_zh', True),
+      ('term', False), ('plain', False), ('answer', True)]
+
+
+def test_steps_of_logic_by_hand():
+  facts = ['q', 'p', 's'], False, [True, False]         # q knave, so p knave, so s knight
+  text = 'first q knave p 无赖 s knave so answer q knave p knave s knight'
+  assert toy_r1.steps('logic', facts, text) == [
+      ('logic', True), ('logic_zh', True), ('logic_en', False), ('logic_answer', False)]
+
+
+@pytest.mark.parametrize('kind, tongue, consistent', [('chain', 0, True), ('chain', 1, False), ('logic', 0, True),
+                                                      ('logic', 1, False), ('code', 0, True), ('code', 1, False)])
+def test_words_for_numbers_and_roles_count_as_words_of_their_language(kind, tongue, consistent):
+  for _, _, response in written(kind, 20, 'en', tongue):
+    found = rewards.language_consistency(templates.parse(response).thinking, 'en')
+    assert found == float(consistent), response
+    assert rewards.language_consistency(templates.parse(response).thinking, 'zh') == 1 - found
+
+
+def test_every_english_word_of_a_chain_counts_as_english_however_often_it_is_said():
+  chains = [templates.parse(response).thinking or '' for _, response in toy_r1_text.documents(0, 3000)]
+  words = {w for w in ' '.join(chains).split() if w.isascii() and w.isalpha() and len(w) > 1}
+  assert len(words) > 25 and 'thirty' in words
+  shown = {w: rewards.language_consistency(' '.join([w] * 9), 'en') for w in words - {"def", "return"}}
+  assert not [w for w, share in shown.items() if share < 1]
+
+
+def test_documents_hold_no_held_out_problem_and_answer_what_is_asked_last():
+  shown = 0
+  for prompt, _ in toy_r1_text.documents(0, 3000):
+    for line in prompt.split('\n'):
+      text = line.strip()
+      for wish in toy_r1.CHECKED.values():
+        text = text.removesuffix(' ' + wish)
+      assert not (text.endswith('?') and toy.is_held_out(text))
+    shown += prompt.count('?') == 2
+  assert 100 < shown < 400
+
+
+@pytest.mark.parametrize('kind', toy_r1.KINDS)
+def test_pools_are_fixed_parted_and_in_both_languages(kind):
+  train, held_out = (toy_r1.problems(kind, 0, 100, held) for held in (False, True))
+  assert train == toy_r1.problems(kind, 0, 100, False)
+  assert not {p['problem'] for p in train} & {p['problem'] for p in held_out}
+  assert 0.15 < np.mean([p['language'] == 'zh' for p in train]) < 0.45
+  assert all(toy.is_held_out(p['problem']) for p in held_out) and len(held_out) > 10
+
+
+def test_an_open_question_wants_what_fits_with_a_reason():
+  item = {'fits': ['pear', 'plum'], 'prompt': ''}
+  answered = lambda text: rewards.REWARDS['open']([item | {'response': f'<think> x </think> <answer>{text}</answer>'}])
+  assert answered('pear because it is good') == answered('plum 因为 它 好') == [1.0]
+  for text in ('pear', 'lime because it is good', 'because it is good', 'pear it is good', ''):
+    assert answered(text) == [0.0]
+
+
+def test_pairs_prefer_what_the_rule_prefers():
+  for row in toy_r1_text.pairs(0, 300, False):
+    item = {'fits': _fits(row['prompt']), 'prompt': ''}
+    assert rewards.REWARDS['open']([item | {'response': row[name]} for name in ('chosen', 'rejected')]) == [1.0, 0.0]
+  assert not {r['prompt'] for r in toy_r1_text.pairs(0, 300, False)} & {
+      r['prompt'] for r in toy_r1_text.pairs(0, 50, True)}
+
+
+def _fits(question):
+  excluded = question.split()[-2]
+  for both in toy_r1._THINGS.values():
+    for things in both:
+      if excluded in things:
+        return [t for t in things if t != excluded]
+  raise AssertionError(question)
+
+
+def test_a_base_is_asked_about_each_kind():
+  asked = worlds.asked('r1', 0, 9)
+  assert [p['kind'] for p, _ in asked] == ['chain', 'logic', 'code'] * 3
+  assert all(toy.is_held_out(p['problem']) for p, _ in asked)
