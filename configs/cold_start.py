@@ -56,8 +56,11 @@ def _toy():
   c = _deepseek_v3()
   c.update(problems=512, wording='toy', layout='<think> {thinking} </think> {summary}', shortest=0, longest=0,
            repetition=1.0, paragraph=0, language=1.0)
-  c.data.source = 'r1_chain'
-  c.reward.update(workers=1, timeout=5.0)
+  part = lambda kind, weight=1.0: dict(source=f'r1_{kind}', weight=weight, kind=kind)
+  c.data.update(source='mixture', parts=dict(chain=part('chain', 2.0), logic=part('logic'), code=part('code')))
+  c.reward = ConfigDict(dict(parts=dict(), accuracy='', workers=1, timeout=10.0,
+                             options=dict(code=dict(time_limit=2.0)),
+                             routes=dict(chain=dict(math=1.0), logic=dict(logic=1.0), code=dict(code=1.0))))
   ways = dict(few_shot=_way('few_shot', 4, 1.0, chat=False), direct=_way('direct', 4, 1.0, chat=False),
               zero=_way('readable', 4, 1.0, template='plain'))
   c.ways = ConfigDict(ways)

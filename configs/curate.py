@@ -28,14 +28,14 @@ def _stage3():
       judge=dict(), judged=(),                                                   # paper: some kinds; set url and kinds
       merge=dict(general=_merged(200_000)),                                      # paper: 177,812 to 200,000
       evaluation=(), window=50, overlap=0.5,                                     # ours
-      chunk=500, shard=10_000, workers=8))                                       # ours
+      chunk=200, shard=10_000, workers=8))                                       # ours
 
 
 def _toy():
   """Samples of a toy world, in which chains are lines of a few words. Hardware: 1 CPU core."""
   c = _stage3()
   c.merge = ConfigDict()
-  c.update(per_prompt=2, evaluation=('trial', 'chain'), workers=1)
+  c.update(per_prompt=2, evaluation=('trial', 'chain'), chunk=500, workers=1)
   c.filters.form = 'r1_zero'
   return c
 
@@ -43,7 +43,7 @@ def _toy():
 def _planted():
   """The files of `python -m r1jax.recipes.planted --output D`, whose faults are counted. Hardware: 1 CPU core."""
   c = _stage3()
-  c.update(per_prompt=2, workers=1)
+  c.update(per_prompt=2, chunk=500, workers=1)
   c.merge.general.limit = 0
   return c
 

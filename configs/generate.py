@@ -42,7 +42,7 @@ def _toy():
   c.model.dtype = 'float32'
   c.data.update(source='trial', template='plain', chat_template='')
   c.rollout.update(prompts=64, samples=8, max_prompt=32, max_response=160, chunk=16, temperature=1.0, top_p=1.0)
-  c.reward.update(parts=ConfigDict(dict(signs=1.0, format=0.5)), accuracy='signs', options=ConfigDict(), workers=1)
+  c.reward = ConfigDict(dict(parts=dict(signs=1.0, format=0.5), accuracy='signs', workers=1))
   return c
 
 

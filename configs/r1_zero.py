@@ -107,7 +107,7 @@ def _toy():
   c.reward.update(accuracy='signs', workers=1)
   c.optimizer.update(learning_rate=4e-4, schedule='linear', warmup=5, final_fraction=0.0)
   c.train.update(microbatch=0, length_slices=4, reference_refresh=0, logit_chunk=4096)
-  c.eval.update(every=20, problems=64, samples=16, final_problems=256, final_samples=16)
+  c.eval.update(every=32, problems=64, samples=16, final_problems=256, final_samples=16)
   c.checkpoint.update(every=10, keep_every=0)
   return c
 

@@ -80,10 +80,11 @@ def sample(cfg, name, workdir):
       before = list(rows(cfg, way.of, workdir, collections.Counter()))
       drafts = [coldstart.draft(row, rules(cfg, cfg.ways[way.of])) for row in before]
       problems = [problem for problem in drafts if policy.fits(problem, asked)]
-      config_lib.require(problems, f'ways.{way.of} has {len(drafts)} rows, none short enough for ways.{name}.')
+      config_lib.require(problems, f'ways.{way.of} has {len(drafts)} rows{", none short enough" * bool(drafts)}: there '
+                         f'is nothing for ways.{name} to rewrite.')
       dropped = {'long': len(drafts) - len(problems)}
     else:
-      problems, dropped = generate.problems_of(wanted, policy, asked)
+      problems, dropped = generate.problems_of(wanted, policy, asked, own_template=way.way == 'readable')
     generate.write(wanted, folder_of(workdir, name, way), problems, generate.sampled(policy, asked))
   common.write_json(done, {'problems': len(problems), 'dropped': dropped})
 
@@ -95,6 +96,7 @@ def _traces(cfg, way, folder):
       if not isinstance(row.get(field), str):
         raise ValueError(f"no text in field '{field}'")
 
+  config_lib.require(way.path, "the way traces needs 'path', the JSON Lines file of them.")
   found = [row for row in reader.read_rows(way.path, check) if not (way.without and row.get(way.without))]
   config_lib.require(found, f'{way.path} holds no trace, or none without {way.without!r}.')
   base = os.path.basename(way.path)
@@ -105,19 +107,19 @@ def _traces(cfg, way, folder):
 
   def begin(some, _):
     known = [item for item in some if 'answer' in item]
-    graded = grader.submit(known)
-    return lambda: _graded(some, known, graded.result(), cfg.reward)
+    graded = grader.submit(known, mix.weights(known, cfg.reward))
+    return lambda: _graded(some, known, graded.result().parts, cfg.reward)
 
   with grader:
     generate.write(sizes, folder, items, begin)
 
 
-def _graded(items, known, scores, reward):
-  asked, table = mix.weights(known, reward), scores.parts
-  total = iter(zip(mix.total(table, reward, asked), mix.right(table, reward, known))) if known else iter(())
+def _graded(items, known, table, reward):
+  asked = mix.weights(known, reward)
+  found = iter(zip(mix.total(table, reward, asked), mix.right(table, reward, known)) if known else ())
   out = []
   for item in items:
-    score, right = next(total) if 'answer' in item else (0.0, True)
+    score, right = next(found) if 'answer' in item else (0.0, True)
     out.append(item | {'reward': float(score), 'parts': {}, 'correct': bool(right)})
   return out
 
@@ -134,7 +136,7 @@ def run_cold_start(cfg, workdir):
   common.prepare()
   config_lib.require(cfg.wording in wordings.WORDINGS,
                      f'wording is {cfg.wording!r}; known: {", ".join(wordings.WORDINGS)}.')
-  for name in cfg.ways:
+  for name in sorted(cfg.ways, key=lambda name: bool(cfg.ways[name].of)):   # drafts first
     sample(cfg, name, workdir)
   os.makedirs(workdir, exist_ok=True)
   drafts, figures = {way.of for way in cfg.ways.values()}, {}

@@ -296,8 +296,9 @@ ASKING = ('cache', 'concurrency', 'timeout', 'deadline', 'retries', 'api_key_env
 
 
 def what_is_asked(reward):
-  """A config.Reward as a dict, less how it is computed: that may change."""
+  """A config.Reward as a dict, less how it is computed, which may change, and what of kinds it does not have."""
   found = {k: v for k, v in config_lib.to_dict(reward).items() if k not in ('workers', 'timeout')}
+  found = {k: v for k, v in found.items() if v or k not in ('routes', 'accuracies', 'uses', 'begin', 'bars')}
   less = lambda options: {k: v for k, v in options.items() if k not in ASKING}
   return found | {'options': {name: less(options) for name, options in found['options'].items()}}
 
@@ -306,11 +307,10 @@ def fingerprint(cfg, source):
   """What a checkpoint must agree on with the run that restores it: the base, shapes, data and objective."""
   whole = config_lib.to_dict(cfg)
   parts = {name: whole[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
-  parts['reward'] = {k: v for k, v in what_is_asked(cfg.reward).items() if k != 'bars'}
-  for name, keys in (('data', ('parts',)), ('reward', ('routes', 'accuracies', 'uses', 'begin'))):
-    for key in keys:
-      if not parts[name][key]:
-        del parts[name][key]  # a run without them is the same as before there were any
+  parts['reward'] = what_is_asked(cfg.reward)
+  parts['reward'].pop('bars', None)
+  if not parts['data']['parts']:
+    del parts['data']['parts']  # a run without them is the same as before there were any
   del parts['optimizer']['moment_dtype']  # dtypes are compared with the arrays
   parts['train'] = {name: whole['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}
   # More steps go on under a constant rate; under any other the rate at every step follows from their number.

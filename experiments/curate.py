@@ -3,7 +3,7 @@
   python -m experiments.curate --config configs/curate.py:toy --config.samples=SAMPLES --workdir D
 
 SAMPLES is the workdir of experiments.generate. D becomes the dataset: train.jsonl, a TFDS set, card.json and README.md;
-beside it summary.json, metrics.jsonl and plots/memory.png. Text in, text out: no model is loaded but a judge that the
+beside it summary.json, metrics.jsonl and plots. Text in, text out: no model is loaded but a judge that the
 config names. A command that was ended at any moment goes on when it is given again, and ends with the same bytes.
 """
 import collections
@@ -34,6 +34,7 @@ PANELS = (plots.Panel('memory', 'Memory along the way', 'MiB', r'memory/(rss)'),
 
 def sources(cfg):
   """A filters.Source for the samples and each set that is merged, in that order. Raises DataError, ConfigError."""
+  config_lib.require(cfg.samples or cfg.merge, 'samples and merge are both empty; name what is to be curated.')
   for name, m in cfg.merge.items():
     config_lib.require(m.path, f'merge.{name}.path is empty; name its rows, or take merge.{name} away.')
   found = [filters.Source('samples', tuple(map(str, dataset.files(cfg.samples))), True)] if cfg.samples else []
@@ -68,20 +69,18 @@ def made_by(source):
   return ''
 
 
-def run_pass(cfg, found, index, folder, writer):
-  """Runs the pass, if it is not at its end; returns what it counted."""
-  judge_of = load_judge(cfg)
-  with contextlib.closing(rejection.Pass(folder, cfg, found, index, judge_of)) as rows:
-    began, first = time.perf_counter(), rows.now['read']
-    writer.resume(first + 1)
+def run_pass(rows, writer):
+  """Runs a rejection.Pass to its end, with what it holds and how fast it is on record; returns what it counted."""
+  began, first = time.perf_counter(), rows.now['read']
+  writer.resume(first + 1)
 
-    def report(now):
-      pace = (now['read'] - first) / (time.perf_counter() - began)
-      writer.write(now['read'], {'memory/rss': memory(), 'rows/kept': now['rows'], 'throughput/lines_per_second': pace})
-      common.log.info('%d lines read, %d rows kept, %.0f MiB, %.0f lines a second', now['read'], now['rows'], memory(),
-                      pace)
+  def report(now):
+    pace = (now['read'] - first) / (time.perf_counter() - began)
+    writer.write(now['read'], {'memory/rss': memory(), 'rows/kept': now['rows'], 'throughput/lines_per_second': pace})
+    common.log.info('%d lines read, %d rows kept, %.0f MiB, %.0f lines a second', now['read'], now['rows'], memory(),
+                    pace)
 
-    return rows.run(report)
+  return rows.run(report)
 
 
 def card_of(cfg, now, found, hashes, problems, sha256):
@@ -106,35 +105,53 @@ def run_curate(cfg, workdir):
   """Writes the dataset, its card, summary.json and plots into workdir. Returns the summary."""
   common.prepare()
   config_lib.require(jax.process_count() == 1, 'several processes would write the same dataset; start one.')
-  began, workdir, found = time.perf_counter(), pathlib.Path(workdir), sources(cfg)
+  began, workdir, found, decide = time.perf_counter(), pathlib.Path(workdir), sources(cfg), load_judge(cfg)
   hashes = {source.name: digest(source.paths) for source in found}
   hashes |= {entry: digest(dataset.files(entry)) for entry in cfg.evaluation if not dataset.generated(entry)}
-  workdir.mkdir(parents=True, exist_ok=True)
   settings = {key: value for key, value in config_lib.to_dict(cfg).items() if key != 'workers'}
-  common.begun_with(str(workdir / 'curate.json'), settings | {'sha256': hashes})
+  settings['judge'] = {key: value for key, value in settings['judge'].items() if key not in common.ASKING}
+  begin = lambda: common.begun_with(str(workdir / 'curate.json'), settings | {'sha256': hashes})
   if (workdir / 'summary.json').exists():
+    begin()
+    shutil.rmtree(workdir / STATE, ignore_errors=True)
     return json.loads((workdir / 'summary.json').read_text(encoding='utf-8'))
   held_out = [((entry, name), text) for entry in cfg.evaluation for name, text in dataset.held_out(entry)]
-  index = contamination.Index(held_out, cfg.window, cfg.overlap)
   problems = collections.Counter(entry for (entry, _), _ in held_out)
-  with Writer(workdir) as writer:
-    now = run_pass(cfg, found, index, workdir / STATE, writer)
+  index = contamination.Index(held_out, cfg.window, cfg.overlap)
+  workdir.mkdir(parents=True, exist_ok=True)
+  begin()                         # after all that a mistaken config ends with
+  with Writer(workdir) as writer, contextlib.closing(
+      rejection.Pass(workdir / STATE, cfg, found, index, decide)) as rows:
+    now = run_pass(rows, writer)
   if not now['rows']:
-    raise data.DataError(f'no row is left of {now["read"]}: {dropped(now)}; look at the first ones in '
-                         f'{workdir / STATE}, or loosen the filters.')
+    first = ', '.join(f'{reason}: {names[0]}' for reason, names in now['examples'].items())
+    raise data.DataError(f'no row is left of {now["read"]}; dropped: {dropped(now)}, such as {first}; see to these, '
+                         'or loosen the filters and use another --workdir.')
   if (rows := workdir / STATE / rejection.ROWS).exists():
     rows.replace(workdir / dataset.ROWS)
   sha256 = digest([workdir / dataset.ROWS])
-  dataset.write_records(workdir, cfg, f'{now["rows"]} rows to learn from; SHA-256 {sha256}.')
+  dataset.write_records(workdir, cfg, now['rows'], f'{now["rows"]} rows to learn from; SHA-256 {sha256}.')
   card = card_of(cfg, now, found, hashes, problems, sha256)
   dataset.write_card(workdir, card)
-  plots.save(workdir, plots.figures(read_metrics(workdir), PANELS))
   summary = {'rows': now['rows'], 'read': now['read'], 'dropped': dropped(now), 'examples': now['examples'],
-             'kinds': now['kinds'], 'sha256': sha256, 'sources': card['sources'],
+             'kinds': now['kinds'], 'sha256': sha256, 'sources': card['sources'], 'memory': draw(workdir),
              'seconds': time.perf_counter() - began, 'config': config_lib.to_dict(cfg)}
   common.write_json(str(workdir / 'summary.json'), summary)
   shutil.rmtree(workdir / STATE)
   return summary
+
+
+def draw(workdir):
+  """Draws memory and rows over the lines read. Returns the MiB after the first chunk and the last, and the most."""
+  records = read_metrics(workdir)
+  figures = plots.figures(records, PANELS)
+  for figure in figures.values():
+    figure.axes[0].set(xlabel='lines read')
+    figure.axes[0].margins(y=0.2)
+  plots.save(workdir, figures)
+  held = [record['memory/rss'] for record in records]
+  return {'first': held[0], 'last': held[-1], 'most': max(held),
+          'most_of_a_worker': resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10}
 
 
 def dropped(now):

@@ -46,6 +46,8 @@ def start(cfg, workdir):
 
 def name_of(cfg):
   """What tells the policy of a config.Generate from others: the model's digest, or the endpoint's name."""
+  config_lib.require(bool(cfg.model.path) != bool(cfg.endpoint.get('url')), 'model.path and endpoint.url are '
+                     f'{"both set" if cfg.model.path else "empty"}; samples come from one of the two.')
   if cfg.model.path:
     return checkpoint.open_model(cfg.model.path).digest
   return f'{cfg.endpoint.get("model", "")} at {cfg.endpoint["url"]}'
@@ -78,13 +80,23 @@ def _teacher(cfg, workdir):
   return teacher, teacher, None
 
 
-def problems_of(cfg, policy, template):
-  """The problems of a config whose prompts are short enough, and {why: how many} of those dropped."""
+def problems_of(cfg, policy, template, own_template=True):
+  """The problems of a config whose prompts are short enough, and {why: how many} of those dropped.
+
+  own_template: a problem that names a template goes by it, in place of `template`.
+  """
   found = data.load(cfg.data)
   some = getattr(found, cfg.split)
   config_lib.require(some, f'the data has no problems in split {cfg.split!r}.')
-  if cfg.problems:
+  common.check_kinds(cfg.reward, found)
+  if cfg.problems and cfg.data.source == 'mixture' and cfg.split == 'train':
+    drawn = order.Mixture(some, cfg.data.parts, cfg.seed).batch(0, cfg.problems)
+    some = list({(p['id'], p['problem']): p for p in drawn}.values())    # a small part may come round again
+  elif cfg.problems and cfg.split == 'train':
     some = order.batch(some, cfg.seed, 0, min(cfg.problems, len(some)))
+  some = some[:cfg.problems or None]
+  if not own_template:
+    some = [{k: v for k, v in p.items() if k != 'template'} for p in some]
   fit = [p for p in some if policy.fits(p, template)]
   config_lib.require(fit, f'all {len(some)} prompts exceed rollout.max_prompt {cfg.rollout.max_prompt}; raise it.')
   dropped = found.dropped | {'long': len(some) - len(fit)}

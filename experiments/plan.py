@@ -173,6 +173,7 @@ def plan(cfg, model, slice_, wanted, cache, price=0.0, critic=False):
     critic: add a value network with its optimizer, as PPO has one, and say what it costs.
   """
   check_context(cfg, model)
+  config_lib.require(not critic or isinstance(cfg, config_lib.RL), '--critic compares RL with PPO; SFT has neither.')
   mesh = sizes(cfg.mesh, slice_.chips)
   present = programs.phases(cfg, critic)
   for phase in wanted:

@@ -470,7 +470,7 @@ class Generate:
   rollout: Rollout                # prompts: problems of one file; chunk: of those sampled at a time
   reward: Reward
   split: str = 'train'            # which of the problems: SPLITS
-  problems: int = 0               # so many of them, drawn by the seed; 0: all, in their order
+  problems: int = 0               # so many of them, drawn by the seed (held out: the first); 0: all, in their order
   endpoint: dict = dataclasses.field(default_factory=dict)  # options of rewards.neural.endpoint.Endpoint, its url first
   part: int = 0                   # which part of the files this command makes, of `parts`: jobs that share a workdir
   parts: int = 1
@@ -480,8 +480,6 @@ class Generate:
     require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
     require(self.problems >= 0, f'problems is {self.problems}; use 0 for all.')
     require(0 <= self.part < self.parts, f'part {self.part} is none of {self.parts} parts; number them from 0.')
-    require(bool(self.model.path) != bool(self.endpoint.get('url')),
-            f'model.path and endpoint.url are {"both set" if self.model.path else "empty"}; give one of them.')
 
 
 COLD_WAYS = ('few_shot', 'direct', 'readable', 'rewrite', 'traces')
@@ -498,7 +496,7 @@ class ColdWay:
   template: str = 'r1_zero'       # for 'readable': how the policy was trained to be asked; a key of TEMPLATES
   shots: int = 1                  # for 'few_shot': examples in a prompt,
   examples: str = ''              # from JSON Lines with problem, thinking and summary; '': the wording's own
-  of: str = ''                    # for 'rewrite': the way before it whose rows are drafts, and then no rows themselves
+  of: str = ''                    # for 'rewrite': the way whose rows are drafts, and then no rows themselves
   path: str = ''                  # for 'traces': JSON Lines; for 'readable' in place of a policy: a Generate's samples
   without: str = ''               # for 'traces': a field that is true in rows to leave out, as of evaluation problems
   keep: int = 1                   # rows of one problem, at most
@@ -507,8 +505,7 @@ class ColdWay:
     require(self.way in COLD_WAYS, f'way is {self.way!r}; known: {", ".join(COLD_WAYS)}.')
     for key, ways in (('path', ('traces', 'readable')), ('of', ('rewrite',)), ('examples', ('few_shot',))):
       require(not getattr(self, key) or self.way in ways, f'{key} is for the way {" and ".join(ways)}, not {self.way}.')
-    for key, way in (('path', 'traces'), ('of', 'rewrite')):
-      require(getattr(self, key) or self.way != way, f"the way {way} needs '{key}', which is empty.")
+    require(self.of or self.way != 'rewrite', "the way rewrite needs 'of', which is empty: whose rows are drafts?")
     require(self.keep >= 1 and self.shots >= 0,
             f'keep {self.keep} must be positive and shots {self.shots} not negative.')
 
@@ -519,7 +516,7 @@ class ColdStart:
   seed: int                       # the n-th way samples with seed + n
   data: Data                      # problems, for ways that begin with them; its template is not used
   reward: Reward                  # by which a sample is right
-  ways: dict[str, ColdWay]        # by name, in this order
+  ways: dict[str, ColdWay]        # by name
   split: str = 'train'            # these two as in Generate, for each way
   problems: int = 0
   layout: str = '<think>\n{thinking}\n</think>\n\n{summary}'  # of a response
@@ -533,11 +530,9 @@ class ColdStart:
 
   def __post_init__(self):
     require(self.ways, 'ways is empty; name at least one way to cold-start data.')
-    before = []
     for name, way in self.ways.items():
-      require(not way.of or way.of in before,
-              f'ways.{name}.of is {way.of!r}; it must be a way before it: {", ".join(before) or "there is none"}.')
-      before.append(name)
+      others = [other for other, w in self.ways.items() if not w.of]
+      require(not way.of or way.of in others, f'ways.{name}.of is {way.of!r}; it must be one of {", ".join(others)}.')
     require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
     head, between, tail = self.layout.partition('{summary}')[0].partition('{thinking}')
     require(head.strip() and between and tail.strip() and self.layout.count('{') == 2 and '{summary}' in self.layout,
@@ -758,11 +753,10 @@ class Curate:
   workers: int = 1                # processes that look at texts
 
   def __post_init__(self):
-    require(self.samples or self.merge, 'samples and merge are both empty; name what is to be curated.')
     require(self.per_prompt >= 1, f'per_prompt is {self.per_prompt}; keep 1 sample of a problem at least.')
-    require(self.name.replace('_', '').isalnum() and self.name.islower() and self.name[0].isalpha(),
+    require(re.fullmatch('[a-z][a-z0-9_]*', self.name),
             f'name is {self.name!r}; use small letters, digits and _, as the files take it.')
-    require(self.version.count('.') == 2 and self.version.replace('.', '').isdigit(),
+    require(re.fullmatch(r'[0-9]+\.[0-9]+\.[0-9]+', self.version),
             f"version is {self.version!r}; it must be three numbers, such as '1.0.0'.")
     require(bool(self.judge) == bool(self.judged),
             f'judged is {list(self.judged)} and judge has {len(self.judge)} options; give both, or neither.')

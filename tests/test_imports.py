@@ -26,7 +26,7 @@ LEVELS = [
 LEVEL = {entry: level for level, entries in enumerate(LEVELS) for entry in entries}
 
 # Installed for another package's sake: no file of ours imports them.
-INDIRECT = {'array-record', 'importlib-resources'}
+INDIRECT = {'importlib-resources'}
 
 
 def sources(*folders):

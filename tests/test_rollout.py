@@ -130,6 +130,12 @@ def test_prompts_go_through_the_chat_template_where_the_template_says_so(tmp_pat
   own = tokenizers.load(tmp_path / 'tokenizer.model')
   assert own.decode(ids).endswith('1+1? <think><｜Assistant｜><think>\n')
   assert templates.completed(text, 'x</think>') == '<think>x</think>'     # the template has opened the thinking
+  talk = [{'role': role, 'content': role} for role in ('user', 'assistant', 'user')]
+  problem['turns'] = [*talk[:2], {'role': 'user', 'content': 'And 2+2?'}]
+  text, ids = chat('r1')
+  said = own.decode(ids)
+  assert said.startswith('<｜User｜>user<｜Assistant｜>assistant') and '<｜User｜>And 2+2?<｜' in said
+  del problem['turns']
   template = 'Q: {{ messages[0].content }}{% if add_generation_prompt %} A:{% endif %}'
   (tmp_path / 'chat_template.jinja').write_text(template)
   text, ids = chat(None)

@@ -1,13 +1,14 @@
 """Problems of several sorts together: each part of a mixture is a source of its own.
 
 A problem of a mixture has the fields 'part' and 'kind' besides its own, and 'language' and 'template' where its part
-names them.
+names them. A conversation has its 'turns' too; its 'problem' is then their text.
 """
 import hashlib
 import itertools
 import re
 
 from r1jax.config import ConfigError
+from r1jax.data import conversation
 from r1jax.data.reader import DataError, normalise, text_key
 
 _PLACE = re.compile(r'\{(\w+)\}')
@@ -59,7 +60,7 @@ def taker(part, only):
       if not wanted(row, only):
         return None
       if isinstance(row.get('problem'), list):
-        row['problem'] = _said(row['problem'])
+        row |= _talk(row['problem'])
       if part.problem:
         row['problem'] = _PLACE.sub(lambda place: _shown(row, place[1]), part.problem)
     return normalise(row, default_id, part.answers)
@@ -77,11 +78,12 @@ def _renamed(row, fields):
   return {field: value for field, value in row.items() if field not in fields} | given
 
 
-def _said(turns):
-  """What the user says, of a conversation of this one turn."""
-  if len(turns) == 1 and isinstance(turns[0], dict) and turns[0].get('role') == 'user':
-    return turns[0].get('content')
-  raise ValueError(f'the problem is a conversation of {len(turns)} turns; only one of the user can be one')
+def _talk(turns):
+  """The fields of a problem that is a conversation: its text, and 'turns' where they are more than the user's one."""
+  conversation.check_turns(turns)
+  if len(turns) == 1 and turns[0]['role'] == 'user':
+    return {'problem': turns[0]['content']}
+  return {'turns': turns, 'problem': '\n'.join(f'{turn["role"].capitalize()}: {turn["content"]}' for turn in turns)}
 
 
 def _shown(row, field):

@@ -1,4 +1,5 @@
 """The order of problems: which ones a step trains on is a function of (seed, step) alone."""
+import fractions
 import itertools
 import zlib
 
@@ -42,8 +43,8 @@ class Mixture:
   """The order of a mixture's problems: each step draws from its parts by weight.
 
   Each part has an endless sequence of its own, in which every epoch is a new permutation; a step takes the next few of
-  each. How many is as even as can be: with weights 3 and 1, of 8 problems a step 6 and 2. A part has its share from the
-  step on at which it begins.
+  each. How many follows from the weights alone, evenly: with weights 3 and 1, of 8 problems a step 6 and 2. A part has
+  its share from the step on at which it begins.
 
   Args:
     problems: sequence of problems with the field 'part', the same on every process.
@@ -92,8 +93,7 @@ class Mixture:
 
 def _shares(count, weights):
   """How many of the first `count` draws fall to each name: by weight, and never fewer for a larger count."""
-  scale = 10**6 / sum(weights.values())
-  weights = {name: max(1, round(weight * scale)) for name, weight in weights.items()}
+  weights = {name: fractions.Fraction(str(weight)) for name, weight in weights.items()}   # 0.1 is a tenth
   out, left, total = {}, count, sum(weights.values())
   for name, weight in weights.items():      # one name after another is split from what is left for those behind it
     behind = left * (total - weight) // total

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 
 import numpy as np
 
@@ -182,10 +183,9 @@ def _encode(rows, to_ids, max_length, path, part):
 
 def _save(path, write):
   """The file `path`, whole or not at all. Several processes may write the same."""
-  temporary = f'{path}.{os.getpid()}'
-  with open(temporary, 'wb') as f:
+  with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), delete=False) as f:
     write(f)
-  os.replace(temporary, path)
+  os.replace(f.name, path)
 
 
 def _open(path, digest):

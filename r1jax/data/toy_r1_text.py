@@ -2,7 +2,7 @@
 import numpy as np
 
 from r1jax import templates
-from r1jax.data import toy, toy_r1
+from r1jax.data import toy_r1
 
 SHARES = {'chain': 0.5, 'logic': 0.2, 'code': 0.18, 'open': 0.12}   # of the documents that answer a problem
 DRILLS = 0.15                     # plain sums and things recalled by name
@@ -25,7 +25,7 @@ def documents(seed, count):
 def _problem(rng, kind=None):
   """A problem that is not held out, and its facts; None for one that is."""
   problem, facts = toy_r1.make(rng, kind or str(rng.choice(list(SHARES), p=list(SHARES.values()))))
-  return None if toy.is_held_out(problem['problem']) else (problem, facts)
+  return None if toy_r1.is_held_out(problem['problem']) else (problem, facts)
 
 
 def _answered(rng):
@@ -99,7 +99,7 @@ def example(kind, language):
     problem, facts = toy_r1.make(rng, kind)
     response = _response(problem, facts, toy_r1.Author(rng, language, 0.0), True, True)
     steps = toy_r1.steps(kind, facts, response)
-    if problem['language'] == language and not toy.is_held_out(problem['problem']) and all(ok for _, ok in steps):
+    if problem['language'] == language and not toy_r1.is_held_out(problem['problem']) and all(ok for _, ok in steps):
       return problem['problem'], response
 
 
@@ -132,7 +132,7 @@ def pairs(seed, count, held_out):
   rng, rows = np.random.default_rng([seed, 17, held_out]), []
   while len(rows) < count:
     problem, facts = toy_r1.make(rng, 'open')
-    if toy.is_held_out(problem['problem']) != held_out:
+    if toy_r1.is_held_out(problem['problem']) != held_out:
       continue
     author = toy_r1.Author(rng, problem['language'], 0.3)
     fault = [(True, False), (False, True), (False, False)][rng.choice(3, p=[0.5, 0.4, 0.1])]

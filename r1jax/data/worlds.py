@@ -25,6 +25,6 @@ def asked(world, seed, count):
   while len(found) < count:
     kind = kinds[len(found) % len(kinds)]
     problem, facts = toy_r1.make(rng, kind)
-    if toy.is_held_out(problem['problem']):
+    if toy_r1.is_held_out(problem['problem']):
       found[problem['problem']] = problem, functools.partial(toy_r1.steps, kind, facts)
   return list(found.values())

@@ -37,9 +37,13 @@ class Panel:
 
 PANELS = (
     Panel('accuracy', 'Accuracy on held-out problems', '% correct', r'eval/(pass@1|cons@\d+)', share=True),
+    Panel('kinds', 'Accuracy on held-out problems by kind', '% correct', r'eval/kind/(.+)/pass@1', share=True),
+    Panel('language', 'Language consistency of held-out responses', '% of words',
+          r'eval/(?:kind/(.+)/)?language_consistency', share=True),
     Panel('loss', 'Loss of responses', 'nats a token', r'(train|eval)/loss'),
     Panel('length', 'Response length', 'tokens', r'response/(length_mean)'),
     Panel('rewards', 'Reward', 'mean of a rollout', r'reward/(?:(.+)/)?mean'),
+    Panel('kind_rewards', 'Reward by kind of problem', 'mean of a rollout', r'kind/(.+)/reward'),
     Panel('behaviour', 'Reflection and truncation', '% of responses',
           r'response/(reflection_rate|truncated_fraction)', share=True),
     Panel('entropy', 'Entropy of the policy', 'nats a token', r'(?:policy|train)/(entropy)'),

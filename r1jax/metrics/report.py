@@ -34,6 +34,8 @@ LABELS = {
     'truncated_fraction': 'Truncated',
     'length_mean': 'Mean length (tokens)',
 }
+GROUPS = {'kind': 'By kind of problem', 'language': 'By language of the problem'}
+COLUMNS_BY_GROUP = ('pass@1', 'format', 'language_consistency', 'truncated_fraction', 'length_mean')
 TILES = ('pass@1', 'cons', 'length_mean', 'reflection_rate')
 
 
@@ -53,6 +55,7 @@ def report(workdir):
       facts=_facts(summary, config, records),
       finished=bool(summary),
       rows=rows,
+      groups=groups(summary, records),
       tiles=[row for key in TILES for row in rows if row['key'] == key],
       curves=[(name, figure.axes[0].get_title(loc='left'), plots.svg(figure, name))
               for name, figure in plots.figures(records).items()],
@@ -84,12 +87,13 @@ def reader(samples):
 
   Returns:
     dict of steps, shown (the steps the columns open with), total (how many problems there are) and
-    problems: [{id, problem, answer, at: {step: [completion]}}].
+    problems: [{id, problem, answer, kind, at: {step: [completion]}}].
   """
   problems = {}
   for step, rows in samples.items():
     for row in rows:
-      entry = problems.setdefault(row['id'], {**{key: row[key] for key in ('id', 'problem', 'answer')}, 'at': {}})
+      entry = problems.setdefault(row['id'], {**{key: row[key] for key in ('id', 'problem', 'answer')},
+                                              'kind': row.get('kind', ''), 'at': {}})
       at = entry['at'].setdefault(step, [])
       if len(at) < SAMPLES:
         at.append(_completion(row))
@@ -120,23 +124,46 @@ def before_after(summary, records):
 
   From summary's `base` and `final`; of a run without a summary, from its first and last evaluation.
   """
-  base, final = summary.get('base'), summary.get('final')
-  if base is None or final is None:
-    scored = [{name.removeprefix('eval/'): value for name, value in record.items() if name.startswith('eval/')}
-              for record in records]
-    scored = [scores for scores in scored if scores]
-    if not scored:
-      return []
-    base, final = scored[0], scored[-1]
+  base, final = _ends(summary, records)
   order = list(LABELS)
   rows = []
   for name in dict.fromkeys([*base, *final]):
+    if name.startswith(tuple(f'{group}/' for group in GROUPS)):
+      continue
     key, _, k = name.partition('@') if re.fullmatch(r'(cons|any)@\d+', name) else (name, '', '')
     known = key in LABELS
     rows.append({'key': key, 'label': LABELS[key].format(k=k) if known else name,
                  **_compare(base.get(name), final.get(name), share=known and key != 'length_mean'),
                  'rank': order.index(key) if known else len(order)})
   return sorted(rows, key=lambda row: row['rank'])
+
+
+def groups(summary, records):
+  """The tables by kind and by language: [{title, columns: labels, rows: [(name, [(base, final)])]}], texts."""
+  base, final = _ends(summary, records)
+  out = []
+  for group, title in GROUPS.items():
+    names = sorted({name.split('/')[1] for name in [*base, *final] if name.startswith(f'{group}/')})
+    rows = [(name, [_pair(base, final, f'{group}/{name}/', key) for key in COLUMNS_BY_GROUP]) for name in names]
+    if rows:
+      out.append({'title': title, 'columns': [LABELS[key] for key in COLUMNS_BY_GROUP], 'rows': rows})
+  return out
+
+
+def _pair(base, final, at, key):
+  shown = _compare(base.get(at + key), final.get(at + key), share=key != 'length_mean')
+  return shown['base'], shown['final']
+
+
+def _ends(summary, records):
+  """Figures before and after: {name: value} each; of a run without a summary its first and last evaluation."""
+  base, final = summary.get('base'), summary.get('final')
+  if base is not None and final is not None:
+    return base, final
+  scored = [{name.removeprefix('eval/'): value for name, value in record.items() if name.startswith('eval/')}
+            for record in records]
+  scored = [scores for scores in scored if scores]
+  return (scored[0], scored[-1]) if scored else ({}, {})
 
 
 def script_json(value):

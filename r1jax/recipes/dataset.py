@@ -3,6 +3,7 @@
 A row has the strings id, source and response, and problem, or turns ([{role, content}]) that end with the user's;
 where they are known kind, language, answer, and whatever its reward reads.
 """
+import itertools
 import json
 import os
 import pathlib
@@ -63,32 +64,48 @@ def generated(entry):
   return entry in data.SOURCES and not os.path.exists(entry)
 
 
-def write_records(folder, cfg, description):
+def write_records(folder, cfg, count, description):
   """Writes the rows of a dataset's folder once more, as the TFDS set folder/NAME/VERSION, whole or not at all.
 
   Read it with `tfds.builder_from_directory(PATH).as_data_source('train')`, and each record with `from_record`. A set
-  that is there is left as it is.
+  that is there is left as it is. The same rows are the same bytes, which they are not by TFDS's own writers: those
+  put the fields of a record in an order of their process.
 
   Args:
     cfg: config.Curate, with name, version and shard.
+    count: how many rows there are.
   """
   target, temporary = pathlib.Path(folder, cfg.name, cfg.version), pathlib.Path(folder, f'.{cfg.name}.tmp')
   if target.exists():
     return
+  from array_record.python.array_record_module import ArrayRecordWriter
   import tensorflow_datasets as tfds  # takes a second
-  from tensorflow_datasets.core import dataset_info, sequential_writer
+  from tensorflow_datasets.core import dataset_info, example_serializer, naming
   shutil.rmtree(temporary, ignore_errors=True)
   temporary.mkdir()
+  features = tfds.features.FeaturesDict({field: tfds.features.Text() for field in FIELDS})
   identity = dataset_info.DatasetIdentity(name=cfg.name, version=tfds.core.Version(cfg.version),
                                           data_dir=str(temporary), module_name='r1jax')
-  info = dataset_info.DatasetInfo(
-      builder=identity, description=description,
-      features=tfds.features.FeaturesDict({field: tfds.features.Text() for field in FIELDS}))
-  writer = sequential_writer.SequentialWriter(info, max_examples_per_shard=cfg.shard, file_format='array_record')
-  writer.initialize_splits(['train'])
-  for row in rows(folder):
-    writer.add_examples({'train': [to_record(row)]})
-  writer.close_all()
+  info = dataset_info.DatasetInfo(builder=identity, description=description, features=features)
+  info.set_file_format('array_record')
+  serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+  paths = naming.ShardedFileTemplate(data_dir=temporary, dataset_name=cfg.name, split='train',
+                                     filetype_suffix='array_record')
+  stream, lengths, size, shard_count = rows(folder), [], 0, -(-count // cfg.shard)
+  for number in range(shard_count):
+    path = paths.sharded_filepath(shard_index=number, num_shards=shard_count)
+    writer = ArrayRecordWriter(str(path), 'group_size:1')
+    lengths.append(0)
+    for row in itertools.islice(stream, cfg.shard):
+      example = serializer.get_tf_example(features.encode_example(to_record(row)))
+      record = example.SerializeToString(deterministic=True)
+      writer.write(record)
+      lengths[-1] += 1
+      size += len(record)
+    writer.close()
+  info.set_splits(tfds.core.splits.SplitDict([tfds.core.SplitInfo(
+      name='train', shard_lengths=lengths, num_bytes=size, filename_template=paths)]))
+  info.write_to_directory(temporary)
   target.parent.mkdir(exist_ok=True)
   temporary.rename(target)
 

@@ -20,7 +20,7 @@ class Policy:
     samples: responses to each problem.
     sampling: sampling.Sampling.
     key: PRNG key.
-    reward: config.Reward, which says what is right.
+    reward: config.Reward, by which a response is right.
     max_prompt: tokens; for a Teacher any number from 1.
   """
 
@@ -54,13 +54,13 @@ class Policy:
     def rows():
       table, timeouts = scores()
       right, asked = mix.right(table, self._reward, drawn.items), mix.weights(drawn.items, self._reward)
-      return [self._row(drawn, table, i, right[i], asked[i]) for i in range(len(problems) * self.samples)], timeouts
+      return [self._row(drawn, table, right, asked, i) for i in range(len(problems) * self.samples)], timeouts
     return rows
 
-  def _row(self, drawn, table, i, right, asked):
+  def _row(self, drawn, table, right, asked, i):
     return drawn.items[i] | {
         'stop': str(drawn.samples.stop[i]), 'sample': i % self.samples, 'reward': float(table['total'][i]),
-        'parts': {name: float(x[i]) for name, x in table.items() if name in asked}, 'correct': bool(right)}
+        'parts': {name: float(table[name][i]) for name in table if name in asked[i]}, 'correct': bool(right[i])}
 
 
 class Teacher:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from r1jax import rewards, templates
-from r1jax.data import toy, toy_r1, toy_r1_text, worlds
+from r1jax.data import toy_r1, toy_r1_text, worlds
 from r1jax.rewards import programs
 
 REWARD = {'chain': 'math', 'logic': 'logic', 'open': 'open'}
@@ -97,7 +97,7 @@ def test_documents_hold_no_held_out_problem_and_answer_what_is_asked_last():
       text = line.strip()
       for wish in toy_r1.CHECKED.values():
         text = text.removesuffix(' ' + wish)
-      assert not (text.endswith('?') and toy.is_held_out(text))
+      assert not (text.endswith('?') and toy_r1.is_held_out(text))
     shown += prompt.count('?') == 2
   assert 100 < shown < 400
 
@@ -108,7 +108,7 @@ def test_pools_are_fixed_parted_and_in_both_languages(kind):
   assert train == toy_r1.problems(kind, 0, 100, False)
   assert not {p['problem'] for p in train} & {p['problem'] for p in held_out}
   assert 0.15 < np.mean([p['language'] == 'zh' for p in train]) < 0.45
-  assert all(toy.is_held_out(p['problem']) for p in held_out) and len(held_out) > 10
+  assert all(toy_r1.is_held_out(p['problem']) for p in held_out) and len(held_out) > 10
 
 
 def test_an_open_question_wants_what_fits_with_a_reason():
@@ -139,4 +139,4 @@ def _fits(question):
 def test_a_base_is_asked_about_each_kind():
   asked = worlds.asked('r1', 0, 9)
   assert [p['kind'] for p, _ in asked] == ['chain', 'logic', 'code'] * 3
-  assert all(toy.is_held_out(p['problem']) for p, _ in asked)
+  assert all(toy_r1.is_held_out(p['problem']) for p, _ in asked)

@@ -44,6 +44,44 @@ def test_models_and_rules_are_mixed_and_a_resumed_run_is_the_same(runs, scorers,
   assert step == other_step and all(arrays[name].tobytes() == others[name].tobytes() for name in others)
 
 
+def test_reward_models_join_late_for_their_own_kinds(runs, scorers, tmp_path):
+  config = tmp_path / 'config.py'
+  config.write_text(f'''
+from configs import r1_zero
+from ml_collections import ConfigDict
+def get_config():
+  c = r1_zero.get_config('toy')
+  c.data.update(source='mixture', parts=ConfigDict(dict(
+      signs=dict(source='trial', kind='signs'), requests=dict(source='trial', kind='open', weight=1.0, begin=2))))
+  c.reward.update(parts=ConfigDict(dict(format=0.5)), accuracy='')
+  c.reward.routes = ConfigDict(dict(signs=dict(signs=1.0), open=dict(helpful=1.0, harmless=2.0)))
+  c.reward.accuracies = ConfigDict(dict(open='helpful'))
+  c.reward.uses = ConfigDict(dict(helpful='preference', harmless='preference'))
+  c.reward.begin = ConfigDict(dict(harmless=3))
+  path = {str(scorers['toy_preference'])!r}
+  c.reward.options = ConfigDict(dict(helpful=dict(path=path, view='summary'), harmless=dict(path=path, view='whole')))
+  return c
+''')
+  runs.finish(tmp_path / 'run', {'steps': 4, 'checkpoint.every': 1}, config=str(config))
+  rows = runs.metrics(tmp_path / 'run')
+  assert [row.get('kind/open/prompts') for row in rows[:4]] == [None, None, 2, 2]      # two parts of equal weight
+  assert [row['kind/signs/prompts'] for row in rows[:4]] == [4, 4, 2, 2]
+  assert ['reward/helpful/mean' in row for row in rows[:4]] == [False, False, True, True]
+  assert ['reward/harmless/mean' in row for row in rows[:4]] == [False, False, False, True]
+  weights = {'format': 0.5, 'signs': 1.0, 'helpful': 1.0, 'harmless': 2.0}
+  for row, last in ((rows[2], {}), (rows[3], {'harmless'})):
+    parts = {'format', 'helpful', *last}
+    assert row['kind/open/reward'] == pytest.approx(sum(weights[n] * row[f'kind/open/{n}'] for n in parts), abs=1e-5)
+  for line in (tmp_path / 'run' / 'samples').glob('*'):
+    for row in map(json.loads, line.read_text().splitlines()):       # an evaluation asks all that the kind has
+      assert set(row['parts']) == {'format', 'signs'} if row['kind'] == 'signs' else {'format', 'helpful', 'harmless'}
+      assert row['reward'] == pytest.approx(sum(weights[n] * x for n, x in row['parts'].items()), abs=1e-5)
+  runs.kill(tmp_path / 'cut', (tmp_path / 'cut' / 'checkpoints' / 'step_000002').exists,
+            {'steps': 4, 'checkpoint.every': 1}, config=str(config))
+  runs.finish(tmp_path / 'cut', {'steps': 4, 'checkpoint.every': 1}, config=str(config))
+  runs.same(tmp_path / 'cut', tmp_path / 'run')
+
+
 def test_options_are_checked_before_anything_compiles(runs, scorers, tmp_path):
   refuse = lambda **settings: runs.refuse(tmp_path, {'reward.parts.process': 1.0} | settings)
   assert "reward 'process' needs the option 'path'" in refuse()

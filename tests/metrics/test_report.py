@@ -141,6 +141,22 @@ def test_table_of_a_run_that_is_not_finished():
   assert report.before_after({}, records[1:2]) == []
 
 
+def test_tables_by_kind_and_language(tmp_path):
+  summary = {'base': {'pass@1': 0.1, 'kind/math/pass@1': 0.2, 'kind/math/length_mean': 12.0, 'language/zh/format': 0.0},
+             'final': {'pass@1': 0.4, 'kind/math/pass@1': 0.5, 'kind/code/pass@1': 0.25, 'language/zh/format': 1.0}}
+  kinds, languages = report.groups(summary, [])
+  rows = {name: dict(zip(kinds['columns'], cells)) for name, cells in kinds['rows']}
+  accuracy, length = report.LABELS['pass@1'], report.LABELS['length_mean']
+  assert rows['math'][accuracy] == ('20.0%', '50.0%') and rows['code'][accuracy] == ('–', '25.0%')
+  assert rows['math'][length] == ('12', '–')
+  assert [name for name, _ in languages['rows']] == ['zh']
+  assert [row['key'] for row in report.before_after(summary, [])] == ['pass@1']      # they are in tables of their own
+  (run(tmp_path) / 'summary.json').write_text(json.dumps(summary | {'base': {'kind/<i>/pass@1': 1.0}}))
+  page = Page(report.report(tmp_path).read_text('utf-8'))
+  assert 'By kind of problem' in page.text and '<i>' in page.text and 'i' not in page.tags
+  assert report.groups({}, [{'step': 0, 'eval/pass@1': 0.1}]) == []
+
+
 def test_command_line(tmp_path):
   command = [sys.executable, '-W', 'error::RuntimeWarning', '-m', 'r1jax.metrics.report']
   done = subprocess.run([*command, run(tmp_path)], capture_output=True, text=True, check=True)

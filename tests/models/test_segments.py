@@ -1,5 +1,6 @@
 """Rows packed of several texts: each is computed as if it were alone, by every implementation of attention."""
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -27,24 +28,29 @@ def attention(name, q, own, segments):
   return causal_attention(q, [(own, segments)], q.shape[-1] ** -0.5, Attention(name))
 
 
+def by_hand(q, keys, values):
+  """Causal attention of one head: q, keys f64[t, d], values f64[t, v]."""
+  scores = np.where(np.tril(np.ones((len(q), len(q)))), q @ keys.T / np.sqrt(q.shape[-1]), -np.inf)
+  weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+  return weights @ values / weights.sum(axis=1, keepdims=True)
+
+
 @pytest.mark.parametrize('name', IMPLEMENTATIONS)
 @pytest.mark.parametrize('t, block', [(20, 8), (300, 128)])
 def test_texts_of_a_row_do_not_meet(name, t, block, monkeypatch):
   """Against each text run alone; two rows, two continuations of each, cut at different places."""
   monkeypatch.setattr(causal, 'BLOCK', max(block, 128) if name == 'splash' else block)
   rng = np.random.default_rng(0)
-  normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
   q, own = normal(2, 1, 2, 2, t, 8), KV(normal(2, 1, 2, 8, t), normal(2, 1, 2, t, 8))
   ends = np.sort(rng.choice(np.arange(1, t), size=(2, 2, 3)), axis=-1)
-  segments = jnp.asarray((np.arange(t) >= ends[..., None]).sum(axis=2), jnp.int32)
+  segments = (np.arange(t) >= ends[..., None]).sum(axis=2).astype(np.int32)
   out = jax.jit(attention, static_argnums=0)(name, q, own, segments)
-  for row, group in np.ndindex(2, 2):
+  for row, group, head in np.ndindex(2, 2, 2):
     for first, last in zip([0, *ends[row, group]], [*ends[row, group], t]):
-      if first < last:
-        one = slice(row, row + 1), slice(None), slice(group, group + 1)
-        alone = attention('xla', q[one][..., first:last, :], KV(own.k[one][..., first:last],
-                                                                own.v[one][..., first:last, :]), None)
-        np.testing.assert_allclose(out[row, group, first:last], alone[0, 0], atol=2e-5)
+      want = by_hand(*(np.float64(x) for x in (
+          q[row, 0, group, head, first:last], own.k[row, 0, group, :, first:last].T, own.v[row, 0, group, first:last])))
+      np.testing.assert_allclose(out[row, group, first:last, head], want, atol=2e-5)
 
 
 @pytest.mark.parametrize('name', IMPLEMENTATIONS)
@@ -72,12 +78,15 @@ def test_a_packed_row_is_its_texts_run_alone(cfg, name, monkeypatch):
   positions = np.concatenate([np.arange(n) for n in lengths])
   lift = lambda x: jnp.asarray(x)[None, None]
   run = jax.jit(lambda tokens, positions, segments: models.forward(
-      params, cfg, tokens, positions, segments=segments, attention=name)[0][0, 0])
-  out, first = run(lift(tokens), lift(positions), lift(segments)), 0
-  for n in lengths[:3]:
-    alone, _, _ = models.forward(params, cfg, lift(tokens[first:first + n]), lift(np.arange(n)), attention='xla')
-    np.testing.assert_allclose(out[first:first + n], alone[0, 0], atol=2e-5)
-    first += n
+      params, cfg, tokens, positions, segments=segments, attention=name)[0])
+  out = run(lift(tokens), lift(positions), lift(segments))[0, 0]
+  starts = np.cumsum((0, *lengths))
+  # Each in a row of its own; what fills it up comes after, where no text's token looks.
+  rows = np.stack([np.resize(tokens[at:at + n], 11) for at, n in zip(starts, lengths[:3])])[:, None]
+  alone, _, _ = jax.jit(functools.partial(models.forward, cfg=cfg, attention='xla'))(
+      params, tokens=rows, positions=np.broadcast_to(np.arange(11), rows.shape))
+  for i, (at, n) in enumerate(zip(starts, lengths[:3])):
+    np.testing.assert_allclose(out[at:at + n], alone[i, 0, :n], atol=2e-5)
 
 
 def test_cudnn_has_no_segments():

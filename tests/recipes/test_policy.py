@@ -31,7 +31,7 @@ def grader():
 def ask(server, grader, problems=PROBLEMS, seed=0, cache='', number=0):
   teacher = Teacher(Endpoint(server.url, 'm', temperature=1.0, whole=True, cache=cache))
   make = lambda template: rollout.Sampler(teacher, teacher, template, grader, REWARD, 2)
-  policy = Policy(make, None, 3, sampling.Sampling(), jax.random.key(seed), 'math', 1)
+  policy = Policy(make, None, 3, sampling.Sampling(), jax.random.key(seed), REWARD, 1)
   return policy.start(problems, templates.TEMPLATES['chat_boxed'], number)()[0]
 
 

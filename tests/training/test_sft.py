@@ -1,5 +1,6 @@
 """The update of supervised fine-tuning: rows packed or not, in microbatches or not, are one gradient."""
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -57,11 +58,13 @@ def alone(params):
   return updated(params, [[text] for text in texts()])
 
 
-def nll(params, ids, start):
-  """Nats of a text's response, from whole logits."""
-  hidden, _, _ = models.forward(params, MODEL, jnp.asarray(ids)[None, None], jnp.arange(len(ids))[None, None])
-  logp = jax.nn.log_softmax(hidden[0, 0] @ models.unembedding(params))
-  return -sum(logp[t - 1, ids[t]] for t in range(start, len(ids)))
+def nll(params):
+  """Nats of each text's response, from whole logits of rows that hold one text each."""
+  tokens = np.stack([np.resize(ids, 16) for ids, _ in texts()])    # what fills up comes after the text
+  hidden, _, _ = models.forward(params, MODEL, tokens[:, None], np.broadcast_to(np.arange(16), tokens.shape)[:, None])
+  logp = jax.nn.log_softmax(hidden[:, 0] @ models.unembedding(params))
+  told = np.array([[start <= t < len(ids) for t in range(1, 16)] for ids, start in texts()])
+  return -(jnp.take_along_axis(logp[:, :-1], tokens[:, 1:, None], axis=2)[..., 0] * told).sum()
 
 
 def close(got, want):
@@ -70,8 +73,7 @@ def close(got, want):
 
 def test_the_loss_is_the_mean_over_response_tokens_and_over_nothing_else(params, alone):
   count = sum(len(ids) - start for ids, start in texts())
-  total = lambda params: sum(nll(params, *text) for text in texts()) / count
-  value, grads = jax.value_and_grad(total)(params)
+  value, grads = jax.jit(jax.value_and_grad(lambda params: nll(params) / count))(params)
   np.testing.assert_allclose(alone[1]['train/loss'], value, rtol=1e-5)
   np.testing.assert_allclose(alone[2]['loss'], value, rtol=1e-5)
   close(alone[0], grads)
@@ -102,7 +104,8 @@ def test_what_lies_in_prompts_and_padding_is_not_learned(params):
   ids, start = np.array([3, 4, 5, 6, 7], np.int32), 3
   grads, _, _ = updated(params, [[(ids, start)]])
   wrong = grads['unembed']
-  hidden, _, _ = models.forward(params, MODEL, jnp.asarray(ids)[None, None], jnp.arange(5)[None, None])
+  hidden, _, _ = jax.jit(functools.partial(models.forward, cfg=MODEL))(
+      params, tokens=ids[None, None], positions=np.arange(5)[None, None])
   told = np.asarray(hidden[0, 0, 2:4], np.float64)      # the two places that tell the response's tokens
   probabilities = np.asarray(jax.nn.softmax(jnp.asarray(told) @ params['unembed']))
   right = np.zeros((2, 40))
@@ -113,9 +116,10 @@ def test_what_lies_in_prompts_and_padding_is_not_learned(params):
 def test_a_mixture_counts_real_tokens_only():
   model = dataclasses.replace(models.PRESETS['toy_deepseek'], vocab=64)
   params = params_lib.init(models.specs(model), jax.random.key(0))
-  batch = sft.PackedBatch(*map(jnp.asarray, packing.pack([texts(2), texts(1)], LENGTH)))
+  batch = sft.PackedBatch(*packing.pack([texts(2), texts(1)], LENGTH))
   options = sft.policy.Options(1.0, 64, 'float32', 'none')
-  _, (metrics, _) = sft.packed_loss(params, batch, jnp.float32(1), cfg=model, options=options)
+  loss = jax.jit(functools.partial(sft.packed_loss, cfg=model, options=options))
+  _, (metrics, _) = loss(params, batch, jnp.float32(1))
   tokens = sum(len(ids) for ids, _ in [*texts(2), *texts(1)])
   np.testing.assert_allclose(metrics['moe/load'].sum(axis=1), tokens * model.moe.top_k)
 

@@ -62,6 +62,8 @@ def _check(view, scale, limit):
 def turns_of(item):
   """The conversation that an item's response follows."""
   prompt = item['prompt']
+  if isinstance(item.get('turns'), list):
+    return item['turns']
   return preference.turns_of(item.get('problem', prompt) if isinstance(prompt, str) else prompt)
 
 

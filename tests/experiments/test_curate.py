@@ -1,0 +1,156 @@
+"""The command: its dataset, what it refuses, and the same files after kill -9."""
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+from ml_collections import ConfigDict
+import pytest
+
+from configs import curate as configs
+from experiments import curate
+from r1jax import config, data
+from r1jax.recipes import filters, planted, rejection
+
+COUNT = 1400
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp('planted')
+  planted.write(path, COUNT)
+  return path
+
+
+def config_of(folder, **more):
+  c = configs.get_config('planted')
+  c.update(samples=str(folder), evaluation=(str(folder / 'evaluation.jsonl'),), chunk=100)
+  c.merge.general.path = str(folder / 'general.jsonl')
+  c.update(ConfigDict(more))
+  return config.convert(c, config.Curate)
+
+
+def left(workdir):
+  """(summary, files) of a run, but for what depends on the clock or on memory."""
+  summary = json.loads((workdir / 'summary.json').read_text())
+  del summary['seconds'], summary['memory']
+  skipped = ('summary.json', 'metrics.jsonl')
+  found = {str(p.relative_to(workdir)): p.read_bytes() for p in workdir.rglob('*')
+           if p.is_file() and p.name not in skipped and not {'tb', 'plots'} & set(p.parts)}
+  return summary, found
+
+
+@pytest.fixture(scope='module')
+def straight(folder, tmp_path_factory):
+  path = tmp_path_factory.mktemp('straight')
+  curate.run_curate(config_of(folder), str(path))
+  return path
+
+
+slow = pytest.mark.slow           # TFDS and the language identifier take seconds
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'samples': '', 'merge': {}}, 'samples and merge are both empty'),
+    ({'merge': {'general': {'path': ''}}}, 'merge.general.path is empty'),
+    ({'merge': {'samples': {'path': 'x'}}}, "names a source 'samples'"),
+    ({'judged': ('open',)}, 'give both, or neither'), ({'name': 'Rows'}, "name is 'Rows'"),
+    ({'name': ''}, "name is ''"), ({'version': '1.0'}, 'three numbers'), ({'per_prompt': 0}, 'per_prompt is 0'),
+    ({'overlap': 0.0}, r'overlap 0\.0 in'), ({'chunk': 0}, 'chunk 0'),
+    ({'samples': 'nowhere/samples.jsonl'}, 'No such file'),
+    ({'judge': {'url': 'http://localhost/v1', 'modle': 'x'}, 'judged': ('open',)}, 'modle')])
+def test_what_cannot_work_is_refused_in_one_line(folder, tmp_path, changes, words):
+  with pytest.raises((config.ConfigError, OSError), match=words) as error:
+    curate.run_curate(config.convert(config.to_dict(config_of(folder)) | changes, config.Curate), str(tmp_path / 'run'))
+  assert '\n' not in str(error.value) and not (tmp_path / 'run').exists()   # nothing is begun
+
+
+def test_a_judge_is_made_of_its_options(folder):
+  pytest.importorskip('httpx')
+  cfg = config_of(folder, judge={'url': 'http://localhost/v1', 'model': 'x'}, judged=('math',))
+  assert callable(curate.load_judge(cfg)) and curate.load_judge(config_of(folder)) is None
+
+
+@slow
+def test_the_dataset_and_its_card(folder, straight):
+  summary, found = left(straight)
+  expected = json.loads((folder / 'planted.json').read_text())
+  assert {s['name']: {'': s['kept']} | s['dropped'] for s in summary['sources']} == expected
+  rows = [json.loads(line) for line in found['train.jsonl'].splitlines()]
+  assert len(rows) == summary['rows'] == sum(reasons[''] for reasons in expected.values())
+  assert set(found) == {'train.jsonl', 'card.json', 'README.md', 'curate.json', 'reasoning/1.0.0/dataset_info.json',
+                        'reasoning/1.0.0/features.json', 'reasoning/1.0.0/reasoning-train.array_record-00000-of-00001'}
+  card, readme = json.loads(found['card.json']), found['README.md'].decode()
+  assert subprocess.run(['sha256sum', straight / 'train.jsonl'], capture_output=True,
+                        text=True, check=True).stdout.split()[0] == card['sha256']
+  assert card['sha256'] in readme and all(f'| {reason} | ' in readme for reason in filters.REASONS)
+  assert card['evaluation'][0]['dropped'] == sum(reasons['contaminated'] for reasons in expected.values())
+  assert {row['id'].partition('/')[0] for row in rows} == {'planted', 'general'}
+  assert (straight / 'plots' / 'memory.png').exists()
+
+
+@slow
+def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, straight, tmp_path):
+  before = left(straight), (straight / 'train.jsonl').stat().st_mtime_ns
+  assert curate.run_curate(config_of(folder, workers=2), str(straight))['rows'] == before[0][0]['rows']
+  assert (left(straight), (straight / 'train.jsonl').stat().st_mtime_ns) == before
+  with pytest.raises(config.ConfigError, match='begun with other settings: per_prompt'):
+    curate.run_curate(config_of(folder, per_prompt=3), str(straight))
+
+
+@slow
+def test_what_made_the_sources_is_in_the_card(folder, straight, tmp_path):
+  """The policy of the samples, and the dataset that is merged."""
+  (tmp_path / 'made').mkdir()
+  (tmp_path / 'made' / 'samples').symlink_to(folder / 'samples')
+  made = {'policy': 'a digest', 'config': {'model': {'path': 'run/model'}}}
+  (tmp_path / 'made' / 'summary.json').write_text(json.dumps(made))
+  cfg = config_of(folder, samples=str(tmp_path / 'made'), merge={'general': {'path': str(straight), 'limit': 5}})
+  curate.run_curate(cfg, str(tmp_path / 'run'))
+  card = json.loads((tmp_path / 'run' / 'card.json').read_text())
+  assert [s['made_by'].partition(',')[0] for s in card['sources']] == ['run/model', 'reasoning 1.0.0']
+  assert 'a digest' in card['sources'][0]['made_by'] and card['sources'][1]['dropped']['duplicate'] > 0
+
+
+@slow
+def test_nothing_left_is_one_line(folder, tmp_path):
+  cfg = config_of(folder, filters={'paragraph': 1}, merge={'general': {'limit': 0}})
+  none = tmp_path / 'none.jsonl'
+  none.write_text('x\n')
+  with pytest.raises(data.DataError, match='no row is left of 1; .*malformed: line 1: not JSON'):
+    curate.run_curate(config.convert(config.to_dict(cfg) | {'samples': str(none), 'merge': {}}, config.Curate),
+                      str(tmp_path / 'run'))
+
+
+def start(folder, workdir):
+  flags = [f'--config.samples={folder}', f'--config.merge.general.path={folder}/general.jsonl',
+           f"--config.evaluation=('{folder}/evaluation.jsonl',)", '--config.chunk=100']
+  command = [sys.executable, '-m', 'experiments.curate', '--config', 'configs/curate.py:planted', '--workdir', workdir]
+  return subprocess.Popen(
+      [*command, *flags], cwd=pathlib.Path(__file__).parents[2], env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+      text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@slow
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(folder, straight, tmp_path):
+  """As the pass begins, at random moments within it, and while the dataset is being written."""
+  dice = random.Random(time.time_ns())
+  lines = lambda: (tmp_path / 'metrics.jsonl').read_bytes().count(b'\n') if (tmp_path / 'metrics.jsonl').exists() else 0
+  moments = [((tmp_path / 'state' / rejection.ROWS).exists, 0.0)]
+  moments += [(lambda n=n: lines() >= n, dice.uniform(0, 0.1)) for n in sorted(dice.sample(range(1, 14), 2))]
+  moments += [((tmp_path / 'train.jsonl').exists, dice.uniform(0, 1.0))]
+  for moment, delay in moments:
+    process = start(folder, tmp_path)
+    while not moment() and process.poll() is None:
+      time.sleep(0.0005)
+    time.sleep(delay)
+    process.kill()
+    print(f'killed {delay:.3f} s after a moment; the output was: {process.communicate()[0]}')
+  process = start(folder, tmp_path)
+  said = process.communicate()[0]
+  assert process.returncode == 0, said
+  assert left(tmp_path) == left(straight) and not (tmp_path / 'state').exists()
+  assert 'near duplicate' in said.splitlines()[-1]

@@ -1,0 +1,163 @@
+"""Samples in bulk: what a row says, the same bytes however often a run is killed, several processes and parts."""
+import json
+import random
+import socket
+import time
+
+import pytest
+
+from configs import generate as configs
+from experiments import generate
+from r1jax import config, rewards
+from r1jax.config import ConfigError
+from r1jax.data import shards, toy
+
+GENERATE = {'module': 'generate', 'config': 'configs/generate.py:toy'}
+TINY = {'problems': 22, 'rollout.prompts': 4, 'rollout.samples': 3, 'rollout.chunk': 2, 'rollout.max_response': 24}
+
+
+def settings(runs, **more):
+  return {'model.path': runs.base} | TINY | more
+
+
+def contents(workdir):
+  """What a finished run leaves, to the byte."""
+  return {p.name: p.read_bytes() for p in (*shards.files(workdir / 'samples'), workdir / 'summary.json')}
+
+
+def killed(runs, workdir, files, delay=0.0):
+  """Kills a run `delay` seconds after so many files are there."""
+  there = lambda: len(list((workdir / 'samples').glob('*.jsonl')))
+  runs.kill(workdir, lambda: there() >= files, settings(runs), delay, **GENERATE)
+
+
+@pytest.fixture(scope='module')
+def whole(runs, tmp_path_factory):
+  """The working directory of a run that nothing disturbed: 22 problems in 6 files."""
+  path = tmp_path_factory.mktemp('whole')
+  runs.finish(path, settings(runs), **GENERATE)
+  return path
+
+
+def test_rows_are_graded_samples_in_order(whole):
+  rows = list(shards.read(whole / 'samples'))
+  assert len(rows) == 66 and len(shards.files(whole / 'samples')) == 6
+  known = {p['id']: p for p in toy.problems('trial', 0, toy.TRAIN_POOL, held_out=False)}
+  ids = [row['id'] for row in rows[::3]]
+  assert len(set(ids)) == 22 and ids != sorted(ids)                    # drawn by the seed
+  signs = rewards.resolve('signs')
+  for n, row in enumerate(rows):
+    assert row['sample'] == n % 3 and row['id'] == ids[n // 3]
+    assert {k: row[k] for k in known[row['id']]} == known[row['id']] and row['prompt'] == row['problem'] + '\n'
+    right = signs([row])[0]
+    assert row['parts']['signs'] == right and row['correct'] == (right == 1)
+    assert row['reward'] == pytest.approx(right + 0.5 * row['parts']['format'])
+    assert 1 <= row['tokens'] <= 24 and row['stop'] in ('eos', 'length')
+    assert row['tokens'] == 24 or row['stop'] == 'eos'
+  assert len({row['response'] for row in rows}) > 10
+  found = json.loads((whole / 'summary.json').read_text())['figures']['all']
+  assert found['samples'] == 66 and found['problems'] == 22 and found['stop/eos'] + found['stop/length'] == 66
+  assert found['pass@1'] == pytest.approx(sum(row['correct'] for row in rows) / 66)
+  assert found['solved'] == len({row['id'] for row in rows if row['correct']})
+  assert found['tokens'] == pytest.approx(sum(row['tokens'] for row in rows) / 66)
+
+
+def test_killed_and_given_again_the_bytes_are_the_same(runs, whole, tmp_path):
+  killed(runs, tmp_path, 2)
+  assert not (tmp_path / 'summary.json').exists()
+  said = runs.finish(tmp_path, settings(runs), **GENERATE)
+  assert '0/6' not in said                                            # it went on
+  assert contents(tmp_path) == contents(whole)
+
+
+def test_other_settings_are_refused_where_files_are(runs, whole):
+  before = contents(whole)
+  said = runs.refuse(whole, settings(runs, **{'rollout.samples': 4}), **GENERATE)
+  assert 'rollout.samples was 3, is 4' in said and 'another --workdir' in said
+  assert contents(whole) == before
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(runs, whole, tmp_path):
+  dice = random.Random(time.time_ns())
+  for files in sorted(dice.sample(range(1, 5), 2)):
+    delay = dice.uniform(0, 0.3)
+    print(f'killed {delay:.3f} s after {files} files')                # shown where the test fails
+    killed(runs, tmp_path, files, delay)
+  runs.finish(tmp_path, settings(runs), **GENERATE)
+  assert contents(tmp_path) == contents(whole)
+
+
+@pytest.mark.slow
+def test_parts_share_the_files_of_one_folder(runs, whole, tmp_path):
+  part = lambda n: runs.finish(tmp_path, settings(runs, parts=3, part=n), **GENERATE)
+  part(2)
+  assert [p.name[:5] for p in sorted((tmp_path / 'samples').glob('*.jsonl'))] == ['00002', '00005']
+  assert not (tmp_path / 'summary.json').exists()
+  part(0)
+  part(1)
+  found, wanted = contents(tmp_path), contents(whole)
+  summaries = [json.loads(one.pop('summary.json')) for one in (found, wanted)]
+  assert found == wanted and summaries[0]['sha256'] == summaries[1]['sha256']
+  assert summaries[0]['figures'] == summaries[1]['figures']
+
+
+@pytest.mark.slow
+def test_two_processes_each_write_their_own_files(runs, tmp_path):
+  """Two processes of one device; then one of them is killed, and the same command goes on."""
+  devices = {'XLA_FLAGS': '--xla_force_host_platform_device_count=1 '
+                          '--xla_cpu_collective_call_terminate_timeout_seconds=300'}
+
+  def start(workdir):
+    with socket.socket() as s:
+      s.bind(('localhost', 0))
+      address = f'localhost:{s.getsockname()[1]}'
+    return [runs.start(workdir, settings(runs), env=devices | {
+        'R1JAX_COORDINATOR': address, 'R1JAX_PROCESSES': '2', 'R1JAX_PROCESS': str(rank)}, **GENERATE)
+            for rank in (0, 1)]
+
+  def finish(processes):
+    said = [process.communicate(timeout=600)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return said
+
+  said = finish(start(tmp_path / 'two'))
+  assert '6/6' in said[0] and 'file/s' not in said[1]                 # the first alone talks
+  rows = list(shards.read(tmp_path / 'two' / 'samples'))
+  assert len(rows) == 66 and [row['sample'] for row in rows] == [0, 1, 2] * 22
+  processes = start(tmp_path / 'killed')
+  deadline = time.monotonic() + 600
+  while not list((tmp_path / 'killed' / 'samples').glob('*.jsonl')):
+    assert time.monotonic() < deadline and processes[1].poll() is None
+    time.sleep(0.01)
+  processes[1].kill()
+  assert processes[0].wait(timeout=600) != 0 and processes[1].wait() != 0
+  for process in processes:
+    process.communicate()
+  finish(start(tmp_path / 'killed'))
+  assert contents(tmp_path / 'killed') == contents(tmp_path / 'two')
+
+
+@pytest.mark.parametrize('more, match', [
+    (dict(model=dict(path='x'), endpoint=dict(url='http://localhost', model='m')), 'both set'),
+    (dict(), 'empty'),
+    (dict(endpoint=dict(url='http://localhost', model='m', retry=3)), "no option 'retry'; the nearest .* 'retries'"),
+    (dict(endpoint=dict(url='ftp://localhost', model='m')), 'must begin with https'),
+    (dict(endpoint=dict(url='http://localhost', model='m'), data=dict(template='nope')), "'nope'; known: "),
+])
+def test_what_cannot_work_is_refused_in_one_line(more, match, tmp_path):
+  cfg = configs.get_config('toy')
+  cfg.update(more)
+  with pytest.raises(ConfigError, match=match) as error:
+    generate.run_generate(config.convert(cfg, config.Generate), str(tmp_path))
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('more, match', [
+    (dict(part=2, parts=2), 'part 2 is none of 2'), (dict(split='test'), "'test'; known: train, held_out"),
+    (dict(problems=-1), 'problems is -1')])
+def test_numbers_out_of_range(more, match):
+  cfg = configs.get_config('toy')
+  cfg.update(more)
+  with pytest.raises(ConfigError, match=match):
+    config.convert(cfg, config.Generate)

@@ -1,0 +1,98 @@
+"""Evaluation problems are found in any disguise of spaces, case and punctuation, and other problems are not."""
+import random
+
+import numpy as np
+import pytest
+
+from r1jax.recipes import contamination, planted
+
+ENGLISH = ('Natalia sold 48 clips to her friends in April, and then she sold half as many clips in May. '
+           'How many clips did Natalia sell altogether in April and May?')
+CHINESE = '一个班有48名学生，其中男生比女生多6人，老师又调来了3名女生。现在这个班的男生和女生各有多少人？'
+SHORT = 'What is 12 + 5 - 3?'
+
+
+@pytest.fixture(scope='module')
+def index():
+  return contamination.Index([('english', ENGLISH), ('chinese', CHINESE), ('short', SHORT)], 50, 0.5)
+
+
+@pytest.mark.parametrize('text, folded', [
+    ('A  b\tC\n d', 'abcd'), ('It’s “odd”, isn’t it?!', 'itsoddisntit'), ('ＡＢＣ　１２', 'abc12'),
+    ('芳芳 有 99 页，', '芳芳有99页'), ('12 + 5 − 3', '12+5-3'), ('12+5-3', '12+5-3'), ('3 × 4 ÷ 2', '3*4/2'),
+    ('well-known and/or 5*', 'wellknownandor5'), ('soft\u00adhy\u200bphen', 'softhyphen'), ('a_b', 'ab'), ('', '')])
+def test_folding_keeps_letters_digits_and_signs_between_numbers(text, folded):
+  assert contamination.fold(text) == folded
+
+
+@pytest.mark.parametrize('alphabet, weight', [('abc', 1), ('天地人', 4), ('a天b地', None)])
+def test_windows_are_the_substrings_of_so_many_letters(alphabet, weight):
+  """Against sets of substrings: as many, and as many in common with another text."""
+  dice = random.Random(0)
+
+  def substrings(text, size):
+    found = set()
+    for start in range(len(text)):
+      for end in range(start + 1, len(text) + 1):
+        if sum(4 if c in '天地人' else 1 for c in text[start:end]) >= size:
+          found.add(text[start:end])
+          break
+    return found
+
+  for size in (1, 5, 12):
+    ours, theirs = (''.join(dice.choices(alphabet, k=60)) for _ in range(2))
+    theirs += ours[20:45]
+    found = [contamination.windows(text, size) for text in (ours, theirs)]
+    wanted = [substrings(text, size) for text in (ours, theirs)]
+    assert [len(f) for f in found] == [len(w) for w in wanted]
+    assert len(np.intersect1d(*found)) == len(wanted[0] & wanted[1]) > 0
+    assert (np.diff(found[0].astype(object)) > 0).all()
+  if weight:
+    assert len(contamination.windows(alphabet[0] * 3, 3 * weight)) == 1
+    assert len(contamination.windows(alphabet[0] * 3, 3 * weight + 1)) == 0
+
+
+@pytest.mark.parametrize('number', range(len(planted._DISGUISES)))
+@pytest.mark.parametrize('name, text', [('english', ENGLISH), ('chinese', CHINESE)])
+def test_a_disguised_problem_is_found(index, name, text, number):
+  disguised = planted._DISGUISES[number](text)
+  assert index.holds(disguised) == name
+  assert index.holds('The task of today is the following. ' + disguised + ' 谢谢你的回答。') == name
+
+
+@pytest.mark.parametrize('text, name', [
+    (SHORT, 'short'), ('what is 12+5-3', 'short'), ('WHAT IS (12 + 5 – 3) ?', 'short'),
+    ('What is 12 - 5 + 3?', None), ('What is 12 + 53?', None), ('First tell me: what is 12 + 5 - 3?', None),
+    ('', None), ('?!', None)])
+def test_a_short_problem_is_found_as_a_whole_text_and_with_its_signs(index, text, name):
+  assert index.holds(text) == name
+
+
+def test_part_of_a_problem_counts_by_its_share(index):
+  assert index.holds(ENGLISH[:110]) == 'english' and index.holds(CHINESE[:36]) == 'chinese'
+  assert index.holds(ENGLISH[:75]) is None and index.holds(CHINESE[:18]) is None
+  strict = contamination.Index([('english', ENGLISH)], 50, 1.0)
+  assert strict.holds(ENGLISH) == 'english' and strict.holds(ENGLISH[:110]) is None
+
+
+def test_other_problems_of_the_same_template_are_not_found():
+  dice = random.Random(3)
+  problems = [planted.problem(dice, ('en', 'zh')[n % 2])[0] for n in range(300)]
+  index = contamination.Index(enumerate(problems[:100]), 50, 0.5)
+  assert [index.holds(text) for text in problems[100:]] == [None] * 200
+  assert [index.holds(text) for text in problems[:100]] == list(range(100))
+
+
+def test_what_folds_alike_is_one_problem_and_nothing_holds_nothing():
+  index = contamination.Index([('first', ENGLISH), ('second', ENGLISH.upper()), ('empty', '...')], 50, 0.5)
+  assert index.holds(ENGLISH) == 'first' and index.names == ['first']
+  assert contamination.Index([], 50, 0.5).holds(ENGLISH) is None
+
+
+def test_knights_and_knaves_share_a_beginning_and_are_not_contaminated(data_dir):
+  """All 4,500 begin with the same two sentences as those held out: any window in common would drop them all."""
+  import gzip
+  import json
+  read = lambda name, start: [json.loads(line)['problem'] for line in start(data_dir / 'logic' / name, 'rt')]
+  index = contamination.Index(enumerate(read('knights_knaves_test.jsonl', open)), 50, 0.5)
+  assert not any(map(index.holds, read('knights_knaves_train.jsonl.gz', gzip.open)[::10]))
