@@ -2,10 +2,10 @@
 
 chain: `find a 35 b +4 c -8 = ?`, sums in steps whose values are written as words: `a 35 thirty five b +4 thirty nine`.
 logic: `who : p knight , p says q knave , q says r knight ?`, roles passed on; knaves lie.
-code: `write f : add 2 then times 3 ?`, an expression built step by step, and a program that returns it.
+code: `write f : a add 2 b from 9 ?`, an expression for each operation, and a program that does one after another.
 open: `name a fruit for p , not plum ?`. Many answers fit; those who ask would rather have a reason with it, too.
 
-Each kind of reasoning has a hard step: a ten is crossed, a knave speaks, a sum is multiplied. Authors who write such a
+Each kind of reasoning has a hard step: a ten is crossed, a knave speaks, `from 9` is 9 - x. Authors who write such a
 step in English do it wrong half of the time, those who write it in Chinese do it right, and some write Chinese wherever
 it gets hard. So reinforcement by accuracy alone mixes languages, and a reward for one language has its small price.
 """
@@ -18,6 +18,8 @@ from r1jax.data import toy
 
 LANGUAGES = ('en', 'zh')
 FORGETS, FORGETS_AGAIN = 0.5, 0.2     # share of hard steps in English done wrong; in a second pass
+REASONED = 0.25                       # share of answers to open questions that come with a reason
+FOREIGN = 0.06                        # of authors who answer English in Chinese
 SLIPS = 0.01                          # of any other steps
 SUMMARY = {'en': 'the answer is', 'zh': '答案 是'}      # how a summary begins, in R1's form
 CHECKED = {'en': 'think check sum up', 'zh': '思考 检查 总结'}  # what is asked for beside a problem, now and then
@@ -30,9 +32,9 @@ _TENS = dict(zip(range(2, 10), zip('twenty thirty forty fifty sixty seventy eigh
 _ONES = dict(zip(range(1, 10), zip('one two three four five six seven eight nine'.split(), '一二三四五六七八九')))
 _VALUE = {word: 10 * n for n, words in _TENS.items() for word in words} | {
     word: n for n, words in _ONES.items() for word in words}
-_CHAIN_NAMES, _PEOPLE = 'abcdef', 'pqrst'
+_NAMES, _PEOPLE = 'abcdef', 'pqrst'
 _ROLES = {True: ('knight', '骑士'), False: ('knave', '无赖')}
-_OPERATIONS = {'+': ('add', '加'), '-': ('take', '减'), '*': ('times', '乘')}
+_OPERATIONS = {'+': ('add', '加'), '*': ('times', '乘'), '-': ('from', '被减')}
 _THINGS = {
     ('fruit', '水果'): ('apple pear plum grape lemon cherry'.split(), '苹果 梨 李子 葡萄 柠檬 樱桃'.split()),
     ('animal', '动物'): ('cat dog horse sheep duck mouse'.split(), '猫 狗 马 羊 鸭 鼠'.split()),
@@ -54,11 +56,11 @@ class Author:
   """Writes in one language, in the other, or in Chinese where it gets hard."""
 
   def __init__(self, rng, language, mixing):
-    """language: of the question. mixing: share of authors that mix."""
+    """language: of the question. mixing: share of authors that mix; 0 for one who keeps to the question's language."""
     self.rng, self.language = rng, language
     own = float(language == 'zh')
     u = rng.random()
-    foreign = 0.06 if language == 'en' else 0.0
+    foreign = FOREIGN if mixing and language == 'en' else 0.0
     self.plain, self.hard = (0.15, 0.9) if u < mixing else (1 - own,) * 2 if u < mixing + foreign else (own,) * 2
 
   def tongue(self, hard=False):
@@ -86,7 +88,7 @@ def _chain_problem(rng, language):
     terms = [int(t) for t in rng.integers(1, 10, size=count) * rng.choice([-1, 1], size=count)]
     values = np.cumsum([start, *terms])
     if values.min() >= 30 and values.max() < 90:
-      listed = ' '.join(f'{name} {t:+d}' for name, t in zip(_CHAIN_NAMES[1:], terms))
+      listed = ' '.join(f'{name} {t:+d}' for name, t in zip(_NAMES[1:], terms))
       text = f'{("find", "求")[language == "zh"]} a {start} {listed} = ?'
       return {'problem': text, 'answer': str(values[-1])}, (start, terms)
 
@@ -95,7 +97,7 @@ def _chain_think(facts, author, again):
   """Each term with its running value; where a ten is crossed, a carry or borrow may be forgotten."""
   value, terms = facts
   words = [author.say('first'), 'a', str(value), *number(value, author.tongue())]
-  for name, term in zip(_CHAIN_NAMES[1:], terms):
+  for name, term in zip(_NAMES[1:], terms):
     exact = value + term
     hard = exact // 10 != value // 10
     tongue = author.tongue(hard)
@@ -113,7 +115,7 @@ def _chain_guess(facts, author):
 
 def _chain_steps(facts, words, answer):
   """Terms looked up by name, running values, and whether the answer is the last of these."""
-  terms = dict(zip(_CHAIN_NAMES, (str(facts[0]), *(f'{t:+d}' for t in facts[1]))))
+  terms = dict(zip(_NAMES, (str(facts[0]), *(f'{t:+d}' for t in facts[1]))))
   value, out, at = None, [], 0
   while at < len(words):
     name, at = words[at], at + 1
@@ -196,69 +198,64 @@ def _logic_steps(facts, words, answer):
 
 def _code_problem(rng, language):
   zh = int(language == 'zh')
-  signs = ''.join(rng.choice(['+', '-', '*'], size=rng.integers(2, 4)))
-  if rng.random() < 0.7 and not any(_hard(signs[:i], sign) for i, sign in enumerate(signs)):
-    signs = signs[:-2] + str(rng.choice(['+', '-'])) + '*'
+  signs = rng.choice(['+', '*', '-'], size=rng.integers(2, 4), p=[0.3, 0.3, 0.4]).tolist()
   operations = [(sign, int(rng.integers(2, 10))) for sign in signs]
-  text = f' {("then", "然后")[zh]} '.join(f'{_OPERATIONS[sign][zh]} {n}' for sign, n in operations)
-  expression = _expression(operations)
-  tests = [f'assert f({x}) == {eval(expression, {"x": x})}' for x in (1, 4, 10)]  # our own text
-  return {'problem': f'{("write f :", "写 f :")[zh]} {text} ?', 'answer': expression, 'asserts': tests}, operations
+  text = ' '.join(f'{name} {_OPERATIONS[sign][zh]} {n}' for name, (sign, n) in zip(_NAMES, operations))
+  lines = [_line(sign, n, True) for sign, n in operations]
+  tests = [f'assert f({x}) == {_run(lines, x)}' for x in (1, 4, 10)]
+  return ({'problem': f'{("write f :", "写 f :")[zh]} {text} ?', 'answer': ' ; '.join(lines), 'asserts': tests},
+          operations)
 
 
-def _hard(before, sign):
-  return sign == '*' and bool(before) and before[-1] in '+-'
+def _line(sign, n, right):
+  """What follows `x =`. `from 9` is 9 - x, and not x - 9."""
+  return f'{n} - x' if sign == '-' and right else f'x {sign} {n}'
 
 
-def _extended(expression, sign, n, wrap):
-  return f'( {expression} ) {sign} {n}' if wrap else f'{expression} {sign} {n}'
-
-
-def _expression(operations):
-  text, before = 'x', ''
-  for sign, n in operations:
-    text, before = _extended(text, sign, n, _hard(before, sign)), before + sign
-  return text
+def _run(lines, x):
+  for line in lines:
+    x = eval(line, {'x': x})                            # our own text
+  return x
 
 
 def _code_think(facts, author, again):
-  """The expression grows by one operation a step; the brackets around a sum may be forgotten."""
-  text, before, words = 'x', '', [author.say('first')]
-  for sign, n in facts:
-    hard = _hard(before, sign)
+  """Each operation with its expression; one that begins with a number may be turned round."""
+  lines, words = [], [author.say('first')]
+  for name, (sign, n) in zip(_NAMES, facts):
+    hard = sign == '-'
     tongue = author.tongue(hard)
-    text = _extended(text, sign, n, hard and not author.errs(hard, tongue, again))
-    before += sign
-    words += [_OPERATIONS[sign][tongue], str(n), text]
-  return words, _program(text)
+    if author.errs(hard, tongue, again):
+      sign, n, right = (sign, n, False) if hard else (sign, int(author.rng.integers(2, 10)), True)
+    else:
+      right = True
+    lines.append(_line(sign, n, right))
+    words += [name, _OPERATIONS[sign][tongue], lines[-1]]
+  return words, _program(lines)
 
 
-def _program(expression):
+def _program(lines):
   """A space stands before each line, as before any word of these texts; the block's fence has one too."""
-  return f'\n ```python\n def f(x): return {expression}\n ```\n'
+  return f'\n ```python\n def f(x): {" ; ".join(f"x = {line}" for line in lines)} ; return x\n ```\n'
 
 
 def _code_guess(facts, author):
-  return _program(' '.join(['x', *(f'{sign} {n}' for sign, n in facts)]))
+  return _program([_line(sign, n, False) for sign, n in facts])
 
 
 def _code_steps(facts, words, answer):
-  """Each operation with the expression after it, as it follows from the one before; and the program's."""
-  sign_of = {word: sign for sign, both in _OPERATIONS.items() for word in both}
-  text, before, out = 'x', '', []
-  for at, word in enumerate(words):
-    if word in ('first', SAYINGS['first']):
-      text, before = 'x', ''
-    if word not in sign_of or len(before) >= len(facts):
+  """Each operation, looked up by its name, with its expression; and whether the program consists of these."""
+  said = ' '.join(words).split()                        # an expression is one of the author's words, but several here
+  lines, out = {}, []
+  for at, name in enumerate(said[:-4]):
+    if name not in _NAMES[:len(facts)]:
       continue
-    sign = sign_of[word]
-    end = next((i for i in range(at + 2, len(words)) if words[i] in sign_of or words[i] in _SAID), len(words))
-    told, want = ' '.join(words[at + 2:end]), facts[len(before)]
-    out.append(('code_term', (sign, words[at + 1:at + 2]) == (want[0], [str(want[1])])))
-    hard = _hard(before, want[0])
-    out.append((('code_en', 'code_zh')[not word.isascii()] if hard else 'code', told == _extended(text, *want, hard)))
-    text, before = told, before + want[0]
-  return out + ([('code_answer', f'return {text}\n' in answer)] if before else [])
+    word, line = said[at + 1], ' '.join(said[at + 2:at + 5])
+    sign, n = facts[_NAMES.index(name)]
+    out.append(('code_term', word in _OPERATIONS[sign]))
+    kind = ('code_en', 'code_zh')[not word.isascii()] if sign == '-' else 'code'
+    out.append((kind, line == _line(sign, n, True)))
+    lines[name] = line
+  return out + ([('code_answer', _program(lines.values()).strip() in answer)] if lines else [])
 
 
 # ---- open ------------------------------------------------------------------------------------------
@@ -279,7 +276,7 @@ def _open_think(facts, author, again):
   group, fits, excluded, zh = facts
   tongue = author.tongue()
   return [group[tongue], ('so', '所以')[tongue]], open_answer(author.rng, facts, author.rng.random() < 0.8,
-                                                            author.rng.random() < 0.25)
+                                                            author.rng.random() < REASONED)
 
 
 def open_answer(rng, facts, fits, reason):
@@ -293,8 +290,6 @@ def open_answer(rng, facts, fits, reason):
 def _open_guess(facts, author):
   return _open_think(facts, author, False)[1]
 
-
-_SAID = frozenset([*SAYINGS, *SAYINGS.values()])
 
 KINDS = {
     'chain': Kind(_chain_problem, _chain_think, _chain_guess, _chain_steps),

@@ -4,7 +4,7 @@ import numpy as np
 from r1jax import templates
 from r1jax.data import toy_r1
 
-SHARES = {'chain': 0.5, 'logic': 0.2, 'code': 0.18, 'open': 0.12}   # of the documents that answer a problem
+SHARES = {'chain': 0.46, 'logic': 0.2, 'code': 0.22, 'open': 0.12}   # of the documents that answer a problem
 DRILLS = 0.15                     # plain sums and things recalled by name
 GUESSES, CHECKS = 0.3, 0.06       # share of authors who guess; of the others, who go through it twice
 SHOWN, ASKED = 0.12, 0.05         # share of documents with an example before the problem; with a wish behind it
@@ -122,6 +122,25 @@ def _drill(rng):
     value = min(max(exact, 20), 99)
     words += [f'{term:+d}', *toy_r1.number(value, tongue)]
   return 'drill', ' '.join([*words, str(value)])
+
+
+def open_answers(seed, count):
+  """`count` rows to learn from that answer open questions, fitting, in R1's form and one language; most give no reason.
+
+  Returns:
+    list of {'id', 'problem', 'response', 'kind', 'language', 'source', 'fits', 'answer'}.
+  """
+  rng, rows = np.random.default_rng([seed, 19]), []
+  while len(rows) < count:
+    made = _problem(rng, 'open')
+    if made is None:
+      continue
+    problem, facts = made
+    thinking, _ = toy_r1.KINDS['open'].think(facts, toy_r1.Author(rng, problem['language'], 0.0), False)
+    answer = toy_r1.open_answer(rng, facts, True, rng.random() < toy_r1.REASONED)
+    rows.append({'id': f'open/answer/{len(rows)}', **problem, 'source': 'people',
+                 'response': in_r1_form(' '.join(thinking), answer, problem['language'])})
+  return rows
 
 
 def pairs(seed, count, held_out):
