@@ -257,7 +257,7 @@ def _toy_rl(model, steps, form, language=0.0):
   c.steps = steps
   c.model.path = model
   c.data, c.reward = _toy_data(), _toy_reward(form, language)
-  c.rollout.update(prompts=16, samples=16, max_prompt=64, max_response=80, chunk=16)
+  c.rollout.update(prompts=16, samples=16, max_prompt=48, max_response=96, chunk=16)
   c.optimizer.update(learning_rate=5e-4, schedule='linear', warmup=5, final_fraction=0.1)
   c.eval.update(every=20, problems=32, samples=4, final_problems=32, final_samples=4)
   c.checkpoint.update(every=20)
@@ -293,17 +293,18 @@ def _toy_cold_data():
   c.data, c.reward = _toy_data(), _toy_reward('r1')
   for name, model in dict(few_shot='base', direct='base', zero='zero').items():
     c.ways[name].model.path = f'stage:{model}'
+    c.ways[name].rollout.max_response = 112
   return c
 
 
 def _toy_sft(model, data, epochs):
   c = sft.get_config('toy')
   c.model.path = model
-  c.epochs = epochs
+  c.update(epochs=epochs, batch=8)
   c.data.update(source='jsonl', path=data, eval_fraction=0.02)
   c.problems, c.reward = _toy_data(), _toy_reward('r1')
-  c.eval.update(every=20, texts=0, problems=32, samples=4, final_problems=32, final_samples=4, max_prompt=64,
-                max_response=80, batch=32)
+  c.eval.update(every=20, texts=0, problems=32, samples=4, final_problems=32, final_samples=4, max_prompt=48,
+                max_response=96, batch=32)
   return c
 
 
@@ -312,7 +313,7 @@ def _toy_samples():
   c.problems = 1024
   c.model.path = 'stage:reasoning'
   c.data, c.reward = _toy_data(), _toy_reward('r1')
-  c.rollout.update(prompts=64, samples=4, max_prompt=64, max_response=80, chunk=32, temperature=1.0)
+  c.rollout.update(prompts=64, samples=4, max_prompt=48, max_response=96, chunk=32, temperature=1.0)
   return c
 
 
@@ -321,32 +322,32 @@ def _toy_curated():
   c.samples = 'stage:samples'
   c.filters.form = 'r1'
   c.per_prompt = 2
-  c.merge = ConfigDict(dict(general=dict(path='stage:people/general.jsonl', limit=0, kind='open', language='')))
+  c.merge = ConfigDict(dict(general=dict(path='stage:people/answers.jsonl', limit=0, kind='open', language='')))
   c.evaluation = tuple(f'r1_{kind}' for kind in (*KINDS, 'open'))
   return c
 
 
 def _toy_helpful():
   c = reward_model.get_config('toy_preference')
-  c.update(epochs=1.0, batch=64)
+  c.update(epochs=2.0, batch=64)
   c.model.path = 'stage:sft'
   c.data.update(source='jsonl', path='stage:people/pairs.jsonl', eval_path='stage:people/pairs_held_out.jsonl',
                 form='bare', view='summary', max_length=160)
-  c.optimizer.update(name='adam', learning_rate=1e-3)
+  c.optimizer.update(name='muon', learning_rate=5e-3)
   return c
 
 
 def _toy():
   base, student = toy_base.get_config('r1'), toy_base.get_config('r1_student')
-  files = ConfigDict(dict(seed=0, pairs=6000, held_out_pairs=400, general=600))
+  files = ConfigDict(dict(seed=0, pairs=4000, held_out_pairs=400, answers=600))
   stages = dict(
       base=_stage('pretrain', base, 'A base model, of text by imperfect authors who mix languages and forms', 'zero'),
       zero=_stage('rl', _toy_rl('stage:base', 70, 'r1_zero'), 'R1-Zero: RL on the base, no SFT', 'zero'),
       cold_data=_stage('cold_start', _toy_cold_data(), 'Stage 1: chains in the three ways, in a readable form'),
-      cold=_stage('sft', _toy_sft('stage:base', 'stage:cold_data', 2.0), 'Stage 1: cold start of the base', 'r1'),
-      reasoning=_stage('rl', _toy_rl('stage:cold', 70, 'r1', 1.0), 'Stage 2: reasoning RL with language consistency',
+      cold=_stage('sft', _toy_sft('stage:base', 'stage:cold_data', 3.0), 'Stage 1: cold start of the base', 'r1'),
+      reasoning=_stage('rl', _toy_rl('stage:cold', 60, 'r1', 1.0), 'Stage 2: reasoning RL with language consistency',
                        'r1'),
-      control=_stage('rl', _toy_rl('stage:cold', 70, 'r1'), 'For comparison: stage 2 without the language reward',
+      control=_stage('rl', _toy_rl('stage:cold', 60, 'r1'), 'For comparison: stage 2 without the language reward',
                      'r1'),
       samples=_stage('generate', _toy_samples(), 'Stage 3: several responses for each problem'),
       people=_stage('toy_files', files, 'What people give: preferences, and answers to open questions'),

@@ -46,7 +46,7 @@ def parse_flags(argv):
   """For app.run's flags_parser: a mistyped flag, variant or config file ends the command with one line."""
   try:
     rest = flags.FLAGS(argv)
-    list(flags.FLAGS.config)  # a config file that cannot be read says so when it is used
+    list(flags.FLAGS.config or ())  # a config file that cannot be read says so when it is used
     return rest
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     # ml_collections quotes a whole traceback; its last line is the message.

@@ -242,6 +242,9 @@ def main(_):
       print(command(cfg, workdir, _COMMAND.value))
     elif _STATUS.value:
       stages = expand(cfg)
+      for stage in stages.values():
+        if stage.experiment != 'given':                 # a path may yet have to be named
+          convert(stage, stages, workdir)
       print(table(stages, stage_lib.statuses(stages, workdir), workdir))
     else:
       summary = run_recipe(cfg, workdir, _ONLY.value, _FROM.value, _UNTIL.value)

@@ -20,7 +20,7 @@ def run_toy_files(cfg, workdir):
   common.prepare()
   summary = {}
   if parallel.first():
-    summary = {'rows': toy_files.write(workdir, cfg.seed, cfg.pairs, cfg.held_out_pairs, cfg.general)}
+    summary = {'rows': toy_files.write(workdir, cfg.seed, cfg.pairs, cfg.held_out_pairs, cfg.answers)}
     common.write_json(os.path.join(workdir, 'summary.json'), summary)
   return summary
 

@@ -16,8 +16,10 @@ import numpy as np
 from r1jax.metrics import plots, report, writer
 
 EVALUATION = 'evaluation'         # of a stage: the folder in its own, and the key in summary.json
-SHOWN = ('pass@1', 'greedy', 'format', 'language_consistency', 'length_mean')  # of an evaluation, before the kinds
-CURVES = ('accuracy', 'length', 'rewards', 'behaviour')                        # of a stage's training
+# Of an evaluation, before the kinds: name -> heading.
+SHOWN = {'pass@1': 'accuracy', 'greedy': 'greedy', 'format': 'well formed', 'language_consistency': 'language',
+         'length_mean': 'tokens'}
+CURVES = ('accuracy', 'length', 'rewards', 'behaviour')  # of a stage's training
 LONGEST = 60                      # lines of a stage's own figures
 
 
@@ -48,7 +50,7 @@ def make(workdir):
       evaluated=[{'name': name, 'cells': [_show(e.get(key), key) for key in SHOWN],
                   'kinds': [_show(e['kinds'].get(kind, {}).get('correct')) for kind in kinds]}
                  for name, e in evaluated.items()],
-      columns=[report.LABELS[key] for key in SHOWN],
+      columns=list(SHOWN.values()),
       parts=parts(evaluated),
       by_kind=[{'kind': kind, 'rows': [{'name': name, 'cells': [
           _show(e['kinds'].get(kind, {}).get(key), key) for key in ('correct', 'format', 'language', 'length')]}
@@ -124,9 +126,8 @@ def comparison(name, c):
 
 def charts(evaluated):
   """{title: Figure} over the stages: accuracy of each kind, form and language, length."""
-  lines = {'Accuracy by kind': {'all': [e.get('pass@1') for e in evaluated.values()]} | {
-               kind: [e['kinds'].get(kind, {}).get('correct') for e in evaluated.values()]
-               for kind in _kinds(evaluated)},
+  accuracy = {kind: [e['kinds'].get(kind, {}).get('correct') for e in evaluated.values()] for kind in _kinds(evaluated)}
+  lines = {'Accuracy': accuracy or {'all': [e.get('pass@1') for e in evaluated.values()]},
            'Form and language': {label: [e.get(key) for e in evaluated.values()] for label, key in
                                  (('well formed', 'format'), ('language consistency', 'language_consistency'))},
            'Response length': {'tokens': [e.get('length_mean') for e in evaluated.values()]}}
@@ -144,7 +145,7 @@ def _chart(title, names, lines, share):
                 color=plots.COLOURS[index % len(plots.COLOURS)])
     axes.set_xticks(range(len(names)), names, rotation=35, ha='right')
     axes.set(title=title, ylabel='% of responses' if share else 'tokens')
-    axes.set_ylim(*(-2, 102) if share else (0, None))
+    axes.set_ylim(*(-2, 102) if share else (0, 1.1 * max(np.nanmax(axes.get_ylim()), 1)))
     axes.set_axisbelow(True)
     if len(lines) > 1:
       axes.legend(loc='upper left', bbox_to_anchor=(1, 1))

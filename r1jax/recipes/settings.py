@@ -19,7 +19,7 @@ class ToyFiles:
   seed: int
   pairs: int
   held_out_pairs: int
-  general: int
+  answers: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ DONE, STALE, BEGUN, TO_DO = 'done', 'stale', 'begun', 'to do'
 # Settings that say how a stage is run and watched, not what it makes.
 HOW = re.compile(r'(checkpoint|eval|mesh|sampler_mesh|topology|reward\.workers)(\.|$)')
 CONFIG = 'stage_config.py'        # of its folder, for the plain command of its experiment
-SKIPPED = {'tb', 'plots', 'evaluation', RECORD, SUMMARY, CONFIG, 'report.html'}  # what says nothing about a result
+SKIPPED = {'tb', 'plots', 'evaluation', RECORD, SUMMARY, CONFIG, 'report.html', 'metrics.jsonl'}  # no part of a result
 PLACES, PIECE = 256, 1 << 16      # of a file larger than their product so many pieces of so many bytes are read
 
 

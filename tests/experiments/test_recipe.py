@@ -11,6 +11,7 @@ from r1jax.config import ConfigError
 from r1jax.metrics import recipe_report, writer
 from r1jax.recipes import settings
 from r1jax.recipes import stage as stage_lib
+from tests.experiments import tiny_r1
 
 PROBLEMS = [('p0', 'math'), ('p1', 'math'), ('p2', 'open')]
 
@@ -225,3 +226,29 @@ def test_comparisons_and_evaluations_must_exist():
                        settings.Recipe)
   with pytest.raises(ConfigError, match="'a/b' is no name of a stage"):
     config_lib.convert({'seed': 0, 'stages': {'a/b': stage}}, settings.Recipe)
+
+
+def figures(workdir):
+  """W/summary.json less what depends on the clock and the place."""
+  def kept(value):
+    if isinstance(value, dict):
+      return {k: kept(v) for k, v in value.items() if k not in ('seconds', 'path', 'made_by', 'policy', 'sources')}
+    return [kept(v) for v in value] if isinstance(value, list) else value
+  return kept(json.loads((workdir / 'summary.json').read_text()))
+
+
+@pytest.mark.slow
+def test_a_recipe_killed_across_its_stages_ends_with_the_same_figures(runs, tmp_path):
+  """Base, RL, samples, a curated set, SFT, a reward model and RL with it, on a base that has learned nothing."""
+  tiny = {'module': 'recipe', 'config': 'tests/experiments/tiny_r1.py'}
+  straight, killed = tmp_path / 'straight', tmp_path / 'killed'
+  runs.finish(straight, **tiny)
+  runs.kill(killed, (killed / 'zero' / 'eval_base.json').exists, **tiny)               # in the first RL
+  runs.kill(killed, (killed / 'curated' / stage_lib.RECORD).exists, **tiny)            # from one stage to the next
+  runs.kill(killed, lambda: any((killed / 'final' / 'checkpoints').glob('step_*')), **tiny)
+  assert not (killed / 'final' / 'summary.json').exists()
+  runs.finish(killed, **tiny)
+  assert figures(killed) == figures(straight)
+  assert set(figures(killed)['stages']) == set(tiny_r1.KEPT) and not (killed / 'old').exists()
+  said = runs.finish(killed, **tiny)
+  assert '[' not in said                                                               # nothing is left to run

@@ -26,8 +26,8 @@ def get_config():
   of['samples'].model.path = 'stage:zero'
   of['samples'].update(problems=16)
   of['samples'].rollout.update(prompts=8, samples=2, chunk=4, max_response=16)
-  of['people'].update(pairs=64, held_out_pairs=8, general=64)
-  of['sft'].data.update(max_length=128, eval_fraction=0.1)
+  of['people'].update(pairs=64, held_out_pairs=8, answers=64)
+  of['sft'].data.update(max_length=128, eval_fraction=0.3)
   of['sft'].update(epochs=1.0)
   of['sft'].eval.update(every=2, problems=0)
   of['sft'].checkpoint.every = 2
