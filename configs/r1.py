@@ -231,7 +231,7 @@ WEIGHTS = dict(chain=2.0, logic=1.0, code=0.5)         # shares of the problems 
 def _toy_parts(**more):
   """The world's problems as a mixture. more: {kind: settings} of further parts."""
   kinds = {kind: dict(weight=weight) for kind, weight in WEIGHTS.items()} | more
-  return ConfigDict({kind: dict(source=f'r1_{kind}', kind=kind, begin=0) | settings for kind, settings in kinds.items()})
+  return ConfigDict({kind: dict(source=f'r1_{kind}', kind=kind, begin=0) | of for kind, of in kinds.items()})
 
 
 def _toy_data(**more):
