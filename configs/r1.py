@@ -225,16 +225,13 @@ def _deepseek_v3():
 # ---- the toy -------------------------------------------------------------------------------------------
 
 KINDS = dict(chain='math', logic='logic', code='code')  # of the world's reasoning problems: the part that grades them
-WEIGHTS = dict(chain=2.0, logic=1.0, code=1.0)
+WEIGHTS = dict(chain=2.0, logic=1.0, code=0.5)         # shares of the problems of RL and of the data
 
 
 def _toy_parts(**more):
   """The world's problems as a mixture. more: {kind: settings} of further parts."""
-  part = dict(path='', eval_path='', eval_fraction=0.0, name='', weight=1.0, begin=0, kind='', language='', template='',
-              answers=True, problem='', fields=dict(), only=dict(), eval_only=dict())
   kinds = {kind: dict(weight=weight) for kind, weight in WEIGHTS.items()} | more
-  return ConfigDict({kind: dict(part, source=f'r1_{kind}', **settings) if 'weight' not in settings else
-                     dict(part | settings, source=f'r1_{kind}') for kind, settings in kinds.items()})
+  return ConfigDict({kind: dict(source=f'r1_{kind}', kind=kind, begin=0) | of for kind, of in kinds.items()})
 
 
 def _toy_data(**more):
@@ -257,7 +254,7 @@ def _toy_rl(model, steps, form, language=0.0):
   c.steps = steps
   c.model.path = model
   c.data, c.reward = _toy_data(), _toy_reward(form, language)
-  c.rollout.update(prompts=16, samples=16, max_prompt=48, max_response=96, chunk=16)
+  c.rollout.update(prompts=16, samples=16, max_prompt=48, max_response=64 if form == 'r1_zero' else 96, chunk=16)
   c.optimizer.update(learning_rate=5e-4, schedule='linear', warmup=5, final_fraction=0.1)
   c.eval.update(every=20, problems=32, samples=4, final_problems=32, final_samples=4)
   c.checkpoint.update(every=20)
@@ -268,6 +265,7 @@ def _toy_final(model, steps, last):
   """Requests without an answer, and their reward model, in the `last` steps."""
   c = _toy_rl(model, steps, 'r1', 1.0)
   c.data = _toy_data(open=dict(weight=2.0, begin=steps - last))
+  c.optimizer.learning_rate = 3e-4
   c.rollout.temperature = 0.7                                                    # as in the paper
   c.reward.routes.open = ConfigDict(dict(helpful=1.0))
   c.reward.uses = ConfigDict(dict(helpful='preference'))
@@ -280,9 +278,9 @@ def _toy_final(model, steps, last):
 def _toy_evaluation(form):
   """All kinds of problems; the planted preference by its rule, which no training sees."""
   c = _toy_rl('', 1, form)
-  c.data = _toy_data(open=dict(weight=1.0))
+  c.data = _toy_data(open=dict(weight=2.0))
   c.reward = _toy_reward(form, open='open')
-  c.rollout.update(prompts=32, chunk=32)
+  c.rollout.update(prompts=32, max_response=96, chunk=32)
   c.eval.update(final_problems=256, final_samples=8)
   return c
 
@@ -300,8 +298,8 @@ def _toy_cold_data():
 def _toy_sft(model, data, epochs):
   c = sft.get_config('toy')
   c.model.path = model
-  c.update(epochs=epochs, batch=8)
-  c.data.update(source='jsonl', path=data, eval_fraction=0.02)
+  c.update(epochs=epochs, batch=16)
+  c.data.update(source='jsonl', path=data, eval_fraction=0.02, max_length=256)
   c.problems, c.reward = _toy_data(), _toy_reward('r1')
   c.eval.update(every=20, texts=0, problems=32, samples=4, final_problems=32, final_samples=4, max_prompt=48,
                 max_response=96, batch=32)
