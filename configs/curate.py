@@ -36,7 +36,7 @@ def _toy():
   c = _stage3()
   c.merge = ConfigDict()
   c.update(per_prompt=2, evaluation=('trial', 'chain'), chunk=500, workers=1)
-  c.filters.form = 'r1_zero'
+  c.filters.update(form='r1_zero', repetition=0.3)  # a second pass repeats the first's words
   return c
 
 

@@ -23,6 +23,7 @@ from r1jax.recipes import coldstart, wordings
 from r1jax.rewards import mix
 
 ROWS = 'train.jsonl'
+DONE = 'done.json'                # of a way that has sampled: how many problems, and how many were left out
 
 
 def rules(cfg, way):
@@ -36,7 +37,8 @@ def template(cfg, way):
   if way.way == 'readable':
     return templates.TEMPLATES[way.template]
   examples = wordings.read_examples(way.examples) if way.examples else ()
-  return wordings.Prompt(way.way, cfg.wording, way.chat, way.shots, examples)
+  chat = way.chat and way.way != 'few_shot'
+  return wordings.Prompt(way.way, cfg.wording, chat, way.shots, examples)
 
 
 def to_generate(cfg, number, way):
@@ -68,7 +70,7 @@ def sample(cfg, name, workdir):
     return
   wanted = to_generate(cfg, number, way)
   settings = generate.settings(wanted, generate.name_of(wanted)) | {'way': config_lib.to_dict(way), 'text': cfg.wording}
-  done = os.path.join(out, 'done.json')
+  done = os.path.join(out, DONE)
   common.begun_with(os.path.join(out, 'generate.json'), settings)
   if parallel.agree(os.path.exists(done)):
     return
@@ -153,6 +155,10 @@ def run_cold_start(cfg, workdir):
         if name not in drafts:
           f.write(json.dumps(row, ensure_ascii=False) + '\n')
       figures[name] = dict(count) | {'dropped': dict(dropped), 'part': name not in drafts}
+      about = os.path.join(workdir, name, DONE)
+      if os.path.exists(about):
+        with open(about, encoding='utf-8') as done:
+          figures[name]['asked'] = json.load(done)
   return _finished(cfg, workdir, path, figures)
 
 

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import socket
 import sys
 import traceback
 from typing import Any
@@ -331,7 +332,15 @@ def begun_with(path, settings):
                        'back to those, or use another --workdir.')
     return
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  write_json(path, settings)
+  write_shared(path, settings)
+
+
+def write_shared(path, value):
+  """As write_json, where jobs that know nothing of each other may write the same file at once."""
+  own = f'{path}.{socket.gethostname()}.{os.getpid()}'
+  write_json(own, value)
+  if parallel.first():
+    os.replace(own, path)
 
 
 def write_json(path, value):

@@ -199,7 +199,7 @@ def run_generate(cfg, workdir):
     figures.add(row)
   summary = {'figures': figures.result(), 'dropped': dropped, 'files': len(paths), 'sha256': digest(paths),
              'policy': name, 'seed': cfg.seed, 'config': config_lib.to_dict(cfg)}
-  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  common.write_shared(os.path.join(workdir, 'summary.json'), summary)
   return summary
 
 

@@ -34,7 +34,8 @@ def encode_prompt(tokenizer, template, problem):
   A problem with 'turns', of which the user's is last, is that conversation; only a chat template can write several.
   """
   template = templates.own(problem, template)
-  *before, last = problem.get('turns') or [{'content': problem['problem']}]
+  turns = problem.get('turns')
+  *before, last = turns if turns and isinstance(turns, list) else [{'content': problem['problem']}]
   text = template.format(problem | {'problem': last['content']})
   if not template.chat:
     require(not before, 'a conversation of several turns needs a chat template; set data.template to one of those, '

@@ -149,7 +149,7 @@ def _check(item, source, judged):
     raise ValueError("neither 'problem', a text, nor 'turns' that end with the user's")
   if not item['response'].strip() or not problem_text(item).strip():
     raise ValueError('problem or response is empty')
-  if item.get('language', '') not in ('', *language.LANGUAGES):
+  if language.named(item) not in ('', *language.LANGUAGES):
     raise ValueError(f'language {item["language"]!r} is not known')
 
 

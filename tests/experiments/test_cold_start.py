@@ -1,4 +1,5 @@
 """Cold-start data from a tiny base and from traces: rows in R1's form, nothing lost, the same bytes after a kill."""
+import dataclasses
 import json
 
 import pytest
@@ -98,6 +99,19 @@ def test_bad_traces_are_refused_by_their_line(tmp_path):
   with pytest.raises(ConfigError, match="no sample can be learned from.*'?wrong'?") as error:
     cold_start.run_cold_start(of_traces(path), str(tmp_path / 'other'))
   assert '\n' not in str(error.value)
+
+
+def test_what_a_way_is_asked_and_sampled_with():
+  cfg = config.convert(configs.get_config('deepseek_v3'), config.ColdStart)
+  asked = {name: cold_start.template(cfg, way) for name, way in cfg.ways.items()}
+  assert asked['zero'] is templates.TEMPLATES['r1_zero']
+  assert not asked['few_shot'].chat and asked['direct'].chat and asked['rewritten'].way == 'rewrite'
+  sampled = {name: cold_start.to_generate(cfg, n, way) for n, (name, way) in enumerate(cfg.ways.items())}
+  assert len({one.seed for one in sampled.values()}) == 4              # else ways would draw alike
+  assert set(sampled['direct'].rollout.stop) == set() == set(sampled['few_shot'].rollout.stop)    # no model yet
+  model = config.convert(dict(path='base'), config.Model)
+  way = dataclasses.replace(cfg.ways['few_shot'], model=model)
+  assert {'\nProblem:', '\n题目：'} <= set(cold_start.to_generate(cfg, 0, way).rollout.stop)
 
 
 @pytest.mark.parametrize('change, match', [

@@ -46,14 +46,14 @@ def test_models_and_rules_are_mixed_and_a_resumed_run_is_the_same(runs, scorers,
 
 def test_reward_models_join_late_for_their_own_kinds(runs, scorers, tmp_path):
   config = tmp_path / 'config.py'
-  config.write_text(f'''
+  config.write_text(f"""
 from configs import r1_zero
 from ml_collections import ConfigDict
 def get_config():
   c = r1_zero.get_config('toy')
   c.data.update(source='mixture', parts=ConfigDict(dict(
       signs=dict(source='trial', kind='signs'), requests=dict(source='trial', kind='open', weight=1.0, begin=2))))
-  c.reward.update(parts=ConfigDict(dict(format=0.5)), accuracy='')
+  c.reward.parts, c.reward.accuracy = ConfigDict(dict(format=0.5)), ''
   c.reward.routes = ConfigDict(dict(signs=dict(signs=1.0), open=dict(helpful=1.0, harmless=2.0)))
   c.reward.accuracies = ConfigDict(dict(open='helpful'))
   c.reward.uses = ConfigDict(dict(helpful='preference', harmless='preference'))
@@ -61,7 +61,7 @@ def get_config():
   path = {str(scorers['toy_preference'])!r}
   c.reward.options = ConfigDict(dict(helpful=dict(path=path, view='summary'), harmless=dict(path=path, view='whole')))
   return c
-''')
+""")
   runs.finish(tmp_path / 'run', {'steps': 4, 'checkpoint.every': 1}, config=str(config))
   rows = runs.metrics(tmp_path / 'run')
   assert [row.get('kind/open/prompts') for row in rows[:4]] == [None, None, 2, 2]      # two parts of equal weight

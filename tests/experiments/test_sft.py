@@ -51,6 +51,7 @@ def test_a_killed_run_ends_with_the_same_bits(runs, trained, tmp_path):
   runs.same(tmp_path, trained)
 
 
+@pytest.mark.slow
 def test_a_run_and_a_run_of_a_run_are_models(runs, trained, tmp_path):
   """As recipes chain them: SFT, then RL from its folder, then SFT from that one's."""
   runs.finish(tmp_path / 'rl', {'model.path': trained, 'steps': 1, 'checkpoint.every': 1, 'eval.every': 9})

@@ -71,7 +71,7 @@ def test_no_gradient_crosses_from_one_text_into_another(name, monkeypatch):
 @pytest.mark.parametrize('name', IMPLEMENTATIONS)
 def test_a_packed_row_is_its_texts_run_alone(cfg, name, monkeypatch):
   monkeypatch.setattr(causal, 'BLOCK', 128 if name == 'splash' else 8)
-  params = params_lib.init(models.specs(cfg), jax.random.key(0))
+  params = jax.jit(functools.partial(params_lib.init, models.specs(cfg)))(jax.random.key(0))
   tokens = np.random.default_rng(0).integers(0, 37, 24)
   lengths = (9, 1, 11, 3)                               # the last is padding
   segments = np.repeat([1, 2, 3, 0], lengths)

@@ -45,8 +45,8 @@ def test_evaluation_problems_of_files_and_worlds(tmp_path):
                                 {'role': 'user', 'content': 'z'}]}
   file = write(tmp_path / 'e.jsonl', [{'problem': 'p', 'id': 3}, {'question': 'q'}, chat])
   assert list(dataset.held_out(str(file))) == [('3', 'p'), ('2', 'q'), ('c', 'x\nz')]
-  world = list(dataset.held_out('chain'))
-  assert [text for _, text in world] == [p['problem'] for p in data.load(config.Data(source='chain')).held_out]
+  world = list(dataset.held_out('r1_open'))
+  assert [text for _, text in world] == [p['problem'] for p in data.load(config.Data(source='r1_open')).held_out]
   with pytest.raises(data.DataError, match="row 1 of .* has no text 'problem'"):
     list(dataset.held_out(str(write(tmp_path / 'f.jsonl', [{'x': 1}]))))
   with pytest.raises(data.DataError, match='there is no file'):

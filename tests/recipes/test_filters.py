@@ -69,6 +69,7 @@ def test_each_fault_is_named(reason, row):
     responding('\n'.join(f'Then there are {n} sheep in line {n} of all.' for n in range(80))),  # long, but in lines
     responding('农夫一开始有十七只羊，后来又买了五只，所以一共有二十二只羊。') | {'language': 'zh'},
     responding(CHAIN, 'Le fermier a 22 moutons.'),                                  # what is told to the reader
+    SAMPLE | {'kind': 'code', 'language': 'python'},                                # of its programs, not of the chain
     {k: v for k, v in SAMPLE.items() if k not in ('kind', 'language')}])
 def test_what_is_near_a_fault_is_kept(row):
   assert look(row).reason == ''

@@ -49,7 +49,7 @@ def updated(params, rows, microbatch=0, model=MODEL, **settings):
 
 @pytest.fixture(scope='module')
 def params():
-  return params_lib.init(models.specs(MODEL), jax.random.key(0))
+  return jax.jit(functools.partial(params_lib.init, models.specs(MODEL)))(jax.random.key(0))
 
 
 @pytest.fixture(scope='module')
@@ -115,7 +115,7 @@ def test_what_lies_in_prompts_and_padding_is_not_learned(params):
 
 def test_a_mixture_counts_real_tokens_only():
   model = dataclasses.replace(models.PRESETS['toy_deepseek'], vocab=64)
-  params = params_lib.init(models.specs(model), jax.random.key(0))
+  params = jax.jit(functools.partial(params_lib.init, models.specs(model)))(jax.random.key(0))
   batch = sft.PackedBatch(*packing.pack([texts(2), texts(1)], LENGTH))
   options = sft.policy.Options(1.0, 64, 'float32', 'none')
   loss = jax.jit(functools.partial(sft.packed_loss, cfg=model, options=options))
