@@ -330,9 +330,11 @@ def problems(kind, seed, count, held_out):
 
 def steps(kind, facts, response):
   """The steps that a response takes, as pairs of their kind and whether they are right."""
-  thinking, _, rest = response.replace(templates.THINK, ' ').partition(templates.THINK_END)
-  if not rest:                                          # no tags: `... so answer 35`
-    thinking, _, rest = thinking.partition(' answer ')
-  answer = rest.partition(templates.ANSWER)[2] or rest
-  answer = answer.replace(templates.ANSWER_END, '')
+  text = response.replace(templates.THINK, ' ').replace(templates.ANSWER_END, ' ')
+  # Not everyone uses all tags, or any: `... so answer 35`.
+  ends = [text.find(end) for end in (templates.THINK_END, templates.ANSWER, ' answer ') if end in text]
+  thinking, rest = text[:min(ends, default=len(text))], text[min(ends, default=len(text)):]
+  for said in (templates.THINK_END, *SUMMARY.values(), templates.ANSWER, ' answer '):
+    rest = rest.replace(said, ' ', 1)
+  answer = rest
   return KINDS[kind].steps(facts, thinking.split(), answer if kind == 'code' else ' '.join(answer.split()))
