@@ -254,9 +254,10 @@ def _toy_rl(model, steps, form, language=0.0):
   c.steps = steps
   c.model.path = model
   c.data, c.reward = _toy_data(), _toy_reward(form, language)
-  c.rollout.update(prompts=16, samples=16, max_prompt=48, max_response=64 if form == 'r1_zero' else 96, chunk=16)
+  c.rollout.update(prompts=16, samples=16, max_prompt=48, max_response=96, chunk=16)
   c.optimizer.update(learning_rate=5e-4, schedule='linear', warmup=5, final_fraction=0.1)
-  c.eval.update(every=20, problems=32, samples=4, final_problems=32, final_samples=4)
+  # One shape of a rollout everywhere, so that the stages share their compiled programs.
+  c.eval.update(every=20, problems=16, samples=16, final_problems=16, final_samples=16)
   c.checkpoint.update(every=20)
   return c
 
@@ -280,8 +281,7 @@ def _toy_evaluation(form):
   c = _toy_rl('', 1, form)
   c.data = _toy_data(open=dict(weight=2.0))
   c.reward = _toy_reward(form, open='open')
-  c.rollout.update(prompts=32, max_response=96, chunk=32)
-  c.eval.update(final_problems=256, final_samples=8)
+  c.eval.update(final_problems=256, final_samples=16)
   return c
 
 
@@ -301,17 +301,17 @@ def _toy_sft(model, data, epochs):
   c.update(epochs=epochs, batch=16)
   c.data.update(source='jsonl', path=data, eval_fraction=0.02, max_length=256)
   c.problems, c.reward = _toy_data(), _toy_reward('r1')
-  c.eval.update(every=20, texts=0, problems=32, samples=4, final_problems=32, final_samples=4, max_prompt=48,
-                max_response=96, batch=32)
+  c.eval.update(every=20, texts=0, problems=16, samples=16, final_problems=16, final_samples=16, max_prompt=48,
+                max_response=96, batch=16)
   return c
 
 
 def _toy_samples():
   c = generate.get_config('toy')
-  c.problems = 1024
+  c.problems = 512
   c.model.path = 'stage:reasoning'
   c.data, c.reward = _toy_data(), _toy_reward('r1')
-  c.rollout.update(prompts=64, samples=4, max_prompt=48, max_response=96, chunk=32, temperature=1.0)
+  c.rollout.update(prompts=64, samples=16, max_prompt=48, max_response=96, chunk=16, temperature=1.0)
   return c
 
 
@@ -319,7 +319,7 @@ def _toy_curated():
   c = curate.get_config('toy')
   c.samples = 'stage:samples'
   c.filters.form = 'r1'
-  c.per_prompt = 2
+  c.per_prompt = 4
   c.merge = ConfigDict(dict(general=dict(path='stage:people/answers.jsonl', limit=0, kind='open', language='')))
   c.evaluation = tuple(f'r1_{kind}' for kind in (*KINDS, 'open'))
   return c
