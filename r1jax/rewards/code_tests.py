@@ -16,7 +16,9 @@ from r1jax.rewards import language as language_lib
 
 SCORES = ('all', 'fraction')
 REASON = 1000                      # bytes of a program's own last words
+KEPT = 256                         # programs and tests whose results a process remembers
 
+_KNOWN = {}
 _DECIMAL = re.compile(rb'[+-]?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]+)?')
 _NUMBER = re.compile(rb'[+-]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?')
 
@@ -67,7 +69,7 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
   elif kind == 'io':
     results = _runs(program, language, tests, limits, tolerance, unsafe)
   else:
-    results = _calls(program, item.get('setup') or '', tests, limits, score == 'all', unsafe)
+    results = _once(program, item.get('setup') or '', tuple(tests), limits, score == 'all', unsafe)
   passed, reason = 0, ''
   for at, (ok, why) in enumerate(results):
     passed += ok
@@ -155,8 +157,20 @@ def _runs(program, language, tests, limits, tolerance, unsafe):
       yield False, f'wrong output, beginning {bytes(box.output[:80]).decode(errors="replace")!r}'
 
 
+def _once(*job):
+  """The results of _calls. A trained policy writes the same program many times over, and each costs two sandboxes."""
+  if job not in _KNOWN:
+    results, broken = _calls(*job)
+    if broken:                                          # a limit: it may be met the next time
+      return results
+    if len(_KNOWN) >= KEPT:
+      del _KNOWN[next(iter(_KNOWN))]
+    _KNOWN[job] = results
+  return _KNOWN[job]
+
+
 def _calls(program, setup, tests, limits, stop, unsafe):
-  """(passed, reason) of tests of functions, as many as were come to."""
+  """(passed, reason) of tests of functions, as many as were come to, and what limit ended them, or ''."""
   job = '\0'.join(['stop' if stop else '', setup, *tests]).encode(errors='replace')
   with contextlib.ExitStack() as stack:
     (calls, ask), (results, answer) = pipes = os.pipe(), os.pipe()
@@ -185,7 +199,7 @@ def _calls(program, setup, tests, limits, stop, unsafe):
   if len(found) < len(tests) and all(ok for ok, _ in found):
     why = candidate.broken or checker.broken or f'the tests ended with status {checker.code}' + _last_words(checker)
     found.append((False, why))
-  return found
+  return found, candidate.broken or checker.broken
 
 
 @functools.cache

@@ -23,7 +23,7 @@ HONEST_IN = {
 
 
 def calls(program, **fields):
-  return {'program': program, 'asserts': CALLS, **fields}
+  return {'program': program, 'asserts': CALLS} | fields
 
 
 def runs(program, inputs=(2,), **fields):
@@ -52,6 +52,17 @@ def test_a_right_program_passes_and_a_wrong_one_says_where():
   check(runs('print(4)', (1, 2, 3)), 0, 3, 'test 1 of 3')
   check(runs('print(4)', (1, 2, 3)), 1, 3, 'test 1 of 3', score='fraction')
   check(runs('print(4)\nx = [][1]'), 0, 1, 'exit status 1: IndexError: list index out of range')
+
+
+def test_an_equal_program_runs_once_but_where_a_limit_ended_it(monkeypatch):
+  ran, run = [], code_tests.sandbox.run
+  monkeypatch.setattr(code_tests.sandbox, 'run', lambda *boxes: (ran.append(1), run(*boxes)))
+  for program, times in ((HONEST + '  # again', 1), ('double = lambda x: x * x  # again', 2),
+                         ('def double(x):\n  while True: pass', 4)):
+    found = [code_tests.verdict(calls(program), time_limit=0.3) for _ in range(2)]
+    assert found[0] == found[1] and len(ran) == times
+  check(calls(HONEST + '  # again', asserts=['assert double(1) == 3']), 0, 1, 'AssertionError')
+  assert len(ran) == 5 and len(code_tests._KNOWN) <= code_tests.KEPT
 
 
 def test_a_test_that_checks_a_candidate():
