@@ -73,6 +73,12 @@ def test_all_is_done_and_stays_so_through_json_and_settings_of_how(whole):
   assert set(states(stages, whole).values()) == {DONE}
 
 
+def test_an_evaluation_is_what_it_evaluates(tmp_path):
+  of = lambda samples: {'a': Stage('a', 'evaluate', {'eval': {'final_samples': samples}, 'mesh': {'tp': samples}})}
+  made(of(4)['a'], of(4), tmp_path)
+  assert states(of(4), tmp_path) == {'a': DONE} and why(of(8), tmp_path, 'a') == ['eval.final_samples was 4, is 8']
+
+
 def test_a_changed_setting_is_named_and_passed_on(whole):
   stages = chain(rate=0.2)
   assert states(stages, whole) == {'base': DONE, 'policy': STALE, 'judged': STALE}
