@@ -134,7 +134,7 @@ def train(params, mesh, f):
   )
   config.train.update(microbatch=f.microbatch, logit_chunk=f.logit_chunk)
   config.loss.kl_coef = 0.04
-  cfg = config_lib.convert(config)
+  cfg = config_lib.convert(config, config_lib.RL)
   specs = models.specs(MODEL)
   optimizer = optimizer_lib.make(cfg.optimizer, cfg.steps, specs)
   abstract = state_lib.abstract_state(specs, optimizer, mesh, False, cfg.train)

@@ -37,7 +37,7 @@ def run_evaluate(cfg, workdir):
 
 def main(_):
   with common.errors_in_one_line():
-    summary = run_evaluate(config_lib.convert(_CONFIG.value), _WORKDIR.value)
+    summary = run_evaluate(config_lib.convert(_CONFIG.value, config_lib.RL), _WORKDIR.value)
   print(', '.join(f'{name} {x:.3f}' for name, x in summary['final'].items()))
 
 

@@ -39,7 +39,7 @@ def quickstart(world, seed, workdir, overrides=()):
   base_seconds = time.perf_counter() - began
   config.model.path = base
   config.update(dict(overrides))
-  summary = rl.run_rl(config_lib.convert(config), workdir)
+  summary = rl.run_rl(config_lib.convert(config, config_lib.RL), workdir)
   summary['seconds'] = {'base': base_seconds, **summary['seconds'], 'total': time.perf_counter() - began}
   summary['base_step_accuracy'] = info['step_accuracy']
   common.write_json(os.path.join(workdir, 'summary.json'), summary)

@@ -206,7 +206,7 @@ def _timed(evaluate_, run, params, step):
 
 def main(_):
   with common.errors_in_one_line():
-    run_rl(config_lib.convert(_CONFIG.value), _WORKDIR.value)
+    run_rl(config_lib.convert(_CONFIG.value, config_lib.RL), _WORKDIR.value)
 
 
 if __name__ == '__main__':

@@ -45,7 +45,7 @@ def changed(**settings):
 
 def refused(match, **settings):
   with pytest.raises(ConfigError, match=match) as error:
-    config.convert(changed(**settings))
+    config.convert(changed(**settings), config.RL)
   assert '\n' not in str(error.value)
 
 
@@ -87,7 +87,7 @@ def test_a_missing_key_is_named():
   c = load('r1_zero', 'toy')
   del c.rollout.prompts
   with pytest.raises(ConfigError, match="'rollout.prompts' is missing"):
-    config.convert(c)
+    config.convert(c, config.RL)
 
 
 @pytest.mark.parametrize('settings, numbers', [
@@ -114,20 +114,20 @@ def test_a_missing_key_is_named():
 ])
 def test_impossible_combinations_are_refused_with_their_numbers(settings, numbers):
   with pytest.raises(ConfigError) as error:
-    config.convert(changed(**settings))
+    config.convert(changed(**settings), config.RL)
   for number in numbers:
     assert number in str(error.value)
   assert '\n' not in str(error.value)
 
 
 def test_a_group_of_one_is_allowed_without_a_baseline():
-  cfg = config.convert(changed(rollout__samples=1, train__length_slices=1, loss__advantage='none'))
+  cfg = config.convert(changed(rollout__samples=1, train__length_slices=1, loss__advantage='none'), config.RL)
   assert cfg.rollout.samples == 1
 
 
 @pytest.mark.parametrize('microbatch', [16, 64, 4, 2])
 def test_microbatches_of_whole_or_parts_of_slices_are_allowed(microbatch):
-  config.convert(changed(train__microbatch=microbatch))    # 16 prompts x 16 samples in 4 slices
+  config.convert(changed(train__microbatch=microbatch), config.RL)    # 16 prompts x 16 samples in 4 slices
 
 
 def test_prompt_and_response_must_fit_the_context():
@@ -140,7 +140,7 @@ def test_prompt_and_response_must_fit_the_context():
 
 
 def test_numbers_become_what_the_class_declares():
-  cfg = config.convert(changed(loss__clip_low=0, rollout__stop=['a', 'b']))
+  cfg = config.convert(changed(loss__clip_low=0, rollout__stop=['a', 'b']), config.RL)
   assert cfg.loss.clip_low == 0.0 and isinstance(cfg.loss.clip_low, float) and cfg.rollout.stop == ('a', 'b')
   with pytest.raises(TypeError):
     cfg.reward.parts['signs'] = 2.0                     # frozen, the mapping included
@@ -148,7 +148,7 @@ def test_numbers_become_what_the_class_declares():
 
 def test_a_dict_is_as_good_as_a_config_dict():
   c = load('r1_zero', 'toy')
-  assert config.convert(c.to_dict()) == config.convert(ConfigDict(c.to_dict()))
+  assert config.convert(c.to_dict(), config.RL) == config.convert(ConfigDict(c.to_dict()), config.RL)
 
 
 @pytest.mark.slow

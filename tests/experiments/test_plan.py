@@ -23,7 +23,7 @@ def config_of(**mesh):
   c.rollout.update(prompts=4, samples=2, chunk=4, max_prompt=32, max_response=128)
   c.train.update(microbatch=4, length_slices=2)
   c.eval.update(samples=2, final_samples=2)
-  return dataclasses.replace(config.convert(c), mesh=config.Mesh(**mesh))
+  return dataclasses.replace(config.convert(c, config.RL), mesh=config.Mesh(**mesh))
 
 
 def result(**known):

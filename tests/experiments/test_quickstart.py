@@ -17,7 +17,7 @@ def test_the_table_shows_each_figure_before_and_after():
 def test_each_world_has_a_base_and_a_recipe_that_fit_each_other():
   for world, variant in quickstart.VARIANTS.items():
     base = config.convert(toy_base.get_config(world), config.Pretrain)
-    recipe = config.convert(r1_zero.get_config(variant))
+    recipe = config.convert(r1_zero.get_config(variant), config.RL)
     assert base.world == recipe.data.source == world
     # A base that never saw so long a text loses its thread there.
     assert recipe.rollout.max_response <= base.length

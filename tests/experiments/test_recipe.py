@@ -189,7 +189,7 @@ def test_the_plain_command_of_a_stage_is_the_stage(fakes, outside):
   assert said[:3] == ['python', '-m', 'experiments.rl']
   space = {}
   exec(pathlib.Path(said[said.index('--config') + 1]).read_text(), space)
-  again = config_lib.convert(space['get_config']())
+  again = config_lib.convert(space['get_config'](), config_lib.RL)
   assert again.model.path == f'{workdir}/first' and again.seed == 3 and again.optimizer.learning_rate == 0.5
   fakes.ran.clear()
   fakes.make(again, said[said.index('--workdir') + 1])          # a job of its own, elsewhere
