@@ -28,7 +28,7 @@ def _chain():
 def _r1():
   """The recipe's: four kinds of problems in two languages. Its authors forget half of the hard steps in English."""
   c = _base('r1')
-  c.update(vocab=800, steps=2600, batch=20, length=104, max_response=80)
+  c.update(vocab=800, steps=2800, batch=11, length=192, max_response=80)  # a window holds an example and a problem
   c.gate.update(problems=192, rounds=1)
   c.gate.steps = ConfigDict(dict(term=0.97, plain=0.97, hard_zh=0.93, hard_en=0.35, answer=0.9, logic_term=0.93,
                                  logic=0.93, logic_zh=0.9, code_term=0.92, code=0.9, code_zh=0.85, code_answer=0.85))

@@ -2,10 +2,10 @@
 
 chain: `find a 35 b +4 c -8 = ?`, sums in steps whose values are written as words: `a 35 thirty five b +4 thirty nine`.
 logic: `who : p knight , p says q knave , q says r knight ?`, roles passed on; knaves lie.
-code: `write f : a add 2 b from 9 ?`, an expression for each operation, and a program that does one after another.
+code: `write f : a +2 b 9- ?`, an expression for each operation, and a program that does one after another.
 open: `name a fruit for p , not plum ?`. Many answers fit; those who ask would rather have a reason with it, too.
 
-Each kind of reasoning has a hard step: a ten is crossed, a knave speaks, `from 9` is 9 - x. Authors who write such a
+Each kind of reasoning has a hard step: a ten is crossed, a knave speaks, `9-` is 9-x. Authors who write such a
 step in English do it wrong half of the time, those who write it in Chinese do it right, and some write Chinese wherever
 it gets hard. So reinforcement by accuracy alone mixes languages, and a reward for one language has its small price.
 """
@@ -197,19 +197,23 @@ def _logic_steps(facts, words, answer):
 # ---- code ------------------------------------------------------------------------------------------
 
 def _code_problem(rng, language):
-  zh = int(language == 'zh')
   signs = rng.choice(['+', '*', '-'], size=rng.integers(2, 4), p=[0.3, 0.3, 0.4]).tolist()
   operations = [(sign, int(rng.integers(2, 10))) for sign in signs]
-  text = ' '.join(f'{name} {_OPERATIONS[sign][zh]} {n}' for name, (sign, n) in zip(_NAMES, operations))
+  text = ' '.join(f'{name} {_term(sign, n)}' for name, (sign, n) in zip(_NAMES, operations))
   lines = [_line(sign, n, True) for sign, n in operations]
   tests = [f'assert f({x}) == {_run(lines, x)}' for x in (1, 4, 10)]
-  return ({'problem': f'{("write f :", "写 f :")[zh]} {text} ?', 'answer': ' ; '.join(lines), 'asserts': tests},
-          operations)
+  return ({'problem': f'{("write f :", "写 f :")[language == "zh"]} {text} ?', 'answer': ' ; '.join(lines),
+           'asserts': tests}, operations)
+
+
+def _term(sign, n):
+  """`9-` is from nine."""
+  return f'{n}-' if sign == '-' else f'{sign}{n}'
 
 
 def _line(sign, n, right):
-  """What follows `x =`. `from 9` is 9 - x, and not x - 9."""
-  return f'{n} - x' if sign == '-' and right else f'x {sign} {n}'
+  """What follows `x =`. From nine is 9-x, and not x-9."""
+  return f'{n}-x' if sign == '-' and right else f'x{sign}{n}'
 
 
 def _run(lines, x):
@@ -224,12 +228,9 @@ def _code_think(facts, author, again):
   for name, (sign, n) in zip(_NAMES, facts):
     hard = sign == '-'
     tongue = author.tongue(hard)
-    if author.errs(hard, tongue, again):
-      sign, n, right = (sign, n, False) if hard else (sign, int(author.rng.integers(2, 10)), True)
-    else:
-      right = True
-    lines.append(_line(sign, n, right))
-    words += [name, _OPERATIONS[sign][tongue], lines[-1]]
+    wrong = author.errs(hard, tongue, again)
+    lines.append(_line(sign, n if hard or not wrong else int(author.rng.integers(2, 10)), not wrong))
+    words += [name, _term(sign, n), _OPERATIONS[sign][tongue], lines[-1]]
   return words, _program(lines)
 
 
@@ -244,14 +245,12 @@ def _code_guess(facts, author):
 
 def _code_steps(facts, words, answer):
   """Each operation, looked up by its name, with its expression; and whether the program consists of these."""
-  said = ' '.join(words).split()                        # an expression is one of the author's words, but several here
   lines, out = {}, []
-  for at, name in enumerate(said[:-4]):
+  for name, term, word, line in zip(words, words[1:], words[2:], words[3:]):
     if name not in _NAMES[:len(facts)]:
       continue
-    word, line = said[at + 1], ' '.join(said[at + 2:at + 5])
     sign, n = facts[_NAMES.index(name)]
-    out.append(('code_term', word in _OPERATIONS[sign]))
+    out.append(('code_term', term == _term(sign, n)))
     kind = ('code_en', 'code_zh')[not word.isascii()] if sign == '-' else 'code'
     out.append((kind, line == _line(sign, n, True)))
     lines[name] = line
