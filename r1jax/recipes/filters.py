@@ -14,9 +14,9 @@ from r1jax.recipes import duplicates
 from r1jax.rewards import form as forms
 from r1jax.rewards import language, length
 
-# What a sample has of its generation; the rest are the problem's fields.
-GENERATED = ('prompt', 'response', 'tokens', 'stop', 'sample', 'reward', 'parts', 'correct',
-             'part', 'template')     # the last two of a mixture: whoever learns has parts and templates of its own
+# What a sample has of its generation; the rest are the problem's fields. Its 'template' stays: a problem is learned as
+# it was asked.
+GENERATED = ('prompt', 'response', 'tokens', 'stop', 'sample', 'reward', 'parts', 'correct', 'part')
 # Why a row is dropped, in the order of looking: the first counts. The last four are for `rejection` to see.
 REASONS = ('malformed', 'wrong', 'truncated', 'form', 'empty chain', 'code', 'paragraph', 'repetition', 'language',
            'contaminated', 'judge', 'duplicate', 'near duplicate', 'enough')

@@ -126,8 +126,8 @@ def test_a_trace_with_its_reasoning_apart_is_written_in_the_form():
   assert found.row['response'] == f'<think>\n{CHAIN}\n</think>\n\n22 sheep.'
 
 
-def test_what_a_mixture_says_of_sampling_is_no_part_of_a_row():
-  assert look(SAMPLE | {'template': 'r1_zero', 'part': 'signs'}).row == GOOD.row
+def test_a_row_keeps_the_template_it_was_asked_by_and_nothing_else_of_its_sampling():
+  assert look(SAMPLE | {'template': 'r1_zero', 'part': 'signs'}).row == GOOD.row | {'template': 'r1_zero'}
   unknown = look(SAMPLE | {'kind': None, 'language': None})
   assert unknown.reason == '' and not {'kind', 'language'} & set(unknown.row)
 
