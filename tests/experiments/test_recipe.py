@@ -229,10 +229,11 @@ def test_comparisons_and_evaluations_must_exist():
 
 
 def figures(workdir):
-  """W/summary.json less what depends on the clock and the place."""
+  """W/summary.json less what depends on the clock, the place, and what the process has held in memory."""
   def kept(value):
     if isinstance(value, dict):
-      return {k: kept(v) for k, v in value.items() if k not in ('seconds', 'path', 'made_by', 'policy', 'sources')}
+      drop = ('seconds', 'path', 'made_by', 'policy', 'sources', 'memory')
+      return {k: kept(v) for k, v in value.items() if k not in drop}
     return [kept(v) for v in value] if isinstance(value, list) else value
   return kept(json.loads((workdir / 'summary.json').read_text()))
 
