@@ -18,8 +18,8 @@ from r1jax.checkpoint import source, store
 RECORD, SUMMARY, OLD = 'stage.json', 'summary.json', 'old'
 REFERENCE = 'stage:'              # a text of a config 'stage:NAME' or 'stage:NAME/FILE' is what an earlier stage made
 DONE, STALE, BEGUN, TO_DO = 'done', 'stale', 'begun', 'to do'
-# Settings that say how a stage is run and watched, not what it makes.
-HOW = re.compile(r'(checkpoint|eval|mesh|sampler_mesh|topology|reward\.workers)(\.|$)')
+# Settings that say how a stage is run and watched, not what it makes; but an evaluation makes what `eval` says.
+HOW = re.compile(r'(checkpoint|eval|mesh|sampler_mesh|topology|reward\.workers|workers|part|parts)(\.|$)')
 CONFIG = 'stage_config.py'        # of its folder, for the plain command of its experiment
 SKIPPED = {'tb', 'plots', 'evaluation', RECORD, SUMMARY, CONFIG, 'report.html', 'metrics.jsonl'}  # no part of a result
 PLACES, PIECE = 256, 1 << 16      # of a file larger than their product so many pieces of so many bytes are read
@@ -174,7 +174,8 @@ def status(stage, stages, workdir, before):
 
 def changes(saved, stage, stages, workdir, skip=()):
   """What differs between the record of a stage and what it would be now, a phrase each; inputs `skip` are not read."""
-  old, new = ({key: value for key, value in flat({'experiment': e, **c}).items() if not HOW.match(key)}
+  how = lambda key: HOW.match(key) and not (stage.experiment == 'evaluate' and key.startswith('eval.'))
+  old, new = ({key: value for key, value in flat({'experiment': e, **c}).items() if not how(key)}
               for e, c in ((saved['experiment'], saved['config']), (stage.experiment, stage.config)))
   show = lambda values, key: repr(values[key]) if key in values else 'absent'
   # Through JSON a tuple has become a list; flat() has taken both apart, but for empty ones.

@@ -73,6 +73,12 @@ def test_all_is_done_and_stays_so_through_json_and_settings_of_how(whole):
   assert set(states(stages, whole).values()) == {DONE}
 
 
+def test_an_evaluation_is_made_by_its_settings(tmp_path):
+  stage = lambda count: {'of': Stage('of', 'evaluate', {'eval': {'problems': count}, 'checkpoint': {'every': count}})}
+  made(stage(4)['of'], stage(4), tmp_path)
+  assert why(stage(5), tmp_path, 'of') == ['eval.problems was 4, is 5']
+
+
 def test_a_changed_setting_is_named_and_passed_on(whole):
   stages = chain(rate=0.2)
   assert states(stages, whole) == {'base': DONE, 'policy': STALE, 'judged': STALE}
