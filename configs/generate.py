@@ -6,7 +6,8 @@
   python -m experiments.generate --config configs/generate.py:endpoint --config.endpoint.url=https://HOST/v1 \\
       --config.endpoint.model=NAME --config.endpoint.api_key_env=KEY --config.data.path=problems.jsonl --workdir D
 
-The paper says that several responses were sampled for each prompt, and no numbers: all are ours.
+The paper says that several responses were sampled for each prompt, and no numbers: all are ours. `stage3` asks as RL
+does for mathematics; an SFT of what it gives does so with --config.data.template=chat_boxed.
 """
 from ml_collections import ConfigDict
 

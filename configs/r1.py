@@ -8,6 +8,7 @@
 A text 'stage:NAME' is what stage NAME has made. Numbers are marked `paper` (PAPER.md, v2 of the report where it says
 more) or `ours`; what is not set here is as in the config file that a stage begins with, marked there too. A step of RL
 is one rollout of 8,192 responses and 16 optimizer steps, in whose number the paper counts. `deepseek_v3` was not run.
+What is given is in this project's fields: `problem`, `answer`; of code `asserts` instead, of science `options` too.
 """
 from ml_collections import ConfigDict
 
@@ -35,10 +36,10 @@ def _recipe(stages, **more):
 GIVEN = dict(
     base='DeepSeek-V3-Base, 671B parameters, 37B active',                        # paper
     chat='DeepSeek-V3, for direct prompting and rewriting',                      # ours (which models is not stated)
-    math='26,000 problems of mathematics in English, with answers',              # paper (the number)
-    math_zh='problems of mathematics in Chinese',                                # ours (the share)
-    code='17,000 problems of programming and 8,000 of mending programs, with tests',  # paper
-    stem='22,000 multiple-choice questions of science',                          # paper
+    math='problems of mathematics in English, with answers',                     # paper: 26,000; languages: ours
+    math_zh='problems of mathematics in Chinese, with answers',                  # of these, a share
+    code='17,000 problems of programming and 8,000 of mending programs, with asserts (no answer)',  # paper (numbers)
+    stem='22,000 multiple-choice questions of science, with options and answer',  # paper (the number)
     logic='15,000 problems of logic',                                            # paper
     requests='66,000 requests of all kinds, without answers',                    # paper
     harm='12,000 requests about harm',                                           # paper
@@ -55,6 +56,8 @@ def _problems(c, language):
   """The parts of a config of configs/r1_rl.py from the given files. language: whether it is a reward."""
   for name, part in c.data.parts.items():
     part.path = f'stage:{PROMPTS[name]}'
+    part.fields, part.only = ConfigDict(), ConfigDict()  # public sets have names and splits of their own, GIVEN has not
+  c.data.parts.mbpp.answers = False
   if not language:
     del c.reward.parts['language']
   return c
@@ -71,23 +74,18 @@ def _on_pod(c):
   return c
 
 
-def _reinforced(model, steps, variant='reasoning', language=True):
-  """What all of the paper's RL has in common."""
+def _reinforced(model, variant='reasoning', language=True):
+  """A stage of RL, its numbers those of configs/r1_rl.py."""
   c = _on_pod(_problems(r1_rl.get_config(variant), language))
   c.model.path = model
-  c.steps = steps
-  c.rollout.update(prompts=512, samples=16,                                      # paper (16 x 32 questions, x 16)
-                   temperature=1.0, max_response=32_768)                         # paper
-  c.train.update(minibatches=16, epochs=1, reference_refresh=25)                 # paper (8,192 outputs; 400 steps)
-  c.optimizer.learning_rate = 3e-6                                               # paper
-  c.loss.update(kl_coef=1e-3, kl_estimator='k3')                                 # paper
   return c
 
 
 def _zero(model, steps, max_response):
   """R1-Zero: accuracy and format alone, the template that says nothing of how to solve."""
-  c = _reinforced(model, steps, language=False)
-  c.data.template = 'r1_zero'                                                    # paper
+  c = _reinforced(model, language=False)
+  c.steps = steps
+  c.data.update(template='r1_zero', chat_template='')                            # paper
   for part in c.data.parts.values():
     part.template = ''
   c.rollout.max_response = max_response
@@ -98,9 +96,8 @@ def _zero(model, steps, max_response):
 
 
 def _cold_data():
-  """Some thousands of long chains; the paper's last way, people, is a model that rewrites."""
+  """Some thousands of long chains (paper); the paper's last way, people, is a model that rewrites."""
   c = cold_start.get_config('deepseek_v3')
-  c.problems = 5000                                                              # paper ('thousands')
   c.data.path = 'stage:math'
   ways = {name: c.ways[name] for name in ('few_shot', 'direct', 'zero', 'rewritten')}  # paper
   for name, model in dict(few_shot='base', direct='chat', zero='zero_long', rewritten='chat').items():
@@ -113,9 +110,6 @@ def _learned(variant, data):
   """SFT of the base: the RL checkpoint only makes the data."""
   c = sft.get_config(variant)
   c.model.path, c.data.path = 'stage:base', data                                 # paper (the base)
-  c.update(epochs=2.0, batch=128)                                                # paper (v2: 2-3 epochs)
-  c.data.max_length = 32_768                                                     # paper
-  c.optimizer.update(learning_rate=5e-5, schedule='cosine', final_fraction=0.1)  # paper (to 5e-6)
   return c
 
 
@@ -124,7 +118,6 @@ def _sampled():
   c.model.path = 'stage:reasoning'                                               # paper
   reasoning = _problems(r1_rl.get_config('reasoning'), True)
   c.data, c.reward = reasoning.data, reasoning.reward
-  c.rollout.update(samples=16, max_response=32_768, temperature=0.6, top_p=0.95)  # ours (not stated)
   return c
 
 
@@ -132,7 +125,7 @@ def _curated():
   c = curate.get_config('stage3')
   c.samples = 'stage:samples'
   c.per_prompt = 10                                                              # ours (for 600,000 of 88,000 prompts)
-  c.merge.general.update(path='stage:general', limit=200_000)                    # paper
+  c.merge.general.path = 'stage:general'
   c.evaluation = ('stage:aime',)                                                 # ours: every set that is evaluated on
   return c
 
@@ -140,43 +133,29 @@ def _curated():
 def _reward_model(variant, data):
   c = reward_model.get_config(variant)
   c.model.path, c.data.path = 'stage:sft', data                                  # ours (which model is not stated)
-  c.update(epochs=1.0, batch=256)                                                # paper
-  c.data.max_length = 8192                                                       # paper
-  c.optimizer.learning_rate = 6e-6                                               # paper
   return c
 
 
 def _final():
-  """Reasoning by rule throughout; general requests and their reward models in the last 400 steps."""
-  c = _reinforced('stage:sft', 106, 'all_scenarios')                             # paper (1,700 optimizer steps)
-  c.rollout.temperature = 0.7                                                    # paper
-  for name in ('requests', 'harm'):
-    c.data.parts[name].begin = 81                                                # paper (the last 400: 25 rollouts)
-  c.reward.begin.update(helpful=81, harmless=81)                                 # paper
+  """Reasoning by rule throughout; general requests and their reward models in the last steps."""
+  c = _reinforced('stage:sft', 'all_scenarios')
   c.reward.options.helpful.path = 'stage:helpful'
   c.reward.options.harmless.path = 'stage:harmless'
   return c
 
 
-STUDENTS = dict(qwen2_5_math_1_5b=1e-4, qwen2_5_math_7b=8e-5, qwen2_5_14b=7e-5, qwen2_5_32b=6e-5, llama_3_1_8b=5e-5,
-                llama_3_3_70b=2e-5)                                              # paper (learning rates)
-
-
 def _student(name):
   c = distill.get_config(name)
   c.model.path, c.data.path = f'stage:base_{name}', 'stage:curated'              # paper
-  c.update(epochs=2.0, batch=64)                                                 # paper (v2: 2-3 epochs)
-  c.data.max_length = 32_768                                                     # paper
-  c.optimizer.update(learning_rate=STUDENTS[name], schedule='cosine', final_fraction=0.1)  # paper (to a tenth)
   return c
 
 
 def _student_zero():
-  """The comparison: R1-Zero on the student itself."""
+  """The comparison: R1-Zero on the student itself. What the paper gives for R1-Zero alone is ours here."""
   c = r1_zero.get_config('qwen2_5_32b')
   pod = {key: c[key] for key in ('topology', 'mesh', 'sampler_mesh')}
   chunk, model, microbatch = c.rollout.chunk, c.model, c.train.microbatch
-  c = _zero('stage:base_qwen2_5_32b', 650, 32_768)                               # paper (more than 10,000 steps)
+  c = _zero('stage:base_qwen2_5_32b', 650, 32_768)                               # ours (paper: 10,000 steps and more)
   c.update(pod)
   c.model.preset, c.rollout.chunk, c.train.microbatch = model.preset, chunk, microbatch
   c.optimizer.update(learning_rate=2e-6, moment_dtype='float32')                 # paper (the rate)
@@ -185,7 +164,8 @@ def _student_zero():
 
 def _evaluation(template, form):
   """AIME 2024 by the paper's protocol."""
-  c = _reinforced('', 1)
+  c = _reinforced('')
+  c.steps = 1
   c.data = ConfigDict(dict(source='jsonl', path='stage:math', eval_path='stage:aime', eval_fraction=0.0, name='',
                            template=template, chat_template='' if form == 'r1_zero' else 'r1', language='en'))
   c.reward = ConfigDict(dict(parts=dict(math=1.0, format=0.0), accuracy='math', options=dict(format=dict(form=form)),
@@ -193,6 +173,17 @@ def _evaluation(template, form):
   c.rollout.update(prompts=32, max_response=32_768)                              # paper (the response)
   c.train.update(minibatches=1)
   c.eval.update(final_problems=30, final_samples=64, temperature=0.6, top_p=0.95)  # paper
+  return c
+
+
+def _of_student(name, evaluation):
+  """An evaluation of a student: as many chips as for DeepSeek-V3, by another mesh as heads must divide. All ours."""
+  tp = {'qwen2_5_math_1_5b': 4, 'qwen2_5_math_7b': 4, 'llama_3_3_70b': 16}.get(name, 8)
+  c, fsdp = evaluation, 256 // tp
+  c.model.preset = distill.get_config(name).model.preset
+  c.mesh.update(fsdp=fsdp, tp=tp)
+  c.rollout.update(prompts=fsdp, chunk=fsdp)
+  c.train.microbatch = fsdp
   return c
 
 
@@ -205,21 +196,26 @@ def _deepseek_v3():
                        'R1-Zero goes on with responses twice as long', 'zero'),
       cold_data=_stage('cold_start', _cold_data(), 'Stage 1: long chains in the three ways, in a readable form'),
       cold=_stage('sft', _learned('cold_start', 'stage:cold_data'), 'Stage 1: cold start of the base', 'r1'),
-      reasoning=_stage('rl', _reinforced('stage:cold', 650),                     # ours (steps are not stated)
-                       'Stage 2: reasoning RL with language consistency', 'r1'),
+      reasoning=_stage('rl', _reinforced('stage:cold'), 'Stage 2: reasoning RL with language consistency', 'r1'),
       samples=_stage('generate', _sampled(), 'Stage 3: several responses for each prompt'),
       curated=_stage('curate', _curated(), 'Stage 3: right and readable ones, and 200,000 rows of other tasks'),
       sft=_stage('sft', _learned('stage3', 'stage:curated'), 'Stage 3: SFT of the base', 'r1'),
       helpful=_stage('reward_model', _reward_model('helpful', 'stage:preferences'), 'Stage 4: helpfulness'),
       harmless=_stage('reward_model', _reward_model('safety', 'stage:safety'), 'Stage 4: harmlessness'),
       final=_stage('rl', _final(), 'Stage 4: RL for all scenarios; this is R1', 'r1'))
-  for name in STUDENTS:
+  zero, r1 = (lambda: _evaluation('r1_zero', 'r1_zero')), (lambda: _evaluation('chat_boxed', 'r1'))
+  evaluations = dict(zero=zero(), r1=r1(), zero_qwen2_5_32b=_of_student('qwen2_5_32b', zero()))
+  for name in distill.STUDENTS:
+    evaluations[f'r1_{name}'] = _of_student(name, r1())
     stages[f'base_{name}'] = _given(f"the base model of the student {name}")
-    stages[f'student_{name}'] = _stage('sft', _student(name), 'Distillation: the student learns the set of stage 3')
-  stages['student_zero'] = _stage('rl', _student_zero(), 'R1-Zero-Qwen-32B, for comparison: RL on the student')
-  return _recipe(stages, evaluations=dict(zero=_evaluation('r1_zero', 'r1_zero'), r1=_evaluation('chat_boxed', 'r1')),
+    stages[f'student_{name}'] = _stage('sft', _student(name), 'Distillation: the student learns the set of stage 3',
+                                       f'r1_{name}')
+  stages['student_zero'] = _stage('rl', _student_zero(), 'R1-Zero-Qwen-32B, for comparison: RL on the student',
+                                  'zero_qwen2_5_32b')
+  return _recipe(stages, evaluations=evaluations,
                  comparisons=dict(cold_start=dict(first='zero_long', second='reasoning'),
-                                  all_scenarios=dict(first='reasoning', second='final')))
+                                  all_scenarios=dict(first='reasoning', second='final'),
+                                  distillation=dict(first='student_zero', second='student_qwen2_5_32b')))
 
 
 # ---- the toy -------------------------------------------------------------------------------------------
@@ -357,7 +353,7 @@ def _toy():
       student=_stage('sft', _toy_sft('stage:student_base', 'stage:curated', 2.0),
                      'Distillation: the student learns the set of stage 3', 'r1'),
       student_rl=_stage('rl', _toy_rl('stage:student_base', 40, 'r1_zero'),
-                        'For comparison: RL on the student, for the same compute', 'zero'))
+                        'For comparison: RL on the student', 'zero'))
   return _recipe(
       stages, groups=dict(reasoning=tuple(KINDS)),
       evaluations=dict(zero=_toy_evaluation('r1_zero'), r1=_toy_evaluation('r1')),

@@ -4,8 +4,9 @@
       --config.data.parts.gsm8k.path=gsm8k_train.jsonl.gz ...             (every part's file; weight=0.0 leaves one out)
 
 `reasoning` is stage 2: mathematics, code and logic by rule, and the language of the chain. `all_scenarios` is stage 4:
-the same, and in the last 400 steps requests without an answer, by reward models of helpfulness and harmlessness
-(`configs/reward_model.py:helpful`, `:safety`). Numbers are marked `paper` (PAPER.md, v2 of the report) or `ours`.
+the same, and in the last 25 steps requests without an answer, by reward models of helpfulness and harmlessness
+(`configs/reward_model.py:helpful`, `:safety`). A step is one rollout with its 16 optimizer steps, in which the paper
+counts. Numbers are marked `paper` (PAPER.md, v2 of the report) or `ours`.
 """
 from ml_collections import ConfigDict
 
@@ -20,23 +21,27 @@ def _part(**settings):
 
 
 def _reasoning():
-  """Stage 2. The paper's prompts are 26,000 of mathematics, 25,000 of code, 22,000 of STEM and 15,000 of logic."""
+  """Stage 2. The paper's prompts are 26,000 of mathematics, 25,000 of code, 22,000 of STEM and 15,000 of logic.
+
+  It is asked as the SFT before it has taught; where numbers are as R1-Zero's, the paper says so of this stage.
+  """
   return ConfigDict(dict(
       seed=0,
       steps=650,                                                                 # ours (not stated)
       topology='',
       model=dict(path='', preset='', dtype='bfloat16', remat='full', attention='auto'),  # ours
-      data=dict(source='mixture', path='', eval_path='', eval_fraction=0.0, name='', template='chat_boxed',
-                chat_template='', language='en', parts=dict(
-                    gsm8k=_part(kind='math', language='en', weight=20.0),        # paper: 26 for both of mathematics
+      data=dict(source='mixture', path='', eval_path='', eval_fraction=0.0, name='', template='chat',
+                chat_template='r1', language='en', parts=dict(
+                    gsm8k=_part(kind='math', language='en', template='chat_boxed',
+                                weight=20.0),                                    # paper: 26 for both of mathematics
                     cmath=_part(kind='math', language='zh', weight=6.0, template='chat_boxed_zh'),  # ours (the share)
-                    mbpp=_part(kind='code', language='en', template='chat', weight=25.0,       # paper (17 + 8)
+                    mbpp=_part(kind='code', language='en', weight=25.0,                # paper (17 + 8)
                                fields=dict(prompt='problem', tests='asserts', code='answer'),
                                only=dict(split=('train',)),
                                problem='{problem}\nYour Python program must pass these tests:\n{asserts}'),
-                    stem=_part(kind='choice', language='en', weight=22.0,         # paper
+                    stem=_part(kind='choice', language='en', template='chat_boxed', weight=22.0,  # paper
                                problem='{problem}\n{options}'),
-                    knights=_part(kind='logic', language='en', template='chat', weight=15.0))),  # paper
+                    knights=_part(kind='logic', language='en', weight=15.0))),          # paper
       rollout=dict(prompts=512, samples=16, temperature=1.0, max_prompt=1024,    # paper (32 questions x 16 a batch)
                    max_response=32_768,                                          # paper
                    top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0),             # ours
@@ -66,18 +71,22 @@ def _reasoning():
       sampler_mesh=dict(data=0, fsdp=0, expert=0, tp=0, seq=0)))
 
 
-GENERAL_STEPS = 400
+GENERAL_STEPS = 25                                                               # paper (400 optimizer steps)
 
 
 def _all_scenarios():
-  """Stage 4. Prompts without an answer: 66,000 general ones and 12,000 about harm, in the paper."""
+  """Stage 4. Prompts without an answer: 66,000 general ones and 12,000 about harm, in the paper.
+
+  What is as in stage 2, the learning rate, the KL term and its reference, the clip, the shape of a rollout and the
+  length, the paper gives for R1-Zero or for stage 2 alone: ours here.
+  """
   c = _reasoning()
-  c.steps = 1700                                                                 # paper
+  c.steps = 106                                                                  # paper (1,700 optimizer steps)
   c.rollout.temperature = 0.7                                                    # paper
   last = c.steps - GENERAL_STEPS
   for name, weight in (('requests', 66.0), ('harm', 12.0)):                      # paper
-    c.data.parts[name] = _part(kind='helpful' if name == 'requests' else 'harmless', template='chat', weight=weight,
-                               begin=last, answers=False, fields=dict(prompt='problem'))  # paper (the last 400 steps)
+    c.data.parts[name] = _part(kind='helpful' if name == 'requests' else 'harmless', weight=weight, begin=last,
+                               answers=False, fields=dict(prompt='problem'))     # paper (weights, and the begin)
   # The general reward: a model's score, and the form. Helpfulness sees the summary, harmlessness the whole response.
   c.reward.routes.helpful = ConfigDict(dict(helpful=1.0))                        # ours (weights are not stated)
   c.reward.routes.harmless = ConfigDict(dict(helpful=0.5, harmless=1.0))         # ours
@@ -94,7 +103,7 @@ def _small():
   """`reasoning` in small, for a model of a few hundred thousand parameters on 2 CPU cores: does it run? Ours."""
   c = _reasoning()
   c.steps = 4
-  c.data.template = 'r1_zero'
+  c.data.update(template='r1_zero', chat_template='')
   for part in c.data.parts.values():
     part.template = ''
   c.data.parts.stem.weight = 0.0

@@ -15,7 +15,10 @@ from configs import common
 
 
 def _stage3():
-  """The base learns the 800,000 curated responses, thinking and summary, of which a quarter may think nothing."""
+  """The base learns the 800,000 curated responses, thinking and summary, of which a quarter may think nothing.
+
+  A row that names a template, as those sampled for a part of configs/r1_rl.py do, is asked by that: as in RL.
+  """
   return ConfigDict(dict(
       seed=0,
       epochs=2.0, batch=128,                                                     # paper (v2: 2-3 epochs)
@@ -25,8 +28,8 @@ def _stage3():
                 template='chat', chat_template='r1',                             # paper (as published)
                 response='{response}', drop='',                                  # ours
                 max_length=32_768),                                              # paper
-      problems=dict(source='', path='', eval_path='', eval_fraction=0.05, name='', template='chat', chat_template='r1',
-                    language='en'),                                              # ours
+      problems=dict(source='', path='', eval_path='', eval_fraction=0.05, name='', template='chat_boxed',
+                    chat_template='r1', language='en'),                          # ours
       reward=dict(parts=dict(math=1.0, format=1.0), accuracy='math', options=dict(format=dict(form='r1')),
                   gates=(), step_credit=0.0, workers=2, timeout=5.0, overlong_buffer=0),  # ours
       optimizer=dict(name='adam', learning_rate=5e-5, schedule='cosine', final_fraction=0.1,  # paper (to 5e-6)
@@ -46,7 +49,7 @@ def _cold_start():
   The paper's numbers are those of the second SFT; that they hold here too is ours.
   """
   c = _stage3()
-  c.data.eval_fraction = 0.02
+  c.data.update(eval_fraction=0.02, template='chat_boxed')                       # ours (as RL asks for mathematics)
   c.eval.update(every=20, texts=0)
   c.checkpoint.update(every=20)
   return c
@@ -66,7 +69,7 @@ def _gsm8k():
   c.model.preset = ''
   c.data.update(response='<think>\n{solution}\n</think>\n\nThe answer is \\boxed{{answer}}.', drop='<<[^<>]*>>',
                 max_length=2048, template='chat_boxed')
-  c.problems.update(source='jsonl', template='chat_boxed')
+  c.problems.source = 'jsonl'
   c.optimizer.update(learning_rate=1e-5, warmup=10, moment_dtype='float32')
   c.eval.update(every=50, texts=256, problems=128, samples=1, final_problems=512, batch=32, max_response=1024)
   c.mesh.update(fsdp=-1, tp=1)

@@ -267,9 +267,10 @@ def math_items(count):
 
 def code_items(count):
   """Short programs; every other one is right."""
-  program = 'def f(n):\n    total = {}\n    for i in range(n):\n        total += i * i\n    return total\n'
+  # Each its own: equal programs would be run once.
+  program = '# {}\ndef f(n):\n    total = {}\n    for i in range(n):\n        total += i * i\n    return total\n'
   asserts = ['assert f(3) == 5', 'assert f(0) == 0', 'assert f(100) == 328350']
-  return [{'prompt': '', 'program': program.format(i % 2), 'asserts': asserts} for i in range(count)]
+  return [{'prompt': '', 'program': program.format(i, i % 2), 'asserts': asserts} for i in range(count)]
 
 
 def grade(what, f):

@@ -9,6 +9,7 @@ ended goes on where it was, and ends with the same bytes.
 """
 import collections
 import dataclasses
+import hashlib
 import json
 import os
 
@@ -55,7 +56,8 @@ def to_generate(cfg, number, way):
 def folder_of(workdir, name, way):
   """Where the samples of a way are, or will be."""
   given = way.path if way.way == 'readable' else ''
-  return given or os.path.join(workdir, name, generate.SAMPLES)
+  inside = os.path.join(given or os.path.join(workdir, name), generate.SAMPLES)
+  return inside if not given or os.path.isdir(inside) else given
 
 
 def sample(cfg, name, workdir):
@@ -63,13 +65,18 @@ def sample(cfg, name, workdir):
   number, way = list(cfg.ways).index(name), cfg.ways[name]
   out = os.path.join(workdir, name)
   if way.way == 'readable' and way.path:
-    shards.files(way.path)        # says what is missing
+    shards.files(folder_of(workdir, name, way))   # says what is missing
     return
   if way.way == 'traces':
     _traces(cfg, way, folder_of(workdir, name, way))
     return
   wanted = to_generate(cfg, number, way)
-  settings = generate.settings(wanted, generate.name_of(wanted)) | {'way': config_lib.to_dict(way), 'text': cfg.wording}
+  settings = generate.settings(wanted, generate.name_of(wanted)) | {
+      'way': config_lib.to_dict(way) | {'endpoint': {}}, 'text': cfg.wording}       # the endpoint stands beside the way
+  if way.of:
+    of = rules(cfg, cfg.ways[way.of])
+    drafts = [coldstart.draft(row, of) for row in rows(cfg, way.of, workdir, collections.Counter())]
+    settings['drafts'] = hashlib.sha256(json.dumps(drafts).encode()).hexdigest()
   done = os.path.join(out, DONE)
   common.begun_with(os.path.join(out, 'generate.json'), settings)
   if parallel.agree(os.path.exists(done)):
@@ -79,8 +86,6 @@ def sample(cfg, name, workdir):
   asked = template(cfg, way)
   with grader, common.ends_together():
     if way.of:
-      before = list(rows(cfg, way.of, workdir, collections.Counter()))
-      drafts = [coldstart.draft(row, rules(cfg, cfg.ways[way.of])) for row in before]
       problems = [problem for problem in drafts if policy.fits(problem, asked)]
       config_lib.require(problems, f'ways.{way.of} has {len(drafts)} rows{", none short enough" * bool(drafts)}: there '
                          f'is nothing for ways.{name} to rewrite.')
@@ -102,9 +107,13 @@ def _traces(cfg, way, folder):
   found = [row for row in reader.read_rows(way.path, check) if not (way.without and row.get(way.without))]
   config_lib.require(found, f'{way.path} holds no trace, or none without {way.without!r}.')
   base = os.path.basename(way.path)
-  items = [coldstart.trace({'id': f'{base}:{n}'} | row) for n, row in enumerate(found, 1)]
+  said = lambda row: {k: v for k, v in row.items() if v is not None or k not in ('id', 'answer')}
+  items = [coldstart.trace({'id': f'{base}:{n}'} | said(row)) for n, row in enumerate(found, 1)]
   grader, by_model = common.graders(cfg.reward)
   config_lib.require(not by_model, f'traces are graded by rule alone, not by {", ".join(by_model)}.')
+  common.begun_with(os.path.join(os.path.dirname(folder), 'generate.json'), {
+      'traces': base, 'sha256': shards.digest([way.path]), 'without': way.without, 'prompts': way.rollout.prompts,
+      'reward': common.what_is_asked(cfg.reward)})
   sizes = config_lib.Generate(cfg.seed, config_lib.Model('-'), cfg.data, way.rollout, cfg.reward)
 
   def begin(some, _):
@@ -169,7 +178,8 @@ def _finished(cfg, workdir, path, figures):
   if parallel.first():
     os.replace(path + '.tmp', path)
   parallel.agree(True)            # it is there for all
-  summary = {'rows': written, 'ways': figures, 'sha256': generate.digest([path]), 'seed': cfg.seed,
+  summary = {'name': 'cold_start', 'version': '1.0.0', 'rows': written, 'ways': figures,
+             'sha256': shards.digest([path]), 'seed': cfg.seed,
              'policies': {name: generate.name_of(to_generate(cfg, n, way)) for n, (name, way) in
                           enumerate(cfg.ways.items()) if way.model.path or way.endpoint},
              'config': config_lib.to_dict(cfg)}

@@ -21,7 +21,7 @@ from r1jax import checkpoint, data, models, parallel, rewards, rollout, sampling
 from r1jax import config as config_lib
 from r1jax.checkpoint import store as store_lib
 from r1jax.data import order
-from r1jax.metrics.writer import Writer
+from r1jax.metrics.writer import RecordError, Writer
 from r1jax.rewards import neural, pool
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import state as state_lib
@@ -37,6 +37,7 @@ SAID_IN_ONE_LINE = (
   checkpoint.StoreError,
   tokenizers.TokenizerError,
   NonFiniteError,
+  RecordError,
   pool.GradeError,
   neural.endpoint.EndpointError,
 )

@@ -7,11 +7,14 @@ beside it summary.json, metrics.jsonl and plots. Text in, text out: no model is 
 config names. A command that was ended at any moment goes on when it is given again, and ends with the same bytes.
 """
 import collections
+import concurrent.futures.process
 import contextlib
+import functools
 import json
 import pathlib
 import resource
 import shutil
+import sqlite3
 import time
 
 from absl import app, flags
@@ -19,9 +22,9 @@ import jax
 from ml_collections import config_flags
 
 from experiments import common
-from experiments.generate import digest
 from r1jax import config as config_lib
 from r1jax import data, rewards
+from r1jax.data.shards import digest
 from r1jax.metrics import plots
 from r1jax.metrics.writer import Writer, read_metrics
 from r1jax.recipes import contamination, dataset, filters, rejection
@@ -60,19 +63,29 @@ def memory():
 def made_by(source):
   """What a source says of itself: the policy that was sampled, or the name and version of a dataset; '' for none."""
   folder = pathlib.Path(source.paths[0]).parent
-  if source.sampled and (path := folder.parent / 'summary.json').exists():
+  if source.sampled:
+    return ', '.join(texts(folder.parent / 'summary.json', 'config/model/path', 'policy'))
+  card = folder / dataset.CARD
+  return ', '.join(filter(None, [' '.join(texts(card, 'name', 'version')), *texts(card, 'sha256')]))
+
+
+def texts(path, *keys):
+  """The texts that stand in a JSON file under keys like 'config/model/path': of those that are there."""
+  try:
     made = json.loads(path.read_text(encoding='utf-8'))
-    return ', '.join(filter(None, [made['config']['model']['path'], made['policy']]))
-  if not source.sampled and (path := folder / dataset.CARD).exists():
-    made = json.loads(path.read_text(encoding='utf-8'))
-    return f'{made["name"]} {made["version"]}, {made["sha256"]}'
-  return ''
+  except (OSError, ValueError):
+    return []
+  inner = lambda found, key: found.get(key) if isinstance(found, dict) else None
+  found = [functools.reduce(inner, key.split('/'), made) for key in keys]
+  return [text for text in found if text and isinstance(text, str)]
 
 
 def run_pass(rows, writer):
   """Runs a rejection.Pass to its end, with what it holds and how fast it is on record; returns what it counted."""
   began, first = time.perf_counter(), rows.now['read']
   writer.resume(first + 1)
+  if first:                       # a death between a chunk and its record, or there might be none
+    writer.write(first, {'memory/rss': memory(), 'rows/kept': rows.now['rows']})
 
   def report(now):
     pace = (now['read'] - first) / (time.perf_counter() - began)
@@ -83,18 +96,31 @@ def run_pass(rows, writer):
   return rows.run(report)
 
 
-def card_of(cfg, now, found, hashes, problems, sha256):
+@contextlib.contextmanager
+def defects_of_the_machine(folder):
+  """What else can end a pass in a folder, as errors of one line."""
+  try:
+    yield
+  except sqlite3.OperationalError as error:
+    raise data.DataError(f'the tables in {folder} cannot be used: {error}; end whatever else works there, make room, '
+                         'and run the same command again.') from error
+  except concurrent.futures.process.BrokenProcessPool as error:
+    raise data.DataError('a worker process was ended, as when memory is short; run the same command again, with '
+                         'less --config.workers if need be.') from error
+
+
+def card_of(cfg, now, found, made, hashes, problems, sha256):
   """What the dataset is and what it comes from, as a dict for `dataset.write_card`."""
-  made = []
+  of = []
   for source in found:
     count = now['sources'].get(source.name, {'kept': 0, 'dropped': {}})
-    made.append({'name': source.name, 'path': cfg.samples if source.sampled else cfg.merge[source.name].path,
-                 'read': count['kept'] + sum(count['dropped'].values()), **count, 'made_by': made_by(source),
-                 'sha256': hashes[source.name]})
+    of.append({'name': source.name, 'path': cfg.samples if source.sampled else cfg.merge[source.name].path,
+               'read': count['kept'] + sum(count['dropped'].values()), **count, 'made_by': made[source.name],
+               'sha256': hashes[source.name]})
   return {
     'name': cfg.name, 'version': cfg.version, 'rows': now['rows'], 'bytes': now['bytes'], 'sha256': sha256,
     'characters': sum(kind['characters'] for kind in now['kinds'].values()), 'shards': -(-now['rows'] // cfg.shard),
-    'kinds': now['kinds'], 'sources': made, 'reasons': list(filters.REASONS), 'per_prompt': cfg.per_prompt,
+    'kinds': now['kinds'], 'sources': of, 'reasons': list(filters.REASONS), 'per_prompt': cfg.per_prompt,
     'filters': config_lib.to_dict(cfg.filters), 'judged': list(cfg.judged), 'window': cfg.window,
     'overlap': cfg.overlap,
     'evaluation': [{'name': entry, 'problems': problems[entry], 'sha256': hashes.get(entry, ''),
@@ -107,6 +133,7 @@ def run_curate(cfg, workdir):
   config_lib.require(jax.process_count() == 1, 'several processes would write the same dataset; start one.')
   began, workdir, found, decide = time.perf_counter(), pathlib.Path(workdir), sources(cfg), load_judge(cfg)
   hashes = {source.name: digest(source.paths) for source in found}
+  made = {source.name: made_by(source) for source in found}
   hashes |= {entry: digest(dataset.files(entry)) for entry in cfg.evaluation if not dataset.generated(entry)}
   settings = {key: value for key, value in config_lib.to_dict(cfg).items() if key != 'workers'}
   settings['judge'] = {key: value for key, value in settings['judge'].items() if key not in common.ASKING}
@@ -120,7 +147,7 @@ def run_curate(cfg, workdir):
   index = contamination.Index(held_out, cfg.window, cfg.overlap)
   workdir.mkdir(parents=True, exist_ok=True)
   begin()                         # after all that a mistaken config ends with
-  with Writer(workdir) as writer, contextlib.closing(
+  with defects_of_the_machine(workdir / STATE), Writer(workdir) as writer, contextlib.closing(
       rejection.Pass(workdir / STATE, cfg, found, index, decide)) as rows:
     now = run_pass(rows, writer)
   if not now['rows']:
@@ -131,7 +158,7 @@ def run_curate(cfg, workdir):
     rows.replace(workdir / dataset.ROWS)
   sha256 = digest([workdir / dataset.ROWS])
   dataset.write_records(workdir, cfg, now['rows'], f'{now["rows"]} rows to learn from; SHA-256 {sha256}.')
-  card = card_of(cfg, now, found, hashes, problems, sha256)
+  card = card_of(cfg, now, found, made, hashes, problems, sha256)
   dataset.write_card(workdir, card)
   summary = {'rows': now['rows'], 'read': now['read'], 'dropped': dropped(now), 'examples': now['examples'],
              'kinds': now['kinds'], 'sha256': sha256, 'sources': card['sources'], 'memory': draw(workdir),

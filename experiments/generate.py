@@ -11,7 +11,6 @@ each other share the files of one D by --config.parts=8 --config.part=0 and so o
 endpoint (config.endpoint: url, model, ...).
 """
 import collections
-import hashlib
 import os
 
 from absl import app, flags
@@ -150,7 +149,8 @@ class Figures:
     begins = row['sample'] == 0
     solves = row['correct'] and (begins or not self._solved)
     self._solved = row['correct'] or not begins and self._solved
-    for kind in ('all', row.get('kind'))[:1 + ('kind' in row)]:
+    own = row.get('kind')
+    for kind in dict.fromkeys(('all', own if isinstance(own, str) else 'all')):
       self._counts[kind].update({'problems': begins, 'samples': 1, 'solved': solves, f'stop/{row["stop"]}': 1})
       self._sums[kind].update({'pass@1': row['correct'], 'reward': row['reward'], 'tokens': row['tokens']})
       self._sums[kind].update({f'parts/{name}': x for name, x in row['parts'].items()})
@@ -161,21 +161,13 @@ class Figures:
             for kind, count in self._counts.items()}
 
 
-def digest(paths):
-  """SHA-256 of files, one after the other."""
-  found = hashlib.sha256()
-  for path in paths:
-    with open(path, 'rb') as f:
-      while piece := f.read(1 << 20):
-        found.update(piece)
-  return found.hexdigest()
-
-
 def settings(cfg, policy):
   """What all commands that write into one folder must agree on."""
   whole = config_lib.to_dict(cfg)
   own = {name: whole[name] for name in ('seed', 'data', 'rollout', 'split', 'problems')}
-  return own | {'dtype': cfg.model.dtype, 'reward': common.what_is_asked(cfg.reward), 'policy': policy}
+  asked = {k: v for k, v in whole['endpoint'].items() if k not in (*common.ASKING, 'url', 'model')}   # these: policy
+  return own | {'dtype': cfg.model.dtype, 'reward': common.what_is_asked(cfg.reward), 'policy': policy} | (
+      {'endpoint': asked} if asked else {})
 
 
 def run_generate(cfg, workdir):
@@ -197,7 +189,7 @@ def run_generate(cfg, workdir):
   figures = Figures()
   for row in shards.read(folder):
     figures.add(row)
-  summary = {'figures': figures.result(), 'dropped': dropped, 'files': len(paths), 'sha256': digest(paths),
+  summary = {'figures': figures.result(), 'dropped': dropped, 'files': len(paths), 'sha256': shards.digest(paths),
              'policy': name, 'seed': cfg.seed, 'config': config_lib.to_dict(cfg)}
   common.write_shared(os.path.join(workdir, 'summary.json'), summary)
   return summary

@@ -106,18 +106,22 @@ def convert(stage, stages, workdir):
 
 
 def begin(stage, stages, workdir, status):
-  """Makes a stage's folder ready: what is stale goes out of the way, and the record says what is being made."""
-  folder = os.path.join(workdir, stage.name)
+  """Makes a stage's folder ready: what is stale goes out of the way, and the record says what is being made.
+
+  Returns the plain command that runs it; '' where there is none, and in every process but the first.
+  """
+  folder, said = os.path.join(workdir, stage.name), ''
   if parallel.first():
     if status.state == STALE:
       common.log.info('  %s is stale: %s; moved to %s.', stage.name, '; '.join(status.why),
                       stage_lib.set_aside(workdir, stage.name))
     os.makedirs(folder, exist_ok=True)
+    said = write_command(stage, stages, workdir)
     if status.state != BEGUN:
       # Into an empty folder but for what the stage's folder holds of its own: an evaluation lies within its stage's.
-      write_command(stage, stages, workdir)
       common.write_json(os.path.join(folder, stage_lib.RECORD), stage_lib.record(stage, stages, workdir))
   parallel.agree(True)                                  # the others wait for the folder
+  return said
 
 
 def write_command(stage, stages, workdir):
@@ -267,8 +271,7 @@ def command(cfg, workdir, name):
                        f'{_because(found[other])}; run {other} first.')
   config_lib.require(found[name].state != DONE, f'stage {name} is done; delete {os.path.join(workdir, name)} to run it '
                      'again.')
-  begin(stage, stages, workdir, found[name])
-  return write_command(stage, stages, workdir)
+  return begin(stage, stages, workdir, found[name])
 
 
 if __name__ == '__main__':

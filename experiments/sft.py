@@ -143,8 +143,10 @@ def answering(cfg, source):
     return None, []
   config_lib.check_context(cfg.eval, source.cfg.context, 'eval')
   tokenizer, template = source.load_tokenizer(cfg.problems.chat_template or None), template_of('problems', cfg.problems)
-  problems, long = data.drop_long(data.load(cfg.problems).held_out,
-                                  lambda p: rollout.encode_prompt(tokenizer, template, p)[1], cfg.eval.max_prompt)
+  found = data.load(cfg.problems)
+  common.check_kinds(cfg.reward, found)
+  problems, long = data.drop_long(found.held_out, lambda p: rollout.encode_prompt(tokenizer, template, p)[1],
+                                  cfg.eval.max_prompt)
   config_lib.require(problems, 'no problem is held out to answer; set problems.eval_path or problems.eval_fraction, or '
                      'eval.problems to 0.')
   if long:
@@ -161,6 +163,8 @@ def fingerprint(cfg, source, train, steps):
   whole = config_lib.to_dict(cfg)
   parts = {name: whole[name] for name in ('seed', 'batch', 'optimizer')}
   del parts['optimizer']['moment_dtype']  # dtypes are compared with the arrays
+  if cfg.balance_rate:  # a run without one is the same as before it was kept here
+    parts['balance_rate'] = cfg.balance_rate
   # More epochs go on under a constant rate; under any other the rate at every step follows from their number.
   parts['steps'] = steps if cfg.optimizer.schedule != 'constant' else 'any'
   return parts | {'texts': train.digest, 'model': source.config, 'base': source.digest}

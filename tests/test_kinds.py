@@ -38,6 +38,7 @@ class Characters:
 
 class Engine:
   """Gives RESPONSES to the problem that stands in a prompt."""
+  shards = 1
   weights = staticmethod(lambda params: params)
 
   def sample(self, weights, prompts, keys, sampling):
@@ -165,6 +166,21 @@ def test_evaluation_by_kind_and_language():
   assert [row['kind'] for row in rows] == ['math', 'math', 'open', 'open'] * 2
   assert {tuple(row['parts']) for row in rows} == {('math', 'format'), ('format', 'helpful', 'harmless')}
   assert [row['voted'] for row in rows[:5]] == ['2', '3', 'Dear friend.', None, '4']    # a box, or all of the summary
+
+
+@pytest.mark.parametrize('shards, count', [(3, 2), (3, 4), (8, 1), (2, 3)])
+def test_an_evaluation_that_does_not_divide_over_the_mesh_is_filled_up(monkeypatch, shards, count):
+  asked, sample = [], Engine.sample
+
+  def counted(self, weights, prompts, keys, sampling):
+    asked.append(len(prompts))
+    return sample(self, weights, prompts, keys, sampling)
+  expect = evaluate(PROBLEMS[:count])
+  monkeypatch.setattr(Engine, 'sample', counted)
+  monkeypatch.setattr(Engine, 'shards', shards)
+  assert evaluate(PROBLEMS[:count]) == expect
+  assert sum(asked) == -(-4 // shards) * shards             # of evaluate's batch of 4
+  assert [row['id'] for row in expect[1]] == [str(i) for i in range(count) for _ in range(2)]
 
 
 def test_problems_without_kinds_have_the_figures_they_had():

@@ -1,9 +1,12 @@
 """configs/r1.py: every stage of the recipes is built; deepseek_v3 has the paper's numbers, written down here again."""
+import json
+import types
+
 import pytest
 
-from configs import r1
+from configs import cold_start, r1, r1_rl
 from experiments import recipe
-from r1jax import config
+from r1jax import config, data, models, parallel
 from r1jax.config import ConfigError
 from r1jax.recipes import settings
 
@@ -110,3 +113,48 @@ def test_data_goes_the_papers_way(v3):
 def test_the_papers_evaluation(v3):
   e = v3['final/evaluation'].eval
   assert (e.final_samples, e.temperature, e.top_p, e.final_problems) == (64, 0.6, 0.95, 30)
+
+
+def test_all_stages_after_the_first_ask_as_the_sft_has_taught(v3):
+  chat = {name: of.chat_template for name in v3 for of in [getattr(v3[name], 'data', None)] if of is not None}
+  zero = {'zero', 'zero_long', 'student_zero', 'zero/evaluation', 'zero_long/evaluation', 'student_zero/evaluation'}
+  other = {'cold_data', 'helpful', 'harmless'}           # each way asks by itself; as the model's own tokenizer has it
+  assert {name for name, of in chat.items() if of != 'r1'} == zero | other
+  asked = lambda name: {key: part.template or v3[name].data.template for key, part in v3[name].data.parts.items()}
+  assert asked('samples') == asked('reasoning') == {
+      'gsm8k': 'chat_boxed', 'cmath': 'chat_boxed_zh', 'mbpp': 'chat', 'stem': 'chat_boxed', 'knights': 'chat'}
+  assert asked('final') == asked('reasoning') | {'requests': 'chat', 'harm': 'chat'}
+  # Rows of `samples` name their template; those of other sources, and what cold start has of mathematics, do not.
+  assert v3['sft'].data.template == 'chat' and v3['cold'].data.template == 'chat_boxed'
+  assert set(asked('zero').values()) == {'r1_zero'}
+
+
+def test_cold_start_learns_nothing_that_rl_holds_out(tmp_path):
+  path = tmp_path / 'math.jsonl'
+  path.write_text('\n'.join(json.dumps({'problem': f'{i} + {i}?', 'answer': str(2 * i)}) for i in range(400)))
+  cold, rl = cold_start.get_config('deepseek_v3'), r1_rl.get_config('reasoning')
+  cold.data.path = rl.data.parts.gsm8k.path = str(path)
+  for name in ('cmath', 'mbpp', 'stem', 'knights'):
+    rl.data.parts[name].weight = 0.0
+  texts = lambda problems: {p['problem'] for p in problems}
+  cold, rl = (data.load(config.convert(c.data, config.Data)) for c in (cold, rl))
+  assert texts(cold.train) == texts(rl.train) and texts(cold.held_out) == texts(rl.held_out) != set()
+
+
+def test_given_problems_are_in_our_own_fields(tmp_path):
+  path = tmp_path / 'code.jsonl'
+  path.write_text('\n'.join(json.dumps({'problem': f'Write f{i}.', 'asserts': [f'assert f{i}()']}) for i in range(99)))
+  c = r1.get_config('deepseek_v3/reasoning')
+  c.data.parts = {'mbpp': c.data.parts.mbpp}
+  c.data.parts.mbpp.path = str(path)
+  one = data.load(config.convert(c.data, config.Data)).train[0]
+  assert one['asserts'] and one['problem'].endswith(one['asserts'][0]) and one['kind'] == 'code'
+
+
+def test_evaluations_divide_over_their_meshes(v3):
+  found = {name: c for name, c in v3.items() if name.endswith('/evaluation')}
+  assert {'student_zero/evaluation', 'student_qwen2_5_32b/evaluation', 'final/evaluation'} <= found.keys()
+  for c in found.values():
+    mesh = types.SimpleNamespace(shape=config.to_dict(c.mesh))
+    parallel.check(models.specs(models.PRESETS[c.model.preset]), mesh)
+    assert c.mesh.fsdp * c.mesh.tp == 256 and c.rollout.chunk % c.mesh.fsdp == 0 == c.train.microbatch % c.mesh.fsdp

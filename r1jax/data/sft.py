@@ -2,7 +2,7 @@
 
 A row is a JSON object with `problem`, a text, or `turns`, a list of {'role', 'content'} that a response can follow
 (`question` with GSM8K's kind of answer is read too); and what `data.response` makes the response of, which is the field
-`response` where nothing else is said. Other fields are of no concern here.
+`response` where nothing else is said. A row's 'template' is the one it is asked by. Other fields are not looked at.
 
 Only lengths lie in memory. The ids, four bytes each, are encoded once, kept in a file by the content of all that they
 follow from, and mapped.

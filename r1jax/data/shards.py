@@ -1,4 +1,5 @@
 """Rows in numbered files of JSON Lines, each written whole or not at all: what is there is done."""
+import hashlib
 import json
 import os
 import pathlib
@@ -47,6 +48,16 @@ def files(folder):
   if [p.name for p in found] != [f'{n:05d}-of-{count:05d}.jsonl' for n in range(count)]:
     raise DataError(f'{folder} holds {len(found)} of {count} files; give the command that writes them again.')
   return found
+
+
+def digest(paths):
+  """SHA-256 of files, one after the other."""
+  found = hashlib.sha256()
+  for path in paths:
+    with open(path, 'rb') as f:
+      while piece := f.read(1 << 20):
+        found.update(piece)
+  return found.hexdigest()
 
 
 def read(folder):

@@ -1,4 +1,6 @@
 """Samples and grades held-out problems."""
+import itertools
+
 from r1jax import keys, rewards, templates
 from r1jax.evaluation.metrics import summarise
 from r1jax.rewards import answers, form, mix
@@ -15,18 +17,20 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
     key: PRNG key. A problem's samples depend on its place in the list, and on `batch`.
     reward: config.Reward: what is right, and the form asked for. Parts that begin later in training count as well.
     language: target of language consistency where a problem names none in its field 'language'.
-    batch: problems sampled at a time; the training shape adds no programs.
+    batch: problems sampled at a time, rounded up to what divides over the sampler's mesh; the training shape adds no
+      programs.
 
   Returns:
     metrics (see `summarise`), and a row for each response, for the report. Where problems have kinds or languages,
     the metrics of each are there too, as 'kind/NAME/pass@1' and 'language/NAME/pass@1'.
   """
-  rows, pending = [], []
+  rows, pending, shards = [], [], sampler.engine.shards
+  batch = -(-batch // shards) * shards
   for first in range(0, len(problems), batch):
     some = problems[first:first + batch]
     wanted = len(some)
-    some = some + problems[:batch - wanted]             # a short last batch is filled up: no new program
-    rollout, scores = sampler.start(params, some[:batch], samples, keys.fold_in(key, first), sampling)
+    some = some + list(itertools.islice(itertools.cycle(problems), batch - wanted))  # a short one is filled up
+    rollout, scores = sampler.start(params, some, samples, keys.fold_in(key, first), sampling)
     pending.append((rollout, scores, wanted * samples))
   for rollout, scores, count in pending:
     table, _ = scores()

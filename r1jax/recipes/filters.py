@@ -14,8 +14,9 @@ from r1jax.recipes import duplicates
 from r1jax.rewards import form as forms
 from r1jax.rewards import language, length
 
-# What a sample has of its generation; the rest are the problem's fields.
-GENERATED = ('prompt', 'response', 'tokens', 'stop', 'sample', 'reward', 'parts', 'correct')
+# What a sample has of its generation; the rest are the problem's fields. Its 'template' stays: a problem is learned as
+# it was asked.
+GENERATED = ('prompt', 'response', 'tokens', 'stop', 'sample', 'reward', 'parts', 'correct', 'part')
 # Why a row is dropped, in the order of looking: the first counts. The last four are for `rejection` to see.
 REASONS = ('malformed', 'wrong', 'truncated', 'form', 'empty chain', 'code', 'paragraph', 'repetition', 'language',
            'contaminated', 'judge', 'duplicate', 'near duplicate', 'enough')
@@ -149,13 +150,17 @@ def _check(item, source, judged):
     raise ValueError("neither 'problem', a text, nor 'turns' that end with the user's")
   if not item['response'].strip() or not problem_text(item).strip():
     raise ValueError('problem or response is empty')
+  for field in ('kind', 'language'):
+    if not isinstance(item.get(field), str | None):
+      raise ValueError(f'field {field!r} is no str')
   if language.named(item) not in ('', *language.LANGUAGES):
     raise ValueError(f'language {item["language"]!r} is not known')
 
 
 def _learned(item, source, number, special):
   """The row to learn from: the response whole, also what its prompt began."""
-  row = {key: value for key, value in item.items() if key not in GENERATED and key != 'reasoning'}
+  row = {key: value for key, value in item.items()
+         if key not in (*GENERATED, 'reasoning') and (value is not None or key not in ('kind', 'language'))}
   prompt, response = item.get('prompt', '') if source.sampled else '', item['response']
   if isinstance(item.get('reasoning'), str):                    # public traces keep the chain apart
     response = f'{templates.THINK}\n{item["reasoning"].strip()}\n{templates.THINK_END}\n\n{response.strip()}'

@@ -64,7 +64,8 @@ class Policy:
 
 
 class Teacher:
-  """An endpoint in the place of an engine and of its tokenizer: what they call ids are here whole texts.
+  """An endpoint in the place of an engine and of its tokenizer: an id is here a whole conversation,
+  or a whole response.
 
   Its tokens are as the endpoint counts them, or a fourth of the bytes where it does not.
 
@@ -76,10 +77,10 @@ class Teacher:
     self._complete = complete
 
   def encode(self, text, bos=False):
-    return [text]
+    return self.chat([{'role': 'user', 'content': text}])
 
   def chat(self, messages, generate=True):
-    return [messages[-1]['content']]                                     # it opens no thinking of ours
+    return [[{'role': turn['role'], 'content': turn['content']} for turn in messages]]   # opens no thinking of ours
 
   def decode(self, ids):
     return ''.join(ids[:1])
@@ -90,7 +91,7 @@ class Teacher:
   def sample(self, weights, prompts, keys, sampling):
     """Samples, one text a prompt and key, by `complete`; the key gives the seed that it sends."""
     draws = np.asarray(jax.random.key_data(keys))[..., -1] >> 1          # [P, G], as non-negative int32
-    chats = [[{'role': 'user', 'content': text}] for text, in prompts for _ in draws[0]]
+    chats = [chat for chat, in prompts for _ in draws[0]]
     found = [json.loads(said) if said is not None else {'response': '', 'stop': REFUSED, 'tokens': 0}
              for said in self._complete(chats, draws.reshape(-1).tolist())]
     texts = [one['response'].encode('utf-8', 'replace').decode() for one in found]   # no half surrogate pairs

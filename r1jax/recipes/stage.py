@@ -18,8 +18,9 @@ from r1jax.checkpoint import source, store
 RECORD, SUMMARY, OLD = 'stage.json', 'summary.json', 'old'
 REFERENCE = 'stage:'              # a text of a config 'stage:NAME' or 'stage:NAME/FILE' is what an earlier stage made
 DONE, STALE, BEGUN, TO_DO = 'done', 'stale', 'begun', 'to do'
-# Settings that say how a stage is run and watched, not what it makes; but an evaluation makes what `eval` says.
-HOW = re.compile(r'(checkpoint|eval|mesh|sampler_mesh|topology|reward\.workers|workers|part|parts)(\.|$)')
+# Settings that say how a stage is run and watched, not what it makes; of an evaluation `eval` says what.
+HOW = re.compile(r'(checkpoint|eval|mesh|sampler_mesh|topology|reward\.workers)(\.|$)')
+EVALUATE = 'evaluate'             # the experiment of evaluations
 CONFIG = 'stage_config.py'        # of its folder, for the plain command of its experiment
 SKIPPED = {'tb', 'plots', 'evaluation', RECORD, SUMMARY, CONFIG, 'report.html', 'metrics.jsonl'}  # no part of a result
 PLACES, PIECE = 256, 1 << 16      # of a file larger than their product so many pieces of so many bytes are read
@@ -172,10 +173,14 @@ def status(stage, stages, workdir, before):
   return Status(DONE if os.path.exists(os.path.join(workdir, stage.name, SUMMARY)) else BEGUN)
 
 
+def _makes(experiment, key):
+  """Does a setting say what an experiment makes?"""
+  return not HOW.match(key) or experiment == EVALUATE and key.startswith('eval.')
+
+
 def changes(saved, stage, stages, workdir, skip=()):
   """What differs between the record of a stage and what it would be now, a phrase each; inputs `skip` are not read."""
-  how = lambda key: HOW.match(key) and not (stage.experiment == 'evaluate' and key.startswith('eval.'))
-  old, new = ({key: value for key, value in flat({'experiment': e, **c}).items() if not how(key)}
+  old, new = ({key: value for key, value in flat({'experiment': e, **c}).items() if _makes(e, key)}
               for e, c in ((saved['experiment'], saved['config']), (stage.experiment, stage.config)))
   show = lambda values, key: repr(values[key]) if key in values else 'absent'
   # Through JSON a tuple has become a list; flat() has taken both apart, but for empty ones.

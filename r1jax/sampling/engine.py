@@ -80,7 +80,7 @@ class Engine:
 
   def __init__(self, cfg, tokenizer, mesh, *, max_prompt, max_response, stop=(), dtype=jnp.float32):
     self.cfg, self.tokenizer, self.stop, self.dtype = cfg, tokenizer, tuple(stop), dtype
-    self.mesh, self._shards = mesh, parallel.batch_shards(mesh)
+    self.mesh, self.shards = mesh, parallel.batch_shards(mesh)
     self._by_prompt, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     self.max_prompt, self.max_response = max_prompt, max_response
     self._seen = set()
@@ -104,10 +104,10 @@ class Engine:
     """
     p, g = keys.shape
     require(
-      p % self._shards == 0,
-      f"{p} prompts do not divide over {self._shards} devices on axes 'data', 'fsdp' and 'expert'; "
+      p % self.shards == 0,
+      f"{p} prompts do not divide over {self.shards} devices on axes 'data', 'fsdp' and 'expert'; "
       'set rollout.prompts, rollout.chunk and the number of problems to evaluate to multiples of '
-      f'{self._shards}, or use a smaller mesh.',
+      f'{self.shards}, or use a smaller mesh.',
     )
     weights = self.weights(params)
     tokens, lengths, keys = parallel.put((*pad_prompts(prompts, self.max_prompt), keys), self._by_prompt)

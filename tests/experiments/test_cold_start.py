@@ -88,6 +88,40 @@ def test_traces_are_graded_where_they_can_be(tmp_path):
   assert summary['ways']['traces']['dropped'] == {'wrong': 1} and summary['rows'] == 2
   again = cold_start.run_cold_start(of_traces(path), str(tmp_path / 'out'))
   assert again == summary
+  path.write_text(path.read_text() + json.dumps(TRACES[0] | {'answer': None, 'id': None}) + '\n')
+  with pytest.raises(ConfigError, match='begun with other settings: sha256'):
+    cold_start.run_cold_start(of_traces(path), str(tmp_path / 'out'))
+  more = cold_start.run_cold_start(of_traces(path), str(tmp_path / 'more'))
+  assert more['rows'] == 3                                             # the last has no answer to be wrong by
+
+
+def test_other_drafts_are_not_rewritten_as_if_they_were_the_same(tmp_path, monkeypatch):
+  class Begun(Exception):
+    pass
+
+  def start(*_):
+    raise Begun
+  path, folder = tmp_path / 'traces.jsonl', tmp_path / 'out'
+  path.write_text(json.dumps(TRACES[2]) + '\n')
+  whole = config.to_dict(of_traces(path))
+  whole['ways']['new'] = {'way': 'rewrite', 'of': 'traces', 'endpoint': {'url': 'http://localhost/v1', 'model': 'm'}}
+  cfg = config.convert(whole, config.ColdStart)
+  monkeypatch.setattr(cold_start.generate, 'start', start)
+  cold_start.sample(cfg, 'traces', str(folder))
+  whole['ways']['new']['endpoint']['concurrency'] = 2                  # how it is asked, not what
+  for one in (cfg, cfg, config.convert(whole, config.ColdStart)):
+    with pytest.raises(Begun):
+      cold_start.sample(one, 'new', str(folder))
+  with pytest.raises(ConfigError, match='begun with other settings: drafts was'):
+    cold_start.sample(dataclasses.replace(cfg, longest=3), 'new', str(folder))
+
+
+def test_samples_are_named_by_their_folder_or_the_workdir_it_is_in(tmp_path):
+  way = config.ColdWay('readable', path=str(tmp_path))
+  assert cold_start.folder_of('D', 'zero', way) == str(tmp_path)
+  (tmp_path / 'samples').mkdir()
+  assert cold_start.folder_of('D', 'zero', way) == str(tmp_path / 'samples')
+  assert cold_start.folder_of('D', 'zero', dataclasses.replace(way, path='')) == 'D/zero/samples'
 
 
 def test_bad_traces_are_refused_by_their_line(tmp_path):

@@ -3,9 +3,11 @@ import json
 import os
 import pathlib
 import random
+import sqlite3
 import subprocess
 import sys
 import time
+import types
 
 from ml_collections import ConfigDict
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from configs import curate as configs
 from experiments import curate
 from r1jax import config, data
+from r1jax.metrics.writer import Writer, read_metrics
 from r1jax.recipes import filters, planted, rejection
 
 COUNT = 1400
@@ -72,6 +75,31 @@ def test_a_judge_is_made_of_its_options(folder):
   pytest.importorskip('httpx')
   cfg = config_of(folder, judge={'url': 'http://localhost/v1', 'model': 'x'}, judged=('math',))
   assert callable(curate.load_judge(cfg)) and curate.load_judge(config_of(folder)) is None
+
+
+def test_a_pass_that_had_read_all_before_it_was_ended_has_a_record(tmp_path):
+  """A death between a chunk and its record: there may be no other chunk."""
+  rows = types.SimpleNamespace(now={'read': 5, 'rows': 3}, run=lambda report: rows.now)
+  with Writer(tmp_path) as writer:
+    curate.run_pass(rows, writer)
+  record, = read_metrics(tmp_path)
+  assert (record['step'], record['rows/kept']) == (5, 3) and record['memory/rss'] > 0
+
+
+def test_what_made_a_source_is_told_as_far_as_it_is_known(tmp_path):
+  source = lambda sampled: filters.Source('x', (str(tmp_path / 'x' / 'rows.jsonl'),), sampled)
+  (tmp_path / 'x').mkdir()
+  (tmp_path / 'summary.json').write_text('{"stages": {}, "config": {"model": null}}')        # a recipe's
+  assert curate.made_by(source(True)) == curate.made_by(source(False)) == ''
+  for card, said in (({'sha256': 'abc'}, 'abc'), ({'name': 'n', 'version': '1.0.0'}, 'n 1.0.0'), ([], '')):
+    (tmp_path / 'x' / 'card.json').write_text(json.dumps(card))
+    assert curate.made_by(source(False)) == said
+
+
+def test_a_locked_database_is_one_line(tmp_path):
+  with pytest.raises(data.DataError, match='database is locked; end whatever else works there'):
+    with curate.defects_of_the_machine(tmp_path):
+      raise sqlite3.OperationalError('database is locked')
 
 
 @slow

@@ -153,6 +153,21 @@ def test_what_cannot_work_is_refused_in_one_line(more, match, tmp_path):
   assert '\n' not in str(error.value)
 
 
+def test_figures_are_of_all_and_of_each_kind_that_is_a_text():
+  figures = generate.Figures()
+  for kind in ('math', 'all', ['math'], None):
+    figures.add({'sample': 0, 'correct': True, 'stop': 'eos', 'reward': 1.0, 'tokens': 3, 'parts': {}, 'kind': kind})
+  assert {kind: found['samples'] for kind, found in figures.result().items()} == {'all': 4, 'math': 1}
+
+
+def test_what_an_endpoint_is_asked_is_among_the_settings_but_not_how():
+  cfg = configs.get_config('toy')
+  cfg.endpoint.update(dict(url='http://localhost', model='m', extra=dict(seed=1), api_key_env='KEY', concurrency=3))
+  cfg = config.convert(cfg, config.Generate)
+  found = generate.settings(cfg, generate.name_of(cfg))
+  assert found['endpoint'] == {'extra': {'seed': 1}} and 'KEY' not in json.dumps(found)
+
+
 @pytest.mark.parametrize('more, match', [
     (dict(part=2, parts=2), 'part 2 is none of 2'), (dict(split='test'), "'test'; known: train, held_out"),
     (dict(problems=-1), 'problems is -1')])

@@ -2,6 +2,7 @@
 import gzip
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -113,6 +114,7 @@ def test_real_traces_for_cold_start(runs, data_dir, tmp_path):
     ({'data.max_length': 5000}, "data.max_length 5000 exceeds the model's context of 4096 tokens; lower it, or set"),
     ({'eval.max_response': 5000}, 'eval.max_prompt 32 .*exceed the model'),
     ({'problems.source': ''}, 'problems.source is empty'),
+    ({'reward.accuracy': '', 'reward.routes': {'open': {'signs': 1.0}}}, 'whether problems of kind None are solved'),
     ({'batch': 6, 'microbatch': 4}, 'a batch of 6 rows does not divide')])
 def test_errors_are_one_line(runs, tmp_path, settings, said):
   c = configs.get_config('toy')
@@ -125,6 +127,16 @@ def test_errors_are_one_line(runs, tmp_path, settings, said):
   with pytest.raises(ConfigError, match=said) as error:
     sft.start(config.convert(c, config.SFT), str(tmp_path / 'run'))
   assert '\n' not in str(error.value)
+
+
+def test_the_fingerprint_has_a_balance_rate_where_there_is_one():
+  source, train = types.SimpleNamespace(config={}, digest=''), types.SimpleNamespace(digest='')
+
+  def of(rate):
+    c = configs.get_config('toy')
+    c.balance_rate = rate
+    return sft.fingerprint(config.convert(c, config.SFT), source, train, 1)
+  assert 'balance_rate' not in of(0.0) and of(1e-3) != of(2e-3)
 
 
 def test_another_run_is_not_gone_on_with(runs, trained, tmp_path):

@@ -55,6 +55,8 @@ def test_a_good_sample_becomes_a_row_to_learn_from():
     ('malformed', {k: v for k, v in SAMPLE.items() if k != 'correct'}),
     ('malformed', SAMPLE | {'sample': 'x'}), ('malformed', SAMPLE | {'response': '  '}),
     ('malformed', SAMPLE | {'problem': ['x']}), ('malformed', SAMPLE | {'language': 'xx'}),
+    ('malformed', SAMPLE | {'kind': ['math']}), ('malformed', SAMPLE | {'kind': 5}),
+    ('malformed', SAMPLE | {'language': ['en']}),
     ('malformed', [SAMPLE]), ('malformed', b'{"id": "p", '), ('malformed', b'\xff{}'),
     ('malformed', {k: v for k, v in SAMPLE.items() if k != 'problem'} | {'turns': []}),
     ('malformed', {k: v for k, v in SAMPLE.items() if k != 'problem'} | {'turns': [{'role': 'assistant',
@@ -122,6 +124,12 @@ def test_a_trace_with_its_reasoning_apart_is_written_in_the_form():
   found = look({'id': 'q', 'problem': PROBLEM, 'reasoning': CHAIN + '\n', 'response': '22 sheep.'}, MERGED)
   assert found.reason == '' and found.chain and 'reasoning' not in found.row
   assert found.row['response'] == f'<think>\n{CHAIN}\n</think>\n\n22 sheep.'
+
+
+def test_a_row_keeps_the_template_it_was_asked_by_and_nothing_else_of_its_sampling():
+  assert look(SAMPLE | {'template': 'r1_zero', 'part': 'signs'}).row == GOOD.row | {'template': 'r1_zero'}
+  unknown = look(SAMPLE | {'kind': None, 'language': None})
+  assert unknown.reason == '' and not {'kind', 'language'} & set(unknown.row)
 
 
 def test_the_evaluation_problem_is_named():

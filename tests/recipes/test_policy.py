@@ -75,6 +75,17 @@ def test_draws_depend_on_seed_and_number_and_no_word_is_asked_for_twice(server, 
   assert ask(server, grader, PROBLEMS[:2]) == first[:6]
 
 
+def test_a_conversation_is_asked_whole(server, grader):
+  server.reply = lambda body, number: completion('4')
+  turns = [{'role': 'user', 'content': 'Add 1.'}, {'role': 'assistant', 'content': 'To what?'},
+           {'role': 'user', 'content': 'To 3.'}]
+  rows = ask(server, grader, [{'id': 'x', 'problem': 'To 3.', 'answer': '4', 'turns': turns}])
+  for body in server.bodies:
+    assert body['messages'][:2] == turns[:2] and body['messages'][2]['content'].startswith('To 3.')
+    assert len(body['messages']) == 3
+  assert rows[0]['prompt'].startswith('To 3.') and rows[0]['turns'] == turns
+
+
 def test_an_endpoints_answers_with_and_without_thinking_are_kept_apart(server, tmp_path):
   server.reply = lambda body, number: completion('text', 'thought')
   chats = [[{'role': 'user', 'content': 'hello'}]]

@@ -73,10 +73,10 @@ def test_all_is_done_and_stays_so_through_json_and_settings_of_how(whole):
   assert set(states(stages, whole).values()) == {DONE}
 
 
-def test_an_evaluation_is_made_by_its_settings(tmp_path):
-  stage = lambda count: {'of': Stage('of', 'evaluate', {'eval': {'problems': count}, 'checkpoint': {'every': count}})}
-  made(stage(4)['of'], stage(4), tmp_path)
-  assert why(stage(5), tmp_path, 'of') == ['eval.problems was 4, is 5']
+def test_an_evaluation_is_what_it_evaluates(tmp_path):
+  of = lambda samples: {'a': Stage('a', 'evaluate', {'eval': {'final_samples': samples}, 'mesh': {'tp': samples}})}
+  made(of(4)['a'], of(4), tmp_path)
+  assert states(of(4), tmp_path) == {'a': DONE} and why(of(8), tmp_path, 'a') == ['eval.final_samples was 4, is 8']
 
 
 def test_a_changed_setting_is_named_and_passed_on(whole):
