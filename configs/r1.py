@@ -221,7 +221,7 @@ def _deepseek_v3():
 # ---- the toy -------------------------------------------------------------------------------------------
 
 KINDS = dict(chain='math', logic='logic', code='code')  # of the world's reasoning problems: the part that grades them
-WEIGHTS = dict(chain=2.0, logic=1.0, code=0.5)         # shares of the problems of RL and of the data
+WEIGHTS = dict(chain=2.0, logic=1.0, code=1.0)         # shares of the problems of RL and of the data
 
 
 def _toy_parts(**more):
@@ -283,7 +283,7 @@ def _toy_evaluation(form):
 
 def _toy_cold_data():
   c = cold_start.get_config('toy')
-  c.problems = 512
+  c.problems = 1024
   c.data, c.reward = _toy_data(), _toy_reward('r1')
   for name, model in dict(few_shot='base', direct='base', zero='zero').items():
     c.ways[name].model.path = f'stage:{model}'
@@ -339,9 +339,9 @@ def _toy():
       zero=_stage('rl', _toy_rl('stage:base', 70, 'r1_zero'), 'R1-Zero: RL on the base, no SFT', 'zero'),
       cold_data=_stage('cold_start', _toy_cold_data(), 'Stage 1: chains in the three ways, in a readable form'),
       cold=_stage('sft', _toy_sft('stage:base', 'stage:cold_data', 3.0), 'Stage 1: cold start of the base', 'r1'),
-      reasoning=_stage('rl', _toy_rl('stage:cold', 60, 'r1', 1.0), 'Stage 2: reasoning RL with language consistency',
+      reasoning=_stage('rl', _toy_rl('stage:cold', 80, 'r1', 1.0), 'Stage 2: reasoning RL with language consistency',
                        'r1'),
-      control=_stage('rl', _toy_rl('stage:cold', 60, 'r1'), 'For comparison: stage 2 without the language reward',
+      control=_stage('rl', _toy_rl('stage:cold', 80, 'r1'), 'For comparison: stage 2 without the language reward',
                      'r1'),
       samples=_stage('generate', _toy_samples(), 'Stage 3: several responses for each problem'),
       people=_stage('toy_files', files, 'What people give: preferences, and answers to open questions'),

@@ -19,7 +19,7 @@ RECORD, SUMMARY, OLD = 'stage.json', 'summary.json', 'old'
 REFERENCE = 'stage:'              # a text of a config 'stage:NAME' or 'stage:NAME/FILE' is what an earlier stage made
 DONE, STALE, BEGUN, TO_DO = 'done', 'stale', 'begun', 'to do'
 # Settings that say how a stage is run and watched, not what it makes; of an evaluation `eval` says what.
-HOW = re.compile(r'(checkpoint|eval|mesh|sampler_mesh|topology|reward\.workers)(\.|$)')
+HOW = re.compile(r'(checkpoint|eval|mesh|sampler_mesh|topology|reward\.workers|workers|part|parts)(\.|$)')
 EVALUATE = 'evaluate'             # the experiment of evaluations
 CONFIG = 'stage_config.py'        # of its folder, for the plain command of its experiment
 SKIPPED = {'tb', 'plots', 'evaluation', RECORD, SUMMARY, CONFIG, 'report.html', 'metrics.jsonl'}  # no part of a result
