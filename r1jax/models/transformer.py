@@ -21,6 +21,8 @@ from r1jax.models.layers import mlp, mlp_specs, rms_norm, rope_tables
 from r1jax.models.moe import EXACT, moe, moe_specs
 from r1jax.params import Spec
 
+LOOPED = 16                       # layers of a loop, where they are stored apart
+
 
 def runs(cfg):
   """{run: number of layers}, in order."""
@@ -113,11 +115,7 @@ def threaded_forward(params, cfg, tokens, positions, *, prefix=None, prefix_leng
   for run, layers in runs(cfg).items():
     before, own = (None if kv is None else kv[run] for kv in (prefix, cache))
     if isinstance(params[run], list):
-      none = [None] * layers
-      step, out = remat_lib.checkpoint(block, remat), []
-      for layer in zip(params[run], before or none, own or none):
-        x, found = step(x, layer, shared)
-        out.append(found)
+      x, out = (_apart if decoding else _together)(block, params[run], x, (before, own), shared)
       kvs[run] = [kv for kv, _ in out]
       load = jnp.stack([load for _, load in out]) if out[0][1] is not None else None
     else:
@@ -125,6 +123,27 @@ def threaded_forward(params, cfg, tokens, positions, *, prefix=None, prefix_leng
       params = params | {run: weights}
   x = layout.stationary(x, mesh) if decoding else layout.whole(x, mesh)
   return params, rms_norm(params['norm'], x, cfg.norm_eps), kvs, load
+
+
+def _apart(block, layers, x, more, shared):
+  """Runs x through layers that lie apart. more: tuple of lists or None. Returns x and what each layer gives."""
+  out = []
+  for layer in zip(layers, *(of or [None] * len(layers) for of in more)):
+    x, found = block(x, layer, shared)
+    out.append(found)
+  return x, out
+
+
+def _together(block, layers, x, more, shared):
+  """`_apart` by loops over LOOPED layers, which are copied together: unrolled, XLA compiles a prefill for minutes."""
+  out = []
+  for at in range(0, len(layers), LOOPED):
+    # Copied when the loop's turn comes, not before.
+    x, some = jax.lax.optimization_barrier((x, [of and of[at:at + LOOPED] for of in (layers, *more)]))
+    some = [of and jax.tree.map(lambda *xs: jnp.stack(xs), *of) for of in some]
+    x, found = jax.lax.scan(lambda x, layer: block(x, layer, shared), x, tuple(some))
+    out += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(layers[at:at + LOOPED]))]
+  return x, out
 
 
 def _seen(how, t, prefix, prefix_length, cache, cache_length, dtype, segments):
