@@ -112,7 +112,7 @@ def threaded_forward(params, cfg, tokens, positions, *, prefix=None, prefix_leng
   parts = _seen(how, tokens.shape[2], prefix, prefix_length, cache, cache_length, dtype, segments)
   shared = (rope_tables(positions, cfg), parts, cache_length, real)
   kvs, load = {}, None
-  for run, layers in runs(cfg).items():
+  for run in runs(cfg):
     before, own = (None if kv is None else kv[run] for kv in (prefix, cache))
     if isinstance(params[run], list):
       x, out = (_apart if decoding else _together)(block, params[run], x, (before, own), shared)
