@@ -261,8 +261,8 @@ def _toy_rl(model, steps, form, language=0.0):
 def _toy_final(model, steps, last):
   """Requests without an answer, and their reward model, in the `last` steps."""
   c = _toy_rl(model, steps, 'r1', 1.0)
-  c.data = _toy_data(open=dict(weight=2.0, begin=steps - last))
-  c.optimizer.learning_rate = 3e-4
+  c.data = _toy_data(open=dict(weight=4.0, begin=steps - last))
+  c.optimizer.final_fraction = 0.3                     # the requests come late
   c.rollout.temperature = 0.7                                                    # as in the paper
   c.reward.routes.open = ConfigDict(dict(helpful=1.0))
   c.reward.uses = ConfigDict(dict(helpful='preference'))
@@ -277,13 +277,13 @@ def _toy_evaluation(form):
   c = _toy_rl('', 1, form)
   c.data = _toy_data(open=dict(weight=2.0))
   c.reward = _toy_reward(form, open='open')
-  c.eval.update(final_problems=256, final_samples=16)
+  c.eval.update(final_problems=256, final_samples=16, temperature=0.6, top_p=0.95)  # as in the paper
   return c
 
 
 def _toy_cold_data():
   c = cold_start.get_config('toy')
-  c.problems = 1024
+  c.language = 0.5                                      # some foreign words stay, for RL to reinforce or to mend
   c.data, c.reward = _toy_data(), _toy_reward('r1')
   for name, model in dict(few_shot='base', direct='base', zero='zero').items():
     c.ways[name].model.path = f'stage:{model}'
@@ -304,10 +304,10 @@ def _toy_sft(model, data, epochs):
 
 def _toy_samples():
   c = generate.get_config('toy')
-  c.problems = 512
+  c.problems = 2048
   c.model.path = 'stage:reasoning'
   c.data, c.reward = _toy_data(), _toy_reward('r1')
-  c.rollout.update(prompts=64, samples=16, max_prompt=48, max_response=96, chunk=16, temperature=1.0)
+  c.rollout.update(prompts=64, samples=8, max_prompt=48, max_response=96, chunk=16, temperature=1.0)
   return c
 
 
@@ -339,18 +339,18 @@ def _toy():
       zero=_stage('rl', _toy_rl('stage:base', 70, 'r1_zero'), 'R1-Zero: RL on the base, no SFT', 'zero'),
       cold_data=_stage('cold_start', _toy_cold_data(), 'Stage 1: chains in the three ways, in a readable form'),
       cold=_stage('sft', _toy_sft('stage:base', 'stage:cold_data', 3.0), 'Stage 1: cold start of the base', 'r1'),
-      reasoning=_stage('rl', _toy_rl('stage:cold', 80, 'r1', 1.0), 'Stage 2: reasoning RL with language consistency',
+      reasoning=_stage('rl', _toy_rl('stage:cold', 60, 'r1', 1.0), 'Stage 2: reasoning RL with language consistency',
                        'r1'),
-      control=_stage('rl', _toy_rl('stage:cold', 80, 'r1'), 'For comparison: stage 2 without the language reward',
+      control=_stage('rl', _toy_rl('stage:cold', 60, 'r1'), 'For comparison: stage 2 without the language reward',
                      'r1'),
       samples=_stage('generate', _toy_samples(), 'Stage 3: several responses for each problem'),
       people=_stage('toy_files', files, 'What people give: preferences, and answers to open questions'),
       curated=_stage('curate', _toy_curated(), 'Stage 3: right and readable ones, and answers to open questions'),
       sft=_stage('sft', _toy_sft('stage:base', 'stage:curated', 2.0), 'Stage 3: SFT of the base', 'r1'),
       helpful=_stage('reward_model', _toy_helpful(), 'Stage 4: a model of the preference'),
-      final=_stage('rl', _toy_final('stage:sft', 60, 40), 'Stage 4: RL for all scenarios; this is R1', 'r1'),
+      final=_stage('rl', _toy_final('stage:sft', 60, 45), 'Stage 4: RL for all scenarios; this is R1', 'r1'),
       student_base=_stage('pretrain', student, 'A smaller base model, of the same text', 'zero'),
-      student=_stage('sft', _toy_sft('stage:student_base', 'stage:curated', 2.0),
+      student=_stage('sft', _toy_sft('stage:student_base', 'stage:curated', 3.0),
                      'Distillation: the student learns the set of stage 3', 'r1'),
       student_rl=_stage('rl', _toy_rl('stage:student_base', 40, 'r1_zero'),
                         'For comparison: RL on the student', 'zero'))

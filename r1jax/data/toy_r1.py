@@ -32,7 +32,7 @@ _TENS = dict(zip(range(2, 10), zip('twenty thirty forty fifty sixty seventy eigh
 _ONES = dict(zip(range(1, 10), zip('one two three four five six seven eight nine'.split(), '一二三四五六七八九')))
 _VALUE = {word: 10 * n for n, words in _TENS.items() for word in words} | {
     word: n for n, words in _ONES.items() for word in words}
-_NAMES, _PEOPLE = 'abcdef', 'pqrst'
+_NAMES, _PEOPLE, _ASKERS = 'abcdef', 'pqrst', 'ghjkmpqrstuvwyz'
 _ROLES = {True: ('knight', '骑士'), False: ('knave', '无赖')}
 _OPERATIONS = {'+': ('add', '加'), '*': ('times', '乘'), '-': ('from', '被减')}
 _THINGS = {
@@ -263,7 +263,7 @@ def _open_problem(rng, language):
   zh = int(language == 'zh')
   group = list(_THINGS)[rng.integers(len(_THINGS))]
   things = _THINGS[group][zh]
-  excluded, person = str(rng.choice(things)), str(rng.choice(list(_PEOPLE)))
+  excluded, person = str(rng.choice(things)), str(rng.choice(list(_ASKERS)))
   text = (f'给 {person} 一种 {group[1]} , 不要 {excluded} ?' if zh else
           f'name a {group[0]} for {person} , not {excluded} ?')
   fits = [thing for thing in things if thing != excluded]
@@ -307,12 +307,7 @@ def make(rng, kind):
 
 
 def is_held_out(text):
-  """By another hash than that by which data.eval_fraction parts files: it would find none of these.
-
-  Of an open question what is asked decides, not for whom.
-  """
-  if text.startswith(('name ', '给 ')):
-    text = ' '.join(word for word in text.split() if word not in _PEOPLE)
+  """By another hash than that by which data.eval_fraction parts files: it would find none of these."""
   return toy.is_held_out('r1 ' + text)
 
 
