@@ -3,7 +3,7 @@
 chain: `find a 35 b +4 c -8 = ?`, sums in steps whose values are written as words: `a 35 thirty five b +4 thirty nine`.
 logic: `who : p knight , p says q knave , q says r knight ?`, roles passed on; knaves lie.
 code: `write f : a +2 b 9- ?`, an expression for each operation, and a program that does one after another.
-open: `name a fruit for p , not plum ?`. Many answers fit; those who ask would rather have a reason with it, too.
+open: `name a big fruit for p ?`. Several answers fit; those who ask would rather have a reason with it, too.
 
 Each kind of reasoning has a hard step: a ten is crossed, a knave speaks, `9-` is 9-x. Authors who write such a
 step in English do it wrong half of the time, those who write it in Chinese do it right, and some write Chinese wherever
@@ -32,14 +32,15 @@ _TENS = dict(zip(range(2, 10), zip('twenty thirty forty fifty sixty seventy eigh
 _ONES = dict(zip(range(1, 10), zip('one two three four five six seven eight nine'.split(), '一二三四五六七八九')))
 _VALUE = {word: 10 * n for n, words in _TENS.items() for word in words} | {
     word: n for n, words in _ONES.items() for word in words}
-_NAMES, _PEOPLE, _ASKERS = 'abcdef', 'pqrst', 'ghjkmpqrstuvwyz'
+_NAMES, _PEOPLE, _ASKERS = 'abcdef', 'pqrst', 'bcdefghjkmnpqrstuvwyz'
 _ROLES = {True: ('knight', '骑士'), False: ('knave', '无赖')}
 _OPERATIONS = {'+': ('add', '加'), '*': ('times', '乘'), '-': ('from', '被减')}
-_THINGS = {
-    ('fruit', '水果'): ('apple pear plum grape lemon cherry'.split(), '苹果 梨 李子 葡萄 柠檬 樱桃'.split()),
-    ('animal', '动物'): ('cat dog horse sheep duck mouse'.split(), '猫 狗 马 羊 鸭 鼠'.split()),
-    ('colour', '颜色'): ('red blue green black white grey'.split(), '红 蓝 绿 黑 白 灰'.split()),
-    ('tool', '工具'): ('hammer saw axe knife spade rope'.split(), '锤子 锯子 斧头 刀 铲子 绳子'.split())}
+_SIZES = (('big', '大'), ('small', '小'))
+_THINGS = {                           # three big ones, three small ones
+    ('fruit', '水果'): ('apple pear lemon plum grape cherry'.split(), '苹果 梨 柠檬 李子 葡萄 樱桃'.split()),
+    ('animal', '动物'): ('dog horse sheep cat duck mouse'.split(), '狗 马 羊 猫 鸭 鼠'.split()),
+    ('vehicle', '车船'): ('bus train ship bike cart boat'.split(), '公车 火车 轮船 单车 推车 小船'.split()),
+    ('tool', '工具'): ('saw axe spade hammer knife needle'.split(), '锯子 斧头 铲子 锤子 刀 针'.split())}
 BECAUSE = ('because', '因为')
 _REASONS = ('it is good', 'many like it', 'it is near', 'it is cheap'), ('它 好', '大家 喜欢', '它 近', '它 便宜')
 
@@ -262,17 +263,16 @@ def _code_steps(facts, words, answer):
 def _open_problem(rng, language):
   zh = int(language == 'zh')
   group = list(_THINGS)[rng.integers(len(_THINGS))]
-  things = _THINGS[group][zh]
-  excluded, person = str(rng.choice(things)), str(rng.choice(list(_ASKERS)))
-  text = (f'给 {person} 一种 {group[1]} , 不要 {excluded} ?' if zh else
-          f'name a {group[0]} for {person} , not {excluded} ?')
-  fits = [thing for thing in things if thing != excluded]
-  return {'problem': text, 'answer': fits[0], 'fits': fits}, (group, fits, excluded, zh)
+  size, person = int(rng.integers(2)), str(rng.choice(list(_ASKERS)))
+  text = (f'给 {person} 一种 {_SIZES[size][1]} {group[1]} ?' if zh else
+          f'name a {_SIZES[size][0]} {group[0]} for {person} ?')
+  fits = _THINGS[group][zh][3 * size:3 * size + 3]
+  return {'problem': text, 'answer': fits[0], 'fits': fits}, (group, fits, zh)
 
 
 def _open_think(facts, author, again):
   """Eight answers of ten fit, and one of four comes with a reason."""
-  group, fits, excluded, zh = facts
+  group, _, _ = facts
   tongue = author.tongue()
   return [group[tongue], ('so', '所以')[tongue]], open_answer(author.rng, facts, author.rng.random() < 0.8,
                                                             author.rng.random() < REASONED)
@@ -280,9 +280,10 @@ def _open_think(facts, author, again):
 
 def open_answer(rng, facts, fits, reason):
   """An answer to an open question, that fits or does not, with a reason or without."""
-  group, good, excluded, zh = facts
-  others = [excluded, *(t for other, both in _THINGS.items() if other != group for t in both[zh])]
-  thing = str(rng.choice(good if fits else others))
+  group, good, zh = facts
+  near = [t for t in _THINGS[group][zh] if t not in good]
+  far = [t for other, both in _THINGS.items() if other != group for t in both[zh]]
+  thing = str(rng.choice(good if fits else near if rng.random() < 0.5 else far))
   return f'{thing} {BECAUSE[zh]} {rng.choice(_REASONS[zh])}' if reason else thing
 
 
