@@ -33,7 +33,7 @@ def _deepseek_v3():
                   timeout=10.0, overlong_buffer=0),
       ways=dict(few_shot=_way('few_shot'), direct=_way('direct'),
                 zero=_way('readable', temperature=1.0), rewritten=_way('rewrite', samples=2, of='zero')),
-      mesh=dict(data=1, fsdp=-1, expert=1, tp=1, seq=1)))
+      topology='', mesh=dict(data=1, fsdp=-1, expert=1, tp=1, seq=1)))
 
 
 def _special_token():

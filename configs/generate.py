@@ -26,7 +26,7 @@ def _stage3():
       reward=dict(parts=dict(math=1.0, format=0.0, language=0.0), accuracy='math',
                   options=dict(format=dict(form='r1')), gates=(), step_credit=0.0, workers=8, timeout=10.0,
                   overlong_buffer=0),
-      mesh=dict(data=1, fsdp=-1, expert=1, tp=1, seq=1)))
+      topology='', mesh=dict(data=1, fsdp=-1, expert=1, tp=1, seq=1)))
 
 
 def _endpoint():

@@ -66,11 +66,18 @@ def _problems(c, language):
 def _on_pod(c):
   """How DeepSeek-V3 lies on the slice of configs/r1_zero.py:deepseek_v3. All ours."""
   pod = r1_zero.get_config('deepseek_v3')
-  c.topology, c.model.preset, c.mesh, c.sampler_mesh = pod.topology, pod.model.preset, pod.mesh, pod.sampler_mesh
-  c.rollout.chunk = pod.rollout.chunk
-  c.optimizer.moment_dtype = pod.optimizer.moment_dtype
-  for key in ('microbatch', 'length_slices', 'reference_dtype'):
-    c.train[key] = pod.train[key]
+  c.topology, c.mesh = pod.topology, pod.mesh
+  for part in (c, *c.get('ways', {}).values()):
+    if 'model' in part:
+      part.model.preset = pod.model.preset
+    if 'rollout' in part:
+      part.rollout.chunk = pod.rollout.chunk
+  if 'optimizer' in c:
+    c.optimizer.moment_dtype = pod.optimizer.moment_dtype
+  if 'train' in c:
+    c.sampler_mesh = pod.sampler_mesh
+    for key in ('microbatch', 'length_slices', 'reference_dtype'):
+      c.train[key] = pod.train[key]
   return c
 
 
@@ -97,7 +104,7 @@ def _zero(model, steps, max_response):
 
 def _cold_data():
   """Some thousands of long chains (paper); the paper's last way, people, is a model that rewrites."""
-  c = cold_start.get_config('deepseek_v3')
+  c = _on_pod(cold_start.get_config('deepseek_v3'))
   c.data.path = 'stage:math'
   ways = {name: c.ways[name] for name in ('few_shot', 'direct', 'zero', 'rewritten')}  # paper
   for name, model in dict(few_shot='base', direct='chat', zero='zero_long', rewritten='chat').items():
@@ -114,7 +121,7 @@ def _learned(variant, data):
 
 
 def _sampled():
-  c = generate.get_config('stage3')
+  c = _on_pod(generate.get_config('stage3'))
   c.model.path = 'stage:reasoning'                                               # paper
   reasoning = _problems(r1_rl.get_config('reasoning'), True)
   c.data, c.reward = reasoning.data, reasoning.reward
@@ -131,7 +138,8 @@ def _curated():
 
 
 def _reward_model(variant, data):
-  c = reward_model.get_config(variant)
+  c = _on_pod(reward_model.get_config(variant))
+  c.microbatch = 32                                                              # ours
   c.model.path, c.data.path = 'stage:sft', data                                  # ours (which model is not stated)
   return c
 
@@ -241,7 +249,7 @@ def _toy_reward(form, language=0.0, **routes):
       parts=dict(format=0.5, language=language), accuracy='',
       routes={kind: {part: 1.0} for kind, part in (KINDS | routes).items()},
       options=dict(format=dict(form=form), logic=dict(where='tags'), code=dict(time_limit=2.0)),
-      accuracies=dict(), bars=dict(), uses=dict(), begin=dict(), gates=(), step_credit=0.0, workers=1, timeout=10.0,
+      accuracies=dict(), bars=dict(), uses=dict(), begin=dict(), gates=(), step_credit=0.0, workers=2, timeout=10.0,
       overlong_buffer=0))
 
 
@@ -277,7 +285,7 @@ def _toy_evaluation(form):
   c = _toy_rl('', 1, form)
   c.data = _toy_data(open=dict(weight=2.0))
   c.reward = _toy_reward(form, open='open')
-  c.eval.update(final_problems=256, final_samples=16, temperature=0.6, top_p=0.95)  # as in the paper
+  c.eval.update(final_problems=256, final_samples=8, temperature=0.6, top_p=0.95)  # as in the paper
   return c
 
 
@@ -352,7 +360,7 @@ def _toy():
       student_base=_stage('pretrain', student, 'A smaller base model, of the same text', 'zero'),
       student=_stage('sft', _toy_sft('stage:student_base', 'stage:curated', 3.0),
                      'Distillation: the student learns the set of stage 3', 'r1'),
-      student_rl=_stage('rl', _toy_rl('stage:student_base', 40, 'r1_zero'),
+      student_rl=_stage('rl', _toy_rl('stage:student_base', 80, 'r1_zero'),
                         'For comparison: RL on the student', 'zero'))
   return _recipe(
       stages, groups=dict(reasoning=tuple(KINDS)),

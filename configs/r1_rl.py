@@ -92,8 +92,8 @@ def _all_scenarios():
   c.reward.routes.harmless = ConfigDict(dict(helpful=0.5, harmless=1.0))         # ours
   c.reward.accuracies = ConfigDict(dict(harmless='harmless'))
   c.reward.uses = ConfigDict(dict(helpful='preference', harmless='preference'))
-  c.reward.options.helpful = ConfigDict(dict(path='', view='summary'))           # paper
-  c.reward.options.harmless = ConfigDict(dict(path='', view='whole'))            # paper
+  c.reward.options.helpful = ConfigDict(dict(path='', view='summary', dtype='bfloat16'))  # paper (the view)
+  c.reward.options.harmless = ConfigDict(dict(path='', view='whole', dtype='bfloat16'))   # paper (the view)
   c.reward.bars = ConfigDict(dict(helpful=0.5, harmless=0.5))                    # ours
   c.reward.begin = ConfigDict(dict(helpful=last, harmless=last))                 # paper
   return c

@@ -30,7 +30,7 @@ def _helpful():
                      grad_clip=1.0, moment_dtype='float32'),                     # ours (not stated)
       eval=dict(every=50, examples=512),                                         # ours
       checkpoint=dict(every=50, keep=2, keep_every=0),                           # ours
-      mesh=dict(data=1, fsdp=-1, expert=1, tp=1, seq=1),
+      topology='', mesh=dict(data=1, fsdp=-1, expert=1, tp=1, seq=1),
       param_dtype='float32', grad_dtype='float32', balance_rate=0.0))
 
 

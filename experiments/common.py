@@ -352,3 +352,11 @@ def write_json(path, value):
     json.dump(value, f, indent=2, ensure_ascii=False)
     f.write('\n')
   os.replace(path + '.tmp', path)
+
+
+def write_config(workdir, cfg):
+  """workdir/config.json: a run's config, its model's path so that it holds from any folder."""
+  config = config_lib.to_dict(cfg)
+  if config['model']['path']:
+    config['model']['path'] = os.path.abspath(config['model']['path'])
+  write_json(os.path.join(workdir, 'config.json'), config)

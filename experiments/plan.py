@@ -3,7 +3,8 @@
   pip install -e .[plan]
   python -m experiments.plan --config configs/r1_zero.py:qwen2_5_7b [--topology v5e:4x4] [--mesh fsdp=4,tp=4] \\
       [--program update,sample] [--price 1.2] [--json F] [--config.train.microbatch=4 ...]
-  python -m experiments.plan --config configs/distill.py:qwen2_5_math_7b                         (or configs/sft.py:...)
+  python -m experiments.plan --config configs/distill.py:qwen2_5_math_7b    (or of SFT, sampling, a reward model)
+  python -m experiments.plan --config configs/r1.py:deepseek_v3/final                          (a stage of a recipe)
   python -m experiments.plan ... --topology v5e:2x4,v5e:4x4 --search
 
 The model is that of --config.model.path, or of --config.model.preset; mesh and slice are the config's where not given.
@@ -173,22 +174,22 @@ def plan(cfg, model, slice_, wanted, cache, price=0.0, critic=False):
     critic: add a value network with its optimizer, as PPO has one, and say what it costs.
   """
   check_context(cfg, model)
-  config_lib.require(not critic or isinstance(cfg, config_lib.RL), '--critic compares RL with PPO; SFT has neither.')
+  config_lib.require(not critic or isinstance(cfg, config_lib.RL), '--critic compares RL with PPO; this is no RL.')
   mesh = sizes(cfg.mesh, slice_.chips)
   present = programs.phases(cfg, critic)
   for phase in wanted:
     config_lib.require(phase in present, f'--program {phase!r}; this run has: {", ".join(present)}.')
   rows = describe(compile_all(programs.names(wanted or present, cfg), cfg, model, slice_, cache, critic), slice_)
-  sampler = sizes(parallel.or_else(cfg.sampler_mesh, cfg.mesh), slice_.chips)
-  packed = isinstance(cfg, config_lib.SFT)
-  phases = [roofline.sft_step(cfg, model, slice_)] if packed else roofline.step(cfg, model, slice_, sampler)
+  sampler = sizes(parallel.or_else(programs.sampler_mesh(cfg), cfg.mesh), slice_.chips)
+  trains = isinstance(cfg, config_lib.RL)
+  phases = phases_of(cfg, model, slice_, sampler)
   shards = {phase: math.prod((sampler if phase == 'sample' else mesh)[a] for a in parallel.BATCH_AXES)
             for phase in programs.PHASES}
-  cost = (sft_costs if packed else costs)(phases, cfg, slice_, price)
+  cost = (costs if trains else other_costs)(phases, cfg, slice_, price)
   out = {'topology': slice_.name, 'chips': slice_.chips, 'limit_bytes': slice_.chip.limit, 'mesh': mesh,
          'sampler_mesh': sampler, 'programs': rows, 'verdict': verdict.worst(r['verdict'] for r in rows),
          'roofline': [dataclasses.asdict(p) for p in phases], 'bound': cost}
-  lines = [slice_line(slice_, mesh, sampler), *(sft_heading if packed else heading)(cfg),
+  lines = [slice_line(slice_, mesh, sampler), *heading(cfg),
            *table(rows, cfg, model, slice_, shards), f"verdict: {out['verdict']}"]
   if critic and any(not r['name'].startswith('critic') for r in rows):
     out['without_critic'] = without = without_critic(rows)
@@ -196,18 +197,29 @@ def plan(cfg, model, slice_, wanted, cache, price=0.0, critic=False):
             for what, (a, b) in without.items())
     lines.append('GRPO against PPO, which has a value network and its optimizer: ' + '; '.join(told) + '. Its time is '
                  'not in the bounds below.')
-  return out, [*lines, '', *(sft_bounds if packed else bounds)(phases, cost, slice_)]
+  return out, [*lines, '', *(bounds if trains else other_bounds)(phases, cost, slice_)]
+
+
+def phases_of(cfg, model, slice_, sampler):
+  """The roofline of one step of a run; of a config.Generate, of one file of samples. sampler: {axis: size}."""
+  if isinstance(cfg, config_lib.Generate):
+    return roofline.step(programs.as_rl(cfg, 1), model, slice_, sampler)[:2]
+  if isinstance(cfg, config_lib.RewardModel):
+    model = dataclasses.replace(model, head='score')
+  if isinstance(cfg, config_lib.RL):
+    return roofline.step(cfg, model, slice_, sampler)
+  return [roofline.labelled_step(cfg, model, slice_)]
 
 
 def check_context(cfg, model):
   """Raises ConfigError where a run's rows exceed the context that its model has, or is given."""
-  if isinstance(cfg, config_lib.RL):
+  if isinstance(cfg, config_lib.RL | config_lib.Generate):
     return config_lib.check_context(cfg.rollout, model.context)
-  context = cfg.context or model.context
+  context = getattr(cfg, 'context', 0) or model.context
   config_lib.require(cfg.data.max_length <= context,
                      f"data.max_length {cfg.data.max_length} exceeds the model's context of {context} tokens; lower "
-                     f'it, or set context to {cfg.data.max_length}.')
-  if cfg.eval.problems:
+                     f'it, or in SFT set context to {cfg.data.max_length}.')
+  if isinstance(cfg, config_lib.SFT) and cfg.eval.problems:
     config_lib.check_context(cfg.eval, context, 'eval')
 
 
@@ -220,11 +232,14 @@ def without_critic(rows):
 
 
 def divided(cfg, shards):
-  """cfg with train.microbatch and rollout.chunk raised to whole multiples of `shards` prompts; or SFT's microbatch."""
-  if isinstance(cfg, config_lib.SFT):
-    return dataclasses.replace(cfg, microbatch=-(-(cfg.microbatch or cfg.batch) // shards) * shards)
-  (groups, rows), chunk = programs.tile(cfg), programs.sampled(cfg)[0]
+  """cfg with what is computed at a time, microbatch and rollout.chunk, raised to whole multiples of `shards`."""
   up = lambda n: -(-n // shards) * shards
+  if isinstance(cfg, config_lib.SFT | config_lib.RewardModel):
+    return dataclasses.replace(cfg, microbatch=up(cfg.microbatch or cfg.batch))
+  chunk = programs.sampled(cfg)[0]
+  if isinstance(cfg, config_lib.Generate):
+    return dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, chunk=up(chunk)))
+  groups, rows = programs.tile(cfg)
   return dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, chunk=up(chunk)),
                              train=dataclasses.replace(cfg.train, microbatch=up(groups) * rows))
 
@@ -241,14 +256,15 @@ def search(cfg, model, slices, wanted, cache, price, critic=False):
       mesh = config_lib.Mesh(data=slice_.slices, fsdp=slice_.chips // slice_.slices // tp, tp=tp)
       name = f'{slice_.name} fsdp={mesh.fsdp},tp={mesh.tp}'
       try:
-        here = dataclasses.replace(divided(cfg, mesh.data * mesh.fsdp), mesh=mesh, sampler_mesh=mesh)
+        here = on_mesh(divided(cfg, mesh.data * mesh.fsdp), mesh, mesh)
         out, _ = plan(here, model, slice_, wanted, cache, price, critic)
       except (config_lib.ConfigError, processes.PlanError) as error:
         lines.append(f'{name}: {error}')
         continue
       tried.append(out)
-      tiles = f'microbatch={here.microbatch}' if isinstance(here, config_lib.SFT) else (
-          f'train.microbatch={here.train.microbatch} and rollout.chunk={here.rollout.chunk}')
+      tiles = (f'train.microbatch={here.train.microbatch} and rollout.chunk={here.rollout.chunk}'
+               if isinstance(here, config_lib.RL) else f'rollout.chunk={here.rollout.chunk}'
+               if isinstance(here, config_lib.Generate) else f'microbatch={here.microbatch}')
       lines.append(f"{name}: {out['verdict']}, {_most(out) / GB:.2f} GB with {tiles}, "
                    f"{out['bound']['step_seconds']:.3g} s a step at least")
       print(lines[-1], file=sys.stderr, flush=True)
@@ -274,7 +290,19 @@ def slice_line(slice_, mesh, sampler):
           f'({slice_.chip.limit / GIB:.2f} GiB) of each. GB are 10^9 bytes, all figures per chip.')
 
 
+def on_mesh(cfg, mesh, sampler):
+  """cfg with these config.Mesh for training and, where it has one of its own, for sampling."""
+  own = {'sampler_mesh': sampler} if hasattr(cfg, 'sampler_mesh') else {}
+  return dataclasses.replace(cfg, mesh=mesh, **own)
+
+
 def heading(cfg):
+  if isinstance(cfg, config_lib.Generate):
+    (chunk, samples), r = programs.sampled(cfg), cfg.rollout
+    return [f'sampler: {chunk * samples} rows ({chunk} prompts x {samples}), {r.max_prompt} + {r.max_response} tokens, '
+            'the cache full; a step below is a file of samples.', PEAK, '']
+  if not isinstance(cfg, config_lib.RL):
+    return labelled_heading(cfg)
   groups, rows = programs.tile(cfg)
   chunk, samples = programs.sampled(cfg)
   r = cfg.rollout
@@ -283,31 +311,37 @@ def heading(cfg):
       f'tokens; sampler: {chunk * samples} rows ({chunk} prompts x {samples}), the cache full.', PEAK, '']
 
 
-def sft_heading(cfg):
-  e, size = cfg.eval, cfg.microbatch or cfg.batch
+def labelled_heading(cfg):
+  e, size, times = cfg.eval, cfg.microbatch or cfg.batch, programs.rows_of(cfg)
+  if isinstance(cfg, config_lib.RewardModel):
+    return [f'step: {cfg.batch // size} microbatches of {size * times} rows of {cfg.data.max_length} tokens.', PEAK, '']
   sampled = (f'; sampler: {e.batch * max(e.samples, e.final_samples)} rows, {e.max_prompt} + {e.max_response} tokens'
              if e.problems else '')
   return [f'step: {cfg.batch // size} microbatches of {size} packed rows of {cfg.data.max_length} tokens{sampled}.',
           PEAK, '']
 
 
-def sft_costs(phases, cfg, slice_, price):
-  """As `costs`; how many steps an epoch has, the texts decide."""
+def other_costs(phases, cfg, slice_, price):
+  """As `costs`; how many steps there are, the texts or problems decide."""
   seconds = sum(p.seconds for p in phases)
-  tokens = cfg.batch * cfg.data.max_length
+  if isinstance(cfg, config_lib.Generate):
+    tokens = cfg.rollout.prompts * cfg.rollout.samples * cfg.rollout.max_response
+  else:
+    tokens = cfg.batch * programs.rows_of(cfg) * cfg.data.max_length
   hours = seconds * slice_.chips / 3600 * 1e9 / tokens
   return {'step_seconds': seconds, 'tokens_a_day': tokens * 86400 / seconds, 'chip_hours_a_billion': hours} | (
       {'price': price, 'cost_a_billion': hours * price} if price else {})
 
 
-def sft_bounds(phases, cost, slice_):
-  chip, (p,) = slice_.chip, phases
+def other_bounds(phases, cost, slice_):
+  chip, flops, moved = slice_.chip, sum(p.flops for p in phases), sum(p.bytes for p in phases)
   priced = f", {cost['cost_a_billion']:.3g} at {cost['price']:g} a chip-hour" if 'price' in cost else ''
-  return [f'step: {p.seconds:.3g} s at least ({p.flops / 1e12:.3g} TFLOP, {p.bytes / GB:.3g} GB a chip); '
+  return [f"step: {cost['step_seconds']:.3g} s at least ({flops / 1e12:.3g} TFLOP, {moved / GB:.3g} GB a chip); "
           f"{cost['tokens_a_day']:.3g} tokens a day at most; a billion tokens: {cost['chip_hours_a_billion']:.3g} "
           f'chip-hours{priced}.',
           f'Assumed: {chip.flops / 1e12:g} TFLOP/s and {chip.bandwidth / 1e12:g} TB/s a chip, all of it; no time on '
-          'the network or the host; rows full, each counted as one text; testing not counted.']
+          'the network or the host; rows full, each counted as one text, responses of the full length; testing not '
+          'counted.']
 
 
 def bounds(phases, cost, slice_):
@@ -326,11 +360,12 @@ def main(_):
   jax.config.update('jax_platforms', 'cpu')             # with its compiler there, JAX would look for a TPU
   with common.errors_in_one_line():
     cfg = config_lib.of_run(_CONFIG.value)
+    if isinstance(cfg, config_lib.ColdStart):
+      cfg = programs.as_generate(cfg)
     slices = [topology.find(name) for name in _TOPOLOGY.value or [cfg.topology]]
     config_lib.require(len(slices) == 1 or _SEARCH.value, '--topology: one slice, or several to --search.')
     topology.require_compiler()
-    cfg = dataclasses.replace(cfg, mesh=mesh_of(_MESH.value, cfg.mesh),
-                              sampler_mesh=mesh_of(_MESH.value, cfg.sampler_mesh))
+    cfg = on_mesh(cfg, mesh_of(_MESH.value, cfg.mesh), mesh_of(_MESH.value, programs.sampler_mesh(cfg)))
     rest = (_PROGRAM.value, _CACHE.value or folder(), _PRICE.value, _CRITIC.value)
     try:
       model = model_of(cfg)
@@ -348,7 +383,7 @@ if __name__ == '__main__':
   _TOPOLOGY = flags.DEFINE_list('topology', [], "A TPU slice, as v5e:4x4; several to --search.")
   _SEARCH = flags.DEFINE_bool('search', False, 'Try every fsdp x tp of the slices: the smallest and the fastest.')
   _MESH = flags.DEFINE_string('mesh', '', "For training and sampling, as fsdp=4,tp=4; '': the config's.")
-  _PROGRAM = flags.DEFINE_list('program', [], 'Of sample, logprobs, update, critic, sft; all of the run where empty.')
+  _PROGRAM = flags.DEFINE_list('program', [], f'Of {", ".join(programs.PHASES)}; all that the run has where empty.')
   _JSON = flags.DEFINE_string('json', '', 'File for the figures.')
   _CRITIC = flags.DEFINE_bool('critic', False, 'Add a value network with its optimizer, as PPO has; and compare.')
   _PRICE = flags.DEFINE_float('price', 0.0, 'Of a chip-hour.', lower_bound=0.0)

@@ -195,7 +195,7 @@ def loop(run):
   state, first = restored or (state_lib.new_state(first_params(run), run.optimizer, run.abstract), 0)
   config_lib.require(first <= run.steps, f'{run.workdir} holds a run of {first} steps already, but epochs {cfg.epochs} '
                      f'are {run.steps}; raise epochs, or use another --workdir.')
-  common.write_json(os.path.join(run.workdir, 'config.json'), config_lib.to_dict(cfg))
+  common.write_config(run.workdir, cfg)
   run.writer.resume(first)
   watched = run.held_out[: cfg.eval.examples or None]
   bar = Progress(run.steps, first, label=cfg.objective, shown=SHOWN, file=None if parallel.first() else io.StringIO())

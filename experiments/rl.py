@@ -145,7 +145,7 @@ def _base_to_final(run):
     f'{workdir} holds a run of {first} steps already; set steps to at least that, or use another --workdir.',
   )
   # Only now: another run's settings must not take the place of those its checkpoints were made with.
-  common.write_json(os.path.join(workdir, 'config.json'), config_lib.to_dict(cfg))
+  common.write_config(workdir, cfg)
   run.writer.resume(first)
   if first:
     common.log.info('resumed at step %d', first)

@@ -220,7 +220,7 @@ def loop(run):
   state, first = run.restore_or_init()
   config_lib.require(first <= run.steps, f'{workdir} holds a run of {first} steps already, but epochs {cfg.epochs} '
                      f'are {run.steps}; raise epochs, or use another --workdir.')
-  common.write_json(os.path.join(workdir, 'config.json'), config_lib.to_dict(cfg))
+  common.write_config(workdir, cfg)
   run.writer.resume(first)
   bar = Progress(run.steps, first, label='SFT', shown=SHOWN, file=None if parallel.first() else io.StringIO())
   with jax.transfer_guard('disallow'), bar:

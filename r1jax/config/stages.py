@@ -7,8 +7,9 @@ from r1jax.config.rl import RL, Checkpoint, Data, Mesh, Model, Optimizer, Reward
 
 
 def of_run(config):
-  """A ConfigDict or dict as the class of run it is for, RL or SFT, which `experiments/plan.py` plans alike."""
-  return convert(config, RL if 'rollout' in config else SFT)
+  """A ConfigDict or dict as the class of run it is for, of those that `experiments/plan.py` plans."""
+  known = {'loss': RL, 'ways': ColdStart, 'objective': RewardModel, 'rollout': Generate}  # by a key that no other has
+  return convert(config, next((cls for key, cls in known.items() if key in config), SFT))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Generate:
   part: int = 0                   # which part of the files this command makes, of `parts`: jobs that share a workdir
   parts: int = 1
   mesh: Mesh = Mesh()
+  topology: str = ''              # as in RL
 
   def __post_init__(self):
     require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
@@ -107,6 +109,7 @@ class ColdStart:
   repetition: float = 0.2         # largest share of a chain's 20-grams that have occurred in it before
   paragraph: int = 0              # characters over which a chain's paragraph is broken up at sentences; 0: never
   mesh: Mesh = Mesh()
+  topology: str = ''              # as in RL
 
   def __post_init__(self):
     require(self.ways, 'ways is empty; name at least one way to cold-start data.')
@@ -170,6 +173,7 @@ class RewardModel:
   eval: HeldOut
   checkpoint: Checkpoint
   mesh: Mesh = Mesh()
+  topology: str = ''              # as in RL
   microbatch: int = 0             # examples per forward and backward; 0: the whole batch
   vocab: int = 2048               # ids of a tokenizer made here, at most
   param_dtype: str = 'float32'    # these three as in Train

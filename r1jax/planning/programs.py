@@ -1,5 +1,5 @@
-"""The real programs of a run, lowered for devices that need not exist: what `experiments/rl.py` and
-`experiments/sft.py` run at their largest."""
+"""The real programs of a run, lowered for devices that need not exist: what `experiments/rl.py`, `sft.py`,
+`reward_model.py`, `generate.py` and `cold_start.py` run at their largest."""
 import dataclasses
 import functools
 import math
@@ -7,43 +7,52 @@ import math
 import jax
 import jax.numpy as jnp
 
+from r1jax import checkpoint, models, parallel
 from r1jax import config as config_lib
-from r1jax import models, parallel
 from r1jax.config import require
+from r1jax.data import rows as rows_lib
 from r1jax.models import layout
+from r1jax.rewards.neural import model as scoring
 from r1jax.sampling import decode, engine
 from r1jax.sampling.logits import Restriction
 from r1jax.training import critic as critic_lib
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import policy, update
+from r1jax.training import reward as reward_lib
 from r1jax.training import sft as sft_lib
 from r1jax.training import state as state_lib
+
+SCORED = 8192                     # tokens of a row that a reward model not given yet scores: the paper's
 
 # Phase -> its programs.
 PHASES = {
     'sft': ('sft/accumulate', 'sft/apply'),
+    'reward_model': ('reward_model/accumulate', 'reward_model/apply'),
     'update': ('update/accumulate', 'update/apply'),
     'sample': ('sample/weights', 'sample/start', 'sample/reshape', 'sample/stretch'),
     'logprobs': ('logprobs',),
+    'rewards': ('rewards',),
     'critic': ('critic/accumulate', 'critic/apply'),
 }
 
 
 def phases(cfg, critic=False):
-  """The phases a run of this config.RL has; of a config.SFT, 'sample' where it is tested by its own answers.
+  """The phases of a run; of a config.SFT, 'sample' where it is tested by its own answers.
 
   critic: and what PPO would add to it, a value network's update.
   """
   if isinstance(cfg, config_lib.SFT):
     return ['sft'] + ['sample'] * (cfg.eval.problems > 0)
+  if not isinstance(cfg, config_lib.RL):
+    return ['reward_model' if isinstance(cfg, config_lib.RewardModel) else 'sample']
   scored = cfg.loss.kl_coef > 0 or cfg.train.minibatches * cfg.train.epochs > 1
-  return ['sample'] + ['logprobs'] * scored + ['update'] + ['critic'] * critic
+  return ['sample'] + ['rewards'] * bool(reward_models(cfg)) + ['logprobs'] * scored + ['update'] + ['critic'] * critic
 
 
 def names(phases_, cfg):
-  """The programs of these phases in a run of this config.RL or config.SFT."""
-  sampled_ = cfg.eval if isinstance(cfg, config_lib.SFT) else cfg.rollout
-  grows = len(set(capacities(sampled_.max_response))) > 1
+  """The programs of these phases in a run."""
+  sampled_ = cfg.eval if isinstance(cfg, config_lib.SFT) else getattr(cfg, 'rollout', None)
+  grows = sampled_ and len(set(capacities(sampled_.max_response))) > 1
   return [name for phase in phases_ for name in PHASES[phase] if name != 'sample/reshape' or grows]
 
 
@@ -55,7 +64,10 @@ class Setting:
     cfg: config.RL. model: ModelConfig. mesh: over the devices to compile for. sampler_mesh: the sampler's.
     state: TrainState of ShapeDtypeStructs. updater: update.Updater.
     critic: the value network's, without a reference; None where there is none.
-    packed: of SFT, sft.SFTUpdater; and packed_shape, (rows of a microbatch, tokens of a row). None in RL.
+    labelled: of SFT, sft.SFTUpdater, of a reward model, reward.ScoreUpdater; and labelled_shape, (rows of a
+      microbatch, tokens of a row). None of the others.
+    scorers: tuple of (Scorer, abstract parameters, tokens of a row) of the reward models that RL has beside it.
+    alone: whether nothing stays but what is sampled with.
     prompts, rows: groups, and rows of a group, in a microbatch.
     chunk, samples: prompts, and rows of each, sampled together.
   """
@@ -70,39 +82,100 @@ class Setting:
   rows: int
   chunk: int
   samples: int
-  packed: sft_lib.SFTUpdater | None = None
-  packed_shape: tuple | None = None
+  labelled: sft_lib.SFTUpdater | reward_lib.ScoreUpdater | None = None
+  labelled_shape: tuple | None = None
+  scorers: tuple = ()
+  alone: bool = False
+
+
+def as_generate(cfg):
+  """The config.Generate of the way of a config.ColdStart that samples the most tokens at a time."""
+  tokens = lambda r: (r.chunk or r.prompts) * r.samples * (r.max_prompt + r.max_response)
+  sampled_ = [way for way in cfg.ways.values() if way.way != 'traces' and not way.path and not way.endpoint]
+  require(sampled_, 'ways: none samples from a model; there is nothing to plan.')
+  way = max(sampled_, key=lambda way: tokens(way.rollout))
+  return config_lib.Generate(cfg.seed, way.model, cfg.data, way.rollout, cfg.reward, mesh=cfg.mesh,
+                             topology=cfg.topology)
 
 
 def as_rl(cfg, shards):
-  """The config.RL that samples, and keeps and moves parameters, as this config.SFT does.
+  """The config.RL that samples, and keeps and moves parameters, as this run of another class does.
 
   shards: parts that a batch is cut into, which what is not sampled would have to divide over.
   """
-  e = cfg.eval
-  samples = max(e.samples, e.final_samples)
+  rollout, reward = config_lib.Rollout(shards, 1, 16, 16), config_lib.Reward({'format': 1.0}, 'format')
+  trained = lambda: config_lib.Train(param_dtype=cfg.param_dtype, grad_dtype=cfg.grad_dtype,
+                                     balance_rate=cfg.balance_rate)
+  if isinstance(cfg, config_lib.Generate):
+    rollout, optimizer = cfg.rollout, config_lib.Optimizer(1.0)
+    train = config_lib.Train(param_dtype=cfg.model.dtype, grad_dtype='param')
+  else:
+    train, optimizer = trained(), cfg.optimizer
+  if isinstance(cfg, config_lib.SFT) and cfg.eval.problems:
+    e = cfg.eval
+    rollout = config_lib.Rollout(e.batch, max(e.samples, e.final_samples), e.max_prompt, e.max_response, top_p=e.top_p)
   return config_lib.RL(
-      cfg.seed, 1, cfg.model, cfg.problems,
-      config_lib.Rollout(e.batch if e.problems else shards, samples, e.max_prompt, e.max_response, top_p=e.top_p),
-      cfg.reward, config_lib.Loss('grpo', advantage='none'), cfg.optimizer,
-      config_lib.Train(param_dtype=cfg.param_dtype, grad_dtype=cfg.grad_dtype, balance_rate=cfg.balance_rate),
-      config_lib.Evaluation(1, 1, samples), cfg.checkpoint, cfg.mesh, cfg.topology, cfg.sampler_mesh)
+      cfg.seed, 1, cfg.model, config_lib.Data(source=''), rollout, reward, config_lib.Loss('grpo', advantage='none'),
+      optimizer, train, config_lib.Evaluation(1, 1, rollout.samples), config_lib.Checkpoint(1), cfg.mesh, cfg.topology,
+      sampler_mesh(cfg))
+
+
+def sampler_mesh(cfg):
+  """The config.Mesh that a run samples on, or zeros where that is its only one."""
+  return getattr(cfg, 'sampler_mesh', config_lib.Mesh(*[0] * 5))
 
 
 def setting(cfg, model, devices, critic=False):
-  """The Setting of a run of RL or SFT. critic: with a value network of the policy's shape, optimizer and dtypes.
+  """The Setting of a run. critic: with a value network of the policy's shape, optimizer and dtypes, for RL alone.
 
   Raises:
     ConfigError: a mesh that does not match the devices, parameters or batches that do not divide over it.
   """
-  if not isinstance(cfg, config_lib.SFT):
-    return _setting(cfg, model, devices, critic)
+  if isinstance(cfg, config_lib.RL):
+    return dataclasses.replace(_setting(cfg, model, devices, critic), scorers=_scorers(cfg, model, devices))
   mesh = parallel.make_mesh(cfg.mesh, devices)
-  sampling = parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), devices, 'sampler_mesh')
+  sampling = parallel.make_mesh(parallel.or_else(sampler_mesh(cfg), cfg.mesh), devices, 'sampler_mesh')
   shards = math.lcm(*(parallel.batch_shards(m) for m in (mesh, sampling)))
+  if isinstance(cfg, config_lib.RewardModel):
+    model = dataclasses.replace(model, head='score')
   s = _setting(as_rl(cfg, shards), model, devices, critic)
-  packed = sft_lib.SFTUpdater(cfg, model, s.updater.optimizer, mesh)
-  return dataclasses.replace(s, packed=packed, packed_shape=(packed.size, cfg.data.max_length))
+  if isinstance(cfg, config_lib.Generate):
+    return dataclasses.replace(s, state=s.state.replace(opt_state=()), alone=True)
+  if isinstance(cfg, config_lib.RewardModel):
+    updater = reward_lib.ScoreUpdater(cfg, model, s.updater.optimizer, mesh)
+    shape = (updater.size * rows_of(cfg), rows_lib.padded(cfg.data.max_length))
+  else:
+    updater = sft_lib.SFTUpdater(cfg, model, s.updater.optimizer, mesh)
+    shape = (updater.size, cfg.data.max_length)
+  return dataclasses.replace(s, labelled=updater, labelled_shape=shape)
+
+
+def rows_of(cfg):
+  """Rows of one example of a config.SFT or config.RewardModel: a pair has two."""
+  return 2 if getattr(cfg, 'objective', '') == 'pairs' else 1
+
+
+def reward_models(cfg):
+  """The options of the reward models that a config.RL asks."""
+  return [cfg.reward.options.get(name, {}) for name in cfg.reward.names()
+          if cfg.reward.function(name) in ('preference', 'process')]
+
+
+def _scorers(cfg, model, devices):
+  """Setting.scorers, as `neural.model.load` lays them out. One without a path is taken for the policy's shape."""
+  mesh, out = parallel.make_mesh(config_lib.Mesh(), devices), []
+  for options in reward_models(cfg):
+    shape, tokens = dataclasses.replace(model, head='score'), SCORED
+    if options.get('path'):
+      path = scoring.directory(options['path'])
+      source, tokens = checkpoint.open_model(path), scoring.read_about(path).max_length
+      shape, params = source.cfg, source.abstract(mesh)
+    else:
+      specs = models.specs(shape)
+      params = state_lib.abstract_state(specs, _optimizer(cfg, specs), mesh, False, config_lib.Train()).params
+    dtype = options.get('dtype') or params['embed'].dtype.name
+    out.append((scoring.Scorer(shape, mesh, dtype, options.get('batch', 16)), params, tokens))
+  return tuple(out)
 
 
 def _setting(cfg, model, devices, critic):
@@ -146,6 +219,8 @@ def microbatches(cfg):
 
 def sampled(cfg):
   """(prompts, samples of each) in the sampler's largest batch: training's, or an evaluation's."""
+  if isinstance(cfg, config_lib.Generate):
+    return cfg.rollout.chunk or cfg.rollout.prompts, cfg.rollout.samples
   return cfg.rollout.chunk or cfg.rollout.prompts, max(cfg.rollout.samples, cfg.eval.samples, cfg.eval.final_samples)
 
 
@@ -159,10 +234,13 @@ def lower(name, s):
     jax.stages.Lowered; and a dict of bytes on a device: resident_beside_bytes, what it holds beside the program's
     arguments; state_bytes, of all that stays between programs; and critic_bytes, the value network's part of that.
   """
-  build = {'sft': _sft, 'update': _update, 'logprobs': _logprobs, 'sample': _sample, 'critic': _critic}
+  build = {'sft': _sft, 'reward_model': _reward_model, 'rewards': _rewards, 'update': _update, 'logprobs': _logprobs,
+           'sample': _sample, 'critic': _critic}
   lowered, used, more = build[name.split('/')[0]](name, s)
   critic = _tree_bytes(s.critic)
-  state = _tree_bytes(s.state) + critic
+  state = _tree_bytes(s.state) + critic + sum(_tree_bytes(params) for _, params, _ in s.scorers)
+  if s.alone:
+    state, used = 0, None
   return lowered, {'resident_beside_bytes': state - _tree_bytes(used) + _tree_bytes(more), 'state_bytes': state,
                    'critic_bytes': critic}
 
@@ -218,12 +296,33 @@ def _sft(name, s):
   if name == 'sft/apply':
     return _update('update/apply', s)
   grads = _gradients(s.state.params, s.cfg.train.grad_dtype)
-  of = lambda dtype: jax.ShapeDtypeStruct(s.packed_shape, dtype, sharding=s.packed.sharding)
+  of = lambda dtype: jax.ShapeDtypeStruct(s.labelled_shape, dtype, sharding=s.labelled.sharding)
   batch = sft_lib.PackedBatch(of(jnp.int32), of(jnp.int32), of(jnp.int32), of(jnp.bool))
-  count = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.packed.everywhere)
-  lowered = sft_lib._accumulate.lower(s.state.params, grads, batch, count, cfg=s.model, options=s.packed.options,
+  count = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.labelled.everywhere)
+  lowered = sft_lib._accumulate.lower(s.state.params, grads, batch, count, cfg=s.model, options=s.labelled.options,
                                       places=policy.places_of(grads))
   return lowered, s.state.params, None
+
+
+def _reward_model(name, s):
+  if name == 'reward_model/apply':
+    return _update('update/apply', s)
+  grads, (rows, tokens) = _gradients(s.state.params, s.cfg.train.grad_dtype), s.labelled_shape
+  of = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(shape, dtype, sharding=s.labelled.sharding)
+  marks = rows_lib.padded(1, least=1)                   # of steps there are more, which is little beside a row
+  batch = reward_lib.ScoreBatch(of(rows, tokens), of(rows), of(rows, marks), of(rows, marks, dtype=jnp.float32))
+  count = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.labelled.everywhere)
+  lowered = reward_lib._accumulate.lower(s.state.params, grads, batch, count, cfg=s.model, options=s.labelled.options,
+                                         objective=s.labelled.objective, places=policy.places_of(grads))
+  return lowered, s.state.params, None
+
+
+def _rewards(name, s):
+  """The largest of the reward models scores its longest rows."""
+  del name
+  scorer, params, length = max(s.scorers, key=lambda one: _tree_bytes(one[1]))
+  of = lambda *sizes: jax.ShapeDtypeStruct((scorer.batch, *sizes), jnp.int32, sharding=scorer.sharding)
+  return scorer.program.lower(params, of(rows_lib.padded(length)), of(), of(1)), params, None
 
 
 def _update(name, s):

@@ -4,7 +4,7 @@ import math
 
 from r1jax import models
 from r1jax import params as params_lib
-from r1jax.config import SFT
+from r1jax.config import RL, SFT
 from r1jax.planning import programs
 
 WIDTH = {'float32': 4, 'bfloat16': 2}                   # bytes
@@ -163,17 +163,17 @@ def packed_flops(model, rows, tokens, causal):
   """
   # A prompt of no tokens, whose response's first has nothing to tell it.
   forward = forward_flops(model, rows, 1, 0, tokens + 1, causal)
-  return forward | {'logits': forward['logits'] * tokens // (tokens + 1)}
+  return forward | {'logits': forward['logits'] * tokens // (tokens + 1) if model.head == 'tokens' else 0}
 
 
-def sft_step(cfg, model, topology, rows=None):
-  """The phase of one optimizer step of a config.SFT, its rows full; rows: of a batch, where not the config's."""
+def labelled_step(cfg, model, topology):
+  """The phase of one optimizer step of a config.SFT or config.RewardModel, its rows full."""
   chip, width = topology.chip, WIDTH[cfg.model.dtype]
-  once = packed_flops(model, rows or cfg.batch, cfg.data.max_length, causal=True)
+  once = packed_flops(model, cfg.batch * programs.rows_of(cfg), cfg.data.max_length, causal=True)
   flops = sum(update_flops(once, cfg.model.remat).values()) / topology.chips
   moved = optimizer_bytes(cfg.param_dtype, cfg.grad_dtype, cfg.optimizer.moment_dtype, model) / topology.chips
   limit = chip.flops if width == 2 else chip.flops / 2
-  return Phase('sft', flops, moved, max(flops / limit, moved / chip.bandwidth))
+  return Phase(programs.phases(cfg)[0], flops, moved, max(flops / limit, moved / chip.bandwidth))
 
 
 def optimizer_bytes(param_dtype, grad_dtype, moment_dtype, model):
@@ -189,6 +189,8 @@ def by_hand(cfg, model, name):
 
   Attention's are those of every score, seen or masked, as XLA computes them; a kernel leaves most masked ones out.
   """
+  if not isinstance(cfg, RL | SFT):
+    return None
   if isinstance(cfg, SFT):
     forward = packed_flops(model, cfg.microbatch or cfg.batch, cfg.data.max_length, causal=False)
     return update_flops(forward, cfg.model.remat) if name == 'sft/accumulate' else None

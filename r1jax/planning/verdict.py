@@ -1,7 +1,7 @@
 """Whether a program fits a chip, and the cheapest change that helps where it does not."""
 from r1jax import models
 from r1jax import params as params_lib
-from r1jax.config import SFT
+from r1jax.config import RL, SFT, Generate
 from r1jax.planning import programs, roofline, topology
 
 FITS = 0.92                       # of the limit; between this and all of it another compiler may decide otherwise
@@ -21,13 +21,14 @@ def remedy(name, used, cfg, model, slice_, shards):
   """What to change so that a program needs less, the cheapest first.
 
   Args:
-    name: one of programs.PHASES' programs. used: bytes of a chip. cfg: config.RL or config.SFT. model: ModelConfig.
+    name: one of programs.PHASES' programs. used: bytes of a chip. cfg: of a run. model: ModelConfig.
     slice_: topology.Topology. shards: parts that a batch is cut into.
   """
   phase = name.split('/')[0]
-  ways = _sampling(cfg, shards) if phase == 'sample' else _training(cfg, shards) if not name.endswith('/apply') else []
+  trains = phase != 'rewards' and not name.endswith('/apply')
+  ways = _sampling(cfg, shards) if phase == 'sample' else _training(cfg, shards) if trains else []
   saved = 2 * 2 * params_lib.count(models.specs(model)) / slice_.chips       # two moments, two bytes of each
-  if cfg.optimizer.moment_dtype == 'float32' and used - saved <= slice_.chip.limit:
+  if not isinstance(cfg, Generate) and cfg.optimizer.moment_dtype == 'float32' and used - saved <= slice_.chip.limit:
     ways.append('moments in bfloat16: --config.optimizer.moment_dtype=bfloat16')
   bigger = topology.larger(slice_, used / (FITS * slice_.chip.limit))
   needed = roofline.chips_needed(used, FITS * slice_.chip.limit, slice_.chips)
@@ -36,8 +37,8 @@ def remedy(name, used, cfg, model, slice_, shards):
 
 
 def _training(cfg, shards):
-  if isinstance(cfg, SFT):
-    return _packing(cfg, shards)
+  if not isinstance(cfg, RL):
+    return _labelled(cfg, shards)
   groups, rows = programs.tile(cfg)
   ways = []
   if groups > shards:
@@ -51,7 +52,7 @@ def _training(cfg, shards):
   return ways
 
 
-def _packing(cfg, shards):
+def _labelled(cfg, shards):
   size = cfg.microbatch or cfg.batch
   smaller = [n for n in range(shards, size, shards) if cfg.batch % n == 0]
   ways = [f'more microbatches: --config.microbatch={smaller[-1]}'] if smaller else []

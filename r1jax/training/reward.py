@@ -65,14 +65,14 @@ class ScoreUpdater:
   """
 
   def __init__(self, cfg, model, optimizer, mesh):
-    self._size = cfg.microbatch or cfg.batch
+    self.size, self.objective = cfg.microbatch or cfg.batch, cfg.objective
     shards = parallel.batch_shards(mesh)
-    require(self._size % shards == 0,
-            f"{self._size} examples a microbatch do not divide over {shards} devices on axes 'data', 'fsdp' and "
+    require(self.size % shards == 0,
+            f"{self.size} examples a microbatch do not divide over {shards} devices on axes 'data', 'fsdp' and "
             f"'expert'; set microbatch (or batch) to a multiple of {shards} or use a smaller mesh.")
     self._cfg, self._model, self._optimizer = cfg, model, optimizer
-    self._options = policy.Options(1.0, 1, cfg.model.dtype, cfg.model.remat, mesh, cfg.model.attention)
-    self._sharding, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+    self.options = policy.Options(1.0, 1, cfg.model.dtype, cfg.model.remat, mesh, cfg.model.attention)
+    self.sharding, self.everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
 
   def update(self, state, examples, step):
     """One optimizer step.
@@ -84,17 +84,17 @@ class ScoreUpdater:
     Returns:
       TrainState, metrics {name: float}.
     """
-    count = parallel.put(np.float32(self._count(examples)), self._everywhere)
+    count = parallel.put(np.float32(self._count(examples)), self.everywhere)
     state, metrics = accumulated_step(
         state, self._microbatches(examples),
-        lambda params, grads, batch: accumulate(params, grads, batch, count, cfg=self._model, options=self._options,
-                                                objective=self._cfg.objective),
+        lambda params, grads, batch: accumulate(params, grads, batch, count, cfg=self._model, options=self.options,
+                                                objective=self.objective),
         self._cfg.grad_dtype, self._optimizer, self._cfg.balance_rate, 'grad_norm')
     return state, trained(metrics, step)
 
   def _count(self, examples):
     """What the loss is a mean over: pairs, responses, or labelled steps."""
-    if self._cfg.objective != 'steps':
+    if self.objective != 'steps':
       return len(examples)
     return sum(int((example.labels >= 0).sum()) for example in examples)
 
@@ -102,11 +102,11 @@ class ScoreUpdater:
     """ScoreBatches on the device: examples of like length together, padded to the longest of them only."""
     longest = lambda example: max(len(row.ids) for row in example.rows)
     examples = sorted(examples, key=longest)
-    for first in range(0, len(examples), self._size):
-      some = examples[first:first + self._size]
+    for first in range(0, len(examples), self.size):
+      some = examples[first:first + self.size]
       length = rows_lib.padded(longest(some[-1]))
       marks = rows_lib.padded(max(e.labels.shape[1] for e in some), least=1)
       tokens, lengths, places = rows_lib.pad([row for e in some for row in e.rows], length, marks)
       labels = np.concatenate([np.pad(e.labels, ((0, 0), (0, marks - e.labels.shape[1])), constant_values=-1)
                                for e in some])
-      yield parallel.put(ScoreBatch(tokens, lengths, places, labels), self._sharding)
+      yield parallel.put(ScoreBatch(tokens, lengths, places, labels), self.sharding)

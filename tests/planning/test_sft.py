@@ -78,7 +78,7 @@ def test_flops_by_hand():
       2 * model.layers * model.head_dim)
   assert found['weights'] == 2 * rows * t * weights and found['logits'] == 2 * rows * t * table
   assert found['attention'] == model.layers * rows * t * (t + 1) // 2 * 4 * model.heads * model.head_dim
-  step = roofline.sft_step(config_of(fsdp=4), model, topology.find('v5e:2x2'))
+  step = roofline.labelled_step(config_of(fsdp=4), model, topology.find('v5e:2x2'))
   assert step.seconds == max(step.flops / 197e12, step.bytes / 0.82e12)
 
 

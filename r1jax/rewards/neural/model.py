@@ -54,8 +54,8 @@ class Scorer:
 
   def __init__(self, cfg, mesh, dtype, batch=16, attention='auto'):
     shards = parallel.batch_shards(mesh)
-    self._batch, self._sharding = -(-batch // shards) * shards, parallel.batch_sharding(mesh)
-    self._program = jax.jit(functools.partial(_scores, cfg=cfg, mesh=mesh, dtype=jnp.dtype(dtype), attention=attention))
+    self.batch, self.sharding = -(-batch // shards) * shards, parallel.batch_sharding(mesh)
+    self.program = jax.jit(functools.partial(_scores, cfg=cfg, mesh=mesh, dtype=jnp.dtype(dtype), attention=attention))
 
   def __call__(self, params, rows):
     """f32 arrays, one number a mark of each conversation.Row."""
@@ -63,10 +63,10 @@ class Scorer:
     for i, row in enumerate(rows):
       shapes.setdefault(rows_lib.shape(row), []).append(i)
     for (length, marks), members in sorted(shapes.items()):
-      for first in range(0, len(members), self._batch):
-        some = members[first:first + self._batch]
-        filled = [rows[i] for i in some] + [rows[some[0]]] * (self._batch - len(some))
-        found = parallel.get(self._program(params, *parallel.put(rows_lib.pad(filled, length, marks), self._sharding)))
+      for first in range(0, len(members), self.batch):
+        some = members[first:first + self.batch]
+        filled = [rows[i] for i in some] + [rows[some[0]]] * (self.batch - len(some))
+        found = parallel.get(self.program(params, *parallel.put(rows_lib.pad(filled, length, marks), self.sharding)))
         for i, scores in zip(some, found):
           out[i] = np.array(scores[:len(rows[i].marks)])
     return out
@@ -104,8 +104,7 @@ def load(path, *, batch=16, dtype=''):
   """
   require(batch >= 1, f'batch is {batch}; it must be positive.')
   require(dtype in ('', 'float32', 'bfloat16'), f"dtype is {dtype!r}; use 'float32', 'bfloat16', or '' for as stored.")
-  inside = os.path.join(path, MODEL)
-  path = inside if os.path.isfile(os.path.join(inside, ABOUT)) else path
+  path = directory(path)
   source = checkpoint.open_model(path)
   require(source.cfg.head == 'score', f'{path} is a policy; a reward model has a score for an output '
           '(experiments/reward_model.py trains one).')
@@ -122,6 +121,12 @@ def load(path, *, batch=16, dtype=''):
       rows = [encoder.whole(turns, text) for turns, (text,) in conversations]
     return [scores.tolist() for scores in scorer(params, rows)]
   return Loaded(about, score)
+
+
+def directory(path):
+  """The model directory that is meant: itself, or the one in a run's folder."""
+  inside = os.path.join(path, MODEL)
+  return inside if os.path.isfile(os.path.join(inside, ABOUT)) else path
 
 
 def read_about(path):

@@ -1,0 +1,110 @@
+"""Plans of what is neither RL nor SFT: samples in bulk, a reward model, and RL with reward models beside it."""
+import dataclasses
+import importlib.util
+
+import pytest
+
+from configs import cold_start, generate, r1, r1_rl, reward_model
+from experiments import plan
+from r1jax import config, models
+from r1jax import params as params_lib
+from r1jax.config import ConfigError
+from r1jax.planning import programs, roofline, topology
+
+needs_compiler = pytest.mark.skipif(not importlib.util.find_spec('libtpu'),
+                                    reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'")
+TOY = models.PRESETS['toy']
+COUNT = params_lib.count(models.specs(TOY))
+
+
+def sampling():
+  c = generate.get_config('stage3')
+  c.rollout.update(prompts=8, samples=2, max_prompt=32, max_response=64, chunk=4)
+  return config.of_run(c)
+
+
+def scoring(objective='pairs'):
+  c = reward_model.get_config('helpful')
+  c.update(objective=objective, batch=8, microbatch=4, mesh=dict(fsdp=2, tp=2))
+  c.data.max_length = 200
+  return config.of_run(c)
+
+
+def with_reward_models():
+  c = r1_rl.get_config('all_scenarios')
+  c.rollout.update(prompts=8, samples=2, max_prompt=32, max_response=64, chunk=4)
+  c.train.update(minibatches=2, microbatch=8)
+  return config.of_run(c)
+
+
+def names(cfg):
+  return programs.names(programs.phases(cfg), cfg)
+
+
+def test_each_run_is_read_as_what_it_is_and_has_its_programs():
+  assert isinstance(sampling(), config.Generate) and isinstance(scoring(), config.RewardModel)
+  assert names(sampling()) == ['sample/weights', 'sample/start', 'sample/stretch']
+  assert names(scoring()) == ['reward_model/accumulate', 'reward_model/apply']
+  assert 'rewards' in names(with_reward_models())
+  assert 'rewards' not in names(config.of_run(r1_rl.get_config('reasoning')))
+
+
+def test_of_cold_start_the_way_with_the_most_tokens_is_planned():
+  c = cold_start.get_config('deepseek_v3')
+  c.ways.direct.rollout.update(max_response=20_000)
+  cold = config.of_run(c)
+  assert isinstance(cold, config.ColdStart) and programs.as_generate(cold).rollout.max_response == 20_000
+  with pytest.raises(ConfigError, match='none samples from a model'):
+    programs.as_generate(config.of_run(cold_start.get_config('traces')))
+
+
+@pytest.mark.parametrize('name', [name for name, stage in r1.get_config('deepseek_v3').stages.items()
+                                  if stage.experiment not in ('given', 'curate')])
+def test_every_stage_of_deepseek_v3_names_a_slice_over_which_it_divides(name):
+  cfg = config.of_run(r1.get_config(f'deepseek_v3/{name}'))
+  cfg = programs.as_generate(cfg) if isinstance(cfg, config.ColdStart) else cfg
+  slice_ = topology.find(cfg.topology)
+  plan.check_context(cfg, plan.model_of(cfg))
+  shards = plan.sizes(cfg.mesh, slice_.chips)['fsdp']
+  if isinstance(cfg, config.RL | config.Generate):
+    assert programs.sampled(cfg)[0] % shards == 0
+  if not isinstance(cfg, config.Generate):
+    assert (programs.tile(cfg)[0] if isinstance(cfg, config.RL) else cfg.microbatch) % shards == 0
+
+
+def test_the_roofline_of_a_reward_models_step():
+  """Two rows a pair, and no logits."""
+  slice_ = topology.find('v5e:2x2')
+  pairs, points = (plan.phases_of(scoring(o), TOY, slice_, {})[0] for o in ('pairs', 'points'))
+  assert pairs.flops == 2 * points.flops and pairs.name == 'reward_model'
+  scored = roofline.packed_flops(dataclasses.replace(TOY, head='score'), 16, 200, causal=True)
+  assert scored['logits'] == 0 and pairs.flops == sum(roofline.update_flops(scored, 'full').values()) / 4
+
+
+@needs_compiler
+@pytest.mark.parametrize('cfg', [sampling, scoring])
+def test_their_real_programs_compile_for_a_slice(tmp_path, cfg):
+  cfg, slice_ = cfg(), topology.find('v5e:2x2')
+  out, lines = plan.plan(cfg, TOY, slice_, [], str(tmp_path), price=1.0)
+  found = {p['name']: p for p in out['programs']}
+  assert list(found) == names(cfg) and out['verdict'] == 'fits' and out['bound']['cost_a_billion'] > 0
+  if isinstance(cfg, config.Generate):                     # bfloat16 over four chips, and no optimizer beside it
+    assert found['sample/weights']['argument_bytes'] >= 2 * COUNT / 4
+    assert found['sample/weights']['resident_beside_bytes'] == found['sample/stretch']['resident_beside_bytes'] == 0
+  else:                                                    # parameters, gradients and two moments, all float32
+    assert found['reward_model/apply']['argument_bytes'] >= 16 * COUNT / 4 * 0.98
+
+
+@needs_compiler
+def test_reward_models_lie_beside_a_policy(tmp_path):
+  """Two of the policy's shape in float32, whole: one is the program's argument, the other beside it."""
+  cfg, slice_ = with_reward_models(), topology.find('v5e:2x2')
+  out, _ = plan.plan(cfg, TOY, slice_, ['rewards'], str(tmp_path))
+  without = dataclasses.replace(cfg, reward=config.Reward({'format': 1.0}, 'format'))
+  alone, _ = plan.plan(without, TOY, slice_, ['logprobs'], str(tmp_path))
+  (rewards,), (logprobs,) = out['programs'], alone['programs']
+  both = rewards['state_bytes'] - logprobs['state_bytes']
+  scored = params_lib.count(models.specs(dataclasses.replace(TOY, head='score')))
+  assert both == pytest.approx(2 * 4 * scored / 4, rel=0.02)
+  assert rewards['resident_beside_bytes'] == rewards['state_bytes'] - both // 2
+  assert rewards['argument_bytes'] >= both / 2
