@@ -310,6 +310,12 @@ def _toy_sft(model, data, epochs):
   return c
 
 
+def _toy_student():
+  c = _toy_sft('stage:student_base', 'stage:curated', 3.0)
+  c.optimizer.learning_rate = 3e-3                                               # the smaller, the faster: as the paper
+  return c
+
+
 def _toy_samples():
   c = generate.get_config('toy')
   c.problems = 2048
@@ -358,8 +364,7 @@ def _toy():
       helpful=_stage('reward_model', _toy_helpful(), 'Stage 4: a model of the preference'),
       final=_stage('rl', _toy_final('stage:sft', 60, 45), 'Stage 4: RL for all scenarios; this is R1', 'r1'),
       student_base=_stage('pretrain', student, 'A smaller base model, of the same text', 'zero'),
-      student=_stage('sft', _toy_sft('stage:student_base', 'stage:curated', 3.0),
-                     'Distillation: the student learns the set of stage 3', 'r1'),
+      student=_stage('sft', _toy_student(), 'Distillation: the student learns the set of stage 3', 'r1'),
       student_rl=_stage('rl', _toy_rl('stage:student_base', 80, 'r1_zero'),
                         'For comparison: RL on the student', 'zero'))
   return _recipe(
