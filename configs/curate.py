@@ -22,7 +22,7 @@ def _stage3():
   """The paper's mixture: about 600,000 reasoning samples, and 200,000 rows of other tasks. Not run at its size."""
   return ConfigDict(dict(
       samples='', per_prompt=4, name='reasoning', version='1.0.0',               # ours
-      filters=dict(form='r1', special='|special_token|',                         # paper
+      filters=dict(form='r1', special='|special_token|',                         # ours; paper (special)
                    language=0.95, paragraph=300, code=False,                     # paper; the numbers: ours
                    repetition=0.1, repetition_ngram=20, near=0.8, near_ngram=5),  # ours
       judge=dict(), judged=(),                                                   # paper: some kinds; set url and kinds

@@ -40,6 +40,9 @@ STUDENTS = {
     'llama_3_3_70b': lambda: _student('llama3_3_70b', 2e-5, 'v5p:2x4x4', 8, 4, 8),
 }
 
+BASES = dict(qwen2_5_math_1_5b='Qwen2.5-Math-1.5B', qwen2_5_math_7b='Qwen2.5-Math-7B', qwen2_5_14b='Qwen2.5-14B',
+             qwen2_5_32b='Qwen2.5-32B', llama_3_1_8b='Llama-3.1-8B', llama_3_3_70b='Llama-3.3-70B-Instruct')  # paper
+
 
 def get_config(variant='qwen2_5_math_7b'):
   return common.choose(STUDENTS, variant)

@@ -8,7 +8,8 @@
 A text 'stage:NAME' is what stage NAME has made. Numbers are marked `paper` (PAPER.md, v2 of the report where it says
 more) or `ours`; what is not set here is as in the config file that a stage begins with, marked there too. A step of RL
 is one rollout of 8,192 responses and 16 optimizer steps, in whose number the paper counts. `deepseek_v3` was not run.
-What is given is in this project's fields: `problem`, `answer`; of code `asserts` instead, of science `options` too.
+What is given is in this project's fields: `problem`, `answer`; of code `asserts` instead, of science `options` too,
+of logic `names` and `is_knight`; of preferences `prompt`, `chosen`, `rejected`; of safety `prompt`, `response`, `safe`.
 """
 from ml_collections import ConfigDict
 
@@ -40,14 +41,15 @@ GIVEN = dict(
     math_zh='problems of mathematics in Chinese, with answers',                  # of these, a share
     code='17,000 problems of programming and 8,000 of mending programs, with asserts (no answer)',  # paper (numbers)
     stem='22,000 multiple-choice questions of science, with options and answer',  # paper (the number)
-    logic='15,000 problems of logic',                                            # paper
+    logic='15,000 problems of knights and knaves',                               # paper (the number; which: ours)
     requests='66,000 requests of all kinds, without answers',                    # paper
     harm='12,000 requests about harm',                                           # paper
     preferences='66,000 pairs of responses, one preferred for its helpfulness',  # paper
-    safety='106,000 responses labelled safe or unsafe',                          # paper
+    safety='responses to 106,000 prompts, each labelled safe or unsafe',         # paper
     general='200,000 rows of writing, factual questions, self-cognition, translation',  # paper (v2: 177,812)
     aime='AIME 2024, 30 problems')                                               # paper
 
+# The parts of configs/r1_rl.py, which are named after public sets, and what is given for them.
 PROMPTS = dict(gsm8k='math', cmath='math_zh', mbpp='code', stem='stem', knights='logic', requests='requests',
                harm='harm')
 
@@ -91,19 +93,23 @@ def _reinforced(model, variant='reasoning', language=True):
 def _zero(model, steps, max_response):
   """R1-Zero: accuracy and format alone, the template that says nothing of how to solve."""
   c = _reinforced(model, language=False)
-  c.steps = steps
+  c.steps = steps                                                                # and stage 2's prompts: ours
   c.data.update(template='r1_zero', chat_template='')                            # paper
   for part in c.data.parts.values():
     part.template = ''
   c.rollout.max_response = max_response
   c.reward.options.format.form = 'r1_zero'                                       # paper
-  c.reward.options.logic.where = 'tags'
+  c.reward.options.logic.where = 'tags'                                          # ours
   c.loss.update(clip_low=0.2, clip_high=0.2)                                     # ours (not stated for R1-Zero)
   return c
 
 
 def _cold_data():
-  """Some thousands of long chains (paper); the paper's last way, people, is a model that rewrites."""
+  """Some thousands of long chains (paper): `zero` gives drafts only, which `rewritten` makes readable.
+
+  The paper's last way, people, is a model here. Which model goes which way, and that problems are of mathematics in
+  English: ours.
+  """
   c = _on_pod(cold_start.get_config('deepseek_v3'))
   c.data.path = 'stage:math'
   ways = {name: c.ways[name] for name in ('few_shot', 'direct', 'zero', 'rewritten')}  # paper
@@ -131,7 +137,7 @@ def _sampled():
 def _curated():
   c = curate.get_config('stage3')
   c.samples = 'stage:samples'
-  c.per_prompt = 10                                                              # ours (for 600,000 of 88,000 prompts)
+  c.per_prompt = 10                                                              # ours (600,000 of 88,000 prompts)
   c.merge.general.path = 'stage:general'
   c.evaluation = ('stage:aime',)                                                 # ours: every set that is evaluated on
   return c
@@ -145,7 +151,7 @@ def _reward_model(variant, data):
 
 
 def _final():
-  """Reasoning by rule throughout; general requests and their reward models in the last steps."""
+  """Reasoning by rule throughout; general requests and their reward models in the last 25 of 106 rollouts (paper)."""
   c = _reinforced('stage:sft', 'all_scenarios')
   c.reward.options.helpful.path = 'stage:helpful'
   c.reward.options.harmless.path = 'stage:harmless'
@@ -171,7 +177,7 @@ def _student_zero():
 
 
 def _evaluation(template, form):
-  """AIME 2024 by the paper's protocol."""
+  """AIME 2024 by the paper's protocol; data.path is required, and nothing learns from it."""
   c = _reinforced('')
   c.steps = 1
   c.data = ConfigDict(dict(source='jsonl', path='stage:math', eval_path='stage:aime', eval_fraction=0.0, name='',
@@ -204,7 +210,8 @@ def _deepseek_v3():
                        'R1-Zero goes on with responses twice as long', 'zero'),
       cold_data=_stage('cold_start', _cold_data(), 'Stage 1: long chains in the three ways, in a readable form'),
       cold=_stage('sft', _learned('cold_start', 'stage:cold_data'), 'Stage 1: cold start of the base', 'r1'),
-      reasoning=_stage('rl', _reinforced('stage:cold'), 'Stage 2: reasoning RL with language consistency', 'r1'),
+      reasoning=_stage('rl', _reinforced('stage:cold'), 'Stage 2: reasoning RL with language consistency',
+                       'r1'),                                                    # ours (650 rollouts)
       samples=_stage('generate', _sampled(), 'Stage 3: several responses for each prompt'),
       curated=_stage('curate', _curated(), 'Stage 3: right and readable ones, and 200,000 rows of other tasks'),
       sft=_stage('sft', _learned('stage3', 'stage:curated'), 'Stage 3: SFT of the base', 'r1'),
@@ -215,7 +222,7 @@ def _deepseek_v3():
   evaluations = dict(zero=zero(), r1=r1(), zero_qwen2_5_32b=_of_student('qwen2_5_32b', zero()))
   for name in distill.STUDENTS:
     evaluations[f'r1_{name}'] = _of_student(name, r1())
-    stages[f'base_{name}'] = _given(f"the base model of the student {name}")
+    stages[f'base_{name}'] = _given(f'the base of the student {name}: {distill.BASES[name]}')
     stages[f'student_{name}'] = _stage('sft', _student(name), 'Distillation: the student learns the set of stage 3',
                                        f'r1_{name}')
   stages['student_zero'] = _stage('rl', _student_zero(), 'R1-Zero-Qwen-32B, for comparison: RL on the student',
@@ -270,7 +277,7 @@ def _toy_final(model, steps, last):
   """Requests without an answer, and their reward model, in the `last` steps."""
   c = _toy_rl(model, steps, 'r1', 1.0)
   c.data = _toy_data(open=dict(weight=4.0, begin=steps - last))
-  c.optimizer.final_fraction = 0.3                     # the requests come late
+  c.optimizer.update(learning_rate=3e-4, final_fraction=0.3)                     # the requests come late
   c.rollout.temperature = 0.7                                                    # as in the paper
   c.reward.routes.open = ConfigDict(dict(helpful=1.0))
   c.reward.uses = ConfigDict(dict(helpful='preference'))

@@ -3,8 +3,8 @@
   python -m experiments.rl --config configs/r1_rl.py:reasoning --config.model.path=DIR --workdir D \\
       --config.data.parts.gsm8k.path=gsm8k_train.jsonl.gz ...             (every part's file; weight=0.0 leaves one out)
 
-`reasoning` is stage 2: mathematics, code and logic by rule, and the language of the chain. `all_scenarios` is stage 4:
-the same, and in the last 25 steps requests without an answer, by reward models of helpfulness and harmlessness
+`reasoning` is stage 2: mathematics, code, science and logic by rule, and the chain's language. `all_scenarios` is
+stage 4: the same, and in the last 25 steps requests without an answer, by reward models of helpfulness and harmlessness
 (`configs/reward_model.py:helpful`, `:safety`). A step is one rollout with its 16 optimizer steps, in which the paper
 counts. Numbers are marked `paper` (PAPER.md, v2 of the report) or `ours`.
 """
@@ -42,14 +42,14 @@ def _reasoning():
                     stem=_part(kind='choice', language='en', template='chat_boxed', weight=22.0,  # paper
                                problem='{problem}\n{options}'),
                     knights=_part(kind='logic', language='en', weight=15.0))),          # paper
-      rollout=dict(prompts=512, samples=16, temperature=1.0, max_prompt=1024,    # paper (32 questions x 16 a batch)
+      rollout=dict(prompts=512, samples=16, temperature=1.0,                     # paper (32 questions x 16 a batch)
                    max_response=32_768,                                          # paper
-                   top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0),             # ours
+                   max_prompt=1024, top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0),             # ours
       reward=dict(parts=dict(format=1.0,                                         # paper (equal weight)
                              language=1.0),                                      # paper (added to the accuracy)
                   accuracy='',
                   routes=dict(math=dict(math=1.0), code=dict(code=1.0), logic=dict(logic=1.0), choice=dict(choice=1.0)),
-                  options=dict(format=dict(form='r1'),                           # paper (thinking, then a summary)
+                  options=dict(format=dict(form='r1'),                           # paper (a summary), ours (the tags)
                                logic=dict(where='summary')),                     # ours
                   accuracies=dict(), bars=dict(), uses=dict(), begin=dict(), gates=(), step_credit=0.0,
                   workers=16, timeout=60.0, overlong_buffer=0),                  # ours

@@ -25,7 +25,7 @@ def _stage3():
       context=0, topology='v5p:4x8x8',                                           # ours
       model=dict(path='', preset='deepseek_v3', dtype='bfloat16', remat='full', attention='auto'),  # paper (the model)
       data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.002,      # ours
-                template='chat', chat_template='r1',                             # paper (as published)
+                template='chat', chat_template='r1',                             # ours (as the models were published)
                 response='{response}', drop='',                                  # ours
                 max_length=32_768),                                              # paper
       problems=dict(source='', path='', eval_path='', eval_fraction=0.05, name='', template='chat_boxed',

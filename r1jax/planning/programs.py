@@ -104,13 +104,12 @@ def as_rl(cfg, shards):
   shards: parts that a batch is cut into, which what is not sampled would have to divide over.
   """
   rollout, reward = config_lib.Rollout(shards, 1, 16, 16), config_lib.Reward({'format': 1.0}, 'format')
-  trained = lambda: config_lib.Train(param_dtype=cfg.param_dtype, grad_dtype=cfg.grad_dtype,
-                                     balance_rate=cfg.balance_rate)
   if isinstance(cfg, config_lib.Generate):
     rollout, optimizer = cfg.rollout, config_lib.Optimizer(1.0)
     train = config_lib.Train(param_dtype=cfg.model.dtype, grad_dtype='param')
   else:
-    train, optimizer = trained(), cfg.optimizer
+    optimizer = cfg.optimizer
+    train = config_lib.Train(param_dtype=cfg.param_dtype, grad_dtype=cfg.grad_dtype, balance_rate=cfg.balance_rate)
   if isinstance(cfg, config_lib.SFT) and cfg.eval.problems:
     e = cfg.eval
     rollout = config_lib.Rollout(e.batch, max(e.samples, e.final_samples), e.max_prompt, e.max_response, top_p=e.top_p)
