@@ -212,6 +212,7 @@ def start(cfg, workdir):
 
   problems = data.load(cfg.data)
   check_kinds(cfg.reward, problems)
+  check_languages(cfg.reward, problems, cfg.data.language)
   encode = lambda p: rollout.encode_prompt(tokenizer, template, p)[1]
   train, long_train = data.drop_long(problems.train, encode, cfg.rollout.max_prompt)
   held_out, long_held_out = data.drop_long(problems.held_out, encode, cfg.rollout.max_prompt)
@@ -278,6 +279,16 @@ def check_kinds(cfg, problems):
   if idle := set(cfg.routes) - kinds:
     log.warning('reward.routes has %s, but no problem is of such a kind; there are: %s.', ', '.join(sorted(idle)),
                 ', '.join(sorted(map(str, kinds))))
+
+
+def check_languages(cfg, problems, language):
+  """Raises ConfigError for a language whose words the evaluation, or a part of a config.Reward, could not count.
+
+  problems: data.Problems. language: of those that name none.
+  """
+  counted = problems.train if 'language' in map(cfg.function, cfg.names()) else []
+  for name in {language, *(str(rewards.language_of(p)) for p in counted + problems.held_out)} - {''}:
+    rewards.language_consistency('', name)
 
 
 def graders(cfg):

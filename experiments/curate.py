@@ -104,6 +104,9 @@ def defects_of_the_machine(folder):
   except sqlite3.OperationalError as error:
     raise data.DataError(f'the tables in {folder} cannot be used: {error}; end whatever else works there, make room, '
                          'and run the same command again.') from error
+  except sqlite3.DatabaseError as error:
+    raise data.DataError(f'the tables in {folder} are damaged: {error}; remove that folder and run the same command '
+                         'again, which then begins anew.') from error
   except concurrent.futures.process.BrokenProcessPool as error:
     raise data.DataError('a worker process was ended, as when memory is short; run the same command again, with '
                          'less --config.workers if need be.') from error

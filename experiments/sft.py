@@ -145,6 +145,7 @@ def answering(cfg, source):
   tokenizer, template = source.load_tokenizer(cfg.problems.chat_template or None), template_of('problems', cfg.problems)
   found = data.load(cfg.problems)
   common.check_kinds(cfg.reward, found)
+  common.check_languages(cfg.reward, found, cfg.problems.language)
   problems, long = data.drop_long(found.held_out, lambda p: rollout.encode_prompt(tokenizer, template, p)[1],
                                   cfg.eval.max_prompt)
   config_lib.require(problems, 'no problem is held out to answer; set problems.eval_path or problems.eval_fraction, or '

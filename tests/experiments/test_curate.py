@@ -96,10 +96,14 @@ def test_what_made_a_source_is_told_as_far_as_it_is_known(tmp_path):
     assert curate.made_by(source(False)) == said
 
 
-def test_a_locked_database_is_one_line(tmp_path):
+def test_a_database_that_cannot_be_used_is_one_line(tmp_path):
   with pytest.raises(data.DataError, match='database is locked; end whatever else works there'):
     with curate.defects_of_the_machine(tmp_path):
       raise sqlite3.OperationalError('database is locked')
+  (tmp_path / 'seen.sqlite').write_bytes(b'not a table' * 99)
+  with pytest.raises(data.DataError, match='damaged: file is not a database; remove that folder'):
+    with curate.defects_of_the_machine(tmp_path):
+      rejection.Pass(tmp_path, None, [], None)
 
 
 @slow

@@ -70,6 +70,8 @@ def test_mistakes_cost_one_line_before_anything_compiles(runs, base, files, tmp_
   assert 'pass the JSON Lines file of problems with --config.data.parts.knights.path=FILE' in refuse(
       data__parts__knights__path='')
   assert 'no reward says whether problems of kind puzzle are solved' in refuse(data__parts__knights__kind='puzzle')
+  assert "language 'xx' is not known; known: zh" in refuse(data__language='xx')
+  assert "language 'xx' is not known; known: zh" in refuse(data__parts__cmath__language='xx')
   assert "data.parts.mbpp.template is 'boxed'; known: r1_zero" in refuse(data__parts__mbpp__template='boxed')
   assert 'weight -1.0 and begin 0; neither may be negative' in refuse(data__parts__gsm8k__weight=-1.0)
 
