@@ -35,11 +35,9 @@ def rules(cfg, way):
 
 def template(cfg, way):
   """What a way's policy is asked."""
-  if way.way == 'readable':
-    return templates.TEMPLATES[way.template]
   examples = wordings.read_examples(way.examples) if way.examples else ()
-  chat = way.chat and way.way != 'few_shot'
-  return wordings.Prompt(way.way, cfg.wording, chat, way.shots, examples)
+  return coldstart.prompt(way.way, cfg.wording, chat=way.chat, shots=way.shots, examples=examples,
+                          template=way.template)
 
 
 def to_generate(cfg, number, way):

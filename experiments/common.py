@@ -339,7 +339,7 @@ def begun_with(path, settings):
   settings = json.loads(json.dumps(settings))
   if os.path.exists(path):
     with open(path, encoding='utf-8') as f:
-      lines = store_lib.difference(store_lib.flat(json.load(f)), store_lib.flat(settings))
+      lines = store_lib.difference(json.load(f), settings)
     config_lib.require(not lines, f'{os.path.dirname(path)} was begun with other settings: {"; ".join(lines[:4])}; go '
                        'back to those, or use another --workdir.')
     return

@@ -95,13 +95,19 @@ def _tokenizer(path):
 
 
 def _digest(path):
-  """Of all that a directory holds; of large files the size and 64 KiB at 256 places."""
-  found, piece = hashlib.sha256(), 1 << 16
+  """Of all that a directory holds: names, sizes and `pieces`."""
+  found = hashlib.sha256()
   for file in sorted(path.glob('*.safetensors')) + sorted(path.glob('tokenizer.*')):
-    size = file.stat().st_size
-    found.update(f'{file.name} {size}'.encode())
-    with open(file, 'rb') as f:
-      for at in range(0, size, max(piece, size // 256)):
-        f.seek(at)
-        found.update(f.read(piece))
+    found.update(f'{file.name} {file.stat().st_size}'.encode())
+    for piece in pieces(file):
+      found.update(piece)
   return found.hexdigest()
+
+
+def pieces(file):
+  """Yields a file's bytes; of one above 16 MiB 64 KiB at 256 places."""
+  size, piece = file.stat().st_size, 1 << 16
+  with open(file, 'rb') as f:
+    for at in range(0, size, max(piece, size // 256)):
+      f.seek(at)
+      yield f.read(piece)

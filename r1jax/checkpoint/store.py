@@ -158,7 +158,7 @@ class Store:
 
   def _check(self, manifest):
     """Refuses a checkpoint of another run before its files are read."""
-    lines = difference(flat(manifest['fingerprint']), flat(self._fingerprint))
+    lines = difference(manifest['fingerprint'], self._fingerprint)
     config_lib.require(not lines, f'the checkpoint of step {manifest["step"]} in {self._directory} was saved under '
                        f'other settings: {"; ".join(lines)}; go back to those, or use another directory.')
 
@@ -355,15 +355,9 @@ def _restore_args(leaf):
   return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
 
 
-def flat(tree, at=''):
-  """Nested dict -> {dotted key: value}."""
-  if not isinstance(tree, dict) or not tree:
-    return {at: tree}
-  return {k: v for key, value in tree.items() for k, v in flat(value, f'{at}.{key}' if at else key).items()}
-
-
 def difference(saved, now):
-  """One phrase for each key whose values differ, both values given."""
+  """One phrase for each key of two nested dicts whose values differ, both values given."""
+  saved, now = config_lib.flat(saved), config_lib.flat(now)
   def show(values, key):
     return repr(values[key]) if key in values else 'absent'
   return [f'{key} was {show(saved, key)}, is {show(now, key)}' for key in sorted(saved.keys() | now.keys())

@@ -71,3 +71,12 @@ def to_dict(config):
   if isinstance(config, tuple):
     return [to_dict(v) for v in config]
   return config
+
+
+def flat(tree, at='', lists=False):
+  """Nested dicts -> {dotted key: leaf}; an empty one is a leaf. lists: take these apart too, by their places."""
+  if lists and isinstance(tree, (list, tuple)):
+    tree = {str(i): value for i, value in enumerate(tree)}
+  if not hasattr(tree, 'items') or not tree:
+    return {at: tree}
+  return {k: v for key, value in tree.items() for k, v in flat(value, f'{at}.{key}' if at else str(key), lists).items()}

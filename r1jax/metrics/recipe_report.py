@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
 
+from r1jax.config import flat
 from r1jax.metrics import plots, report, writer
 
 EVALUATION = 'evaluation'         # of a stage: the folder in its own, and the key in summary.json
@@ -81,18 +82,14 @@ def _show(value, key='pass@1'):
 def figures(summary):
   """(name, text) of what a stage's own summary says, nested names joined; long lists are left out."""
   rows = []
-  for name, value in _flat(summary):
+  for name, value in flat(summary).items():
+    if value in (None, {}) or isinstance(value, list) and len(str(value)) > 200:
+      continue
     if isinstance(value, bool) or not isinstance(value, (int, float)):
       rows.append((name, str(value)))
     else:
       rows.append((name, f'{value:.4g}' if isinstance(value, float) else f'{value:,}'))
   return rows[:LONGEST]
-
-
-def _flat(value, at=''):
-  if isinstance(value, dict):
-    return [row for key, inner in value.items() for row in _flat(inner, f'{at}.{key}' if at else str(key))]
-  return [] if isinstance(value, list) and len(str(value)) > 200 or value is None else [(at, value)]
 
 
 def curves(folder, name):

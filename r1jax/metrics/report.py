@@ -14,6 +14,7 @@ import sys
 import jinja2
 
 from r1jax import templates
+from r1jax.config import flat
 from r1jax.metrics import plots, writer
 
 BUDGET = 6_000_000                # characters of completions in the page, so that a browser opens it at once
@@ -60,7 +61,7 @@ def report(workdir):
       curves=[(name, figure.axes[0].get_title(loc='left'), plots.svg(figure, name))
               for name, figure in plots.figures(records).items()],
       seconds=summary.get('seconds', {}),
-      settings=_flatten(config),
+      settings=[(key, json.dumps(value)) for key, value in flat(config).items()] if config else [],
       reader=(data := reader(writer.read_samples(workdir))),
       data=script_json(data),
       column='step',
@@ -206,13 +207,6 @@ def _facts(summary, config, records):
   if summary.get('length_ratio') is not None:
     facts.append(('length ratio', f'{summary["length_ratio"]:.2f}'))
   return facts
-
-
-def _flatten(config, at=''):
-  rows = []
-  for key, value in config.items():
-    rows += _flatten(value, f'{at}{key}.') if isinstance(value, dict) else [(at + key, json.dumps(value))]
-  return rows
 
 
 def _read_json(path):

@@ -48,24 +48,32 @@ class Rules:
   paragraph: int = 0
 
 
+def prompt(way, wording, *, chat=True, shots=1, examples=(), template='r1_zero'):
+  """What a way asks: a template, or what has its `format` and `chat`. Examples are shown outside any chat."""
+  if way == 'readable':
+    return templates.TEMPLATES[template]
+  return wordings.Prompt(way, wording, chat and way != 'few_shot', shots, examples)
+
+
 def few_shot(policy, problems, rules, *, shots=1, examples=()):
   """Rows, and {reason: samples dropped}, of a policy shown examples. Its rollout should stop at `wordings`' ends."""
-  return rows(policy(problems, wordings.Prompt('few_shot', rules.wording, False, shots, examples)), 'few_shot', rules)
+  asked = prompt('few_shot', rules.wording, shots=shots, examples=examples)
+  return rows(policy(problems, asked), 'few_shot', rules)
 
 
 def direct(policy, problems, rules, *, chat=True):
   """The same of a policy asked for reflection and verification."""
-  return rows(policy(problems, wordings.Prompt('direct', rules.wording, chat)), 'direct', rules)
+  return rows(policy(problems, prompt('direct', rules.wording, chat=chat)), 'direct', rules)
 
 
 def readable(policy, problems, rules, *, template='r1_zero'):
   """The same of R1-Zero, asked as it was trained."""
-  return rows(policy(problems, templates.TEMPLATES[template]), 'readable', rules)
+  return rows(policy(problems, prompt('readable', rules.wording, template=template)), 'readable', rules)
 
 
 def rewrite(policy, drafts, rules, *, chat=True):
   """The same of a policy that rewrites; drafts: problems with 'draft' (see `draft`)."""
-  return rows(policy(drafts, wordings.Prompt('rewrite', rules.wording, chat)), 'rewrite', rules)
+  return rows(policy(drafts, prompt('rewrite', rules.wording, chat=chat)), 'rewrite', rules)
 
 
 def rows(samples, way, rules):

@@ -14,6 +14,7 @@ import re
 
 from r1jax import config as config_lib
 from r1jax.checkpoint import source, store
+from r1jax.config import flat
 
 RECORD, SUMMARY, OLD = 'stage.json', 'summary.json', 'old'
 REFERENCE = 'stage:'              # a text of a config 'stage:NAME' or 'stage:NAME/FILE' is what an earlier stage made
@@ -23,7 +24,6 @@ HOW = re.compile(r'(checkpoint|eval|mesh|sampler_mesh|topology|reward\.workers|w
 EVALUATE = 'evaluate'             # the experiment of evaluations
 CONFIG = 'stage_config.py'        # of its folder, for the plain command of its experiment
 SKIPPED = {'tb', 'plots', 'evaluation', RECORD, SUMMARY, CONFIG, 'report.html', 'metrics.jsonl'}  # no part of a result
-PLACES, PIECE = 256, 1 << 16      # of a file larger than their product so many pieces of so many bytes are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Stage:
   @property
   def inputs(self):
     """{key of the config: (stage, file in its folder or '')}."""
-    refs = {key: value for key, value in flat(self.config).items()
+    refs = {key: value for key, value in flat(self.config, lists=True).items()
             if isinstance(value, str) and value.startswith(REFERENCE)}
     return {key: tuple(value.removeprefix(REFERENCE).partition('/')[::2]) for key, value in refs.items()}
 
@@ -53,15 +53,6 @@ class Status:
   """state: DONE, STALE (made under other settings or from other inputs), BEGUN (can go on) or TO_DO; why: phrases."""
   state: str
   why: tuple[str, ...] = ()
-
-
-def flat(tree, at=''):
-  """Nested dicts, lists and tuples -> {dotted key: leaf}."""
-  if isinstance(tree, (list, tuple)):
-    tree = {str(i): value for i, value in enumerate(tree)}
-  if not hasattr(tree, 'items') or not tree:
-    return {at: tree}
-  return {k: v for key, value in tree.items() for k, v in flat(value, f'{at}.{key}' if at else str(key)).items()}
 
 
 def replaced(tree, change):
@@ -118,18 +109,15 @@ def digest(path):
       and not p.name.startswith('.') and not p.name.endswith('.tmp'))
   found = hashlib.sha256()
   for file in files:
-    size = file.stat().st_size
-    found.update(f'{file.relative_to(path) if file != path else ""} {size}\n'.encode())
-    with open(file, 'rb') as f:
-      for at in range(0, size, max(PIECE, size // PLACES)):
-        f.seek(at)
-        found.update(f.read(PIECE))
+    found.update(f'{file.relative_to(path) if file != path else ""} {file.stat().st_size}\n'.encode())
+    for piece in source.pieces(file):
+      found.update(piece)
   return found.hexdigest() if files else ''
 
 
 def files(stage):
   """{key: path} of the config's texts that name something on disk and no stage."""
-  named = {key: value for key, value in flat(stage.config).items()
+  named = {key: value for key, value in flat(stage.config, lists=True).items()
            if isinstance(value, str) and value and not value.startswith(REFERENCE)}
   return {key: value for key, value in named.items()
           if ('path' in key.rsplit('.', 1)[-1] or os.sep in value) and '\n' not in value and os.path.exists(value)}
@@ -180,7 +168,7 @@ def _makes(experiment, key):
 
 def changes(saved, stage, stages, workdir, skip=()):
   """What differs between the record of a stage and what it would be now, a phrase each; inputs `skip` are not read."""
-  old, new = ({key: value for key, value in flat({'experiment': e, **c}).items() if _makes(e, key)}
+  old, new = ({key: value for key, value in flat({'experiment': e, **c}, lists=True).items() if _makes(e, key)}
               for e, c in ((saved['experiment'], saved['config']), (stage.experiment, stage.config)))
   show = lambda values, key: repr(values[key]) if key in values else 'absent'
   # Through JSON a tuple has become a list; flat() has taken both apart, but for empty ones.
