@@ -47,7 +47,7 @@ def _traces():
   """Chains that there are already, with fields problem, reasoning, response and perhaps answer."""
   c = _deepseek_v3()
   c.ways = ConfigDict(dict(traces=_way('traces', without='in_math500')))
-  c.reward.workers = 2
+  c.reward.workers, c.problems = 2, 0
   return c
 
 

@@ -112,10 +112,8 @@ def _cold_data():
   """
   c = _on_pod(cold_start.get_config('deepseek_v3'))
   c.data.path = 'stage:math'
-  ways = {name: c.ways[name] for name in ('few_shot', 'direct', 'zero', 'rewritten')}  # paper
-  for name, model in dict(few_shot='base', direct='chat', zero='zero_long', rewritten='chat').items():
-    ways[name].model.path = f'stage:{model}'
-  c.ways = ConfigDict(ways, sort_keys=False)            # 'rewritten' is of 'zero', before it
+  for name, model in dict(few_shot='base', direct='chat', zero='zero_long', rewritten='chat').items():  # paper (ways)
+    c.ways[name].model.path = f'stage:{model}'
   return c
 
 

@@ -1,6 +1,6 @@
 """Cold-start data: long, readable chains of thought with a summary, in the paper's ways (see r1jax.recipes.coldstart).
 
-  python -m experiments.cold_start --config configs/cold_start.py:toy --config.ways.readable.model.path=ZERO \\
+  python -m experiments.cold_start --config configs/cold_start.py:toy --config.ways.zero.model.path=ZERO \\
       --config.ways.few_shot.model.path=BASE --config.ways.direct.model.path=BASE --workdir D
 
 D/train.jsonl holds the rows to learn from, way after way; D/card.json says where they come from and why samples were
@@ -70,7 +70,7 @@ def sample(cfg, name, workdir):
     return
   wanted = to_generate(cfg, number, way)
   settings = generate.settings(wanted, generate.name_of(wanted)) | {
-      'way': config_lib.to_dict(way) | {'endpoint': {}}, 'text': cfg.wording}       # the endpoint stands beside the way
+      'way': config_lib.to_dict(way) | {'endpoint': {}, 'rollout': {}}, 'text': cfg.wording}    # these stand beside it
   if way.of:
     of = rules(cfg, cfg.ways[way.of])
     drafts = [coldstart.draft(row, of) for row in rows(cfg, way.of, workdir, collections.Counter())]
@@ -103,6 +103,7 @@ def _traces(cfg, way, folder):
 
   config_lib.require(way.path, "the way traces needs 'path', the JSON Lines file of them.")
   found = [row for row in reader.read_rows(way.path, check) if not (way.without and row.get(way.without))]
+  found = found[:cfg.problems or None]
   config_lib.require(found, f'{way.path} holds no trace, or none without {way.without!r}.')
   base = os.path.basename(way.path)
   said = lambda row: {k: v for k, v in row.items() if v is not None or k not in ('id', 'answer')}
@@ -145,6 +146,10 @@ def run_cold_start(cfg, workdir):
   common.prepare()
   config_lib.require(cfg.wording in wordings.WORDINGS,
                      f'wording is {cfg.wording!r}; known: {", ".join(wordings.WORDINGS)}.')
+  common.template_of('data', cfg.data)                  # before anything is sampled, and the ways' too
+  for way in cfg.ways.values():
+    if way.way != 'traces':
+      template(cfg, way)
   for name in sorted(cfg.ways, key=lambda name: bool(cfg.ways[name].of)):   # drafts first
     sample(cfg, name, workdir)
   os.makedirs(workdir, exist_ok=True)

@@ -59,7 +59,7 @@ def out_of_memory(error):
   if 'RESOURCE_EXHAUSTED' not in str(error):
     return ''
   return (f'a device is out of memory: {str(error).splitlines()[0]:.300} Nothing saved is lost. Work on less at a time '
-          '(train.microbatch, rollout.chunk), recompute more (model.remat=full) or use more devices; '
+          '(train.microbatch, or microbatch; rollout.chunk), recompute more (model.remat=full) or use more devices; '
           '`python -m experiments.plan` with the same --config says what each program of a run needs, beside what.')
 
 
@@ -199,17 +199,7 @@ def start(cfg, workdir):
   specs = models.specs(model)
   tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
   config_lib.check_context(cfg.rollout, model.context)
-  config_lib.require(
-    cfg.data.template in templates.TEMPLATES,
-    f'data.template is {cfg.data.template!r}; known: {", ".join(templates.TEMPLATES)}.',
-  )
-  template = templates.TEMPLATES[cfg.data.template]
-  for name, part in cfg.data.parts.items():
-    config_lib.require(
-      not part.template or part.template in templates.TEMPLATES,
-      f'data.parts.{name}.template is {part.template!r}; known: {", ".join(templates.TEMPLATES)}.',
-    )
-
+  template = template_of('data', cfg.data)
   problems = data.load(cfg.data)
   check_kinds(cfg.reward, problems)
   check_languages(cfg.reward, problems, cfg.data.language)
@@ -264,6 +254,15 @@ def order_of(cfg, problems):
   return lambda draw: mixture.batch(draw, cfg.rollout.prompts, 1 + cfg.loss.resample_limit)
 
 
+def template_of(name, data):
+  """The Template that a config.Data or config.Imitated, by the name of `name`, asks for. Raises ConfigError."""
+  parts = {f'{name}.parts.{part}': of.template for part, of in getattr(data, 'parts', {}).items() if of.template}
+  for at, template in ({name: data.template} | parts).items():
+    config_lib.require(template in templates.TEMPLATES,
+                       f'{at}.template is {template!r}; known: {", ".join(templates.TEMPLATES)}.')
+  return templates.TEMPLATES[data.template]
+
+
 def check_kinds(cfg, problems):
   """Raises ConfigError where a config.Reward has no route for problems of some kind; warns of routes without problems.
 
@@ -304,15 +303,11 @@ def graders(cfg):
   return pool.Grader(options, cfg.workers, cfg.timeout, cfg.uses), models
 
 
-# Options of rewards by model that say how it is asked, not what.
-ASKING = ('cache', 'concurrency', 'timeout', 'deadline', 'retries', 'api_key_env', 'batch')
-
-
 def what_is_asked(reward):
   """A config.Reward as a dict, less how it is computed, which may change, and what of kinds it does not have."""
   found = {k: v for k, v in config_lib.to_dict(reward).items() if k not in ('workers', 'timeout')}
   found = {k: v for k, v in found.items() if v or k not in ('routes', 'accuracies', 'uses', 'begin', 'bars')}
-  less = lambda options: {k: v for k, v in options.items() if k not in ASKING}
+  less = lambda options: {k: v for k, v in options.items() if k not in config_lib.ASKING}
   return found | {'options': {name: less(options) for name, options in found['options'].items()}}
 
 
@@ -325,6 +320,7 @@ def fingerprint(cfg, source):
   if not parts['data']['parts']:
     del parts['data']['parts']  # a run without them is the same as before there were any
   del parts['optimizer']['moment_dtype']  # dtypes are compared with the arrays
+  del parts['rollout']['chunk']
   parts['train'] = {name: whole['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}
   # More steps go on under a constant rate; under any other the rate at every step follows from their number.
   parts['steps'] = cfg.steps if cfg.optimizer.schedule != 'constant' else 'any'

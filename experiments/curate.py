@@ -39,7 +39,7 @@ def sources(cfg):
   """A filters.Source for the samples and each set that is merged, in that order. Raises DataError, ConfigError."""
   config_lib.require(cfg.samples or cfg.merge, 'samples and merge are both empty; name what is to be curated.')
   for name, m in cfg.merge.items():
-    config_lib.require(m.path, f'merge.{name}.path is empty; name its rows, or take merge.{name} away.')
+    config_lib.require(m.path, f'merge.{name}.path is empty; name its rows with --config.merge.{name}.path=PATH.')
   found = [filters.Source('samples', tuple(map(str, dataset.files(cfg.samples))), True)] if cfg.samples else []
   return found + [filters.Source(name, tuple(map(str, dataset.files(m.path))), False, m.limit, m.kind, m.language)
                   for name, m in cfg.merge.items()]
@@ -139,7 +139,7 @@ def run_curate(cfg, workdir):
   made = {source.name: made_by(source) for source in found}
   hashes |= {entry: digest(dataset.files(entry)) for entry in cfg.evaluation if not dataset.generated(entry)}
   settings = {key: value for key, value in config_lib.to_dict(cfg).items() if key != 'workers'}
-  settings['judge'] = {key: value for key, value in settings['judge'].items() if key not in common.ASKING}
+  settings['judge'] = {key: value for key, value in settings['judge'].items() if key not in config_lib.ASKING}
   begin = lambda: common.begun_with(str(workdir / 'curate.json'), settings | {'sha256': hashes})
   if (workdir / 'summary.json').exists():
     begin()

@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 
 from experiments import common
-from r1jax import checkpoint, data, parallel, rewards, rollout, sampling, templates
+from r1jax import checkpoint, data, parallel, rewards, rollout, sampling
 from r1jax import config as config_lib
 from r1jax.data import order, shards
 from r1jax.recipes.policy import Policy, Teacher
@@ -165,7 +165,9 @@ def settings(cfg, policy):
   """What all commands that write into one folder must agree on."""
   whole = config_lib.to_dict(cfg)
   own = {name: whole[name] for name in ('seed', 'data', 'rollout', 'split', 'problems')}
-  asked = {k: v for k, v in whole['endpoint'].items() if k not in (*common.ASKING, 'url', 'model')}   # these: policy
+  del own['rollout']['chunk']     # as many at a time as the memory takes
+  how = (*config_lib.ASKING, 'url', 'model')            # the last two are the policy
+  asked = {k: v for k, v in whole['endpoint'].items() if k not in how}
   return own | {'dtype': cfg.model.dtype, 'reward': common.what_is_asked(cfg.reward), 'policy': policy} | (
       {'endpoint': asked} if asked else {})
 
@@ -173,9 +175,7 @@ def settings(cfg, policy):
 def run_generate(cfg, workdir):
   """Samples to the end. Returns the summary; None where files of other parts are missing yet."""
   common.prepare()
-  config_lib.require(cfg.data.template in templates.TEMPLATES,
-                     f'data.template is {cfg.data.template!r}; known: {", ".join(templates.TEMPLATES)}.')
-  template, folder, name = templates.TEMPLATES[cfg.data.template], os.path.join(workdir, SAMPLES), name_of(cfg)
+  template, folder, name = common.template_of('data', cfg.data), os.path.join(workdir, SAMPLES), name_of(cfg)
   common.begun_with(os.path.join(workdir, 'generate.json'), settings(cfg, name))
   policy, grader = start(cfg, workdir)
   with grader, common.ends_together():

@@ -15,15 +15,16 @@ with the same numbers. W/summary.json holds every stage's figures and W/report.h
 import gc
 import os
 import pprint
+import shlex
 import time
 import typing
 
 from absl import app, flags
+import jax
 from ml_collections import config_flags
 
 from experiments import cold_start, common, curate, evaluate, generate, pretrain, reward_model, rl, sft, toy_files
 from r1jax import config as config_lib
-from r1jax import parallel
 from r1jax.metrics import recipe_report
 from r1jax.recipes import settings
 from r1jax.recipes import stage as stage_lib
@@ -71,6 +72,8 @@ def expand(cfg):
   for name, part in cfg.stages.items():
     config_lib.require(part.experiment in EXPERIMENTS, f'stages.{name}.experiment is {part.experiment!r}; known: '
                        f'{", ".join(EXPERIMENTS)}.')
+    config_lib.require(part.config.get('seed', 0) in (0, cfg.seed), f'stages.{name}.config.seed is '
+                       f'{part.config.get("seed")}, but all stages have the recipe\'s; set --config.seed.')
     stages[name] = Stage(name, part.experiment, _seeded(part.config, cfg.seed), part.about,
                          EXPERIMENTS[part.experiment].output)
     if part.evaluation:
@@ -87,14 +90,16 @@ def _seeded(config, seed):
 
 
 def select(stages, only=(), first='', last=''):
-  """The names that --only, --from and --until leave, evaluations with their stages."""
+  """The names that --only, --from and --until leave, evaluations with their stages; what is given where it is used."""
   names = [name for name in stages if '/' not in name]
   for flag, wanted in (('--only', only), ('--from', [first]), ('--until', [last])):
     for name in filter(None, wanted):
       config_lib.require(name in names, f'{flag} {name}: no such stage; there are {", ".join(names)}.')
   names = names[names.index(first) if first else 0:names.index(last) + 1 if last else None]
   names = [name for name in names if not only or name in only]
-  return [name for name in stages if name.split('/')[0] in names]
+  names = [name for name in stages if name.split('/')[0] in names]
+  used = {other for name in names for other, _ in stages[name].inputs.values()} | set(only)
+  return [name for name in names if stages[name].experiment != 'given' or name in used]
 
 
 def convert(stage, stages, workdir):
@@ -108,20 +113,17 @@ def convert(stage, stages, workdir):
 def begin(stage, stages, workdir, status):
   """Makes a stage's folder ready: what is stale goes out of the way, and the record says what is being made.
 
-  Returns the plain command that runs it; '' where there is none, and in every process but the first.
+  Returns the plain command that runs it; '' where there is none.
   """
-  folder, said = os.path.join(workdir, stage.name), ''
-  if parallel.first():
-    if status.state == STALE:
-      common.log.info('  %s is stale: %s; moved to %s.', stage.name, '; '.join(status.why),
-                      stage_lib.set_aside(workdir, stage.name))
-    os.makedirs(folder, exist_ok=True)
-    said = write_command(stage, stages, workdir)
-    if status.state != BEGUN:
-      # Into an empty folder but for what the stage's folder holds of its own: an evaluation lies within its stage's.
-      common.write_json(os.path.join(folder, stage_lib.RECORD), stage_lib.record(stage, stages, workdir))
-  parallel.agree(True)                                  # the others wait for the folder
-  return said
+  folder = os.path.join(workdir, stage.name)
+  if status.state == STALE:
+    common.log.info('  %s is stale: %s; moved to %s.', stage.name, '; '.join(status.why),
+                    stage_lib.set_aside(workdir, stage.name))
+  os.makedirs(folder, exist_ok=True)
+  if status.state != BEGUN:
+    # Into an empty folder but for what the stage's folder holds of its own: an evaluation lies within its stage's.
+    common.write_json(os.path.join(folder, stage_lib.RECORD), stage_lib.record(stage, stages, workdir))
+  return write_command(stage, stages, workdir)
 
 
 def write_command(stage, stages, workdir):
@@ -137,11 +139,11 @@ def write_command(stage, stages, workdir):
   with open(path + '.tmp', 'w', encoding='utf-8') as f:
     f.write(text)
   os.replace(path + '.tmp', path)
-  return f'python -m experiments.{module} --config {path} --workdir {os.path.dirname(path)}'
+  return f'python -m experiments.{module} --config {shlex.quote(path)} --workdir {shlex.quote(os.path.dirname(path))}'
 
 
 def run_stage(stage, stages, workdir, status):
-  """Runs one stage to its end and notes how long that took."""
+  """Runs one stage to its end and notes how long that took, since it last went on."""
   cfg = convert(stage, stages, workdir)
   begin(stage, stages, workdir, status)
   began, folder = time.perf_counter(), os.path.join(workdir, stage.name)
@@ -161,9 +163,11 @@ def run_recipe(cfg, workdir, only=(), first='', last=''):
 
   Raises:
     ConfigError: before anything runs where a config cannot work; where a stage needs one that is neither done nor
-      chosen; and what the experiments raise.
+      chosen; in one of several processes; and what the experiments raise.
   """
   common.prepare()
+  config_lib.require(jax.process_count() == 1, 'a recipe runs in one process; on a pod start each stage by the command '
+                     'that --command NAME prints, on every host.')
   stages = expand(cfg)
   names = select(stages, only, first, last)
   for name in names:
@@ -171,7 +175,7 @@ def run_recipe(cfg, workdir, only=(), first='', last=''):
   os.makedirs(workdir, exist_ok=True)
   for place, name in enumerate(names, 1):
     stage, found = stages[name], stage_lib.statuses(stages, workdir)
-    if parallel.agree(found[name].state == DONE):
+    if found[name].state == DONE:
       continue
     for key, (other, _) in stage.inputs.items():
       config_lib.require(found[other].state == DONE, f'stage {name} needs {other} ({key}), which is '
@@ -181,15 +185,12 @@ def run_recipe(cfg, workdir, only=(), first='', last=''):
     run_stage(stage, stages, workdir, found[name])
     write_summary(cfg, stages, workdir)
   summary = write_summary(cfg, stages, workdir)
-  if parallel.first():
-    recipe_report.make(workdir)
+  recipe_report.make(workdir)
   return summary
 
 
 def write_summary(cfg, stages, workdir):
-  """Writes W/summary.json from what the stages left so far. Returns it; {} in every process but the first."""
-  if not parallel.first():
-    return {}
+  """Writes W/summary.json from what the stages left so far. Returns it."""
   summary = summary_lib.collect(cfg, stages, stage_lib.statuses(stages, workdir), workdir)
   common.write_json(os.path.join(workdir, stage_lib.SUMMARY), summary)
   return summary
@@ -212,7 +213,7 @@ def table(stages, found, workdir):
       inputs = {}
     seconds = saved.get('seconds') if status.state == DONE else None
     rows.append((name, stage.experiment, status.state, '' if seconds is None else f'{seconds:.0f}', ', '.join(inputs),
-                 '; '.join(status.why)))
+                 '; '.join(status.why) if status.state == STALE else ''))
   widths = [max(len(row[i]) for row in rows) for i in range(5)]
   return '\n'.join('  '.join((*(cell.rjust(w) if i == 3 else cell.ljust(w)
                                 for i, (cell, w) in enumerate(zip(row, widths))), row[5])).rstrip() for row in rows)
@@ -241,6 +242,7 @@ def main(_):
       print(lineage_text(stage_lib.lineage(*stage_lib.find(_LINEAGE.value))))
       return
     config_lib.require(_CONFIG.value is not None and _WORKDIR.value, 'pass --config and --workdir, or --lineage PATH.')
+    config_lib.require('stages' in _CONFIG.value, '--config is of a stage, which its experiment runs; not a recipe.')
     cfg, workdir = config_lib.convert(_CONFIG.value, settings.Recipe), _WORKDIR.value
     if _COMMAND.value:
       print(command(cfg, workdir, _COMMAND.value))
@@ -251,11 +253,9 @@ def main(_):
           convert(stage, stages, workdir)
       print(table(stages, stage_lib.statuses(stages, workdir), workdir))
     else:
-      summary = run_recipe(cfg, workdir, _ONLY.value, _FROM.value, _UNTIL.value)
-      if parallel.first():
-        stages = expand(cfg)
-        print(f'\n{table(stages, stage_lib.statuses(stages, workdir), workdir)}\n\n{summary_lib.text(summary)}')
-        print(f'\n{workdir}: summary.json, report.html, a folder for each stage')
+      summary, stages = run_recipe(cfg, workdir, _ONLY.value, _FROM.value, _UNTIL.value), expand(cfg)
+      print(f'\n{table(stages, stage_lib.statuses(stages, workdir), workdir)}\n\n{summary_lib.text(summary)}')
+      print(f'\n{workdir}: summary.json, report.html, a folder for each stage')
 
 
 def command(cfg, workdir, name):

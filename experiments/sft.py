@@ -23,7 +23,7 @@ import numpy as np
 
 from experiments import common
 from experiments.rl import EVALUATION, once
-from r1jax import checkpoint, data, evaluation, keys, models, parallel, rollout, sampling, templates, tokenizers
+from r1jax import checkpoint, data, evaluation, keys, models, parallel, rollout, sampling, tokenizers
 from r1jax import config as config_lib
 from r1jax.checkpoint import families
 from r1jax.data import packing
@@ -94,7 +94,7 @@ def start(cfg, workdir):
   source = open_base(cfg)
   specs = models.specs(source.cfg)
   tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
-  template = template_of('data', cfg.data)
+  template = common.template_of('data', cfg.data)
   encode = lambda row: rollout.encode_prompt(tokenizer, template, row)
   train, held_out, dropped = data_lib.load(cfg.data, tokenizer, encode, os.path.join(workdir, 'texts'))
   rows = packing.Packing(train.lengths, cfg.data.max_length, cfg.seed)
@@ -130,19 +130,13 @@ def open_base(cfg):
   return source
 
 
-def template_of(name, cfg):
-  """The Template that a config.Imitated or config.Data, by the name of `name`, asks for."""
-  config_lib.require(cfg.template in templates.TEMPLATES,
-                     f'{name}.template is {cfg.template!r}; known: {", ".join(templates.TEMPLATES)}.')
-  return templates.TEMPLATES[cfg.template]
-
-
 def answering(cfg, source):
   """Who answers and grades problems, rollout.Sampler, and those held out; None and [] where none are asked."""
   if not cfg.eval.problems:
     return None, []
   config_lib.check_context(cfg.eval, source.cfg.context, 'eval')
-  tokenizer, template = source.load_tokenizer(cfg.problems.chat_template or None), template_of('problems', cfg.problems)
+  template = common.template_of('problems', cfg.problems)
+  tokenizer = source.load_tokenizer(cfg.problems.chat_template or None)
   found = data.load(cfg.problems)
   common.check_kinds(cfg.reward, found)
   common.check_languages(cfg.reward, found, cfg.problems.language)

@@ -6,6 +6,8 @@ from r1jax.config.conversion import require, require_float
 # 'none' keeps everything; 'full' a layer's input only; the others that and attention's result, or its inputs too.
 REMAT = ('none', 'full', 'attention', 'qkv')
 ATTENTION = ('auto', 'xla', 'chunked', 'splash', 'cudnn')
+# Options of rewards by model, and of endpoints, that say how they are asked, not what.
+ASKING = ('cache', 'concurrency', 'timeout', 'deadline', 'retries', 'api_key_env', 'batch')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,13 @@ from r1jax.config.rl import RL, Checkpoint, Data, Mesh, Model, Optimizer, Reward
 
 
 def of_run(config):
-  """A ConfigDict or dict as the class of run it is for, of those that `experiments/plan.py` plans."""
+  """A ConfigDict or dict as the class of run it is for, of those that `experiments/plan.py` plans.
+
+  Raises ConfigError, also for other runs.
+  """
+  require('stages' not in config, 'this is a recipe; name one of its stages, as configs/r1.py:deepseek_v3/zero.')
+  require(not {'merge', 'gate', 'pairs'} & set(config) and set(config) != {'path'},
+          'this config has no programs for a slice; RL, SFT, reward models, cold start and sampling in bulk have.')
   known = {'loss': RL, 'ways': ColdStart, 'objective': RewardModel, 'rollout': Generate}  # by a key that no other has
   return convert(config, next((cls for key, cls in known.items() if key in config), SFT))
 
@@ -77,7 +83,7 @@ class ColdWay:
   chat: bool = True               # for 'direct' and 'rewrite': with the model's own chat template around the prompt
   template: str = 'r1_zero'       # for 'readable': how the policy was trained to be asked; a key of TEMPLATES
   shots: int = 1                  # for 'few_shot': examples in a prompt,
-  examples: str = ''              # from JSON Lines with problem, thinking and summary; '': the wording's own
+  examples: str = ''              # from JSON Lines with problem, thinking and summary; '': the wording's own, few
   of: str = ''                    # for 'rewrite': the way whose rows are drafts, and then no rows themselves
   path: str = ''                  # for 'traces': JSON Lines; for 'readable' in place of a policy: a Generate's samples
   without: str = ''               # for 'traces': a field that is true in rows to leave out, as of evaluation problems
@@ -100,7 +106,7 @@ class ColdStart:
   reward: Reward                  # by which a sample is right
   ways: dict[str, ColdWay]        # by name
   split: str = 'train'            # these two as in Generate, for each way
-  problems: int = 0
+  problems: int = 0               # of 'traces', rows
   layout: str = '<think>\n{thinking}\n</think>\n\n{summary}'  # of a response
   wording: str = 'text'           # of what is asked, a key of r1jax.recipes.wordings.WORDINGS
   language: float = 0.95          # least share of words in the problem's language, of the chain and of the summary

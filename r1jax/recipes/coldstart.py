@@ -15,6 +15,7 @@ import dataclasses
 import re
 
 from r1jax import rewards, templates
+from r1jax.config import require
 from r1jax.recipes import wordings
 from r1jax.recipes.policy import REFUSED
 from r1jax.rewards import length
@@ -49,9 +50,15 @@ class Rules:
 
 
 def prompt(way, wording, *, chat=True, shots=1, examples=(), template='r1_zero'):
-  """What a way asks: a template, or what has its `format` and `chat`. Examples are shown outside any chat."""
+  """What a way asks: a template, or what has its `format` and `chat`. Examples are shown outside any chat.
+
+  Raises ConfigError for an unknown template, or more shots than there are examples.
+  """
   if way == 'readable':
+    require(template in templates.TEMPLATES, f'template is {template!r}; known: {", ".join(templates.TEMPLATES)}.')
     return templates.TEMPLATES[template]
+  known = len(examples) or min(len(each.examples) for each in wordings.WORDINGS[wording].values())
+  require(way != 'few_shot' or shots <= known, f'{shots} shots, but there are {known} examples; give more in a file.')
   return wordings.Prompt(way, wording, chat and way != 'few_shot', shots, examples)
 
 

@@ -51,8 +51,9 @@ def held_out(entry):
     problems = rows(entry)
   for number, row in enumerate(problems, 1):
     asked = next((row[key] for key in ('problem', 'question', 'prompt', 'turns') if key in row), None)
-    if isinstance(asked, list):
-      asked = '\n'.join(turn['content'] for turn in asked if turn['role'] == 'user')
+    if isinstance(asked, list) and all(isinstance(turn, dict) for turn in asked):
+      said = [turn.get('content') for turn in asked if turn.get('role') == 'user']
+      asked = '\n'.join(said) if said and all(isinstance(text, str) for text in said) else None
     if not isinstance(asked, str):
       raise data.DataError(f"row {number} of {entry} has no text 'problem', 'question', 'prompt' or 'turns'; "
                            'name a file of problems.')

@@ -33,6 +33,10 @@ class Policy:
     sampler = self._sampler(template)
     return len(rollout.encode_prompt(sampler.tokenizer, sampler.template, problem)[1]) <= self.max_prompt
 
+  def __call__(self, problems, template):
+    """The rows of `start`, for all problems at once."""
+    return self.start(problems, template, 0)()[0]
+
   def start(self, problems, template, number):
     """Samples responses and hands them to the graders.
 

@@ -6,6 +6,7 @@ that it has been made. A stage is done where both are there and the first agrees
 stage may just as well be run by the plain command of its experiment, elsewhere.
 """
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -14,13 +15,16 @@ import re
 
 from r1jax import config as config_lib
 from r1jax.checkpoint import source, store
-from r1jax.config import flat
+from r1jax.config import ASKING, flat
 
 RECORD, SUMMARY, OLD = 'stage.json', 'summary.json', 'old'
 REFERENCE = 'stage:'              # a text of a config 'stage:NAME' or 'stage:NAME/FILE' is what an earlier stage made
 DONE, STALE, BEGUN, TO_DO = 'done', 'stale', 'begun', 'to do'
 # Settings that say how a stage is run and watched, not what it makes; of an evaluation `eval` says what.
-HOW = re.compile(r'(checkpoint|eval|mesh|sampler_mesh|topology|reward\.workers|workers|part|parts)(\.|$)')
+HOW = re.compile(r'(checkpoint|eval|mesh|sampler_mesh|topology|part|parts)(\.|$)|(.*\.)?(workers|microbatch|logit_chunk'
+                 r'|length_slices|reference_memory|remat|attention|rollout\.chunk'
+                 rf'|(endpoint|judge|options\.\w+)\.({"|".join(ASKING)}))$')
+FILES = re.compile(r'path$|(^|\.)(samples|examples|evaluation\.\d+)$')     # keys of what lies on disk
 EVALUATE = 'evaluate'             # the experiment of evaluations
 CONFIG = 'stage_config.py'        # of its folder, for the plain command of its experiment
 SKIPPED = {'tb', 'plots', 'evaluation', RECORD, SUMMARY, CONFIG, 'report.html', 'metrics.jsonl'}  # no part of a result
@@ -120,7 +124,7 @@ def files(stage):
   named = {key: value for key, value in flat(stage.config, lists=True).items()
            if isinstance(value, str) and value and not value.startswith(REFERENCE)}
   return {key: value for key, value in named.items()
-          if ('path' in key.rsplit('.', 1)[-1] or os.sep in value) and '\n' not in value and os.path.exists(value)}
+          if (FILES.search(key) or os.sep in value) and '\n' not in value and os.path.exists(value)}
 
 
 def record(stage, stages, workdir):
@@ -147,15 +151,15 @@ def read(workdir, name, file=RECORD):
                                  ) from error
 
 
-def status(stage, stages, workdir, before):
-  """The Status of a stage. before: {name: Status} of those before it."""
+def status(stage, stages, workdir, before, digest=digest):
+  """The Status of a stage. before: {name: Status} of those before it. digest: of a path."""
   saved = read(workdir, stage.name)
   waits = [f'input {name} ({key}) is {before[name].state}' for key, (name, _) in stage.inputs.items()
            if before[name].state != DONE]
   if saved is None:
     return Status(TO_DO, tuple(waits))
   why = changes(saved, stage, stages, workdir, skip={key for key, (name, _) in stage.inputs.items()
-                                                     if before[name].state != DONE}) + waits
+                                                     if before[name].state != DONE}, digest=digest) + waits
   if why:
     return Status(STALE, tuple(why))
   return Status(DONE if os.path.exists(os.path.join(workdir, stage.name, SUMMARY)) else BEGUN)
@@ -166,7 +170,7 @@ def _makes(experiment, key):
   return not HOW.match(key) or experiment == EVALUATE and key.startswith('eval.')
 
 
-def changes(saved, stage, stages, workdir, skip=()):
+def changes(saved, stage, stages, workdir, skip=(), digest=digest):
   """What differs between the record of a stage and what it would be now, a phrase each; inputs `skip` are not read."""
   old, new = ({key: value for key, value in flat({'experiment': e, **c}, lists=True).items() if _makes(e, key)}
               for e, c in ((saved['experiment'], saved['config']), (stage.experiment, stage.config)))
@@ -190,9 +194,9 @@ def changes(saved, stage, stages, workdir, skip=()):
 
 def statuses(stages, workdir):
   """{name: Status} in order. stages: {name: Stage}."""
-  found = {}
+  found, once = {}, functools.cache(digest)             # several stages may take one model
   for name, stage in stages.items():
-    found[name] = status(stage, stages, workdir, found)
+    found[name] = status(stage, stages, workdir, found, once)
   return found
 
 
@@ -207,11 +211,13 @@ def set_aside(workdir, name):
 
 
 def find(path):
-  """(workdir, stage name) of a path at or under a stage's folder, as a checkpoint is."""
+  """(workdir, stage name) of a path at or under a stage's folder, as a checkpoint is; of one set aside old/NAME-N."""
   at = pathlib.Path(path).resolve()
   for folder in (at, *at.parents):
     if (folder / RECORD).exists():
-      name = json.loads((folder / RECORD).read_text('utf-8'))['stage']
+      if folder.parent.name == OLD:
+        return str(folder.parents[1]), f'{OLD}/{folder.name}'
+      name = read(folder.parent, folder.name)['stage']
       return str(folder.parents[name.count('/')]), name
   raise config_lib.ConfigError(f'{path} lies in no stage of a recipe: no {RECORD} there or in a folder above it.')
 

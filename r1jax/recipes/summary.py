@@ -118,10 +118,12 @@ def text(summary):
   lines = ['  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip()
            for row in rows] if evaluated else []
   for name, c in summary['comparisons'].items():
-    if c['problems']:
+    of = f'{c["figure"]}{" of " + c["kind"] if c["kind"] else ""}'
+    if not c['problems']:
+      lines.append(f'{name}: no problem that {c["first"]} and {c["second"]} were asked has {of}')
+    else:
       scale = 1 if c['figure'] == 'length' else 100
       low, high = (scale * x for x in c['interval'])
-      of = f'{c["figure"]}{" of " + c["kind"] if c["kind"] else ""}'
       lines.append(f'{name}: {of}, {c["second"]} less {c["first"]}: {scale * c["difference"]:+.1f} '
                    f'(95%: {low:+.1f} to {high:+.1f}; {c["problems"]} problems)')
   return '\n'.join([*lines, f'{summary["seconds"]:.0f} seconds in all stages'])

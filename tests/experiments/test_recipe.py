@@ -1,6 +1,7 @@
 """The recipe's loop: on experiments that count how often they ran, and (slow) on real ones killed at any moment."""
 import json
 import pathlib
+import shlex
 
 import pytest
 
@@ -11,6 +12,7 @@ from r1jax.config import ConfigError
 from r1jax.metrics import recipe_report, writer
 from r1jax.recipes import settings
 from r1jax.recipes import stage as stage_lib
+from r1jax.recipes import summary as summary_lib
 from tests.experiments import tiny_r1
 
 PROBLEMS = [('p0', 'math'), ('p1', 'math'), ('p2', 'open')]
@@ -180,12 +182,45 @@ def test_the_table_says_what_is_done_and_why_not(fakes, outside):
   rows = {line.split()[0]: line for line in text.splitlines()}
   assert ' done ' in rows['first'] and ' stale ' in rows['second'] and ' to do ' in rows['late']
   assert rows['second'].endswith('optimizer.learning_rate was 0.5, is 0.1')
+  assert rows['late'].endswith('second')                        # what it is from; that this is to do stands above
+
+
+def test_what_is_given_is_asked_for_where_it_is_used(fakes, outside):
+  c = configs(outside)
+  unused = {'experiment': 'given', 'config': {'path': ''}}
+  c['stages'] = {'unused': unused} | c['stages'] | {'more': {'experiment': 'rl', 'config': c['stages']['late']['config']
+                                                             | {'model': {'path': 'stage:unused'}}}}
+  cfg = config_lib.convert(c, settings.Recipe)
+  recipe.run_recipe(cfg, str(outside.parent / 'w'), last='first')
+  assert fakes.ran == ['first', 'first*']
+  with pytest.raises(ConfigError, match='stage unused: path is empty'):
+    recipe.run_recipe(cfg, str(outside.parent / 'w'))
+
+
+def test_one_seed_and_one_process(fakes, outside, monkeypatch):
+  c = configs(outside)
+  c['stages']['late']['config']['seed'] = 4
+  with pytest.raises(ConfigError, match="stages.late.config.seed is 4, but all stages have the recipe's; set"):
+    recipe.run_recipe(config_lib.convert(c, settings.Recipe), str(outside.parent / 'w'))
+  monkeypatch.setattr(recipe.jax, 'process_count', lambda: 2)
+  with pytest.raises(ConfigError, match='runs in one process; on a pod start each stage by'):
+    run(outside)
+  assert fakes.ran == []
+
+
+def test_a_comparison_of_nothing_says_so(fakes, outside):
+  c = configs(outside)
+  c['comparisons']['gain'] |= {'figure': 'correct', 'kind': 'maths'}
+  summary = recipe.run_recipe(config_lib.convert(c, settings.Recipe), str(outside.parent / 'w'))
+  assert 'gain: no problem that first and late were asked has correct of maths' in summary_lib.text(summary)
 
 
 def test_the_plain_command_of_a_stage_is_the_stage(fakes, outside):
   run(outside, last='first')
-  cfg, workdir = config_lib.convert(configs(outside), settings.Recipe), str(outside.parent / 'w')
-  said = recipe.command(cfg, workdir, 'second').split()
+  workdir = str(outside.parent / 'a place')
+  (outside.parent / 'w').rename(workdir)
+  cfg = config_lib.convert(configs(outside), settings.Recipe)
+  said = shlex.split(recipe.command(cfg, workdir, 'second'))
   assert said[:3] == ['python', '-m', 'experiments.rl']
   space = {}
   exec(pathlib.Path(said[said.index('--config') + 1]).read_text(), space)
@@ -193,7 +228,7 @@ def test_the_plain_command_of_a_stage_is_the_stage(fakes, outside):
   assert again.model.path == f'{workdir}/first' and again.seed == 3 and again.optimizer.learning_rate == 0.5
   fakes.ran.clear()
   fakes.make(again, said[said.index('--workdir') + 1])          # a job of its own, elsewhere
-  run(outside)
+  recipe.run_recipe(cfg, workdir)
   assert fakes.ran == ['second', 'late', 'late*']               # late ran on it; second did not run again
   with pytest.raises(ConfigError, match='stage second is done'):
     recipe.command(cfg, workdir, 'second')

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from configs import distill, sft
+from configs import distill, r1, sft
 from experiments import plan
 from r1jax import config, models
 from r1jax import params as params_lib
@@ -50,6 +50,11 @@ def test_a_config_is_read_as_the_run_it_is_for():
   assert isinstance(config_of(), config.SFT)
   from configs import r1_zero
   assert isinstance(config.of_run(r1_zero.get_config('toy')), config.RL)
+  with pytest.raises(config.ConfigError, match='this is a recipe; name one of its stages'):
+    config.of_run(r1.get_config('toy'))
+  for name in ('base', 'people', 'curated'):
+    with pytest.raises(config.ConfigError, match='this config has no programs for a slice'):
+      config.of_run(r1.get_config(f'toy/{name}'))
   with pytest.raises(ConfigError, match="unknown key 'microbatches'; the nearest known one is 'microbatch'"):
     config.of_run(sft.get_config('gsm8k').to_dict() | {'microbatches': 1})
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from r1jax import templates
+from r1jax.config import ConfigError
 from r1jax.data import toy_r1, toy_r1_text
 from r1jax.recipes import coldstart, wordings
 from r1jax.rewards import math_answer
@@ -42,6 +43,14 @@ def only(found):
   (row,), dropped = found
   assert dropped == {}
   return row
+
+
+def test_what_cannot_be_asked_is_refused():
+  with pytest.raises(ConfigError, match='4 shots, but there are 1 examples; give more in a file'):
+    coldstart.prompt('few_shot', 'text', shots=4)
+  with pytest.raises(ConfigError, match="template is 'nope'; known: r1_zero"):
+    coldstart.prompt('readable', 'text', template='nope')
+  assert coldstart.prompt('few_shot', 'text', shots=1, chat=True) == wordings.Prompt('few_shot', 'text', False, 1)
 
 
 def test_few_shot_shows_a_long_chain_and_takes_what_comes_before_another_problem():

@@ -49,6 +49,9 @@ def test_evaluation_problems_of_files_and_worlds(tmp_path):
   assert [text for _, text in world] == [p['problem'] for p in data.load(config.Data(source='r1_open')).held_out]
   with pytest.raises(data.DataError, match="row 1 of .* has no text 'problem'"):
     list(dataset.held_out(str(write(tmp_path / 'f.jsonl', [{'x': 1}]))))
+  for prompt in ([{'from': 'user', 'value': 'p'}], ['p'], [{'role': 'user', 'content': 1}], []):
+    with pytest.raises(data.DataError, match="row 1 of .* has no text 'problem'"):
+      list(dataset.held_out(str(write(tmp_path / 'f.jsonl', [{'prompt': prompt}]))))
   with pytest.raises(data.DataError, match='there is no file'):
     list(dataset.held_out(str(tmp_path / 'none.jsonl')))
 

@@ -1,5 +1,6 @@
 """A teacher behind an endpoint, in the place of a model on the devices."""
 import json
+import re
 
 import jax
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from r1jax import rollout, sampling, templates
 from r1jax.config import Reward
+from r1jax.recipes import coldstart
 from r1jax.recipes.policy import Policy, Teacher
 from r1jax.rewards import pool
 from r1jax.rewards.neural.endpoint import Endpoint
@@ -28,11 +30,14 @@ def grader():
     yield grader
 
 
-def ask(server, grader, problems=PROBLEMS, seed=0, cache='', number=0):
+def policy_of(server, grader, seed=0, cache=''):
   teacher = Teacher(Endpoint(server.url, 'm', temperature=1.0, whole=True, cache=cache))
   make = lambda template: rollout.Sampler(teacher, teacher, template, grader, REWARD, 2)
-  policy = Policy(make, None, 3, sampling.Sampling(), jax.random.key(seed), REWARD, 1)
-  return policy.start(problems, templates.TEMPLATES['chat_boxed'], number)()[0]
+  return Policy(make, None, 3, sampling.Sampling(), jax.random.key(seed), REWARD, 1)
+
+
+def ask(server, grader, problems=PROBLEMS, seed=0, cache='', number=0):
+  return policy_of(server, grader, seed, cache).start(problems, templates.TEMPLATES['chat_boxed'], number)()[0]
 
 
 def test_rows_are_graded_texts_with_the_teachers_thinking(server, grader):
@@ -52,6 +57,15 @@ def test_rows_are_graded_texts_with_the_teachers_thinking(server, grader):
     assert row['correct'] == right == (row['parts']['math'] == 1) and row['reward'] == right + 0.5
     assert (row['stop'], row['tokens']) == ('eos', 7)
     assert row['prompt'].startswith(row['problem']) and 'boxed' in row['prompt']
+
+
+def test_it_is_a_policy_of_cold_start(server, grader):
+  asked = lambda body: int(re.search(r'is (.) [+] 1', body['messages'][0]['content'])[1])
+  server.reply = lambda body, number: completion(f'The sum is \\boxed{{{asked(body) + 1}}}.', 'Add one to it.')
+  rows, dropped = coldstart.direct(policy_of(server, grader), PROBLEMS, coldstart.Rules())
+  assert [row['response'] for row in rows] == [
+      f'<think>\nAdd one to it.\n</think>\n\nThe sum is \\boxed{{{n + 1}}}.' for n in range(5)]
+  assert dropped == {'duplicate': 10} and all('verif' in body['messages'][0]['content'] for body in server.bodies)
 
 
 def test_what_is_cut_or_refused_says_so(server, grader):

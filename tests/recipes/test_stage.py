@@ -73,6 +73,22 @@ def test_all_is_done_and_stays_so_through_json_and_settings_of_how(whole):
   assert set(states(stages, whole).values()) == {DONE}
 
 
+@pytest.mark.parametrize('key, how', [
+    ('train.microbatch', True), ('microbatch', True), ('model.remat', True), ('rollout.chunk', True),
+    ('train.logit_chunk', True), ('ways.direct.rollout.chunk', True), ('ways.direct.endpoint.concurrency', True),
+    ('reward.options.helpful.batch', True), ('judge.api_key_env', True), ('reward.workers', True),
+    ('rollout.samples', False), ('batch', False), ('model.path', False), ('endpoint.model', False),
+    ('loss.name', False), ('reward.options.code.time_limit', False), ('reward.timeout', False)])
+def test_what_memory_and_machines_decide_makes_nothing_stale(tmp_path, key, how):
+  def of(value):
+    config = value
+    for part in reversed(key.split('.')):
+      config = {part: config}
+    return {'a': Stage('a', 'train', config)}
+  made(of('1')['a'], of('1'), tmp_path)
+  assert states(of('2'), tmp_path) == {'a': DONE if how else STALE}
+
+
 def test_an_evaluation_is_what_it_evaluates(tmp_path):
   of = lambda samples: {'a': Stage('a', 'evaluate', {'eval': {'final_samples': samples}, 'mesh': {'tp': samples}})}
   made(of(4)['a'], of(4), tmp_path)
@@ -121,6 +137,25 @@ def test_a_file_from_outside_is_compared_by_content(tmp_path):
   assert why(stages, tmp_path, 'base') == [f'data.eval_path: the content of {data} has changed']
 
 
+def test_files_are_known_by_their_keys_too(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ('f.jsonl', 'loss'):
+    (tmp_path / name).write_text('1')
+  config = {'samples': 'f.jsonl', 'evaluation': ['r1_open', 'f.jsonl'], 'ways': {'x': {'examples': 'f.jsonl'}},
+            'name': 'loss', 'template': 'f.jsonl'}
+  assert stage_lib.files(Stage('a', 'curate', config)) == dict.fromkeys(
+      ('samples', 'evaluation.1', 'ways.x.examples'), 'f.jsonl')
+
+
+def test_each_input_is_read_once_for_all_stages(whole, monkeypatch):
+  read, digest = [], stage_lib.digest
+  monkeypatch.setattr(stage_lib, 'digest', lambda path: read.append(str(path)) or digest(path))
+  stages = chain() | {'again': Stage('again', 'train', {'model': {'path': 'stage:base'}})}
+  made(stages['again'], stages, whole)
+  read.clear()
+  assert set(states(stages, whole).values()) == {DONE} and len(read) == len(set(read)) == 3
+
+
 def test_a_digest_is_of_content_and_names_alone(tmp_path):
   for name in 'ab':
     made(chain()['base'], chain(), tmp_path / name)
@@ -156,9 +191,22 @@ def test_lineage_goes_back_to_the_beginning_each_once(whole):
   assert stage_lib.lineage(workdir, name)[0]['inputs']['sources.0']['changed']
 
 
+def test_lineage_of_what_was_set_aside(whole):
+  stage_lib.set_aside(whole, 'judged')
+  workdir, name = stage_lib.find(whole / 'old' / 'judged-1' / 'model')
+  assert (workdir, name) == (str(whole), 'old/judged-1')
+  found = stage_lib.lineage(workdir, name)
+  assert [(e['stage'], e['experiment']) for e in found] == [
+      ('old/judged-1', 'judge'), ('policy', 'train'), ('base', 'make')]
+  assert not any(i['changed'] for e in found for i in e['inputs'].values())
+
+
 def test_lineage_needs_a_record(tmp_path):
   with pytest.raises(ConfigError, match='lies in no stage'):
     stage_lib.find(tmp_path)
+  (tmp_path / stage_lib.RECORD).write_text('{')
+  with pytest.raises(ConfigError, match='stage.json: .*; mend it'):
+    stage_lib.find(tmp_path / 'model')
 
 
 def test_setting_aside_keeps_everything_under_a_new_name(whole):
