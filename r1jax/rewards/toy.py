@@ -19,6 +19,11 @@ def signs(items):
   return [_score(item['response'], *_constraint(item['answer'])) for item in items]
 
 
+def signs_vote(item):
+  """The terms that the response answers, or None."""
+  return templates.parse(item['response']).answer
+
+
 def _constraint(text):
   """`36 ?3 ?8 = 31` -> (36, ['3', '8'], 31)."""
   words = text.split()
