@@ -111,15 +111,19 @@ def evaluate(run, params, step, problems, samples, sampling=None):
 
 
 def full_evaluation(run, params, step):
-  """The table's figures: k samples at temperature 1 and 0.6, and greedy."""
+  """The table's figures: k samples at temperature 1, the same as the paper at 0.6 and top-p 0.95, and greedy."""
   e = run.cfg.eval
   problems, samples = e.final_problems or e.problems, e.final_samples or e.samples
   metrics, rows = evaluate(run, params, step, problems, samples)
   run.writer.samples(step, rows)
-  cooler, _ = evaluate(run, params, step, problems, samples, Sampling(0.6))
+  cooler, _ = evaluate(run, params, step, problems, samples, Sampling(0.6, 0.95))
   greedy, _ = evaluate(run, params, step, problems, 1, Sampling(0.0))
-  named = lambda found, name: {key.replace('pass@1', name): x for key, x in found.items() if key.endswith('pass@1')}
-  return metrics | named(greedy, 'greedy') | named(cooler, 'pass@1_t0.6')
+  return metrics | accuracies(greedy, 'greedy') | accuracies(cooler, 'pass@1_t0.6')
+
+
+def accuracies(found, name):
+  """pass@1 of an evaluation, of all problems and by kind or language, under another name."""
+  return {key.replace('pass@1', name): x for key, x in found.items() if key.endswith('pass@1')}
 
 
 def once(path, make, anew):

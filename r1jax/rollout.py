@@ -1,4 +1,5 @@
 """Prompts -> samples -> rewards -> a batch to learn from."""
+import contextlib
 import dataclasses
 
 import jax
@@ -63,11 +64,12 @@ class Sampler:
     self.engine, self.tokenizer, self.template, self.grader = engine, tokenizer, template, grader
     self.reward, self.chunk, self.models, self.steps = reward, chunk, dict(models), steps
 
-  def start(self, params, problems, samples, key, sampling, step=None):
+  def start(self, params, problems, samples, key, sampling, step=None, watch=None):
     """Samples `samples` responses to each problem and hands them to the workers.
 
     Args:
       step: of training, for parts that begin later; None asks all parts.
+      watch: function told now and then how many of the problems have been sampled, a fraction.
 
     Returns:
       Rollout, and a function that waits for the workers and returns {'total', part...: f32[B]} and timeouts; with
@@ -79,7 +81,8 @@ class Sampler:
     for first in range(0, len(problems), self.chunk):
       some = slice(first, first + self.chunk)
       keys = row_keys(key, len(prompts[some]), samples, first * samples)
-      part = self.engine.sample(weights, prompts[some], keys, sampling)
+      with watched(self.engine, watch, first, len(prompts[some])):
+        part = self.engine.sample(weights, prompts[some], keys, sampling)
       responses = [self.tokenizer.decode(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
       graded = [problem | {'prompt': text, 'response': responses[row], 'tokens': int(part.lengths[row])}
                 for i, (problem, text) in enumerate(zip(problems[some], texts[some]))
@@ -113,6 +116,18 @@ class Sampler:
     ends = [process.step_tokens(self.tokenizer, ids[:n], steps.ends)
             for ids, n, steps in zip(drawn.tokens, drawn.lengths, found, strict=True)]
     return losses.step_credit([steps.scores for steps in found], ends, samples, drawn.tokens.shape[1])
+
+
+@contextlib.contextmanager
+def watched(engine, watch, first, count):
+  """`watch` is told how many problems are done while the engine samples `count` behind the `first`; None: nobody is."""
+  engine.watch = watch and (lambda share: watch(first + share * count))
+  try:
+    yield
+    if watch:
+      watch(first + count)
+  finally:
+    engine.watch = None
 
 
 def _ask(model, name, items, asked):

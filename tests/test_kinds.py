@@ -1,5 +1,6 @@
 """Problems of several kinds through sampling, grading, the figures of training and those of evaluation."""
 import concurrent.futures
+import dataclasses
 import types
 
 import jax
@@ -156,8 +157,10 @@ def evaluate(problems, reward=REWARD):
 
 def test_evaluation_by_kind_and_language():
   got, rows = evaluate(PROBLEMS)
-  expect = {'pass@1': 5 / 8, 'format': 6 / 8, 'kind/math/pass@1': 3 / 4, 'kind/open/pass@1': 2 / 4,
-            'kind/math/any@2': 1, 'kind/open/any@2': 1, 'language/zh/pass@1': 1, 'language/en/pass@1': 3 / 6,
+  # The rule's accuracy and the share of what the reward model takes for good are never one figure.
+  assert not {'pass@1', 'any@2', 'cons@2', 'language/en/pass@1'} & got.keys()
+  expect = {'format': 6 / 8, 'kind/math/pass@1': 3 / 4, 'kind/open/pass@1': 2 / 4,
+            'kind/math/any@2': 1, 'kind/open/any@2': 1, 'language/zh/pass@1': 1,
             # Of the Chinese problem one chain is Chinese, and one, without tags, English throughout.
             'language/zh/language_consistency': 1 / 2, 'kind/open/language_consistency': 1}
   assert {name: got[name] for name in expect} == pytest.approx(expect)
@@ -166,6 +169,14 @@ def test_evaluation_by_kind_and_language():
   assert [row['kind'] for row in rows] == ['math', 'math', 'open', 'open'] * 2
   assert {tuple(row['parts']) for row in rows} == {('math', 'format'), ('format', 'helpful', 'harmless')}
   assert [row['voted'] for row in rows[:5]] == ['2', '3', 'Dear friend.', None, '4']    # a box, or all of the summary
+
+
+def test_what_nothing_can_judge_has_no_accuracy():
+  silent = dataclasses.replace(REWARD, accuracies={'open': ''})
+  got, _ = evaluate(PROBLEMS, silent)
+  assert {name for name in got if 'pass@1' in name} == {'kind/math/pass@1', 'language/zh/pass@1'}
+  one = [p for p in PROBLEMS if p['kind'] == 'open']
+  assert evaluate(one)[0]['pass@1'] == 2 / 4 and 'pass@1' not in evaluate(one, silent)[0]
 
 
 @pytest.mark.parametrize('shards, count', [(3, 2), (3, 4), (8, 1), (2, 3)])

@@ -1,8 +1,10 @@
 """Samples and grades held-out problems."""
+import io
 import itertools
 
-from r1jax import keys, rewards, templates
+from r1jax import keys, parallel, rewards, templates
 from r1jax.evaluation.metrics import summarise
+from r1jax.metrics import progress
 from r1jax.rewards import answers, form, mix
 
 
@@ -22,28 +24,46 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
 
   Returns:
     metrics (see `summarise`), and a row for each response, for the report. Where problems have kinds or languages,
-    the metrics of each are there too, as 'kind/NAME/pass@1' and 'language/NAME/pass@1'.
+    the metrics of each are there too, as 'kind/NAME/pass@1' and 'language/NAME/pass@1'. Shares of right responses
+    (pass@1, any@k, cons@k) are given only of problems judged alike: where a reward model says of some kinds what is
+    right, or nothing does, they are there by kind alone.
   """
   rows, pending, shards = [], [], sampler.engine.shards
   batch = -(-batch // shards) * shards
-  for first in range(0, len(problems), batch):
-    some = problems[first:first + batch]
-    wanted = len(some)
-    some = some + list(itertools.islice(itertools.cycle(problems), batch - wanted))  # a short one is filled up
-    rollout, scores = sampler.start(params, some, samples, keys.fold_in(key, first), sampling)
-    pending.append((rollout, scores, wanted * samples))
+  with progress.fraction(-(-len(problems) // batch) * batch, 'evaluation',
+                         None if parallel.first() else io.StringIO()) as bar:
+    for first in range(0, len(problems), batch):
+      some = problems[first:first + batch]
+      wanted = len(some)
+      some = some + list(itertools.islice(itertools.cycle(problems), batch - wanted))  # a short one is filled up
+      rollout, scores = sampler.start(params, some, samples, keys.fold_in(key, first), sampling,
+                                      watch=lambda done, first=first: bar.at(first + done))
+      pending.append((rollout, scores, wanted * samples))
   for rollout, scores, count in pending:
     table, _ = scores()
     table.pop('credit', None)
     right, asked = mix.right(table, reward, rollout.items), mix.weights(rollout.items, reward)
     rows += [_row(rollout, table, i, right[i], asked[i], reward, language) for i in range(count)]
-  metrics = summarise(rows, samples)
+  metrics = _figures(rows, samples, reward, sampler.models)
   for field, values in (('kind', sorted({r['kind'] for r in rows if 'kind' in r})),
                         ('target', sorted({r['target'] for r in rows if 'target' in r}))):
     for value in values:
-      some = summarise([r for r in rows if r.get(field) == value], samples)
+      some = _figures([r for r in rows if r.get(field) == value], samples, reward, sampler.models)
       metrics |= {f'{"language" if field == "target" else field}/{value}/{name}': x for name, x in some.items()}
   return metrics, rows
+
+
+def _figures(rows, samples, reward, models):
+  """`summarise`, less the shares of right responses where these would mix what is judged in different ways.
+
+  models: the parts of the reward that models score; rules score the others.
+  """
+  metrics = summarise(rows, samples)
+  parts = {reward.accuracy_of(row.get('kind')) for row in rows}
+  judges = {name if name in models else 'rule' for name in parts - {''}}
+  if len(judges) == 1 and '' not in parts:
+    return metrics
+  return {name: x for name, x in metrics.items() if not name.startswith(('pass@', 'any@', 'cons@'))}
 
 
 def _row(rollout, scores, i, right, asked, reward, language):
