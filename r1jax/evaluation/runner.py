@@ -5,7 +5,7 @@ import itertools
 from r1jax import keys, parallel, rewards, templates
 from r1jax.evaluation.metrics import summarise
 from r1jax.metrics import progress
-from r1jax.rewards import answers, form, mix
+from r1jax.rewards import form, mix, votes
 
 
 def evaluate(sampler, params, problems, *, samples, sampling, key, reward, language, batch):
@@ -43,7 +43,8 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
     table, _ = scores()
     table.pop('credit', None)
     right, asked = mix.right(table, reward, rollout.items), mix.weights(rollout.items, reward)
-    rows += [_row(rollout, table, i, right[i], asked[i], reward, language) for i in range(count)]
+    voted = _votes(rollout.items[:count], samples, reward, sampler.grader)
+    rows += [_row(rollout, table, i, right[i], voted[i], asked[i], reward, language) for i in range(count)]
   metrics = _figures(rows, samples, reward, sampler.models)
   for field, values in (('kind', sorted({r['kind'] for r in rows if 'kind' in r})),
                         ('target', sorted({r['target'] for r in rows if 'target' in r}))):
@@ -66,7 +67,22 @@ def _figures(rows, samples, reward, models):
   return {name: x for name, x in metrics.items() if not name.startswith(('pass@', 'any@', 'cons@'))}
 
 
-def _row(rollout, scores, i, right, asked, reward, language):
+def _votes(items, samples, reward, grader):
+  """Of each item the number of the answer that it votes for, among those of its problem, or None (`votes.groups`).
+
+  What is an answer, and which are equal, is up to the part that says of its kind what is right.
+  """
+  problems, found = [items[i:i + samples] for i in range(0, len(items), samples)], {}
+  judges = [reward.accuracy_of(mix.kind_of(group[0])) for group in problems]
+  for part in dict.fromkeys(judges):
+    own = [i for i, judge in enumerate(judges) if judge == part]
+    numbers = votes.groups([problems[i] for i in own], reward.function(part), reward.options.get(part),
+                           grader if samples > 1 else None, part)        # one sample is the majority of itself
+    found |= dict(zip(own, numbers, strict=True))
+  return [None if n < 0 else n for i in range(len(problems)) for n in found[i]]
+
+
+def _row(rollout, scores, i, right, voted, asked, reward, language):
   item, text = rollout.items[i], templates.completed(rollout.items[i]['prompt'], rollout.items[i]['response'])
   parsed = templates.parse(text)
   target = rewards.language_of(item)
@@ -75,7 +91,7 @@ def _row(rollout, scores, i, right, asked, reward, language):
       **({'kind': item['kind']} if isinstance(item.get('kind'), str) else {}), **({'target': target} if target else {}),
       'reward': float(scores['total'][i]),
       'parts': {name: float(x[i]) for name, x in scores.items() if name in asked},
-      'correct': bool(right), 'voted': _voted(item, parsed, reward),
+      'correct': bool(right), 'voted': voted,
       'format': _well_formed(item, parsed, reward), 'length': int(rollout.samples.lengths[i]),
       'stop': str(rollout.samples.stop[i]),
       'reflections': templates.reflections(text),
@@ -94,10 +110,3 @@ def _well_formed(item, parsed, reward):
   options = _form(reward)
   return form.verdict(item, **options)['score'] if options else float(parsed.well_formed)
 
-
-def _voted(item, parsed, reward):
-  """What a response votes for: its tagged answer; in another form than R1-Zero's also a box, or the whole summary."""
-  if parsed.answer or _form(reward).get('form', 'r1_zero') == 'r1_zero':
-    return parsed.answer and ' '.join(parsed.answer.split())
-  found = answers.find(item, 'both').text or answers.find(item, 'summary').text
-  return found and ' '.join(found.split())
