@@ -105,7 +105,7 @@ def text_ids(prompt, ids, response, tokenizer):
   Args:
     prompt, ids: the prompt as text and ids. response: text.
   """
-  if prompt.endswith(templates.THINK):
+  if templates.opens_thinking(prompt):
     inside = response.removeprefix(templates.THINK).lstrip('\n')
     response = inside if response.startswith(templates.THINK) else f'\n{templates.THINK_END}\n\n{response}'
   return [*ids, *tokenizer.encode(response), tokenizer.eos[0]], len(ids)
