@@ -17,6 +17,7 @@ setup(
         'importlib_resources',  # tensorflow-datasets imports it without declaring it
         'jax',
         'jinja2',
+        'latex2sympy2_extended',
         'math-verify',
         'matplotlib',
         'ml-collections',

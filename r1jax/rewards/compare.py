@@ -23,7 +23,8 @@ _WORDS = re.compile("[A-Za-z][A-Za-z' -]*")
 _WORD = re.compile('[A-Za-z]{3}')         # two letters may be a product
 _SHORT_WORDS = 'am|an|as|at|be|by|do|go|he|hi|if|in|is|it|me|my|no|of|oh|ok|on|or|so|to|up|us|we'
 # One short word, or words and numbers with a space between.
-_SAID = re.compile(rf'(?i:{_SHORT_WORDS})|[A-Z][a-z]|[A-Za-z]{{3,}}\.? +[0-9]+|[0-9]+ +[A-Za-z]{{3,}}(?: [A-Za-z]+)*\.?')
+_SAID = re.compile(rf'(?i:{_SHORT_WORDS})|[A-Z][a-z]|[A-Za-z]{{3,}}\.? +[0-9]+|'
+                   r'[0-9]+ +[A-Za-z]{3,}(?: [A-Za-z]+)*\.?')
 _LETTERS = re.compile('[A-Za-z]+|[0-9]+')
 _HAN = re.compile('[\u4e00-\u9fff]')
 _MATRIX = re.compile(r'\\begin ?\{([pb]?)matrix\}((?:(?!\\begin).)*)\\end ?\{\1matrix\} ?')
