@@ -18,6 +18,7 @@ setup(
         'jax',
         'jieba',
         'jinja2',
+        'latex2sympy2_extended',
         'math-verify',
         'matplotlib',
         'ml-collections',

@@ -4,6 +4,8 @@ The patterns hold no repetition within a repetition; each takes time linear in t
 """
 import re
 
+from r1jax.rewards import notation
+
 # Full-width ASCII, and what typographers and Chinese keyboards put in place of a sign. Nothing else: ⑥ is not 6.
 _SIGNS = {code: code - 0xfee0 for code in range(0xff01, 0xff5f)} | str.maketrans({
     '\u3000': ' ', '\xa0': ' ', '。': '.', '，': ', ', '、': ', ', '；': '; ', '−': '-', '–': '-', '—': '-', '〇': '零',
@@ -35,7 +37,7 @@ _ASKED = re.compile(r'(?:(?:the |my )?(?:final )?answer(?: is|:| is:) ?|答案(?
 
 def plain(text):
   """The text in one spelling: spaces, fractions, separators, delimiters; a list's 'and' and 'or' become ';'."""
-  text = text.translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
+  text = notation.one(text).translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
   while len(text) > 1 and text[0] == text[-1] and text[0] in '*`':
     text = text[1:-1].strip()
   if '\\begin' not in text:
