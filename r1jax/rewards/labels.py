@@ -8,6 +8,10 @@ _ALONE = re.compile('([A-J]) ?')                         # \text{C} \sqrt{3}
 _BEHIND = re.compile(r'(?:\\(?:text(?:bf|rm)?|math(?:bf|rm)) ?\{ ?|(?<=[0-9]) )\(([A-J])\) ?\}?$')
 _LISTED = re.compile('([A-J]), ?(?=.)')
 _OTHER = re.compile(r'[(\[] ?[A-J] ?[)\]]|(?<![A-Za-z\\])[A-J](?:[.:)](?: |$)|(?![A-Za-z]))')
+# What a value may begin with, and the only commands that it may hold.
+_VALUE = re.compile(r'[-(\[{]*(?:[0-9.]|[a-z](?![A-Za-z])|\\\$|\\(?!times|cdot|text|rm)[A-Za-z])')
+_COMMANDS = re.compile(r'\\(?!(?:frac|sqrt|pi|infty|cdot|times|circ|log|ln|sin|cos|tan|text|textbf|mathrm|rm)'
+                       r'(?![A-Za-z])|[%${}])')
 _PROSE = re.compile('[A-Za-z]{3}|[\u4e00-\u9fff]|[?]')
 
 
@@ -22,7 +26,9 @@ def split(text, listed=False):
   if found is None:
     return None
   letter, value = found[0], mathtext.plain(found[1])
-  return None if not value or value[0] in ',;' or re.search(r'\( ?[A-J] ?\)', value) else (letter, value)
+  if not value or value[0] in ',;' or value[-1] in ',;' or re.search(r'\( ?[A-J] ?\)', value):
+    return None
+  return letter, value
 
 
 def _split(text, listed):
@@ -49,7 +55,9 @@ def _split(text, listed):
 
 def is_value(value, problem=''):
   """Is what stands behind a letter a value, or words of the problem? No: a remark, or other letters."""
+  value = value.replace(mathtext.CURRENCY, '')
   said = mathtext.words(re.sub(r'\\[A-Za-z]+ ?', ' ', value))
   if len(said) > 3 and ' '.join(said.split()) in ' '.join(mathtext.words(problem).split()):
     return True
-  return not _PROSE.search(said) and not _OTHER.search(said)
+  return bool(_VALUE.match(value)) and value[-1] not in ',;=' and not any(
+      pattern.search(text) for pattern, text in ((_COMMANDS, value), (_PROSE, said), (_OTHER, said)))
