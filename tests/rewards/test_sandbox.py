@@ -65,6 +65,38 @@ def test_limits_of_all_processes_together(code, limits, broken):
   assert time.monotonic() - start < 0.5 * sandbox.PATIENCE + 5    # the clock's guard, at the longest
 
 
+WORK = 'import time\nwhile time.process_time() < {}: pass\nprint(1)'
+BESIDE = ('import threading, time\ndef work():\n  while time.thread_time() < {}: pass\n'
+          'thread = threading.Thread(target=work)\nthread.start()\nthread.join()\nprint(1)')
+
+
+@needed
+@pytest.mark.parametrize('code, broken', [
+    (WORK.format(0.2), ''), (BESIDE.format(0.2), ''), (WORK.format(1), 'time limit of 0.4 s'),
+    ('import time\ntime.sleep(0.2)\n' + WORK.format(0.25), ''), ('import time\ntime.sleep(60)', 'time limit of 0.4 s'),
+])
+def test_a_busy_machine_changes_no_verdict(code, broken):
+  """Eight others share one processor with the program, which then needs several times its limit by the clock."""
+  processors = os.sched_getaffinity(0)
+  os.sched_setaffinity(0, {min(processors)})
+  others = [subprocess.Popen([sys.executable, '-S', '-c', 'while True: pass']) for _ in range(8)]
+  try:
+    box = ran(code, seconds=0.4)
+  finally:
+    for other in others:
+      other.kill()
+      other.wait()
+    os.sched_setaffinity(0, processors)
+  assert (box.broken, box.output) == (broken, b'' if broken else b'1\n')
+
+
+@needed
+def test_time_is_counted_to_the_end_however_seldom_one_looks(monkeypatch):
+  monkeypatch.setattr(sandbox, 'LOOK_SECONDS', 60)
+  assert ran(WORK.format(0.3), seconds=0.2).broken == 'time limit of 0.2 s'
+  assert ran(WORK.format(0.1), seconds=0.3).output == b'1\n'
+
+
 @needed
 @pytest.mark.parametrize('code, error', [
     ('bytearray(1 << 30)', 'MemoryError'),
