@@ -155,7 +155,7 @@ def third_party(*folders):
 def test_what_the_product_imports_is_what_setup_installs():
   setup = setup_arguments()
   wanted = {distribution(r) for r in setup['install_requires'] + [
-      name for extra in ('judge', 'zh') for name in setup['extras_require'][extra]]}
+      name for extra in ('judge',) for name in setup['extras_require'][extra]]}
   providers = importlib.metadata.packages_distributions()
   used = {name: {distribution(d) for d in providers.get(name, [])} for name in third_party(*OURS)}
   assert sorted(name for name, dists in used.items() if not dists & wanted) == []  # imported, not installed

@@ -190,7 +190,8 @@ class Loss:
   kl_place: str = 'loss'          # 'loss' or 'reward'
   tis_cap: float = 0.0            # cap of the trainer/sampler importance weight; 0: off
   entropy_coef: float = 0.0       # bonus, subtracted from the loss
-  resample_limit: int = 0         # DAPO's dynamic sampling: extra rollouts a step may draw; 0: off
+  resample_limit: int = 0         # DAPO's dynamic sampling: rollouts a step may draw in place of groups all right or
+                                  # all wrong, which fill up what is still missing then; 0: off
 
   def __post_init__(self):
     require(self.kl_estimator in ('k1', 'k2', 'k3'),

@@ -49,6 +49,13 @@ def choice_verdict(item, *, where='both'):
   return {'score': float(given == gold), 'reason': reason, 'extracted': found.text}
 
 
+def choice_vote(item, *, where='both'):
+  """The letter that the response chooses; None where it chooses none, or another one later."""
+  found, options = answers.find(item, where), _options(item.get('options') or {})
+  given = _chosen(found.text, options) if found.text is not None else None
+  return None if found.later is not None and _chosen(found.later, options) != given else given
+
+
 def _options(options):
   """letter -> normalised text, of a list or a dict."""
   pairs = options.items() if hasattr(options, 'items') else zip(LETTERS, options, strict=False)
@@ -96,6 +103,12 @@ def exact_verdict(item, *, where='both', case=False, space=False):
     return {'score': 0.0, 'reason': found.reason, 'extracted': None}
   want, got = (_folded(text, case, space) for text in (answers.reference(item), found.text))
   return {'score': float(want == got), 'reason': 'equal' if want == got else 'not equal', 'extracted': found.text}
+
+
+def exact_vote(item, *, where='both', case=False, space=False):
+  """The response's answer, letters and white space folded as they are when it is compared; or None."""
+  found = answers.find(item, where, limit=len(answers.reference(item)) + answers.MAX_ANSWER).text
+  return None if found is None else _folded(found, case, space)
 
 
 def _folded(text, case, space):

@@ -24,7 +24,7 @@ _WORD = re.compile('[A-Za-z]{3}')         # two letters may be a product
 _HAN = re.compile('[\u4e00-\u9fff]')
 _MATRIX = re.compile(r'\\begin ?\{([pb]?)matrix\}((?:(?!\\begin).)*)\\end ?\{\1matrix\} ?')
 _BASED = re.compile(r'([0-9A-Fa-f]+) ?_ ?\{? ?([0-9]+) ?\}?')
-_EQUALS = re.compile(r'(?<![<>!:=\\])=(?!=)|\\in(?![A-Za-z])')
+_EQUALS = re.compile(r'(?:(?<![<>!:=\\])=(?!=)|\\in(?![A-Za-z]))(?![^{}]*(?<!\\)\})')
 _APART = re.compile(r'(?<![\^_])[0-9.] +[0-9.]|[0-9] ?_|\\\\')   # numbers side by side, a base, a new line
 _SUBSCRIPT = re.compile(r'_ ?(?:\{[^{}]*\}|[A-Za-z0-9])')
 _ANGLES = re.compile(r'\\?(?:sin|cos|tan|cot|sec|csc)')
@@ -123,9 +123,8 @@ def _rounded(want, got):
 def _margin(decimal):
   """How far off the number may be that a decimal Quantity states: its last digit, where it has six; else nothing."""
   scale = 10 ** decimal.decimals
-  if decimal.decimals >= 6 and abs(decimal.value) * scale >= 10 ** 5:
-    return Fraction(1, scale)
-  return abs(decimal.value) / 10 ** 30
+  rounded = decimal.decimals >= 6 and abs(decimal.value) * scale >= 10 ** 5
+  return Fraction(rounded, scale)
 
 
 def _based(gold, predicted, problem, depth):
@@ -256,7 +255,7 @@ def _expressions(gold, predicted, problem):
   if unknown:
     return f'not read as mathematics: {sorted(unknown)[0]}'
   for text, decimal in ((gold, quantity.read(predicted)), (predicted, quantity.read(gold))):
-    if decimal is not None and decimal.decimals and not decimal.percent:
+    if decimal is not None and decimal.decimals and not decimal.percent and _margin(decimal):
       right = symbolic.near(text, decimal.value, _margin(decimal))
       return None if right else 'another number'
   return None if symbolic.equal(gold, predicted) else 'not equal'

@@ -37,6 +37,11 @@ def verdict(item, *, where='both', bare=False):
   return {'score': float(wrong is None), 'reason': wrong or 'equal', 'extracted': found.text}
 
 
+def vote(item, *, where='both', bare=False):
+  """The answer that the response gives, or None."""
+  return answers.find(item, where, bare).text
+
+
 def prepare():
   """Imports the verifier and builds its tables: seconds, and not to be charged to an item."""
   for text in (r'\frac{\sqrt{2}}{2}+3\pi', 'x^2+2x-1=y', r'(-\infty,2)\cup[3,4]', r'2(x+1)', r'x\ge 3'):

@@ -33,6 +33,14 @@ class GradeError(RuntimeError):
   """Grading cannot go on: a worker does not start, or a reward function raised."""
 
 
+class ItemError(GradeError):
+  """A reward function raised on an item; others can still be graded. said: what it raised."""
+
+  def __init__(self, said, place):
+    super().__init__(f'a reward function raised {said} (item {place} of the submission).')
+    self.said = said
+
+
 @dataclasses.dataclass(frozen=True)
 class Scores:
   """Of one submission, in the order of its items.
@@ -89,7 +97,8 @@ class Grader:
       asked: of each item the names of the parts that score it (others are ignored); None: all, of each.
 
     Returns:
-      a Future of Scores. Its result() raises GradeError where a worker cannot start, or a reward function raised.
+      a Future of Scores. Its result() raises GradeError where a worker cannot start, ItemError where a reward
+      function raised.
     """
     places = {name: place for place, name in enumerate(self._names)}
     asked = [[places[n] for n in names if n in places] for names in asked or [places] * len(items)]
@@ -227,8 +236,7 @@ class _Slot:
           begun = True
           said = self._connection.recv_bytes()
         if said.startswith(worker.ERROR):
-          error = said.removeprefix(worker.ERROR).decode()
-          raise GradeError(f'a reward function raised {error} (item {first + len(verdicts)} of the submission).')
+          raise ItemError(said.removeprefix(worker.ERROR).decode(), first + len(verdicts))
         verdicts.append(json.loads(said))
         begun = False
     except (EOFError, OSError):
