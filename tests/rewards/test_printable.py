@@ -1,13 +1,12 @@
 """What a program or a response says reaches no terminal as a command, whichever way it gets into a verdict."""
+import io
 import json
-import subprocess
-import sys
 import unicodedata
 
 import pytest
 
 from r1jax import rewards
-from r1jax.rewards import code_tests, pool
+from r1jax.rewards import code_tests, grade, pool
 from r1jax.rewards.printable import printable
 from tests.rewards import sandboxed
 
@@ -51,6 +50,6 @@ def test_reasons_of_other_rewards_and_errors_are_escaped(monkeypatch):
 
 def test_nothing_reaches_the_terminal():
   row = {'response': f'<answer>{NASTY}</answer>', 'answer': '5'}
-  done = subprocess.run([sys.executable, '-m', 'r1jax.rewards.grade', 'exact', '--workers', '1'],
-                        input=json.dumps(row), capture_output=True, text=True)
-  assert clean(done.stdout) and json.loads(done.stdout)['score'] == 0, done.stderr
+  out = io.StringIO()
+  grade.grade('exact', [json.dumps(row)], out, {}, 1, 30.0)
+  assert clean(out.getvalue()) and json.loads(out.getvalue())['score'] == 0
