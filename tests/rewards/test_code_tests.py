@@ -217,7 +217,7 @@ def test_bad_options_are_refused_without_items(options, message):
     ({'program': ''}, 'no tests'), (calls('', io=[{'input': '', 'output': ''}]), 'asserts and io'),
     (calls('', language='cpp'), 'tests functions of Python'),
     (calls('', language='rust'), 'known languages: python, cpp'),
-    ({'asserts': CALLS}, "neither 'program' nor 'response'"), ({'program': '', 'test': 'x = 1'}, 'needs texts'),
+    ({'asserts': CALLS}, "neither 'response' nor 'program'"), ({'program': '', 'test': 'x = 1'}, 'needs texts'),
     ({'program': '', 'io': [{'input': 'x'}]}, 'needs texts'), ({'program': '', 'asserts': [3]}, 'needs texts'),
 ])
 def test_items_without_sense_are_refused(item, message):
