@@ -7,13 +7,14 @@
 - Where one value is asked, a list (commas, 'and', 'or', \\pm, a set, several boxes) counts only if each of its entries
   is that value: a set of guesses is wrong. Lists and sets are compared in any order, tuples, intervals and matrices
   entry by entry; a chain a = b = 5 by its last part, each earlier part holding a letter or being equal too.
-- Words and choice letters are compared as text, words without case.
+- Words and choice letters are compared as text, words without case. Of a letter with its value, (C) 25, either will do
+  and what is given of the two must be right.
 - All else by math-verify, whose yes numbers must bear out (`symbolic`).
 """
 from fractions import Fraction
 import re
 
-from r1jax.rewards import answers, mathtext, quantity, symbolic
+from r1jax.rewards import answers, labels, mathtext, quantity, symbolic
 
 _ENTRIES = 16      # of a list compared in any order, at most
 _DEPTH = 4         # of lists within lists
@@ -21,10 +22,15 @@ _NESTED = 30       # brackets; the time of the verifier's parser grows with a po
 _LETTER = re.compile(r'\(?([A-Z])\)?\.?')
 _WORDS = re.compile("[A-Za-z][A-Za-z' -]*")
 _WORD = re.compile('[A-Za-z]{3}')         # two letters may be a product
+_SHORT_WORDS = 'am|an|as|at|be|by|do|go|he|hi|if|in|is|it|me|my|no|of|oh|ok|on|or|so|to|up|us|we'
+# One short word, or words and numbers with a space between.
+_SAID = re.compile(rf'(?i:{_SHORT_WORDS})|[A-Z][a-z]|[A-Za-z]{{3,}}\.? +[0-9]+|'
+                   r'[0-9]+ +[A-Za-z]{3,}(?: [A-Za-z]+)*\.?')
+_LETTERS = re.compile('[A-Za-z]+|[0-9]+')
 _HAN = re.compile('[\u4e00-\u9fff]')
 _MATRIX = re.compile(r'\\begin ?\{([pb]?)matrix\}((?:(?!\\begin).)*)\\end ?\{\1matrix\} ?')
-_BASED = re.compile(r'([0-9A-Fa-f]+) ?_ ?\{? ?([0-9]+) ?\}?')
-_EQUALS = re.compile(r'(?<![<>!:=\\])=(?!=)|\\in(?![A-Za-z])')
+_BASED = re.compile(r'(\()?([0-9A-Fa-f]+)(?(1)\))_(\()?(?:base)?([0-9]+)(?(3)\))')
+_EQUALS = re.compile(r'(?:(?<![<>!:=\\])=(?!=)|\\in(?![A-Za-z]))(?![^{}]*(?<!\\)\})')
 _APART = re.compile(r'(?<![\^_])[0-9.] +[0-9.]|[0-9] ?_|\\\\')   # numbers side by side, a base, a new line
 _SUBSCRIPT = re.compile(r'_ ?(?:\{[^{}]*\}|[A-Za-z0-9])')
 _ANGLES = re.compile(r'\\?(?:sin|cos|tan|cot|sec|csc)')
@@ -38,6 +44,10 @@ dbinom tbinom max min gcd lcm alpha beta gamma delta epsilon varepsilon zeta eta
 sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega circ mathbb mathrm text mathit
 mathbf operatorname begin end sum prod int lim to vert lvert rvert mid'''.split()}
 _MULTIPLE = re.compile('[0-9]+ ?[A-Za-z]')
+# A function's value; the length of a segment or vector, the size of a set. |x| = 5 names nothing: x may be -5.
+_CALL = re.compile(r"(?:[fghpqFGHPQRSTENVDC]|\\Pr|\\operatorname ?\{[A-Za-z]+\})(?:'*| ?\^ ?\{? ?(?:-1|\\prime) ?\}?) ?"
+                   r'(?:\((?:[^()]|\([^()]*\))*\)|\[[^][]*\])')
+_BARS = re.compile(r"\|(?: ?[A-Z][A-Z'0-9 ]*|[zw]|[^|=<>]*\\(?:vec|overrightarrow)(?![A-Za-z])[^|=<>]*)\|")
 _RELATIONS = ('<', '>', '\\le', '\\ge', '\\ne')
 
 
@@ -67,7 +77,7 @@ def _difference(gold, predicted, problem, depth):
     return 'nothing is left of the answer' if depth else 'lists too deep'
   if _key(gold) == _key(predicted):
     return None
-  for compare in (_text, _quantities, _based, _matrices, _assignments, _lists, _chains):
+  for compare in (_labelled, _text, _quantities, _based, _matrices, _assignments, _lists, _chains):
     found = compare(gold, predicted, problem, depth)
     if found is not NotImplemented:
       return found
@@ -79,14 +89,33 @@ def _key(text):
   return re.sub(r'(?<![0-9A-Za-z,;]) | (?![0-9A-Za-z])', '', text.strip())
 
 
+def _labelled(gold, predicted, problem, depth):
+  """A choice letter with its value, on either side."""
+  want = labels.split(gold)
+  got = labels.split(predicted, listed=want is not None)
+  if want is None and got is None:
+    return NotImplemented
+  letter = _LETTER.fullmatch(mathtext.words(gold if want is None else predicted))
+  if want and got:
+    return _difference(want[1], got[1], problem, depth - 1) if want[0] == got[0] else f'the letter is {want[0]}'
+  if letter and letter[1] in 'ABCDEFGHIJ':
+    right = letter[1] == (want or got)[0] and (want or labels.is_value(got[1], problem))
+    return None if right else f'the letter is {want[0] if want else letter[1]}'
+  return _difference(want[1] if want else gold, got[1] if got else predicted, problem, depth - 1)
+
+
 def _text(gold, predicted, problem, depth):
   """Choice letters and words."""
-  del problem, depth
+  del depth
   letter = _LETTER.fullmatch(mathtext.words(gold))
   if letter and letter[1] in 'ABCDEFGHIJ' or letter and letter[0] != letter[1]:
     given = _LETTER.fullmatch(mathtext.words(predicted))
     return None if given and given[1] == letter[1] else f'the letter is {letter[1]}'
   said = mathtext.words(gold)
+  given = mathtext.words(predicted)
+  if _SAID.fullmatch(said) and quantity.read(said, problem) is None and _LETTERS.search(given):
+    # Letters of words and dates are no factors: on is not No, and yaM 5 not May 5.
+    return None if _LETTERS.findall(given.casefold()) == _LETTERS.findall(said.casefold()) else 'other words'
   if _WORDS.fullmatch(said) and _WORD.search(said) or _HAN.search(said) and quantity.read(said) is None:
     given = mathtext.words(predicted).casefold().removeprefix('the ')
     return None if given.replace(' ', '') == said.casefold().removeprefix('the ').replace(' ', '') else 'other words'
@@ -123,20 +152,19 @@ def _rounded(want, got):
 def _margin(decimal):
   """How far off the number may be that a decimal Quantity states: its last digit, where it has six; else nothing."""
   scale = 10 ** decimal.decimals
-  if decimal.decimals >= 6 and abs(decimal.value) * scale >= 10 ** 5:
-    return Fraction(1, scale)
-  return abs(decimal.value) / 10 ** 30
+  rounded = decimal.decimals >= 6 and abs(decimal.value) * scale >= 10 ** 5
+  return Fraction(rounded, scale)
 
 
 def _based(gold, predicted, problem, depth):
   """Numbers in another base, 52_8, by their digits; the base may be left out where the problem names one."""
   del depth
-  want, got = _BASED.fullmatch(gold), _BASED.fullmatch(predicted)
+  want, got = (_BASED.fullmatch(re.sub('[{} ]', '', mathtext.words(text))) for text in (gold, predicted))
   if not want:
     return 'a number in another base' if got else NotImplemented
   if got:
-    return None if want.groups() == got.groups() else 'other digits or base'
-  return None if predicted == want[1] and 'base' in problem.lower() else 'the base is missing'
+    return None if want.group(2, 4) == got.group(2, 4) else 'other digits or base'
+  return None if predicted == want[2] and 'base' in problem.lower() else 'the base is missing'
 
 
 def _matrices(gold, predicted, problem, depth):
@@ -199,11 +227,13 @@ def _any_order(want, got, problem, depth):
 
 def _assignments(gold, predicted, problem, depth):
   """x = 5 and 5, whichever of the two is the reference; x in [1,2] and [1,2]."""
-  want, got = _EQUALS.split(gold), _EQUALS.split(predicted)
+  want, got = _sides(gold), _sides(predicted)
   if len(want) > 1 and not any(map(_has_letter, want)):
     return _difference(want[-1].strip(), predicted, problem, depth - 1)   # 0.56 = 56%
   if len(want) == 2 and _is_name(want[0]) and (len(got) == 1 or len(got) == 2 and _key(want[0]) == _key(got[0])):
     return _difference(want[1].strip(), got[-1].strip(), problem, depth - 1)
+  if len(want) == len(got) == 2 and any(_CALL.fullmatch(side[0].strip()) for side in (want, got)):
+    return 'the value of something else'     # the verifier may know nothing of either
   if len(want) == 1 and len(got) == 2 and _is_name(got[0]) and not any(mark in gold for mark in _RELATIONS):
     return _difference(gold, got[1].strip(), problem, depth - 1)
   return NotImplemented
@@ -212,13 +242,15 @@ def _assignments(gold, predicted, problem, depth):
 def _chains(gold, predicted, problem, depth):
   """Where the reference is 5: x = 2 + 3 = 5."""
   exact, approximate, rounded = predicted.partition('\\approx')
-  got = _EQUALS.split(exact)
+  got = _sides(exact)
   if approximate and not _approximates(quantity.read(rounded.strip(), problem), got[-1]):
     return 'an approximation that is none'
   if len(got) == 1 and approximate:
     return _difference(gold, exact.strip(), problem, depth - 1)
-  if len(got) == 1 or _EQUALS.search(gold) or any(mark in gold for mark in _RELATIONS):
+  if len(got) == 1 or len(_sides(gold)) > 1 or any(mark in gold for mark in _RELATIONS):
     return NotImplemented
+  if _one_unknown(got[0]) and _key(got[0]) not in _key(problem):
+    return 'an equation to be solved'
   for part in got[:-1]:
     if any(mark in part for mark in (*_RELATIONS, '\\Rightarrow', '\\to')) or _MULTIPLE.fullmatch(part.strip()):
       return 'a chain that says something else'
@@ -233,10 +265,29 @@ def _approximates(decimal, text):
       text, decimal.value, Fraction(1, 10 ** decimal.decimals))
 
 
+def _sides(text):
+  """The text at its signs of equality and membership outside of brackets."""
+  sides, start, at, depth = [], 0, 0, 0
+  for sign in _EQUALS.finditer(text):
+    before, at = text[at:sign.start()], sign.start()
+    depth += sum(map(before.count, '([{')) - sum(map(before.count, ')]}'))
+    if depth <= 0:
+      sides.append(text[start:at])
+      start = sign.end()
+  return [*sides, text[start:]]
+
+
 def _is_name(text):
-  """Is it a name, as on the left of x = 5, f(x) = 2x, m_{\\max} = n, AB = 3?"""
+  """Is it a name, as on the left of x = 5, f(x) = 2x, m_{\\max} = n, AB = 3, f(2) = 3, P(X = 2) = 0.3, |AB| = 1?"""
   text = _SUBSCRIPT.sub('', text).strip()
-  return bool(text) and len(text) <= 40 and not any(c in '0123456789+-*/^<>=|' for c in text)
+  if not text or len(text) > 40 or '\\sqrt' in text:
+    return False
+  return not any(c in '0123456789+-*/^<>=|' for c in text) or bool(_CALL.fullmatch(text) or _BARS.fullmatch(text))
+
+
+def _one_unknown(text):
+  """Is it an expression in one letter, as x - 1 or |x|? Of x - 1 = 5 the answer is 6, unless x - 1 was asked for."""
+  return not _is_name(text) and len(set(re.findall('[A-Za-z]', _COMMAND.sub('', text)))) == 1
 
 
 def _has_letter(text):
@@ -256,7 +307,7 @@ def _expressions(gold, predicted, problem):
   if unknown:
     return f'not read as mathematics: {sorted(unknown)[0]}'
   for text, decimal in ((gold, quantity.read(predicted)), (predicted, quantity.read(gold))):
-    if decimal is not None and decimal.decimals and not decimal.percent:
+    if decimal is not None and decimal.decimals and not decimal.percent and _margin(decimal):
       right = symbolic.near(text, decimal.value, _margin(decimal))
       return None if right else 'another number'
   return None if symbolic.equal(gold, predicted) else 'not equal'
