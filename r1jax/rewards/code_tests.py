@@ -39,7 +39,8 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
       (source); and one of
       'test' (Python that defines `check(candidate)`) with 'entry_point' (the function's name): one test;
       'asserts' (list of Python statements, each a test), where 'entry_point' may be the functions' names, one or a
-      list: see `function_tests` for what they are without it;
+      list: see `function_tests` for what they are without it. 'hidden_asserts' may hold more, which the prompt does
+      not show;
       'io' (list of dicts with 'input' and 'output'): what is printed equals 'output' as `same_output` says,
       and the program ends with status 0.
       Optional: 'setup', Python to run before 'test' or 'asserts'; 'language', a key of `programs.LANGUAGES`
@@ -107,21 +108,26 @@ def _described(item):
     raise ValueError(f"'time_limit' of an item for code is {seconds!r}; it must be seconds, in [0.1, 3600].")
   if kind != 'io' and language != 'python':
     raise ValueError(f"'{kind}' tests functions of Python; an item in {language!r} needs 'io'.")
+  points, hidden = (item.get(key) or [] for key in ('entry_point', 'hidden_asserts'))
   listed = kind == 'test' or isinstance(item[kind], list)
   if listed and kind == 'io':
     listed = all(isinstance(test, dict) for test in item['io'])
+  elif listed and kind == 'asserts':
+    listed = isinstance(hidden, list) and isinstance(points, (str, list))
   texts = [item.get(key) or '' for key in ('program', 'setup')]
   if listed:
-    points = item.get('entry_point') or []
-    texts += {'test': lambda: [item['test'], item.get('entry_point')],
-              'asserts': lambda: [*item['asserts'], *([points] if isinstance(points, str) else points)],
+    texts += {'test': lambda: [item['test'], points],
+              'asserts': lambda: [*item['asserts'], *hidden, *([points] if isinstance(points, str) else points)],
               'io': lambda: [test.get(key) for test in item['io'] for key in ('input', 'output')]}[kind]()
   if not listed or not all(isinstance(text, str) for text in texts):
-    raise ValueError("an item for code needs texts: 'program', 'setup', 'test' and 'entry_point', the list 'asserts', "
-                     f"or in the list 'io' objects with 'input' and 'output'; its {kind!r} is not so.")
+    raise ValueError("an item for code needs texts: 'program', 'setup', 'test' and 'entry_point', the lists 'asserts' "
+                     f"and 'hidden_asserts', or in the list 'io' objects with 'input' and 'output'; its {kind!r} is "
+                     'not so.')
   if kind != 'io' and any('\0' in text for text in texts):
     raise ValueError("the program or tests of an item for code hold a NUL character, which Python's source cannot.")
-  return language, kind, [f"{item['test']}\ncheck({item['entry_point']})"] if kind == 'test' else item[kind]
+  if kind == 'test':
+    return language, kind, [f"{item['test']}\ncheck({item['entry_point']})"]
+  return language, kind, item[kind] + (hidden if kind == 'asserts' else [])
 
 
 def _prepared(item, kind, tests):
