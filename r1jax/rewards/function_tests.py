@@ -9,6 +9,7 @@ import builtins
 import dataclasses
 import functools
 import importlib
+import re
 import sys
 
 from r1jax.rewards import programs
@@ -18,6 +19,7 @@ LIBRARY = ('collections', 'copy', 'math', 'cmath', 'itertools', 'functools', 'fr
            'random', 'statistics', 'heapq', 'bisect', 'operator', 'string', 'typing', 'json')
 PROMPT = 100_000                   # characters of a prompt that are searched for helpers
 
+_LONG = re.compile('[0-9]{4000,}')  # digits that are too many for this Python to read
 _STUB = (ast.Pass, ast.Expr, ast.Raise)
 _BINDS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -46,7 +48,7 @@ def prepare(tests, setup='', entry_points=(), prompt=''):
     prompt: a text with code, or nothing.
   """
   try:
-    trees = [ast.parse(text) for text in (setup, *tests)]
+    trees = [ast.parse(_LONG.sub('0', text)) for text in (setup, *tests)]
     loaded, bound = _loaded(trees), _bound(trees)
     free = loaded - bound - set(vars(builtins)) - {'__name__'}
     names = _loaded(map(ast.parse, entry_points)) or _asked(trees[1:], free, loaded - bound, bound)
@@ -58,8 +60,7 @@ def prepare(tests, setup='', entry_points=(), prompt=''):
     before = ''.join(f'{line}\n' for line in [*map(_import, sorted(missing)), *map(ast.unparse, own)] if line)
     calls = names | {arg.arg for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
                      for arg in node.args.args if entry_points and node.name == 'check'}
-    tests = tuple(ast.unparse(ast.fix_missing_locations(_Held(calls).visit(tree))) for tree in trees[1:])
-    return Tests(tuple(sorted(names)), f'{before}{setup}', tests,
+    return Tests(tuple(sorted(names)), f'{before}{setup}', tuple(map(_held, tests, trees[1:], [calls] * len(tests))),
                  '\0'.join(map(ast.unparse, [*starter, *imported])))
   except (SyntaxError, ValueError, RecursionError, MemoryError):     # the tests' sandbox says what is wrong
     return Tests(tuple(entry_points), setup, tests)
@@ -162,15 +163,25 @@ def _code_of(prompt):
 
 
 def _helpers(code, names):
-  """Statements of a prompt that its tests may use, and those that its program may: nothing that is asked for."""
+  """Statements of a prompt that its tests may use, and those that its program may: nothing unfinished or asked for.
+
+  But where several names are asked for, a class that the prompt shows is given: the tests make its objects.
+  """
   own, starter = [], []
   for node in code:
-    stub = isinstance(node, _BINDS) and all(isinstance(n, _STUB) for n in node.body)
-    if isinstance(node, (ast.Import, ast.ImportFrom)) or isinstance(node, _BINDS) and not stub and (
-        node.name not in names):
+    if isinstance(node, ast.ClassDef):
+      starter += [node] if node.name not in names or len(names) > 1 and not _unfinished(node) else []
+    elif isinstance(node, (ast.Import, ast.ImportFrom)) or isinstance(node, _BINDS) and node.name not in names and (
+        not _unfinished(node)):
       starter.append(node)
-      own += [] if isinstance(node, ast.ClassDef) else [node]     # its objects could not be given to the program
+      own.append(node)
   return own, starter
+
+
+def _unfinished(node):
+  """Whether a function, or a method of a class, is a stub."""
+  methods = [n for n in node.body if isinstance(n, _BINDS)] if isinstance(node, ast.ClassDef) else [node]
+  return any(all(isinstance(n, _STUB) for n in method.body) for method in methods)
 
 
 def _needed(own, used):
@@ -180,6 +191,15 @@ def _needed(own, used):
     kept += more
     used = used | _loaded(more)
   return [node for node in own if node in kept]
+
+
+def _held(text, tree, calls):
+  """A test's text as `_Held` makes it; `calls` are the names by which it calls the program."""
+  try:
+    held = ast.unparse(ast.fix_missing_locations(_Held(calls).visit(tree)))
+  except (ValueError, RecursionError):
+    return text
+  return held if ('__hold__' in held or '__new__' in held) and not _LONG.search(text) else text
 
 
 class _Held(ast.NodeTransformer):
@@ -202,6 +222,27 @@ class _Held(ast.NodeTransformer):
       return node
     begin = ast.Call(ast.Name('__hold__', ast.Load()), [], [])
     return ast.Call(ast.Name('__settle__', ast.Load()), [begin, node], [])
+
+  def generic_visit(self, node):
+    """As in `r = rev(x)` and then `assert r == x[::-1]`."""
+    node = super().generic_visit(node)
+    for block in ('body', 'orelse'):
+      if isinstance(statements := getattr(node, block, None), list):
+        for at in reversed(range(1, len(statements))):
+          if self._expects_of(statements[at], statements[at - 1]):
+            statements[at + 1:at + 1] = ast.parse('__settle__(0)').body
+            statements[at - 1:at - 1] = ast.parse('__hold__()').body
+    return node
+
+  def _expects_of(self, check, assign):
+    """Does an assert compare the result of a call with what is made of the call's arguments, and with nothing else?"""
+    if not isinstance(check, ast.Assert) or not isinstance(assign, ast.Assign) or not self._calls(assign.value):
+      return False
+    compare = next((n for n in ast.walk(check.test) if isinstance(n, ast.Compare)), None)
+    results = _bound([assign])
+    sides = [_loaded([side]) for side in (compare.left, *compare.comparators)] if compare else []
+    others = [side for side in sides if not side & results]
+    return 0 < len(others) < len(sides) and all(side & _loaded([assign.value]) for side in others)
 
   def _calls(self, node):
     return any(isinstance(n, ast.Call) and _loaded([n.func]) & self._names for n in ast.walk(node))
