@@ -43,7 +43,8 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
       not show;
       'io' (list of dicts with 'input' and 'output'): what is printed equals 'output' as `same_output` says,
       and the program ends with status 0.
-      Optional: 'setup', Python to run before 'test' or 'asserts'; 'language', a key of `programs.LANGUAGES`
+      Optional: 'setup', Python to run before 'test' or 'asserts', whose imports the program has too, as those of the
+      prompt ('problem', or 'prompt'); 'language', a key of `programs.LANGUAGES`
       (python; one of people, as 'en', is the problem's), for 'io'; 'time_limit', which goes before the option.
     score: 'all' scores 1 where all tests pass, else 0, and stops at the first that fails; 'fraction' scores
       the share that passes.

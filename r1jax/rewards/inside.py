@@ -1,9 +1,9 @@
 """What runs inside two sandboxes to test functions: the program in one, its tests in the other.
 
 `python inside.py candidate|checker IN OUT`, IN and OUT being descriptors of pipes to the other one.
-Calls and results cross as text: plain data by value, rebuilt from built-in types alone, and everything
-else by a number, behind which its owner keeps it. So nothing of the program is ever in the same process
-as a test: what it overrides, patches or searches through is its own.
+Calls and results cross as text: plain data by value, rebuilt from built-in types and a few of the standard
+library, and everything else by a number, behind which its owner keeps it. So nothing of the program is ever in
+the same process as a test: what it overrides, patches or searches through is its own.
 
 Of the standard library almost nothing is imported: half of a short program's time would go there.
 """
@@ -50,8 +50,8 @@ def call_back(function, *args, **named):
   return function(*args, **named)
 
 
-# What the tests may do with an object of the program's. It is never compared with anything, and always
-# true: no word of the program's decides a test.
+# What the tests may do with an object of the program's. It is always true, and compared here (see `Remote`): no word
+# of the program's decides a test.
 OPERATIONS = {'call': lambda f, *args, **named: f(*args, **named), 'getitem': lambda o, key: o[key],
               'getattr': getattr, 'setattr': setattr, 'iter': iter, 'next': next}
 
@@ -260,7 +260,7 @@ class Peer:
     return self._numbers[id(value)]
 
   def decode(self, text):
-    """The reverse; built-in types alone."""
+    """The reverse; built-in types and those of VALUES alone."""
     try:
       value, end = self._read(text, 0)
     except Exception:
