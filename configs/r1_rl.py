@@ -36,9 +36,12 @@ def _reasoning():
                                 weight=20.0),                                    # paper: 26 for both of mathematics
                     cmath=_part(kind='math', language='zh', weight=6.0, template='chat_boxed_zh'),  # ours (the share)
                     mbpp=_part(kind='code', language='en', weight=25.0,                # paper (17 + 8)
-                               fields=dict(prompt='problem', tests='asserts', code='answer'),
+                               fields=dict(prompt='problem', tests='asserts', code='answer',
+                                           challenge_tests='hidden_asserts'),
                                only=dict(split=('train',)),
-                               problem='{problem}\nYour Python program must pass these tests:\n{asserts}'),
+                               # One test is shown, for the name; a table of the arguments shown fails the hidden ones.
+                               problem='{problem}\nYour Python program must pass this test, and others that are not '
+                                       'shown:\n{asserts:1}'),
                     stem=_part(kind='choice', language='en', template='chat_boxed', weight=22.0,  # paper
                                problem='{problem}\n{options}'),
                     knights=_part(kind='logic', language='en', weight=15.0))),          # paper

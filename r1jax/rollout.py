@@ -1,6 +1,8 @@
 """Prompts -> samples -> rewards -> a batch to learn from."""
 import contextlib
 import dataclasses
+import functools
+import logging
 
 import jax
 import numpy as np
@@ -12,6 +14,11 @@ from r1jax.rewards.neural import process
 from r1jax.sampling import Samples, row_keys
 from r1jax.sampling.engine import LENGTH, pad_prompts
 from r1jax.training.update import Graded
+
+log = logging.getLogger('r1jax')
+
+# What the model writes, and what is made of it: a problem's fields of these names are no part of a grading item.
+WRITTEN = ('program', 'pred', 'response', 'prompt', 'tokens')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +91,7 @@ class Sampler:
       with watched(self.engine, watch, first, len(prompts[some])):
         part = self.engine.sample(weights, prompts[some], keys, sampling)
       responses = [self.tokenizer.decode(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
-      graded = [problem | {'prompt': text, 'response': responses[row], 'tokens': int(part.lengths[row])}
+      graded = [_given(problem) | {'prompt': text, 'response': responses[row], 'tokens': int(part.lengths[row])}
                 for i, (problem, text) in enumerate(zip(problems[some], texts[some]))
                 for row in range(i * samples, (i + 1) * samples)]
       own = parallel.own(len(graded))                   # the other processes grade the rest
@@ -116,6 +123,19 @@ class Sampler:
     ends = [process.step_tokens(self.tokenizer, ids[:n], steps.ends)
             for ids, n, steps in zip(drawn.tokens, drawn.lengths, found, strict=True)]
     return losses.step_credit([steps.scores for steps in found], ends, samples, drawn.tokens.shape[1])
+
+
+def _given(problem):
+  """The fields of a problem that rewards may read."""
+  if found := [name for name in WRITTEN if name in problem]:
+    _say(*found)
+  return {name: value for name, value in problem.items() if name not in WRITTEN}
+
+
+@functools.cache
+def _say(*names):
+  log.warning('problems have fields %s, which are dropped: what the model writes is graded, not what a row holds.',
+              ', '.join(map(repr, names)))
 
 
 @contextlib.contextmanager

@@ -104,6 +104,18 @@ def test_each_reward_is_asked_of_the_kinds_that_have_it():
   assert drawn.items[2]['prompt'].endswith('<think>') and drawn.items[6]['prompt'] == 'Be brief.\n'
 
 
+def test_what_the_model_writes_is_graded_whatever_fields_a_problem_has(caplog):
+  planted = dict.fromkeys(rollout.WRITTEN, 'planted')
+  rollout._say.cache_clear()
+  made = sampler({'helpful': [], 'harmless': []})
+  drawn, table = draw(made, problems=[p | planted for p in PROBLEMS])
+  clean, same = draw(made)
+  assert drawn.items == clean.items and 'program' in rollout.WRITTEN
+  np.testing.assert_array_equal(table['total'], same['total'])
+  said, = [r.getMessage() for r in caplog.records]
+  assert "'program', 'pred', 'response', 'prompt', 'tokens', which are dropped" in said
+
+
 def test_a_reward_is_not_asked_before_it_begins():
   shown = {'helpful': [], 'harmless': []}
   made = sampler(shown)

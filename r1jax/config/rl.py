@@ -38,7 +38,8 @@ class Part:
   language: str = ''              # the same for the target of language consistency; where none is named, data.language
   template: str = ''              # in place of data.template
   answers: bool = True            # False: its rows need no 'answer'
-  problem: str = ''               # the problem as a text with places for a row's fields, as '{problem}\n{asserts}'
+  # The problem as a text with places for a row's fields, as '{problem}\n{asserts}'; '{asserts:1}' shows the first one.
+  problem: str = ''
   fields: dict[str, str] = dataclasses.field(default_factory=dict)  # a row's name of a field -> ours
   only: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # field -> values; path's rows with others
   eval_only: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # or, here, eval_path's are left out

@@ -11,7 +11,7 @@ from r1jax.config import ConfigError
 from r1jax.data import conversation
 from r1jax.data.reader import DataError, normalise, text_key
 
-_PLACE = re.compile(r'\{(\w+)\}')
+_PLACE = re.compile(r'\{(\w+(?::[1-9][0-9]*)?)\}')
 _SETTING = re.compile(r'\bdata\.(?=(?:path|eval_path|eval_fraction|name|source)\b)')
 LETTERS = 'ABCDEFGHIJ'
 
@@ -87,10 +87,18 @@ def _talk(turns):
 
 
 def _shown(row, field):
-  """A field's value for a place in a problem's text: a list by lines, options with their letters."""
+  """A field's value for a place in a problem's text: a list by lines, options with their letters.
+
+  `field:n` shows the first n of a list: of tests, the others stay hidden from who must pass them.
+  """
+  field, _, count = field.partition(':')
   if field not in row:
     raise ValueError(f"no field '{field}', which the part's problem shows")
   value = row[field]
+  if count:
+    if not isinstance(value, list):
+      raise ValueError(f"field '{field}' is no list, of which the part's problem shows the first {count}")
+    value = value[:int(count)]
   if field == 'options':
     pairs = value.items() if isinstance(value, dict) else zip(LETTERS, value)
     return '\n'.join(f'{letter}. {text}' for letter, text in pairs)

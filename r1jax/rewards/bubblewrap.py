@@ -59,7 +59,9 @@ def limiting(limits, unsafe):
   """The command that sets the limits of each process. To be run inside: processes are counted by namespace."""
   ceiling = resource.getrlimit(resource.RLIMIT_AS)[1]
   mapped = limits.memory_mb << 20 if limits.mapped else 'unlimited' if ceiling == resource.RLIM_INFINITY else ceiling
-  command = ['prlimit', f'--as={mapped}', f'--stack={limits.stack_mb << 20}', f'--fsize={TMP}', '--core=0',
+  most = resource.getrlimit(resource.RLIMIT_STACK)[1]      # a program may raise its own: memory bounds it all the same
+  stack = f'{limits.stack_mb << 20}:{"unlimited" if most == resource.RLIM_INFINITY else most}'
+  command = ['prlimit', f'--as={mapped}', f'--stack={stack}', f'--fsize={TMP}', '--core=0',
              f'--nofile={DESCRIPTORS}', '--sigpending=1024']
   return command if unsafe else [*command, f'--nproc={limits.processes}']
 

@@ -5,23 +5,24 @@ are tested from another sandbox than theirs (see `r1jax.rewards.inside`): a prog
 but the arguments of one call after another, and can say nothing but what the calls return.
 """
 import contextlib
+import decimal
 import functools
 import os
 import pathlib
 import re
 
 from r1jax.config import ConfigError, require
-from r1jax.rewards import bubblewrap, programs, sandbox
+from r1jax.rewards import bubblewrap, function_tests, programs, sandbox
 from r1jax.rewards import language as language_lib
 from r1jax.rewards.printable import printable
 
 SCORES = ('all', 'fraction')
 REASON = 1000                      # bytes of a program's own last words
+DIGITS = 1000                      # bytes of a number; a longer one is compared as text
 KEPT = 256                         # programs and tests whose results a process remembers
 
 _KNOWN = {}
-_DECIMAL = re.compile(rb'[+-]?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]+)?')
-_NUMBER = re.compile(rb'[+-]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?')
+_NUMBER = re.compile(rb'[+-]?(?:[0-9]+(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?')
 
 
 def code(items, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6, unsafe=False):
@@ -35,12 +36,16 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
   """Runs a program's tests.
 
   Args:
-    item: dict with 'program' (source), or 'response' to take it from (`programs.extract`); and one of
+    item: dict with 'response', from which the program is taken (`programs.extract`), or without one, 'program'
+      (source); and one of
       'test' (Python that defines `check(candidate)`) with 'entry_point' (the function's name): one test;
-      'asserts' (list of Python statements, each a test);
+      'asserts' (list of Python statements, each a test), where 'entry_point' may be the functions' names, one or a
+      list: see `function_tests` for what they are without it. 'hidden_asserts' may hold more, which the prompt does
+      not show;
       'io' (list of dicts with 'input' and 'output'): what is printed equals 'output' as `same_output` says,
       and the program ends with status 0.
-      Optional: 'setup', Python to run before 'test' or 'asserts'; 'language', a key of `programs.LANGUAGES`
+      Optional: 'setup', Python to run before 'test' or 'asserts', whose imports the program has too, as those of the
+      prompt ('problem', or 'prompt'); 'language', a key of `programs.LANGUAGES`
       (python; one of people, as 'en', is the problem's), for 'io'; 'time_limit', which goes before the option.
     score: 'all' scores 1 where all tests pass, else 0, and stops at the first that fails; 'fraction' scores
       the share that passes.
@@ -60,17 +65,16 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
   _check(score, time_limit, memory_mb, tolerance, unsafe)
   language, kind, tests = _described(item)
   limits = sandbox.Limits(float(item.get('time_limit') or time_limit), memory_mb)
-  program = item.get('program')
-  if program is None and 'response' not in item:
-    raise ValueError("an item for code has neither 'program' nor 'response'.")
-  if program is None:
+  if 'response' in item:                                # what the model wrote, whatever else a row holds
     program = programs.extract(item.get('prompt') or '', item['response'], language)
+  elif (program := item.get('program')) is None:
+    raise ValueError("an item for code has neither 'response' nor 'program'.")
   if program is None:
     results = [(False, f'no program: the response has no closed block of {language} after its thinking')]
   elif kind == 'io':
     results = _runs(program, language, tests, limits, tolerance, unsafe)
   else:
-    results = _once(program, item.get('setup') or '', tuple(tests), limits, score == 'all', unsafe)
+    results = _once(program, _prepared(item, kind, tests), limits, score == 'all', unsafe)
   passed, reason = 0, ''
   for at, (ok, why) in enumerate(results):
     passed += ok
@@ -106,35 +110,62 @@ def _described(item):
     raise ValueError(f"'time_limit' of an item for code is {seconds!r}; it must be seconds, in [0.1, 3600].")
   if kind != 'io' and language != 'python':
     raise ValueError(f"'{kind}' tests functions of Python; an item in {language!r} needs 'io'.")
+  points, hidden = (item.get(key) or [] for key in ('entry_point', 'hidden_asserts'))
   listed = kind == 'test' or isinstance(item[kind], list)
   if listed and kind == 'io':
     listed = all(isinstance(test, dict) for test in item['io'])
+  elif listed and kind == 'asserts':
+    listed = isinstance(hidden, list) and isinstance(points, (str, list))
   texts = [item.get(key) or '' for key in ('program', 'setup')]
   if listed:
-    texts += {'test': lambda: [item['test'], item.get('entry_point')], 'asserts': lambda: item['asserts'],
+    texts += {'test': lambda: [item['test'], points],
+              'asserts': lambda: [*item['asserts'], *hidden, *([points] if isinstance(points, str) else points)],
               'io': lambda: [test.get(key) for test in item['io'] for key in ('input', 'output')]}[kind]()
   if not listed or not all(isinstance(text, str) for text in texts):
-    raise ValueError("an item for code needs texts: 'program', 'setup', 'test' and 'entry_point', the list 'asserts', "
-                     f"or in the list 'io' objects with 'input' and 'output'; its {kind!r} is not so.")
+    raise ValueError("an item for code needs texts: 'program', 'setup', 'test' and 'entry_point', the lists 'asserts' "
+                     f"and 'hidden_asserts', or in the list 'io' objects with 'input' and 'output'; its {kind!r} is "
+                     'not so.')
   if kind != 'io' and any('\0' in text for text in texts):
     raise ValueError("the program or tests of an item for code hold a NUL character, which Python's source cannot.")
-  return language, kind, [f"{item['test']}\ncheck({item['entry_point']})"] if kind == 'test' else item[kind]
+  if kind == 'test':
+    return language, kind, [f"{item['test']}\ncheck({item['entry_point']})"]
+  return language, kind, item[kind] + (hidden if kind == 'asserts' else [])
+
+
+def _prepared(item, kind, tests):
+  """function_tests.Tests of an item."""
+  entry_points = item.get('entry_point') or ()
+  entry_points = (entry_points,) if isinstance(entry_points, str) else tuple(entry_points)
+  prompt = item.get('problem') or item.get('prompt') or ''
+  return function_tests.prepare(tuple(tests), item.get('setup') or '', entry_points,
+                                prompt if isinstance(prompt, str) else '')
 
 
 def same_output(got, expected, tolerance):
-  """Whether two texts have the same words, white space aside; a word is a run of other bytes.
+  """Whether two texts have the same words, white space aside; a word is a run of other bytes. In linear time.
 
-  An expected word that is a decimal fraction may be missed by `tolerance`, or by that share of it: tasks
-  that print fractions allow an error, and those that do not differ by more. Integers are compared as text.
+  An expected word that is a decimal fraction, or has an exponent, may be missed by `tolerance`, or by that share of
+  it: tasks that print fractions allow an error, and those that do not differ by more. What differs by more than a
+  thousandth is right only where it rounds to what is expected: 0 is not 0.0000001. Integers are compared as text.
   """
-  got, want = got.split(), expected.split()
+  want = expected.split()
+  got = got.split(maxsplit=len(want))                    # one word more tells enough
   return len(got) == len(want) and all(g == w or _close(g, w, tolerance) for g, w in zip(got, want))
 
 
 def _close(got, want, tolerance):
-  if not tolerance or not _DECIMAL.fullmatch(want) or not _NUMBER.fullmatch(got):
+  if not tolerance or max(len(got), len(want)) > DIGITS:
     return False
-  return abs(float(got) - float(want)) <= tolerance * max(1.0, abs(float(want)))
+  number = _NUMBER.fullmatch(want)
+  if not number or not any(number.groups()) or not _NUMBER.fullmatch(got):
+    return False
+  try:
+    found, right = decimal.Decimal(got.decode()), decimal.Decimal(want.decode())
+    missed, size, tolerance = abs(found - right), abs(right), decimal.Decimal(str(tolerance))
+    half = 0 if number[3] else decimal.Decimal(5).scaleb(right.as_tuple().exponent - 1)     # of the last digit
+    return missed <= max(tolerance * size, min(tolerance, max(half, size / 1000) if right else tolerance))
+  except decimal.DecimalException:                       # beyond all exponents
+    return False
 
 
 def _runs(program, language, tests, limits, tolerance, unsafe):
@@ -170,9 +201,10 @@ def _once(*job):
   return _KNOWN[job]
 
 
-def _calls(program, setup, tests, limits, stop, unsafe):
+def _calls(program, prepared, limits, stop, unsafe):
   """(passed, reason) of tests of functions, as many as were come to, and what limit ended them, or ''."""
-  job = '\0'.join(['stop' if stop else '', setup, *tests]).encode(errors='replace')
+  tests = prepared.tests
+  job = '\0'.join(['stop' if stop else '', ' '.join(prepared.names), prepared.setup, *tests]).encode(errors='replace')
   with contextlib.ExitStack() as stack:
     (calls, ask), (results, answer) = pipes = os.pipe(), os.pipe()
     try:
@@ -180,7 +212,8 @@ def _calls(program, setup, tests, limits, stop, unsafe):
           stack.enter_context(sandbox.Box(
               [bubblewrap.python(unsafe), *programs.PYTHON_FLAGS, 'inside.py', role, *map(str, fds)], limits,
               files={'inside.py': _inside(), **files}, fds=fds, unsafe=unsafe))
-          for role, fds, files in (('candidate', (calls, answer), {'program.py': program.encode(errors='replace')}),
+          for role, fds, files in (('candidate', (calls, answer), {'program.py': program.encode(errors='replace'),
+                                                   'starter.txt': prepared.starter.encode(errors='replace')}),
                                    ('checker', (results, ask), {'job.txt': job}))]
     finally:
       for fd in sum(pipes, ()):

@@ -1,12 +1,13 @@
 """What runs inside two sandboxes to test functions: the program in one, its tests in the other.
 
 `python inside.py candidate|checker IN OUT`, IN and OUT being descriptors of pipes to the other one.
-Calls and results cross as text: plain data by value, rebuilt from built-in types alone, and everything
-else by a number, behind which its owner keeps it. So nothing of the program is ever in the same process
-as a test: what it overrides, patches or searches through is its own.
+Calls and results cross as text: plain data by value, rebuilt from built-in types and a few of the standard
+library, and everything else by a number, behind which its owner keeps it. So nothing of the program is ever in
+the same process as a test: what it overrides, patches or searches through is its own.
 
 Of the standard library almost nothing is imported: half of a short program's time would go there.
 """
+import _sitebuiltins
 import builtins
 import os
 import sys
@@ -17,6 +18,24 @@ REASON = 500                       # characters of an error's text
 CONSTANTS = {'N': None, 'T': True, 'F': False}
 SCALARS = {'i': lambda text: int(text, 16), 'f': float, 'c': complex, 'b': bytes.fromhex}
 CONTAINERS = {'l': list, 't': tuple, 's': set, 'z': frozenset}
+# Classes of the standard library: module, name -> (what makes one again, how it is made; None: by the class itself).
+VALUES = {
+    ('builtins', 'range'): (lambda v: (v.start, v.stop, v.step), None),
+    ('builtins', 'slice'): (lambda v: (v.start, v.stop, v.step), None),
+    ('builtins', 'dict_keys'): (lambda v: list(v), lambda *keys: dict.fromkeys(keys).keys()),
+    ('builtins', 'dict_values'): (lambda v: list(v), lambda *values: dict(enumerate(values)).values()),
+    ('builtins', 'dict_items'): (lambda v: list(v), lambda *items: dict(items).items()),
+    ('fractions', 'Fraction'): (lambda v: (v.numerator, v.denominator), None),
+    ('decimal', 'Decimal'): (lambda v: (str(v),), None),
+    ('collections', 'deque'): (lambda v: (list(v), v.maxlen), None),
+    ('datetime', 'datetime'): (lambda v: (v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, v.tzinfo),
+                               None),
+    ('datetime', 'date'): (lambda v: (v.year, v.month, v.day), None),
+    ('datetime', 'time'): (lambda v: (v.hour, v.minute, v.second, v.microsecond, v.tzinfo), None),
+    ('datetime', 'timedelta'): (lambda v: (v.days, v.seconds, v.microseconds), None),
+    ('datetime', 'timezone'): (lambda v: (v.utcoffset(None),), None),
+    ('uuid', 'UUID'): (lambda v: (str(v),), None),
+}
 FUNCTIONS = tuple(map(type, (lambda: 0, len, str.upper)))      # the kinds that a test may pass
 NO_MESSAGE = 'the program wrote into the pipe of its results'
 
@@ -31,8 +50,8 @@ def call_back(function, *args, **named):
   return function(*args, **named)
 
 
-# What the tests may do with an object of the program's. It is never compared with anything, and always
-# true: no word of the program's decides a test.
+# What the tests may do with an object of the program's. It is always true, and compared here (see `Remote`): no word
+# of the program's decides a test.
 OPERATIONS = {'call': lambda f, *args, **named: f(*args, **named), 'getitem': lambda o, key: o[key],
               'getattr': getattr, 'setattr': setattr, 'iter': iter, 'next': next}
 
@@ -42,10 +61,29 @@ def _asks(operation):
 
 
 class Remote:
-  """An object that the other side keeps; `number` is its place there."""
+  """An object that the other side keeps; `number` is its place there.
 
-  def __init__(self, peer, number):
-    vars(self).update(_peer=peer, _number=number)
+  Where its class has an `__eq__`, it comes with what it then holds, as data: `state` is (class, values, names). Two
+  are equal where these are, but only if the test itself has made one of them, after the other had come, and it holds
+  what it was made from and no more. So a program cannot return what it will be compared with, nor leave out what
+  tells two apart.
+  """
+
+  def __init__(self, peer, number, state=None):
+    vars(self).update(_peer=peer, _number=number, _state=state, _order=len(peer._remotes), _class=False, _made=None)
+
+  def __eq__(self, other):
+    if self is other or not isinstance(other, Remote) or self._state is None or self._state != other._state:
+      return self is other
+    made = max(self, other, key=lambda remote: remote._order)._made
+    rest = list(self._state[1])
+    for arg in made or ():
+      if arg not in rest:
+        return False
+      rest.remove(arg)
+    return made is not None and all(value in (None, [], {}) for value in rest)
+
+  __hash__ = object.__hash__
 
   def __getattr__(self, name):
     if name.startswith('__'):
@@ -71,6 +109,7 @@ class Peer:
     self._in, self._out = open(incoming, 'rb'), open(outgoing, 'wb')
     self._serves, self._keeps, self._fail = serves, keeps, fail
     self._kept, self._numbers, self._remotes = [], {}, {}
+    self._pending, self._held, self._told = {}, 0, None
 
   def send(self, *message):
     data = self.encode(message).encode(errors='surrogatepass')
@@ -109,34 +148,55 @@ class Peer:
         raise error
       result, changed = content
       for place, value in changed:
-        self._replace(args[place], self.decode(value))
-      return self.decode(result)
+        self._pending[id(args[place])] = args[place], self.decode(value)
+      self.settle(self._held)
+      known = len(self._remotes)
+      result = self.decode(result)
+      if operation == 'call' and args[0]._class and isinstance(result, Remote) and result._order >= known:
+        vars(result)['_made'] = [*args[1:], *named.values()]
+      return result
 
   @staticmethod
-  def _replace(old, new):
-    if isinstance(old, list):
-      old[:] = new
-    else:
-      old.clear()
-      old.update(new)
+  def new(value):
+    """The value, which a test has made to compare with; an error where it is none that the program's class makes."""
+    if not isinstance(value, Remote) or value._made is None:
+      raise TypeError('a class of the program makes no new object')
+    return value
+
+  def hold(self):
+    """Begins an expression in which changes of arguments wait. Returns what `settle` takes."""
+    self._held += 1
+    return self._held - 1
+
+  def settle(self, held, value=None):
+    """Ends it, and returns its value: the changes are made, unless it stands in another one."""
+    self._held = held
+    if not held:
+      for old, new in self._pending.values():
+        old.clear()
+        old.extend(new) if isinstance(old, list) or _kind(old) == ('collections', 'deque') else old.update(new)
+      self._pending.clear()
+    return value
 
   def serve(self, operation, encoded, named):
     """Does what the other end asks for; its lists, sets and dicts that this changes go back changed."""
     try:
       args = [self.decode(a) for a in encoded]
       result = self.encode(self._serves[operation](*args, **{k: self.decode(v) for k, v in named.items()}))
-      after = [(i, self.encode(a)) for i, a in enumerate(args) if isinstance(a, (list, set, dict))]
+      after = [(i, self.encode(a)) for i, a in enumerate(args)
+               if isinstance(a, (list, set, dict)) or _kind(a) == ('collections', 'deque')]
       self.send('result', result, [(i, text) for i, text in after if text != encoded[i]])
     except BaseException as error:
       self.send('raise', *described(error))
 
   def encode(self, value):
     """A letter; then for all but constants a number, name or length, ';', and the content."""
-    parts = []
+    parts, self._told = [], set()
     self._write(value, parts)
     return ''.join(parts)
 
   def _write(self, value, parts):
+    _, value = self._pending.get(id(value), (None, value))
     for letter, constant in CONSTANTS.items():
       if value is constant:
         return parts.append(letter)
@@ -158,10 +218,38 @@ class Peer:
         self._write(item, parts)
     elif isinstance(value, Remote):
       parts.append(f'y{value._number};')
+    elif kind := _kind(value):
+      items = list(VALUES[kind][0](value))
+      parts.append(f'v{".".join(kind)};l{len(items)};')
+      for item in items:
+        self._write(item, parts)
     elif isinstance(value, type) and value is getattr(builtins, value.__name__, None):
       parts.append(f'n{value.__name__};')
+    elif not self._keeps(value) and hasattr(type(value), '__next__'):
+      parts.append('j')
+      self._write(list(value), parts)
     else:
-      parts.append(f'm{self._keep(value)};')
+      state = self._state(value)
+      parts.append(f'{"m" if state is None else "o"}{self._keep(value)};{state or ""}')
+
+  def _state(self, value):
+    """The class and attributes of an object that has an `__eq__` of its own, encoded; None of another."""
+    if type(value).__eq__ is object.__eq__ or isinstance(value, type) or id(value) in self._told:
+      return None
+    self._told.add(id(value))
+    parts = []
+    try:
+      if value == object():
+        return None                # it equals everything
+    except Exception:
+      pass
+    try:
+      names = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
+      found = {name: getattr(value, name) for name in names} | dict(getattr(value, '__dict__', {}))
+      self._write([type(value).__name__, list(found.values()), list(found)], parts)
+    except Exception:
+      return None
+    return ''.join(parts)
 
   def _keep(self, value):
     if not self._keeps(value):
@@ -172,7 +260,7 @@ class Peer:
     return self._numbers[id(value)]
 
   def decode(self, text):
-    """The reverse; built-in types alone."""
+    """The reverse; built-in types and those of VALUES alone."""
     try:
       value, end = self._read(text, 0)
     except Exception:
@@ -182,6 +270,9 @@ class Peer:
   def _read(self, text, at):
     """(the value that begins at `at`, where it ends)."""
     letter = text[at]
+    if letter == 'j':
+      items, at = self._read(text, at + 1)
+      return iter(items), at
     if letter in CONSTANTS:
       return CONSTANTS[letter], at + 1
     end = text.index(';', at)
@@ -191,6 +282,11 @@ class Peer:
     if letter == 'n':
       kind = getattr(builtins, head)
       return kind if isinstance(kind, type) else self._fail(NO_MESSAGE), at
+    if letter == 'v':
+      args, at = self._read(text, at)
+      module, name = kind = tuple(head.split('.'))
+      make = VALUES[kind][1] or getattr(__import__(module), name)
+      return make(*args), at
     number = int(head)
     if number < 0:
       raise ValueError(head)
@@ -200,11 +296,24 @@ class Peer:
       return self._kept[number], at
     if letter == 'm':
       return self._remotes.setdefault(number, Remote(self, number)), at
+    if letter == 'o':
+      state, at = self._read(text, at)
+      return self._remotes.setdefault(number, Remote(self, number, state)), at
     items = []
     for _ in range(number):
       item, at = self._read(text, at)
       items.append(item)
     return dict(zip(items[::2], items[1::2])) if letter == 'd' else CONTAINERS[letter](items), at
+
+
+def _kind(value):
+  """The key of VALUES that a value goes by; None where there is none."""
+  return next((kind for kind in ((c.__module__, c.__qualname__) for c in type(value).__mro__) if kind in VALUES), None)
+
+
+def _slots(kind):
+  names = vars(kind).get('__slots__', ())
+  return [names] if isinstance(names, str) else list(names)
 
 
 def described(error):
@@ -228,19 +337,27 @@ def error_of(name, text):
 
 
 def candidate(pipes):
-  """Runs program.py, says which functions, classes and modules it has, and does what is asked."""
+  """Runs program.py, says which functions and classes it has, and does what is asked."""
   peer = Peer(*pipes, serves=OPERATIONS, keeps=lambda value: True, fail=sys.exit)
   program = sys.modules['program'] = type(sys)('program')
+  builtins.exit = builtins.quit = _sitebuiltins.Quitter('exit', '')    # without site-packages there is none
   with open('program.py', encoding='utf-8') as file:
     source = file.read()
+  with open('starter.txt', encoding='utf-8') as file:
+    for statement in file.read().split('\0'):
+      try:
+        exec(compile(statement, 'starter', 'exec'), vars(program))
+      except Exception:            # what cannot be imported here; the program may not need it
+        pass
+  given = dict(vars(program))
   try:
     exec(compile(source, 'program.py', 'exec'), vars(program))
   except BaseException as error:
     peer.send('raise', *described(error))
     return
-  names = {k: v for k, v in vars(program).items() if not k.startswith('__')}
-  modules = [k for k, v in names.items() if isinstance(v, type(sys)) and v.__name__ == k]
-  peer.send('names', {k: v for k, v in names.items() if callable(v)}, modules)
+  # What the starter imports answers no test; classes that it shows may be asked for beside the program's functions.
+  peer.send('names', {k: v for k, v in vars(program).items() if callable(v) and not k.startswith('__') and (
+      v is not given.get(k) or getattr(v, '__module__', '') == 'program')})
   while True:
     peer.serve(*peer.receive()[1:])
 
@@ -248,7 +365,7 @@ def candidate(pipes):
 def checker(pipes):
   """Runs the tests of job.txt against the program, and prints a line for each: 1, or 0 and the reason."""
   with open('job.txt', encoding='utf-8') as file:
-    stop, setup, *tests = file.read().split('\0')
+    stop, names, setup, *tests = file.read().split('\0')
   verdicts = os.fdopen(os.dup(1), 'w', errors='replace')
   os.dup2(os.open(os.devnull, os.O_WRONLY), 1)     # tests print
 
@@ -261,12 +378,17 @@ def checker(pipes):
 
   peer = Peer(*pipes, serves={'call': call_back}, keeps=lambda value: isinstance(value, FUNCTIONS), fail=fail)
   try:
-    space = _namespace(peer, ' '.join([setup, *tests]))
+    space = _namespace(peer, names.split())
+    asked = dict(space)
     exec(compile(setup, 'setup', 'exec'), space)
+    for name in names.split():
+      space.pop(name, None)        # a setup may show what is asked for, unfinished
+    space.update(asked)
   except Exception as error:
     fail(_told(error))
   for test in tests:
     try:
+      peer.settle(0)
       exec(compile(test, 'test', 'exec'), space)
       tell()
     except Exception as error:
@@ -276,24 +398,17 @@ def checker(pipes):
   os._exit(0)
 
 
-def _namespace(peer, text):
-  """What the tests see: of the program, the functions, classes and modules that `text` names.
-
-  Not under the name of a built-in: a test means Python's own `sum` or `len`, unless the program has nothing
-  else that it names.
-  """
+def _namespace(peer, names):
+  """What the tests see: of the program, what stands under `names`."""
   kind, *content = peer.receive()
   if kind == 'raise':
     raise error_of(*content)
-  words = set(''.join(c if c.isalnum() or c == '_' else ' ' for c in text).split())
-  names, modules = content
-  named = {k: v for k, v in names.items() if k in words}
-  space = {k: v for k, v in named.items() if not hasattr(builtins, k)} or named
-  # The tests' own module, not the program's: they counted on the program's import, or it took the module's name.
-  tight = ''.join(text.split())
-  taken = [k for k in words & sys.stdlib_module_names if k in modules or k in named and k + '.' in tight]
-  space.update({k: __import__(k) for k in taken})
-  return space
+  found, = content
+  for name, value in found.items():
+    if isinstance(value, Remote):
+      vars(value)['_class'] = name[:1].isupper()
+  own = {'__hold__': peer.hold, '__settle__': peer.settle, '__new__': peer.new}
+  return {k: v for k, v in found.items() if k in names} | own
 
 
 def _told(error):

@@ -12,10 +12,20 @@ COMPILE_SECONDS = 20.0
 COMPILE_MB = 1024
 MESSAGE = 2000                     # characters of a compiler's message that are kept
 
-PYTHON_FLAGS = ('-S', '-s', '-B')  # no site-packages, and nothing written
+PYTHON_FLAGS = ('-S', '-s', '-B', '-X', 'int_max_str_digits=0')    # no site-packages, nothing written, long integers
+# Without site-packages there is no `exit` either, which many programs end by.
+_START = b'''import _sitebuiltins, builtins
+builtins.exit = builtins.quit = _sitebuiltins.Quitter('exit', '')
+__file__ = 'main.py'
+with open('main.py', 'rb') as program:
+  program = compile(program.read(), 'main.py', 'exec')
+del _sitebuiltins, builtins
+exec(program)
+'''
 
 _JVM = ('-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1')   # few threads; short programs gain nothing by more
 _WORD = re.compile('[a-z0-9+#]*')
+_QUOTES = re.compile(r'(?:[ ]{0,3}>[ ]?)*')              # of Markdown, before a fence
 # Comments and strings (to their end, or the text's: so that none is begun twice), braces, classes, and main.
 _JAVA = re.compile(r'//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"?|\'(?:\\.|[^\'\\\n])*\'?|[{}]'
                    r'|\bclass\s+([A-Za-z_$][\w$]*)|\bvoid\s+main\s*\(', re.DOTALL)
@@ -53,8 +63,10 @@ class Executable:
 def extract(prompt, response, language):
   """The program in a response: its last fenced block after the thinking; None where there is none.
 
-  A fence is a line that begins, after spaces, with three or more ` or ~; the block ends at the next line
-  that holds nothing but at least as many of the same. A block without an end is none: the response was cut.
+  A fence is a line that begins, after spaces and the > of quotes, with three or more ` or ~; the block ends at
+  the next line that holds nothing but at least as many of the same. <answer> may stand before a fence, </answer>
+  behind one. A block without an end is none: the response was cut. Where the last one has none, fences at the
+  end of a line of code end blocks too.
   Blocks tagged as the language come first (the last of them counts), then those without a tag; others, such
   as its output, never count. Thinking that has not ended has nothing after it. Linear in the text's length.
 
@@ -74,20 +86,47 @@ def extract(prompt, response, language):
   return found.get((language, 'last'), found.get(''))
 
 
+def blocks(text, language):
+  """The closed fenced blocks of a text that are tagged as a language, or not at all."""
+  return [block for tag, block in _blocks(text) if tag in (*LANGUAGES[language].tags, '')]
+
+
 def _blocks(text):
-  """Yields (tag, content) of the closed fenced blocks."""
-  fence, tag, lines, indent = '', '', [], 0
-  for line in text.replace('\r\n', '\n').split('\n'):
-    bare = line.strip()
-    run = bare[:len(bare) - len(bare.lstrip(bare[0]))] if bare[:3] in ('```', '~~~') else ''
+  """(tag, content) of the closed fenced blocks, in order."""
+  lines = text.replace('\r\n', '\n').split('\n')
+  blocks, closed = _fenced(lines, lenient=False)
+  more, closed = (blocks, True) if closed else _fenced(lines, lenient=True)
+  return more if closed else blocks
+
+
+def _fenced(lines, lenient):
+  """(tag, content) of the closed blocks, and whether none is open at the end; lenient: a line of code may close one."""
+  blocks, fence = [], ''
+  for line in lines:
     if not fence:
+      quotes = _QUOTES.match(line)[0]
+      line = line[len(quotes):]
+      bare = line.strip().removeprefix('<answer>').lstrip()
+      run = _run(bare)
       if run and '`' not in bare[len(run):]:
-        fence, tag, lines, indent = run, _tag(bare[len(run):]), [], len(line) - len(line.lstrip(' '))
-    elif run == bare and run.startswith(fence):
-      yield tag, '\n'.join(lines) + '\n'
+        fence, tag, content, indent = run, _tag(bare[len(run):]), [], len(line) - len(line.lstrip(' '))
+      continue
+    line = line[re.match(r'(?:[ ]{0,3}>[ ]?){0,%d}' % quotes.count('>'), line).end():] if quotes else line
+    bare = line.strip().removesuffix('</answer>').rstrip()
+    closes = bare.startswith(fence) and _run(bare) == bare
+    code = bare.rstrip(fence[0]) if lenient and bare.endswith(fence) else ''
+    if code or not closes:
+      line = line[:line.index(code) + len(code)] if code else line
+      content.append(line[min(indent, len(line) - len(line.lstrip(' '))):])
+    if code or closes:
+      blocks.append((tag, '\n'.join(content) + '\n'))
       fence = ''
-    else:
-      lines.append(line[min(indent, len(line) - len(line.lstrip(' '))):])
+  return blocks, not fence
+
+
+def _run(bare):
+  """The ` or ~ that a line begins with, where they are enough for a fence."""
+  return bare[:len(bare) - len(bare.lstrip(bare[0]))] if bare[:3] in ('```', '~~~') else ''
 
 
 def _tag(info):
@@ -114,7 +153,8 @@ def build(language, program, limits, unsafe):
   spec = LANGUAGES[language]
   tools = [_tool(name, language) for name in spec.tools]
   if language == 'python':
-    return Executable([bubblewrap.python(unsafe), *PYTHON_FLAGS, 'main.py'], {'main.py': source}, limits)
+    return Executable([bubblewrap.python(unsafe), *PYTHON_FLAGS, 'start.py'],
+                      {'main.py': source, 'start.py': _START}, limits)
   memory = limits.memory_mb
   limits = dataclasses.replace(limits, memory_mb=memory + spec.overhead_mb, mapped=not spec.overhead_mb)
   if language == 'javascript':

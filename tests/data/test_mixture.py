@@ -52,6 +52,10 @@ def test_fields_are_renamed_shown_and_chosen_by(tmp_path):
     load(code=part | {'only': {'split': ['nope']}})
   with pytest.raises(data.DataError, match="line 1: no field 'assserts', which the part's problem"):
     load(code=part | {'problem': '{assserts}'})
+  hides = load(code=part | {'problem': '{problem} Pass:\n{asserts:1}'}).train[0]
+  assert hides['problem'] == 'Add 0. Pass:\nassert f(1)' and hides['asserts'] == ['assert f(1)', 'assert f(2)']
+  with pytest.raises(data.DataError, match="line 1: field 'problem' is no list, of which the part's problem shows the"):
+    load(code=part | {'problem': '{problem:2}'})
 
 
 def test_options_get_their_letters(tmp_path):

@@ -23,7 +23,8 @@ def rows(data_dir, name):
 
 def functions(data_dir):
   """The items of HumanEval and MBPP with their canonical solutions: id -> item."""
-  found = {i: {'program': r['prompt'] + r['canonical_solution'], 'test': r['test'], 'entry_point': r['entry_point']}
+  found = {i: {'program': r['prompt'] + r['canonical_solution'], 'prompt': r['prompt'], 'test': r['test'],
+               'entry_point': r['entry_point']}
            for i, r in rows(data_dir, 'humaneval.jsonl').items()}
   for i, r in rows(data_dir, 'mbpp.jsonl').items():
     if i not in ('mbpp/367', 'mbpp/927'):      # known to fail their own tests where the setup comes first

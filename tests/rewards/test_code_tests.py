@@ -187,6 +187,12 @@ def test_the_program_is_looked_for_in_the_language_of_the_item():
   assert found == ['b\n', 'c\n', 'd\n']
 
 
+def test_hidden_asserts_count_and_a_table_of_those_shown_fails_them():
+  hidden = calls(HONEST, asserts=CALLS[:1], hidden_asserts=CALLS[1:])
+  check(hidden, 3, 3, '')
+  check(dict(hidden, program='def double(x): return {2: 4}[x]'), 1, 3, 'test 2 of 3: KeyError', score='fraction')
+
+
 def test_a_response_without_a_program_scores_nothing():
   check({'response': f'<think>```python\n{HONEST}\n```', 'asserts': CALLS}, 0, 3, 'no program')
   check({'prompt': 'p', 'response': f'so</think>\n```python\n{HONEST}\n```', 'asserts': CALLS}, 3, 3, '')
@@ -217,7 +223,7 @@ def test_bad_options_are_refused_without_items(options, message):
     ({'program': ''}, 'no tests'), (calls('', io=[{'input': '', 'output': ''}]), 'asserts and io'),
     (calls('', language='cpp'), 'tests functions of Python'),
     (calls('', language='rust'), 'known languages: python, cpp'),
-    ({'asserts': CALLS}, "neither 'program' nor 'response'"), ({'program': '', 'test': 'x = 1'}, 'needs texts'),
+    ({'asserts': CALLS}, "neither 'response' nor 'program'"), ({'program': '', 'test': 'x = 1'}, 'needs texts'),
     ({'program': '', 'io': [{'input': 'x'}]}, 'needs texts'), ({'program': '', 'asserts': [3]}, 'needs texts'),
 ])
 def test_items_without_sense_are_refused(item, message):
@@ -262,6 +268,8 @@ def test_what_a_program_says_of_itself_decides_nothing(program, tests):
 
 
 @pytest.mark.parametrize('item, message', [
+    (calls('', hidden_asserts='assert 1'), 'needs texts'), (calls('', hidden_asserts=[1]), 'needs texts'),
+    (calls('', entry_point=3), 'needs texts'), (calls('', entry_point=[3]), 'needs texts'),
     (calls('', setup='x = 1\0'), 'NUL'), ({'program': '', 'asserts': 'assert f(2) == 4'}, 'needs texts'),
     ({'program': 5, 'asserts': ['x']}, 'needs texts'), ({'program': '', 'io': ['abc']}, 'needs texts'),
     (calls('', time_limit='abc'), "'time_limit' of an item"), (calls('', time_limit=-5), "'time_limit' of an item"),
