@@ -44,7 +44,7 @@ def encode_prompt(tokenizer, template, problem):
   messages = [*before, {'role': 'user', 'content': text}]
   ids = tokenizer.chat(messages)
   opening = ids[len(tokenizer.chat(messages, generate=False)):]
-  return f'{text}\n{tokenizer.decode(opening).strip()}', ids
+  return f'{templates.closed(text)}\n{tokenizer.decode(opening).strip()}', ids
 
 
 class Sampler:
@@ -80,8 +80,9 @@ class Sampler:
       some = slice(first, first + self.chunk)
       keys = row_keys(key, len(prompts[some]), samples, first * samples)
       part = self.engine.sample(weights, prompts[some], keys, sampling)
-      responses = [self.tokenizer.decode(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
-      graded = [problem | {'prompt': text, 'response': responses[row], 'tokens': int(part.lengths[row])}
+      responses = [self.tokenizer.response(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
+      graded = [problem | {'prompt': text, 'response': responses[row][0], 'tokens': int(part.lengths[row]),
+                           'control': responses[row][1]}
                 for i, (problem, text) in enumerate(zip(problems[some], texts[some]))
                 for row in range(i * samples, (i + 1) * samples)]
       own = parallel.own(len(graded))                   # the other processes grade the rest
