@@ -84,10 +84,9 @@ def problems_of(cfg, policy, template, own_template=True):
 
   own_template: a problem that names a template goes by it, in place of `template`.
   """
-  found = data.load(cfg.data)
+  found = common.load_problems(cfg.data, cfg.reward)
   some = getattr(found, cfg.split)
   config_lib.require(some, f'the data has no problems in split {cfg.split!r}.')
-  common.check_kinds(cfg.reward, found)
   if cfg.problems and cfg.data.source == 'mixture' and cfg.split == 'train':
     drawn = order.Mixture(some, cfg.data.parts, cfg.seed).batch(0, cfg.problems)
     some = list({(p['id'], p['problem']): p for p in drawn}.values())    # a small part may come round again
@@ -165,6 +164,8 @@ def settings(cfg, policy):
   """What all commands that write into one folder must agree on."""
   whole = config_lib.to_dict(cfg)
   own = {name: whole[name] for name in ('seed', 'data', 'rollout', 'split', 'problems')}
+  if not cfg.data.evaluation:     # samples without are the same as before there was such a setting
+    del own['data']['evaluation']
   del own['rollout']['chunk']     # as many at a time as the memory takes
   how = (*config_lib.ASKING, 'url', 'model')            # the last two are the policy
   asked = {k: v for k, v in whole['endpoint'].items() if k not in how}

@@ -139,8 +139,7 @@ def to_answer(cfg, source):
   config_lib.check_context(cfg.eval, source.cfg.context, 'eval')
   template = common.template_of('problems', cfg.problems)
   tokenizer = source.load_tokenizer(cfg.problems.chat_template or None)
-  found = data.load(cfg.problems)
-  common.check_kinds(cfg.reward, found)
+  found = common.load_problems(cfg.problems, cfg.reward)
   common.check_languages(cfg.reward, found, cfg.problems.language)
   problems, long = data.drop_long(found.held_out, lambda p: rollout.encode_prompt(tokenizer, template, p)[1],
                                   cfg.eval.max_prompt)

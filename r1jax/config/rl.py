@@ -57,6 +57,7 @@ class Data:
   chat_template: str = ''         # a key of r1jax.tokenizers.CHAT_TEMPLATES in place of the model's own; '': its own
   language: str = 'en'            # target of language consistency, for problems that name none
   parts: dict[str, Part] = dataclasses.field(default_factory=dict)  # of source 'mixture'
+  evaluation: tuple[str, ...] = ()  # as in Curate: training problems near a problem of these are dropped and counted
 
   def __post_init__(self):
     if self.source != 'mixture':

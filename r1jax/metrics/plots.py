@@ -20,6 +20,7 @@ STYLE = {
     'axes.edgecolor': '#b6bec8', 'axes.labelcolor': '#4a5563', 'xtick.color': '#4a5563', 'ytick.color': '#4a5563',
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.color': '#e6e9ee',
     'legend.frameon': False, 'svg.fonttype': 'none', 'svg.hashsalt': 'r1jax',
+    'text.parse_math': False,     # kinds of problems are called as the data has it, a dollar sign included
 }
 FEW = 40                          # up to so many points each is marked; beyond, a running average is drawn over them
 
