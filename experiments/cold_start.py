@@ -17,6 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import common, generate
+from experiments.workdir import alone
 from r1jax import config as config_lib
 from r1jax import parallel, templates
 from r1jax.data import reader, shards
@@ -150,6 +151,7 @@ def rows(cfg, name, workdir, dropped):
   return coldstart.each(samples, way.way, rules(cfg, way), dropped, name)
 
 
+@alone
 def run_cold_start(cfg, workdir):
   """Samples, filters and writes. Returns the summary, which is also the set's card."""
   common.prepare()

@@ -21,6 +21,7 @@ from r1jax import config as config_lib
 from r1jax.checkpoint import store as store_lib
 from r1jax.data import order
 from r1jax.metrics.writer import RecordError, Writer
+from r1jax.parallel import interrupt
 from r1jax.recipes import dataset
 from r1jax.rewards import needs, neural, pool
 from r1jax.training import optimizer as optimizer_lib
@@ -68,6 +69,10 @@ def errors_in_one_line():
   """Ends the process with one line and code 1 for an error that the person who typed the command can mend."""
   try:
     yield
+  except interrupt.Interrupted as error:
+    if parallel.first():
+      print(error, file=sys.stderr)
+    sys.exit(error.code)
   except SAID_IN_ONE_LINE as error:
     sys.exit(f'error: {error}')
   except jax.errors.JaxRuntimeError as error:
@@ -89,7 +94,7 @@ def ends_together():
   try:
     yield
   except BaseException as error:  # a lone process goes on to whoever handles it
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or isinstance(error, interrupt.Interrupted):
       raise
     at = f'process {jax.process_index()} of {jax.process_count()}'
     if isinstance(error, jax.errors.JaxRuntimeError) and out_of_memory(error):
@@ -165,7 +170,7 @@ class Run:
     self.store.close()  # last: it raises where a save in flight fails
 
   def save(self, step, state):
-    """Saves the state before `step`, and which problems come next."""
+    """Begins to save the state before `step`, and which problems come next."""
     self.store.save(step, state, self.draws.position())
 
   def restore_or_init(self):

@@ -21,9 +21,11 @@ import numpy as np
 import tqdm
 
 from experiments import common
+from experiments.workdir import working_in
 from r1jax import checkpoint, data, parallel, rewards, rollout, sampling
 from r1jax import config as config_lib
 from r1jax.data import order, shards
+from r1jax.parallel import interrupt
 from r1jax.recipes.policy import Policy, Teacher
 from r1jax.rewards.neural import endpoint
 
@@ -128,12 +130,15 @@ def write(cfg, folder, problems, begin):
 
   with tqdm.tqdm(total=len(done), initial=len(done) - len(todo), unit='file', disable=not parallel.first()) as bar:
     for number, mine in todo:
+      if interrupt.asked():
+        break
       pending.append((number, mine, begin(problems[number * size:(number + 1) * size], number)))
       if len(pending) > 1:        # while workers grade one file, the devices sample the next
         finish(*pending.popleft())
     for one in pending:
       finish(*one)
   parallel.add_up(np.int32(0))    # all have written
+  interrupt.check(f'{bar.n} of {len(done)} files are written; run the same command again for the others.')
 
 
 class Figures:
@@ -175,7 +180,11 @@ def settings(cfg, policy):
 
 def run_generate(cfg, workdir):
   """Samples to the end. Returns the summary; None where files of other parts are missing yet."""
-  common.prepare()
+  with working_in(workdir, part=cfg.part):
+    return _run(cfg, workdir)
+
+
+def _run(cfg, workdir):
   template, folder, name = common.template_of('data', cfg.data), os.path.join(workdir, SAMPLES), name_of(cfg)
   common.begun_with(os.path.join(workdir, 'generate.json'), settings(cfg, name))
   policy, grader = start(cfg, workdir)

@@ -127,7 +127,7 @@ def _draw(panel, lines):
       colour = COLOURS[index % len(COLOURS)]
       values = values * 100 if panel.share else values
       values = np.where(values > 0, values, np.nan) if panel.log else values
-      label = label.replace('_', ' ')
+      label = plain(label.replace('_', ' '))
       if len(values) <= FEW:
         axes.plot(steps, values, marker='o', markersize=4, linewidth=1.8, color=colour, label=label)
       else:
@@ -147,6 +147,11 @@ def _draw(panel, lines):
     if len(lines) > 1:
       axes.legend(loc='upper left', bbox_to_anchor=(1, 1)) if len(lines) > 3 else axes.legend(loc='best')
   return figure
+
+
+def plain(text):
+  """`text` as a label, in which $ is no sign of mathematics; one that begins with _ would be left out of a legend."""
+  return text.replace('$', r'\$').lstrip('_') or ' '
 
 
 def _natural(text):
