@@ -69,7 +69,7 @@ MERGED = {'math'}
 # Run once when a worker starts, outside any item's time limit.
 PREPARE = {
     'language': language.prepare,
-    'ifeval': language.prepare,
+    'ifeval': language.prepare_identifier,
     'math': math_answer.prepare,
     'length_cosine': math_answer.prepare,      # by default it asks math
 }

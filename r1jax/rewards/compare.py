@@ -22,10 +22,15 @@ _NESTED = 30       # brackets; the time of the verifier's parser grows with a po
 _LETTER = re.compile(r'\(?([A-Z])\)?\.?')
 _WORDS = re.compile("[A-Za-z][A-Za-z' -]*")
 _WORD = re.compile('[A-Za-z]{3}')         # two letters may be a product
+_SHORT_WORDS = 'am|an|as|at|be|by|do|go|he|hi|if|in|is|it|me|my|no|of|oh|ok|on|or|so|to|up|us|we'
+# One short word, or words and numbers with a space between.
+_SAID = re.compile(rf'(?i:{_SHORT_WORDS})|[A-Z][a-z]|[A-Za-z]{{3,}}\.? +[0-9]+|'
+                   r'[0-9]+ +[A-Za-z]{3,}(?: [A-Za-z]+)*\.?')
+_LETTERS = re.compile('[A-Za-z]+|[0-9]+')
 _HAN = re.compile('[\u4e00-\u9fff]')
 _MATRIX = re.compile(r'\\begin ?\{([pb]?)matrix\}((?:(?!\\begin).)*)\\end ?\{\1matrix\} ?')
-_BASED = re.compile(r'([0-9A-Fa-f]+) ?_ ?\{? ?([0-9]+) ?\}?')
-_EQUALS = re.compile(r'(?<![<>!:=\\])=(?!=)|\\in(?![A-Za-z])')
+_BASED = re.compile(r'(\()?([0-9A-Fa-f]+)(?(1)\))_(\()?(?:base)?([0-9]+)(?(3)\))')
+_EQUALS = re.compile(r'(?:(?<![<>!:=\\])=(?!=)|\\in(?![A-Za-z]))(?![^{}]*(?<!\\)\})')
 _APART = re.compile(r'(?<![\^_])[0-9.] +[0-9.]|[0-9] ?_|\\\\')   # numbers side by side, a base, a new line
 _SUBSCRIPT = re.compile(r'_ ?(?:\{[^{}]*\}|[A-Za-z0-9])')
 _ANGLES = re.compile(r'\\?(?:sin|cos|tan|cot|sec|csc)')
@@ -101,12 +106,16 @@ def _labelled(gold, predicted, problem, depth):
 
 def _text(gold, predicted, problem, depth):
   """Choice letters and words."""
-  del problem, depth
+  del depth
   letter = _LETTER.fullmatch(mathtext.words(gold))
   if letter and letter[1] in 'ABCDEFGHIJ' or letter and letter[0] != letter[1]:
     given = _LETTER.fullmatch(mathtext.words(predicted))
     return None if given and given[1] == letter[1] else f'the letter is {letter[1]}'
   said = mathtext.words(gold)
+  given = mathtext.words(predicted)
+  if _SAID.fullmatch(said) and quantity.read(said, problem) is None and _LETTERS.search(given):
+    # Letters of words and dates are no factors: on is not No, and yaM 5 not May 5.
+    return None if _LETTERS.findall(given.casefold()) == _LETTERS.findall(said.casefold()) else 'other words'
   if _WORDS.fullmatch(said) and _WORD.search(said) or _HAN.search(said) and quantity.read(said) is None:
     given = mathtext.words(predicted).casefold().removeprefix('the ')
     return None if given.replace(' ', '') == said.casefold().removeprefix('the ').replace(' ', '') else 'other words'
@@ -143,20 +152,19 @@ def _rounded(want, got):
 def _margin(decimal):
   """How far off the number may be that a decimal Quantity states: its last digit, where it has six; else nothing."""
   scale = 10 ** decimal.decimals
-  if decimal.decimals >= 6 and abs(decimal.value) * scale >= 10 ** 5:
-    return Fraction(1, scale)
-  return abs(decimal.value) / 10 ** 30
+  rounded = decimal.decimals >= 6 and abs(decimal.value) * scale >= 10 ** 5
+  return Fraction(rounded, scale)
 
 
 def _based(gold, predicted, problem, depth):
   """Numbers in another base, 52_8, by their digits; the base may be left out where the problem names one."""
   del depth
-  want, got = _BASED.fullmatch(gold), _BASED.fullmatch(predicted)
+  want, got = (_BASED.fullmatch(re.sub('[{} ]', '', mathtext.words(text))) for text in (gold, predicted))
   if not want:
     return 'a number in another base' if got else NotImplemented
   if got:
-    return None if want.groups() == got.groups() else 'other digits or base'
-  return None if predicted == want[1] and 'base' in problem.lower() else 'the base is missing'
+    return None if want.group(2, 4) == got.group(2, 4) else 'other digits or base'
+  return None if predicted == want[2] and 'base' in problem.lower() else 'the base is missing'
 
 
 def _matrices(gold, predicted, problem, depth):
@@ -299,7 +307,7 @@ def _expressions(gold, predicted, problem):
   if unknown:
     return f'not read as mathematics: {sorted(unknown)[0]}'
   for text, decimal in ((gold, quantity.read(predicted)), (predicted, quantity.read(gold))):
-    if decimal is not None and decimal.decimals and not decimal.percent:
+    if decimal is not None and decimal.decimals and not decimal.percent and _margin(decimal):
       right = symbolic.near(text, decimal.value, _margin(decimal))
       return None if right else 'another number'
   return None if symbolic.equal(gold, predicted) else 'not equal'

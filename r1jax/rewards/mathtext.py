@@ -4,7 +4,7 @@ The patterns hold no repetition within a repetition; each takes time linear in t
 """
 import re
 
-from r1jax.rewards import answers
+from r1jax.rewards import answers, notation
 
 # Full-width ASCII, and what typographers and Chinese keyboards put in place of a sign. Nothing else: ⑥ is not 6.
 _SIGNS = {code: code - 0xfee0 for code in range(0xff01, 0xff5f)} | str.maketrans({
@@ -42,7 +42,7 @@ _ASKED = re.compile(r'(?:\*\*)?(?:the |my )?(?:final |correct )?(?:answer|choice
 
 def plain(text):
   """The text in one spelling: spaces, fractions, separators, delimiters; a list's 'and' and 'or' become ';'."""
-  text = text.translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
+  text = notation.one(text).translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
   if '\\begin' not in text:
     text = re.sub(r'\\\\(?=[A-Za-z])', r'\\', text)     # escaped once too often
   for pattern, by in _REPLACED:

@@ -1,7 +1,7 @@
 """Numbers with units, read off an answer: exactly, and without ever raising or taking long.
 
-A text that is one number is read however it is written: 1,234 or 1.5 or 3/4 or 1\\frac{1}{2} or 2\\times10^{-5}, with a
-percent sign, currency or unit, or in Chinese numerals.
+A text that is one number is read however it is written: 1,234 or 1.5 or 3/4 or 1\\frac{1}{2} or 2\\times10^{-5} or
+0.1\\overline{6}, with a percent sign, currency or unit, or in Chinese numerals.
 """
 from fractions import Fraction
 import re
@@ -24,7 +24,7 @@ mm millimeter millimeters millimetre millimetres 毫米
 cm centimeter centimeters centimetre centimetres 厘米 公分
 dm decimeter decimeters 分米
 m meter meters metre metres 米
-km kilometer kilometers kilometre kilometres 千米 公里
+km Km kilometer kilometers kilometre kilometres 千米 公里
 inch inches in 英寸
 foot feet ft 英尺
 yard yards yd
@@ -38,11 +38,11 @@ month months 个月
 year years yr yrs 年 岁
 mg milligram milligrams 毫克
 g gram grams gm 克
-kg kilogram kilograms 千克 公斤
+kg Kg kilogram kilograms 千克 公斤
 ton tons tonne tonnes 吨
 pound pounds lb lbs 磅
 ounce ounces oz
-ml milliliter milliliters 毫升
+ml mL milliliter milliliters 毫升
 liter liters litre litres L l 升
 gallon gallons gal
 dollar dollars usd USD 美元
@@ -56,6 +56,7 @@ radian radians rad
 unit units'''.split('\n') if line) for alias in names}
 _COUNTERS = set('个只人名位本支枝张条件棵朵辆页次倍袋箱盒瓶道题组双对把台套头匹架艘间层排行列种步圈班粒颗根片分')
 _POWERS = (('square ', 2), ('sq ', 2), ('sq. ', 2), ('平方', 2), ('cubic ', 3), ('cu ', 3), ('立方', 3))
+_SCALE = re.compile(r'(?:\^ ?\\circ|degrees?) ?(?:(C|[Cc]elsius)|F|[Ff]ahrenheit)')
 _LETTERS = {'m', 's', 'h', 'g', 'l', 'L'}  # a unit only in \text{} or after a space: 6m may be six times m
 # Words that change a number, or join two, whatever the problem is about.
 _NO_UNITS = set('''zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty
@@ -71,6 +72,9 @@ _SLASH = re.compile(rf'(?:(?P<whole>[0-9]+) )?(?P<n>{_D}) ?/ ?(?P<d>{_D})(?![.,]
 _POWER = re.compile(rf'(?P<m>{_D})(?: ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?'
                     r'(?:\{ ?(?P<e>[+-]?[0-9]{1,4}) ?\}|(?P<e1>[0-9]))|[eE](?P<e2>[+-]?[0-9]{1,3})(?![0-9]))')
 _DECIMAL = re.compile(_D)
+_REPEATING = re.compile(r'(?P<whole>[0-9]*)\.(?P<first>[0-9]*)'
+                        r'(?:\\(?:overline|bar) ?(?:\{ ?(?P<r>[0-9]+) ?\}|(?P<r1>[0-9]))|(?<=\.)\((?P<r2>[0-9]+)\)|'
+                        r'\\dot ?\{? ?(?P<r3>[0-9]) ?\}?(?:(?P<r4>[0-9]*)\\dot ?\{? ?(?P<r5>[0-9]) ?\}?)?)')
 _HAN = re.compile('(?P<sign>负)?(?P<n>[0-9.]*[零一二两三四五六七八九十百千万亿点又分之]+)')
 
 
@@ -102,7 +106,7 @@ def read(text, problem='', strict=False):
 
 def _number(text):
   """(value, decimals, what follows, whether per cent) of the number that begins the text, or None."""
-  for pattern in (_FRACTION, _SLASH, _POWER, _DECIMAL):
+  for pattern in (_FRACTION, _SLASH, _POWER, _REPEATING, _DECIMAL):
     match = pattern.match(text)
     if match:
       break
@@ -113,6 +117,11 @@ def _number(text):
     if rest[:1] and rest[0] in '万亿千百':
       return _chinese(text)
     return numerals.decimal(match[0]), _places(match[0]), rest, False
+  if pattern is _REPEATING:
+    repeated = ''.join(parts[name] or '' for name in ('r', 'r1', 'r2', 'r3', 'r4', 'r5'))
+    size = 10 ** len(parts['first'])
+    value = Fraction(int((parts['whole'] or '0') + parts['first']), size)
+    return value + Fraction(int(repeated), (10 ** len(repeated) - 1) * size), None, rest, False
   if pattern is _POWER:
     exponent = int(parts['e'] or parts['e1'] or parts['e2'])
     return numerals.decimal(parts['m']) * Fraction(10) ** exponent, max(0, _places(parts['m']) - exponent), rest, False
@@ -131,6 +140,9 @@ def unit_of(text, problem='', strict=False):
   apart, text = text[:1] == ' ', text.strip()
   wrapped = bool(mathtext.FONT.match(text))
   text = mathtext.words(text).removesuffix('.').strip() if wrapped else text
+  scale = _SCALE.fullmatch(mathtext.words(text))
+  if scale:
+    return 'celsius' if scale[1] else 'fahrenheit'
   if text in ('', '^\\circ', mathtext.CURRENCY):
     return {'': '', '^\\circ': 'degree', mathtext.CURRENCY: 'dollar'}[text]
   if len(text) > 60 or text in _LETTERS and not wrapped and (strict or not apart):
@@ -143,7 +155,7 @@ def unit_of(text, problem='', strict=False):
     if text.startswith(beginning):
       text, power = text.removeprefix(beginning).strip(), exponent
   text = mathtext.words(text)
-  unit = _UNITS.get(text) or _UNITS.get(text.lower())
+  unit = _UNITS.get(text) or len(text) > 2 and _UNITS.get(text.lower())     # M is no metre
   if unit:
     return f'{unit}^{power}' if power > 1 else unit
   for joint in (' per ', '/', ' an ', ' a '):
