@@ -16,6 +16,7 @@ _BUILDER = re.compile(r'\\\{ ?([^|:]*?) ?(?:\\mid(?![A-Za-z])|\\vert(?![A-Za-z])
 _REAL = re.compile(r' ?\\in ?\\mathbb ?\{ ?R ?\}')
 _NAME = re.compile(r'\\?[A-Za-z]+(?: ?_ ?(?:\{[^{}]*\}|[A-Za-z0-9]))?(?: ?\( ?[A-Za-z] ?\))?')
 _CONSTANTS = {'e', 'i', '\\pi', '\\infty', '\\emptyset'}
+_CUP, _SETMINUS = re.compile(r'\\cup(?![A-Za-z])'), re.compile(r'\\setminus(?![A-Za-z])')
 _INFINITE = {'\\infty': 1, '+\\infty': 1, '-\\infty': -1}
 _NO_SET = frozenset([-1])      # equal to none that is one
 _NONE, _ALL = ('or', []), ('and', [])
@@ -64,8 +65,10 @@ def _read(text, loose=False):
     if entries is None:
       return None
     if len(entries) > 1:
-      entries = [_read(entry, loose) for entry in entries]
-      return _joined(kind, entries) if all(entry and entry[0] for entry in entries) else None
+      return _joined(kind, [_read(entry, loose) for entry in entries])
+  pieces = _CUP.split(text)
+  if len(pieces) > 1 and all(map(_SIGN.search, pieces)):       # x < 1 \cup x > 3
+    return _joined('or', [_read(piece, loose) for piece in pieces])
   name, found, inside = text.partition('\\in')
   if found and not inside[:1].isalpha():
     inner = _set(inside.strip())
@@ -78,8 +81,9 @@ def _read(text, loose=False):
 
 
 def _joined(kind, entries):
-  names = {name for name, _ in entries}
-  return (names.pop(), (kind, [inner for _, inner in entries])) if len(names) == 1 else None
+  """As _read, of entries as _read gives them, all of one named variable."""
+  names = {entry and entry[0] for entry in entries}
+  return (names.pop(), (kind, [inner for _, inner in entries])) if len(names) == 1 and all(names) else None
 
 
 def _relation(operands, signs):
@@ -95,8 +99,8 @@ def _relation(operands, signs):
 
 def _set(text):
   """An interval, a set of numbers in braces, their unions, the reals, the empty set; None for all else."""
-  for command, kind in (('\\setminus', 'without'), ('\\cup', 'or')):
-    pieces = re.split(re.escape(command) + '(?![A-Za-z])', text)
+  for pattern, kind in ((_SETMINUS, 'without'), (_CUP, 'or')):
+    pieces = pattern.split(text)
     if len(pieces) > 1:
       inner = [_set(piece.strip()) for piece in pieces]
       return None if None in inner or kind == 'without' and len(inner) > 2 else (kind, inner)
