@@ -7,6 +7,8 @@
 - Where one value is asked, a list (commas, 'and', 'or', \\pm, a set, several boxes) counts only if each of its entries
   is that value: a set of guesses is wrong. Lists and sets are compared in any order, tuples, intervals and matrices
   entry by entry; a chain a = b = 5 by its last part, each earlier part holding a letter or being equal too.
+- Sets of real numbers are compared as such, however they are stated (`relations`): 0 < x < 1 is (0,1), and so is x > 0
+  and x < 1. A bare (1,2) or [1,2] may be something else, and is itself only.
 - Words and choice letters are compared as text, words without case. Of a letter with its value, (C) 25, either will do
   and what is given of the two must be right.
 - All else by math-verify, whose yes numbers must bear out (`symbolic`).
@@ -14,7 +16,7 @@
 from fractions import Fraction
 import re
 
-from r1jax.rewards import answers, labels, mathtext, quantity, symbolic
+from r1jax.rewards import answers, labels, mathtext, quantity, relations, symbolic
 
 _ENTRIES = 16      # of a list compared in any order, at most
 _DEPTH = 4         # of lists within lists
@@ -77,7 +79,8 @@ def _difference(gold, predicted, problem, depth):
     return 'nothing is left of the answer' if depth else 'lists too deep'
   if _key(gold) == _key(predicted):
     return None
-  for compare in (_labelled, _text, _quantities, _based, _matrices, _assignments, _lists, _chains):
+  for compare in (_labelled, _text, _quantities, _based, _matrices, _relations, _solutions, _assignments, _lists,
+                  _chains):
     found = compare(gold, predicted, problem, depth)
     if found is not NotImplemented:
       return found
@@ -202,6 +205,9 @@ def _lists(gold, predicted, problem, depth):
   if kind == 'union' or other == 'union':
     same = _any_order(want, got, problem, depth) is None
     return None if same else _expressions(gold, predicted, problem)
+  named = {_key(name) for name, mark, _ in (entry.partition('=') for entry in want) if mark and _is_name(name)}
+  if kind == other == 'list' and len(named) == len(want) > 1 and not any('=' in entry for entry in got):
+    return _each(want, got, problem, depth)      # x = 1, y = 2 is not 2, 1
   if kind in ('list', 'set') and other in ('list', 'set'):
     return _any_order(want, got, problem, depth)
   if kind == other or {kind, other} == {'()', 'list'}:
@@ -223,6 +229,37 @@ def _any_order(want, got, problem, depth):
       return f'no entry is {entry[:80]}'
     got.remove(same)
   return None
+
+
+def _relations(gold, predicted, problem, depth):
+  """Inequalities, intervals and other sets of real numbers, whichever way each is stated."""
+  same = relations.equal(gold, predicted, lambda a, b: _difference(a, b, problem, depth - 1) is None)
+  return NotImplemented if same is None else None if same else 'other numbers'
+
+
+def _solutions(gold, predicted, problem, depth):
+  """x = 1 or x = 2 and x_1 = 1, x_2 = 2: the values, where the other side names them otherwise or not at all."""
+  (name, labelled, values), (other, both, found) = _values(gold), _values(predicted)
+  if not values or found and (name != other or labelled and both):
+    return NotImplemented
+  parts = _EQUALS.split(predicted)
+  if not found and len(parts) == 2:
+    if _key(parts[0]) != name or not parts[1].strip().startswith('\\{'):
+      return NotImplemented
+    predicted = parts[1].strip()       # x in {1, 2}
+  return _difference('; '.join(values), '; '.join(found) if found else predicted, problem, depth - 1)
+
+
+def _values(text):
+  """(name, whether it has numbers, values) of x = 1; x = 2 or x_1 = 1; x_2 = 2 or x = 1; 2; no values for all else."""
+  entries = [_EQUALS.split(entry) for entry in mathtext.split(text, mathtext.MARKS) or ()]
+  if len(entries) < 2 or len(entries[0]) != 2 or any(len(entry) > 2 for entry in entries):
+    return '', False, []
+  labels = {_key(entry[0]) for entry in entries if len(entry) == 2}
+  names = {_SUBSCRIPT.sub('', label) for label in labels}
+  if len(names) > 1 or not _is_name(entries[0][0]) or len(labels) not in (1, len(entries)):
+    return '', False, []
+  return names.pop(), len(labels) > 1, [entry[-1].strip() for entry in entries]
 
 
 def _assignments(gold, predicted, problem, depth):

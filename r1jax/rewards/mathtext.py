@@ -16,6 +16,8 @@ _SIGNS = {code: code - 0xfee0 for code in range(0xff01, 0xff5f)} | str.maketrans
             'alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi psi omega Delta Sigma Omega').split(),
             strict=True)}
 CURRENCY = '\ue000'  # stands for `\$`, which is money; a bare $ is a delimiter
+AND = '\ue001'       # stands for 'and' between the entries of a list, as ; for 'or'
+MARKS = ',;' + AND   # between entries
 FONT = re.compile(r'\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|bf|rm)(?![A-Za-z]) ?')
 _REPLACED = [(re.compile(pattern), by) for pattern, by in (
     (r'\s+', ' '), (r'\\[dtc]frac(?![A-Za-z])', r'\\frac'),
@@ -27,13 +29,16 @@ _REPLACED = [(re.compile(pattern), by) for pattern, by in (
     (r'\\(?:geqslant|geq)(?![A-Za-z])|>=', r'\\ge '), (r'\\(?:leqslant|leq)(?![A-Za-z])|<=', r'\\le '),
     (r'\\neq(?![A-Za-z])|!=', r'\\ne '), (r'\\gt(?![A-Za-z])', '>'), (r'\\lt(?![A-Za-z])', '<'),
     (r'\^ ?\{ ?\\circ ?\}|\\degree(?![A-Za-z])|(?<!\^)(?<!\^ )\\circ(?![A-Za-z])', r'^\\circ'),
-    (r'\\(?:text|mbox|mathrm|textrm) ?\{ ?,? ?(?:and|or|或者?|和) ?\}', ';'),
-    (r'(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者?|和', ';'),
+    (r'(?<!\\);', ', '), (r'\\(?:lor|vee)(?![A-Za-z])', ' or '), (r'\\(?:land|wedge)(?![A-Za-z])', ' and '),
+    (r'(?<=[0-9)}\]])(or|and)(?=[A-Za-z] ?(?:[=<>]|\\[gln]e|\\in))', r' \1 '),      # x=1orx=2
+    (r'\\(?:text|mbox|mathrm|textrm) ?\{ ?,? ?(?:and|和) ?\}', AND),
+    (r'\\(?:text|mbox|mathrm|textrm) ?\{ ?,? ?(?:or|或者?) ?\}', ';'),
+    (r'(?<![A-Za-z\\])and(?![A-Za-z])|和', AND), (r'(?<![A-Za-z\\])or(?![A-Za-z])|或者?', ';'),
     (r'(?:√|(?<![A-Za-z\\])sqrt) ?([0-9]+|[A-Za-z])(?![A-Za-z])', r'\\sqrt{\1}'), ('√', r'\\sqrt '),
     (r'(?<![A-Za-z\\])(frac|pi|infty)(?![A-Za-z])', r'\\\1 '), (r'(?<![A-Za-z\\])infinity(?![A-Za-z])', r'\\infty'),
     (r'\\frac ?(\\[A-Za-z]+|[0-9]) ?([0-9A-Za-z])', r'\\frac{\1}{\2}'), (r'\\frac ?([0-9]) ?\{', r'\\frac{\1}{'),
     (r'(\\frac ?\{[^{}]*\}) ?([0-9])', r'\1{\2}'),
-    (r'\s+', ' '), (r'(?:, ?;|; ?,|; ?;)', ';'))]
+    (r'\s+', ' '), (f', ?([;{AND}])|([;{AND}]) ?[,;{AND}]', r'\1\2'))]
 _BOLD = re.compile(r'(?<![0-9A-Za-z)}])\*\*([^* ][^*]*)\*\*(?![0-9A-Za-z({\\])')    # Markdown's, not a power
 _FONT_OPENED = re.compile(FONT.pattern + r'\{ ?')
 _LAYERS = 4   # around an answer, taken off at most
@@ -42,7 +47,7 @@ _ASKED = re.compile(r'(?:\*\*)?(?:the |my )?(?:final |correct )?(?:answer|choice
 
 
 def plain(text):
-  """The text in one spelling: spaces, fractions, separators, delimiters; a list's 'and' and 'or' become ';'."""
+  """The text in one spelling: spaces, fractions, separators, delimiters; 'or' becomes ';' and 'and' AND."""
   text = notation.one(_BOLD.sub(r'\1', text)).translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
   if '\\begin' not in text:
     text = re.sub(r'\\\\(?=[A-Za-z])', r'\\', text)     # escaped once too often
@@ -100,7 +105,7 @@ def entries(text):
   The kinds: '()', '[)', ... for tuples and intervals; 'set' in braces; 'union' of intervals and sets; 'list' bare, or
   in braces that LaTeX does not show; 'broken' where brackets do not match. An entry with one \pm is two.
   """
-  parts = _split(text, ',;')
+  parts = split(text, MARKS)
   if parts is None:
     return 'broken', []
   pieces = re.split(r'\\cup(?![A-Za-z])', text)
@@ -109,7 +114,7 @@ def entries(text):
     return ('union', pieces) if all(_bracketed(piece) for piece in pieces) else ('broken', [])
   kind = _bracketed(text) if len(parts) == 1 else 'list'
   if kind not in (None, 'list'):
-    parts = _split(text[2:-2] if text.startswith('\\{') else text[1:-1], ',;')
+    parts = split(text[2:-2] if text.startswith('\\{') else text[1:-1], MARKS)
   if '' in parts:
     return 'broken', []
   parts = [e for part in parts for e in (
@@ -121,13 +126,13 @@ def entries(text):
 def _bracketed(text):
   """'set' or the brackets, as '[)', of a text that one pair of them encloses; else None."""
   if text.startswith('\\{') and text.endswith('\\}'):
-    return 'set' if _split(text[2:-2], ',;') is not None else None
-  if text[:1] not in ('(', '[', '{') or text[-1:] not in (')', ']', '}') or _split(text[1:-1], ',;') is None:
+    return 'set' if split(text[2:-2], ',;') is not None else None
+  if text[:1] not in ('(', '[', '{') or text[-1:] not in (')', ']', '}') or split(text[1:-1], MARKS) is None:
     return None
   return 'set' if text[0] == '{' or text[-1] == '}' else text[0] + text[-1]
 
 
-def _split(text, marks):
+def split(text, marks):
   """The text at any of the marks outside of all brackets; None where brackets do not match."""
   if '\\begin' in text:
     return [text]

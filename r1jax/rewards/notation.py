@@ -29,7 +29,8 @@ _REPLACED = [(re.compile(pattern), by) for pattern, by in (
     ('[¼-¾⅐-⅞]', lambda m: '\\frac{%s}{%s}' % tuple(unicodedata.normalize('NFKC', m[0]).split('⁄'))),
     ('(?<=[0-9])(?:[\u2009\u202f]|\\{\\\\,\\}|\\\\thinspace ?|, ?\\\\! ?)(?=[0-9]{3}(?![0-9]))', ''),
     ('[\u2000-\u200a\u202f]', ' '), ('∅', r'\\emptyset '), ('ℝ', r'\\mathbb{R}'), ('ⅈ', 'i'),
-    (r'\\varnothing(?![A-Za-z])', r'\\emptyset'), (r'\\imath(?![A-Za-z])', 'i'),
+    (r'\\varnothing(?![A-Za-z])', r'\\emptyset'), (r'\\imath(?![A-Za-z])', ' i'),
+    (r'\\middle(?![A-Za-z])', ''),
     (r'\\(?:R|Reals)(?![A-Za-z])|\\math(?:bb|bf) ?(?:R(?![A-Za-z])|\{ ?R ?\})', r'\\mathbb{R}'),
     (r'\\(' + '|'.join(_OTHERS) + ')(?![A-Za-z])', lambda m: _FUNCTIONS[m[1]]),
     (r'\\log ?_ ?(?:e(?![A-Za-z])|\{ ?e ?\})', r'\\ln'),
@@ -44,7 +45,7 @@ _TOWER = re.compile(r'\*\*[^+\-,;=<>*/ ]*\*\*')
 def one(text):
   """The text, a raw answer, with each such notation replaced."""
   for pattern in (_ROMAN, _BARE):
-    text = pattern.sub(lambda m: _FUNCTIONS.get(m[m.lastindex], m[m.lastindex]), text)
+    text = pattern.sub(lambda m: _FUNCTIONS.get(m[m.lastindex], ' ' + m[m.lastindex]), text)
   for pattern, by in _REPLACED:
     text = pattern.sub(by, text)
   if '**' in text and not _TOWER.search(text):
