@@ -27,7 +27,8 @@ WHERE = ('both', 'tags', 'boxed')
 
 _BOXED = '\\boxed{'
 _BOX = re.compile(r'\\(?:boxed|fbox|framebox)(?![A-Za-z]) ?(?:\[[^][{}\n]*\] ?)?\{')
-_UNBRACED = re.compile(r'\\boxed ?(-?[0-9]+(?:\.[0-9]+)?|[A-Z](?![A-Za-z]))')
+_UNBRACED = re.compile(r'\\boxed ?(-?[0-9]+(?:\.[0-9]+)?|[A-Z](?![A-Za-z])|'
+                       r'\\frac ?\{[^{}]*\} ?\{[^{}]*\}|\\text(?:bf)? ?\{[^{}]*\})')
 _BOXES = 20        # joined ones read at most
 _GAP = 40          # characters between joined boxes at most
 _VALUE = 200       # characters read of a value behind 'answer is'
@@ -36,6 +37,7 @@ _JOINTS = {',', ';', 'and', 'or', '&', '，', '、', '；', '和', '或', '或�
 _ANNOUNCED = re.compile(r'answer(?: is| equals| should be| must be):?|'
                         r'(?:^|[\n*#.] ?|final |correct )answer(?:\*\*)? ?[:=]|'
                         r'答案(?:应该|应)?(?:是|为|[：:])|(?:^|\n)#{4} ', re.IGNORECASE)
+_SPACED = re.compile(r'(?<!\\)\\ $')
 _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)    # one that a backslash escapes is none; of `\\\\}`, a new line, it is
 _OPERATORS = '+-−–*/×·÷=≈^±∪'
 _RUN = re.compile(r'\S+')
@@ -132,7 +134,7 @@ def _box(text, start):
   start += len(_BOXED)
   inside = text[start:start + MAX_ANSWER + 1]
   end = closing(inside)
-  return None if end is None else (inside[:end].strip(), start + end + 1)
+  return None if end is None else (_SPACED.sub('', inside[:end]).strip(), start + end + 1)
 
 
 def _last_box(text):

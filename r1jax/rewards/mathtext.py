@@ -21,8 +21,9 @@ MARKS = ',;' + AND   # between entries
 FONT = re.compile(r'\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|bf|rm)(?![A-Za-z]) ?')
 _REPLACED = [(re.compile(pattern), by) for pattern, by in (
     (r'\s+', ' '), (r'\\[dtc]frac(?![A-Za-z])', r'\\frac'),
-    (r'\\(?:text)?color ?(?:\[[^][{}]*\])? ?\{[^{}]*\}', ''),
-    (r'\\(?:underline|uline|boldsymbol|bm|[Ll]arge|LARGE|[Hh]uge)(?![A-Za-z])', ''),
+    (r'\\(?:(?:text)?color(?:box)?|fcolorbox ?\{[^{}]*\}) ?(?:\[[^][{}]*\])? ?\{[^{}]*\}', ''),
+    (r'\\(?:bf|rm)(?![A-Za-z]) ?(?!\{)', ''),
+    (r'\\(?:underline|uline|uwave|boldsymbol|bm|[Ll]arge|LARGE|[Hh]uge)(?![A-Za-z])', ''),
     (r'\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])', ''),
     (r'(?<=[0-9])(?:,\\! ?|\{,\\! ?\}|\{,\}|\\,)(?=[0-9]{3}(?![0-9]))', ''), (r'\{,\}', ','), (r'(?<!\\)\\!', ''),
     (r'(?<!\\)\\[ ,;:]|~|\\q?quad(?![A-Za-z])|(?<!\\)\\[][()]', ' '),
@@ -42,8 +43,8 @@ _REPLACED = [(re.compile(pattern), by) for pattern, by in (
 _BOLD = re.compile(r'(?<![0-9A-Za-z)}])\*\*([^* ][^*]*)\*\*(?![0-9A-Za-z({\\])')    # Markdown's, not a power
 _FONT_OPENED = re.compile(FONT.pattern + r'\{ ?')
 _LAYERS = 4   # around an answer, taken off at most
-_ASKED = re.compile(r'(?:\*\*)?(?:the |my )?(?:final |correct )?(?:answer|choice|option)(?: is|:| is:)(?:\*\*)? ?|'
-                    r'答案(?:是|为)?:? ?|答:? ?', re.IGNORECASE)
+_ASKED = re.compile(r'(?:\*\*)?(?:so )?(?:the |my )?(?:final |correct )?(?:answer|choice|option)(?: is|:| is:)'
+                    r'(?:\*\*)? ?|答案(?:是|为)?:? ?|答:? ?', re.IGNORECASE)
 
 
 def plain(text):
