@@ -28,7 +28,7 @@ def _deepseek_v3():
       seed=0, split='train', problems=5000, wording='text', layout='<think>\n{thinking}\n</think>\n\n{summary}',
       language=0.95, shortest=200, longest=60_000, repetition=0.2, paragraph=1200,
       data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', template='plain', chat_template='',
-                language='en'),    # what RL holds out of the same file is not learned here
+                language='en', evaluation=()),  # what RL holds out of the same file is not learned here
       reward=dict(parts=dict(math=1.0), accuracy='math', options=dict(), gates=(), step_credit=0.0, workers=8,
                   timeout=10.0, overlong_buffer=0),
       ways=dict(few_shot=_way('few_shot'), direct=_way('direct'),

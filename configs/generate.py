@@ -20,7 +20,7 @@ def _stage3():
       seed=0, split='train', problems=0, part=0, parts=1, endpoint=dict(),
       model=dict(path='', preset='', dtype='bfloat16', remat='none', attention='auto'),
       data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.0, name='', template='chat_boxed',
-                chat_template='r1', language='en'),
+                chat_template='r1', language='en', evaluation=()),
       rollout=dict(prompts=256, samples=16, max_prompt=1024, max_response=32_768, temperature=0.6, top_p=0.95, top_k=0,
                    min_p=0.0, stop=(), chunk=32),
       reward=dict(parts=dict(math=1.0, format=0.0, language=0.0), accuracy='math',

@@ -49,6 +49,8 @@ GIVEN = dict(
     general='200,000 rows of writing, factual questions, self-cognition, translation',  # paper (v2: 177,812)
     aime='AIME 2024, 30 problems')                                               # paper
 
+EVALUATED = ('stage:aime',)       # every set that is evaluated on: nothing near its problems is learned. Ours
+
 # The parts of configs/r1_rl.py, which are named after public sets, and what is given for them.
 PROMPTS = dict(gsm8k='math', cmath='math_zh', mbpp='code', stem='stem', knights='logic', requests='requests',
                harm='harm')
@@ -60,6 +62,7 @@ def _problems(c, language):
     part.path = f'stage:{PROMPTS[name]}'
     part.fields, part.only = ConfigDict(), ConfigDict()  # public sets have names and splits of their own, GIVEN has not
   c.data.parts.mbpp.answers = False
+  c.data.evaluation = EVALUATED
   if not language:
     del c.reward.parts['language']
   return c
@@ -111,7 +114,7 @@ def _cold_data():
   English: ours.
   """
   c = _on_pod(cold_start.get_config('deepseek_v3'))
-  c.data.path = 'stage:math'
+  c.data.path, c.data.evaluation = 'stage:math', EVALUATED
   for name, model in dict(few_shot='base', direct='chat', zero='zero_long', rewritten='chat').items():  # paper (ways)
     c.ways[name].model.path = f'stage:{model}'
   return c
@@ -137,7 +140,7 @@ def _curated():
   c.samples = 'stage:samples'
   c.per_prompt = 10                                                              # ours (600,000 of 88,000 prompts)
   c.merge.general.path = 'stage:general'
-  c.evaluation = ('stage:aime',)                                                 # ours: every set that is evaluated on
+  c.evaluation = EVALUATED
   return c
 
 

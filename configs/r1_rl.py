@@ -31,7 +31,7 @@ def _reasoning():
       topology='',
       model=dict(path='', preset='', dtype='bfloat16', remat='full', attention='auto'),  # ours
       data=dict(source='mixture', path='', eval_path='', eval_fraction=0.0, name='', template='chat',
-                chat_template='r1', language='en', parts=dict(
+                chat_template='r1', language='en', evaluation=(), parts=dict(
                     gsm8k=_part(kind='math', language='en', template='chat_boxed',
                                 weight=20.0),                                    # paper: 26 for both of mathematics
                     cmath=_part(kind='math', language='zh', weight=6.0, template='chat_boxed_zh'),  # ours (the share)

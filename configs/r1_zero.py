@@ -20,7 +20,7 @@ def _paper():
       topology='',
       model=dict(path='', preset='', dtype='bfloat16', remat='full', attention='auto'),  # ours
       data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', template='r1_zero',
-                chat_template='', language='en'),
+                chat_template='', language='en', evaluation=()),
       rollout=dict(prompts=512, samples=16, temperature=1.0,                     # paper
                    max_prompt=1024, max_response=32_768,                         # paper (the response, to step 8,200)
                    top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0),             # ours

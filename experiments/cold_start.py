@@ -17,11 +17,12 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import common, generate
+from experiments.workdir import alone
 from r1jax import config as config_lib
 from r1jax import parallel, templates
 from r1jax.data import reader, shards
-from r1jax.recipes import coldstart, wordings
-from r1jax.rewards import mix
+from r1jax.recipes import coldstart, dataset, wordings
+from r1jax.rewards import mix, needs
 
 ROWS = 'train.jsonl'
 DONE = 'done.json'                # of a way that has sampled: how many problems, and how many were left out
@@ -96,15 +97,23 @@ def sample(cfg, name, workdir):
 
 def _traces(cfg, way, folder):
   """Grades responses that are there; those of problems without an answer count as right."""
+  scored = needs.checker(cfg.reward)
+
   def check(row):
     for field in ('problem', 'reasoning', 'response'):
       if not isinstance(row.get(field), str):
         raise ValueError(f"no text in field '{field}'")
+    if row.get('answer') is not None:
+      scored(row)
 
   config_lib.require(way.path, "the way traces needs 'path', the JSON Lines file of them.")
   found = [row for row in reader.read_rows(way.path, check) if not (way.without and row.get(way.without))]
+  found, near = dataset.decontaminated(found, cfg.data.evaluation) if cfg.data.evaluation else (found, {})
+  if near:
+    common.log.warning('dropped %d traces of problems near ones of data.evaluation: %s.', sum(near.values()), near)
   found = found[:cfg.problems or None]
-  config_lib.require(found, f'{way.path} holds no trace, or none without {way.without!r}.')
+  config_lib.require(found, f'{way.path} holds no trace, or none without {way.without!r} and apart from '
+                     'data.evaluation.')
   base = os.path.basename(way.path)
   said = lambda row: {k: v for k, v in row.items() if v is not None or k not in ('id', 'answer')}
   items = [coldstart.trace({'id': f'{base}:{n}'} | said(row)) for n, row in enumerate(found, 1)]
@@ -112,7 +121,8 @@ def _traces(cfg, way, folder):
   config_lib.require(not by_model, f'traces are graded by rule alone, not by {", ".join(by_model)}.')
   common.begun_with(os.path.join(os.path.dirname(folder), 'generate.json'), {
       'traces': base, 'sha256': shards.digest([way.path]), 'without': way.without, 'prompts': way.rollout.prompts,
-      'reward': common.what_is_asked(cfg.reward)})
+      'reward': common.what_is_asked(cfg.reward)} | (
+          {'evaluation': list(cfg.data.evaluation)} if cfg.data.evaluation else {}))
   sizes = config_lib.Generate(cfg.seed, config_lib.Model('-'), cfg.data, way.rollout, cfg.reward)
 
   def begin(some, _):
@@ -141,6 +151,7 @@ def rows(cfg, name, workdir, dropped):
   return coldstart.each(samples, way.way, rules(cfg, way), dropped, name)
 
 
+@alone
 def run_cold_start(cfg, workdir):
   """Samples, filters and writes. Returns the summary, which is also the set's card."""
   common.prepare()

@@ -21,7 +21,9 @@ from r1jax import config as config_lib
 from r1jax.checkpoint import store as store_lib
 from r1jax.data import order
 from r1jax.metrics.writer import RecordError, Writer
-from r1jax.rewards import neural, pool
+from r1jax.parallel import interrupt
+from r1jax.recipes import dataset
+from r1jax.rewards import needs, neural, pool
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import state as state_lib
 from r1jax.training.update import NonFiniteError, Updater
@@ -67,6 +69,10 @@ def errors_in_one_line():
   """Ends the process with one line and code 1 for an error that the person who typed the command can mend."""
   try:
     yield
+  except interrupt.Interrupted as error:
+    if parallel.first():
+      print(error, file=sys.stderr)
+    sys.exit(error.code)
   except SAID_IN_ONE_LINE as error:
     sys.exit(f'error: {error}')
   except jax.errors.JaxRuntimeError as error:
@@ -88,7 +94,7 @@ def ends_together():
   try:
     yield
   except BaseException as error:  # a lone process goes on to whoever handles it
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or isinstance(error, interrupt.Interrupted):
       raise
     at = f'process {jax.process_index()} of {jax.process_count()}'
     if isinstance(error, jax.errors.JaxRuntimeError) and out_of_memory(error):
@@ -164,7 +170,7 @@ class Run:
     self.store.close()  # last: it raises where a save in flight fails
 
   def save(self, step, state):
-    """Saves the state before `step`, and which problems come next."""
+    """Begins to save the state before `step`, and which problems come next."""
     self.store.save(step, state, self.draws.position())
 
   def restore_or_init(self):
@@ -200,8 +206,7 @@ def start(cfg, workdir):
   tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
   config_lib.check_context(cfg.rollout, model.context)
   template = template_of('data', cfg.data)
-  problems = data.load(cfg.data)
-  check_kinds(cfg.reward, problems)
+  problems = load_problems(cfg.data, cfg.reward)
   check_languages(cfg.reward, problems, cfg.data.language)
   encode = lambda p: rollout.encode_prompt(tokenizer, template, p)[1]
   train, long_train = data.drop_long(problems.train, encode, cfg.rollout.max_prompt)
@@ -244,6 +249,26 @@ def start(cfg, workdir):
     dropped,
     order.Draws(train, cfg.data, cfg.seed, cfg.rollout.prompts),
   )
+
+
+def load_problems(cfg, reward):
+  """data.Problems of a config.Data, of which the rewards of a config.Reward can score every one.
+
+  Others are malformed; training problems that hold one of cfg.evaluation are dropped, counted and said.
+  """
+  problems = data.load(cfg, needs.checker(reward))
+  check_kinds(reward, problems)
+  if not cfg.evaluation:
+    return problems
+  train, found = dataset.decontaminated(problems.train, cfg.evaluation)
+  if found:
+    log.warning('dropped %d of %d training problems near ones of data.evaluation: %s.', sum(found.values()),
+                len(problems.train), ', '.join(f'{count} of {entry}' for entry, count in found.items()))
+  if not train:
+    raise data.DataError(f'all {len(problems.train)} training problems are near ones of data.evaluation '
+                         f'({", ".join(cfg.evaluation)}); check data.path.')
+  dropped = problems.dropped | {'contaminated': sum(found.values())}
+  return dataclasses.replace(problems, train=train, dropped=dropped)
 
 
 def template_of(name, data):
@@ -311,6 +336,8 @@ def fingerprint(cfg, source):
   parts['reward'].pop('bars', None)
   if not parts['data']['parts']:
     del parts['data']['parts']  # a run without them is the same as before there were any
+  if not parts['data']['evaluation']:
+    del parts['data']['evaluation']
   del parts['optimizer']['moment_dtype']  # dtypes are compared with the arrays
   del parts['rollout']['chunk']
   parts['train'] = {name: whole['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}

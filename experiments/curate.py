@@ -22,11 +22,13 @@ import jax
 from ml_collections import config_flags
 
 from experiments import common
+from experiments.workdir import alone
 from r1jax import config as config_lib
 from r1jax import data, rewards
 from r1jax.data.shards import digest
 from r1jax.metrics import plots
 from r1jax.metrics.writer import Writer, read_metrics
+from r1jax.parallel import interrupt
 from r1jax.recipes import contamination, dataset, filters, rejection
 from r1jax.rewards.neural import judge
 
@@ -92,6 +94,7 @@ def run_pass(rows, writer):
     writer.write(now['read'], {'memory/rss': memory(), 'rows/kept': now['rows'], 'throughput/lines_per_second': pace})
     common.log.info('%d lines read, %d rows kept, %.0f MiB, %.0f lines a second', now['read'], now['rows'], memory(),
                     pace)
+    interrupt.check(f'{now["read"]} lines are read; run the same command again to go on.')
 
   return rows.run(report)
 
@@ -130,6 +133,7 @@ def card_of(cfg, now, found, made, hashes, problems, sha256):
                     'dropped': now['contaminated'].get(entry, 0)} for entry in cfg.evaluation]}
 
 
+@alone
 def run_curate(cfg, workdir):
   """Writes the dataset, its card, summary.json and plots into workdir. Returns the summary."""
   common.prepare()

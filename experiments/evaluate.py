@@ -13,10 +13,12 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import common, rl
+from experiments.workdir import alone
 from r1jax import config as config_lib
 from r1jax.sampling import Sampling
 
 
+@alone
 def run_evaluate(cfg, workdir):
   """eval.final_samples responses to each of eval.final_problems, and a greedy one. Returns and writes summary.json."""
   began = time.perf_counter()

@@ -21,9 +21,11 @@ import numpy as np
 import tqdm
 
 from experiments import common
+from experiments.workdir import working_in
 from r1jax import checkpoint, data, parallel, rewards, rollout, sampling
 from r1jax import config as config_lib
 from r1jax.data import order, shards
+from r1jax.parallel import interrupt
 from r1jax.recipes.policy import Policy, Teacher
 from r1jax.rewards.neural import endpoint
 
@@ -84,10 +86,9 @@ def problems_of(cfg, policy, template, own_template=True):
 
   own_template: a problem that names a template goes by it, in place of `template`.
   """
-  found = data.load(cfg.data)
+  found = common.load_problems(cfg.data, cfg.reward)
   some = getattr(found, cfg.split)
   config_lib.require(some, f'the data has no problems in split {cfg.split!r}.')
-  common.check_kinds(cfg.reward, found)
   if cfg.problems and cfg.data.source == 'mixture' and cfg.split == 'train':
     drawn = order.Mixture(some, cfg.data.parts, cfg.seed).batch(0, cfg.problems)
     some = list({(p['id'], p['problem']): p for p in drawn}.values())    # a small part may come round again
@@ -129,12 +130,15 @@ def write(cfg, folder, problems, begin):
 
   with tqdm.tqdm(total=len(done), initial=len(done) - len(todo), unit='file', disable=not parallel.first()) as bar:
     for number, mine in todo:
+      if interrupt.asked():
+        break
       pending.append((number, mine, begin(problems[number * size:(number + 1) * size], number)))
       if len(pending) > 1:        # while workers grade one file, the devices sample the next
         finish(*pending.popleft())
     for one in pending:
       finish(*one)
   parallel.add_up(np.int32(0))    # all have written
+  interrupt.check(f'{bar.n} of {len(done)} files are written; run the same command again for the others.')
 
 
 class Figures:
@@ -165,6 +169,8 @@ def settings(cfg, policy):
   """What all commands that write into one folder must agree on."""
   whole = config_lib.to_dict(cfg)
   own = {name: whole[name] for name in ('seed', 'data', 'rollout', 'split', 'problems')}
+  if not cfg.data.evaluation:     # samples without are the same as before there was such a setting
+    del own['data']['evaluation']
   del own['rollout']['chunk']     # as many at a time as the memory takes
   how = (*config_lib.ASKING, 'url', 'model')            # the last two are the policy
   asked = {k: v for k, v in whole['endpoint'].items() if k not in how}
@@ -174,7 +180,11 @@ def settings(cfg, policy):
 
 def run_generate(cfg, workdir):
   """Samples to the end. Returns the summary; None where files of other parts are missing yet."""
-  common.prepare()
+  with working_in(workdir, part=cfg.part):
+    return _run(cfg, workdir)
+
+
+def _run(cfg, workdir):
   template, folder, name = common.template_of('data', cfg.data), os.path.join(workdir, SAMPLES), name_of(cfg)
   common.begun_with(os.path.join(workdir, 'generate.json'), settings(cfg, name))
   policy, grader = start(cfg, workdir)

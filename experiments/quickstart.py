@@ -13,6 +13,7 @@ from absl import app, flags
 
 from configs import r1_zero, toy_base
 from experiments import common, pretrain, rl
+from experiments.workdir import working_in
 from r1jax import config as config_lib
 
 VARIANTS = {'trial': 'toy', 'chain': 'toy_chain'}
@@ -32,6 +33,11 @@ ROWS = (
 
 def quickstart(world, seed, workdir, overrides=()):
   """Runs the whole job and returns its summary. overrides: {'steps': 4, ...} laid over the RL config."""
+  with working_in(workdir):
+    return _run(world, seed, workdir, overrides)
+
+
+def _run(world, seed, workdir, overrides):
   began = time.perf_counter()
   base_config, config = toy_base.get_config(world), r1_zero.get_config(VARIANTS[world])
   base_config.seed = config.seed = seed

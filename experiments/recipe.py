@@ -24,6 +24,7 @@ import jax
 from ml_collections import config_flags
 
 from experiments import cold_start, common, curate, evaluate, generate, pretrain, reward_model, rl, sft, toy_files
+from experiments.workdir import alone, working_in
 from r1jax import config as config_lib
 from r1jax.metrics import recipe_report
 from r1jax.recipes import settings
@@ -116,6 +117,9 @@ def begin(stage, stages, workdir, status):
   Returns the plain command that runs it; '' where there is none.
   """
   folder = os.path.join(workdir, stage.name)
+  if os.path.isdir(folder):
+    with working_in(folder):
+      pass                        # nothing that runs is moved out of the way
   if status.state == STALE:
     common.log.info('  %s is stale: %s; moved to %s.', stage.name, '; '.join(status.why),
                     stage_lib.set_aside(workdir, stage.name))
@@ -154,6 +158,7 @@ def run_stage(stage, stages, workdir, status):
   gc.collect()                                          # arrays of the stage before in reference cycles
 
 
+@alone
 def run_recipe(cfg, workdir, only=(), first='', last=''):
   """Runs what is not done of the chosen stages. Returns W/summary.json.
 

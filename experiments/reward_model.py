@@ -24,6 +24,7 @@ from ml_collections import config_flags
 import numpy as np
 
 from experiments import common
+from experiments.workdir import alone, stops
 from r1jax import checkpoint, models, parallel, tokenizers
 from r1jax import config as config_lib
 from r1jax import params as params_lib
@@ -62,6 +63,10 @@ class Run:
   store: checkpoint.Store
   writer: Writer
   abstract: state_lib.TrainState
+
+  def save(self, step, state):
+    """Begins to save the state before `step`."""
+    self.store.save(step, state)
 
   def close(self):
     self.writer.close()
@@ -202,9 +207,10 @@ def loop(run):
   with jax.transfer_guard('disallow'), bar:
     for step in range(first, run.steps):
       metrics = {}
-      if step % cfg.eval.every == 0:
-        found = figures(run, watched, evaluate(run, state.params, watched))
-        metrics |= {f'eval/{name}': found[name] for name in ('loss', 'accuracy')}
+      with stops(run, state, step, first, run.steps):
+        if step % cfg.eval.every == 0:
+          found = figures(run, watched, evaluate(run, state.params, watched))
+          metrics |= {f'eval/{name}': found[name] for name in ('loss', 'accuracy')}
       began = time.perf_counter()
       examples = order.batch(run.train, cfg.seed, step, cfg.batch)
       state, trained = run.updater.update(state, examples, step)
@@ -214,7 +220,7 @@ def loop(run):
       run.writer.write(step, metrics)
       bar.update(metrics)
       if (step + 1) % cfg.checkpoint.every == 0 or step + 1 == run.steps:
-        run.store.save(step + 1, state)
+        run.save(step + 1, state)
     run.store.wait()
   return state
 
@@ -235,6 +241,7 @@ def save(run, params, center):
     hf.save(os.path.join(run.workdir, MODEL), run.model, params, config, [*files, path])
 
 
+@alone
 def run_reward_model(cfg, workdir):
   """Trains to the end, scores what is held out, writes model, summary.json and plots. Returns the summary."""
   began = time.perf_counter()

@@ -18,6 +18,7 @@ import jax
 from ml_collections import config_flags
 
 from experiments import common
+from experiments.workdir import alone, stops
 from r1jax import config as config_lib
 from r1jax import evaluation, keys, parallel, rollout, templates
 from r1jax.metrics.plots import plot
@@ -160,11 +161,12 @@ def _base_to_final(run):
     )
     for step in range(first, cfg.steps):
       metrics = {}
-      if step % cfg.eval.every == 0:
-        found, rows = evaluate(run, state.params, step, cfg.eval.problems, cfg.eval.samples)
-        metrics |= {f'eval/{name}': x for name, x in found.items()}
-        if step:
-          run.writer.samples(step, rows)
+      with stops(run, state, step, first, cfg.steps):
+        if step % cfg.eval.every == 0:
+          found, rows = evaluate(run, state.params, step, cfg.eval.problems, cfg.eval.samples)
+          metrics |= {f'eval/{name}': x for name, x in found.items()}
+          if step:
+            run.writer.samples(step, rows)
       state, trained = train_step(run, state, step)
       metrics |= trained
       run.writer.write(step, metrics)
@@ -177,6 +179,7 @@ def _base_to_final(run):
   return base, final
 
 
+@alone
 def run_rl(cfg, workdir):
   """Trains to the end, evaluates before and after, writes summary.json, plots and report. Returns the summary."""
   began = time.perf_counter()

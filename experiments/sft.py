@@ -23,6 +23,7 @@ import numpy as np
 
 from experiments import common
 from experiments.rl import EVALUATION, once
+from experiments.workdir import alone, stops
 from r1jax import checkpoint, data, evaluation, keys, models, parallel, rollout, sampling, tokenizers
 from r1jax import config as config_lib
 from r1jax.checkpoint import families
@@ -71,6 +72,10 @@ class Run:
     size = self.cfg.batch
     rows = [self.packing.row(number) for number in range(step * size, (step + 1) * size)]
     return packed(self.train, rows, self.cfg.data.max_length), sum(map(len, rows))
+
+  def save(self, step, state):
+    """Begins to save the state before `step`."""
+    self.store.save(step, state)
 
   def restore_or_init(self):
     """The newest checkpoint's state and the step to go on with; the model directory's at step 0."""
@@ -139,8 +144,7 @@ def to_answer(cfg, source):
   config_lib.check_context(cfg.eval, source.cfg.context, 'eval')
   template = common.template_of('problems', cfg.problems)
   tokenizer = source.load_tokenizer(cfg.problems.chat_template or None)
-  found = data.load(cfg.problems)
-  common.check_kinds(cfg.reward, found)
+  found = common.load_problems(cfg.problems, cfg.reward)
   common.check_languages(cfg.reward, found, cfg.problems.language)
   problems, long = data.drop_long(found.held_out, lambda p: rollout.encode_prompt(tokenizer, template, p)[1],
                                   cfg.eval.max_prompt)
@@ -231,25 +235,27 @@ def loop(run):
     base = once(os.path.join(workdir, 'eval_base.json'), lambda: full_evaluation(run, state.params, 0), anew=not first)
     for step in range(first, run.steps):
       metrics = {}
-      if step and step % cfg.eval.every == 0:
-        found, rows = evaluate(run, state.params, cfg.eval.texts, cfg.eval.problems, cfg.eval.samples)
-        metrics |= {f'eval/{name}': x for name, x in found.items()}
-        if rows:
-          run.writer.samples(step, rows)
-      elif not step:
-        metrics |= {f'eval/{name}': x for name, x in base.items()}
+      with stops(run, state, step, first, run.steps):
+        if step and step % cfg.eval.every == 0:
+          found, rows = evaluate(run, state.params, cfg.eval.texts, cfg.eval.problems, cfg.eval.samples)
+          metrics |= {f'eval/{name}': x for name, x in found.items()}
+          if rows:
+            run.writer.samples(step, rows)
+        elif not step:
+          metrics |= {f'eval/{name}': x for name, x in base.items()}
       state, trained = train_step(run, state, step)
       metrics |= trained
       run.writer.write(step, metrics)
       bar.update(metrics)
       if (step + 1) % cfg.checkpoint.every == 0 or step + 1 == run.steps:
-        run.store.save(step + 1, state)
+        run.save(step + 1, state)
     run.store.wait()
     final = full_evaluation(run, state.params, run.steps)
     run.writer.write(run.steps, {f'eval/{name}': x for name, x in final.items()})
   return base, final
 
 
+@alone
 def run_sft(cfg, workdir):
   """Trains to the end, evaluates before and after, writes summary.json, plots and report. Returns the summary."""
   began = time.perf_counter()

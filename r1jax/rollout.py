@@ -18,7 +18,7 @@ from r1jax.training.update import Graded
 log = logging.getLogger('r1jax')
 
 # What the model writes, and what is made of it: a problem's fields of these names are no part of a grading item.
-WRITTEN = ('program', 'pred', 'response', 'prompt', 'tokens')
+WRITTEN = ('program', 'pred', 'response', 'prompt', 'tokens', 'control')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def encode_prompt(tokenizer, template, problem):
   messages = [*before, {'role': 'user', 'content': text}]
   ids = tokenizer.chat(messages)
   opening = ids[len(tokenizer.chat(messages, generate=False)):]
-  return f'{text}\n{tokenizer.decode(opening).strip()}', ids
+  return f'{templates.closed(text)}\n{tokenizer.decode(opening).strip()}', ids
 
 
 class Sampler:
@@ -90,8 +90,9 @@ class Sampler:
       keys = row_keys(key, len(prompts[some]), samples, first * samples)
       with watched(self.engine, watch, first, len(prompts[some])):
         part = self.engine.sample(weights, prompts[some], keys, sampling)
-      responses = [self.tokenizer.decode(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
-      graded = [_given(problem) | {'prompt': text, 'response': responses[row], 'tokens': int(part.lengths[row])}
+      responses = [self.tokenizer.response(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
+      graded = [_given(problem) | {'prompt': text, 'response': responses[row][0], 'tokens': int(part.lengths[row]),
+                                   'control': responses[row][1]}
                 for i, (problem, text) in enumerate(zip(problems[some], texts[some]))
                 for row in range(i * samples, (i + 1) * samples)]
       own = parallel.own(len(graded))                   # the other processes grade the rest

@@ -8,6 +8,9 @@ import re
 
 THINK, THINK_END, ANSWER, ANSWER_END = TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 
+# How tokenizers write the tokens that steer a conversation: `<|im_start|>`, `<｜User｜>`.
+_CONTROL = re.compile(r'<[|｜][^\s<>|｜]{1,64}[|｜]>')
+
 # Counted, not scored: words that announce a second look. The Chinese forms mean "wait", "again",
 # "recheck", "check", "think again".
 REFLECTION_WORDS = (
@@ -35,12 +38,10 @@ class Template:
     """problem: dict with 'problem'. Returns the prompt; braces and tags in the problem stay as they are.
 
     Where nothing but white space follows a problem that ends in `<think>`, a full stop is put behind it: the tag of a
-    problem must not open the thinking.
+    problem must not open the thinking. (A chat template goes on behind the problem.)
     """
-    text = problem['problem']
-    if opens_thinking(text) and not self.text.rpartition('{problem}')[2].strip():
-      text += '.'
-    return self.text.replace('{problem}', text)
+    last = not self.chat and not self.text.rpartition('{problem}')[2].strip()
+    return self.text.replace('{problem}', closed(problem['problem']) if last else problem['problem'])
 
 
 TEMPLATES = {
@@ -72,6 +73,11 @@ class Parsed:
 def opens_thinking(prompt, tag=THINK):
   """Whether the prompt ends in `tag`, with or without white space behind it, as DeepSeek-R1's ends in `<think>\\n`."""
   return prompt.rstrip().endswith(tag)
+
+
+def closed(text):
+  """A text that opens no thinking: with a full stop behind it where it ends in `<think>`."""
+  return text + '.' if opens_thinking(text) else text
 
 
 def completed(prompt, response, tag=THINK):
@@ -160,6 +166,11 @@ def special_conditions(text, token):
   twice = text.count(token) == 2
   return {'token twice': twice, 'nothing before': twice and not text[:text.find(token)].strip(),
           'a summary': twice and bool(text[text.rfind(token) + len(token):].strip())}
+
+
+def control_tokens(text):
+  """The set of texts in `text` that have the form of control tokens."""
+  return set(_CONTROL.findall(text))
 
 
 def _reflection_pattern():

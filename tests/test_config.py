@@ -1,13 +1,16 @@
 """Configs: every file converts, and what cannot work is refused in one line that holds the numbers."""
+import dataclasses
 import importlib
 import subprocess
 import sys
+import typing
 
 from ml_collections import ConfigDict
 import pytest
 
 from r1jax import config
-from r1jax.config import ConfigError
+from r1jax.config import ConfigError, ranges
+from r1jax.recipes import settings
 
 VARIANTS = {'r1_zero': ['toy', 'toy_chain', 'gsm8k', 'qwen2_5_1_5b', 'qwen2_5_7b', 'qwen2_5_32b', 'llama3_1_8b',
                         'llama3_3_70b', 'deepseek_v3'], 'toy_base': ['trial', 'chain', 'r1', 'r1_student'],
@@ -95,22 +98,15 @@ def test_a_missing_key_is_named():
      ['96 samples', '6 prompts x 16', '4 minibatches']),
     (dict(rollout__samples=1, train__length_slices=1), ['rollout.samples is 1', "'group'", '2 or more']),
     (dict(train__length_slices=5), ['16 samples', '5 length slices']),
-    (dict(train__length_slices=0), ['length_slices 0']),
-    (dict(train__logit_chunk=0), ['logit_chunk 0']),
     (dict(train__microbatch=48), ['256 samples', 'microbatches of 48', 'divisor of 256']),
-    (dict(train__microbatch=-4), ['microbatch is -4']),
     (dict(rollout__samples=12, rollout__prompts=4, rollout__chunk=0, train__microbatch=8, train__length_slices=1),
      ['microbatch 8', '12 samples of a prompt', 'rollout.samples 12', 'train.length_slices 1']),
     (dict(rollout__chunk=3), ['16', 'chunks of 3']),
-    (dict(rollout__temperature=0.0), ['0.0', 'positive']),
-    (dict(rollout__top_p=1.5), ['1.5', '(0, 1]']),
     (dict(reward__overlong_buffer=160), ['overlong_buffer 160', 'max_response 160']),
     (dict(reward__accuracy='math'), ["'math'", 'signs', 'format']),
-    (dict(loss__dual_clip=0.5), ['0.5', 'exceed 1']),
     (dict(loss__kl_place='both'), ["'both'", "'loss' or 'reward'"]),
-    (dict(optimizer__learning_rate=float('nan')), ['nan', 'positive']),
-    (dict(checkpoint__keep=1), ['keep 1', 'at least 2']),
-    (dict(eval__every=0), ['eval.every 0']),
+    (dict(rollout__prompts=10**6, rollout__samples=16, rollout__chunk=0), ['1,000,000', '16', '10,000,000']),
+    (dict(rollout__stop=('a', '')), ['rollout.stop', "('a', '')", 'not empty']),
 ])
 def test_impossible_combinations_are_refused_with_their_numbers(settings, numbers):
   with pytest.raises(ConfigError) as error:
@@ -118,6 +114,64 @@ def test_impossible_combinations_are_refused_with_their_numbers(settings, number
   for number in numbers:
     assert number in str(error.value)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('given, range_', [
+    (dict(train__length_slices=0), '[1, 1,000,000]'), (dict(train__logit_chunk=0), '[1, 10,000,000]'),
+    (dict(train__microbatch=-4), '[0, 1,000,000]'), (dict(rollout__temperature=0.0), '(0, 100]'),
+    (dict(rollout__temperature=float('inf')), '(0, 100]'), (dict(rollout__top_p=1.5), '(0, 1]'),
+    (dict(rollout__min_p=1.0), '[0, 1)'), (dict(rollout__prompts=10**12), '[1, 1,000,000]'),
+    (dict(loss__dual_clip=0.5), '(1, 1,000,000], or be 0'), (dict(loss__dual_clip=1.0), '(1, 1,000,000], or be 0'),
+    (dict(loss__tis_cap=-1.0), '[0, 1,000,000]'), (dict(loss__kl_coef=float('nan')), '[0, 1,000,000]'),
+    (dict(optimizer__learning_rate=float('nan')), '(0, 1,000]'), (dict(optimizer__b1=2.0), '[0, 1)'),
+    (dict(optimizer__b2=1.0), '[0, 1)'), (dict(optimizer__eps=-1.0), '(0, 1]'), (dict(optimizer__eps=0.0), '(0, 1]'),
+    (dict(optimizer__grad_clip=-1.0), '[0, 1,000,000]'), (dict(optimizer__warmup=-5), '[0, 1,000,000,000]'),
+    (dict(optimizer__final_fraction=1.5), '[0, 1]'), (dict(checkpoint__keep=1), '[2, 1,000,000]'),
+    (dict(eval__every=0), '[1, 1,000,000,000]'), (dict(eval__temperature=float('nan')), '[0, 100]'),
+    (dict(eval__temperature=-1.0), '[0, 100]'), (dict(eval__top_p=5.0), '(0, 1]'),
+    (dict(eval__final_problems=-1), '[0, 1,000,000]'), (dict(reward__workers=100_000), '[1, 1,024]'),
+    (dict(reward__timeout=float('inf')), '(0, 1,000,000]'), (dict(reward__parts__signs=float('nan')), '[-1,000,000, '),
+    (dict(seed=-1), '[0, 2,147,483,647]'), (dict(seed=10**20), '[0, 2,147,483,647]'),
+    (dict(steps=10**20), '[1, 1,000,000,000]'), (dict(mesh__tp=-2), '[-1, 1,000,000]'),
+])
+def test_a_number_out_of_its_range_is_refused_with_the_range(given, range_):
+  (key, value), = given.items()
+  with pytest.raises(ConfigError) as error:
+    config.convert(changed(**given), config.RL)
+  assert str(error.value).startswith(f'{key.replace("__", ".")} is {value}; it must lie in {range_}'), error.value
+  assert '\n' not in str(error.value)
+
+
+def of_settings():
+  """Every class of settings, of runs and of recipes."""
+  return {name: cls for module in (config, settings) for name, cls in vars(module).items()
+          if isinstance(cls, type) and dataclasses.is_dataclass(cls)}
+
+
+def numbers(cls):
+  """Its fields that hold numbers, alone or in dicts."""
+  leaf = lambda kind: leaf(typing.get_args(kind)[1]) if typing.get_origin(kind) is dict else kind
+  return {name for name, kind in typing.get_type_hints(cls).items() if leaf(kind) in (int, float)}
+
+
+def test_every_number_has_a_range_and_no_range_is_of_anything_else():
+  classes = of_settings()
+  assert {name: numbers(cls) for name, cls in classes.items() if numbers(cls)} == {
+      name: set(table) for name, table in ranges.RANGES.items()}
+
+
+@pytest.mark.parametrize('name, key', [(name, key) for name, table in ranges.RANGES.items() for key in table])
+def test_what_lies_outside_is_found_at_any_depth(name, key):
+  allowed = ranges.RANGES[name][key]
+  bad = [float('nan'), float('inf'), -float('inf'), 10**20, allowed.low - 1, *([allowed.low] if allowed.above else []),
+         *([allowed.high] if allowed.below else [])]
+  for value in bad if not allowed.off else [b for b in bad if b != 0]:
+    assert list(ranges.outside(name, {key: value}, 'a.')) == [(f'a.{key}', pytest.approx(value, nan_ok=True), allowed)]
+    (found, _, _), = ranges.outside(name, {key: {'x': {'y': value}}}, '')
+    assert found == f'{key}.x.y'
+  good = [allowed.high] if not allowed.below else [(allowed.low + allowed.high) / 2]
+  for value in good + [0] * allowed.off + [allowed.low] * (not allowed.above):
+    assert not list(ranges.outside(name, {key: value}, ''))
 
 
 def test_a_group_of_one_is_allowed_without_a_baseline():

@@ -189,7 +189,7 @@ def test_prompts_go_through_the_chat_template_where_the_template_says_so(tmp_pat
   assert own.decode(ids) == 'Q: What is 1+1? <think> A:'
   assert templates.completed(text, 'x') == 'x'                            # the problem cannot
   text, ids = rollout.encode_prompt(own, templates.TEMPLATES['plain'], problem)
-  assert text == 'What is 1+1? <think>\n' and ids == own.encode(text) and own.bos is None
+  assert text == 'What is 1+1? <think>.\n' and ids == own.encode(text) and own.bos is None
 
 
 def test_credit_by_step_adds_to_the_advantage_of_single_tokens():

@@ -4,6 +4,8 @@ import difflib
 import types
 import typing
 
+from r1jax.config import ranges
+
 
 class ConfigError(ValueError):
   """A setting that cannot work; the message says which, with the numbers, and what to do."""
@@ -21,8 +23,8 @@ def require_float(name, value):
 def convert(config, cls, at=''):
   """Turns a ConfigDict (or nested dict) into the frozen dataclass `cls`.
 
-  Raises ConfigError for an unknown key (naming the nearest), a missing key, a wrong type, and
-  whatever a class's own checks refuse.
+  Raises ConfigError for an unknown key (naming the nearest), a missing key, a wrong type, a number out of its range
+  (see `ranges`), and whatever a class's own checks refuse.
   """
   fields = {f.name: f for f in dataclasses.fields(cls)}
   for key in config:
@@ -36,6 +38,8 @@ def convert(config, cls, at=''):
       values[name] = _value(config[name], hints[name], at + name)
     elif field.default is field.default_factory is dataclasses.MISSING:
       raise ConfigError(f"'{at}{name}' is missing; it has no default.")
+  for key, value, allowed in ranges.outside(cls.__name__, values, at):
+    raise ConfigError(f'{key} is {value}; it must lie in {allowed}.')
   return cls(**values)
 
 

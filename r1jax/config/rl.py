@@ -6,6 +6,7 @@ from r1jax.config.conversion import require, require_float
 # 'none' keeps everything; 'full' a layer's input only; the others that and attention's result, or its inputs too.
 REMAT = ('none', 'full', 'attention', 'qkv')
 ATTENTION = ('auto', 'xla', 'chunked', 'splash', 'cudnn')
+MOST = 10_000_000                 # responses of a rollout
 # Options of rewards by model, and of endpoints, that say how they are asked, not what.
 ASKING = ('cache', 'concurrency', 'timeout', 'deadline', 'retries', 'api_key_env', 'batch')
 
@@ -44,11 +45,6 @@ class Part:
   only: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # field -> values; path's rows with others
   eval_only: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # or, here, eval_path's are left out
 
-  def __post_init__(self):
-    require(0 <= self.weight < float('inf') and self.begin >= 0,
-            f'a part of data.parts has weight {self.weight} and begin {self.begin}; neither may be negative.')
-    require(0 <= self.eval_fraction < 1, f'eval_fraction of a part is {self.eval_fraction}; it must lie in [0, 1).')
-
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -61,9 +57,9 @@ class Data:
   chat_template: str = ''         # a key of r1jax.tokenizers.CHAT_TEMPLATES in place of the model's own; '': its own
   language: str = 'en'            # target of language consistency, for problems that name none
   parts: dict[str, Part] = dataclasses.field(default_factory=dict)  # of source 'mixture'
+  evaluation: tuple[str, ...] = ()  # as in Curate: training problems near a problem of these are dropped and counted
 
   def __post_init__(self):
-    require(0 <= self.eval_fraction < 1, f'data.eval_fraction is {self.eval_fraction}; it must lie in [0, 1).')
     if self.source != 'mixture':
       require(not self.parts, f"data.parts names {', '.join(self.parts)}, but data.source is {self.source!r}; "
                               "set it to 'mixture'.")
@@ -90,15 +86,11 @@ class Rollout:
   chunk: int = 0                  # prompts sampled at a time while workers grade the ones before; 0: all
 
   def __post_init__(self):
-    require(self.samples >= 1 and self.prompts >= 1,
-            f'rollout.prompts {self.prompts} and rollout.samples {self.samples} must be positive.')
-    require(self.max_prompt > 0 and self.max_response > 0,
-            f'rollout.max_prompt {self.max_prompt} and rollout.max_response {self.max_response} must be positive.')
-    require(self.temperature > 0, f'rollout.temperature is {self.temperature}; training samples need a positive one.')
-    require(0 < self.top_p <= 1, f'rollout.top_p is {self.top_p}; it must lie in (0, 1].')
-    require(0 <= self.min_p < 1, f'rollout.min_p is {self.min_p}; it must lie in [0, 1).')
-    require(self.top_k >= 0, f'rollout.top_k is {self.top_k}; use 0 for no limit.')
-    require(self.chunk == 0 or self.chunk > 0 and self.prompts % self.chunk == 0,
+    require(self.prompts * self.samples <= MOST, f'rollout.prompts {self.prompts:,} x rollout.samples {self.samples:,} '
+            f'responses are more than {MOST:,} in one rollout; lower one of them.')
+    require(not isinstance(self.stop, str) and all(self.stop), f'rollout.stop is {self.stop!r}; it must be a list of '
+            "texts that are not empty, such as ('\\n\\n',), or () for none.")
+    require(self.chunk == 0 or self.prompts % self.chunk == 0,
             f'rollout.prompts {self.prompts} does not divide into chunks of {self.chunk}; '
             'set rollout.chunk to a divisor.')
 
@@ -132,11 +124,9 @@ class Reward:
         require(name in self.names(), f'reward.{key} names {name!r}, which is none of {known}; '
                                       'add it there, with weight 0 if it is to add nothing.')
     self._check_kinds()
-    require(self.step_credit == 0 or self.step_credit > 0 and 'process' in self.names(),
-            f"reward.step_credit is {self.step_credit}; it must not be negative, and needs 'process' among "
-            f'{known}, with weight 0 if its one score is to add nothing.')
-    require(self.workers >= 1, f'reward.workers is {self.workers}; it must be at least 1.')
-    require(self.timeout > 0, f'reward.timeout is {self.timeout} s; it must be positive.')
+    require(self.step_credit == 0 or 'process' in self.names(),
+            f"reward.step_credit is {self.step_credit}; it needs 'process' among {known}, with weight 0 if its one "
+            'score is to add nothing.')
     for name in self.names():
       limit = self.options.get(name, {}).get('time_limit', 5.0) if self.function(name) == 'code' else 0
       require(not isinstance(limit, (int, float)) or limit < self.timeout,
@@ -152,8 +142,6 @@ class Reward:
       require(len(own) == 1 or kind in self.accuracies,
               f'reward.routes.{kind} has {len(own)} parts of its own{" (" if own else ""}{", ".join(own)}'
               f"{')' if own else ''}; say in reward.accuracies.{kind} which one is right or wrong ('' for none).")
-    for name, step in self.begin.items():
-      require(step >= 0, f'reward.begin.{name} is {step}; it must be a step, from 0 on.')
 
   def names(self):
     """Every part, of reward.parts or a route; a list."""
@@ -198,11 +186,6 @@ class Loss:
     require(self.kl_estimator in ('k1', 'k2', 'k3'),
             f"loss.kl_estimator is {self.kl_estimator!r}; use 'k1', 'k2' or 'k3'.")
     require(self.kl_place in ('loss', 'reward'), f"loss.kl_place is {self.kl_place!r}; use 'loss' or 'reward'.")
-    require(self.clip_low >= 0 and self.clip_high >= 0,
-            f'loss.clip_low {self.clip_low} and loss.clip_high {self.clip_high} must not be negative.')
-    require(self.dual_clip == 0 or self.dual_clip > 1,
-            f'loss.dual_clip is {self.dual_clip}; it must exceed 1, or be 0 for off.')
-    require(self.kl_coef >= 0, f'loss.kl_coef is {self.kl_coef}; it must not be negative.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +211,6 @@ class Optimizer:
     require(self.moment_dtype == 'float32' or max(self.b1, self.b2) <= 0.99,
             f"optimizer.b1 {self.b1} and optimizer.b2 {self.b2} must not exceed 0.99 with moment_dtype 'bfloat16', "
             "which rounds smaller changes away; use 'float32'.")
-    require(self.learning_rate > 0, f'optimizer.learning_rate is {self.learning_rate}; it must be positive.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,12 +234,6 @@ class Train:
             f"train.reference_memory is {self.reference_memory!r}; use 'device' or 'host'.")
     require(self.grad_dtype in ('float32', 'param'),
             f"train.grad_dtype is {self.grad_dtype!r}; use 'float32' or 'param'.")
-    require(self.minibatches >= 1 and self.epochs >= 1,
-            f'train.minibatches {self.minibatches} and train.epochs {self.epochs} must be positive.')
-    require(self.microbatch >= 0, f'train.microbatch is {self.microbatch}; use 0 for the whole minibatch.')
-    require(self.length_slices >= 1 and self.logit_chunk >= 1,
-            f'train.length_slices {self.length_slices} and train.logit_chunk {self.logit_chunk} must be positive.')
-    require(self.balance_rate >= 0, f'train.balance_rate is {self.balance_rate}; use 0 to freeze the biases.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,21 +246,12 @@ class Evaluation:
   temperature: float = 1.0
   top_p: float = 1.0
 
-  def __post_init__(self):
-    require(self.every >= 1 and self.problems >= 1 and self.samples >= 1,
-            f'eval.every {self.every}, eval.problems {self.problems} and eval.samples {self.samples} must be positive.')
-
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
   every: int                      # steps
   keep: int = 2                   # newest ones kept
   keep_every: int = 0             # steps of those kept for good; 0: none
-
-  def __post_init__(self):
-    require(self.every >= 1 and self.keep >= 2,
-            f'checkpoint.every {self.every} must be at least 1 and checkpoint.keep {self.keep} at least 2: '
-            'a damaged newest one needs one before it.')
 
 
 @dataclasses.dataclass(frozen=True)

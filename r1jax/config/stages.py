@@ -66,7 +66,6 @@ class Generate:
 
   def __post_init__(self):
     require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
-    require(self.problems >= 0, f'problems is {self.problems}; use 0 for all.')
     require(0 <= self.part < self.parts, f'part {self.part} is none of {self.parts} parts; number them from 0.')
 
 
@@ -94,8 +93,6 @@ class ColdWay:
     for key, ways in (('path', ('traces', 'readable')), ('of', ('rewrite',)), ('examples', ('few_shot',))):
       require(not getattr(self, key) or self.way in ways, f'{key} is for the way {" and ".join(ways)}, not {self.way}.')
     require(self.of or self.way != 'rewrite', "the way rewrite needs 'of', which is empty: whose rows are drafts?")
-    require(self.keep >= 1 and self.shots >= 0,
-            f'keep {self.keep} must be positive and shots {self.shots} not negative.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +147,6 @@ class Labelled:
   def __post_init__(self):
     for key, known in (('view', VIEWS), ('steps', STEP_RULES), ('form', FORMS)):
       require(getattr(self, key) in known, f'data.{key} is {getattr(self, key)!r}; known: {", ".join(known)}.')
-    require(self.max_length >= 8, f'data.max_length is {self.max_length} tokens; it must be at least 8.')
-    require(0 <= self.eval_fraction < 1, f'data.eval_fraction is {self.eval_fraction}; it must lie in [0, 1).')
     require(self.source != 'jsonl' or self.eval_path or self.eval_fraction > 0,
             'nothing is held out: data.eval_path is empty and data.eval_fraction is 0; set one of them.')
 
@@ -160,10 +155,6 @@ class Labelled:
 class HeldOut:
   every: int                      # optimizer steps
   examples: int = 0               # held-out examples scored on the way; 0: all, as at the end
-
-  def __post_init__(self):
-    require(self.every >= 1 and self.examples >= 0,
-            f'eval.every {self.every} must be positive and eval.examples {self.examples} not negative.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,11 +179,9 @@ class RewardModel:
 
   def __post_init__(self):
     require(self.objective in OBJECTIVES, f'objective is {self.objective!r}; known: {", ".join(OBJECTIVES)}.')
-    require(self.epochs > 0 and self.batch >= 1, f'epochs {self.epochs} and batch {self.batch} must be positive.')
-    require(self.microbatch >= 0 and self.batch % (self.microbatch or self.batch) == 0,
+    require(self.batch % (self.microbatch or self.batch) == 0,
             f'a batch of {self.batch} examples does not divide into microbatches of {self.microbatch}; '
             f'set microbatch to a divisor of {self.batch}, or 0.')
-    require(self.vocab >= 300, f'vocab is {self.vocab}; a tokenizer needs 256 bytes and more: at least 300.')
     _require_dtypes(self)
 
 
@@ -218,8 +207,6 @@ class Imitated:
   drop: str = ''                  # a regular expression; what it matches goes out of all fields
 
   def __post_init__(self):
-    require(self.max_length >= 8, f'data.max_length is {self.max_length} tokens; it must be at least 8.')
-    require(0 <= self.eval_fraction < 1, f'data.eval_fraction is {self.eval_fraction}; it must lie in [0, 1).')
     require(self.eval_path or self.eval_fraction > 0,
             'nothing is held out: data.eval_path is empty and data.eval_fraction is 0; set one of them.')
     require('{' in self.response, f'data.response is {self.response!r}; name the fields of a row in braces, as '
@@ -244,12 +231,6 @@ class Tested:
   max_response: int = 2048
   temperature: float = 1.0
   top_p: float = 1.0
-
-  def __post_init__(self):
-    require(self.every >= 1 and self.samples >= 1 and self.batch >= 1,
-            f'eval.every {self.every}, eval.samples {self.samples} and eval.batch {self.batch} must be positive.')
-    require(self.texts >= 0 and self.problems >= 0,
-            f'eval.texts {self.texts} and eval.problems {self.problems} must not be negative.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,11 +257,9 @@ class SFT:
   balance_rate: float = 0.0
 
   def __post_init__(self):
-    require(self.epochs > 0 and self.batch >= 1, f'epochs {self.epochs} and batch {self.batch} must be positive.')
-    require(self.microbatch >= 0 and self.batch % (self.microbatch or self.batch) == 0,
+    require(self.batch % (self.microbatch or self.batch) == 0,
             f'a batch of {self.batch} rows does not divide into microbatches of {self.microbatch}; '
             f'set microbatch to a divisor of {self.batch}, or 0.')
-    require(self.logit_chunk >= 1, f'logit_chunk is {self.logit_chunk}; it must be positive.')
     require(self.model.attention != 'cudnn', "model.attention is 'cudnn', which cannot keep the texts of a packed row "
             "apart; use 'auto' or 'chunked'.")
     require(self.eval.problems == 0 or self.problems.source,
@@ -306,13 +285,6 @@ class Filters:
     require(self.form in ('', 'r1', 'r1_zero', 'special'),
             f"filters.form is {self.form!r}; known: r1, r1_zero, special, or '' for any.")
     require(self.special, "filters.special is empty; give the text of the token, such as '|special_token|'.")
-    for key in ('language', 'repetition'):
-      require(0 <= getattr(self, key) <= 1, f'filters.{key} is {getattr(self, key)}; it must lie in [0, 1].')
-    require(self.near == 0 or 0.7 <= self.near <= 1,
-            f'filters.near is {self.near}; it must lie in [0.7, 1], below which not all are found, or be 0 for off.')
-    require(self.paragraph >= 0 and min(self.repetition_ngram, self.near_ngram) >= 1,
-            f'filters.paragraph {self.paragraph} must not be negative, and n-grams ({self.repetition_ngram}, '
-            f'{self.near_ngram} words) must have a word at least.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,7 +315,6 @@ class Curate:
   workers: int = 1                # processes that look at texts
 
   def __post_init__(self):
-    require(self.per_prompt >= 1, f'per_prompt is {self.per_prompt}; keep 1 sample of a problem at least.')
     require(re.fullmatch('[a-z][a-z0-9_]*', self.name),
             f'name is {self.name!r}; use small letters, digits and _, as the files take it.')
     require(re.fullmatch(r'[0-9]+\.[0-9]+\.[0-9]+', self.version),
@@ -351,7 +322,3 @@ class Curate:
     require(bool(self.judge) == bool(self.judged),
             f'judged is {list(self.judged)} and judge has {len(self.judge)} options; give both, or neither.')
     require('samples' not in self.merge, "merge names a source 'samples', which is what is sampled; call it otherwise.")
-    require(self.window >= 8 and 0 < self.overlap <= 1,
-            f'window {self.window} must be 8 letters at least and overlap {self.overlap} in (0, 1].')
-    require(min(self.chunk, self.shard, self.workers) >= 1,
-            f'chunk {self.chunk}, shard {self.shard} and workers {self.workers} must be positive.')

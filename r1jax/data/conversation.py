@@ -38,17 +38,17 @@ class Row:
   cut: int = 0
 
 
-def check_turns(turns):
-  """Raises ValueError unless `turns` is a conversation that a response can follow."""
+def check_turns(turns, field='prompt'):
+  """Raises ValueError unless `turns` is a conversation that a response can follow; field: its name, to say so."""
   if not isinstance(turns, list) or not turns:
-    raise ValueError(f"field 'prompt' is {_kind(turns)}; it must be a text or a list of {{'role', 'content'}}")
+    raise ValueError(f"field '{field}' is {_kind(turns)}; it must be a text or a list of {{'role', 'content'}}")
   for n, turn in enumerate(turns):
     if not isinstance(turn, dict) or not isinstance(turn.get('content'), str):
-      raise ValueError(f"field 'prompt', turn {n}: no {{'role', 'content'}} with a text for its content")
+      raise ValueError(f"field '{field}', turn {n}: no {{'role', 'content'}} with a text for its content")
     if turn.get('role') not in ROLES:
-      raise ValueError(f"field 'prompt', turn {n}: role {turn.get('role')!r}; known: {', '.join(ROLES)}")
+      raise ValueError(f"field '{field}', turn {n}: role {turn.get('role')!r}; known: {', '.join(ROLES)}")
   if turns[-1]['role'] == 'assistant':
-    raise ValueError("field 'prompt' ends with the assistant's turn; the response is to be that")
+    raise ValueError(f"field '{field}' ends with the assistant's turn; the response is to be that")
 
 
 def _kind(value):

@@ -16,14 +16,14 @@ _SETTING = re.compile(r'\bdata\.(?=(?:path|eval_path|eval_fraction|name|source)\
 LETTERS = 'ABCDEFGHIJ'
 
 
-def load(cfg, load_part):
+def load(cfg, load_part, check=None):
   """The problems of all parts of a config.Data.
 
   What any part holds out is trained on in none. Held out, the kinds take turns, and the parts of a kind, each in an
   order of its own by hash: so the first n problems are a sample stratified by kind.
 
   Args:
-    load_part: function from a config.Part to sources.Problems.
+    load_part: function from a config.Part and a check to sources.Problems. check: see `sources.load`.
 
   Returns:
     (train, held_out, dropped), as of Problems.
@@ -33,7 +33,7 @@ def load(cfg, load_part):
     if not part.weight:
       continue
     try:
-      found = load_part(part)
+      found = load_part(part, check and (lambda p, name=name, part=part: check(_labelled(p, name, part))))
     except (ConfigError, DataError) as error:
       raise type(error)(_SETTING.sub(f'data.parts.{name}.', str(error))) from error
     here, there = ([_labelled(p, name, part) for p in side] for side in (found.train, found.held_out))
@@ -49,10 +49,10 @@ def load(cfg, load_part):
   return train, held_out, dropped
 
 
-def taker(part, only):
+def taker(part, only, check=None):
   """The function from a row and its default id to a problem that a config.Part describes, or None: `read_jsonl`'s take.
 
-  only: part.only or part.eval_only, whichever is for the file.
+  only: part.only or part.eval_only, whichever is for the file. check: see `sources.load`.
   """
   def take(row, default_id):
     if isinstance(row, dict):
@@ -63,7 +63,12 @@ def taker(part, only):
         row |= _talk(row['problem'])
       if part.problem:
         row['problem'] = _PLACE.sub(lambda place: _shown(row, place[1]), part.problem)
-    return normalise(row, default_id, part.answers)
+    problem = normalise(row, default_id, part.answers)
+    if problem.get('turns') is not None:
+      conversation.check_turns(problem['turns'], 'turns')
+    if check:
+      check(problem)
+    return problem
   return take
 
 

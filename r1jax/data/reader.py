@@ -7,7 +7,6 @@ import zlib
 
 from absl import logging
 
-
 # GSM8K's mark, with what stands before it and the answer behind it; '##### x' is a heading, and so is one with more
 # lines under it.
 _MARKED = re.compile(r'(.*\s|)####(?!#)([^\n]*)', re.DOTALL)

@@ -136,7 +136,7 @@ def _rows(cfg, path):
 
 def _check(row):
   if 'turns' in row:
-    conversation.check_turns(row['turns'])
+    conversation.check_turns(row['turns'], 'turns')
   elif not isinstance(row.get('problem', row.get('question')), str):
     raise ValueError("neither 'turns' nor a text 'problem'")
 

@@ -17,7 +17,7 @@ class Problems:
   dropped: dict[str, int]         # reason -> number: 'malformed' lines, 'held_out' texts met in train
 
 
-def load(cfg):
+def load(cfg, check=None):
   """Loads the problems that a config.Data names.
 
   Held-out problems are the source's own where it has them, else those of cfg.eval_path, else the
@@ -25,23 +25,27 @@ def load(cfg):
   or go. Texts are compared with white space collapsed; a training problem whose text is held out
   is dropped and counted.
 
+  Args:
+    check: function from a problem to None, which raises ValueError saying what is wrong with it, such as
+      `rewards.needs.checker`'s; problems of which it does so are malformed.
+
   Raises:
     ConfigError: a setting that cannot work.
     DataError: data that cannot be used.
   """
   if cfg.source == 'mixture':
-    train, held_out, dropped = mixture.load(cfg, _one)
+    train, held_out, dropped = mixture.load(cfg, _one, check)
     problems = _disjoint(train, held_out, 0)
     twice = dropped['held_out'] + problems.dropped['held_out']
     return dataclasses.replace(problems, dropped=dropped | {'held_out': twice})
-  return _one(Part(cfg.source, cfg.path, cfg.eval_path, cfg.eval_fraction, cfg.name))
+  return _one(Part(cfg.source, cfg.path, cfg.eval_path, cfg.eval_fraction, cfg.name), check)
 
 
-def _one(cfg):
-  """The problems of a config.Part."""
+def _one(cfg, check=None):
+  """The problems of a config.Part that pass the check."""
   require(cfg.source in SOURCES, f'data.source is {cfg.source!r}; use one of {", ".join(SOURCES)} (or, of several, '
                                  "data.source 'mixture').")
-  problems = SOURCES[cfg.source](cfg)
+  problems = SOURCES[cfg.source](cfg, check)
   if cfg.only:                                        # files have been read by it; generated problems have not
     kept = [p for p in problems.train if mixture.wanted(p, cfg.only)]
     held_out = problems.held_out if cfg.eval_path else [p for p in problems.held_out if mixture.wanted(p, cfg.only)]
@@ -77,17 +81,17 @@ def drop_long(problems, encode, max_tokens):
   return kept, len(problems) - len(kept)
 
 
-def _jsonl(cfg):
+def _jsonl(cfg, check):
   """Problems of the JSON Lines file cfg.path, held-out ones of cfg.eval_path."""
   require(cfg.path, 'data.path is empty; pass the JSON Lines file of problems with --config.data.path=FILE.')
-  train, malformed = read_jsonl(cfg.path, mixture.taker(cfg, cfg.only))
+  train, malformed = read_jsonl(cfg.path, mixture.taker(cfg, cfg.only, check))
   if not cfg.eval_path:
     return _split(train, cfg.eval_fraction, malformed)
-  held_out, more = read_jsonl(cfg.eval_path, mixture.taker(cfg, cfg.eval_only))
+  held_out, more = read_jsonl(cfg.eval_path, mixture.taker(cfg, cfg.eval_only, check))
   return _disjoint(train, held_out, malformed + more)
 
 
-def _tfds(cfg):
+def _tfds(cfg, check):
   """Problems of a TFDS set prepared as array_record: cfg.name ('gsm8k', 'toy/trial') under cfg.path.
 
   The set's split 'train' is trained on. Held out is its split 'held_out' if there is one, else the
@@ -95,27 +99,46 @@ def _tfds(cfg):
   """
   require(cfg.name, "data.name is empty; pass the TFDS set's name with --config.data.name=NAME.")
   require(cfg.path, 'data.path is empty; pass the TFDS data_dir with --config.data.path=DIR.')
-  splits = _read_tfds(cfg.name, cfg.path, mixture.taker(cfg, cfg.only))
+  splits, malformed = _passing(_read_tfds(cfg.name, cfg.path, mixture.taker(cfg, cfg.only)), check, cfg.name)
   if cfg.eval_path:
-    held_out = _read_tfds(cfg.name, cfg.eval_path, mixture.taker(cfg, cfg.eval_only))['train']
-    return _disjoint(splits['train'], held_out, 0)
+    there = _read_tfds(cfg.name, cfg.eval_path, mixture.taker(cfg, cfg.eval_only))
+    there, more = _passing(there, check, cfg.name)
+    return _disjoint(splits['train'], there['train'], malformed + more)
   if 'held_out' in splits:
-    return _disjoint(splits['train'], splits['held_out'], 0)
-  return _split(splits['train'], cfg.eval_fraction, 0)
+    return _disjoint(splits['train'], splits['held_out'], malformed)
+  return _split(splits['train'], cfg.eval_fraction, malformed)
 
 
-def _trial(cfg):
+def _passing(splits, check, name):
+  """{split: problems that pass the check}, and the number of the others, of which the first is reported."""
+  kept, bad = {}, []
+  for split, problems in splits.items():
+    kept[split] = []
+    for number, problem in enumerate(problems):
+      try:
+        if check:
+          check(problem)
+        kept[split].append(problem)
+      except ValueError as error:
+        bad.append(f'{split}, record {number}: {error}')
+  if bad:
+    logging.warning('%s: dropped %d malformed of %d records; the first is %s.', name, len(bad),
+                    sum(map(len, splits.values())), bad[0])
+  return kept, len(bad)
+
+
+def _trial(cfg, _):
   """The trial-and-error world: signs to be found. Generated, the same in every run."""
   return _toy('trial', cfg)
 
 
-def _chain(cfg):
+def _chain(cfg, _):
   """The chained-arithmetic world. Generated, the same in every run."""
   return _toy('chain', cfg)
 
 
 def _of_r1(kind):
-  def read(cfg):
+  def read(cfg, _):
     return _toy(f'r1_{kind}', cfg)
   read.__doc__ = f"""The recipe's toy world: problems of the kind {kind!r}. Generated, the same in every run."""
   return read
@@ -131,7 +154,7 @@ def toy_pools(world):
           toy.problems(world, 0, toy.HELD_OUT_POOL, held_out=True))
 
 
-# To add a source: a function from config.Part to Problems, and its line here.
+# To add a source: a function from config.Part and the check of `load` to Problems, and its line here.
 SOURCES = {'jsonl': _jsonl, 'tfds': _tfds, 'trial': _trial, 'chain': _chain,
            **{f'r1_{kind}': _of_r1(kind) for kind in ('chain', 'logic', 'code', 'open')}}
 

@@ -2,9 +2,12 @@
 import io
 import itertools
 
+import jax
+
 from r1jax import keys, parallel, rewards, templates
 from r1jax.evaluation.metrics import summarise
 from r1jax.metrics import progress
+from r1jax.parallel import interrupt
 from r1jax.rewards import form, mix, votes
 
 
@@ -33,11 +36,12 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
   with progress.fraction(-(-len(problems) // batch) * batch, 'evaluation',
                          None if parallel.first() else io.StringIO()) as bar:
     for first in range(0, len(problems), batch):
+      interrupt.check()
       some = problems[first:first + batch]
       wanted = len(some)
       some = some + list(itertools.islice(itertools.cycle(problems), batch - wanted))  # a short one is filled up
       rollout, scores = sampler.start(params, some, samples, keys.fold_in(key, first), sampling,
-                                      watch=lambda done, first=first: bar.at(first + done))
+                                      watch=lambda done, first=first: _watch(bar, first + done))
       pending.append((rollout, scores, wanted * samples))
   for rollout, scores, count in pending:
     table, _ = scores()
@@ -52,6 +56,12 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
       some = _figures([r for r in rows if r.get(field) == value], samples, reward, sampler.models)
       metrics |= {f'{"language" if field == "target" else field}/{value}/{name}': x for name, x in some.items()}
   return metrics, rows
+
+
+def _watch(bar, done):
+  bar.at(done)
+  if jax.process_count() == 1:    # several look between batches, where all are at the same place
+    interrupt.check()
 
 
 def _figures(rows, samples, reward, models):

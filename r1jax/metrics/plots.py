@@ -20,6 +20,7 @@ STYLE = {
     'axes.edgecolor': '#b6bec8', 'axes.labelcolor': '#4a5563', 'xtick.color': '#4a5563', 'ytick.color': '#4a5563',
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.color': '#e6e9ee',
     'legend.frameon': False, 'svg.fonttype': 'none', 'svg.hashsalt': 'r1jax',
+    'text.parse_math': False,     # kinds of problems are called as the data has it, a dollar sign included
 }
 FEW = 40                          # up to so many points each is marked; beyond, a running average is drawn over them
 
@@ -126,7 +127,7 @@ def _draw(panel, lines):
       colour = COLOURS[index % len(COLOURS)]
       values = values * 100 if panel.share else values
       values = np.where(values > 0, values, np.nan) if panel.log else values
-      label = label.replace('_', ' ')
+      label = plain(label.replace('_', ' '))
       if len(values) <= FEW:
         axes.plot(steps, values, marker='o', markersize=4, linewidth=1.8, color=colour, label=label)
       else:
@@ -146,6 +147,11 @@ def _draw(panel, lines):
     if len(lines) > 1:
       axes.legend(loc='upper left', bbox_to_anchor=(1, 1)) if len(lines) > 3 else axes.legend(loc='best')
   return figure
+
+
+def plain(text):
+  """`text` as a label, in which $ is no sign of mathematics; one that begins with _ would be left out of a legend."""
+  return text.replace('$', r'\$').lstrip('_') or ' '
 
 
 def _natural(text):

@@ -5,7 +5,6 @@ the samples of its evaluation. As in `report`, model output reaches the page onl
 
   python -m r1jax.metrics.recipe_report WORKDIR
 """
-import json
 import pathlib
 import sys
 
@@ -32,9 +31,12 @@ def make(workdir):
   """
   workdir = pathlib.Path(workdir)
   try:
-    summary = json.loads((workdir / 'summary.json').read_text('utf-8'))
-  except (OSError, ValueError) as error:
+    summary = writer.read_object(workdir / 'summary.json')
+  except OSError as error:
     raise writer.RecordError(f'{workdir / "summary.json"}: {error}; give the working directory of a recipe.') from error
+  if missing := {'stages', 'seed', 'seconds', 'comparisons'} - summary.keys():
+    raise writer.RecordError(f'{workdir / "summary.json"} has no {", ".join(sorted(missing))}; give the working '
+                             'directory of a recipe.')
   stages, evaluated = summary['stages'], _evaluated(summary)
   reader = report.reader({name: rows for name in evaluated for rows in
                           writer.read_samples(workdir / name / EVALUATION).values()})
@@ -138,7 +140,7 @@ def _chart(title, names, lines, share):
     axes = figure.add_subplot()
     for index, (label, values) in enumerate(lines.items()):
       values = np.array([np.nan if x is None else x for x in values], float) * (100 if share else 1)
-      axes.plot(range(len(names)), values, marker='o', markersize=4, linewidth=1.8, label=label,
+      axes.plot(range(len(names)), values, marker='o', markersize=4, linewidth=1.8, label=plots.plain(label),
                 color=plots.COLOURS[index % len(plots.COLOURS)])
     axes.set_xticks(range(len(names)), names, rotation=35, ha='right')
     axes.set(title=title, ylabel='% of responses' if share else 'tokens')

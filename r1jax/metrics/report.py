@@ -44,12 +44,11 @@ def report(workdir):
   """Writes workdir/report.html (whole or not at all) and returns its path.
 
   Raises:
-    writer.RecordError where metrics.jsonl is missing or a record does not parse.
+    writer.RecordError where metrics.jsonl is missing or a record is damaged.
   """
   workdir = pathlib.Path(workdir)
   records = writer.read_metrics(workdir)
-  summary = _read_json(workdir / 'summary.json') or {}
-  config = _read_json(workdir / 'config.json') or {}
+  summary, config = read_summary(workdir / 'summary.json'), _read_json(workdir / 'config.json')
   rows = before_after(summary, records)
   text = page('report.html.j2').render(
       name=workdir.resolve().name,
@@ -60,7 +59,7 @@ def report(workdir):
       tiles=[row for key in TILES for row in rows if row['key'] == key],
       curves=[(name, figure.axes[0].get_title(loc='left'), plots.svg(figure, name))
               for name, figure in plots.figures(records).items()],
-      seconds=summary.get('seconds', {}),
+      seconds=summary.get('seconds') or {},
       settings=[(key, json.dumps(value)) for key, value in flat(config).items()] if config else [],
       reader=(data := reader(writer.read_samples(workdir))),
       data=script_json(data),
@@ -209,14 +208,28 @@ def _facts(summary, config, records):
   return facts
 
 
+def read_summary(path):
+  """The summary of a run in `path`; {} where there is no such file. Raises RecordError for one that is none."""
+  summary = _read_json(path)
+  for name in ('base', 'final', 'seconds'):
+    values = summary.get(name)
+    ok = isinstance(values, dict) and (name == 'seconds' or all(map(writer.is_number, values.values())))
+    if values is not None and not ok:
+      raise writer.RecordError(f'{path}: {name!r} is {str(values)[:40]!r}, no figures; mend or delete the file.')
+  if not writer.is_number(summary.get('length_ratio')):
+    raise writer.RecordError(f'{path}: length_ratio is {str(summary["length_ratio"])[:40]!r}, no number; mend or '
+                             'delete the file.')
+  return summary
+
+
 def _read_json(path):
-  """The object in `path`, or None where there is no such file."""
-  if not path.exists():
-    return None
+  """The object in `path`, or {} where there is no such file."""
+  found = writer.read_object(path) if path.exists() else {}
   try:
-    return json.loads(path.read_text('utf-8'))
-  except ValueError as error:
-    raise writer.RecordError(f'{path}: {error}; mend or delete the file.') from error
+    flat(found)
+  except RecursionError as error:
+    raise writer.RecordError(f'{path} is nested too deeply; mend or delete the file.') from error
+  return found
 
 
 def _marked_pattern():

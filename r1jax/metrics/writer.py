@@ -74,7 +74,7 @@ class Writer:
     self.close()
     self._purge = int(step)
     if (self._dir / METRICS).exists():
-      kept = [record for record in _read_lines(self._dir / METRICS) if record['step'] < step]
+      kept = [record for record in _read_lines(self._dir / METRICS, _check_metrics) if record['step'] < step]
       replace_text(self._dir / METRICS, ''.join(_dumps(record) + '\n' for record in kept))
     for at, path in sample_files(self._dir).items():
       if at >= step:
@@ -117,20 +117,63 @@ def read_metrics(workdir):
     order, the lines of a step merged (a later value of a name replaces an earlier one).
 
   Raises:
-    RecordError where the file is missing or a line other than a torn last one does not parse.
+    RecordError where the file is missing, or a line other than a torn last one is no such object.
   """
   path = pathlib.Path(workdir) / METRICS
   if not path.exists():
     raise RecordError(f'{path} is missing; give the working directory of a run.')
   steps = {}
-  for record in _read_lines(path):
+  for record in _read_lines(path, _check_metrics):
     steps.setdefault(record['step'], {}).update(record)
   return [steps[step] for step in sorted(steps)]
 
 
 def read_samples(workdir):
-  """Reads every samples file; returns {step: list of rows}, ascending, empty where there are none."""
-  return {step: _read_lines(path) for step, path in sample_files(workdir).items()}
+  """Reads every samples file; returns {step: list of rows}, ascending, empty where there are none.
+
+  Raises:
+    RecordError where a line does not parse, or lacks what `Writer.samples` says of a response.
+  """
+  return {step: _read_lines(path, _check_sample) for step, path in sample_files(workdir).items()}
+
+
+def read_object(path):
+  """The JSON object in `path`. Raises RecordError where the file holds none; OSError."""
+  try:
+    found = _loads(_read(pathlib.Path(path)))
+    if not isinstance(found, dict):
+      raise ValueError(f'it holds {str(found)[:40]!r}, no object')
+    return found
+  except (ValueError, RecursionError) as error:
+    raise RecordError(f'{path}: {str(error)[:200]}; mend or delete the file.') from error
+
+
+def is_number(value):
+  """Whether a JSON value is a number, or null, as which one that is not finite is written."""
+  return value is None or isinstance(value, (int, float)) and abs(value) < 1e308
+
+
+def _check_metrics(record):
+  step = record.get('step')
+  if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**53:
+    raise ValueError(f"'step' is {str(step)[:40]!r}, no step" if 'step' in record else "it has no 'step'")
+  for name, value in record.items():
+    if not is_number(value):
+      raise ValueError(f'{name[:40]!r} is {str(value)[:40]!r}, no number')
+
+
+def _check_sample(row):
+  """Raises ValueError for what is no graded response."""
+  texts, numbers = ('problem', 'response', 'stop'), ('reward', 'length')
+  for name in ('id', 'answer', 'parts', *texts, *numbers):
+    if name not in row:
+      raise ValueError(f'it has no {name!r}')
+  right = [isinstance(row[name], str) for name in texts] + [is_number(row[name]) for name in numbers]
+  parts = row['parts']
+  right += [isinstance(row['id'], (str, int)), isinstance(parts, dict) and all(map(is_number, parts.values()))]
+  for name, ok in zip((*texts, *numbers, 'id', 'parts'), right, strict=True):
+    if not ok:
+      raise ValueError(f'{name!r} is {str(row[name])[:40]!r}, which cannot be')
 
 
 def sample_files(workdir):
@@ -173,17 +216,40 @@ def _plain(value):
   return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _read_lines(path):
-  """Parses a JSONL file of objects; a last line without a line end that does not parse is dropped."""
-  lines = path.read_bytes().split(b'\n')
+def _read(path):
+  """The bytes of a regular file: others, as a pipe or a device, may never end."""
+  if path.exists() and not path.is_file():
+    raise RecordError(f'{path} is no regular file; remove it.')
+  return path.read_bytes()
+
+
+def _loads(text):
+  """As json.loads, but numbers that are not finite are None."""
+  finite = lambda digits: x if math.isfinite(x := float(digits)) else None
+  return json.loads(text, parse_constant=lambda _: None, parse_float=finite)
+
+
+def _read_lines(path, check=lambda row: None):
+  """Parses a JSONL file of objects; a last line without a line end that does not parse is dropped.
+
+  check: raises ValueError for an object that is none of the file's.
+  """
+  lines = _read(path).split(b'\n')
   rows = []
   for number, line in enumerate(lines, 1):
     if not line:
       continue
     try:
-      rows.append(json.loads(line))
-    except ValueError as error:
+      row = _loads(line)
+    except (ValueError, RecursionError) as error:
       if number == len(lines):
         break
+      raise RecordError(f'{path}, line {number}: {str(error)[:200]}; mend or delete the line.') from error
+    try:
+      if not isinstance(row, dict):
+        raise ValueError(f'it holds {str(row)[:40]!r}, no object')
+      check(row)
+    except ValueError as error:
       raise RecordError(f'{path}, line {number}: {error}; mend or delete the line.') from error
+    rows.append(row)
   return rows

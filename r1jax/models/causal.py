@@ -18,6 +18,7 @@ from r1jax.models.attention import softmax_attention
 BLOCK = 512                       # queries (and, for splash, keys) at a time
 LANES = 128                       # a block of splash is a multiple of it
 SCORES = 1 << 20                  # queries x keys of a row from which on 'auto' keeps no scores
+PLATFORMS = {'splash': ('tpu', 'cpu'), 'cudnn': ('gpu', 'cuda')}  # on a CPU splash is interpreted; others run anywhere
 SAVED = 'attention'               # name, for remat policies, of what attention gives
 
 
@@ -31,6 +32,11 @@ class Attention:
   """
   name: str = 'auto'
   mesh: jax.sharding.Mesh | None = None
+
+  def __post_init__(self):
+    known = PLATFORMS.get(self.name)
+    require(self.mesh is None or not known or self.platform in known, f'model.attention is {self.name!r}, which runs '
+            f"on {' or '.join(known or ())} only, but the devices are of platform {self.platform!r}; use 'auto'.")
 
   @property
   def platform(self):

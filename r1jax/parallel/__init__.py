@@ -1,4 +1,4 @@
-"""The device mesh, how arrays lie on it, and the processes that share it."""
+"""The device mesh, how arrays lie on it, the processes that share it, and the signals that end them."""
 from r1jax.parallel.hosts import add_up, agree, connect, first, get, own, put
 from r1jax.parallel.mesh import make_mesh, or_else
 from r1jax.parallel.rules import (

@@ -22,7 +22,8 @@ from r1jax.rewards import length
 from r1jax.sampling.engine import LENGTH
 
 # The fields of a sample that a row does not keep.
-_OF_SAMPLES = ('prompt', 'tokens', 'stop', 'sample', 'reward', 'parts', 'correct', 'draft', 'template', 'reasoning')
+_OF_SAMPLES = ('prompt', 'tokens', 'control', 'stop', 'sample', 'reward', 'parts', 'correct', 'draft', 'template',
+               'reasoning')
 _REPEATS = 20                     # words of an n-gram that counts as repeated
 
 

@@ -11,6 +11,7 @@ import unicodedata
 
 import numpy as np
 
+WINDOW, OVERLAP = 50, 0.5         # letters of an n-gram, and share of a problem's that a text holds; see `Index`
 _EAST = ((0x3040, 0x3100), (0x3400, 0x4dc0), (0x4e00, 0xa000), (0xac00, 0xd7b0), (0xf900, 0xfb00), (0x20000, 0x32400))
 _EAST_LETTERS = 4
 _INVISIBLE = re.compile(r'[\s\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+')

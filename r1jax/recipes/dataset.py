@@ -3,6 +3,7 @@
 A row has the strings id, source and response, and problem, or turns ([{role, content}]) that end with the user's;
 where they are known kind, language, answer, and whatever its reward reads.
 """
+import collections
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ import jinja2
 from r1jax import config as config_lib
 from r1jax import data
 from r1jax.data import reader, shards
+from r1jax.recipes import contamination
 
 ROWS, CARD, README = 'train.jsonl', 'card.json', 'README.md'
 # Of a record of the TFDS set: texts, '' where a row has none; `more` is the JSON of all other fields.
@@ -58,6 +60,22 @@ def held_out(entry):
       raise data.DataError(f"row {number} of {entry} has no text 'problem', 'question', 'prompt' or 'turns'; "
                            'name a file of problems.')
     yield str(row.get('id', number)), asked
+
+
+def decontaminated(problems, evaluation):
+  """Drops the problems that hold one that a model is evaluated on.
+
+  Args:
+    problems: dicts with 'problem'. evaluation: entries as for `held_out`.
+
+  Returns:
+    (the problems kept, in order; {entry: number dropped}).
+  """
+  index = contamination.Index([(entry, text) for entry in evaluation for _, text in held_out(entry)],
+                              contamination.WINDOW, contamination.OVERLAP)
+  held = [index.holds(problem['problem']) for problem in problems]
+  return [p for p, entry in zip(problems, held, strict=True) if entry is None], dict(
+      collections.Counter(entry for entry in held if entry is not None))
 
 
 def generated(entry):

@@ -16,7 +16,7 @@ from r1jax.rewards import language, length
 
 # What a sample has of its generation; the rest are the problem's fields. Its 'template' stays: a problem is learned as
 # it was asked.
-GENERATED = ('prompt', 'response', 'tokens', 'stop', 'sample', 'reward', 'parts', 'correct', 'part')
+GENERATED = ('prompt', 'response', 'tokens', 'control', 'stop', 'sample', 'reward', 'parts', 'correct', 'part')
 # Why a row is dropped, in the order of looking: the first counts. The last four are for `rejection` to see.
 REASONS = ('malformed', 'wrong', 'truncated', 'form', 'empty chain', 'code', 'paragraph', 'repetition', 'language',
            'contaminated', 'judge', 'duplicate', 'near duplicate', 'enough')

@@ -68,7 +68,7 @@ def kind_of(row):
 
 def value(row, figure):
   """A response's figure as a number; None where it has none."""
-  x = row[figure] if figure in FIGURES else row['parts'].get(figure)
+  x = row.get(figure) if figure in FIGURES else row['parts'].get(figure)
   return None if x is None else float(x)
 
 

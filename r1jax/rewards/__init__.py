@@ -21,6 +21,7 @@ from r1jax.config import ConfigError
 from r1jax.rewards import choice, code_tests, form, ifeval, language, length, logic, math_answer, toy
 from r1jax.rewards.language import language_consistency
 from r1jax.rewards.language import named as language_of
+from r1jax.rewards.printable import printable
 
 __all__ = ['MERGED', 'PREPARE', 'REWARDS', 'VERDICTS', 'VOTES', 'check', 'check_options', 'explained',
            'language_consistency', 'language_of', 'resolve']
@@ -129,5 +130,5 @@ def explained(name, options):
       raise ValueError(f"the item has no {error}, which the reward '{name}' reads.") from error
     if not math.isfinite(found['score']):
       raise ValueError(f"reward '{name}' gave {found['score']}; a score must be finite.")
-    return found
+    return found | {'reason': printable(found['reason'])} if 'reason' in found else found
   return verdict

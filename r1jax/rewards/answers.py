@@ -203,17 +203,17 @@ def _later(text, answer):
   answer: what was found before; where it is a list, so may the value be.
   """
   listed = any(mark in answer for mark in (',', ';', ' and '))
-  start, value = text.rfind(_BOXED), None
-  for said in _ANNOUNCED.finditer(text, max(start, 0)):
-    tail = text[said.end():said.end() + _VALUE]
-    found = _value(tail, listed)
-    if found:
-      other = _alternative(tail[tail.index(found) + len(found):])
-      value = f'{found}; {other}' if other else found if ' not ' not in tail[:tail.index(found)] else f'not {found}'
-  if value is None and start >= 0:
-    box = _last_box(text)
-    return box[0] if box else 'a box that is not closed'
-  return value
+  start = text.rfind(_BOXED)
+  for end in reversed([said.end() for said in _ANNOUNCED.finditer(text, max(start, 0))]):
+    tail = text[end:end + _VALUE]
+    value = _value(tail, listed)
+    if value:
+      other = _alternative(tail[tail.index(value) + len(value):])
+      return f'{value}; {other}' if other else value if ' not ' not in tail[:tail.index(value)] else f'not {value}'
+  if start < 0:
+    return None
+  box = _last_box(text)
+  return box[0] if box else 'a box that is not closed'
 
 
 def _value(text, listed=False):

@@ -14,6 +14,7 @@ import re
 from r1jax.config import ConfigError, require
 from r1jax.rewards import bubblewrap, function_tests, programs, sandbox
 from r1jax.rewards import language as language_lib
+from r1jax.rewards.printable import printable
 
 SCORES = ('all', 'fraction')
 REASON = 1000                      # bytes of a program's own last words
@@ -48,7 +49,7 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
       (python; one of people, as 'en', is the problem's), for 'io'; 'time_limit', which goes before the option.
     score: 'all' scores 1 where all tests pass, else 0, and stops at the first that fails; 'fraction' scores
       the share that passes.
-    time_limit: seconds of a test, by the clock and of CPU time; a compiler has its own.
+    time_limit: seconds of a test, of processor time or of sleep; a compiler has its own.
     memory_mb: of the program and of its tests, each.
     tolerance: of decimal fractions in 'output', absolute or relative; 0 compares them as text.
     unsafe: without bubblewrap, for those who run this inside a container of their own. The process can then
@@ -81,7 +82,7 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
     if reason and score == 'all':
       break
   share = float(passed == len(tests)) if score == 'all' else passed / len(tests)
-  return {'score': share, 'passed': passed, 'total': len(tests), 'reason': reason}
+  return {'score': share, 'passed': passed, 'total': len(tests), 'reason': printable(reason)}
 
 
 def _check(score, time_limit, memory_mb, tolerance, unsafe):

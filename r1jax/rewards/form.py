@@ -8,8 +8,11 @@ SPECIAL = '|special_token|'   # as R1's report writes it; a tokenizer's own goes
 def form(items, *, form='r1_zero', graded=False, special=SPECIAL):
   """1.0 where the response is in the form, else 0.0; graded, the share of the form's conditions that it meets.
 
+  A response that holds control tokens, but the token of 'special', is in no form: they belong to the conversation.
+
   Args:
-    items: list of dicts with 'prompt' and 'response'.
+    items: list of dicts with 'prompt' and 'response', and 'control' where a tokenizer says which of its special tokens
+      stand in the response; what has the form of one, as `<|im_start|>`, counts anyway.
     form: 'r1_zero', thinking between think tags and the answer between answer tags, and nothing else
       (`templates.parse`); 'r1', thinking between think tags and then a summary; 'special', R1's cold start,
       `|special_token|<reasoning_process>|special_token|<summary>`. The conditions of each, for `graded`, are the
@@ -36,6 +39,9 @@ def verdict(item, *, form='r1_zero', graded=False, special=SPECIAL):
   else:
     text = templates.completed(prompt, response)
     met = templates.r1_zero_conditions(text) if form == 'r1_zero' else templates.r1_conditions(text)
+  control = {*item.get('control', ()), *templates.control_tokens(response)} - {*templates.TAGS}
+  if control - ({special} if form == 'special' else set()):
+    met['no control tokens'] = False
   missing = [name for name, holds in met.items() if not holds]
   score = (len(met) - len(missing)) / len(met) if graded else float(not missing)
   return {'score': score, 'reason': f'not met: {", ".join(missing)}' if missing else 'well formed', 'missing': missing}

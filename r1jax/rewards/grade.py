@@ -16,6 +16,7 @@ import sys
 from r1jax import rewards
 from r1jax.config import ConfigError
 from r1jax.rewards import pool
+from r1jax.rewards.printable import printable
 
 # Fields by other names than in an item, and options that suit a command.
 FIELDS = {'math': {'gold': 'answer', 'pred': 'response'}}
@@ -71,7 +72,7 @@ def _write(number, future, name, out):
   except pool.ItemError as error:
     failed = [f'line {number} cannot be graded: {error.said}']
     verdict = {'score': 0.0, 'reason': failed[0]}
-  out.write(json.dumps(verdict, ensure_ascii=False) + '\n')
+  out.write(printable(json.dumps(verdict, ensure_ascii=False)) + '\n')
   out.flush()
   return failed
 
@@ -82,7 +83,7 @@ def main():
   parser.add_argument('reward', help=f'one of {", ".join(rewards.REWARDS)}, or module:function')
   parser.add_argument('--options', type=json.loads, default={}, help='of the reward, as JSON: \'{"where": "tags"}\'')
   parser.add_argument('--workers', type=int, default=2, help='processes')
-  parser.add_argument('--timeout', type=float, help='seconds for one row, after which it scores 0')
+  parser.add_argument('--timeout', type=float, help='seconds of processor time for one row, after which it scores 0')
   args = parser.parse_args()
   if not isinstance(args.options, dict):
     sys.exit(f'error: --options is {args.options!r}; it must be an object, as {{"where": "tags"}}.')

@@ -34,6 +34,7 @@ _REPLACED = [(re.compile(pattern), by) for pattern, by in (
     (r'\\frac ?(\\[A-Za-z]+|[0-9]) ?([0-9A-Za-z])', r'\\frac{\1}{\2}'), (r'\\frac ?([0-9]) ?\{', r'\\frac{\1}{'),
     (r'(\\frac ?\{[^{}]*\}) ?([0-9])', r'\1{\2}'),
     (r'\s+', ' '), (r'(?:, ?;|; ?,|; ?;)', ';'))]
+_BOLD = re.compile(r'(?<![0-9A-Za-z)}])\*\*([^* ][^*]*)\*\*(?![0-9A-Za-z({\\])')    # Markdown's, not a power
 _FONT_OPENED = re.compile(FONT.pattern + r'\{ ?')
 _LAYERS = 4   # around an answer, taken off at most
 _ASKED = re.compile(r'(?:\*\*)?(?:the |my )?(?:final |correct )?(?:answer|choice|option)(?: is|:| is:)(?:\*\*)? ?|'
@@ -42,7 +43,7 @@ _ASKED = re.compile(r'(?:\*\*)?(?:the |my )?(?:final |correct )?(?:answer|choice
 
 def plain(text):
   """The text in one spelling: spaces, fractions, separators, delimiters; a list's 'and' and 'or' become ';'."""
-  text = notation.one(text).translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
+  text = notation.one(_BOLD.sub(r'\1', text)).translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
   if '\\begin' not in text:
     text = re.sub(r'\\\\(?=[A-Za-z])', r'\\', text)     # escaped once too often
   for pattern, by in _REPLACED:

@@ -17,6 +17,7 @@ import signal
 import sys
 
 from r1jax import rewards
+from r1jax.rewards.printable import printable
 from r1jax.rewards.sandbox import PATIENCE
 
 BATCH = 64                   # items at most in one message
@@ -71,7 +72,7 @@ def main(connection, seconds, parts):
       score(items, functions, connection, float(seconds))
     except Exception as raised:
       limit(0)
-      connection.send_bytes(ERROR + f'{type(raised).__name__}: {raised}'.encode(errors='replace'))
+      connection.send_bytes(ERROR + printable(f'{type(raised).__name__}: {raised}').encode())
 
 
 if __name__ == '__main__':

@@ -66,6 +66,7 @@ class Tokenizer:
     if not self.eos:
       raise TokenizerError(f'{path}: no token ends a text; name one as eos_token in tokenizer_config.json beside it, '
                            'or its id as eos_token_id in generation_config.json.')
+    self._shown = {i: token for token, i in self.added.items() if token in self.special and i not in self.eos}
     self._any, self._special = chat.pattern(self.added), chat.pattern(self.special)
     self._not_special = chat.pattern(self.added.keys() - self.special)
     self._template = template or own_template              # run when it is wanted: most work is done without it
@@ -102,6 +103,21 @@ class Tokenizer:
     text = self._try(chat.render, self._template,
                      self._names | {'messages': marked, 'add_generation_prompt': generate})
     return self._ids([part.replace(sign, '') for part in self._any.split(text)])
+
+  def response(self, ids):
+    """(text, control) of a response, as it is graded: its special tokens are text, but those that end a response.
+
+    control: the special tokens' texts in it, in order.
+    """
+    control = tuple(self._shown[int(i)] for i in ids if int(i) in self._shown)
+    return ''.join(self.pieces(ids)) if control else self.decode(ids), control
+
+  def pieces(self, ids):
+    """Yields the text that each id completes, and what is left at the end; together the text of `response`."""
+    stream = self.stream()
+    for i in map(int, ids):
+      yield stream.push(i) + (stream.end() + self._shown[i] if i in self._shown else '')
+    yield stream.end()
 
   def _ids(self, parts):
     """Ids of texts and, at odd places, added tokens."""

@@ -77,7 +77,7 @@ class _Process:
   def render(self, template, values):
     request = json.dumps([template, values]).encode() + b'\n'
     with self._lock:
-      if self._child is None or self._pid != os.getpid():   # a fork has its own
+      if self._child is None or self._pid != os.getpid() or self._child.poll() is not None:   # a fork has its own
         self._child, self._pid = subprocess.Popen(
             [sys.executable, '-P', __file__, str(SECONDS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, start_new_session=True), os.getpid()   # Ctrl-C is not meant for it

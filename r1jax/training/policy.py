@@ -49,6 +49,9 @@ class Options:
   mesh: jax.sharding.Mesh | None = flax.struct.field(pytree_node=False, default=None)
   attention: str = flax.struct.field(pytree_node=False, default='auto')
 
+  def __post_init__(self):
+    models.Attention(self.attention, self.mesh)          # refuses what the devices cannot do before anything compiles
+
 
 def _logprobs(params, cfg, batch, options):
   """Log-probs and entropies of the responses, f32[P, G, T] each, the load of experts (see `models.forward`), and params

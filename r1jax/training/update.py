@@ -51,16 +51,28 @@ class Updater:
     for key, known in (('name', losses.LOSSES), ('advantage', losses.ADVANTAGES)):
       value = getattr(cfg.loss, key)
       require(value in known, f'loss.{key} is {value!r}; known: {", ".join(known)}.')
-    rows, groups = _tile(cfg.train, cfg.rollout.prompts // cfg.train.minibatches, cfg.rollout.samples)
-    shards = parallel.batch_shards(mesh)
-    require(groups % shards == 0,
-            f"{groups} prompts a microbatch do not divide over {shards} devices on axes 'data', 'fsdp' and 'expert'; "
-            f'set train.microbatch to a multiple of {rows * shards} or use a smaller mesh.')
     self.cfg, self.model, self.optimizer = cfg, model, optimizer
+    self._check_tiles(parallel.batch_shards(mesh))
     self.options = policy.Options(cfg.rollout.temperature, cfg.train.logit_chunk, cfg.model.dtype, cfg.model.remat,
                                   mesh, cfg.model.attention)
     self.sharding = parallel.batch_sharding(mesh)
     self.everywhere = parallel.replicated(mesh)
+
+  def _check_tiles(self, shards):
+    """Refuses microbatches, the last and smaller one of a minibatch too, that do not divide over the devices."""
+    train, rollout, axes = self.cfg.train, self.cfg.rollout, "devices on axes 'data', 'fsdp' and 'expert'"
+    passes = {'a minibatch': rollout.prompts // train.minibatches}
+    if self.cfg.loss.kl_coef or self.scores_itself():
+      passes['a rollout'] = rollout.prompts
+    for name, prompts in passes.items():
+      rows, groups = _tile(train, prompts, rollout.samples)
+      require(groups % shards == 0,
+              f'{groups} prompts a microbatch do not divide over {shards} {axes}; '
+              f'set train.microbatch to a multiple of {rows * shards} or use a smaller mesh.')
+      require(prompts % groups % shards == 0,
+              f'the {prompts} prompts of {name} in microbatches of {groups} ({train.microbatch} responses, {rows} of a '
+              f'prompt) leave {prompts % groups} over, which do not divide over {shards} {axes}; set train.microbatch '
+              f'so that {prompts} is a multiple of its prompts, or rollout.prompts, or use a smaller mesh.')
 
   def single(self):
     """Whether a rollout gives one optimizer step: then its old log-probs are the policy's own."""

@@ -119,7 +119,8 @@ def test_gsm8k_as_published(tmp_path):
 @pytest.mark.parametrize('answer, solution, want', [
     ('6*12=72 #### 72', '6*12=72', '72'), ('#### 72', None, '72'), ('  ####72 ', None, '72'),
     ('So it is 5.\n#### -1,234,567\n', 'So it is 5.', '-1234567'), ('a\t#### 3/4', 'a', '3/4'),
-    ('first #### 1 then\n#### 2', 'first #### 1 then', '2'), ('one line #### $1,000 a year', 'one line', '$1000 a year'),
+    ('first #### 1 then\n#### 2', 'first #### 1 then', '2'),
+    ('one line #### $1,000 a year', 'one line', '$1000 a year'),
     ('a####b', None, 'a####b'), ('Use\n##### 5', None, 'Use\n##### 5'), ('3 ##### 5', None, '3 ##### 5'),
     ('Steps\n#### First\nadd\nthen go', None, 'Steps\n#### First\nadd\nthen go'), ('# 72', None, '# 72')])
 def test_the_mark_of_gsm8k_stands_anywhere_behind_white_space(tmp_path, answer, solution, want):

@@ -53,8 +53,8 @@ def rows(count=40):
 def test_texts_and_what_is_held_out(tmp_path):
   train, held_out, dropped = load(tmp_path, path=write(tmp_path / 'f.jsonl', rows()))
   found = [[text(part, i) for i in range(len(part))] for part in (train, held_out)]
-  want = [[(f'{row["problem"]}\n', row['response']) for row in rows() if (share(row['problem'], sft.PURPOSE) < 0.3) == held]
-          for held in (False, True)]
+  falls = lambda row: share(row['problem'], sft.PURPOSE) < 0.3
+  want = [[(f'{row["problem"]}\n', row['response']) for row in rows() if falls(row) == held] for held in (False, True)]
   assert found == want and min(map(len, want)) > 5
   assert dropped == {'long': 0, 'long_held_out': 0, 'held_out': 0, 'asked': 0}
   assert train.lengths.tolist() == [len(a) + len(b) + 1 for a, b in want[0]]

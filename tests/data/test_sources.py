@@ -4,6 +4,7 @@ import json
 import pytest
 
 from r1jax import config, data
+from r1jax.data import sources
 
 
 def write(path, texts):
@@ -97,3 +98,17 @@ def test_gsm8k(data_dir):
   assert 280 < len(problems.held_out) < 470                # 374 +- 5 standard deviations
   assert {p['id']: p['answer'] for p in problems.train + problems.held_out}['gsm8k/train/0'] == '72'
   assert all(float(p['answer']) is not None for p in problems.train)
+
+
+def test_records_that_fail_the_check_are_dropped_counted_and_the_first_is_named(caplog):
+  def check(problem):
+    if problem['answer'] == '0':
+      raise ValueError('nothing to compare with')
+
+  rows = [{'problem': str(i), 'answer': str(i % 3)} for i in range(6)]
+  with caplog.at_level('WARNING'):
+    kept, malformed = sources._passing({'train': rows[:4], 'held_out': rows[4:]}, check, 'set')
+  assert {split: [p['problem'] for p in some] for split, some in kept.items()} == {
+      'train': ['1', '2'], 'held_out': ['4', '5']} and malformed == 2
+  assert 'set: dropped 2 malformed of 6 records; the first is train, record 0: nothing to compare' in caplog.text
+  assert sources._passing({'train': rows}, None, 'set') == ({'train': rows}, 0)

@@ -42,6 +42,14 @@ def _end(process):
       kill_group(process)
 
 
+def _wait(process, moment):
+  deadline = time.monotonic() + PATIENCE
+  while not moment():
+    assert process.poll() is None, process.stderr.read()
+    assert time.monotonic() < deadline, f'the moment did not come within {PATIENCE:.0f} s'
+    time.sleep(0.0005)
+
+
 def metrics(workdir):
   """The lines of metrics.jsonl, less what depends on the clock."""
   rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
@@ -119,15 +127,28 @@ class Runs:
     assert len(said) == 1 and err.rstrip().endswith(said[0]), err
     return said[0]
 
+  def ask(self, workdir, moment, number, beside=None, **kwargs):
+    """Starts a run and sends it a signal when moment() holds and beside() is done. Returns its last word."""
+    process = self.start(workdir, **kwargs)
+    try:
+      _wait(process, moment)
+      if beside is not None:
+        os.kill(process.pid, signal.SIGSTOP)      # it must not end meanwhile
+        beside()
+        os.kill(process.pid, signal.SIGCONT)
+      process.send_signal(number)
+    except BaseException:
+      kill_group(process)
+      raise
+    err = _end(process)
+    assert process.returncode == 128 + number and 'Traceback' not in err, err
+    return err.splitlines()[-1]
+
   def kill(self, workdir, moment, settings=None, delay=0.0, **kwargs):
     """Starts a run and kills its whole process group `delay` seconds after moment() holds, before it ends."""
     process = self.start(workdir, settings, **kwargs)
-    deadline = time.monotonic() + PATIENCE
     try:
-      while not moment():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, f'the moment to kill did not come within {PATIENCE:.0f} s'
-        time.sleep(0.0005)
+      _wait(process, moment)
       time.sleep(delay)
     finally:
       kill_group(process)

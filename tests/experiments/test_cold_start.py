@@ -135,6 +135,18 @@ def test_bad_traces_are_refused_by_their_line(tmp_path):
   assert '\n' not in str(error.value)
 
 
+def test_traces_of_evaluated_problems_and_answers_that_cannot_be_compared_with_are_known_before_grading(tmp_path):
+  path, evaluated = tmp_path / 'traces.jsonl', tmp_path / 'test.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in TRACES))
+  evaluated.write_text(json.dumps({'problem': 'what is 1+1'}) + '\n')
+  summary = cold_start.run_cold_start(of_traces(path, data={'evaluation': (str(evaluated),)}), str(tmp_path / 'out'))
+  assert [json.loads(line)['problem'] for line in (tmp_path / 'out' / 'train.jsonl').read_text().splitlines()] == [
+      'Name a tree.'] and summary['ways']['traces']['dropped'] == {'wrong': 1}
+  path.write_text(json.dumps(TRACES[0] | {'answer': ['2']}) + '\n')
+  with pytest.raises(DataError, match="line 1: the reward 'math' cannot score it: the item's 'answer' is"):
+    cold_start.run_cold_start(of_traces(path), str(tmp_path / 'other'))
+
+
 def test_what_a_way_is_asked_and_sampled_with():
   cfg = config.convert(configs.get_config('deepseek_v3'), config.ColdStart)
   asked = {name: cold_start.template(cfg, way) for name, way in cfg.ways.items()}

@@ -1,6 +1,8 @@
 """A run that loses its processes, or its disk, at any moment: the same command again ends with the same bits."""
 import os
 import random
+import re
+import signal
 import subprocess
 import time
 
@@ -30,6 +32,19 @@ def test_killed_between_two_checkpoints(runs, straight, tmp_path):
   """As soon as two steps are recorded, which is when the first checkpoint is being written."""
   runs.kill(tmp_path, lines(tmp_path, 2))
   assert not (tmp_path / 'summary.json').exists()
+  runs.finish(tmp_path)
+  runs.same(tmp_path, straight)
+
+
+def test_asked_to_end_it_saves_what_it_has_and_another_command_may_not_work_beside_it(runs, straight, tmp_path):
+  """Asked once while it trains, once while it evaluates, by both signals."""
+  said = runs.ask(tmp_path, lines(tmp_path, 1), signal.SIGTERM, lambda: runs.refuse(tmp_path))
+  step = int(re.fullmatch(r'stopped by SIGTERM: ([1-6]) of 6 steps are saved; run the same command again to go on.',
+                          said)[1])
+  assert step in committed(tmp_path) and not (tmp_path / '.lock').exists()
+  if step < 6:
+    said = runs.ask(tmp_path, lines(tmp_path, step + 1), signal.SIGINT)
+    assert said.startswith('stopped by SIGINT: ') and 'run the same command again' in said
   runs.finish(tmp_path)
   runs.same(tmp_path, straight)
 

@@ -73,7 +73,7 @@ def test_mistakes_cost_one_line_before_anything_compiles(runs, base, files, tmp_
   assert "language 'xx' is not known; known: zh" in refuse(data__language='xx')
   assert "language 'xx' is not known; known: zh" in refuse(data__parts__cmath__language='xx')
   assert "data.parts.mbpp.template is 'boxed'; known: r1_zero" in refuse(data__parts__mbpp__template='boxed')
-  assert 'weight -1.0 and begin 0; neither may be negative' in refuse(data__parts__gsm8k__weight=-1.0)
+  assert 'data.parts.gsm8k.weight is -1.0; it must lie in [0, 1,000,000]' in refuse(data__parts__gsm8k__weight=-1.0)
 
 
 # Keys of the settings that the fixture's runs have for toys, which are to be left to the config here.

@@ -3,6 +3,7 @@ import math
 
 from matplotlib import image as matplotlib_image
 import numpy as np
+import pytest
 
 from r1jax.metrics import plots, writer
 
@@ -58,3 +59,9 @@ def test_svg_is_the_same_twice_and_keeps_its_ids_apart():
   assert ' width="' not in first[:first.index('>')]
   assert 'id="' in first and first.count('id="') == first.count('id="length-')
   assert first.count('url(#') == first.count('url(#length-')
+
+
+@pytest.mark.parametrize('kind', ['$', 'cost in $', '$x^{$', '\\frac $ and $', '50%', '_hidden', '\\', '<b>'])
+def test_a_kind_of_any_name_is_drawn(tmp_path, kind):
+  drawn = plots.figures([{'step': s, f'eval/kind/{kind}/pass@1': 0.5, 'eval/kind/b/pass@1': 0.1} for s in range(3)])
+  assert plots.save(tmp_path, drawn) and plots.svg(drawn['kinds'], 'kinds').startswith('<svg')

@@ -1,6 +1,7 @@
 """The report: complete from the records, and nothing the model wrote becomes markup."""
 import html.parser
 import json
+import os
 import subprocess
 import sys
 
@@ -163,3 +164,48 @@ def test_command_line(tmp_path):
   assert done.stdout.strip() == str(tmp_path / 'report.html')
   failed = subprocess.run([*command, tmp_path / 'none'], capture_output=True, text=True)
   assert failed.returncode == 1 and len(failed.stderr.strip().splitlines()) == 1 and 'missing' in failed.stderr
+
+
+SAMPLE = {'id': 'p', 'problem': '1', 'answer': '1', 'response': 'r', 'reward': 1.0, 'parts': {}, 'length': 1,
+          'stop': 'eos'}
+DEEP = '{"a":' * 700 + '1' + '}' * 700
+
+
+@pytest.mark.parametrize('name, text', [
+    ('metrics.jsonl', '{"reward/mean": 1}'), ('metrics.jsonl', '[1]'), ('metrics.jsonl', '3'),
+    ('metrics.jsonl', '{"step": "1"}'), ('metrics.jsonl', '{"step": null}'), ('metrics.jsonl', '{"step": 1e400}'),
+    ('metrics.jsonl', '{"step": true}'), ('metrics.jsonl', f'{{"step": {10**30}}}'), ('metrics.jsonl', '{"step": -1}'),
+    ('metrics.jsonl', '{"step": 1, "reward/mean": "high"}'), ('metrics.jsonl', '{"step": 1, "reward/mean": {}}'),
+    ('metrics.jsonl', f'{{"step": 1, "reward/mean": 1{"0" * 400}}}'), ('metrics.jsonl', '[' * 100_000),
+    ('metrics.jsonl', '\udc80'), ('summary.json', '[]'), ('summary.json', '{"base": [], "final": {}}'),
+    ('summary.json', '{"base": {"pass@1": "x"}, "final": {}}'), ('summary.json', '{"seconds": 3}'),
+    ('summary.json', '{"length_ratio": "long"}'), ('summary.json', '{'), ('config.json', DEEP), ('config.json', '7'),
+    *(('samples/step_000005.jsonl', json.dumps({k: v for k, v in SAMPLE.items() if k != name})) for name in SAMPLE),
+    *(('samples/step_000005.jsonl', json.dumps(SAMPLE | {name: value})) for name, value in (
+        ('parts', [1]), ('parts', {'math': 'x'}), ('response', 5), ('reward', 'x'), ('length', []), ('id', []),
+        ('problem', None))),
+    ('samples/step_000005.jsonl', 'null')], ids=str)
+def test_a_damaged_record_is_one_line(tmp_path, name, text):
+  folder = run(tmp_path)
+  (folder / name).write_text(text + '\n', errors='surrogateescape')
+  with pytest.raises(writer.RecordError) as error:
+    report.report(folder)
+  said = str(error.value)
+  assert '\n' not in said and str(folder / name) in said and len(said) < 500
+  assert (', line 1: ' in said) == name.endswith('.jsonl')
+
+
+def test_odd_numbers_and_signs_are_no_damage(tmp_path):
+  folder = run(tmp_path, steps=(0,))
+  (folder / 'metrics.jsonl').write_text('{"step": 0, "kind/a$b_{/reward": 1e999, "time/$x": NaN, "eval/pass@1": 0.5}\n'
+                                        '{"step": 1, "kind/a$b_{/reward": 2, "kind/_$/reward": 1, "time/$x": 1}\n')
+  (folder / 'samples' / 'step_000000.jsonl').write_text(json.dumps(SAMPLE | {'reward': float('inf'), 'answer': [1]}))
+  text = report.report(folder).read_text('utf-8')
+  assert json.loads(Page(text).data)['problems'][0]['at']['0'][0]['reward'] is None
+  assert 'a$b {' in text
+
+
+def test_a_record_that_is_no_file_is_not_waited_for(tmp_path):
+  os.mkfifo(run(tmp_path) / 'summary.json')
+  with pytest.raises(writer.RecordError, match='no regular file'):
+    report.report(tmp_path)

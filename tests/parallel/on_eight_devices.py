@@ -2,6 +2,7 @@
 
   python on_eight_devices.py MODEL     a key of MODELS
 """
+import dataclasses
 import sys
 import types
 
@@ -47,7 +48,12 @@ P, G, T = 8, 2, 16
 ONE = dict(data=1, fsdp=1, expert=1, tp=1, seq=1)
 
 
-def config_of(microbatch, attention='auto'):
+def config_of(microbatch, attention='auto', **others):
+  cfg = _config_of(microbatch, attention)
+  return dataclasses.replace(cfg, **{key: dataclasses.replace(getattr(cfg, key), **of) for key, of in others.items()})
+
+
+def _config_of(microbatch, attention):
   return config.RL(
       seed=0, steps=3, model=config.Model('none', attention=attention), data=config.Data('jsonl'),
       rollout=config.Rollout(prompts=P, samples=G, max_prompt=8, max_response=T), reward=config.Reward({'x': 1.0}, 'x'),
@@ -146,6 +152,14 @@ def refusals(model):
   mesh = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tp=2))
   with pytest.raises(ConfigError, match='1 prompts a microbatch do not divide over 4 devices.*multiple of 8'):
     Updater(config_of(microbatch=2), model, None, mesh)
+  # Microbatches of 4 prompts fit 4 devices, but the 6 prompts of a minibatch leave 2 over.
+  uneven = dict(rollout=dict(prompts=12, samples=16), train=dict(minibatches=2, length_slices=4))
+  with pytest.raises(ConfigError, match='the 6 prompts of a minibatch in microbatches of 4 .16 responses, 4 of a '
+                                        'prompt. leave 2 over, which do not divide over 4 devices'):
+    Updater(config_of(16, **uneven), model, None, mesh)
+  Updater(config_of(16, **uneven | dict(rollout=dict(prompts=16, samples=16))), model, None, mesh)
+  with pytest.raises(ConfigError, match="'cudnn', which runs on gpu or cuda only, but .*'cpu'; use 'auto'"):
+    Updater(config_of(16, 'cudnn'), model, None, mesh)
   engine = Engine(model, types.SimpleNamespace(eos=(1,)), mesh, max_prompt=8, max_response=T)
   with pytest.raises(ConfigError, match='3 prompts do not divide over 4 devices'):
     engine.sample(None, [[3]] * 3, row_keys(jax.random.key(3), 3, G), Sampling())

@@ -90,7 +90,8 @@ def test_a_short_problem_is_found_where_it_stands_as_a_sentence(short_ones, prob
 
 
 @pytest.mark.parametrize('text', [
-    'How many positive whole-number divisors does 1962 have?', 'Say how many positive whole-number divisors does 19 have.',
+    'How many positive whole-number divisors does 1962 have?',
+    'Say how many positive whole-number divisors does 19 have.',
     'How many positive whole-number divisors does 196 have in common with 84?',
     'Of all: how many positive whole-number divisors does 196 have that are even?',
     'So compute: $1-2+3-4+5- \\dots +99-100+101$.', 'Now compute: $1-2+3-4+5- \\dots +99-100.5$.',

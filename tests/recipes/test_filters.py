@@ -139,7 +139,7 @@ def test_the_evaluation_problem_is_named():
 
 @pytest.mark.parametrize('fields, words', [
     ({'form': 'r2'}, 'filters.form'), ({'language': 1.5}, r'1\.5; it must lie in'), ({'near': 0.3}, 'filters.near'),
-    ({'special': ''}, 'filters.special'), ({'near_ngram': 0}, 'a word at least')])
+    ({'special': ''}, 'filters.special'), ({'near_ngram': 0}, r'filters.near_ngram is 0; it must lie in \[1')])
 def test_rules_that_cannot_work_are_refused(fields, words):
   with pytest.raises(config.ConfigError, match=words):
-    config.Filters(**fields)
+    config.convert({'samples': 'x', 'per_prompt': 1, 'filters': fields}, config.Curate)

@@ -330,7 +330,9 @@ def test_a_request_that_is_refused_is_none_unless_all_are(server, tmp_path, capl
     ({'url': 'http://a:b/v1'}, 'url is no address'), ({'model': ''}, 'model is empty'),
     ({'api_key_env': KEY}, 'no name of an environment variable'), ({'api_key_env': 'NOT_SET'}, 'empty or not set'),
     ({'api_key_env': 'ODD_KEY'}, 'not ASCII'), ({'concurrency': 0}, 'concurrency 0'), ({'timeout': 0.0}, 'timeout 0.0'),
-    ({'deadline': -1.0}, 'deadline -1.0'), ({'retries': -1}, 'retries -1')], ids=str)
+    ({'timeout': float('inf')}, 'timeout inf'), ({'deadline': float('nan')}, 'deadline nan'),
+    ({'deadline': 1e300}, r'deadline 1e\+300 s must be'), ({'deadline': -1.0}, 'deadline -1.0'),
+    ({'retries': -1}, 'retries -1')], ids=str)
 def test_settings_that_cannot_work_are_refused(options, message, monkeypatch):
   monkeypatch.setenv('ODD_KEY', 'two words\nX-Header: injected')
   monkeypatch.delenv('NOT_SET', raising=False)

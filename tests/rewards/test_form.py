@@ -78,6 +78,24 @@ def test_cold_start_form(response, met):
   assert score(other, form='special', special='<|sep|>') == float(met == 3)
 
 
+@pytest.mark.parametrize('token', ['<|im_start|>', '<|endoftext|>', '<|eot_id|>', '<｜User｜>', '<｜begin▁of｜>'])
+def test_a_control_token_is_in_no_form(token):
+  for response in (f'<think>a{token}b</think><answer>7</answer>', f'<think>a</think><answer>{token}7</answer>'):
+    assert score(response) == score(response, form='r1') == 0.0 and score(response, graded=True) == pytest.approx(6 / 7)
+  found = rewards.VERDICTS['format'](item(f'<think>{token}</think><answer>7</answer>'))
+  assert found['missing'] == ['no control tokens']
+  cold = f'{token}a{token}b'
+  assert [score(text, form='special', special=token) for text in (cold, cold + '<|other|>')] == [1.0, 0.0]
+
+
+def test_a_special_token_that_the_tokenizer_names_is_in_no_form_and_think_tags_are_none():
+  row = item('<think>a[PAD]</think><answer>7</answer>')
+  named = [dict(row, control=control) for control in ((), ['[PAD]'], ('<think>', '</think>'))]
+  assert rewards.REWARDS['format'](named) == [1.0, 0.0, 1.0]
+  for text in ('a <|> b', 'x <| f |> y', 'a<b|c>d', 'p(a<|x|)'):       # operators of programs
+    assert score(f'<think>{text}</think><answer>7</answer>') == 1.0
+
+
 def test_a_verdict_names_what_is_missing():
   verdict = rewards.VERDICTS['format'](item(GOOD + '.'), graded=True)
   assert verdict == {'score': 5 / 6, 'reason': 'not met: nothing outside', 'missing': ['nothing outside']}

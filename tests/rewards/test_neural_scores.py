@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import math
+import os
 
 import jax
 import numpy as np
@@ -148,6 +149,24 @@ def test_a_directory_that_is_no_reward_model_is_refused(tokenizer, tmp_path):
     hf.save(tmp_path / head, cfg, params, families.for_export(families.to_hf(cfg), 'float32'), [tokenizer.path])
     with pytest.raises(ConfigError, match=said):
       model_lib.load(tmp_path / head)
+
+
+@pytest.mark.parametrize('change', [
+    {'max_length': 0}, {'max_length': '9'}, {'max_length': 1.5}, {'form': 3}, {'center': float('nan')}, {'center': 'x'},
+    {'center': 10**400}, {'chat_template': None}, {'more': 1}], ids=lambda change: str(change)[:40])
+def test_what_is_said_of_a_reward_model_is_checked(tmp_path, change):
+  about = {'objective': 'pairs', 'form': 'dialogue', 'view': 'all', 'steps': 'lines', 'max_length': 9, 'center': 1}
+  (tmp_path / model_lib.ABOUT).write_text(json.dumps(about))
+  assert dataclasses.asdict(model_lib.read_about(tmp_path)) == about | {'chat_template': ''}
+  (tmp_path / model_lib.ABOUT).write_text(json.dumps(about | change))
+  with pytest.raises(ConfigError, match='reward_model.json cannot be read'):
+    model_lib.read_about(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / model_lib.ABOUT)
+  with pytest.raises(ConfigError, match='reward_model.json is no regular file'):
+    model_lib.read_about(tmp_path)
 
 
 def test_labels_are_shares_of_right_roll_outs():

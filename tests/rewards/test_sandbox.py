@@ -76,10 +76,10 @@ BESIDE = ('import threading, time\ndef work():\n  while time.thread_time() < {}:
     ('import time\ntime.sleep(0.2)\n' + WORK.format(0.25), ''), ('import time\ntime.sleep(60)', 'time limit of 0.4 s'),
 ])
 def test_a_busy_machine_changes_no_verdict(code, broken):
-  """Eight others share one processor with the program, which then needs several times its limit by the clock."""
+  """Four others share one processor with the program, which then needs twice its limit by the clock."""
   processors = os.sched_getaffinity(0)
   os.sched_setaffinity(0, {min(processors)})
-  others = [subprocess.Popen([sys.executable, '-S', '-c', 'while True: pass']) for _ in range(8)]
+  others = [subprocess.Popen([sys.executable, '-S', '-c', 'while True: pass']) for _ in range(4)]
   try:
     box = ran(code, seconds=0.4)
   finally:

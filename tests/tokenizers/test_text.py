@@ -156,3 +156,19 @@ def test_a_text_begins_as_the_tokenizers_files_say(qwen, tmp_path):
     (tmp_path / 'tokenizer_config.json').write_text(json.dumps(config | {'add_bos_token': adds}))
     tokenizer = tokenizers.load(tmp_path)
     assert tokenizer.encode('a', bos=True) == [tokenizer.bos] * begins + tokenizer.encode('a')
+
+
+def test_a_response_shows_its_special_tokens_but_not_its_end(directory):
+  ours = tokenizers.load(directory)
+  hidden = [token for token in ours.special if ours.added[token] not in ours.eos]
+  text = 'é 北京 <think> a'
+  ids = ours.encode(text)
+  assert ours.response([*ids, ours.eos[0]]) == (ours.decode(ids), ()) == (text, ())
+  for token in hidden:
+    at = ours.added[token]
+    for where in range(len(ids) + 1):
+      found, control = ours.response([*ids[:where], at, *ids[where:], ours.eos[0]])
+      before, after = found.split(token)                 # a character that it splits is broken on both sides
+      assert control == (token,) and (text == before + after or text.startswith(before.rstrip('\ufffd')))
+    assert ours.response([at, *ids, at])[0] == token + text + token
+    assert len([*ours.pieces([*ids, at])]) == len(ids) + 2

@@ -75,7 +75,8 @@ class Endpoint:
     require(model, 'model is empty; name the model that the endpoint is to answer with.')
     require(isinstance(concurrency, int) and isinstance(retries, int) and concurrency >= 1 and retries >= 0,
             f'concurrency {concurrency} must be 1, 2, ... and retries {retries} 0, 1, ...')
-    require(timeout > 0 and deadline > 0, f'timeout {timeout} s and deadline {deadline} s must be positive.')
+    require(0 < timeout <= threading.TIMEOUT_MAX and 0 < deadline <= threading.TIMEOUT_MAX,
+            f'timeout {timeout} s and deadline {deadline} s must be positive, and at most {threading.TIMEOUT_MAX:g}.')
     self._url, self._key, self._key_env = _address(url, httpx), _key(api_key_env), api_key_env
     self._shown_key = _however_written(self._key) if len(self._key) >= _SECRET else None
     self._fields = {'model': model, 'temperature': temperature, 'max_tokens': max_tokens} | dict(extra or {})

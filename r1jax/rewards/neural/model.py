@@ -6,13 +6,14 @@ the texts were written that it was trained on. Training and scoring share all of
 import dataclasses
 import functools
 import json
+import math
 import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import checkpoint, models, parallel
+from r1jax import checkpoint, modelfiles, models, parallel
 from r1jax import config as config_lib
 from r1jax.config import ConfigError, require
 from r1jax.data import rows as rows_lib
@@ -132,9 +133,17 @@ def directory(path):
 def read_about(path):
   """The About of a model directory. Raises ConfigError."""
   path = os.path.join(path, ABOUT)
+  modelfiles.find_json(path, ConfigError)
   try:
     with open(path, encoding='utf-8') as f:
-      return About(**json.load(f))
-  except (OSError, TypeError, ValueError) as error:
+      about = About(**json.load(f))
+    for field in dataclasses.fields(About):
+      value = getattr(about, field.name)
+      if type(value) not in ((int, float) if field.type is float else (field.type,)):
+        raise ValueError(f'{field.name} is {repr(value)[:100]}, not a {field.type.__name__}')
+    if about.max_length < 1 or not math.isfinite(about.center):
+      raise ValueError(f'max_length is {about.max_length}, center {about.center}')
+  except (OSError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
     raise ConfigError(f'{path} cannot be read ({error}); pass a model directory that experiments/reward_model.py has '
                       'written.') from error
+  return about

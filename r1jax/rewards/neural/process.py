@@ -116,9 +116,9 @@ def step_tokens(tokenizer, ids, ends):
   Returns:
     list of int, positions in ids, ascending.
   """
-  stream, length, at, out = tokenizer.stream(), 0, 0, []
-  for n, i in enumerate(ids):
-    length += len(stream.push(i))
+  length, at, out = 0, 0, []
+  for n, (_, piece) in enumerate(zip(ids, tokenizer.pieces(ids))):
+    length += len(piece)
     while at < len(ends) and length >= ends[at]:
       out.append(n)
       at += 1
