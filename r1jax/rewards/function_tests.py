@@ -15,8 +15,7 @@ import sys
 from r1jax.rewards import programs
 
 # Of these, tests use functions that they have not imported: they counted on the program's import.
-LIBRARY = ('collections', 'copy', 'math', 'cmath', 'itertools', 'functools', 'fractions', 'decimal', 'datetime', 're',
-           'random', 'statistics', 'heapq', 'bisect', 'operator', 'string', 'typing', 'json')
+LIBRARY = ('collections', 'copy', 'math', 'cmath', 'itertools', 'functools', 'fractions', 'decimal', 'datetime')
 PROMPT = 100_000                   # characters of a prompt that are searched for helpers
 
 _LONG = re.compile('[0-9]{4000,}')  # digits that are too many for this Python to read
@@ -97,8 +96,8 @@ def _asked(tests, free, unbound, bound):
 
   One free name is what they ask for. Of several, these are helpers, and the tests' own: modules; what is used by its
   attributes alone; what the standard library has under that name; and what judges another one's result, as `close` in
-  `assert close(f(1), 2)` or `key` in `key(f(1)) == key(2)`. But a name that is alone in an assert is asked for. A
-  built-in is only where there is nothing else, and it does not make its own expectation.
+  `assert close(f(1), 2)`, `key` in `key(f(1)) == key(2)` or `want` in `f(1) == want(1)`. But a name that is alone in
+  an assert is asked for. A built-in is only where there is nothing else, and it does not make its own expectation.
 
   Args:
     tests: trees. free: names that are neither bound nor built in. unbound: those that are not bound.
@@ -133,8 +132,12 @@ def _judges(tree, name, others, both=False):
       sides = [node.left, *node.comparators]
       if sum(calls(side, {name}) for side in sides) > 1 and any(calls(side, others) for side in sides):
         return True
-    elif isinstance(node, ast.Assert) and not both:
-      test = node.test.operand if isinstance(node.test, ast.UnaryOp) else node.test
+      if not both and calls(sides[0], others) and not calls(sides[0], {name}) and not name[:1].isupper() and any(
+          calls(side, {name}) for side in sides[1:]):
+        return True
+    elif isinstance(node, (ast.Assert, ast.Expr)) and not both:
+      test = node.test if isinstance(node, ast.Assert) else node.value
+      test = test.operand if isinstance(test, ast.UnaryOp) else test
       if isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and test.func.id == name:
         if any(calls(arg, others) for arg in (*test.args, *(k.value for k in test.keywords))):
           return True
@@ -147,7 +150,7 @@ def _import(name):
   if name in sys.stdlib_module_names:
     return f'import {name}'
   return next((f'from {module} import {name}' for module in LIBRARY
-               if not name.startswith('_') and hasattr(importlib.import_module(module), name)), '')
+               if len(name) > 1 and name[0] != '_' and hasattr(importlib.import_module(module), name)), '')
 
 
 def _code_of(prompt):
