@@ -11,11 +11,23 @@ THINK, THINK_END, ANSWER, ANSWER_END = TAGS = ('<think>', '</think>', '<answer>'
 # How tokenizers write the tokens that steer a conversation: `<|im_start|>`, `<｜User｜>`.
 _CONTROL = re.compile(r'<[|｜][^\s<>|｜]{1,64}[|｜]>')
 
-# Counted, not scored: words that announce a second look. The Chinese forms mean "wait", "again",
-# "recheck", "check", "think again".
+# Counted, not scored: words that announce a second look. The Chinese forms mean "wait", "check anew", "check",
+# "think again".
 REFLECTION_WORDS = (
     'wait', 'recheck', 're-check', 'reevaluate', 're-evaluate', 'rethink', 'reconsider', 'let me check',
-    'let me verify', 'double-check', 'try again', '等等', '等一下', '重新', '重新检查', '检查', '再想')
+    'let me verify', 'double-check', 'try again', '等等', '等一下', '检查', '再想',
+    *(f'重新{act}' for act in '检查 计算 算 考虑 审视 思考 想 验证 验算 核对 推导 分析 看 来 审题'.split()))
+# Where they mean something else: people who wait for a bus or may try again, inspectors, and 等等 as "and so on".
+_BEFORE = ("to will must can may should would could cannot not can't they he she we you i people the a long "
+           'average').split()
+_BEHIND = 'for until till on in at outside there here time times list'.split()
+_FALSE_FRIENDS = {
+    'wait': (''.join(rf'(?<!\b{word} )' for word in _BEFORE), rf'(?!(?: |-)(?:{"|".join(_BEHIND)})(?![a-z]))'),
+    'try again': (''.join(rf'(?<!\b{word} )' for word in _BEFORE if word != 'to'), ''),
+    '等等': ('(?:(?<![\u4e00-\u9fff0-9、…）)》」”])|(?<=[对哦嗯啊呃但]))', '(?![的之])'),
+    '等一下': ('(?<![请稍])', ''),
+    '检查': ('(?<![被的])', '(?![员站出])'),
+}
 
 # The wording of Table 1 of the DeepSeek-R1 report.
 _R1_ZERO = (
@@ -177,12 +189,15 @@ def _reflection_pattern():
   # Longest first, so that a word inside a longer one is not counted twice. An English word must stand
   # alone; Chinese has no spaces between words. No quantifier, hence no backtracking.
   words = sorted(REFLECTION_WORDS, key=len, reverse=True)
-  return re.compile('|'.join(rf'(?<![a-z]){re.escape(w)}(?![a-z])' if w.isascii() else w for w in words))
+  friends = [(word, *_FALSE_FRIENDS.get(word, ('', ''))) for word in words]
+  return '|'.join(before + (rf'(?<![a-z]){re.escape(word)}(?![a-z])' if word.isascii() else word) + behind
+                  for word, before, behind in friends)
 
 
-_REFLECTION = _reflection_pattern()
+REFLECTION = _reflection_pattern()      # of text in small letters
+_REFLECTION = re.compile(REFLECTION)
 
 
 def reflections(text):
-  """How many REFLECTION_WORDS the text holds, without regard to case and without overlaps."""
+  """How many REFLECTION_WORDS the text holds in that sense, without regard to case and without overlaps."""
   return len(_REFLECTION.findall(text.lower()))

@@ -232,14 +232,7 @@ def _read_json(path):
   return found
 
 
-def _marked_pattern():
-  # Longest first and English words alone, as templates.reflections counts them.
-  words = sorted(templates.REFLECTION_WORDS, key=len, reverse=True)
-  words = [rf'(?<![a-z]){re.escape(word)}(?![a-z])' if word.isascii() else word for word in words]
-  return re.compile('|'.join([*templates.TAGS, f'(?i:{"|".join(words)})']))
-
-
-_MARKED = _marked_pattern()
+_MARKED = re.compile('|'.join([*templates.TAGS, f'(?i:{templates.REFLECTION})']))
 
 
 def main(arguments):
