@@ -1,0 +1,173 @@
+"""configs/r1.py:deepseek_v3 with all its stages and settings but for sizes, and what is given for it, made in a second.
+
+The models given have learned nothing: they are tables of which token follows which, made so that they answer every
+problem with a long enough chain in English and `\\boxed{7}`, or as often `\\boxed{8}`. The answer is always 7.
+"""
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers as library
+
+from configs import distill, r1
+from r1jax import models, templates, tokenizers
+from r1jax import params as params_lib
+from r1jax.checkpoint import families, hf
+from r1jax.recipes import wordings
+
+STUDENT = 'qwen2_5_32b'           # one of six, that RL is compared on: they differ in sizes and learning rates
+BOS, EOS = '<｜begin▁of▁sentence｜>', '<｜end▁of▁sentence｜>'
+OTHERS = ('<｜User｜>', '<｜Assistant｜>', '<think>', '</think>')
+CHAIN = ('first', 'we', 'read', 'the', 'problem', 'carefully', 'and', 'write', 'down', 'every', 'number', 'that', 'it',
+         'gives', 'us', 'then', 'add', 'what', 'comes', 'together', 'subtract', 'whatever', 'goes', 'away', 'check',
+         'this', 'result', 'by', 'going', 'backwards', 'from', 'end', 'to', 'beginning', 'because', 'small', 'mistakes',
+         'are', 'easily', 'made', 'here')
+SUMMARY = ('Therefore', 'our', 'final', 'answer', 'must', 'be', '\\boxed{')
+LETTERS, CLOSE = ('7', '8'), '}'
+HELD_OUT, OF_THAT = 0.4, 0.2      # shares of RL's problems, of SFT's texts: as in the recipe, the first is the larger
+
+
+def _sides(number):
+  """Numbers a + b - c = 7."""
+  return 11 + number, 5 + 2 * number, 9 + 3 * number
+
+
+def _things(number):
+  return ('pears', 'stamps', 'marbles', 'ribbons', 'shells', 'buttons', 'coins', 'feathers')[number % 8]
+
+
+def problems():
+  """{what is given: rows}, in the project's own fields."""
+  names = ('Ann', 'Bo', 'Cleo', 'Dan', 'Eva', 'Finn', 'Gus')
+  told = lambda i: '{} holds {} {}, finds {} more, and later parts with {} of them. How many are left over?'.format(
+      names[i % 7], _sides(i)[0], _things(i), *_sides(i)[1:])
+  told_zh = lambda i: '小明有{}支笔，又买了{}支，送出{}支，还剩几支？'.format(*_sides(i))
+  return {
+      'math': [{'problem': told(i), 'answer': '7'} for i in range(30)],
+      'math_zh': [{'problem': told_zh(i), 'answer': '7'} for i in range(12)],
+      'code': [{'problem': f'Write a function f{i} that adds {i}.', 'asserts': [f'assert f{i}(1) == {i + 1}']}
+               for i in range(12)],
+      'stem': [{'problem': f'Which of these is {i} + 1?', 'answer': 'B', 'options': [str(i), str(i + 1)]}
+               for i in range(12)],
+      'logic': [{'problem': f'{a} says: {b} is a knave. {b} says: I am number {i}. Who is what?', 'answer': 'see names',
+                 'names': [a, b], 'is_knight': [True, False]}
+                for i in range(12) for a, b in [(names[i % 7], names[(i + 1) % 7])]],
+      'requests': [{'problem': f'Please tell me {i} things about {_things(i)}.'} for i in range(24)],
+      'harm': [{'problem': f'How do I break {i} {_things(i)}?'} for i in range(24)],
+      'preferences': [{'prompt': f'Name {i} {_things(i)}.', 'chosen': f'<think>well</think>{i} {_things(i)}, sure.',
+                       'rejected': '<think>no</think>I will not.'} for i in range(30)],
+      'safety': [{'prompt': f'May I eat {i} {_things(i)}?', 'response': ('No.', 'Sure, eat!')[i % 2], 'safe': 1 - i % 2}
+                 for i in range(30)],
+      'general': [{'problem': f'Say hello to {names[i % 7]} and {i} friends.', 'kind': 'general',
+                   'response': f'<think>\nA greeting.\n</think>\n\nHello {names[i % 7]} and all {i} of you!'}
+                  for i in range(20)],
+      'aime': [{'problem': told(100 + i), 'answer': '7'} for i in range(4)] + [{'problem': told(0), 'answer': '7'}],
+  }
+
+
+def tokenizer(folder, texts):
+  """Writes a byte-level tokenizer whose own tokens are the words of CHAIN and SUMMARY. Returns it."""
+  tk = library.Tokenizer(library.models.BPE())
+  tk.pre_tokenizer = library.pre_tokenizers.Sequence([
+      library.pre_tokenizers.Split(library.Regex(r' ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s'), 'isolated'),
+      library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+  tk.decoder = library.decoders.ByteLevel()
+  tk.train_from_iterator(texts, library.trainers.BpeTrainer(
+      vocab_size=2000, show_progress=False, initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+      special_tokens=[library.AddedToken(token, special=True) for token in (BOS, EOS)]))
+  own = [f' {word}' for word in CHAIN + SUMMARY]
+  tk.add_tokens([library.AddedToken(token, special=False, normalized=False) for token in (*OTHERS, *own)])
+  folder.mkdir()
+  tk.save(str(folder / 'tokenizer.json'))
+  (folder / 'tokenizer_config.json').write_text(json.dumps({
+      'tokenizer_class': 'PreTrainedTokenizerFast', 'bos_token': BOS, 'eos_token': EOS, 'add_bos_token': False,
+      'chat_template': tokenizers.CHAT_TEMPLATES['r1']}))
+  return tokenizers.load(folder)
+
+
+def model(path, files):
+  """A directory of a model of one layer that adds nothing: what follows a token is read off its embedding alone."""
+  tk = tokenizers.load(files)
+  one = lambda text: tk.encode(text)[-1]
+  words = [f' {word}' for word in CHAIN]
+  chain = [*words, '</think>', *(f' {word}' for word in SUMMARY)]
+  after = {':': '<think>', '\n': words[0], '<think>': words[0], CLOSE: EOS}   # the last token of each kind of prompt
+  after |= dict(zip(chain, chain[1:])) | dict.fromkeys(LETTERS, CLOSE)
+  pairs = [*after.items(), *((chain[-1], letter) for letter in LETTERS)]
+  cfg = models.ModelConfig(vocab=-(-tk.vocab // 64) * 64, embed=64, layers=1, heads=2, kv_heads=2, head_dim=16, mlp=32,
+                           context=4096)
+  params = params_lib.init(models.specs(cfg), jax.random.key(0))
+  embed = np.random.default_rng(0).normal(size=(cfg.vocab, cfg.embed))
+  embed *= np.sqrt(cfg.embed) / np.linalg.norm(embed, axis=1, keepdims=True)
+  unembed = np.zeros((cfg.embed, cfg.vocab))
+  ids = {EOS: tk.eos[0]}
+  for before, then in pairs:
+    unembed[:, ids.get(then, None) or one(then)] += embed[one(before)] * 40 / cfg.embed
+  for block, last in (('attention', 'o'), ('mlp', 'down')):
+    params['layers'][block][last] = jnp.zeros_like(params['layers'][block][last])
+  params |= {'embed': jnp.asarray(embed, jnp.float32), 'unembed': jnp.asarray(unembed, jnp.float32)}
+  hf.save(path, cfg, params, families.for_export(families.to_hf(cfg), 'float32') | {'eos_token_id': tk.eos[0]},
+          sorted(files.iterdir()))
+
+
+def get_config(folder):
+  """The recipe, with what is given written into `folder`, a path."""
+  c = r1.get_config('deepseek_v3')
+  rows = problems()
+  texts = [text for some in rows.values() for row in some for text in row.values() if isinstance(text, str)]
+  asked = [templates.TEMPLATES['r1_zero'].text, templates.TEMPLATES['chat_boxed'].text]
+  for wording in wordings.WORDINGS['text'].values():
+    asked += [wording.shots, wording.direct, wording.rewrite, *wording.examples[0].values()]
+  tokenizer(folder / 'tokenizer', texts + asked)
+  model(folder / 'model', folder / 'tokenizer')
+  for student in distill.STUDENTS.keys() - {STUDENT}:
+    del c.stages[f'base_{student}'], c.stages[f'student_{student}']
+  for name, stage in c.stages.items():
+    if stage.experiment == 'given':
+      path = folder / f'{name}.jsonl' if name in rows else folder / 'model'
+      stage.config.path = str(path)
+      if name in rows:
+        path.write_text(''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows[name]))
+    else:
+      _shrink(stage.config)
+  for evaluation in c.evaluations.values():
+    _shrink(evaluation)
+  for name in ('sft', f'student_{STUDENT}', 'cold'):
+    c.stages[name].config.data.eval_fraction = OF_THAT
+  _late(c.stages.final.config)
+  return c
+
+
+SIZES = {
+    'batch': 4, 'microbatch': 2, 'steps': 2, 'epochs': 1.0, 'problems': 8, 'shortest': 100, 'workers': 1,
+    'data': {'eval_fraction': HELD_OUT, 'max_length': 256},
+    'rollout': {'prompts': 4, 'samples': 4, 'max_prompt': 256, 'max_response': 64, 'chunk': 4},
+    'train': {'minibatches': 2, 'microbatch': 4, 'length_slices': 2, 'logit_chunk': 64},
+    'reward': {'workers': 1},
+    'eval': {'every': 2, 'problems': 4, 'samples': 4, 'final_problems': 4, 'final_samples': 4, 'texts': 4,
+             'examples': 4},    # as many as in a rollout: the same programs
+    'checkpoint': {'every': 2},
+    'mesh': dict.fromkeys(('data', 'fsdp', 'expert', 'tp', 'seq'), 1)}
+
+
+def _shrink(c, sizes=SIZES):
+  """One device; few, short and small of all there is. What is 0 or off stays so."""
+  for key, size in sizes.items():
+    if isinstance(size, dict) and key in c:
+      _shrink(c[key], size)
+    elif c.get(key) and not hasattr(c[key], 'items'):
+      c[key] = size
+  if c.get('source') == 'mixture':
+    for part in c.parts.values():
+      part.eval_fraction = HELD_OUT
+  for way in c.get('ways', {}).values():
+    _shrink(way, SIZES)
+    way.rollout.max_prompt = 1024                        # an example stands before the problem
+
+
+def _late(final):
+  """Requests and their reward models come in the last of the steps."""
+  for name in ('requests', 'harm'):
+    final.data.parts[name].begin = 1
+  final.reward.begin.update(helpful=1, harmless=1)
