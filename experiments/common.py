@@ -1,12 +1,15 @@
 """What the experiments share: from a config to a ready run."""
 
+import ast
 import contextlib
 import ctypes
 import dataclasses
 import errno
+import functools
 import json
 import logging
 import os
+import shlex
 import socket
 import sys
 import traceback
@@ -51,8 +54,39 @@ def parse_flags(argv):
     list(flags.FLAGS.config or ())  # a config file that cannot be read says so when it is used
     return rest
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    name, *near = str(error.args[0] if error.args else '').strip().splitlines() or ['']
+    if isinstance(error, KeyError) and (said := missing_parent(name.strip('"\''), argv)):
+      sys.exit(' '.join(['error:', said, *(f'({line})' for line in near)]))
     # ml_collections quotes a whole traceback; its last line is the message.
     sys.exit('error: ' + str(error).strip().splitlines()[-1].strip().removeprefix('ValueError: '))
+
+
+def missing_parent(name, argv):
+  """What to say of overrides as --config.a.b.c=d where a.b is not there; '' without such. name: b."""
+  parent, inside = '', {}
+  for text in argv[1:]:
+    flag, _, value = text.partition('=')
+    parts = flag.lstrip('-').split('.')
+    if parts[0] == 'config' and name in parts[1:-1]:
+      at = parts.index(name, 1) + 1
+      parent = parent or '.'.join(parts[:at])
+      if '.'.join(parts[:at]) == parent:
+        of = functools.reduce(lambda found, key: found.setdefault(key, {}), parts[at:-1], inside)
+        of[parts[-1]] = literal(value)
+  if not parent:
+    return ''
+  plain = not set('"$`\\\n') & set(str(inside))
+  whole = f'--{parent}="{inside}"' if plain else shlex.quote(f'--{parent}={inside}')
+  return (f"the config has no {parent.removeprefix('config.')}; mend the name, or where it may be new, as an "
+          f'option of a reward, set it whole: {whole}.')
+
+
+def literal(text):
+  """The value of a flag: a Python literal, or else the text."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
 
 
 def out_of_memory(error):

@@ -24,6 +24,7 @@ from r1jax import evaluation, keys, parallel, rollout, templates
 from r1jax.metrics.plots import plot
 from r1jax.metrics.progress import Progress
 from r1jax.metrics.report import report
+from r1jax.metrics.writer import RecordError, is_number, read_object
 from r1jax.sampling import Sampling
 from r1jax.training import state as state_lib
 
@@ -133,8 +134,12 @@ def once(path, make, anew):
     value = make()
     common.write_json(path, value)
     return json.loads(json.dumps(value))
-  with open(path, encoding='utf-8') as f:
-    return json.load(f)
+  found = read_object(path)
+  figures = found.get('metrics', found)   # of RL with the seconds that they took
+  if not isinstance(figures, dict) or not all(map(is_number, [*figures.values(), found.get('seconds')])):
+    raise RecordError(f'{path} holds no figures, and those of the base cannot be made again from here; mend it, or '
+                      'begin anew in another --workdir.')
+  return found
 
 
 def _progress(steps, first):

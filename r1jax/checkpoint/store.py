@@ -6,6 +6,7 @@ SHA-256 of every file orbax needs to read the state back, the run's fingerprint 
 the arrays. The rename therefore commits data and checksums together, so that a process killed at
 any moment leaves either a whole step or a temporary directory that nobody looks at.
 """
+import asyncio
 import concurrent.futures
 import dataclasses
 import errno
@@ -16,6 +17,8 @@ import os
 import pathlib
 import re
 import shutil
+import sys
+import traceback
 
 import jax
 import numpy as np
@@ -59,6 +62,7 @@ class Store:
     self._pool = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
     self._pending = None
     self._swept = False
+    _hush()
     self._failure = None    # after the StoreError of a failed save there are no further saves
     self._damaged = set()   # steps found damaged by restore
 
@@ -91,7 +95,6 @@ class Store:
     named, _ = _named(state)
     about = {'step': step, 'fingerprint': self._fingerprint, 'arrays': _layout(named)}
     about |= {'notes': notes} if notes else {}
-    _log.addFilter(_not_orbax_traceback)
     try:
       self._sweep()
       free, need = shutil.disk_usage(self._directory).free, sum(v.nbytes for v in named.values())
@@ -101,7 +104,6 @@ class Store:
       with jax.transfer_guard('allow'):
         self._saver.save(path, args=_Save(named, about=about), force=True)
     except Exception as error:
-      _log.removeFilter(_not_orbax_traceback)
       raise self._failed(step, error) from error
     self._pending = self._pool.submit(self._finish, step)
 
@@ -188,8 +190,6 @@ class Store:
       self._prune()
     except Exception as error:
       raise self._failed(step, error) from error
-    finally:
-      _log.removeFilter(_not_orbax_traceback)
 
   def _failed(self, step, error):
     """The one line for a save that failed; frees what it had written."""
@@ -301,16 +301,23 @@ def _damage(path, check=lambda manifest: None):
   `check(manifest)` is called once the manifest is known to be sound, before the other files are read.
   """
   try:
+    if not (path / MANIFEST).is_file():   # a pipe or a device may never end
+      return f'{MANIFEST} is missing, or no file'
     body = json.loads((path / MANIFEST).read_text())
     digest = body.pop('sha256')
-  except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    if digest != _sha256(body):
+      return f'{MANIFEST} does not match its own checksum'
+    if not _is_manifest(body):
+      return f'{MANIFEST} does not say what a checkpoint holds'
+    config_lib.flat(body)
+  except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
     return f'{MANIFEST} cannot be read: {_one_line(error)}'
-  if digest != _sha256(body):
-    return f'{MANIFEST} does not match its own checksum'
   check(body)
   for name, (size, sha256) in body['files'].items():
     file = path / name
     try:
+      if '..' in file.parts or path not in file.parents or file.exists() and not file.is_file():
+        return f'{name} is no file of it'
       actual = file.stat().st_size
       if actual != size:
         return f'{name} has {actual} bytes, not {size}'
@@ -319,6 +326,15 @@ def _damage(path, check=lambda manifest: None):
     except OSError as error:
       return f'{name} cannot be read: {_one_line(error)}'
   return ''
+
+
+def _is_manifest(body):
+  """Whether a manifest has what is read from it, of the right types."""
+  texts = lambda found, ok: isinstance(found, dict) and all(map(ok, found.values()))
+  return (isinstance(body.get('step'), int) and isinstance(body.get('fingerprint'), dict)
+          and texts(body.get('arrays'), lambda layout: isinstance(layout, str) and '[' in layout)
+          and texts(body.get('files'), lambda file: isinstance(file, list) and list(map(type, file)) == [int, str])
+          and isinstance(body.get('notes', {}), dict))
 
 
 def _digest(path):
@@ -376,6 +392,32 @@ def _one_line(error):
     error = error.__cause__
   text = ' '.join(str(error).split(' [')[0].split()) or type(error).__name__
   return text if len(text) <= 200 else '...' + text[-100:]
+
+
+def _hush():
+  """Keeps out of sight what a failed save leaves behind beside its error, which `wait` raises in one line.
+
+  For each array that was being written a task that nobody asks any more, and a callback to an event loop that is gone.
+  """
+  _log.addFilter(_not_orbax_traceback)
+  logging.getLogger('asyncio').addFilter(_not_orbax_task)
+  before = sys.unraisablehook
+  if getattr(before, 'hushes', False):
+    return
+
+  def hook(found):
+    files = {frame.f_code.co_filename for frame, _ in traceback.walk_tb(found.exc_traceback)}
+    if str(found.exc_value) != 'Event loop is closed' or not files <= {asyncio.base_events.__file__}:
+      before(found)
+
+  hook.hushes, sys.unraisablehook = True, hook
+
+
+def _not_orbax_task(record):
+  text = record.getMessage()
+  frames = traceback.walk_tb(record.exc_info[2]) if record.exc_info else ()
+  return not ('never retrieved' in text
+              and ('orbax' in text or any('/orbax/' in frame.f_code.co_filename for frame, _ in frames)))
 
 
 def _not_orbax_traceback(record):

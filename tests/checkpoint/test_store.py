@@ -3,6 +3,8 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import flax.struct
 import jax
@@ -14,6 +16,7 @@ import pytest
 from r1jax import config
 from r1jax.checkpoint import store
 
+ROOT = pathlib.Path(__file__).parents[2]
 FINGERPRINT = {'model': {'layers': 2, 'widths': (8, 16)}, 'loss': {'name': 'grpo', 'clip_high': 0.2}}
 
 
@@ -256,6 +259,48 @@ def test_left_overs_of_a_killed_run_are_ignored_and_removed_by_the_next_save(tmp
   assert steps(tmp_path) == [20, 40]
 
 
+FILLED = '''
+import gc, pathlib, sys, threading, time
+import jax
+from r1jax import config
+from r1jax.checkpoint import store
+folder = pathlib.Path(sys.argv[1])
+state = {f'w{i}': jax.random.normal(jax.random.key(i), (25, 1000)) for i in range(40)}
+for moment in range(4):
+  s = store.Store(folder / f'run{moment}', config.Checkpoint(every=1), {'a': 1})
+  def fill():
+    while not list((folder / f'run{moment}').glob('step_000001.*')):
+      time.sleep(0.0002)
+    time.sleep(0.01 * moment)
+    try:
+      with open(folder / 'filler', 'wb') as file:
+        while True:
+          file.write(bytes(1 << 16))
+    except OSError:
+      pass
+  thread = threading.Thread(target=fill)
+  thread.start()
+  try:
+    s.save(1, state)
+    s.wait()
+  except store.StoreError as error:
+    print(error)
+  s.close()
+  del s
+  gc.collect()
+  thread.join()
+  (folder / 'filler').unlink()
+'''
+
+
+def test_a_disk_that_fills_during_a_save_prints_nothing_but_the_error(small_disk):
+  found = subprocess.run([sys.executable, '-c', FILLED, small_disk], capture_output=True, text=True, check=True,
+                         cwd=ROOT, env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+  said = found.stdout.splitlines()
+  assert said and all('could not be written' in line and 'No space left on device' in line for line in said)
+  assert [line for line in found.stderr.splitlines() if line] == []
+
+
 @pytest.mark.parametrize('room', [16384, 700_000, 1_004_096])  # bytes: none, too little, all but the small files
 def test_disk_full(small_disk, room, caplog):
   def noise(seed):
@@ -285,3 +330,46 @@ def test_disk_full(small_disk, room, caplog):
     s.save(2, noise(2))
     got, step = s.restore(noise(0))
   assert step == 2 and same(got, noise(2))
+
+
+def forged(path, **changes):
+  """Changes a manifest; its checksum is right."""
+  body = json.loads((path / 'manifest.json').read_text())
+  del body['sha256']
+  body = {k: v for k, v in (body | changes).items() if v is not ...}
+  (path / 'manifest.json').write_text(json.dumps(body | {'sha256': store._sha256(body)}))
+
+
+@pytest.mark.parametrize('change, said', [
+    ({'files': {'/dev/zero': [0, 'x']}}, '/dev/zero is no file of it'),
+    ({'files': {'../step_000001/manifest.json': [0, 'x']}}, 'is no file of it'),
+    ({'files': {'pipe': [0, 'x']}}, 'pipe is no file of it'), ({'files': {'zero': [0, 'x']}}, 'zero is no file of it'),
+    ({'files': [1]}, 'does not say what'), ({'files': {'x': 3}}, 'does not say what'),
+    ({'files': ...}, 'does not say what'), ({'arrays': {'w': 3}}, 'does not say what'),
+    ({'fingerprint': 3}, 'does not say what'), ({'step': None}, 'does not say what'),
+    ({'notes': 3}, 'does not say what')])
+def test_a_forged_manifest_is_damage_in_one_line(tmp_path, change, said, caplog):
+  filled(tmp_path, 1, 2)
+  path = tmp_path / 'step_000002'
+  os.mkfifo(path / 'pipe')
+  (path / 'zero').symlink_to('/dev/zero')
+  forged(path, **change)
+  with open_store(tmp_path) as s:
+    assert s.restore(abstract(toy(0)))[1] == 1
+  assert said in caplog.text
+  shutil.rmtree(tmp_path / 'step_000001')
+  with pytest.raises(store.StoreError) as error:
+    store.newest(tmp_path)
+  assert said in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('text', ['[' * 100_000, '[]', '7', 'null', ''])
+def test_a_manifest_of_any_other_text_is_damage(tmp_path, text):
+  filled(tmp_path, 1)
+  (tmp_path / 'step_000001' / 'manifest.json').write_text(text)
+  with pytest.raises(store.StoreError, match='manifest.json'):
+    store.newest(tmp_path)
+  (tmp_path / 'step_000001' / 'manifest.json').unlink()
+  os.mkfifo(tmp_path / 'step_000001' / 'manifest.json')
+  with pytest.raises(store.StoreError, match='no file'):
+    store.newest(tmp_path)
