@@ -35,6 +35,7 @@ class Characters:
   """A tokenizer: a token a character."""
   encode = staticmethod(lambda text, bos: [ord(c) for c in text])
   decode = staticmethod(lambda ids: ''.join(chr(i) for i in ids))
+  response = staticmethod(lambda ids: (Characters.decode(ids), ()))
 
 
 class Engine:
@@ -113,7 +114,7 @@ def test_what_the_model_writes_is_graded_whatever_fields_a_problem_has(caplog):
   assert drawn.items == clean.items and 'program' in rollout.WRITTEN
   np.testing.assert_array_equal(table['total'], same['total'])
   said, = [r.getMessage() for r in caplog.records]
-  assert "'program', 'pred', 'response', 'prompt', 'tokens', which are dropped" in said
+  assert "'program', 'pred', 'response', 'prompt', 'tokens', 'control', which are dropped" in said
 
 
 def test_a_reward_is_not_asked_before_it_begins():
@@ -153,8 +154,8 @@ def test_credit_by_step_is_of_the_kinds_that_have_the_part():
     asked.extend(item['id'] for item in items)
     return [Steps((float(len(asked) % 2),), (3,)) for _ in items]
   made = sampler({'helpful': [], 'harmless': []}, steps, reward)
-  made.tokenizer = types.SimpleNamespace(encode=Characters.encode, decode=Characters.decode, stream=lambda: (
-      types.SimpleNamespace(push=lambda i: chr(i))))
+  made.tokenizer = types.SimpleNamespace(encode=Characters.encode, decode=Characters.decode,
+                                         response=Characters.response, pieces=lambda ids: list(map(chr, ids)))
   made.models['process'] = lambda items: [0.5] * len(items)
   _, table = draw(made)
   assert asked == ['0', '0', '2', '2'] and table['credit'].shape == (8, 99)
