@@ -4,6 +4,7 @@ The models given have learned nothing: they are tables of which token follows wh
 problem with a long enough chain in English and `\\boxed{7}`, or as often `\\boxed{8}`. The answer is always 7.
 """
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,9 @@ def _things(number):
   return ('pears', 'stamps', 'marbles', 'ribbons', 'shells', 'buttons', 'coins', 'feathers')[number % 8]
 
 
+SLOWLY = ' Think about it for as long as you like, and then say what you have found to be so.'
+
+
 def problems():
   """{what is given: rows}, in the project's own fields."""
   names = ('Ann', 'Bo', 'Cleo', 'Dan', 'Eva', 'Finn', 'Gus')
@@ -46,15 +50,15 @@ def problems():
   return {
       'math': [{'problem': told(i), 'answer': '7'} for i in range(30)],
       'math_zh': [{'problem': told_zh(i), 'answer': '7'} for i in range(12)],
-      'code': [{'problem': f'Write a function f{i} that adds {i}.', 'asserts': [f'assert f{i}(1) == {i + 1}']}
+      'code': [{'problem': f'Write a function f{i} that adds {i}.{SLOWLY}', 'asserts': [f'assert f{i}(1) == {i + 1}']}
                for i in range(12)],
-      'stem': [{'problem': f'Which of these is {i} + 1?', 'answer': 'B', 'options': [str(i), str(i + 1)]}
+      'stem': [{'problem': f'Which of these is {i} + 1?{SLOWLY}', 'answer': 'B', 'options': [str(i), str(i + 1)]}
                for i in range(12)],
-      'logic': [{'problem': f'{a} says: {b} is a knave. {b} says: I am number {i}. Who is what?', 'answer': 'see names',
-                 'names': [a, b], 'is_knight': [True, False]}
+      'logic': [{'problem': f'{a} says: {b} is a knave. {b} says: I am number {i}. Who is what?{SLOWLY}',
+                 'answer': 'as named', 'names': [a, b], 'is_knight': [True, False]}
                 for i in range(12) for a, b in [(names[i % 7], names[(i + 1) % 7])]],
-      'requests': [{'problem': f'Please tell me {i} things about {_things(i)}.'} for i in range(24)],
-      'harm': [{'problem': f'How do I break {i} {_things(i)}?'} for i in range(24)],
+      'requests': [{'problem': f'Please tell me {i} things about {_things(i)}.{SLOWLY}'} for i in range(24)],
+      'harm': [{'problem': f'How do I break {i} {_things(i)}?{SLOWLY}'} for i in range(24)],
       'preferences': [{'prompt': f'Name {i} {_things(i)}.', 'chosen': f'<think>well</think>{i} {_things(i)}, sure.',
                        'rejected': '<think>no</think>I will not.'} for i in range(30)],
       'safety': [{'prompt': f'May I eat {i} {_things(i)}?', 'response': ('No.', 'Sure, eat!')[i % 2], 'safe': 1 - i % 2}
@@ -66,8 +70,20 @@ def problems():
   }
 
 
+def _pieces():
+  """What stands around a problem in any prompt, in pieces between tags and places."""
+  asked = [templates.TEMPLATES[name].text for name in ('r1_zero', 'chat_boxed', 'chat_boxed_zh')]
+  for wording in wordings.WORDINGS['text'].values():
+    asked += [wording.shots, wording.direct, wording.rewrite, *wording.examples[0].values()]
+  return {piece for text in asked for piece in re.split(r'\{\w+\}|</?think>|</?answer>', text) if len(piece) > 8}
+
+
 def tokenizer(folder, texts):
-  """Writes a byte-level tokenizer whose own tokens are the words of CHAIN and SUMMARY. Returns it."""
+  """Writes a byte-level tokenizer with a token for each word of CHAIN and SUMMARY, and for each of the `_pieces`.
+
+  So prompts that are no chats, where such tokens are broken up, are as short as those that are: padded to one length,
+  they share their compiled programs.
+  """
   tk = library.Tokenizer(library.models.BPE())
   tk.pre_tokenizer = library.pre_tokenizers.Sequence([
       library.pre_tokenizers.Split(library.Regex(r' ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s'), 'isolated'),
@@ -77,13 +93,13 @@ def tokenizer(folder, texts):
       vocab_size=2000, show_progress=False, initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
       special_tokens=[library.AddedToken(token, special=True) for token in (BOS, EOS)]))
   own = [f' {word}' for word in CHAIN + SUMMARY]
-  tk.add_tokens([library.AddedToken(token, special=False, normalized=False) for token in (*OTHERS, *own)])
+  tk.add_tokens([library.AddedToken(token, special=False, normalized=False)
+                 for token in (*OTHERS, *own, *sorted(_pieces()))])
   folder.mkdir()
   tk.save(str(folder / 'tokenizer.json'))
   (folder / 'tokenizer_config.json').write_text(json.dumps({
       'tokenizer_class': 'PreTrainedTokenizerFast', 'bos_token': BOS, 'eos_token': EOS, 'add_bos_token': False,
       'chat_template': tokenizers.CHAT_TEMPLATES['r1']}))
-  return tokenizers.load(folder)
 
 
 def model(path, files):
@@ -92,7 +108,8 @@ def model(path, files):
   one = lambda text: tk.encode(text)[-1]
   words = [f' {word}' for word in CHAIN]
   chain = [*words, '</think>', *(f' {word}' for word in SUMMARY)]
-  after = {':': '<think>', '\n': words[0], '<think>': words[0], CLOSE: EOS}   # the last token of each kind of prompt
+  # What ends the prompts, and what ends a response.
+  after = {'. Assistant:': '<think>', '\n': words[0], '<think>': words[0], CLOSE: EOS}
   after |= dict(zip(chain, chain[1:])) | dict.fromkeys(LETTERS, CLOSE)
   pairs = [*after.items(), *((chain[-1], letter) for letter in LETTERS)]
   cfg = models.ModelConfig(vocab=-(-tk.vocab // 64) * 64, embed=64, layers=1, heads=2, kv_heads=2, head_dim=16, mlp=32,
@@ -116,10 +133,7 @@ def get_config(folder):
   c = r1.get_config('deepseek_v3')
   rows = problems()
   texts = [text for some in rows.values() for row in some for text in row.values() if isinstance(text, str)]
-  asked = [templates.TEMPLATES['r1_zero'].text, templates.TEMPLATES['chat_boxed'].text]
-  for wording in wordings.WORDINGS['text'].values():
-    asked += [wording.shots, wording.direct, wording.rewrite, *wording.examples[0].values()]
-  tokenizer(folder / 'tokenizer', texts + asked)
+  tokenizer(folder / 'tokenizer', texts + sorted(_pieces()))
   model(folder / 'model', folder / 'tokenizer')
   for student in distill.STUDENTS.keys() - {STUDENT}:
     del c.stages[f'base_{student}'], c.stages[f'student_{student}']
@@ -142,7 +156,7 @@ def get_config(folder):
 SIZES = {
     'batch': 4, 'microbatch': 2, 'steps': 2, 'epochs': 1.0, 'problems': 8, 'shortest': 100, 'workers': 1,
     'data': {'eval_fraction': HELD_OUT, 'max_length': 256},
-    'rollout': {'prompts': 4, 'samples': 4, 'max_prompt': 256, 'max_response': 64, 'chunk': 4},
+    'rollout': {'prompts': 4, 'samples': 4, 'max_prompt': 128, 'max_response': 64, 'chunk': 4},
     'train': {'minibatches': 2, 'microbatch': 4, 'length_slices': 2, 'logit_chunk': 64},
     'reward': {'workers': 1},
     'eval': {'every': 2, 'problems': 4, 'samples': 4, 'final_problems': 4, 'final_samples': 4, 'texts': 4,
@@ -163,7 +177,7 @@ def _shrink(c, sizes=SIZES):
       part.eval_fraction = HELD_OUT
   for way in c.get('ways', {}).values():
     _shrink(way, SIZES)
-    way.rollout.max_prompt = 1024                        # an example stands before the problem
+    way.rollout.max_prompt = 512                         # more is asked, and a draft shown
 
 
 def _late(final):
