@@ -10,7 +10,6 @@ import os
 import socket
 import sys
 import traceback
-from typing import Any
 
 from absl import flags
 from absl import logging as absl_logging
@@ -157,21 +156,22 @@ class Run:
   writer: Writer
   abstract: state_lib.TrainState
   dropped: dict
-  order: Any  # function from the number of a draw to its problems
+  draws: order.Draws
 
   def close(self):
     self.sampler.grader.close()
     self.writer.close()
     self.store.close()  # last: it raises where a save in flight fails
 
-  def batch(self, step, extra=0):
-    """The problems of a step; `extra` numbers the further draws of dynamic sampling."""
-    return self.order(step * (1 + self.cfg.loss.resample_limit) + extra)
+  def save(self, step, state):
+    """Saves the state before `step`, and which problems come next."""
+    self.store.save(step, state, self.draws.position())
 
   def restore_or_init(self):
     """The newest checkpoint's state and the step to go on with; the model directory's at step 0."""
     restored = self.store.restore(self.abstract)
     if restored:
+      self.draws.go_to(restored[1], self.store.notes(restored[1]))
       return restored
     params = self.source.load(self.abstract.params)
     return state_lib.new_state(params, self.updater.optimizer, self.abstract), 0
@@ -242,16 +242,8 @@ def start(cfg, workdir):
     Writer(workdir) if parallel.first() else Quiet(),
     state_lib.abstract_state(specs, optimizer, mesh, cfg.loss.kl_coef > 0, cfg.train),
     dropped,
-    order_of(cfg, train),
+    order.Draws(train, cfg.data, cfg.seed, cfg.rollout.prompts),
   )
-
-
-def order_of(cfg, problems):
-  """Function from the number of a draw, counted over all steps, to its problems."""
-  if cfg.data.source != 'mixture':
-    return lambda draw: order.batch(problems, cfg.seed, draw, cfg.rollout.prompts)
-  mixture = order.Mixture(problems, cfg.data.parts, cfg.seed)
-  return lambda draw: mixture.batch(draw, cfg.rollout.prompts, 1 + cfg.loss.resample_limit)
 
 
 def template_of(name, data):

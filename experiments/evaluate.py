@@ -26,7 +26,7 @@ def run_evaluate(cfg, workdir):
     run.writer.resume(0)
     found, rows = rl.evaluate(run, params, 0, problems, samples)
     greedy, _ = rl.evaluate(run, params, 0, problems, 1, Sampling(0.0))
-    found['greedy'] = greedy['pass@1']
+    found |= rl.accuracies(greedy, 'greedy')
     run.writer.samples(0, rows)
     run.writer.write(0, {f'eval/{name}': x for name, x in found.items()})
   summary = {'final': found, 'problems': len({row['id'] for row in rows}), 'samples': samples, 'seed': cfg.seed,

@@ -30,26 +30,26 @@ EVALUATION = 2**32 - 1  # a step that no run reaches
 
 
 def sample(run, params, step, key):
-  """One step's rollout. With loss.resample_limit, groups of zero variance are sampled anew (DAPO).
+  """One step's rollout. With loss.resample_limit, groups all right or all wrong give way to others (DAPO).
 
   Returns:
-    Rollout, function that waits for its scores, number of further draws.
+    Rollout, function that waits for its scores, and metrics of the filter: none without one.
   """
   cfg = run.cfg
   sampling = Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k, cfg.rollout.min_p)
   draw = lambda extra: run.sampler.start(
-    params, run.batch(step, extra), cfg.rollout.samples, keys.fold_in(key, extra), sampling, step
+    params, run.draws.next(step), cfg.rollout.samples, keys.fold_in(key, extra), sampling, step
   )
   drawn, scores = draw(0)
   if not cfg.loss.resample_limit:
-    return drawn, scores, 0
-  kept, extra = rollout.Kept(cfg.rollout.prompts, cfg.rollout.samples), 0
+    return drawn, scores, {}
+  kept, extra = rollout.Kept(cfg.rollout.prompts, cfg.rollout.samples, cfg.reward, step), 0
   kept.add(drawn, scores())
   while kept.missing() and extra < cfg.loss.resample_limit:
     extra += 1
     drawn, scores = draw(extra)
     kept.add(drawn, scores())
-  return *kept.result(), extra
+  return *kept.result(), kept.metrics() | {'rollout/extra_draws': extra}
 
 
 def train_step(run, state, step):
@@ -57,7 +57,7 @@ def train_step(run, state, step):
   cfg = run.cfg
   key = keys.fold_in(run.key, step)  # so that a resumed run is the same run
   clock = [time.perf_counter()]
-  drawn, scores, extra = sample(run, state.params, step, key)
+  drawn, scores, filtered = sample(run, state.params, step, key)
   clock.append(time.perf_counter())
   # While the workers grade, the device computes what the update needs beside the rewards.
   batch = rollout.arrays(drawn, cfg.rollout.samples, cfg.rollout.max_prompt)
@@ -79,8 +79,8 @@ def train_step(run, state, step):
     'reward/std': scores['total'].std(),
     'reward/frac_zero_std_groups': rollout.zero_variance(scores['total'], cfg.rollout.samples).mean(),
     'reward/timeouts': timeouts,
-    'rollout/extra_draws': extra,
   }
+  metrics |= filtered
   metrics |= rollout.reward_metrics(drawn, scores, cfg.reward, step)
   metrics |= rollout.response_metrics(drawn, templates.reflections)
   metrics |= {
@@ -111,15 +111,19 @@ def evaluate(run, params, step, problems, samples, sampling=None):
 
 
 def full_evaluation(run, params, step):
-  """The table's figures: k samples at temperature 1 and 0.6, and greedy."""
+  """The table's figures: k samples at temperature 1, the same as the paper at 0.6 and top-p 0.95, and greedy."""
   e = run.cfg.eval
   problems, samples = e.final_problems or e.problems, e.final_samples or e.samples
   metrics, rows = evaluate(run, params, step, problems, samples)
   run.writer.samples(step, rows)
-  cooler, _ = evaluate(run, params, step, problems, samples, Sampling(0.6))
+  cooler, _ = evaluate(run, params, step, problems, samples, Sampling(0.6, 0.95))
   greedy, _ = evaluate(run, params, step, problems, 1, Sampling(0.0))
-  named = lambda found, name: {key.replace('pass@1', name): x for key, x in found.items() if key.endswith('pass@1')}
-  return metrics | named(greedy, 'greedy') | named(cooler, 'pass@1_t0.6')
+  return metrics | accuracies(greedy, 'greedy') | accuracies(cooler, 'pass@1_t0.6')
+
+
+def accuracies(found, name):
+  """pass@1 of an evaluation, of all problems and by kind or language, under another name."""
+  return {key.replace('pass@1', name): x for key, x in found.items() if key.endswith('pass@1')}
 
 
 def once(path, make, anew):
@@ -166,7 +170,7 @@ def _base_to_final(run):
       run.writer.write(step, metrics)
       bar.update(metrics)
       if (step + 1) % cfg.checkpoint.every == 0 or step + 1 == cfg.steps:
-        run.store.save(step + 1, state)
+        run.save(step + 1, state)
     run.store.wait()
     final = _timed(full_evaluation, run, state.params, cfg.steps)
     run.writer.write(cfg.steps, {f'eval/{name}': x for name, x in final['metrics'].items()})

@@ -26,7 +26,7 @@ from experiments.rl import EVALUATION, once
 from r1jax import checkpoint, data, evaluation, keys, models, parallel, rollout, sampling, tokenizers
 from r1jax import config as config_lib
 from r1jax.checkpoint import families
-from r1jax.data import packing
+from r1jax.data import packing, reader
 from r1jax.data import sft as data_lib
 from r1jax.metrics.plots import plot
 from r1jax.metrics.progress import Progress
@@ -96,7 +96,9 @@ def start(cfg, workdir):
   tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
   template = common.template_of('data', cfg.data)
   encode = lambda row: rollout.encode_prompt(tokenizer, template, row)
-  train, held_out, dropped = data_lib.load(cfg.data, tokenizer, encode, os.path.join(workdir, 'texts'))
+  problems = to_answer(cfg, source)
+  asked = frozenset(map(reader.text_key, problems))
+  train, held_out, dropped = data_lib.load(cfg.data, tokenizer, encode, os.path.join(workdir, 'texts'), asked)
   rows = packing.Packing(train.lengths, cfg.data.max_length, cfg.seed)
   steps = math.ceil(rows.rows(cfg.epochs) / cfg.batch)
   common.log.info('%d texts to train on, %d held out; dropped: %s; %d rows an epoch, %d steps', len(train),
@@ -104,7 +106,7 @@ def start(cfg, workdir):
   mesh = parallel.make_mesh(cfg.mesh)
   optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, cfg.param_dtype)
   updater = SFTUpdater(cfg, source.cfg, optimizer, mesh)
-  sampler, problems = answering(cfg, source)
+  sampler = answering(cfg, source) if problems else None
   os.makedirs(workdir, exist_ok=True)
   store = checkpoint.Store(os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint,
                            fingerprint(cfg, source, train, steps))
@@ -130,10 +132,10 @@ def open_base(cfg):
   return source
 
 
-def answering(cfg, source):
-  """Who answers and grades problems, rollout.Sampler, and those held out; None and [] where none are asked."""
+def to_answer(cfg, source):
+  """The held-out problems that are answered and graded; [] where none are asked."""
   if not cfg.eval.problems:
-    return None, []
+    return []
   config_lib.check_context(cfg.eval, source.cfg.context, 'eval')
   template = common.template_of('problems', cfg.problems)
   tokenizer = source.load_tokenizer(cfg.problems.chat_template or None)
@@ -146,11 +148,18 @@ def answering(cfg, source):
                      'eval.problems to 0.')
   if long:
     common.log.warning('%d held-out problems exceed eval.max_prompt and are not asked.', long)
+  return problems
+
+
+def answering(cfg, source):
+  """The rollout.Sampler that answers and grades problems."""
+  template = common.template_of('problems', cfg.problems)
+  tokenizer = source.load_tokenizer(cfg.problems.chat_template or None)
   engine = sampling.Engine(
     source.cfg, tokenizer, parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh'),
     max_prompt=cfg.eval.max_prompt, max_response=cfg.eval.max_response, dtype=jnp.dtype(cfg.model.dtype))
   grader, by_model = common.graders(cfg.reward)
-  return rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, cfg.eval.batch, by_model), problems
+  return rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, cfg.eval.batch, by_model)
 
 
 def fingerprint(cfg, source, train, steps):

@@ -1,4 +1,5 @@
 """Prompts -> samples -> rewards -> a batch to learn from."""
+import contextlib
 import dataclasses
 
 import jax
@@ -63,11 +64,12 @@ class Sampler:
     self.engine, self.tokenizer, self.template, self.grader = engine, tokenizer, template, grader
     self.reward, self.chunk, self.models, self.steps = reward, chunk, dict(models), steps
 
-  def start(self, params, problems, samples, key, sampling, step=None):
+  def start(self, params, problems, samples, key, sampling, step=None, watch=None):
     """Samples `samples` responses to each problem and hands them to the workers.
 
     Args:
       step: of training, for parts that begin later; None asks all parts.
+      watch: function told now and then how many of the problems have been sampled, a fraction.
 
     Returns:
       Rollout, and a function that waits for the workers and returns {'total', part...: f32[B]} and timeouts; with
@@ -79,7 +81,8 @@ class Sampler:
     for first in range(0, len(problems), self.chunk):
       some = slice(first, first + self.chunk)
       keys = row_keys(key, len(prompts[some]), samples, first * samples)
-      part = self.engine.sample(weights, prompts[some], keys, sampling)
+      with watched(self.engine, watch, first, len(prompts[some])):
+        part = self.engine.sample(weights, prompts[some], keys, sampling)
       responses = [self.tokenizer.decode(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
       graded = [problem | {'prompt': text, 'response': responses[row], 'tokens': int(part.lengths[row])}
                 for i, (problem, text) in enumerate(zip(problems[some], texts[some]))
@@ -113,6 +116,18 @@ class Sampler:
     ends = [process.step_tokens(self.tokenizer, ids[:n], steps.ends)
             for ids, n, steps in zip(drawn.tokens, drawn.lengths, found, strict=True)]
     return losses.step_credit([steps.scores for steps in found], ends, samples, drawn.tokens.shape[1])
+
+
+@contextlib.contextmanager
+def watched(engine, watch, first, count):
+  """`watch` is told how many problems are done while the engine samples `count` behind the `first`; None: nobody is."""
+  engine.watch = watch and (lambda share: watch(first + share * count))
+  try:
+    yield
+    if watch:
+      watch(first + count)
+  finally:
+    engine.watch = None
 
 
 def _ask(model, name, items, asked):
@@ -209,32 +224,78 @@ def reward_metrics(rollout, scores, reward, step):
   return out
 
 
-class Kept:
-  """DAPO's dynamic sampling: collects groups whose rewards differ until there are enough."""
+def settled(items, scores, samples, reward, step):
+  """bool[P], bool[P]: groups that are all right, and all wrong, by the part that says so of their kind.
 
-  def __init__(self, prompts, samples):
-    self._wanted, self._samples = prompts, samples
-    self._groups, self._spare, self._timeouts = [], [], 0
+  Of a group that no part says it of, one whose totals are all equal counts as both.
+
+  Args:
+    items: B = P * samples grading items. scores: {'total', part...: f32[B]}.
+    reward: config.Reward. step: as of `Sampler.start`.
+  """
+  fold = lambda x: np.asarray(x).reshape(-1, samples)
+  asked = mix.weights(items, reward, step)
+  known = fold([reward.accuracy_of(mix.kind_of(item)) in parts for item, parts in zip(items, asked)])[:, 0]
+  right, equal = fold(mix.right(scores, reward, items)), zero_variance(scores['total'], samples)
+  return np.where(known, right.all(axis=1), equal), np.where(known, ~right.any(axis=1), equal)
+
+
+class Kept:
+  """DAPO's dynamic sampling: collects groups that are neither all right nor all wrong until there are enough.
+
+  Accuracy alone decides: parts of the reward that differ within such a group, as its form or length may, do not keep
+  it.
+
+  Args:
+    prompts: groups wanted. samples: of each.
+    reward: config.Reward. step: as of `Sampler.start`.
+  """
+
+  def __init__(self, prompts, samples, reward, step):
+    self._wanted, self._samples, self._reward, self._step = prompts, samples, reward, step
+    self._groups, self._spare, self._timeouts, self._drawn = [], [], 0, []
 
   def add(self, rollout, scored):
     """Takes a graded rollout: scored is what its scores() returned."""
     scores, timeouts = scored
     self._timeouts += timeouts
-    flat = zero_variance(scores['total'], self._samples)
-    for i, dull in enumerate(flat):
+    all_right, all_wrong = settled(rollout.items, scores, self._samples, self._reward, self._step)
+    for i, dull in enumerate(all_right | all_wrong):
       (self._spare if dull else self._groups).append((rollout, scores, i))
+    self._drawn += [(rollout, scores, i) for i in range(len(rollout.problems))]
 
   def missing(self):
     """How many groups are still wanted."""
     return max(self._wanted - len(self._groups), 0)
 
   def result(self):
-    """Rollout and scores function of exactly the wanted number of groups; zero-variance ones fill up the rest."""
-    chosen, g = (self._groups + self._spare)[:self._wanted], self._samples
+    """Rollout and scores function of exactly the wanted number of groups; those filtered out fill up the rest."""
+    joined, scores = self._join(self._chosen())
+    return joined, lambda: (scores, self._timeouts)
+
+  def metrics(self):
+    """filter/before/* of all groups drawn, filter/after/* of those that `result` gives."""
+    return {f'filter/{when}/{name}': x for when, groups in (('before', self._drawn), ('after', self._chosen()))
+            for name, x in self._figures(*self._join(groups)).items()}
+
+  def _chosen(self):
+    return (self._groups + self._spare)[:self._wanted]
+
+  def _figures(self, rollout, scores):
+    all_right, all_wrong = settled(rollout.items, scores, self._samples, self._reward, self._step)
+    by_kind = reward_metrics(rollout, scores, self._reward, self._step)
+    accuracy = {name: x for name, x in by_kind.items() if name.endswith('/accuracy')}
+    if not accuracy and self._reward.accuracy in scores:
+      accuracy = {'accuracy': mix.right(scores, self._reward, rollout.items).mean()}
+    return accuracy | {'groups': len(rollout.problems), 'reward': scores['total'].mean(),
+                       'all_right': all_right.mean(), 'all_wrong': all_wrong.mean()}
+
+  def _join(self, chosen):
+    g = self._samples
     rows = lambda x, i: x[i * g:(i + 1) * g]
     samples = concatenate([Samples(*(rows(getattr(r.samples, f.name), i) for f in dataclasses.fields(Samples)))
                            for r, _, i in chosen])
     joined = Rollout([r.problems[i] for r, _, i in chosen], [r.prompts[i] for r, _, i in chosen],
                      [item for r, _, i in chosen for item in rows(r.items, i)], samples)
     scores = {name: np.concatenate([rows(s[name], i) for _, s, i in chosen]) for name in chosen[0][1]}
-    return joined, lambda: (scores, self._timeouts)
+    return joined, scores

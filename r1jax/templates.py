@@ -32,8 +32,15 @@ class Template:
   chat: bool = False
 
   def format(self, problem):
-    """problem: dict with 'problem'. Returns the prompt; braces and tags in the problem stay as they are."""
-    return self.text.replace('{problem}', problem['problem'])
+    """problem: dict with 'problem'. Returns the prompt; braces and tags in the problem stay as they are.
+
+    Where nothing but white space follows a problem that ends in `<think>`, a full stop is put behind it: the tag of a
+    problem must not open the thinking.
+    """
+    text = problem['problem']
+    if opens_thinking(text) and not self.text.rpartition('{problem}')[2].strip():
+      text += '.'
+    return self.text.replace('{problem}', text)
 
 
 TEMPLATES = {
@@ -62,9 +69,14 @@ class Parsed:
   well_formed: bool
 
 
-def completed(prompt, response):
-  """The response as one text to parse: with the `<think>` that its prompt has already opened."""
-  return THINK + response if prompt.endswith(THINK) else response
+def opens_thinking(prompt, tag=THINK):
+  """Whether the prompt ends in `tag`, with or without white space behind it, as DeepSeek-R1's ends in `<think>\\n`."""
+  return prompt.rstrip().endswith(tag)
+
+
+def completed(prompt, response, tag=THINK):
+  """The response as one text to parse: with the `tag` that its prompt has already opened."""
+  return tag + response if opens_thinking(prompt, tag) else response
 
 
 def parse(text):
@@ -93,14 +105,21 @@ def _thinking(text):
   return text[start:end] if end >= 0 else text[start:]
 
 
-def summary(text):
-  """What follows the thinking: the text after the last `</think>`, or all of it where there is no think tag.
+def summary_start(text):
+  """Where what follows the thinking begins: after the last `</think>`, or at 0 where there is no think tag.
 
-  None where the thinking is not closed: a `<think>` stands after the last `</think>`.
+  None where the thinking is not closed: a `<think>` stands after the last `</think>`. Every reward that reads a
+  response's answer or summary goes by this rule.
   """
   end = text.rfind(THINK_END)
-  rest = text[end + len(THINK_END):] if end >= 0 else text
-  return None if THINK in rest else rest
+  start = end + len(THINK_END) if end >= 0 else 0
+  return None if text.find(THINK, start) >= 0 else start
+
+
+def summary(text):
+  """What follows the thinking, by the rule of `summary_start`; None where the thinking is not closed."""
+  start = summary_start(text)
+  return None if start is None else text[start:]
 
 
 def answer_span(text):

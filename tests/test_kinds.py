@@ -1,5 +1,6 @@
 """Problems of several kinds through sampling, grading, the figures of training and those of evaluation."""
 import concurrent.futures
+import dataclasses
 import types
 
 import jax
@@ -156,8 +157,10 @@ def evaluate(problems, reward=REWARD):
 
 def test_evaluation_by_kind_and_language():
   got, rows = evaluate(PROBLEMS)
-  expect = {'pass@1': 5 / 8, 'format': 6 / 8, 'kind/math/pass@1': 3 / 4, 'kind/open/pass@1': 2 / 4,
-            'kind/math/any@2': 1, 'kind/open/any@2': 1, 'language/zh/pass@1': 1, 'language/en/pass@1': 3 / 6,
+  # The rule's accuracy and the share of what the reward model takes for good are never one figure.
+  assert not {'pass@1', 'any@2', 'cons@2', 'language/en/pass@1'} & got.keys()
+  expect = {'format': 6 / 8, 'kind/math/pass@1': 3 / 4, 'kind/open/pass@1': 2 / 4,
+            'kind/math/any@2': 1, 'kind/open/any@2': 1, 'language/zh/pass@1': 1,
             # Of the Chinese problem one chain is Chinese, and one, without tags, English throughout.
             'language/zh/language_consistency': 1 / 2, 'kind/open/language_consistency': 1}
   assert {name: got[name] for name in expect} == pytest.approx(expect)
@@ -165,7 +168,15 @@ def test_evaluation_by_kind_and_language():
   assert 0 < mixed < 1 and got['kind/math/language_consistency'] == pytest.approx((1 + mixed + 1 + 0) / 4)
   assert [row['kind'] for row in rows] == ['math', 'math', 'open', 'open'] * 2
   assert {tuple(row['parts']) for row in rows} == {('math', 'format'), ('format', 'helpful', 'harmless')}
-  assert [row['voted'] for row in rows[:5]] == ['2', '3', 'Dear friend.', None, '4']    # a box, or all of the summary
+  assert [row['voted'] for row in rows[:5]] == [0, None, 0, None, 0]   # a box, or of open questions the summary
+
+
+def test_what_nothing_can_judge_has_no_accuracy():
+  silent = dataclasses.replace(REWARD, accuracies={'open': ''})
+  got, _ = evaluate(PROBLEMS, silent)
+  assert {name for name in got if 'pass@1' in name} == {'kind/math/pass@1', 'language/zh/pass@1'}
+  one = [p for p in PROBLEMS if p['kind'] == 'open']
+  assert evaluate(one)[0]['pass@1'] == 2 / 4 and 'pass@1' not in evaluate(one, silent)[0]
 
 
 @pytest.mark.parametrize('shards, count', [(3, 2), (3, 4), (8, 1), (2, 3)])
@@ -190,4 +201,22 @@ def test_problems_without_kinds_have_the_figures_they_had():
   assert set(got) == {'pass@1', 'any@2', 'cons@2', 'format', 'length_mean', 'reflection_rate', 'language_consistency',
                       'truncated_fraction'}
   assert not {'kind', 'target'} & rows[0].keys() and got['format'] == 0       # of R1-Zero's form, with answer tags
-  assert [row['voted'] for row in rows[:4]] == [None] * 4
+  assert [row['voted'] for row in rows[:4]] == [0, None, 0, 0]      # what mathematics extracts, in whatever form
+
+
+def test_samples_vote_for_what_the_grader_extracts_merged_by_its_equality(monkeypatch):
+  right = ['\\boxed{42}', 'So $\\boxed{042}$.', 'Then \\boxed{42.} as said.', '<answer>$42$</answer>',
+           '\\boxed{\\frac{84}{2}}']
+  wrong = ['<think>\\boxed{42}</think>\\boxed{41}'] * 4 + ['<think><answer>41</answer></think>no answer'] * 3
+  ties = ['\\boxed{0.5}', '\\boxed{2}', '\\boxed{2.0}', '\\boxed{1/2}']
+  monkeypatch.setitem(RESPONSES, '6*7?', right + wrong)
+  monkeypatch.setitem(RESPONSES, '1/2?', ties * 3)
+  problems = [{'id': p, 'problem': p, 'answer': a} for p, a in (('6*7?', '42'), ('1/2?', '0.5'))]
+  reward = config.Reward(parts={'math': 1.0}, accuracy='math')
+  with pool.Grader({'math': {}}, timeout=20.0) as grader:
+    made = sampler({'helpful': [], 'harmless': []}, reward=reward)
+    made.grader = grader
+    got, rows = evaluation.evaluate(made, None, problems, samples=12, sampling=None, key=jax.random.key(0),
+                                    reward=reward, language='en', batch=2)
+  assert [row['voted'] for row in rows] == [0] * 5 + [1] * 4 + [None] * 3 + [0, 1, 1, 0] * 3
+  assert got['cons@12'] == 1 and got['pass@1'] == 11 / 24      # five votes against four; of a tie the first answer

@@ -73,19 +73,24 @@ def test_zero_variance():
   assert rollout.zero_variance([1, 1, 1, 0, 1, 1, 0, 0, 0], 3).tolist() == [True, False, True]
 
 
-def drawn(name, rewards, samples=2):
+MATH = config.Reward(parts={'math': 1.0}, accuracy='math')
+
+
+def drawn(name, rewards, samples=2, item=(), **parts):
   """A rollout whose every row carries its own mark, and its scores."""
+  item = dict(item)
   n = len(rewards)
   marks = [f'{name}{i}' for i in range(n // samples)]
   rows = np.array([f'{m}.{j}' for m in marks for j in range(samples)])
   tokens = np.arange(n * 3, dtype=np.int32).reshape(n, 3)
-  made = rollout.Rollout([{'id': m} for m in marks], [[m] for m in marks], [{'row': r} for r in rows],
+  made = rollout.Rollout([{'id': m} for m in marks], [[m] for m in marks], [{'row': r, **item} for r in rows],
                          Samples(tokens, np.ones(n, np.int32), rows, tokens * 1.0, tokens * 2.0))
-  return made, ({'total': np.array(rewards, np.float32), 'math': np.array(rewards, np.float32) * 2}, 1)
+  parts = {'math': np.array(rewards) * 2} | parts
+  return made, ({'total': np.array(rewards, np.float32)} | {k: np.array(v, np.float32) for k, v in parts.items()}, 1)
 
 
 def test_dynamic_sampling_keeps_the_groups_that_differ_in_order():
-  kept = rollout.Kept(3, 2)
+  kept = rollout.Kept(3, 2, MATH, 0)
   kept.add(*drawn('a', [1, 1, 0, 1, 0, 0]))              # only a1 teaches anything
   assert kept.missing() == 2
   kept.add(*drawn('b', [1, 0, 1, 1, 0, 1]))              # b0 and b2
@@ -102,7 +107,7 @@ def test_dynamic_sampling_keeps_the_groups_that_differ_in_order():
 
 
 def test_dynamic_sampling_fills_up_with_dull_groups_and_takes_no_more_than_wanted():
-  kept = rollout.Kept(2, 2)
+  kept = rollout.Kept(2, 2, MATH, 0)
   kept.add(*drawn('a', [1, 1, 0, 0]))
   assert kept.missing() == 2
   kept.add(*drawn('b', [1, 1, 0, 1]))
@@ -110,6 +115,48 @@ def test_dynamic_sampling_fills_up_with_dull_groups_and_takes_no_more_than_wante
   assert [p['id'] for p in kept.result()[0].problems] == ['b1', 'a0']
   kept.add(*drawn('c', [0, 1, 1, 0]))
   assert [p['id'] for p in kept.result()[0].problems] == ['b1', 'c0'] and kept.missing() == 0
+
+
+@pytest.mark.parametrize('right, totals, dull', [
+    ((0, 0, 0, 0), (1, 1, .99, 1), True),                # all wrong: language alone differs
+    ((1, 1, 1, 1), (2, 1.5, 2, 1), True),                # all right, some of them not well formed
+    ((0, 1, 0, 1), (1, 1, 1, 1), False),                 # a gate or a long answer may even out what was right
+    ((0, 0, 0.5, 0), (0, 0, 0.5, 0), True),              # half of the tests is not right
+    ((1, 1, 1, 0), (3, 3, 3, 1), False)])
+def test_dynamic_sampling_goes_by_accuracy_alone(right, totals, dull):
+  kept = rollout.Kept(1, 4, config.Reward(parts={'math': 1.0, 'language': 1.0}, accuracy='math'), 0)
+  kept.add(*drawn('a', totals, 4, math=right, language=np.subtract(totals, right)))
+  assert kept.missing() == int(dull)
+
+
+def test_dynamic_sampling_goes_by_the_accuracy_of_each_kind():
+  reward = config.Reward(parts={'format': 0.5}, accuracy='', routes={
+      'logic': {'logic': 1.0}, 'open': {'helpful': 1.0}, 'essay': {'length': 1.0}}, accuracies={'essay': ''},
+      bars={'helpful': 0.5}, begin={'helpful': 3})
+  found = dict(logic=[0, 0, 1, 0], helpful=[0.1, 0.4, 0.4, 0.6], format=[1, 0, 1, 1], length=[0, 0, 0, 0])
+  missing = {}
+  for step in (2, 3):
+    for kind in ('logic', 'open', 'essay'):
+      kept = rollout.Kept(2, 2, reward, step)
+      kept.add(*drawn('a', [1, 0.5, 1, 1], item={'kind': kind}, **found))
+      missing[kind, step] = kept.missing()
+  # Logic: its second group. Open: what says that one is right has not begun, so the totals decide; then the bar does.
+  # Nothing can say that an essay is right.
+  assert missing == {('logic', 2): 1, ('logic', 3): 1, ('open', 2): 1, ('open', 3): 1, ('essay', 2): 1, ('essay', 3): 1}
+  kept = rollout.Kept(1, 2, reward, 3)
+  kept.add(*drawn('a', [1, 0.5, 1, 1], item={'kind': 'open'}, **found))
+  assert kept.result()[0].problems[0]['id'] == 'a1'
+
+
+def test_metrics_before_and_after_the_filter():
+  kept = rollout.Kept(1, 2, MATH, 0)
+  kept.add(*drawn('a', [1, 1, 0, 0, 0, 0], math=[1, 1, 0, 0, 0, 0]))
+  kept.add(*drawn('b', [0, 1, 1, 1, 0, 0], math=[0, 1, 1, 1, 0, 0]))
+  assert kept.metrics() == pytest.approx({
+      'filter/before/groups': 6, 'filter/before/accuracy': 5 / 12, 'filter/before/reward': 5 / 12,
+      'filter/before/all_right': 2 / 6, 'filter/before/all_wrong': 3 / 6,
+      'filter/after/groups': 1, 'filter/after/accuracy': 1 / 2, 'filter/after/reward': 1 / 2,
+      'filter/after/all_right': 0, 'filter/after/all_wrong': 0})
 
 
 def test_arrays_fold_rows_into_groups():

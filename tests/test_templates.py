@@ -51,6 +51,19 @@ def test_parts_are_found_where_they_can_be(text, thinking, answer):
   assert (parsed.thinking, parsed.answer) == (thinking, answer)
 
 
+SPACES = ('', '\n', '\n\n', ' ', '\r\n', '\t\n ')
+
+
+@pytest.mark.parametrize('space', SPACES)
+def test_white_space_behind_an_opened_think_tag_changes_nothing(space):
+  prompt = 'Q? Assistant: <think>' + space
+  assert templates.parse(templates.completed(prompt, 'a\n</think>\n<answer>5</answer>')).well_formed
+  assert templates.summary(templates.completed(prompt, 'Try 4? No, let me')) is None
+  assert not templates.parse(templates.completed(prompt, GOOD)).well_formed             # opened twice
+  for closed in ('Q? <think></think>' + space, 'Q? <think>so' + space, 'Q?' + space, 'Q? <think' + space):
+    assert templates.completed(closed, GOOD) == GOOD
+
+
 @pytest.mark.parametrize('text, summary, span', [
     (GOOD, '<answer>7</answer>', '7'), ('a', 'a', None), ('', '', None), ('<think>a', None, None),
     ('a</think>b', 'b', None),

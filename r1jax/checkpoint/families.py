@@ -3,6 +3,7 @@
 One table of names serves all families: they differ in which tensors their specs declare.
 """
 import dataclasses
+import logging
 import math
 
 import jax
@@ -14,6 +15,9 @@ from r1jax.config import ConfigError
 from r1jax.models.config import MLA, MoE, RopeScaling
 from r1jax.params import is_spec
 
+log = logging.getLogger('r1jax')
+
+MOST_TENSORS = 1 << 18           # of a model's files; DeepSeek-V3 has 46 thousand
 FAMILIES = {'llama': 'Llama', 'qwen2': 'Qwen2', 'qwen3': 'Qwen3', 'qwen3_moe': 'Qwen3Moe', 'deepseek_v3': 'DeepseekV3'}
 HEADS = {'tokens': 'ForCausalLM', 'score': 'ForSequenceClassification'}
 ARCHITECTURES = {prefix + suffix: (family, head)
@@ -109,8 +113,11 @@ def _from_hf(config, where):
   def fail(message):
     raise ModelDirError(f'{where}: {message}')
 
-  named = config.get('architectures') or 'none'
+  named = config.get('architectures')
   named = named[0] if isinstance(named, list) and named else named
+  if not named and config.get('model_type') in FAMILIES:
+    named = FAMILIES[config['model_type']] + HEADS['tokens']
+  named = named or 'none'
   if named not in ARCHITECTURES:
     fail(f'architecture {named!r} is not supported; known: {", ".join(ARCHITECTURES)}.')
   family, head = ARCHITECTURES[named]
@@ -124,7 +131,7 @@ def _from_hf(config, where):
   shape = dict(
       vocab=size('vocab_size'), embed=size('hidden_size'), layers=size('num_hidden_layers'),
       heads=size('num_attention_heads'), mlp=size('intermediate_size'), context=size('max_position_embeddings'),
-      norm_eps=float(_number(config, 'rms_norm_eps', fail, 1e-6)), tied=flag('tie_word_embeddings', False),
+      norm_eps=float(_number(config, 'rms_norm_eps', fail, 1e-6, most=1)), tied=flag('tie_word_embeddings', False),
       family=family, head=head, qkv_bias=family == 'qwen2', qk_norm=family in ('qwen3', 'qwen3_moe'))
   if family == 'deepseek_v3':
     mla = MLA(size('q_lora_rank', 0), size('kv_lora_rank'), size('qk_nope_head_dim'), size('qk_rope_head_dim'),
@@ -141,18 +148,30 @@ def _from_hf(config, where):
   if family == 'qwen3_moe':
     shape['moe'] = MoE(size('num_experts'), size('num_experts_per_tok'), size('moe_intermediate_size'),
                        normalise=flag('norm_topk_prob', False))
-  return models.ModelConfig(**shape, **_rope(config, shape['context'], fail))
+  cfg = models.ModelConfig(**shape, **_rope(config, shape['context'], fail, where))
+  specs = jax.tree_util.tree_leaves(models.specs(cfg), is_leaf=is_spec)
+  count = sum(math.prod(spec.shape[:spec.stacked]) for spec in specs)
+  if count > MOST_TENSORS:
+    fail(f"{cfg.layers} layers{f' of {cfg.moe.experts} experts' if cfg.moe else ''} have {count} tensors, over "
+         f"{MOST_TENSORS}; copy the model's own config.json.")
+  return cfg
 
 
-def _number(config, key, fail, *default, kinds=(int, float), least=0):
-  """config[key], or the default where it is absent or null, of one of `kinds` and no less than `least`."""
+def named(config, cfg):
+  """The contents of a config.json with the architecture in it, which it may lack. cfg: its ModelConfig."""
+  return {'model_type': cfg.family} | config | {'architectures': [FAMILIES[cfg.family] + HEADS[cfg.head]]}
+
+
+def _number(config, key, fail, *default, kinds=(int, float), least=0, most=math.inf):
+  """config[key], or the default where it is absent or null: finite, of one of `kinds` and from `least` to `most`."""
   value = config.get(key)
   value = config.get(RENAMED.get(key)) if value is None else value
   if value is None:
     return default[0] if default else fail(f"'{key}' is missing; copy the model's own config.json.")
-  if type(value) not in kinds or value < least:
-    fail(f"'{key}' is {value!r}, which is no {kinds[-1].__name__} of at least {least}; "
-         "copy the model's own config.json.")
+  most = min(most, (1 << 31) - 1) if kinds == (int,) else most
+  if type(value) not in kinds or not least <= value <= most or not math.isfinite(value):
+    fail(f"'{key}' is {repr(value)[:100]}, which is no {kinds[-1].__name__} of at least {least}"
+         f"{'' if most == math.inf else f' and at most {most}'}; copy the model's own config.json.")
   return value
 
 
@@ -163,7 +182,7 @@ def prediction_layers(config):
   return found if type(found) is int else 0
 
 
-def _rope(config, context, fail):
+def _rope(config, context, fail, where):
   """rope_theta and rope of a ModelConfig, from the older form of config.json or the newer (`rope_parameters`)."""
   found = config.get('rope_parameters') or config.get('rope_scaling') or {}
   kind = found.get('rope_type') or found.get('type') or 'default'
@@ -181,6 +200,16 @@ def _rope(config, context, fail):
   optional = ('low_freq_factor', 'high_freq_factor', 'beta_fast', 'beta_slow', 'attention_factor', 'mscale',
               'mscale_all_dim')
   more = {key: float(number(key)) for key in optional if found.get(key) is not None or key in needed[kind]}
+  unknown = found.keys() - {'rope_type', 'type', 'rope_theta', 'partial_rotary_factor', 'factor', 'truncate',
+                            'original_max_position_embeddings', 'attn_factor', 'extrapolation_factor', 'finetuned',
+                            *optional}
+  if unknown:
+    log.warning('%s: rope scaling has %s, which is not known and counts for nothing.', where,
+                ', '.join(sorted(unknown)))
+  if kind == 'yarn':
+    more['attn_factor'] = float(number('attn_factor', 1.0))
+    if number('extrapolation_factor', 1.0) != 1:
+      fail(f'extrapolation_factor = {found["extrapolation_factor"]} is not supported, only 1.')
   if found.get('truncate') is not None:
     more['truncate'] = _number(found, 'truncate', fail, kinds=(bool,))
   factor = number('factor') if 'factor' in needed[kind] else number('factor', context / original)

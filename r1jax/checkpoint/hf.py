@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r1jax import modelfiles
 from r1jax.checkpoint import families, safetensors_files
 from r1jax.checkpoint.model_dir import CONFIG, ModelDirError
 from r1jax.checkpoint.safetensors_files import DTYPES, INDEX, ROWS, SCALE
@@ -34,7 +35,7 @@ def read_config(path):
   path = pathlib.Path(path)
   if path.is_file():
     raise ModelDirError(f'{path} is a file; pass the directory that holds {CONFIG} and the weights.')
-  if not (path / CONFIG).is_file():
+  if not modelfiles.find_json(path / CONFIG, ModelDirError):
     raise ModelDirError(f'{path} holds no {CONFIG}; pass a model directory.')
   try:
     config = json.loads((path / CONFIG).read_text(encoding='utf-8'))
@@ -81,7 +82,7 @@ def _scale_block(config):
   """Of how many rows and columns a factor of FP8 weights is."""
   about = config.get('quantization_config')
   block = (about.get('weight_block_size') if isinstance(about, dict) else None) or [128, 128]
-  if not isinstance(block, list) or len(block) != 2 or any(type(n) is not int or n < 1 for n in block):
+  if not isinstance(block, list) or len(block) != 2 or any(type(n) is not int or not 1 <= n < 1 << 31 for n in block):
     raise ModelDirError(f"{CONFIG}: 'weight_block_size' is {block!r}, which is no pair of sizes; copy the model's own "
                         f'{CONFIG}.')
   return tuple(block)

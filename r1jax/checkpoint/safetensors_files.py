@@ -14,6 +14,7 @@ import threading
 import jax.numpy as jnp
 import numpy as np
 
+from r1jax import modelfiles
 from r1jax.checkpoint.model_dir import ModelDirError
 
 INDEX = 'model.safetensors.index.json'
@@ -44,20 +45,22 @@ def entries(path):
 
   Raises:
     ModelDirError: no safetensors, a shard missing or truncated, a header that is none, an unknown dtype, a tensor in
-      two files.
+      two files of which the index names neither.
   """
   path = pathlib.Path(path)
   if not path.is_dir():
     raise ModelDirError(f'{path} is no directory; pass the one that holds the *.safetensors.')
-  if (path / INDEX).is_file():
-    wanted = _index(path / INDEX)
-    missing = sorted(name for name in wanted if not (path / name).is_file())
+  places = {}
+  if modelfiles.find_json(path / INDEX, ModelDirError):
+    places = _index(path / INDEX)
+    wanted = set(places.values())
+    missing = sorted(name for name in wanted if not modelfiles.find(path / name, ModelDirError))
     if missing:
       more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
       raise ModelDirError(f'{path / missing[0]}{more} is missing, though {INDEX} names it; copy it from the source.')
     files = sorted(path / name for name in wanted)
   else:
-    files = sorted(path.glob('*.safetensors'))
+    files = sorted(p for p in path.glob('*.safetensors') if modelfiles.find(p, ModelDirError))
   if not files:
     pickles = sorted(p.name for p in path.iterdir() if {'.bin', '.pt', '.pth', '.ckpt'} & set(p.suffixes))
     advice = (f'{pickles[0]} is a pickle, which can run code and is never opened; convert it where it comes from '
@@ -66,21 +69,23 @@ def entries(path):
     raise ModelDirError(f'{path} holds no *.safetensors; {advice}')
   found = {}
   for file in files:
-    header = _header(file)
-    twice = found.keys() & header.keys()
-    if twice:
-      raise ModelDirError(f'{file}: tensor {min(twice)} is in {found[min(twice)].file.name} too; remove the file that '
-                          'is not of this model.')
-    found.update(header)
+    for name, entry in _header(file).items():
+      first = found.setdefault(name, entry)
+      if first is not entry and places.get(name) not in (first.file.name, file.name):
+        raise ModelDirError(f'{file}: tensor {name} is in {first.file.name} too; remove the file that is not of this '
+                            'model.')
+      if places.get(name) == file.name:
+        found[name] = entry
   return found
 
 
 def _index(file):
+  """{tensor name: name of its file}."""
   try:
-    names = set(json.loads(file.read_text(encoding='utf-8'))['weight_map'].values())
-    if not all(os.path.basename(name) == name and name.isprintable() for name in names):
+    places = json.loads(file.read_text(encoding='utf-8'))['weight_map']
+    if not all(name and os.path.basename(name) == name and name.isprintable() for name in set(places.values())):
       raise ValueError('a shard is not a plain file name')
-    return names
+    return places
   except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise ModelDirError(f'{file} is damaged ({error!r}); copy it again.') from error
 
@@ -113,8 +118,10 @@ def _header(file):
 def _entry(file, name, about, data):
   """The Entry of a header's item; ValueError and the like where it is none. `data`: where the header ends."""
   dtype, shape, (begin, end) = about['dtype'], tuple(about['shape']), about['data_offsets']
-  if not name.isprintable() or any(type(n) is not int or n < 0 for n in (*shape, begin, end)):
-    raise ValueError(f'tensor {name!r} of shape {list(shape)} lies at {begin}:{end}')
+  if (not name.isprintable() or len(name) > 1000 or len(shape) > 8
+      or any(type(n) is not int or not 0 <= n < 1 << 63 for n in (*shape, begin, end))):
+    raise ValueError(f'tensor {name[:1000]!r} of shape {str(list(shape))[:200]} lies at '
+                     f'{str(begin)[:20]}:{str(end)[:20]}')
   if dtype not in DTYPES:
     raise ModelDirError(f'{file}: tensor {name} has dtype {dtype!r}; known: {", ".join(DTYPES)}. '
                         'Convert it where it comes from.')

@@ -4,7 +4,7 @@ import hashlib
 import json
 import pathlib
 
-from r1jax import models, parallel, tokenizers
+from r1jax import modelfiles, models, parallel, tokenizers
 from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf, store
 from r1jax.checkpoint.model_dir import CONFIG, ModelDirError
@@ -32,11 +32,14 @@ class Source:
   digest: str
 
   def load_tokenizer(self, chat_template=None):
-    """The model's tokenizer (see `tokenizers.load`). Raises ModelDirError where it has more ids than the model."""
+    """The model's tokenizer (see `tokenizers.load`). Raises ModelDirError where it has ids that the model lacks."""
     tokenizer = tokenizers.load(self.tokenizer, chat_template)
     if tokenizer.vocab > self.cfg.vocab:
       raise ModelDirError(f'the tokenizer in {self.tokenizer} has {tokenizer.vocab} ids but the model '
                           f'{self.cfg.vocab}; use the two of one model.')
+    if max(tokenizer.eos) >= self.cfg.vocab:
+      raise ModelDirError(f'{self.tokenizer}: a text ends with id {max(tokenizer.eos)}, but the model has '
+                          f'{self.cfg.vocab} ids; correct eos_token_id.')
     return tokenizer
 
   def abstract(self, mesh, dtype='keep'):
@@ -76,20 +79,26 @@ def open_model(path, step=None):
     config = hf.read_config(path)
     cfg = families.from_hf(config, path / CONFIG)
     hf.open_files(path, cfg, config)
-    return Source(path, cfg, config, path, None, _digest(path))
+    return Source(path, cfg, families.named(config, cfg), path, None, _digest(path))
   at, manifest = store.newest(path / CHECKPOINTS, step)
   config = manifest['fingerprint'].get('model')
   if not isinstance(config, dict):
     raise ModelDirError(f'{at} does not say which model it holds; give the folder of a run, or of an imported model.')
-  return Source(path, families.from_hf(config, at), config, _tokenizer(path), at, manifest['sha256'])
+  cfg = families.from_hf(config, at)
+  return Source(path, cfg, families.named(config, cfg), _tokenizer(path), at, manifest['sha256'])
 
 
 def _tokenizer(path):
   """Where the tokenizer's files lie: a run's config.json names the model it began from, which may be a run too."""
+  seen = set()
   while (path / CHECKPOINTS).is_dir():
     began = hf.read_config(path).get('model')
     if not isinstance(began, dict) or not began.get('path'):
       return path
+    seen.add(path.resolve())
+    if not isinstance(began['path'], str) or '\0' in began['path'] or pathlib.Path(began['path']).resolve() in seen:
+      raise ModelDirError(f'{path / CONFIG}: the model that it began from, {str(began["path"])[:200]!r}, is no path or '
+                          'began from this one; set model.path there to where the tokenizer lies.')
     path = pathlib.Path(began['path'])
   return path
 
@@ -97,7 +106,8 @@ def _tokenizer(path):
 def _digest(path):
   """Of all that a directory holds: names, sizes and `pieces`."""
   found = hashlib.sha256()
-  for file in sorted(path.glob('*.safetensors')) + sorted(path.glob('tokenizer.*')):
+  files = sorted(path.glob('*.safetensors')) + sorted(path.glob('tokenizer.*'))
+  for file in (p for p in files if not p.is_dir() and modelfiles.find(p, ModelDirError)):
     found.update(f'{file.name} {file.stat().st_size}'.encode())
     for piece in pieces(file):
       found.update(piece)

@@ -68,7 +68,7 @@ class Store:
   def __exit__(self, *_):
     self.close()
 
-  def save(self, step, state):
+  def save(self, step, state, notes=None):
     """Starts saving `state` as `step`; returns once donating or overwriting it can do no harm.
 
     Waits for the save before. A step that is already there and intact is left as it is, so that a
@@ -77,6 +77,7 @@ class Store:
     Args:
       step: non-negative int.
       state: pytree of jax.Array and np.ndarray.
+      notes: dict of JSON values that are kept with it; see `notes`.
 
     Raises:
       StoreError: this save could not begin, or an earlier one failed (disk full, say).
@@ -89,6 +90,7 @@ class Store:
       return
     named, _ = _named(state)
     about = {'step': step, 'fingerprint': self._fingerprint, 'arrays': _layout(named)}
+    about |= {'notes': notes} if notes else {}
     _log.addFilter(_not_orbax_traceback)
     try:
       self._sweep()
@@ -132,6 +134,10 @@ class Store:
       raise StoreError(f'no checkpoint in {self._directory} is intact ({"; ".join(reasons)}); '
                        'restore the files from a copy, or remove the directory to start anew.')
     return None
+
+  def notes(self, step):
+    """What `save` was given as notes for a step that `restore` has returned; None where it was given none."""
+    return json.loads((self._path(step) / MANIFEST).read_text()).get('notes')
 
   def wait(self):
     """Blocks until the save in flight is committed. Raises StoreError if it failed."""

@@ -110,7 +110,7 @@ class Reward:
   gates: tuple[str, ...] = ()     # parts whose scores multiply the weighted sum
   step_credit: float = 0.0        # weight of the part 'process' as credit by step in the advantage; 0: none
   workers: int = 1                # processes that grade
-  timeout: float = 5.0            # seconds for one response, after which it scores 0
+  timeout: float = 5.0            # seconds of processor time for one response, after which it scores 0
   overlong_buffer: int = 0        # tokens before max_response over which DAPO's soft punishment grows; 0: off
   # Problems of several kinds. A route's parts take the place of the part `accuracy`, for problems of its kind alone;
   # a route may give another one of `parts` another weight. Where a route has several parts of its own, or none,
@@ -190,7 +190,8 @@ class Loss:
   kl_place: str = 'loss'          # 'loss' or 'reward'
   tis_cap: float = 0.0            # cap of the trainer/sampler importance weight; 0: off
   entropy_coef: float = 0.0       # bonus, subtracted from the loss
-  resample_limit: int = 0         # DAPO's dynamic sampling: extra rollouts a step may draw; 0: off
+  resample_limit: int = 0         # DAPO's dynamic sampling: rollouts a step may draw in place of groups all right or
+                                  # all wrong, which fill up what is still missing then; 0: off
 
   def __post_init__(self):
     require(self.kl_estimator in ('k1', 'k2', 'k3'),

@@ -55,21 +55,10 @@ def _kind(value):
   return 'an empty list' if value == [] else f'a {type(value).__name__}'
 
 
-def summary(text):
-  """What the reader of a response sees: the text behind the first `</think>`, or all of it where nothing is thought.
-
-  Returns:
-    str; None where thinking begins and never ends, so that nothing is shown.
-  """
-  _, end, after = text.partition(templates.THINK_END)
-  if end:
-    return after.strip()
-  return None if templates.THINK in text else text.strip()
-
-
 def shown(text, view):
   """A response as a view of config.VIEWS has it; None where that is nothing. text: see `templates.completed`."""
-  return summary(text) if view == 'summary' else text.strip()
+  text = templates.summary(text) if view == 'summary' else text
+  return None if text is None else text.strip()
 
 
 class Encoder:

@@ -1,11 +1,10 @@
 """What a reward model learns from: items of a source, parted into training and held-out ones, and as token ids."""
 import dataclasses
-import hashlib
 
 import numpy as np
 
 from r1jax.config import require
-from r1jax.data import preference, process, toy_scored
+from r1jax.data import preference, process, sources, toy_scored
 from r1jax.data.reader import DataError
 
 
@@ -55,7 +54,7 @@ def _jsonl(cfg, objective):
   if cfg.eval_path:
     held_out, more = read(cfg.eval_path)
     return train, held_out, {reason: count + more[reason] for reason, count in dropped.items()}
-  inside = lambda item: int(hashlib.sha256(item['key'].encode()).hexdigest()[:16], 16) < cfg.eval_fraction * 2**64
+  inside = lambda item: sources.share(item['key']) < cfg.eval_fraction   # keys are conversations in JSON: no other's
   return [i for i in train if not inside(i)], [i for i in train if inside(i)], dropped
 
 

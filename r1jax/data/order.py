@@ -1,4 +1,4 @@
-"""The order of problems: which ones a step trains on is a function of (seed, step) alone."""
+"""The order of problems: which ones a draw holds is a function of the seed and the draw's number alone."""
 import fractions
 import itertools
 import zlib
@@ -12,9 +12,9 @@ from r1jax.config import require
 def batch(problems, seed, step, count, process_index=0, process_count=1):
   """The problems of one step, or one process's part of them.
 
-  Step s takes positions s * count ... (s + 1) * count - 1 of an endless sequence in which every
-  epoch is a new permutation of the problems. Nothing is remembered between steps, so a resumed run
-  neither repeats nor skips. A step that straddles two epochs may hold a problem twice.
+  Step s, or with several draws a step draw s, takes positions s * count ... (s + 1) * count - 1 of an endless
+  sequence in which every epoch is a new permutation of the problems. Nothing is remembered between steps, so a
+  resumed run neither repeats nor skips. A step that straddles two epochs may hold a problem twice.
 
   Args:
     problems: sequence of N problems, the same on every process.
@@ -63,20 +63,22 @@ class Mixture:
     self._endless = {name: grain.MapDataset.source(some).seed(int(seeds[name])).shuffle().repeat()
                      for name, some in by_part.items()}
 
-  def batch(self, step, count, draws=1):
+  def batch(self, draw, count, begun=None):
     """The problems of one draw, list of `count`.
 
     Args:
-      step: of all draws, int >= 0: draw n of training step s is s * draws + n.
+      draw: number of all draws before it.
       count: problems a draw.
-      draws: draws that a training step may take.
+      begun: {step: number of its first draw} for the steps that have come at which parts begin; None where each step
+        takes one draw.
     """
-    begins = sorted({part.begin * draws for part in self._parts.values()})
+    begun = {part.begin: part.begin for part in self._parts.values()} if begun is None else begun
+    firsts = {name: begun[part.begin] for name, part in self._parts.items() if part.begin in begun}
     taken, out = dict.fromkeys(self._parts, 0), []
-    for begin, end in itertools.pairwise([*begins, None]):
-      at = {name: part.weight for name, part in self._parts.items() if part.begin * draws <= begin}
-      last = end is None or step < end
-      first = ((step if last else end) - begin) * count
+    for begin, end in itertools.pairwise([*sorted(set(firsts.values())), None]):
+      at = {name: part.weight for name, part in self._parts.items() if name in firsts and firsts[name] <= begin}
+      last = end is None or draw < end
+      first = ((draw if last else end) - begin) * count
       for name, n in _shares(first, at).items():
         taken[name] += n
       if last:
@@ -89,6 +91,43 @@ class Mixture:
       taken[name] += 1
       before = after
     return out
+
+
+class Draws:
+  """The draws of a run, one behind the other: with dynamic sampling a step takes as many as it needs.
+
+  Args:
+    problems: sequence of problems, the same on every process.
+    data: config.Data.
+    seed: int >= 0.
+    count: problems a draw.
+  """
+
+  def __init__(self, problems, data, seed, count):
+    self._problems, self._seed, self._count = problems, seed, count
+    self._mixture = Mixture(problems, data.parts, seed) if data.source == 'mixture' else None
+    self._begins = {part.begin for part in data.parts.values()}
+    self._made, self._begun = 0, {}
+
+  def next(self, step):
+    """The problems of the next draw, list of `count`, which belongs to training step `step`."""
+    for begin in self._begins:
+      if begin <= step:
+        self._begun.setdefault(begin, self._made)
+    draw, self._made = self._made, self._made + 1
+    if self._mixture:
+      return self._mixture.batch(draw, self._count, self._begun)
+    return batch(self._problems, self._seed, draw, self._count)
+
+  def position(self):
+    """Where the next draw begins, as a dict of JSON values: what `go_to` takes."""
+    return {'draws': self._made, 'begun': {str(step): draw for step, draw in self._begun.items()}}
+
+  def go_to(self, step, position=None):
+    """Goes on at training step `step` with what `position` returned; None: each step before has taken one draw."""
+    position = position or {'draws': step, 'begun': {begin: begin for begin in self._begins if begin < step}}
+    self._made = position['draws']
+    self._begun = {int(begin): draw for begin, draw in position['begun'].items()}
 
 
 def _shares(count, weights):

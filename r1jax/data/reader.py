@@ -8,6 +8,11 @@ import zlib
 from absl import logging
 
 
+# GSM8K's mark, with what stands before it and the answer behind it; '##### x' is a heading, and so is one with more
+# lines under it.
+_MARKED = re.compile(r'(.*\s|)####(?!#)([^\n]*)', re.DOTALL)
+
+
 class DataError(ValueError):
   """Data that cannot be used; the message is one line: what, the numbers, what to do."""
 
@@ -106,7 +111,8 @@ def normalise(row, default_id, answers=True):
   Without `answers` a row needs none; its 'answer' is then ''.
 
   GSM8K's own files write 'question' for the problem and end a worked solution with '#### 1,234' for
-  the answer: these become 'problem', 'solution' and '1234'. Raises ValueError naming what is wrong.
+  the answer: these become 'problem', 'solution' and '1234'. The mark begins the text or stands behind white space, and
+  the answer is all that follows it, on its line. Raises ValueError naming what is wrong.
   """
   if not isinstance(row, dict):
     raise ValueError(f'a JSON {type(row).__name__}, not an object')
@@ -115,10 +121,10 @@ def normalise(row, default_id, answers=True):
     row['problem'] = row.pop('question')
   for field in ('problem', 'answer'):
     row[field] = _text(row, field) if answers or field == 'problem' or row[field] else ''
-  solution, mark, answer = row['answer'].rpartition('\n####')
-  if mark:
-    row.update(solution=solution, answer=re.sub(r'(?<=\d),(?=\d{3})', '', answer).strip())
-    row['answer'] = _text(row, 'answer')              # nothing may follow the mark
+  if marked := _MARKED.fullmatch(row['answer'].rstrip()):
+    row.update(({'solution': marked[1].rstrip()} if marked[1].strip() else {}) |
+               {'answer': re.sub(r'(?<=\d),(?=\d{3})', '', marked[2]).strip()})
+    row['answer'] = _text(row, 'answer')              # something must follow the mark
   row['id'] = default_id if row.get('id') is None else _text(row, 'id')
   return row
 

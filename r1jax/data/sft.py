@@ -23,6 +23,7 @@ from r1jax.data.reader import DataError
 
 TRAIN = 'train.jsonl'             # the file to read of a folder that is a data set
 ABOUT = 'about.json'
+PURPOSE = 'SFT'                   # of the split, see sources.share
 TOY = (2000, 200)                 # texts of the toy world by seed: to train on, and held out
 
 
@@ -54,15 +55,16 @@ class Corpus:
     return self.ids[first:end], int(self.starts[place])
 
 
-def load(cfg, tokenizer, encode, folder):
+def load(cfg, tokenizer, encode, folder, asked=frozenset()):
   """The texts that a config.Imitated names: to train on, and held out.
 
-  Held out is data.eval_path, or the share data.eval_fraction of the prompts by their hash, by which `data.sources`
-  holds out the same ones. A training text whose prompt is held out is dropped and counted, and so is what exceeds
-  data.max_length.
+  Held out is data.eval_path, or the share data.eval_fraction of the prompts by a hash of their own, so that prompts
+  which RL has trained on are parted anew. A training text whose prompt is held out, or is `asked`, is dropped and
+  counted, and so is what exceeds data.max_length.
 
   Args:
     tokenizer: of the model. encode: row -> text and ids of its prompt, as a sampler is given it. folder: for the files.
+    asked: `reader.text_key`s of the problems by whose answers the model is evaluated.
 
   Returns:
     (Corpus to train on, Corpus held out, {reason: number dropped}).
@@ -76,11 +78,12 @@ def load(cfg, tokenizer, encode, folder):
   read = [TOY if isinstance(file, int) else file and _digest(file) for file in files]
   beside = [_digest(os.path.join(os.path.dirname(tokenizer.path), name)) for name in sorted(
       os.listdir(os.path.dirname(tokenizer.path))) if name.startswith(('tokenizer', 'chat_template', 'special_tokens'))]
-  what = [dataclasses.asdict(dataclasses.replace(cfg, path='', eval_path='')), read, beside, tokenizer.eos]
+  what = [dataclasses.asdict(dataclasses.replace(cfg, path='', eval_path='')), read, beside, tokenizer.eos, PURPOSE,
+          sorted(asked)]
   digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
   path = os.path.join(folder, digest[:16])
   if not os.path.exists(os.path.join(path, ABOUT)):
-    _write(cfg, files, tokenizer, encode, path)
+    _write(cfg, files, tokenizer, encode, path, asked)
   with open(os.path.join(path, ABOUT), encoding='utf-8') as f:
     dropped = json.load(f)
   return *(_open(os.path.join(path, part), digest) for part in ('train', 'held_out')), dropped
@@ -105,7 +108,7 @@ def text_ids(prompt, ids, response, tokenizer):
   Args:
     prompt, ids: the prompt as text and ids. response: text.
   """
-  if prompt.endswith(templates.THINK):
+  if templates.opens_thinking(prompt):
     inside = response.removeprefix(templates.THINK).lstrip('\n')
     response = inside if response.startswith(templates.THINK) else f'\n{templates.THINK_END}\n\n{response}'
   return [*ids, *tokenizer.encode(response), tokenizer.eos[0]], len(ids)
@@ -138,7 +141,7 @@ def _check(row):
     raise ValueError("neither 'turns' nor a text 'problem'")
 
 
-def _write(cfg, files, tokenizer, encode, path):
+def _write(cfg, files, tokenizer, encode, path, asked):
   """Encodes both parts into `path`; about.json, which is written last, says that all is there."""
   os.makedirs(path, exist_ok=True)
   train, held_out = files
@@ -146,14 +149,15 @@ def _write(cfg, files, tokenizer, encode, path):
     keys = {key for key, _, _ in _rows(cfg, held_out)}
     held = lambda key: key in keys
   else:
-    held = lambda key: sources.share(key) < cfg.eval_fraction
+    held = lambda key: sources.share(key, PURPOSE) < cfg.eval_fraction
   to_ids = lambda row, response: text_ids(*encode(row), response, tokenizer)
-  kept = ((row, response) for key, row, response in _rows(cfg, train) if not held(key))
+  kept = ((row, response) for key, row, response in _rows(cfg, train) if not held(key) and key not in asked)
   apart = train if held_out is None else held_out
   rest = ((row, response) for key, row, response in _rows(cfg, apart) if held(key))
   dropped = {'long': _encode(kept, to_ids, cfg.max_length, path, 'train'),
              'long_held_out': _encode(rest, to_ids, cfg.max_length, path, 'held_out'),
-             'held_out': 0 if held_out is None else sum(held(key) for key, _, _ in _rows(cfg, train))}
+             'held_out': 0 if held_out is None else sum(held(key) for key, _, _ in _rows(cfg, train)),
+             'asked': sum(key in asked and not held(key) for key, _, _ in _rows(cfg, train)) if asked else 0}
   _save(os.path.join(path, ABOUT), lambda f: f.write(json.dumps(dropped).encode()))
 
 

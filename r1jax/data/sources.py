@@ -171,13 +171,19 @@ def _split(problems, fraction, malformed):
   """Holds out the problems whose text hashes into the first `fraction` of the range."""
   held_out, train = [], []
   for p in problems:
-    (held_out if share(text_key(p)) < fraction else train).append(p)
+    (held_out if share(text_key(p), 'RL') < fraction else train).append(p)
   return Problems(train, held_out, {'malformed': malformed, 'held_out': 0})
 
 
-def share(text):
-  """A number in [0, 1) that the text alone fixes: what is held out of a set stays so when others come or go."""
-  return int.from_bytes(hashlib.sha256(text.encode('utf-8')).digest()[:8], 'big') / 2**64
+def share(text, purpose=''):
+  """A number in [0, 1) that the text alone fixes: what is held out of a set stays so when others come or go.
+
+  Args:
+    purpose: what the split is for. Those of different purposes are independent: what one has left to train on can be
+      parted again by the next, as where the prompts of RL become those of SFT.
+  """
+  salted = f'{purpose}\0{text}' if purpose else text
+  return int.from_bytes(hashlib.sha256(salted.encode('utf-8')).digest()[:8], 'big') / 2**64
 
 
 def _disjoint(train, held_out, malformed):

@@ -8,11 +8,12 @@ def majority(answers, correct):
   """cons@k of one problem: 1.0 where the commonest answer is right.
 
   Args:
-    answers: k strings, or None where a response gave none; those do not vote.
+    answers: k values, equal where responses give the same answer (see `rewards.votes`), or None where a response gave
+      none; those do not vote.
     correct: k bools.
 
-  Ties go to the answer given first. The vote is right where most of its voters were graded right:
-  a verifier may accept one spelling of an answer and not another.
+  Of answers with equally many votes the one given first wins. The vote is right where most of its voters were graded
+  right: a verifier may accept one spelling of an answer and not another.
   """
   votes = collections.Counter(a for a in answers if a is not None)
   if not votes:
@@ -26,7 +27,7 @@ def summarise(rows, k):
   """Means over problems of k samples each, the samples of a problem adjacent.
 
   Args:
-    rows: dicts with 'correct' (bool), 'voted' (normalised answer or None), 'format' (0..1), 'length' (tokens),
+    rows: dicts with 'correct' (bool), 'voted' (number of the answer or None), 'format' (0..1), 'length' (tokens),
       'reflections' (count), 'language' (0..1), 'stop'.
     k: samples a problem.
 

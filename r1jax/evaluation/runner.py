@@ -1,9 +1,11 @@
 """Samples and grades held-out problems."""
+import io
 import itertools
 
-from r1jax import keys, rewards, templates
+from r1jax import keys, parallel, rewards, templates
 from r1jax.evaluation.metrics import summarise
-from r1jax.rewards import answers, form, mix
+from r1jax.metrics import progress
+from r1jax.rewards import form, mix, votes
 
 
 def evaluate(sampler, params, problems, *, samples, sampling, key, reward, language, batch):
@@ -22,31 +24,65 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
 
   Returns:
     metrics (see `summarise`), and a row for each response, for the report. Where problems have kinds or languages,
-    the metrics of each are there too, as 'kind/NAME/pass@1' and 'language/NAME/pass@1'.
+    the metrics of each are there too, as 'kind/NAME/pass@1' and 'language/NAME/pass@1'. Shares of right responses
+    (pass@1, any@k, cons@k) are given only of problems judged alike: where a reward model says of some kinds what is
+    right, or nothing does, they are there by kind alone.
   """
   rows, pending, shards = [], [], sampler.engine.shards
   batch = -(-batch // shards) * shards
-  for first in range(0, len(problems), batch):
-    some = problems[first:first + batch]
-    wanted = len(some)
-    some = some + list(itertools.islice(itertools.cycle(problems), batch - wanted))  # a short one is filled up
-    rollout, scores = sampler.start(params, some, samples, keys.fold_in(key, first), sampling)
-    pending.append((rollout, scores, wanted * samples))
+  with progress.fraction(-(-len(problems) // batch) * batch, 'evaluation',
+                         None if parallel.first() else io.StringIO()) as bar:
+    for first in range(0, len(problems), batch):
+      some = problems[first:first + batch]
+      wanted = len(some)
+      some = some + list(itertools.islice(itertools.cycle(problems), batch - wanted))  # a short one is filled up
+      rollout, scores = sampler.start(params, some, samples, keys.fold_in(key, first), sampling,
+                                      watch=lambda done, first=first: bar.at(first + done))
+      pending.append((rollout, scores, wanted * samples))
   for rollout, scores, count in pending:
     table, _ = scores()
     table.pop('credit', None)
     right, asked = mix.right(table, reward, rollout.items), mix.weights(rollout.items, reward)
-    rows += [_row(rollout, table, i, right[i], asked[i], reward, language) for i in range(count)]
-  metrics = summarise(rows, samples)
+    voted = _votes(rollout.items[:count], samples, reward, sampler.grader)
+    rows += [_row(rollout, table, i, right[i], voted[i], asked[i], reward, language) for i in range(count)]
+  metrics = _figures(rows, samples, reward, sampler.models)
   for field, values in (('kind', sorted({r['kind'] for r in rows if 'kind' in r})),
                         ('target', sorted({r['target'] for r in rows if 'target' in r}))):
     for value in values:
-      some = summarise([r for r in rows if r.get(field) == value], samples)
+      some = _figures([r for r in rows if r.get(field) == value], samples, reward, sampler.models)
       metrics |= {f'{"language" if field == "target" else field}/{value}/{name}': x for name, x in some.items()}
   return metrics, rows
 
 
-def _row(rollout, scores, i, right, asked, reward, language):
+def _figures(rows, samples, reward, models):
+  """`summarise`, less the shares of right responses where these would mix what is judged in different ways.
+
+  models: the parts of the reward that models score; rules score the others.
+  """
+  metrics = summarise(rows, samples)
+  parts = {reward.accuracy_of(row.get('kind')) for row in rows}
+  judges = {name if name in models else 'rule' for name in parts - {''}}
+  if len(judges) == 1 and '' not in parts:
+    return metrics
+  return {name: x for name, x in metrics.items() if not name.startswith(('pass@', 'any@', 'cons@'))}
+
+
+def _votes(items, samples, reward, grader):
+  """Of each item the number of the answer that it votes for, among those of its problem, or None (`votes.groups`).
+
+  What is an answer, and which are equal, is up to the part that says of its kind what is right.
+  """
+  problems, found = [items[i:i + samples] for i in range(0, len(items), samples)], {}
+  judges = [reward.accuracy_of(mix.kind_of(group[0])) for group in problems]
+  for part in dict.fromkeys(judges):
+    own = [i for i, judge in enumerate(judges) if judge == part]
+    numbers = votes.groups([problems[i] for i in own], reward.function(part), reward.options.get(part),
+                           grader if samples > 1 else None, part)        # one sample is the majority of itself
+    found |= dict(zip(own, numbers, strict=True))
+  return [None if n < 0 else n for i in range(len(problems)) for n in found[i]]
+
+
+def _row(rollout, scores, i, right, voted, asked, reward, language):
   item, text = rollout.items[i], templates.completed(rollout.items[i]['prompt'], rollout.items[i]['response'])
   parsed = templates.parse(text)
   target = rewards.language_of(item)
@@ -55,7 +91,7 @@ def _row(rollout, scores, i, right, asked, reward, language):
       **({'kind': item['kind']} if isinstance(item.get('kind'), str) else {}), **({'target': target} if target else {}),
       'reward': float(scores['total'][i]),
       'parts': {name: float(x[i]) for name, x in scores.items() if name in asked},
-      'correct': bool(right), 'voted': _voted(item, parsed, reward),
+      'correct': bool(right), 'voted': voted,
       'format': _well_formed(item, parsed, reward), 'length': int(rollout.samples.lengths[i]),
       'stop': str(rollout.samples.stop[i]),
       'reflections': templates.reflections(text),
@@ -74,10 +110,3 @@ def _well_formed(item, parsed, reward):
   options = _form(reward)
   return form.verdict(item, **options)['score'] if options else float(parsed.well_formed)
 
-
-def _voted(item, parsed, reward):
-  """What a response votes for: its tagged answer; in another form than R1-Zero's also a box, or the whole summary."""
-  if parsed.answer or _form(reward).get('form', 'r1_zero') == 'r1_zero':
-    return parsed.answer and ' '.join(parsed.answer.split())
-  found = answers.find(item, 'both').text or answers.find(item, 'summary').text
-  return found and ' '.join(found.split())

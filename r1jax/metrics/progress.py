@@ -6,6 +6,30 @@ import tqdm
 SHOWN = {'reward': 'reward/mean', 'accuracy': 'eval/pass@1', 'length': 'response/length_mean'}
 
 
+def fraction(total, label, file=None):
+  """A tqdm bar over work whose parts are reported as fractions, that shows itself where it takes more than seconds.
+
+  Args:
+    total: how much there is. label: text before the bar.
+    file: text stream; standard error where None.
+
+  Returns:
+    a context manager with `at(done)`, done from 0 to total.
+  """
+  return _Fraction(total=total, desc=label, leave=False, **_pace(file or sys.stderr), delay=3,
+                   bar_format='{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}')
+
+
+class _Fraction(tqdm.tqdm):
+  def at(self, done):
+    self.update(done - self.n)
+
+
+def _pace(file):
+  # A log file gets a line now and then, a terminal a moving bar.
+  return dict(file=file, dynamic_ncols=True, mininterval=0.2 if file.isatty() else 20)
+
+
 class Progress:
   """A tqdm bar over steps with the latest reward, accuracy and length, the pace and the time left."""
 
@@ -21,9 +45,7 @@ class Progress:
     file = file or sys.stderr
     self._shown = SHOWN if shown is None else shown
     self._latest = {}
-    # A log file gets a line now and then, a terminal a moving bar.
-    self._bar = tqdm.tqdm(total=total, initial=first, desc=label, unit='step', file=file, dynamic_ncols=True,
-                          mininterval=0.2 if file.isatty() else 20)
+    self._bar = tqdm.tqdm(total=total, initial=first, desc=label, unit='step', **_pace(file))
 
   def update(self, metrics, steps=1):
     """Advances by `steps` and shows `metrics` (name -> number); what is absent keeps its last value."""

@@ -15,7 +15,8 @@ class RopeScaling:
   beta_fast: float = 32.0         # yarn, as all below: rotations within the original context
   beta_slow: float = 1.0
   truncate: bool = True           # the range between the two is widened to whole dimensions
-  attention_factor: float = 0.0   # of cosines and sines; 0: from the two below
+  attention_factor: float = 0.0   # of cosines and sines; 0: from mscale and mscale_all_dim
+  attn_factor: float = 1.0        # times this
   mscale: float = 0.0
   mscale_all_dim: float = 0.0     # DeepSeek: its square scales the scores too
 
@@ -27,6 +28,7 @@ class RopeScaling:
             f'low_freq_factor {self.low_freq_factor} must be below high_freq_factor {self.high_freq_factor}.')
     require(self.kind != 'yarn' or self.beta_fast > self.beta_slow > 0,
             f'beta_fast {self.beta_fast} must be above beta_slow {self.beta_slow}, and both above 0.')
+    require(self.attn_factor > 0, f'attn_factor {self.attn_factor} must be above 0.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,7 @@ class MoE:
   def __post_init__(self):
     require(self.score in ('softmax', 'sigmoid'), f"moe.score {self.score!r}; known: softmax, sigmoid.")
     require(self.experts % self.groups == 0, f'{self.experts} experts do not divide into {self.groups} groups.')
+    require(self.top_groups <= self.groups, f'the best {self.top_groups} of {self.groups} groups: too many.')
     require(self.top_k <= self.experts // self.groups * self.top_groups,
             f'{self.top_k} experts a token from {self.top_groups} groups of {self.experts // self.groups}: too many.')
 
@@ -83,7 +86,11 @@ class ModelConfig:
 
   def __post_init__(self):
     require(self.heads % self.kv_heads == 0, f'{self.heads} heads do not divide over {self.kv_heads} KV heads.')
-    require(self.rope_dim % 2 == 0, f'{self.rope_dim} rotated dimensions a head are odd; RoPE rotates pairs.')
+    require(self.rope_dim > 0 and self.rope_dim % 2 == 0,
+            f'{self.rope_dim} rotated dimensions a head are none or odd; RoPE rotates pairs.')
+    require(self.rope_theta > 1, f'rope_theta {self.rope_theta} must be above 1.')
+    require(not self.moe or self.moe.first_dense <= self.layers,
+            f'the first {self.moe and self.moe.first_dense} of {self.layers} layers are dense: too many.')
     require(self.head in ('tokens', 'score'), f"head {self.head!r}; known: tokens, score.")
 
   @property

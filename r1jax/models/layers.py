@@ -50,7 +50,7 @@ def rope_frequencies(cfg):
   factor = yarn_mscale(s.factor, 1)
   if s.mscale and s.mscale_all_dim:
     factor = yarn_mscale(s.factor, s.mscale) / yarn_mscale(s.factor, s.mscale_all_dim)
-  factor = s.attention_factor or factor
+  factor = (s.attention_factor or factor) * s.attn_factor
   return freqs * (keep + (1 - keep) / s.factor), factor
 
 

@@ -164,7 +164,7 @@ def _learned(item, source, number, special):
   prompt, response = item.get('prompt', '') if source.sampled else '', item['response']
   if isinstance(item.get('reasoning'), str):                    # public traces keep the chain apart
     response = f'{templates.THINK}\n{item["reasoning"].strip()}\n{templates.THINK_END}\n\n{response.strip()}'
-  opened = special if prompt.endswith(special) else ''
+  opened = special if templates.opens_thinking(prompt, special) else ''
   row |= {'id': f'{item["id"]}/{item["sample"]}' if source.sampled else str(item.get('id', f'{source.name}/{number}')),
           'response': opened + templates.completed(prompt, response), 'source': source.name}
   return row | {key: row.get(key) or getattr(source, key) for key in ('kind', 'language')

@@ -4,7 +4,8 @@ A reward maps a list of items to one float each. An item is a dict: 'prompt', 'r
 without its end token), 'problem', 'answer', and the problem's other fields. A score must depend on
 its own item alone. Options are keyword-only; a config gives them in `reward.options`, and a call
 with them and no items must refuse bad values with ConfigError. A reward that can say why has a function from
-one item to a dict with 'score', 'reason' and whatever else helps.
+one item to a dict with 'score', 'reason' and whatever else helps; one that has a rule for what the answer is, a
+function from one item to that text (`r1jax.rewards.votes`).
 
 To add one: a function, a line in REWARDS, a test. One that lives elsewhere is named in a config by
 `module:function`.
@@ -21,8 +22,8 @@ from r1jax.rewards import choice, code_tests, form, ifeval, language, length, lo
 from r1jax.rewards.language import language_consistency
 from r1jax.rewards.language import named as language_of
 
-__all__ = ['PREPARE', 'REWARDS', 'VERDICTS', 'check', 'check_options', 'explained', 'language_consistency',
-           'language_of', 'resolve']
+__all__ = ['MERGED', 'PREPARE', 'REWARDS', 'VERDICTS', 'VOTES', 'check', 'check_options', 'explained',
+           'language_consistency', 'language_of', 'resolve']
 
 REWARDS = {
     'math': math_answer.math_answer,
@@ -52,10 +53,23 @@ VERDICTS = {
     'ifeval': ifeval.verdict,
 }
 
+# One item, and the reward's options -> the answer that is graded, as a text that is the same for the same answer; None
+# where there is none.
+VOTES = {
+    'math': math_answer.vote,
+    'choice': choice.choice_vote,
+    'exact': choice.exact_vote,
+    'logic': logic.vote,
+    'signs': toy.signs_vote,
+}
+
+# Those of them where different texts can be the same answer.
+MERGED = {'math'}
+
 # Run once when a worker starts, outside any item's time limit.
 PREPARE = {
     'language': language.prepare,
-    'ifeval': language.prepare,
+    'ifeval': language.prepare_identifier,
     'math': math_answer.prepare,
     'length_cosine': math_answer.prepare,      # by default it asks math
 }

@@ -12,7 +12,7 @@ import sys
 from r1jax import config
 from r1jax.rewards import seccomp
 
-TMP = 64 << 20                     # bytes in /tmp, and in any one file
+TMP = 64 << 20                     # bytes that a program may write into /tmp, and of any one file
 DESCRIPTORS = 64                   # open files of a process
 ENVIRONMENT = {'PATH': '/usr/local/bin:/usr/bin:/bin', 'LANG': 'C.UTF-8', 'PYTHONHASHSEED': '0'}
 
@@ -21,7 +21,7 @@ _UNSAFE = '(In a container of your own: reward.options.code.unsafe = True.)'
 
 
 @contextlib.contextmanager
-def setting_up(files, runtime):
+def setting_up(files, runtime, size, counted):
   """Gives the command that sets a sandbox up around another command, and the descriptors that it reads.
 
   Raises ConfigError where there is no bubblewrap, or an old one.
@@ -29,6 +29,8 @@ def setting_up(files, runtime):
   Args:
     files: name -> bytes in /tmp.
     runtime: what /proc/self/exe is: the path by which a JVM finds its libraries.
+    size: bytes in /tmp.
+    counted: see `seccomp.program`.
   """
   descriptors = []
 
@@ -41,12 +43,12 @@ def setting_up(files, runtime):
 
   try:
     command = ['setpriv', f'--reuid={_NOBODY}', f'--regid={_NOBODY}', '--clear-groups'] if os.geteuid() == 0 else []
-    command += [*_system(), '--size', str(TMP + sum(map(len, files.values()))), '--tmpfs', '/tmp']
+    command += [*_system(), '--size', str(size), '--tmpfs', '/tmp']
     for name, content in files.items():
       command += ['--file', readable(content), f'/tmp/{name}']
     command += ['--symlink', '/tmp/stdin', '/dev/stdin', '--symlink', runtime, '/proc/self/exe']
     command += ['--remount-ro', '/', '--chdir', '/tmp']
-    rules = seccomp.program()
+    rules = seccomp.program(counted)
     yield command + (['--seccomp', readable(rules)] if rules else []), descriptors
   finally:
     for fd in descriptors:
@@ -58,7 +60,7 @@ def limiting(limits, unsafe):
   ceiling = resource.getrlimit(resource.RLIMIT_AS)[1]
   mapped = limits.memory_mb << 20 if limits.mapped else 'unlimited' if ceiling == resource.RLIM_INFINITY else ceiling
   command = ['prlimit', f'--as={mapped}', f'--stack={limits.stack_mb << 20}', f'--fsize={TMP}', '--core=0',
-             f'--nofile={DESCRIPTORS}']
+             f'--nofile={DESCRIPTORS}', '--sigpending=1024']
   return command if unsafe else [*command, f'--nproc={limits.processes}']
 
 

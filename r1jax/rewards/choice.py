@@ -2,21 +2,21 @@
 import re
 
 from r1jax.config import ConfigError
-from r1jax.rewards import answers, mathtext
+from r1jax.rewards import answers, labels, mathtext
 
 WHERE = (*answers.WHERE, 'summary')
 LETTERS = 'ABCDEFGHIJ'
 
 _LETTER = re.compile(r'(?:option |choice |故?选项?:? ?)?[(\[]?([A-Ja-j])[)\]]?[.:]?', re.IGNORECASE)
-_LEADING = re.compile(r'[(\[]?([A-J])(?:[)\]][.:]?|[.:]) ?')
+_LEADING = re.compile(r'[(\[]? ?([A-J]) ?(?:[)\]][.:,]?|[.:,]| ) ?')
 
 
 def choice(items, *, where='both'):
   """1.0 where the response's answer is the letter of the item's 'answer', else 0.0.
 
   The answer must be the letter and nothing else, as C, (C), C. or Option C, after 'the answer is' or not; or, where the
-  item has 'options', the text of the right option, or the letter and that text. Two letters are wrong, even if one of
-  them is right; and so is an answer with a contradicting one behind it.
+  item has 'options', the text of the right option, or the letter and that text (without options: and a number or the
+  like). Two letters are wrong, even if one of them is right; and so is an answer with a contradicting one behind it.
 
   Args:
     items: list of dicts with 'response', 'answer' (a letter from A to J), and perhaps 'options': a list of texts in the
@@ -49,6 +49,13 @@ def choice_verdict(item, *, where='both'):
   return {'score': float(given == gold), 'reason': reason, 'extracted': found.text}
 
 
+def choice_vote(item, *, where='both'):
+  """The letter that the response chooses; None where it chooses none, or another one later."""
+  found, options = answers.find(item, where), _options(item.get('options') or {})
+  given = _chosen(found.text, options) if found.text is not None else None
+  return None if found.later is not None and _chosen(found.later, options) != given else given
+
+
 def _options(options):
   """letter -> normalised text, of a list or a dict."""
   pairs = options.items() if hasattr(options, 'items') else zip(LETTERS, options, strict=False)
@@ -65,10 +72,13 @@ def _chosen(text, options):
   letter = _LETTER.fullmatch(mathtext.words(text))
   if letter:
     return letter[1].upper()
-  leading = _LEADING.match(text)
-  if leading and options.get(leading[1]) == _normal(text[leading.end():]):
-    return leading[1]
   same = [letter for letter, option in options.items() if option == _normal(text)]
+  leading = _LEADING.match(mathtext.words(text))
+  if leading and options.get(leading[1]) == _normal(mathtext.words(text)[leading.end():]) and not same:
+    return leading[1]
+  labelled = None if options else labels.split(text)
+  if labelled and labels.is_value(labelled[1]):
+    return labelled[0]
   return same[0] if len(same) == 1 else None
 
 
@@ -96,6 +106,12 @@ def exact_verdict(item, *, where='both', case=False, space=False):
     return {'score': 0.0, 'reason': found.reason, 'extracted': None}
   want, got = (_folded(text, case, space) for text in (answers.reference(item), found.text))
   return {'score': float(want == got), 'reason': 'equal' if want == got else 'not equal', 'extracted': found.text}
+
+
+def exact_vote(item, *, where='both', case=False, space=False):
+  """The response's answer, letters and white space folded as they are when it is compared; or None."""
+  found = answers.find(item, where, limit=len(answers.reference(item)) + answers.MAX_ANSWER).text
+  return None if found is None else _folded(found, case, space)
 
 
 def _folded(text, case, space):

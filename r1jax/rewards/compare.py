@@ -9,13 +9,14 @@
   entry by entry; a chain a = b = 5 by its last part, each earlier part holding a letter or being equal too.
 - Sets of real numbers are compared as such, however they are stated (`relations`): 0 < x < 1 is (0,1), and so is x > 0
   and x < 1. A bare (1,2) or [1,2] may be something else, and is itself only.
-- Words and choice letters are compared as text, words without case.
+- Words and choice letters are compared as text, words without case. Of a letter with its value, (C) 25, either will do
+  and what is given of the two must be right.
 - All else by math-verify, whose yes numbers must bear out (`symbolic`).
 """
 from fractions import Fraction
 import re
 
-from r1jax.rewards import answers, mathtext, quantity, relations, symbolic
+from r1jax.rewards import answers, labels, mathtext, quantity, relations, symbolic
 
 _ENTRIES = 16      # of a list compared in any order, at most
 _DEPTH = 4         # of lists within lists
@@ -45,6 +46,10 @@ dbinom tbinom max min gcd lcm alpha beta gamma delta epsilon varepsilon zeta eta
 sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega circ mathbb mathrm text mathit
 mathbf operatorname begin end sum prod int lim to vert lvert rvert mid'''.split()}
 _MULTIPLE = re.compile('[0-9]+ ?[A-Za-z]')
+# A function's value; the length of a segment or vector, the size of a set. |x| = 5 names nothing: x may be -5.
+_CALL = re.compile(r"(?:[fghpqFGHPQRSTENVDC]|\\Pr|\\operatorname ?\{[A-Za-z]+\})(?:'*| ?\^ ?\{? ?(?:-1|\\prime) ?\}?) ?"
+                   r'(?:\((?:[^()]|\([^()]*\))*\)|\[[^][]*\])')
+_BARS = re.compile(r"\|(?: ?[A-Z][A-Z'0-9 ]*|[zw]|[^|=<>]*\\(?:vec|overrightarrow)(?![A-Za-z])[^|=<>]*)\|")
 _RELATIONS = ('<', '>', '\\le', '\\ge', '\\ne')
 
 
@@ -74,7 +79,7 @@ def _difference(gold, predicted, problem, depth):
     return 'nothing is left of the answer' if depth else 'lists too deep'
   if _key(gold) == _key(predicted):
     return None
-  for compare in (_text, _quantities, _based, _matrices, _relations, _solutions, _assignments, _lists,
+  for compare in (_labelled, _text, _quantities, _based, _matrices, _relations, _solutions, _assignments, _lists,
                   _chains):
     found = compare(gold, predicted, problem, depth)
     if found is not NotImplemented:
@@ -85,6 +90,21 @@ def _difference(gold, predicted, problem, depth):
 def _key(text):
   """Without the spaces that separate nothing."""
   return re.sub(r'(?<![0-9A-Za-z,;]) | (?![0-9A-Za-z])', '', text.strip())
+
+
+def _labelled(gold, predicted, problem, depth):
+  """A choice letter with its value, on either side."""
+  want = labels.split(gold)
+  got = labels.split(predicted, listed=want is not None)
+  if want is None and got is None:
+    return NotImplemented
+  letter = _LETTER.fullmatch(mathtext.words(gold if want is None else predicted))
+  if want and got:
+    return _difference(want[1], got[1], problem, depth - 1) if want[0] == got[0] else f'the letter is {want[0]}'
+  if letter and letter[1] in 'ABCDEFGHIJ':
+    right = letter[1] == (want or got)[0] and (want or labels.is_value(got[1], problem))
+    return None if right else f'the letter is {want[0] if want else letter[1]}'
+  return _difference(want[1] if want else gold, got[1] if got else predicted, problem, depth - 1)
 
 
 def _text(gold, predicted, problem, depth):
@@ -222,7 +242,7 @@ def _solutions(gold, predicted, problem, depth):
   (name, labelled, values), (other, both, found) = _values(gold), _values(predicted)
   if not values or found and (name != other or labelled and both):
     return NotImplemented
-  parts = _EQUALS.split(predicted)
+  parts = _sides(predicted)
   if not found and len(parts) == 2:
     if _key(parts[0]) != name or not parts[1].strip().startswith('\\{'):
       return NotImplemented
@@ -232,7 +252,7 @@ def _solutions(gold, predicted, problem, depth):
 
 def _values(text):
   """(name, whether it has numbers, values) of x = 1; x = 2 or x_1 = 1; x_2 = 2 or x = 1; 2; no values for all else."""
-  entries = [_EQUALS.split(entry) for entry in mathtext.split(text, mathtext.MARKS) or ()]
+  entries = [_sides(entry) for entry in mathtext.split(text, mathtext.MARKS) or ()]
   if len(entries) < 2 or len(entries[0]) != 2 or any(len(entry) > 2 for entry in entries):
     return '', False, []
   labels = {_key(entry[0]) for entry in entries if len(entry) == 2}
@@ -244,11 +264,13 @@ def _values(text):
 
 def _assignments(gold, predicted, problem, depth):
   """x = 5 and 5, whichever of the two is the reference; x in [1,2] and [1,2]."""
-  want, got = _EQUALS.split(gold), _EQUALS.split(predicted)
+  want, got = _sides(gold), _sides(predicted)
   if len(want) > 1 and not any(map(_has_letter, want)):
     return _difference(want[-1].strip(), predicted, problem, depth - 1)   # 0.56 = 56%
   if len(want) == 2 and _is_name(want[0]) and (len(got) == 1 or len(got) == 2 and _key(want[0]) == _key(got[0])):
     return _difference(want[1].strip(), got[-1].strip(), problem, depth - 1)
+  if len(want) == len(got) == 2 and any(_CALL.fullmatch(side[0].strip()) for side in (want, got)):
+    return 'the value of something else'     # the verifier may know nothing of either
   if len(want) == 1 and len(got) == 2 and _is_name(got[0]) and not any(mark in gold for mark in _RELATIONS):
     return _difference(gold, got[1].strip(), problem, depth - 1)
   return NotImplemented
@@ -257,13 +279,15 @@ def _assignments(gold, predicted, problem, depth):
 def _chains(gold, predicted, problem, depth):
   """Where the reference is 5: x = 2 + 3 = 5."""
   exact, approximate, rounded = predicted.partition('\\approx')
-  got = _EQUALS.split(exact)
+  got = _sides(exact)
   if approximate and not _approximates(quantity.read(rounded.strip(), problem), got[-1]):
     return 'an approximation that is none'
   if len(got) == 1 and approximate:
     return _difference(gold, exact.strip(), problem, depth - 1)
-  if len(got) == 1 or _EQUALS.search(gold) or any(mark in gold for mark in _RELATIONS):
+  if len(got) == 1 or len(_sides(gold)) > 1 or any(mark in gold for mark in _RELATIONS):
     return NotImplemented
+  if _one_unknown(got[0]) and _key(got[0]) not in _key(problem):
+    return 'an equation to be solved'
   for part in got[:-1]:
     if any(mark in part for mark in (*_RELATIONS, '\\Rightarrow', '\\to')) or _MULTIPLE.fullmatch(part.strip()):
       return 'a chain that says something else'
@@ -278,10 +302,29 @@ def _approximates(decimal, text):
       text, decimal.value, Fraction(1, 10 ** decimal.decimals))
 
 
+def _sides(text):
+  """The text at its signs of equality and membership outside of brackets."""
+  sides, start, at, depth = [], 0, 0, 0
+  for sign in _EQUALS.finditer(text):
+    before, at = text[at:sign.start()], sign.start()
+    depth += sum(map(before.count, '([{')) - sum(map(before.count, ')]}'))
+    if depth <= 0:
+      sides.append(text[start:at])
+      start = sign.end()
+  return [*sides, text[start:]]
+
+
 def _is_name(text):
-  """Is it a name, as on the left of x = 5, f(x) = 2x, m_{\\max} = n, AB = 3?"""
+  """Is it a name, as on the left of x = 5, f(x) = 2x, m_{\\max} = n, AB = 3, f(2) = 3, P(X = 2) = 0.3, |AB| = 1?"""
   text = _SUBSCRIPT.sub('', text).strip()
-  return bool(text) and len(text) <= 40 and not any(c in '0123456789+-*/^<>=|' for c in text)
+  if not text or len(text) > 40 or '\\sqrt' in text:
+    return False
+  return not any(c in '0123456789+-*/^<>=|' for c in text) or bool(_CALL.fullmatch(text) or _BARS.fullmatch(text))
+
+
+def _one_unknown(text):
+  """Is it an expression in one letter, as x - 1 or |x|? Of x - 1 = 5 the answer is 6, unless x - 1 was asked for."""
+  return not _is_name(text) and len(set(re.findall('[A-Za-z]', _COMMAND.sub('', text)))) == 1
 
 
 def _has_letter(text):

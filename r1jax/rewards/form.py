@@ -32,7 +32,7 @@ def verdict(item, *, form='r1_zero', graded=False, special=SPECIAL):
   _check(form, graded, special)
   prompt, response = item['prompt'], item['response']
   if form == 'special':
-    met = templates.special_conditions(special + response if prompt.endswith(special) else response, special)
+    met = templates.special_conditions(templates.completed(prompt, response, special), special)
   else:
     text = templates.completed(prompt, response)
     met = templates.r1_zero_conditions(text) if form == 'r1_zero' else templates.r1_conditions(text)

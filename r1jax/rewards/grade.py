@@ -4,7 +4,9 @@
   python -m r1jax.rewards.grade code < items.jsonl     fields program or response; test and entry_point, asserts, or io
   python -m r1jax.rewards.grade NAME < items.jsonl     any other reward: the fields that it reads
 
-Prints the verdict of each row as a JSON line, in order: score, and for rewards that can say why, reason and more.
+Prints the verdict of each row as a JSON line, in order: score, and for rewards that can say why, reason and more. A row
+that the reward cannot grade (a gold answer that is a list) scores 0 with the reason and its line; the rest is graded,
+and the command ends with status 1. What is no JSON object, or lacks gold or pred, ends it at once.
 """
 import argparse
 import collections
@@ -22,7 +24,7 @@ TIMEOUT = {'code': 120.0}           # seconds for one row; its tests have limits
 
 
 def read(lines, names):
-  """Items from lines of JSON. Raises ConfigError, naming the line, for what is no object or lacks a field."""
+  """(number, item) of each line of JSON. Raises ConfigError, naming the line, for no object or one without a field."""
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
@@ -35,28 +37,43 @@ def read(lines, names):
       raise ConfigError(f'line {number} must be an object with {", ".join(names) or "the fields of an item"}'
                         + (f'; it has no {", ".join(missing)}.' if missing else '.'))
     # What a row calls gold is the answer, whatever else it holds under that name.
-    yield {'prompt': '', **row, **{new: row[old] for old, new in names.items()}}
+    yield number, {'prompt': '', **row, **{new: row[old] for old, new in names.items()}}
 
 
 def grade(name, lines, out, options, workers, timeout):
-  """Writes a verdict for each line, as it comes; holds a few batches in memory."""
+  """Writes a verdict for each line, as it comes; holds a few batches in memory.
+
+  Returns:
+    why rows could not be graded, a text for each of those.
+
+  Raises:
+    ConfigError: see `read`. pool.GradeError: the workers cannot go on.
+  """
   options = OPTIONS.get(name, {}) | options
   with pool.Grader({name: options}, workers, timeout) as grader:
-    items, pending = read(lines, FIELDS.get(name, {})), collections.deque()
+    pending, failed = collections.deque(), []
     try:
-      for item in items:
-        pending.append(grader.submit([item]))        # each by itself: a row that is no item costs no other
+      for number, item in read(lines, FIELDS.get(name, {})):
+        pending.append((number, grader.submit([item])))    # each by itself: a row that is no item costs no other
         if len(pending) > 16 * workers:
-          _write(pending.popleft(), name, out)
+          failed += _write(*pending.popleft(), name, out)
     finally:
       while pending:
-        _write(pending.popleft(), name, out)
+        failed += _write(*pending.popleft(), name, out)
+  return failed
 
 
-def _write(future, name, out):
-  verdict, = future.result().verdicts[name]
+def _write(number, future, name, out):
+  """Writes the verdict of a line. Returns [why it could not be graded], or []."""
+  failed = []
+  try:
+    verdict, = future.result().verdicts[name]
+  except pool.ItemError as error:
+    failed = [f'line {number} cannot be graded: {error.said}']
+    verdict = {'score': 0.0, 'reason': failed[0]}
   out.write(json.dumps(verdict, ensure_ascii=False) + '\n')
   out.flush()
+  return failed
 
 
 def main():
@@ -73,7 +90,9 @@ def main():
   try:
     with open(0, encoding='utf-8-sig', errors='replace') as lines:
       sys.stdout.reconfigure(encoding='utf-8', errors='replace')
-      grade(args.reward, lines, sys.stdout, args.options, args.workers, timeout)
+      failed = grade(args.reward, lines, sys.stdout, args.options, args.workers, timeout)
+      if failed:
+        sys.exit(f'error: {len(failed)} of the rows scored 0, ungraded; {failed[0]}')
   except (ConfigError, pool.GradeError) as error:
     sys.exit(f'error: {error}')
   except BrokenPipeError:                       # `| head` has seen enough

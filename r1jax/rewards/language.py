@@ -16,7 +16,7 @@ from r1jax import templates
 from r1jax.config import ConfigError
 from r1jax.rewards import programs
 
-COUNTED = ('characters', 'words')     # what is one word of Chinese
+COUNTED = ('words', 'characters')     # what is one word of Chinese
 PLACES = ('thinking', 'response')
 
 # A character class a script. Where a script stands for one language here, it has that language's code: every
@@ -67,7 +67,7 @@ _COMMAND = re.compile(r'\\(?:(?:begin|end|math[a-z]+|operatorname)\*?\{[^{}\n]*+
 _CLOSES = {'\\(': '\\)', '\\[': '\\]'}
 
 
-def language(items, *, chinese='characters', where='thinking', target=''):
+def language(items, *, chinese='words', where='thinking', target=''):
   """(words in the target language) / (words) of the chain of thought (DeepSeek-R1, the reward of stage 2).
 
   No words are: mathematics, code, numbers, single letters, LaTeX commands, units, and names of variables (with digits,
@@ -76,12 +76,13 @@ def language(items, *, chinese='characters', where='thinking', target=''):
 
   Args:
     items: list of dicts with 'prompt' and 'response'; the target is looked for in 'language', then 'problem'.
-    chinese: 'characters', each a word; or 'words', which jieba finds.
+    chinese: 'words', which jieba finds; or 'characters', each a word, so that Chinese weighs more.
     where: 'thinking', the chain of thought, or where there is none the whole response; or 'response', always the whole.
     target: one of LANGUAGES; '' is the item's 'language', or else that of its problem, its prompt, the chain itself.
 
   Returns:
-    List of floats in [0, 1]; 1.0 where there is nothing to count, so an empty chain is consistent.
+    List of floats in [0, 1]; 0.0 for an empty chain, which holds no letter or digit; 1.0 for one of mathematics, code
+    and numbers alone, which is in every language.
 
   Raises:
     ConfigError: an option's value or an item's 'language' that is not known.
@@ -90,13 +91,15 @@ def language(items, *, chinese='characters', where='thinking', target=''):
   return [verdict(item, chinese=chinese, where=where, target=target)['score'] for item in items]
 
 
-def verdict(item, *, chinese='characters', where='thinking', target=''):
+def verdict(item, *, chinese='words', where='thinking', target=''):
   """How `language` scores one item: a dict with 'score', 'reason', 'target', 'words' (int) and 'in_target' (int)."""
   _check(chinese, where, target)
   text = templates.completed(item.get('prompt', ''), item['response'])
   if where == 'thinking':
     thinking = templates.parse(text).thinking
     text = text if thinking is None else thinking
+  if not any(c.isalnum() for c in text):
+    return {'score': 0.0, 'reason': 'empty', 'target': target or named(item), 'words': 0, 'in_target': 0}
   target = target or named(item) or own(item.get('problem', '')) or own(item.get('prompt', '')) or own(text)
   if not target:
     return {'score': 1.0, 'reason': 'nothing to count', 'target': '', 'words': 0, 'in_target': 0}
@@ -107,11 +110,11 @@ def verdict(item, *, chinese='characters', where='thinking', target=''):
 
 
 def language_consistency(text, target):
-  """The share of `text`'s words that are in `target`, one of LANGUAGES, as `language` counts them.
+  """The share of `text`'s words that are in `target`, one of LANGUAGES, as `language` counts them; 1.0 without any.
 
   Raises ConfigError for a language that is not known.
   """
-  count = _count(text, target, 'characters')
+  count = _count(text, target, 'words')
   words = count.total()
   return count[target] / words if words else 1.0
 
@@ -124,7 +127,7 @@ def named(item):
 
 def own(text):
   """The language, of LANGUAGES, that most words of `text` are in; '' where there are none, or none that is known."""
-  count = _count(text, None, 'characters')
+  count = _count(text, None, 'words')
   for name, words in count.most_common():
     if words and name in LANGUAGES:
       return name
@@ -141,9 +144,15 @@ def identify(text):
   return _rank(text, IDENTIFIED)[0][0] if any(c.isalpha() for c in text) else ''
 
 
-def prepare():
+def prepare_identifier():
   """Loads the identifier: about a second, and not to be charged to an item."""
   _identifier(_LATIN)
+
+
+def prepare():
+  """Loads the identifier, and the segmenter of Chinese: another second, and 70 MB."""
+  prepare_identifier()
+  _segmenter()
 
 
 def _check(chinese, where, target):
@@ -175,7 +184,7 @@ def _count(text, target, chinese):
     if script == 'kana':
       count['ja'] += _length(script, run)
     else:
-      count[label] += len(_segmenter().lcut(run)) if label == 'zh' and chinese == 'words' else len(run)
+      count[label] += _chinese_words(run) if label == 'zh' and chinese == 'words' else len(run)
   return count
 
 
@@ -231,6 +240,11 @@ def _identifier(languages):
     return restricted
   from py3langid import langid  # its model takes a second and 100 MB
   return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
+
+
+def _chinese_words(run):
+  # By the dictionary alone: jieba's guesses at unknown words take time that grows with the square of a run's length.
+  return len(_segmenter().lcut(run, HMM=False))
 
 
 @functools.cache

@@ -54,6 +54,14 @@ def verdict(item, *, where='both', partial=False):
           'extracted': roles}
 
 
+def vote(item, *, where='both', partial=False):
+  """The roles that the response states, in the order of the names; None where they cannot be read."""
+  del partial
+  found = answers.find(item, where, limit=LIMIT)
+  roles, wrong = _stated(found.text, item['names']) if found.text is not None and found.later is None else ({}, '')
+  return None if wrong or not roles else ', '.join(f'{name}: {roles[name]}' for name in item['names'] if name in roles)
+
+
 def _stated(text, names):
   """(name -> is a knight, '' or what is wrong), of the statements in a text."""
   tokens = _TOKEN.findall(text)

@@ -4,7 +4,7 @@ Where the answer stands is decided by `r1jax.rewards.answers`, what counts as eq
 first lines are the rules. A policy finds every answer that is scored 1 and is not right, so what is in doubt is wrong.
 """
 from r1jax.config import ConfigError
-from r1jax.rewards import answers, compare, symbolic
+from r1jax.rewards import answers, compare, mathtext, symbolic
 
 
 def math_answer(items, *, where='both', bare=False):
@@ -30,11 +30,19 @@ def verdict(item, *, where='both', bare=False):
   found = answers.find(item, where, bare)
   if found.text is None:
     return {'score': 0.0, 'reason': found.reason, 'extracted': None}
-  gold, problem = answers.reference(item), str(item.get('problem', ''))
-  wrong = compare.difference(gold, found.text, problem)
+  gold, problem = mathtext.ended(answers.reference(item)), str(item.get('problem', ''))
+  wrong = compare.difference(gold, mathtext.ended(found.text), problem)
+  if wrong and found.together and compare.difference(gold, found.together, problem) is None:
+    wrong = None
   if wrong is None and found.later is not None and compare.difference(gold, found.later, problem) is not None:
     wrong = f'followed by another answer: {found.later[:80]}'
   return {'score': float(wrong is None), 'reason': wrong or 'equal', 'extracted': found.text}
+
+
+def vote(item, *, where='both', bare=False):
+  """The answer that the response gives, or None."""
+  found = answers.find(item, where, bare)
+  return found.together or found.text
 
 
 def prepare():

@@ -4,7 +4,7 @@ The patterns hold no repetition within a repetition; each takes time linear in t
 """
 import re
 
-from r1jax.rewards import notation
+from r1jax.rewards import answers, notation
 
 # Full-width ASCII, and what typographers and Chinese keyboards put in place of a sign. Nothing else: ⑥ is not 6.
 _SIGNS = {code: code - 0xfee0 for code in range(0xff01, 0xff5f)} | str.maketrans({
@@ -21,6 +21,8 @@ MARKS = ',;' + AND   # between entries
 FONT = re.compile(r'\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|bf|rm)(?![A-Za-z]) ?')
 _REPLACED = [(re.compile(pattern), by) for pattern, by in (
     (r'\s+', ' '), (r'\\[dtc]frac(?![A-Za-z])', r'\\frac'),
+    (r'\\(?:text)?color ?(?:\[[^][{}]*\])? ?\{[^{}]*\}', ''),
+    (r'\\(?:underline|uline|boldsymbol|bm|[Ll]arge|LARGE|[Hh]uge)(?![A-Za-z])', ''),
     (r'\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])', ''),
     (r'(?<=[0-9])(?:,\\! ?|\{,\\! ?\}|\{,\}|\\,)(?=[0-9]{3}(?![0-9]))', ''), (r'\{,\}', ','), (r'(?<!\\)\\!', ''),
     (r'(?<!\\)\\[ ,;:]|~|\\q?quad(?![A-Za-z])|(?<!\\)\\[][()]', ' '),
@@ -37,32 +39,58 @@ _REPLACED = [(re.compile(pattern), by) for pattern, by in (
     (r'\\frac ?(\\[A-Za-z]+|[0-9]) ?([0-9A-Za-z])', r'\\frac{\1}{\2}'), (r'\\frac ?([0-9]) ?\{', r'\\frac{\1}{'),
     (r'(\\frac ?\{[^{}]*\}) ?([0-9])', r'\1{\2}'),
     (r'\s+', ' '), (f', ?([;{AND}])|([;{AND}]) ?[,;{AND}]', r'\1\2'))]
-_ASKED = re.compile(r'(?:(?:the |my )?(?:final )?answer(?: is|:| is:) ?|答案(?:是|为)?:? ?|答:? ?)', re.IGNORECASE)
+_FONT_OPENED = re.compile(FONT.pattern + r'\{ ?')
+_LAYERS = 4   # around an answer, taken off at most
+_ASKED = re.compile(r'(?:\*\*)?(?:the |my )?(?:final |correct )?(?:answer|choice|option)(?: is|:| is:)(?:\*\*)? ?|'
+                    r'答案(?:是|为)?:? ?|答:? ?', re.IGNORECASE)
 
 
 def plain(text):
   """The text in one spelling: spaces, fractions, separators, delimiters; 'or' becomes ';' and 'and' AND."""
   text = notation.one(text).translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
-  while len(text) > 1 and text[0] == text[-1] and text[0] in '*`':
-    text = text[1:-1].strip()
   if '\\begin' not in text:
     text = re.sub(r'\\\\(?=[A-Za-z])', r'\\', text)     # escaped once too often
   for pattern, by in _REPLACED:
     text = pattern.sub(by, text)
   text = text.strip()
   text = text[2:-2].strip() if text.startswith('[ ') and text.endswith(' ]') and ',' not in text else text
-  asked = _ASKED.match(text)
-  text = text[asked.end():] if asked and asked.end() < len(text) else text
+  for _ in range(_LAYERS):
+    before, text = text, _bare(text)
+    if text == before:
+      break
+  return text
+
+
+def _bare(text):
+  r"""The text without one layer of what may stand around an answer: 'The answer is', `\text{}`, braces, `=`, marks."""
+  text = text.strip()
+  while len(text) > 1 and text[0] == text[-1] and text[0] in '*`':
+    text = text[1:-1].strip()
+  font = _FONT_OPENED.match(text)
+  asked = _ASKED.match(text, font.end() if font else 0)
+  if asked and asked.end() < len(text):
+    text = text[asked.end():] if not font else text[:font.end()] + text[asked.end():]
+    text = text[font.end() + 1:].lstrip() if font and text[font.end():font.end() + 1] == '}' else text
   text = text.removesuffix('.') if not text.endswith('..') else text
+  text = text.removesuffix('\\\\')
+  text = text[1:] if text[:1] == '=' != text[1:2] else text
   return _unwrapped(text.strip())
 
 
 def _unwrapped(text):
-  r"""The inside of a text that is one `\text{..}`, `\mathbf{..}` or the like; else the text."""
+  r"""The inside of a text that is one `\text{..}`, `\mathbf{..}` or the like, or in braces; else the text."""
   match = FONT.match(text)
   if match and text[match.end():match.end() + 1] == '{' and text.find('}') == len(text) - 1:
     return text[match.end() + 1:-1].strip()
+  if text[:1] == '{' and answers.closing(text[1:]) == len(text) - 2 and ',' not in text and ';' not in text:
+    return text[1:-1].strip()
   return text
+
+
+def ended(text):
+  """The text without a comma or the like at its end, which is of the sentence around it."""
+  rest = text.rstrip(',;: $')
+  return text if rest.endswith('\\') else rest + '$' * (rest.count('$') % 2)
 
 
 def words(text):

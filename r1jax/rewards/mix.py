@@ -10,9 +10,9 @@ def weights(items, cfg, step=None):
   """
   late = {name for name, first in cfg.begin.items() if step is not None and step < first}
   found = {}
-  for kind in {_kind(item) for item in items}:
+  for kind in {kind_of(item) for item in items}:
     found[kind] = {name: weight for name, weight in cfg.weights(kind).items() if name not in late}
-  return [found[_kind(item)] for item in items]
+  return [found[kind_of(item)] for item in items]
 
 
 def total(scores, cfg, parts=None):
@@ -45,17 +45,18 @@ def right(scores, cfg, items):
   """bool[B]: is each response right, by the part that says so of its kind? False where none can."""
   out = np.zeros(len(items), bool)
   for i, item in enumerate(items):
-    name = cfg.accuracy_of(_kind(item))
+    name = cfg.accuracy_of(kind_of(item))
     out[i] = bool(name) and scores[name][i] >= cfg.bars.get(name, 1)
   return out
 
 
 def by_kind(items):
   """{kind: bool[B]} of the kinds of some items, by name; without those that have none."""
-  kinds = np.array([_kind(item) or '' for item in items], object)
+  kinds = np.array([kind_of(item) or '' for item in items], object)
   return {kind: kinds == kind for kind in sorted(set(kinds) - {''})}
 
 
-def _kind(item):
+def kind_of(item):
+  """What an item's 'kind' says where it is a text; or None."""
   kind = item.get('kind')
   return kind if isinstance(kind, str) else None

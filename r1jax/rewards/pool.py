@@ -1,7 +1,7 @@
 """Grades responses in worker processes that can be killed, beside whatever the device does.
 
 One thread per worker owns a process (`r1jax.rewards.worker`), hands it batches and reads verdict after
-verdict off their pipe. A worker that overruns the time limit of an item is ended by its own timer;
+verdict off their pipe. A worker that overruns the time limit of an item is ended by its own timers;
 the item scores 0 and a new process goes on with the rest. A worker that dies of anything else has its
 item tried once more.
 """
@@ -22,13 +22,23 @@ import numpy as np
 from r1jax import rewards
 from r1jax.config import require
 from r1jax.rewards import worker
+from r1jax.rewards.sandbox import PATIENCE
 
 _IDLE_DEATHS = 3  # of a worker between items, in a row, before it is not chance
 LONGEST = 86_400.0  # seconds that one item may take
+MOST_WORKERS = 1024 # processes, of some 100 MB each
 
 
 class GradeError(RuntimeError):
   """Grading cannot go on: a worker does not start, or a reward function raised."""
+
+
+class ItemError(GradeError):
+  """A reward function raised on an item; others can still be graded. said: what it raised."""
+
+  def __init__(self, said, place):
+    super().__init__(f'a reward function raised {said} (item {place} of the submission).')
+    self.said = said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +66,15 @@ class Grader:
     Args:
       parts: name of a part -> its options.
       workers: processes.
-      timeout: seconds for one item.
+      timeout: seconds of processor time for one item, with what programs in sandboxes use; it is given up, too, after
+        `sandbox.PATIENCE` times as many by the clock.
       uses: part -> the reward that it is, for parts of another name than their reward's.
 
     Raises:
       config.ConfigError: a part that is no reward, or options that it does not have or refuses; a number out of range.
     """
-    require(isinstance(workers, int) and workers >= 1, f'workers is {workers}; rewards need at least 1.')
+    require(isinstance(workers, int) and 1 <= workers <= MOST_WORKERS,
+            f'workers is {workers}; it must lie in [1, {MOST_WORKERS}], and this machine has {os.cpu_count()} cores.')
     require(0.01 <= timeout <= LONGEST, f'timeout is {timeout} s; it must lie in [0.01, {LONGEST:g}].')
     uses = {name: (uses or {}).get(name, name) for name in parts}
     for name, options in parts.items():
@@ -85,7 +97,8 @@ class Grader:
       asked: of each item the names of the parts that score it (others are ignored); None: all, of each.
 
     Returns:
-      a Future of Scores. Its result() raises GradeError where a worker cannot start, or a reward function raised.
+      a Future of Scores. Its result() raises GradeError where a worker cannot start, ItemError where a reward
+      function raised.
     """
     places = {name: place for place, name in enumerate(self._names)}
     asked = [[places[n] for n in names if n in places] for names in asked or [places] * len(items)]
@@ -193,8 +206,10 @@ class _Slot:
         died = idle = 0
       if begun:                             # it died of this item
         died += 1
-        if code == -signal.SIGALRM or died == 2:
-          reason = f'given up after {self._seconds:g} s' if code == -signal.SIGALRM else f'ended two workers ({-code})'
+        given_up = {-signal.SIGPROF: f'given up after {self._seconds:g} s of processor time',
+                    -signal.SIGALRM: f'given up after {self._seconds * PATIENCE:g} s by the clock'}.get(code)
+        if given_up or died == 2:
+          reason = given_up or f'ended two workers ({-code})'
           verdicts.append([{'score': 0.0, 'reason': reason} for _ in self._parts])
           timeouts, died = timeouts + 1, 0
       else:                                 # it died between two items
@@ -221,8 +236,7 @@ class _Slot:
           begun = True
           said = self._connection.recv_bytes()
         if said.startswith(worker.ERROR):
-          error = said.removeprefix(worker.ERROR).decode()
-          raise GradeError(f'a reward function raised {error} (item {first + len(verdicts)} of the submission).')
+          raise ItemError(said.removeprefix(worker.ERROR).decode(), first + len(verdicts))
         verdicts.append(json.loads(said))
         begun = False
     except (EOFError, OSError):

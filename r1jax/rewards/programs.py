@@ -63,9 +63,8 @@ def extract(prompt, response, language):
     response: text.
     language: key of LANGUAGES.
   """
-  text = templates.completed(prompt, response)
-  before, ended, after = text.rpartition(templates.THINK_END)
-  if not ended and templates.THINK in text:
+  after = templates.summary(templates.completed(prompt, response))
+  if after is None:
     return None
   found = {}
   for tag, block in _blocks(after):

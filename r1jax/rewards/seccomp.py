@@ -1,10 +1,14 @@
 """A filter of system calls that a program in the sandbox has no use for, for `bwrap --seccomp`.
 
-What it closes: memory that no process has mapped and no limit counts (memfd, System V IPC), and parts
-of the kernel where its own holes were found (bpf, io_uring, userfaultfd, keys), debugging of other
+What it closes: memory that no process has mapped and no limit counts (memfd, System V IPC, networks, pages given to
+a pipe), and parts of the kernel where its own holes were found (bpf, io_uring, userfaultfd, keys), debugging of other
 processes, and namespaces and mounts, which bubblewrap has closed already.
 """
+import errno
+import fcntl
+import mmap
 import platform
+import socket
 import struct
 
 # Numbers on x86_64 and on aarch64; None: not there.
@@ -12,6 +16,9 @@ _DENIED = {
     'ptrace': (101, 117), 'process_vm_readv': (310, 270), 'process_vm_writev': (311, 271), 'kcmp': (312, 272),
     'memfd_create': (319, 279), 'memfd_secret': (447, 447),
     'shmget': (29, 194), 'msgget': (68, 186), 'semget': (64, 190), 'mq_open': (240, 180),
+    'vmsplice': (278, 75), 'splice': (275, 76), 'tee': (276, 77), 'io_setup': (206, 0),
+    'inotify_init': (253, None), 'inotify_init1': (294, 26), 'fanotify_init': (300, 262),
+    'landlock_create_ruleset': (444, 444), 'seccomp': (317, 277),
     'unshare': (272, 97), 'setns': (308, 268), 'mount': (165, 40), 'umount2': (166, 39), 'pivot_root': (155, 41),
     'open_tree': (428, 428), 'move_mount': (429, 429), 'fsopen': (430, 430), 'fsmount': (432, 432),
     'mount_setattr': (442, 442), 'chroot': (161, 51), 'open_by_handle_at': (304, 265),
@@ -20,24 +27,58 @@ _DENIED = {
     'add_key': (248, 217), 'request_key': (249, 218), 'keyctl': (250, 219), 'syslog': (103, 116),
     'modify_ldt': (154, None), 'personality': (135, 92),
 }
+_ALL, _ANONYMOUS = 0xFFFFFFFF, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+_HUGETLB = 0x40000                           # MAP_HUGETLB
+_SECCOMP, _FUTEX_HASH = 22, 78               # of prctl: filters of its own, and a table as large as it likes
+_SO_SNDBUFFORCE = 32
+
+# (numbers, argument, mask, values): the call is refused where the argument, masked, is one of the values.
+_ARGUMENTS = [
+    ((9, 222), 3, _HUGETLB, (_HUGETLB,)),                                            # mmap
+    ((54, 208), 2, _ALL, (socket.SO_SNDBUF, _SO_SNDBUFFORCE)),                       # setsockopt
+    ((157, 167), 0, _ALL, (_SECCOMP, _FUTEX_HASH)),                                  # prctl
+]
+# Where no group counts the kernel's memory: shared memory that nobody has mapped any more, and locks of files.
+_UNCOUNTED = [
+    ((9, 222), 3, _ANONYMOUS, (_ANONYMOUS,)),                                        # mmap
+    ((72, 25), 1, _ALL, (fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW)),   # fcntl
+]
+_SOCKETS = ((41, 198), (53, 199))            # socket and socketpair: of AF_UNIX alone. AF_VSOCK knows no namespaces
 _MACHINES = {'x86_64': (0, 0xC000003E), 'aarch64': (1, 0xC00000B7)}  # column above, AUDIT_ARCH of <linux/audit.h>
 _X32 = 0x40000000                            # set in the numbers of x86_64's second table
 
-# <linux/bpf_common.h>: a word of seccomp_data (0: the call's number, 4: the architecture) into the
-# register; a jump where it equals, or is at least, a constant; the end with an action.
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000   # refuse: with EPERM
+# <linux/bpf_common.h>: a word of seccomp_data (0: the call's number, 4: the architecture, from 16 on its arguments)
+# into the register, and its bits; a jump where it equals, or is at least, a constant; the end with an action.
+_LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+_ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+_REFUSE = _ERROR | errno.EPERM
 
 
-def program():
-  """The filter's bytes (struct sock_filter[]); b'' on a machine whose numbers are not known here."""
+def program(counted):
+  """The filter's bytes (struct sock_filter[]); b'' on a machine whose numbers are not known here.
+
+  counted: whether the kernel's memory is counted by a group of the sandbox's own (`r1jax.rewards.cgroup`).
+  """
   if platform.machine() not in _MACHINES:
     return b''
   column, architecture = _MACHINES[platform.machine()]
-  denied = sorted(numbers[column] for numbers in _DENIED.values() if numbers[column] is not None)
   code = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
+  for numbers, argument, mask, values in _ARGUMENTS + ([] if counted else _UNCOUNTED):
+    code += _argument(numbers[column], argument, mask, values, refused=_REFUSE)
+  for numbers in _SOCKETS:
+    code += _argument(numbers[column], 0, _ALL, (socket.AF_UNIX,), others=_ERROR | errno.EAFNOSUPPORT)
+  denied = sorted(numbers[column] for numbers in _DENIED.values() if numbers[column] is not None)
   tests = [(_EQUAL, number) for number in denied] + [(_AT_LEAST, _X32)]
   # A test that holds jumps to the end; one that does not goes on with the next, and then to the allowance.
   code += [(test, len(tests) - i, 0, constant) for i, (test, constant) in enumerate(tests)]
   code += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
   return b''.join(struct.pack('HBBI', *instruction) for instruction in code)
+
+
+def _argument(number, argument, mask, values, refused=_ALLOW, others=None):
+  """Instructions that end with `refused` where a call's argument is one of the values, else with `others`, if any."""
+  tests = [(_LOAD, 0, 0, 16 + 8 * argument), (_AND, 0, 0, mask)]
+  tests += [(_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
+  tests += [(_EQUAL, 1, 1, 0) if others is None else (_RETURN, 0, 0, others), (_RETURN, 0, 0, refused)]
+  # Whatever the test with no `others` finds, it skips the refusal: it is reached by a jump alone.
+  return [(_EQUAL, 0, len(tests) + 1, number), *tests, (_LOAD, 0, 0, 0)]

@@ -16,7 +16,12 @@ def signs(items):
   Raises:
     ValueError: an 'answer' that is no such constraint.
   """
-  return [_score(item['response'], *_constraint(item['answer'])) for item in items]
+  return [_score(item['response'], *_constraint(answers.reference(item))) for item in items]
+
+
+def signs_vote(item):
+  """The terms that the response answers, or None."""
+  return templates.parse(item['response']).answer
 
 
 def _constraint(text):

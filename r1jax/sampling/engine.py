@@ -83,6 +83,7 @@ class Engine:
     self.mesh, self.shards = mesh, parallel.batch_shards(mesh)
     self._by_prompt, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     self.max_prompt, self.max_response = max_prompt, max_response
+    self.watch = None  # function told now and then which share of max_response has been sampled
     self._seen = set()
     self._lie = parallel.shardings(models.specs(cfg, stacked=False), mesh)
     self._weights = jax.jit(decode.weights, static_argnames='dtype', out_shardings=self._lie)
@@ -154,6 +155,8 @@ class Engine:
       drawn, count = parallel.get((drawn, count))
       out.add(drawn, rows, step, count)
       step += count
+      if self.watch:
+        self.watch(step / self.max_response)
     return out.finish(self.tokenizer, self.stop)
 
   def weights(self, params):

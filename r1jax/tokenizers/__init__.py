@@ -1,6 +1,7 @@
 """Text to token ids and back, one interface whatever is behind it: see base.Tokenizer."""
 import os
 
+from r1jax import modelfiles
 from r1jax.tokenizers.base import Tokenizer, TokenizerError, read_json
 from r1jax.tokenizers.bpe import ByteLevelTokenizer, is_byte_level
 from r1jax.tokenizers.chat import CHAT_TEMPLATES
@@ -15,8 +16,13 @@ _FILES = (_JSON, _SPM, 'tokenizer_config.json', 'special_tokens_map.json', 'adde
 
 
 def files(path):
-  """Paths of the files in model directory `path` that its tokenizer consists of: a copy takes them along."""
-  found = [os.path.join(path, name) for name in _FILES if os.path.isfile(os.path.join(path, name))]
+  """Paths of the files in model directory `path` that its tokenizer consists of: a copy takes them along.
+
+  Raises:
+    TokenizerError: no tokenizer there, or one of them is no file of the directory (see `modelfiles`); one line.
+  """
+  found = [os.path.join(path, name) for name in _FILES
+           if modelfiles.find_json(os.path.join(path, name), TokenizerError)]
   if not {_JSON, _SPM} & {os.path.basename(name) for name in found}:
     raise TokenizerError(f'{path}: no tokenizer there; pass a model directory, which holds {_JSON} or {_SPM}.')
   return found

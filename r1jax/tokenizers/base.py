@@ -4,6 +4,7 @@ import json
 import os
 import re
 
+from r1jax import modelfiles
 from r1jax.tokenizers import chat
 
 
@@ -38,7 +39,7 @@ class Tokenizer:
     try:
       tokens = [*added, *({**t, 'id': int(i)} for i, t in config.get('added_tokens_decoder', {}).items())]
       odd = [t['content'] for t in tokens if t.get('lstrip') or t.get('rstrip') or t.get('single_word')]
-      self.added = {t['content']: int(t['id']) for t in reversed(tokens)}
+      self.added = {t['content']: _checked(t)['id'] for t in reversed(tokens)}
       self.special = {t['content'] for t in tokens if t.get('special')}
       names = {k: v['content'] if isinstance(v, dict) else v for k, v in config.items() if k.endswith('_token')}
       self._names = {k: v for k, v in names.items() if v and isinstance(v, str)}  # not add_bos_token
@@ -49,6 +50,8 @@ class Tokenizer:
       raise TokenizerError(f'{path}: the added token {odd[0]!r} strips spaces or wants whole words, which is not '
                            'supported; clear its lstrip, rstrip and single_word.')
     ids = vocab | self.added
+    if not ids:
+      raise TokenizerError(f'{path}: holds no token; fetch it again.')
     for token in ids.keys() & self._names.values():
       self.added[token] = ids[token]
       self.special.add(token)
@@ -65,8 +68,7 @@ class Tokenizer:
                            'or its id as eos_token_id in generation_config.json.')
     self._any, self._special = chat.pattern(self.added), chat.pattern(self.special)
     self._not_special = chat.pattern(self.added.keys() - self.special)
-    template = template or own_template
-    self._template = template and self._try(chat.compile_template, template)
+    self._template = template or own_template              # run when it is wanted: most work is done without it
 
   @property
   def chats(self):
@@ -97,7 +99,8 @@ class Tokenizer:
       raise TokenizerError(f'{self.path}: no chat template; put a chat_template.jinja beside it, or load it with '
                            f'chat_template= one of {", ".join(chat.CHAT_TEMPLATES)}.')
     marked, sign = self._try(chat.mark, messages, self._any, self._special)
-    text = self._try(self._template.render, **self._names, messages=marked, add_generation_prompt=generate)
+    text = self._try(chat.render, self._template,
+                     self._names | {'messages': marked, 'add_generation_prompt': generate})
     return self._ids([part.replace(sign, '') for part in self._any.split(text)])
 
   def _ids(self, parts):
@@ -113,9 +116,8 @@ class Tokenizer:
     try:
       return function(*args, **kwargs)
     except Exception as error:  # a template is somebody else's program: it may raise anything
-      said = ' '.join(str(error).split()) or type(error).__name__
-      raise TokenizerError(f'{self.path}: its chat template fails ({said}); correct the template or the messages.'
-                           ) from error
+      raise TokenizerError(f'{self.path}: its chat template fails ({one_line(error)}); correct the template or the '
+                           'messages.') from error
 
 
 class Stream:
@@ -141,8 +143,15 @@ class Stream:
     return re.sub('[\udc80-\udcff]', '\ufffd', self._decoder.decode(data, final))  # surrogateescape writes these
 
 
+def one_line(error):
+  """What an exception says, in short."""
+  return ' '.join(str(error)[:10_000].split())[:500] or type(error).__name__
+
+
 def read_json(path):
   """The object in a JSON file. Raises TokenizerError."""
+  if not modelfiles.find_json(path, TokenizerError):
+    raise TokenizerError(f'{path} is missing; fetch it.')
   try:
     with open(path, encoding='utf-8') as f:
       found = json.load(f)
@@ -153,9 +162,20 @@ def read_json(path):
   return found
 
 
+def _is_id(value):
+  return type(value) is int and 0 <= value < 1 << 31
+
+
+def _checked(token):
+  """An added token; ValueError where it can be none, TypeError and the like where it is of another shape."""
+  if not token['content'].encode() or not _is_id(token['id']):
+    raise ValueError(f'{token["content"][:100]!r} with id {str(token["id"])[:20]}')
+  return token
+
+
 def _beside(path):
   """(tokenizer_config.json as a dict, ids that end a text, chat template or None) in the folder of `path`."""
-  there = lambda name: os.path.isfile(os.path.join(os.path.dirname(path), name))
+  there = lambda name: modelfiles.find_json(os.path.join(os.path.dirname(path), name), TokenizerError)
   read = lambda name: read_json(os.path.join(os.path.dirname(path), name)) if there(name) else {}
   config = read('tokenizer_config.json')
   if 'added_tokens_decoder' not in config:  # otherwise it says all that the older file does
@@ -164,8 +184,9 @@ def _beside(path):
   for name in ('generation_config.json', 'config.json'):
     found = read(name).get('eos_token_id')
     eos += found if isinstance(found, list) else [] if found is None else [found]
-    if any(type(i) is not int or i < 0 for i in eos):
-      raise TokenizerError(f'{path}: eos_token_id in {name} beside it is {found!r}, not an id or a list of ids.')
+    if not all(_is_id(i) for i in eos):
+      raise TokenizerError(f'{path}: eos_token_id in {name} beside it is {repr(found)[:100]}, not an id or a list of '
+                           'ids; correct it.')
   template = config.get('chat_template')
   if isinstance(template, list):
     template = next((t['template'] for t in template if isinstance(t, dict) and t.get('name') == 'default'), None)

@@ -4,7 +4,8 @@ import io
 import sentencepiece
 import tokenizers
 
-from r1jax.tokenizers.base import Stream, Tokenizer, TokenizerError
+from r1jax import modelfiles
+from r1jax.tokenizers.base import Stream, Tokenizer, TokenizerError, one_line
 
 _SPACE = '▁'  # how a piece writes a space
 
@@ -13,11 +14,13 @@ class SentencePieceTokenizer(Tokenizer):
   """Tokenizer of a SentencePiece model."""
 
   def __init__(self, path, template=None):
+    modelfiles.find_json(path, TokenizerError)
     try:
       self._sp = sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError) as error:
-      raise TokenizerError(f'{path}: not a SentencePiece model ({error}); fetch or train it again.') from error
-    pieces = [sp.id_to_piece(i) for i in range(sp.vocab_size())]
+      pieces = [sp.id_to_piece(i) for i in range(sp.vocab_size())]
+    except (RuntimeError, OSError, ValueError) as error:
+      raise TokenizerError(f'{path}: not a SentencePiece model ({one_line(error)}); fetch or train it again.'
+                           ) from error
     control = [{'id': i, 'content': p, 'special': True} for i, p in enumerate(pieces) if sp.is_control(i)]
     eos = [sp.eos_id()] if sp.eos_id() >= 0 else []
     super().__init__(str(path), {p: i for i, p in enumerate(pieces)}, control, eos, template)

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import logging
+import math
 import os
 import shutil
 
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from r1jax import models
+from r1jax import checkpoint, models
 from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf, safetensors_files
 from r1jax.checkpoint.model_dir import ModelDirError
+from r1jax.models import layers
 from r1jax.models.config import MLA, MoE
 
 SHAPE = dict(vocab=40, embed=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, context=64)
@@ -251,7 +253,7 @@ def test_factors_that_do_not_fit_are_named(tmp_path, change, words):
     load(write(tmp_path / 'm', FP8, tensors))
 
 
-@pytest.mark.parametrize('block', [[0, 128], [128], 'x', [128, True], [1.5, 2], {'a': 1}])
+@pytest.mark.parametrize('block', [[0, 128], [128], 'x', [128, True], [1.5, 2], {'a': 1}, [10**30, 128], [128, 2**31]])
 def test_a_block_of_factors_has_two_sizes(tmp_path, block):
   path = write(tmp_path / 'm', FP8, quantised(random_tensors(FP8, KINDS['bfloat16'])),
                quantization_config={'weight_block_size': block})
@@ -324,7 +326,31 @@ def test_a_directory_that_is_none_is_refused(tmp_path, harm, words):
 
 @pytest.mark.parametrize('name, change, words', [
     ('llama', {'architectures': ['FooForCausalLM']}, "architecture 'FooForCausalLM' is not supported; known: Llama"),
-    ('llama', {'architectures': None}, "architecture 'none' is not supported"),
+    ('llama', {'architectures': None, 'model_type': 'mistral'}, "architecture 'none' is not supported"),
+    ('llama', {'architectures': [], 'model_type': None}, "architecture 'none' is not supported"),
+    ('llama', {'architectures': None, 'model_type': ['llama']}, 'm/config.json'),
+    ('llama', {'rms_norm_eps': math.nan}, "'rms_norm_eps' is nan, which is no float of at least 0 and at most 1"),
+    ('llama', {'rms_norm_eps': math.inf}, "'rms_norm_eps' is inf"),
+    ('llama', {'rms_norm_eps': 2}, "'rms_norm_eps' is 2"),
+    ('llama', {'rope_theta': math.inf}, "'rope_theta' is inf, which is no float of at least 1"),
+    ('llama', {'rope_theta': math.nan}, "'rope_theta' is nan"), ('llama', {'rope_theta': 1}, 'rope_theta 1.0 must be'),
+    ('llama', {'rope_theta': 10**400}, 'm/config.json'),
+    ('llama', {'rope_scaling': {'type': 'linear', 'factor': math.inf}}, "'factor' is inf"),
+    ('llama', {'rope_scaling': {'type': 'yarn', 'factor': 2, 'beta_fast': math.nan}}, "'beta_fast' is nan"),
+    ('llama', {'rope_scaling': {'type': 'yarn', 'factor': 2, 'attn_factor': 0}}, 'attn_factor 0.0 must be above 0'),
+    ('llama', {'rope_scaling': {'type': 'yarn', 'factor': 2, 'attn_factor': '1'}}, "'attn_factor' is '1'"),
+    ('llama', {'rope_scaling': {'type': 'yarn', 'factor': 2, 'extrapolation_factor': 2}}, 'extrapolation_factor = 2'),
+    ('llama', {'num_hidden_layers': 10**5}, '100000 layers have 900003 tensors, over 262144'),
+    ('llama', {'num_hidden_layers': 10**7}, '10000000 layers have 90000003 tensors, over 262144'),
+    ('llama', {'num_hidden_layers': 10**12}, "'num_hidden_layers' is 1000000000000, which is no int"),
+    ('llama', {'num_hidden_layers': 10**30}, 'and at most 2147483647'),
+    ('qwen3_moe', {'num_experts': 10**9}, 'layers of 1000000000 experts have'),
+    ('deepseek_v3', {'n_routed_experts': 4 * 10**8, 'n_group': 4}, 'layers of 400000000 experts have'),
+    ('deepseek_v3', {'n_routed_experts': 10**20}, "'n_routed_experts' is 100000000000000000000"),
+    ('deepseek_v3', {'first_k_dense_replace': 10**9}, 'layers are dense: too many'),
+    ('deepseek_v3', {'topk_group': 5}, 'too many'), ('deepseek_v3', {'routed_scaling_factor': math.nan}, 'is nan'),
+    ('llama', {'head_dim': None, 'num_attention_heads': 64, 'num_key_value_heads': 64}, '0 rotated dimensions a head'),
+    ('llama', {'vocab_size': 10**12}, "'vocab_size' is 1000000000000"),
     ('llama', {'hidden_size': None}, "'hidden_size' is missing"),
     ('llama', {'hidden_size': '16'}, "'hidden_size' is '16', which is no int"),
     ('llama', {'num_hidden_layers': True}, "'num_hidden_layers' is True"),
@@ -360,3 +386,37 @@ def test_a_config_that_is_not_supported_is_refused(name, change, words):
   with pytest.raises(ModelDirError) as error:
     families.from_hf(config | change, 'm/config.json')
   assert str(error.value).startswith('m/config.json: ') and words in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', [name for name, cfg in MODELS.items() if cfg.head == 'tokens'])
+@pytest.mark.parametrize('named', [{'architectures': None}, {'architectures': []}, {}])
+def test_an_architecture_that_is_missing_follows_from_the_model_type(tmp_path, name, named):
+  path, cfg = tmp_path / 'm', MODELS[name]
+  config = {key: value for key, value in families.to_hf(cfg).items() if key != 'architectures'} | named
+  write(path, cfg, random_tensors(cfg, np.float32))
+  (path / 'config.json').write_text(json.dumps(config))
+  source = checkpoint.open_model(path)
+  assert source.cfg == cfg
+  assert source.config['architectures'] == families.to_hf(cfg)['architectures']    # an export names it again
+
+
+def test_yarns_attn_factor_counts():
+  """Cosines and sines are longer by it, on top of what follows from the factor (0.1 ln 4 + 1) or attention_factor."""
+  config = families.to_hf(MODELS['llama'])
+  def factor(**fields):
+    scaling = {'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 64} | fields
+    cfg = families.from_hf(config | {'rope_scaling': scaling}, 'm/config.json')
+    assert families.from_hf(families.to_hf(cfg), 'again') == cfg
+    return layers.rope_frequencies(cfg)[1]
+  derived = 0.1 * math.log(4) + 1
+  for value in (0.5, 1.0, 1.7, None):
+    assert factor(attn_factor=value) == pytest.approx(derived * (value or 1))
+  assert factor(attn_factor=0.5, attention_factor=3.0) == pytest.approx(1.5)
+
+
+def test_what_is_not_known_of_rope_is_said(caplog):
+  config = families.to_hf(MODELS['llama'])
+  families.from_hf(config | {'rope_scaling': {'type': 'linear', 'factor': 2.0, 'finetuned': True}}, 'm/config.json')
+  assert not caplog.records
+  families.from_hf(config | {'rope_scaling': {'type': 'linear', 'factor': 2.0, 'alpha': 8}}, 'm/config.json')
+  assert 'm/config.json: rope scaling has alpha, which is not known' in caplog.text

@@ -1,4 +1,5 @@
 """Headers are read or refused in one line; parts of tensors are what NumPy cuts out of the whole."""
+import contextlib
 import json
 import random
 import re
@@ -61,12 +62,17 @@ def refusal(path):
     (raw({'w': ENTRY, 'v': ENTRY}), 'tensor v begins inside another|tensor w begins inside another'),
     (raw({'w': ENTRY, 'v': ENTRY | {'data_offsets': [12, 36]}}, b'\0' * 36), 'tensor v begins inside another'),
     (raw({'w\nv': ENTRY}), 'damaged'),
+    (raw({'w': ENTRY | {'shape': [10**4000] * 2000}}), 'damaged'),
+    (raw({'w': ENTRY | {'shape': [2**62] * 8}}), 'damaged'),
+    (raw({'w': ENTRY | {'shape': [1] * 7 + [2, 3]}}), r'shape \[1, 1, 1, 1, 1, 1, 1, 2, 3\]'),
+    (raw({'w': ENTRY | {'data_offsets': [0, 2**64]}}), 'lies at 0:18446744073709551616'),
+    (raw({'w' * 100_000: ENTRY | {'shape': [10**300] * 8}}), 'damaged'),
     (raw({'w': ENTRY}, b'\0' * 23), 'truncated: it has .* bytes, but tensor w ends at'),
 ])
 def test_a_header_that_is_none_is_refused(tmp_path, content, words):
   (tmp_path / 'model.safetensors').write_bytes(content)
   message = refusal(tmp_path)
-  assert re.search(words, message), message
+  assert re.search(words, message) and len(message) < 2000, message
 
 
 def test_whatever_the_bytes_the_answer_is_entries_or_one_line(tmp_path):
@@ -121,8 +127,11 @@ def test_the_index_says_which_files_count(tmp_path):
 @pytest.mark.parametrize('harm, words', [
     (lambda p: (p / '1.safetensors').unlink(), '1.safetensors is missing, though model.safetensors.index.json names'),
     (lambda p: [(p / f'{i}.safetensors').unlink() for i in (0, 1)], '0.safetensors and 1 more is missing'),
-    (lambda p: two_shards(p, ('w', 'w')) or index(p, {'w': '0.safetensors', 'x': '1.safetensors'}),
+    (lambda p: two_shards(p, ('w', 'w')) or index(p, {'v': '0.safetensors', 'x': '1.safetensors'}),
      '1.safetensors: tensor w is in 0.safetensors too'),
+    (lambda p: two_shards(p, ('w', 'w')) or (p / safetensors_files.INDEX).unlink(),
+     '1.safetensors: tensor w is in 0.safetensors too'),
+    (lambda p: index(p, {'w': ''}), 'not a plain file name'),
     (lambda p: index(p, {'w': '../0.safetensors'}), 'not a plain file name'),
     (lambda p: index(p, {'w': '/etc/passwd'}), 'not a plain file name'),
     (lambda p: index(p, {'w': 3}), 'is damaged'),
@@ -137,6 +146,18 @@ def test_shards_that_do_not_fit_their_index_are_refused(tmp_path, harm, words):
   assert words in refusal(tmp_path)
 
 
+@pytest.mark.parametrize('right', [0, 1])
+def test_of_a_tensor_in_two_shards_the_one_that_the_index_names_counts(tmp_path, right):
+  two_shards(tmp_path, ('w', 'w'))
+  safetensors.numpy.save_file({'v': np.ones((1, 2), np.float32)}, tmp_path / '2.safetensors')
+  index(tmp_path, {'w': f'{right}.safetensors', 'v': '2.safetensors'} | {'x': f'{1 - right}.safetensors'})
+  found = safetensors_files.entries(tmp_path)
+  got = np.empty((2, 3), np.float32)
+  with contextlib.closing(safetensors_files.Reader(found)) as reader:
+    reader.read(found['w'], (0, 2), [((0, 3), got)])
+  assert found['w'].file.name == f'{right}.safetensors' and (got == right).all() and sorted(found) == ['v', 'w']
+
+
 def test_pickles_are_never_opened(tmp_path):
   (tmp_path / 'pytorch_model.bin').write_bytes(b'cos\nsystem\n(S"exit 1"\ntR.')
   assert 'pytorch_model.bin is a pickle' in refusal(tmp_path)
@@ -144,10 +165,10 @@ def test_pickles_are_never_opened(tmp_path):
   assert 'holds no *.safetensors; copy' in refusal(tmp_path)
   assert 'is no directory' in refusal(tmp_path / 'nowhere')
   (tmp_path / 'model.safetensors').mkdir()
-  assert 'damaged' in refusal(tmp_path)
+  assert 'no regular file' in refusal(tmp_path)
   (tmp_path / 'model.safetensors').rmdir()
   (tmp_path / 'model.safetensors').symlink_to(tmp_path / 'gone')
-  assert 'No such file' in refusal(tmp_path)
+  assert 'where nothing is' in refusal(tmp_path)
 
 
 def cuts(dice, n, most):

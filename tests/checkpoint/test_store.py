@@ -84,6 +84,14 @@ def test_round_trip_is_bit_exact(tmp_path):
   assert got.params['layers']['w'].dtype == jnp.bfloat16
 
 
+def test_notes_are_kept_with_their_step(tmp_path):
+  with open_store(tmp_path) as s:
+    s.save(1, toy(1), {'draws': 4, 'begun': {'0': 0}})
+    s.save(2, toy(2))
+    assert s.restore(abstract(toy(0)))[1] == 2 and s.notes(2) is None
+    assert s.notes(1) == {'draws': 4, 'begun': {'0': 0}}
+
+
 def test_a_new_process_would_read_the_newest(tmp_path):
   filled(tmp_path, 20, 40)
   with open_store(tmp_path, fingerprint=json.loads(json.dumps(FINGERPRINT))) as s:  # tuples have become lists

@@ -41,7 +41,7 @@ def chatting(tmp_path_factory):
 @pytest.mark.parametrize('text, want', [
     ('plain answer', 'plain answer'),
     ('<think> a </think>\n\nshown ', 'shown'),
-    ('a </think> b </think> c', 'b </think> c'),          # what follows the first end is seen
+    ('a </think> b </think> c', 'c'), ('<think>a</think>x</think>y', 'y'), ('<think>a</think>b<think>c', None),
     ('<think> never ends', None),
     ('<think> a </think>', '')])
 def test_the_summary_is_what_follows_the_thinking(text, want):

@@ -188,7 +188,7 @@ def test_parts_of_one_length_do_not_go_in_step():
 def test_a_part_that_begins_later_is_drawn_from_there_on_and_the_others_go_on(draws):
   sizes, weights = dict(a=1000, b=1000, c=1000), dict(a=2.0, b=1.0, c=3.0)
   late = mixture(sizes, weights, dict(c=5, b=2).items())
-  steps = drawn(late, range(10 * draws), 12, draws=draws)
+  steps = drawn(late, range(10 * draws), 12, begun={begin: begin * draws for begin in (0, 2, 5)})
   per_step = [collections.Counter(i[0] for step in steps[n * draws:(n + 1) * draws] for i in step) for n in range(10)]
   count = 12 * draws
   assert all(c == {'a': count} for c in per_step[:2])

@@ -1,4 +1,5 @@
 """The order of problems: a function of (seed, step) alone, every problem once an epoch."""
+import json
 import subprocess
 import sys
 
@@ -57,3 +58,43 @@ def test_processes_share_a_step_without_overlap(processes):
 def test_a_count_that_does_not_divide_is_refused():
   with pytest.raises(config.ConfigError, match='12 problems a step do not divide over 5 processes.*multiple of 5'):
     ids(0, 0, 12, process_index=0, process_count=5)
+
+
+def steps(draws, extra, first=0):
+  """Ids drawn by steps that take 1 + extra[step] draws each, from step `first` on."""
+  return [[p['id'] for _ in range(1 + extra[step]) for p in draws.next(step)] for step in range(first, len(extra))]
+
+
+def test_an_epoch_holds_every_problem_once_however_many_draws_a_step_takes():
+  data = config.Data('trial')
+  extra = [0, 3, 1, 0, 2, 0, 0, 3, 0, 0, 1, 0, 0, 0]              # 24 draws of 5: two epochs
+  whole = steps(order.Draws(PROBLEMS, data, 3, 5), extra)
+  stream = sum(whole, [])
+  assert [sorted(stream[e:e + 60], key=int) for e in (0, 60)] == [[p['id'] for p in PROBLEMS]] * 2
+  assert stream == sum((ids(3, draw, 5) for draw in range(24)), [])
+  assert steps(order.Draws(PROBLEMS, data, 3, 5), [0] * 4) == [ids(3, step, 5) for step in range(4)]
+
+
+def test_draws_go_on_where_they_were():
+  parts = {'a': config.Part('trial'), 'b': config.Part('trial', weight=2.0, begin=2),
+           'c': config.Part('trial', begin=4)}
+  problems = [{'id': f'{part}{i}', 'part': part} for part in parts for i in range(12)]
+  data, extra = config.Data('mixture', parts=parts), [1, 0, 3, 0, 2, 0, 1, 0]
+  make = lambda: order.Draws(problems, data, 0, 4)
+  draws = make()
+  whole = steps(draws, extra)
+  for cut in range(1, len(extra)):
+    before, after = make(), make()
+    assert steps(before, extra[:cut]) == whole[:cut]
+    after.go_to(cut, json.loads(json.dumps(before.position())))
+    assert steps(after, extra, cut) == whole[cut:]
+    for part in parts:                                           # 12 of one part in a row are all of them
+      own = [i for step in whole for i in step if i[0] == part]
+      assert len(set(own[:12])) == min(12, len(own))
+  assert {i[0] for i in whole[1]} == {'a'} and {i[0] for i in whole[3]} == {'a', 'b'}
+  plain = make()
+  without = steps(plain, [0] * 8)
+  for cut in (1, 2, 3, 5):                                       # what was saved without a position took one a step
+    after = make()
+    after.go_to(cut)
+    assert steps(after, [0] * 8, cut) == without[cut:]

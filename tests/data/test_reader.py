@@ -114,3 +114,21 @@ def test_gsm8k_as_published(tmp_path):
   problems, _ = read_jsonl(write(tmp_path / 'train.jsonl', json.dumps(row).encode()))
   assert problems == [{'id': 'train.jsonl:1', 'problem': 'How many?', 'answer': '1234',
                        'solution': 'There are 2*617=<<2*617=1234>>1234.'}]
+
+
+@pytest.mark.parametrize('answer, solution, want', [
+    ('6*12=72 #### 72', '6*12=72', '72'), ('#### 72', None, '72'), ('  ####72 ', None, '72'),
+    ('So it is 5.\n#### -1,234,567\n', 'So it is 5.', '-1234567'), ('a\t#### 3/4', 'a', '3/4'),
+    ('first #### 1 then\n#### 2', 'first #### 1 then', '2'), ('one line #### $1,000 a year', 'one line', '$1000 a year'),
+    ('a####b', None, 'a####b'), ('Use\n##### 5', None, 'Use\n##### 5'), ('3 ##### 5', None, '3 ##### 5'),
+    ('Steps\n#### First\nadd\nthen go', None, 'Steps\n#### First\nadd\nthen go'), ('# 72', None, '# 72')])
+def test_the_mark_of_gsm8k_stands_anywhere_behind_white_space(tmp_path, answer, solution, want):
+  problem, = read_jsonl(write(tmp_path / 'p.jsonl', json.dumps({'question': 'x', 'answer': answer}).encode()))[0]
+  assert (problem.get('solution'), problem['answer']) == (solution, want)
+
+
+@pytest.mark.parametrize('answer', ['####', 'so ####  ', 'so\n####\n'])
+def test_a_mark_without_an_answer_is_malformed(tmp_path, answer):
+  line = json.dumps({'question': 'x', 'answer': answer}).encode()
+  problems, malformed = read_jsonl(write(tmp_path / 'p.jsonl', GOOD + line))
+  assert len(problems) == 1 and malformed == 1

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from r1jax import config
+from r1jax import config, data
 from r1jax.config import ConfigError
 from r1jax.data import sft, toy
 from r1jax.data.reader import DataError
@@ -35,7 +35,7 @@ def write(path, rows):
   return str(path)
 
 
-def load(folder, calls=None, prompt=lambda row: f'{row["problem"]}\n', **settings):
+def load(folder, calls=None, prompt=lambda row: f'{row["problem"]}\n', asked=frozenset(), **settings):
   cfg = config.Imitated(**dict(source='jsonl', max_length=100, eval_fraction=0.3) | settings)
   tokenizer = Letters(folder)
 
@@ -43,7 +43,7 @@ def load(folder, calls=None, prompt=lambda row: f'{row["problem"]}\n', **setting
     if calls is not None:
       calls.append(row)
     return prompt(row), tokenizer.encode(prompt(row))
-  return sft.load(cfg, tokenizer, encode, str(folder / 'texts'))
+  return sft.load(cfg, tokenizer, encode, str(folder / 'texts'), asked)
 
 
 def rows(count=40):
@@ -53,11 +53,31 @@ def rows(count=40):
 def test_texts_and_what_is_held_out(tmp_path):
   train, held_out, dropped = load(tmp_path, path=write(tmp_path / 'f.jsonl', rows()))
   found = [[text(part, i) for i in range(len(part))] for part in (train, held_out)]
-  want = [[(f'{row["problem"]}\n', row['response']) for row in rows() if (share(row['problem']) < 0.3) == held]
+  want = [[(f'{row["problem"]}\n', row['response']) for row in rows() if (share(row['problem'], sft.PURPOSE) < 0.3) == held]
           for held in (False, True)]
   assert found == want and min(map(len, want)) > 5
-  assert dropped == {'long': 0, 'long_held_out': 0, 'held_out': 0}
+  assert dropped == {'long': 0, 'long_held_out': 0, 'held_out': 0, 'asked': 0}
   assert train.lengths.tolist() == [len(a) + len(b) + 1 for a, b in want[0]]
+
+
+@pytest.mark.parametrize('fraction', [0.02, 0.002])
+def test_what_rl_has_left_to_train_on_is_parted_anew(tmp_path, fraction):
+  """Rows made of RL's training problems, which never fall into its held-out share, fall into SFT's all the same."""
+  problems = write(tmp_path / 'p.jsonl', [{'problem': f'problem {i}', 'answer': '1'} for i in range(5000)])
+  found = data.load(config.Data(source='jsonl', path=problems, eval_fraction=0.05))
+  path = write(tmp_path / 'f.jsonl', [{'problem': p['problem'], 'response': 'x'} for p in found.train])
+  train, held_out, _ = load(tmp_path, path=path, eval_fraction=fraction)
+  expected = fraction * len(found.train)
+  assert abs(len(held_out) - expected) < 4 * expected ** 0.5 and len(train) + len(held_out) == len(found.train)
+
+
+def test_a_text_whose_prompt_is_asked_in_the_evaluation_is_not_learned(tmp_path):
+  path = write(tmp_path / 'f.jsonl', rows())
+  whole, held_out, _ = load(tmp_path, path=path)
+  place = next(i for i, row in enumerate(rows()) if share(row['problem'], sft.PURPOSE) >= 0.3)
+  train, same, dropped = load(tmp_path, path=path, asked=frozenset({rows()[place]['problem'], 'another'}))
+  assert dropped['asked'] == 1 == len(whole) - len(train) and len(same) == len(held_out)
+  assert all(text(train, i)[0] != f'{rows()[place]["problem"]}\n' for i in range(len(train)))
 
 
 def test_a_held_out_file_a_folder_and_what_is_too_long(tmp_path):
@@ -66,7 +86,7 @@ def test_a_held_out_file_a_folder_and_what_is_too_long(tmp_path):
   held_out = write(tmp_path / 'h.jsonl', [rows()[3] | {'problem': ' problem  3'},
                                           {'problem': 'long', 'response': 'y' * 99}])
   train, held, dropped = load(tmp_path, path=str(tmp_path / 'set'), eval_path=held_out)
-  assert dropped == {'long': 1, 'long_held_out': 1, 'held_out': 1}   # the same problem but for white space
+  assert dropped == {'long': 1, 'long_held_out': 1, 'held_out': 1, 'asked': 0}   # the same problem but for white space
   assert (len(train), len(held)) == (39, 1)
 
 
@@ -118,7 +138,7 @@ def test_conversations(tmp_path):
   some = [{'turns': turns, 'response': f'd{i}'} for i in range(3)] + rows()
   seen = []
   load(tmp_path, seen, path=write(tmp_path / 'f.jsonl', some), prompt=lambda row: row.get('problem', 'talk'))
-  assert seen[0]['turns'] == turns or seen[-1]['turns'] == turns
+  assert [row['turns'] for row in seen if 'turns' in row] == [turns] * 3
 
 
 @pytest.mark.parametrize('row, said', [

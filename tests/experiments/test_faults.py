@@ -126,6 +126,8 @@ def test_objectives_run_and_resume(runs, tmp_path, loss):
   if 'loss.resample_limit' in loss:
     assert all(0 <= row['rollout/extra_draws'] <= 2 for row in rows[:2])
     assert any(row['rollout/extra_draws'] for row in rows[:2])
+    for row in rows[:2]:
+      assert row['filter/before/groups'] == 4 * (1 + row['rollout/extra_draws']) and row['filter/after/groups'] == 4
   if 'train.reference_refresh' in loss:
     assert all(np.array_equal(arrays[k.replace('params', 'reference', 1)], arrays[k]) for k in base)
 

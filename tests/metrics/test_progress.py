@@ -14,3 +14,18 @@ def test_bar_keeps_the_last_accuracy_between_evaluations():
   assert 'reward=0.75' in last and 'accuracy=0.5' in last and 'length=31.4' in last
   assert '6/10' in last
   assert 'checkpoint saved' in stream.getvalue()
+
+
+def test_fractions_of_work_show_how_long_the_rest_takes():
+  stream = io.StringIO()
+  with progress.fraction(8, 'evaluation', file=stream) as bar:
+    bar.start_t -= 100                                    # as if it had begun then: before, nothing is shown
+    bar.delay = 0
+    bar.at(0.5)
+    bar.at(2.0)
+    bar.refresh()
+  assert 'evaluation:  25%' in stream.getvalue() and '01:40<05:00' in stream.getvalue()
+  quick = io.StringIO()
+  with progress.fraction(8, 'evaluation', file=quick) as bar:
+    bar.at(8)
+  assert not quick.getvalue().strip()

@@ -68,6 +68,56 @@ def test_a_short_problem_is_found_as_a_whole_text_and_with_its_signs(index, text
   assert index.holds(text) == name
 
 
+DIVISORS = 'How many positive whole-number divisors does 196 have?'
+SUM = 'Compute: $1-2+3-4+5- \\dots +99-100$.'
+SQUARES = 'What is the value of $513^2 - 487^2$?'
+ROOT = 'Simplify $\\sqrt{242}$.'
+CHINESE_SHORT = '一个数的3倍比12大6，求这个数。'
+
+
+@pytest.fixture(scope='module')
+def short_ones():
+  return contamination.Index([(text, text) for text in (DIVISORS, SUM, SQUARES, ROOT, CHINESE_SHORT)], 50, 0.5)
+
+
+@pytest.mark.parametrize('problem', [DIVISORS, SUM, SQUARES, ROOT, CHINESE_SHORT])
+@pytest.mark.parametrize('around', [
+    'Solve this. {}', '{} Reason step by step.', '{}\nReason step by step.', 'User: {}. Assistant:', '"{}"', '- {}',
+    '<problem>{}</problem>', 'Please answer the following question: {}\n\nPut it in a box.', 'Tell me, {}', '题目：{}'])
+def test_a_short_problem_is_found_where_it_stands_as_a_sentence(short_ones, problem, around):
+  assert short_ones.holds(around.format(problem)) == problem
+  assert short_ones.holds(around.format(problem.upper().replace(' ', '  ').replace('$', ''))) == problem
+
+
+@pytest.mark.parametrize('text', [
+    'How many positive whole-number divisors does 1962 have?', 'Say how many positive whole-number divisors does 19 have.',
+    'How many positive whole-number divisors does 196 have in common with 84?',
+    'Of all: how many positive whole-number divisors does 196 have that are even?',
+    'So compute: $1-2+3-4+5- \\dots +99-100+101$.', 'Now compute: $1-2+3-4+5- \\dots +99-100.5$.',
+    'What is the value of $513^2 - 487^2 + 1$?', 'Well, what is the value of $513^2 - 4872$ here?',
+    'Let me ask: what is the value of $513^2 - 487^2$ divided by 4?', 'Simplify $\\sqrt{242} + 1$. Then stop.',
+    'Simplify $\\sqrt{2420}$. Then stop.', '3 + simplify', '小明说：一个数的3倍比12大6，求这个数的2倍。'])
+def test_what_goes_on_is_another_problem(short_ones, text):
+  assert short_ones.holds(text) is None
+
+
+@pytest.mark.parametrize('problem', ['What is the area of the shaded region?', 'How many are left?', 'What is 2 + 2?'])
+def test_what_may_be_anybodys_question_is_found_as_a_whole_text_only(problem):
+  index = contamination.Index([('one', problem)], 50, 0.5)
+  assert index.holds(problem.lower()) == 'one' and index.holds(f'It has sides 3 and 4. {problem}') is None
+
+
+def test_every_problem_of_math500_is_found_inside_of_a_prompt_and_few_training_problems_hold_one(data_dir):
+  import gzip
+  import json
+  read = lambda name: [json.loads(line)['problem'] for line in (gzip.open if name.endswith('gz') else open)(
+      data_dir / 'math' / name, 'rt')]
+  problems = read('math500.jsonl')
+  index = contamination.Index(enumerate(problems), 50, 0.5)
+  assert None not in [index.holds(f'Solve this. {problem} Reason step by step.') for problem in problems]
+  assert sum(index.holds(problem) is not None for problem in read('math_train.jsonl.gz')) == 20
+
+
 def test_part_of_a_problem_counts_by_its_share(index):
   assert index.holds(ENGLISH[:110]) == 'english' and index.holds(CHINESE[:36]) == 'chinese'
   assert index.holds(ENGLISH[:75]) is None and index.holds(CHINESE[:18]) is None

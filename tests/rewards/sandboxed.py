@@ -19,6 +19,21 @@ def solve():
     pass
 '''
 
+SHARE = '''
+import os, sys, time
+def share(mb, most, function):
+  if mb <= most: return function(mb)
+  read, write = os.pipe()
+  for _ in range(mb // most):
+    if not os.fork():
+      function(most)
+      os.write(write, b'.')
+      time.sleep(99)
+  os.close(write)
+  held = 0
+  while held < mb // most: held += len(os.read(read, 1)) or sys.exit('not more')
+'''
+
 
 def _why_not():
   """Why no sandbox works here, in one line; '' where one does."""

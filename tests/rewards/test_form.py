@@ -34,6 +34,16 @@ def test_the_prompt_may_have_opened_the_thinking():
   assert rewards.REWARDS['format'](summary, form='r1') == [1.0, 0.0]
 
 
+@pytest.mark.parametrize('space', ['', '\n', ' \n', '\n\n'])
+def test_white_space_behind_what_the_prompt_opened_changes_nothing(space):
+  given = lambda opened, response: dict(item(response), prompt=f'Q? Assistant: {opened}{space}')
+  rows = [given('<think>', 'a\n</think>\n<answer>5</answer>'), given('<think>', 'a</think><answer>5'),
+          given('<think>', GOOD), given('', GOOD)]
+  assert rewards.REWARDS['format'](rows) == [1.0, 0.0, 0.0, 1.0]
+  assert rewards.REWARDS['format']([given('<think>', 'a</think>b'), given('<think>', 'a')], form='r1') == [1.0, 0.0]
+  assert rewards.REWARDS['format']([given(SPECIAL, f'a{SPECIAL}b'), given(SPECIAL, COLD)], form='special') == [1, 0]
+
+
 @pytest.mark.parametrize('response, met', [
     (GOOD, 6), (f'\n{GOOD} ', 6), (GOOD + '.', 5), ('a' + GOOD, 5), ('', 0), ('7', 0), ('<think>a', 1),
     (GOOD + GOOD, 0),

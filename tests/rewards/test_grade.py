@@ -67,3 +67,36 @@ def test_a_bad_row_loses_no_verdict_before_it():
   with pytest.raises(ConfigError, match='line 3 must be an object'):
     grade.grade('math', lines, out, {}, 2, timeout=30.0)
   assert [json.loads(line)['score'] for line in out.getvalue().splitlines()] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize('name, row, bad', [
+    ('math', {'gold': 5, 'pred': '5'}, [
+        ({'gold': ['5', '6'], 'pred': '5'}, "the item's 'answer' is \"['5', '6']\""),
+        ({'gold': '5', 'pred': 5}, "the item's 'response' is '5'"),
+        ({'gold': '5', 'pred': None}, "the item's 'response' is 'None'"),
+        ({'gold': True, 'pred': '5'}, "the item's 'answer' is 'True'")]),
+    ('choice', {'answer': 'A', 'response': '\\boxed{A}'}, [
+        ({'answer': '42', 'response': '\\boxed{A}'}, "the answer '42' is no choice")]),
+    ('exact', {'answer': 'A', 'response': '\\boxed{A}'}, [({'response': '\\boxed{A}'}, "the item has no 'answer'")]),
+    ('format', {'response': '<think>a</think><answer>b</answer>'}, [({'response': ['a']}, "the item's 'response'")]),
+    ('signs', {'answer': '1 ?1 = 2', 'response': '<think></think><answer>+1</answer>'}, [
+        ({'answer': [7], 'response': '<think></think><answer>+1</answer>'}, "the item's 'answer' is '[7]'")]),
+])
+def test_a_row_that_cannot_be_graded_fails_alone_and_says_its_line(name, row, bad):
+  out, rows, messages = io.StringIO(), [row], []
+  for other, message in bad:
+    rows += [other, row]
+    messages.append(message)
+  failed = grade.grade(name, ['', *map(json.dumps, rows)], out, {}, 1, timeout=30.0)
+  verdicts = [json.loads(line) for line in out.getvalue().splitlines()]
+  assert [v['score'] for v in verdicts] == [1.0] + [0.0, 1.0] * len(bad)
+  assert [v['reason'] for v in verdicts[1::2]] == failed
+  for number, (reason, message) in enumerate(zip(failed, messages, strict=True)):
+    assert reason.startswith(f'line {3 + 2 * number} ') and message in reason
+
+
+def test_the_command_says_that_rows_were_not_graded():
+  done = subprocess.run([sys.executable, '-m', 'r1jax.rewards.grade', 'exact'], capture_output=True, text=True,
+                        input='{"answer": [], "response": "a"}\n{"answer": "a", "response": "\\\\boxed{a}"}\n')
+  assert done.returncode == 1 and [json.loads(line)['score'] for line in done.stdout.splitlines()] == [0.0, 1.0]
+  assert done.stderr.startswith('error: 1 of the rows') and 'line 1 ' in done.stderr and done.stderr.count('\n') == 1

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from r1jax import config
-from r1jax.rewards import pool
+from r1jax.rewards import pool, sandbox
+from tests.rewards import sandboxed
 
 VERIFIERS = '''
-import os, pathlib, signal, sys
+import os, pathlib, signal, sys, time
 from r1jax.config import ConfigError
 HERE = pathlib.Path(__file__).parent
 
@@ -38,6 +39,8 @@ def act(items):
     HERE.joinpath('hanging').write_text(str(os.getpid()))
     while True:
       pass
+  if what.startswith('sleep'):
+    time.sleep(float(what.split()[1]))
   if what == 'hang in C':
     9 ** 9 ** 9
   if what == 'die once':
@@ -152,8 +155,27 @@ def test_a_hanging_verifier_is_killed_scored_zero_and_counted(verifiers, what):
     assert total(scores).tolist() == [2, 0, 3, 4, 0, 2]
     again = g.submit(items('a')).result()
     assert (total(again).tolist(), again.timeouts) == ([2.0], 0)
+  assert scores.verdicts['verifiers:act'][1]['reason'] == 'given up after 0.7 s of processor time'
   if what == 'hang':
     assert gone(int((verifiers / 'hanging').read_text()))
+
+
+def test_waiting_is_not_counted_but_for_the_guard_of_the_clock(verifiers):
+  """A worker that gets no processor waits likewise."""
+  with grader('verifiers:act', timeout=0.05) as g:
+    scores = g.submit(items('sleep 0.3', 'sleep 60', 'a')).result()
+  assert (total(scores).tolist(), scores.timeouts) == ([1.0, 0.0, 1.0], 1)
+  assert scores.verdicts['verifiers:act'][1]['reason'] == f'given up after {0.05 * sandbox.PATIENCE:g} s by the clock'
+
+
+@sandboxed.NEEDED
+def test_programs_in_sandboxes_use_an_items_time():
+  slow = 'import time\nwhile time.process_time() < 0.2: pass\nprint(1)'
+  some, many = ({'prompt': '', 'program': slow, 'io': [{'input': '', 'output': '1'}] * n} for n in (1, 60))
+  with pool.Grader({'code': {'time_limit': 0.9}}, timeout=1.0) as g:
+    scores = g.submit([some, many, some]).result()
+  assert scores.parts['code'].tolist() == [1, 0, 1] and scores.timeouts == 1
+  assert 'processor time' in scores.verdicts['code'][1]['reason']
 
 
 def test_kill_9_in_the_middle_of_a_batch_loses_no_verdict(verifiers):
@@ -268,7 +290,7 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(verifiers):
 
 
 @pytest.mark.parametrize('options', [{'timeout': float('inf')}, {'timeout': float('nan')}, {'timeout': -3.0},
-                                     {'timeout': 1e-9}, {'workers': 0}])
+                                     {'timeout': 1e-9}, {'workers': 0}, {'workers': 100_000}, {'workers': 1.5}])
 def test_limits_out_of_range_are_refused(options):
   with pytest.raises(config.ConfigError, match='timeout is|workers is'):
     grader('format', **options)

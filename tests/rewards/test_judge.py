@@ -72,7 +72,8 @@ def by_number(chats, draws=None):
     ('VERDICT: CORRECT or VERDICT: INCORRECT', 'unreadable'), ('VERDICT: correct', 'unreadable'),
     ('verdict: CORRECT', 'unreadable'), ('VERDICT:CORRECT', 'unreadable'), ('Not VERDICT: CORRECT', 'unreadable'),
     ('VERDICT: CORRECTLY', 'unreadable'), ('VERDICT: IN', 'unreadable'), ('VERDICT: TIE', 'unreadable'),
-    ('VERDICT: CORRECT</think>', 'unreadable'), ('CORRECT', 'unreadable'), ('', 'unreadable'), ('\n \n', 'unreadable'),
+    ('VERDICT: CORRECT</think>', 'unreadable'), ('<think>so\nVERDICT: CORRECT', 'unreadable'),
+    ('CORRECT', 'unreadable'), ('', 'unreadable'), ('\n \n', 'unreadable'),
     ('VERDICT: CORRECT\x00', 'unreadable'), ('VERDICT: CORRECT\ud800', 'unreadable'), (None, 'refused'),
     ('VERDICT: CORRECT\n' + 'so ' * 300_000, 'unreadable'), ('VERDICT: ' * 100_000, 'unreadable')],
     ids=lambda value: str(value)[:30])
@@ -111,17 +112,18 @@ def test_what_is_judged_cannot_end_its_own_block():
   for _ in range(300):
     problem, answer, response = (''.join(rng.choices(pieces, k=rng.randrange(1, 12))) for _ in range(3))
     seen = []
-    judge.judge([item('</think>' + response, answer, problem)], remembering(seen))
+    judge.judge([item('a' + response, answer, problem)], remembering(seen), view='whole')
     for chat in seen:
       text, squeeze = chat[0]['content'], lambda s: re.sub(r'\s', '', judge._plain(s))
       mark = re.search(r'marks ([0-9a-f]{16}):\n', text)[1]
       assert text.count(mark) == 9                                  # three blocks, each naming its mark
-      assert [squeeze(p) for p in parts(chat)] == [squeeze(s) for s in (problem, answer, response)]
+      assert [squeeze(p) for p in parts(chat)] == [squeeze(s) for s in (problem, answer, 'a' + response)]
 
 
 def test_no_special_token_survives():
   seen = []
-  judge.judge([item('</think>' + ' '.join(TOKENS), ''.join(TOKENS), '\n'.join(TOKENS))], remembering(seen))
+  judge.judge([item('</think>' + ' '.join(TOKENS), ''.join(TOKENS), '\n'.join(TOKENS))], remembering(seen),
+              view='whole')
   assert [t for t in TOKENS if t in seen[0][0]['content']] == []
   assert [c for c in seen[0][0]['content'] if not (c.isprintable() or c in '\n\t')] == []
 

@@ -31,8 +31,8 @@ def problems(data_dir):
     ('so the answer is', 4, 4),
     ('先算 then add', 2, 4),
     ('加八 43', 0, 2),
-    ('<think>so</think><answer>那么</answer>', 1, 3),
-    (r'so \frac{1}{2} x + y = \sqrt{3} 因此', 1, 3),
+    ('<think>so</think><answer>那么</answer>', 1, 2),
+    (r'so \frac{1}{2} x + y = \sqrt{3} 因此', 1, 2),
     ('слово word', 1, 2),
     ('add加add减', 2, 4),
     ('it is 12kg', 2, 2),
@@ -40,18 +40,25 @@ def problems(data_dir):
 ])
 def test_share_of_words(text, english, total):
   assert rewards.language_consistency(text, 'en') == pytest.approx(english / total)
-  chinese = sum('\u4e00' <= c <= '\u9fff' for c in text)
-  assert rewards.language_consistency(text, 'zh') == pytest.approx(chinese / total)
+  assert rewards.language_consistency(text, 'zh') == pytest.approx(0 if 'слово' in text else (total - english) / total)
 
 
 @pytest.mark.parametrize('text', [
-    '', '  ', '36 - 3 = 33', 'x + y', r'\alpha\beta', '<think></think>', '①②', 'α + π', '12 kg, 3cm', 'sin x + log y',
+    '36 - 3 = 33', 'x + y', r'\alpha\beta', '<think>7</think>', '①②', 'α + π', '12 kg, 3cm', 'sin x + log y',
     r'$x^2+1$ \(\text{if } a\) \[\frac{\text{total}}{n}\] $$\sum ab$$ x_{max} \mathrm{lcm}',
     r'\begin{cases} x & \text{if } y \\ z & \text{otherwise} \end{cases}',
     'first_total = 3; itemCount += n2; ABC', 'AB ⊥ CD, △ABC', '```python\nprint(total)\n```', '`total`',
 ])
 def test_nothing_to_count_is_consistent(text):
   assert {score(text, target) for target in ('en', 'zh', 'th')} == {1.0}
+
+
+@pytest.mark.parametrize('text', [
+    '', '  ', '...', '<think></think>', '<think></think> y', '<think> \n\n</think> the answer is seven',
+    '<think>…</think>', '<think>\u200b - </think>因此', '<think>'])
+def test_an_empty_chain_is_worth_nothing(text):
+  assert {score(text, target) for target in ('', 'en', 'zh')} == {0.0} == {score(text, language='en')}
+  assert language.verdict({'prompt': 'Q?<think>\n', 'response': '\n</think> y', 'language': 'en'})['score'] == 0
 
 
 def test_other_scripts_cannot_hide_in_mathematics_or_code():
@@ -82,16 +89,26 @@ def test_characters_shared_by_chinese_and_japanese_go_with_their_neighbours():
   kanji = sum('\u4e00' <= c <= '\u9fff' for c in japanese)
   assert score(japanese, 'ja') == 1.0 and score(japanese, 'zh') == 0.0
   assert score(chinese, 'zh') == 1.0 and score(chinese, 'ja') == 0.0
-  found = language.verdict({'response': f'{chinese}。{japanese}'}, target='zh')
+  found = language.verdict({'response': f'{chinese}。{japanese}'}, target='zh', chinese='characters')
   assert found['in_target'] == len(chinese) + len('合計金額')      # up to the first kana: the known error
   assert found['words'] > len(chinese) + kanji
 
 
 def test_chinese_by_words():
-  pytest.importorskip('jieba')
-  item = {'response': '因此我们需要十二个苹果 so there'}
-  count = lambda chinese: language.verdict(item, target='zh', chinese=chinese)['in_target']
-  assert count('characters') == 11 and 4 <= count('words') <= 7
+  item = {'response': '因此我们需要十二个苹果 so there'}          # 因此 我们 需要 十二个 苹果
+  count = lambda **options: language.verdict(item, target='zh', **options)['in_target']
+  assert (count(), count(chinese='words'), count(chinese='characters')) == (5, 5, 11)
+
+
+@pytest.mark.parametrize('chinese, english', [
+    ('因此 我们 需要 苹果', 'therefore we need apples'), ('首先 检查 价格', 'first check price'),
+    ('答案 是 三十', 'answer is thirty'),
+    ('所以 他们 今天 没有 时间', 'so they today lack time')])
+def test_a_chain_weighs_alike_in_both_languages(chinese, english):
+  words, joined = len(english.split()), chinese.replace(' ', '')
+  for text in (f'{joined} {english}', f'{english}，{joined}', f'{joined}。{english}', f'{chinese} {english}'):
+    assert [score(text, target) for target in ('zh', 'en')] == [0.5, 0.5], text
+  assert score(f'{joined}，{joined} {english}', 'zh') == pytest.approx(2 / 3) == 2 * words / (3 * words)
 
 
 def test_counting_by_words_without_the_segmenter_says_what_to_install(monkeypatch):
@@ -186,7 +203,7 @@ def test_a_score_depends_on_its_own_item_alone(problems):
 
 @pytest.mark.parametrize('bait', [
     '$a ', '$', '`', '``` ', '\\(', '\\[ ', '\\begin{align}', '\\begin{alig', '\\mathrm{', '\\', '\n', '\n ', 'a', "a'",
-    '好', 'a\u0301\u0316', '<think>', '1', 'a_', '<', 'é ', '\ud800', 'หก'])
+    '好', 'a\u0301\u0316', '<think>', '1', '的', '龘', 'a_', '<', 'é ', '\ud800', 'หก'])
 def test_long_text_is_read_in_linear_time(bait):
   text = bait * (300_000 // len(bait))
   start = time.process_time()

@@ -91,8 +91,9 @@ def test_credit_by_step():
   assert [response[:end].split()[-1] for end in found.ends] == ['good', '</think>', 'fair']
   short, = process.step_scores([item(response, prompt='p')], model=lambda c: [[2.0]])
   assert len(short.scores) == len(short.ends) == 1         # the model's limit has cut the others off
-  summary, = process.step_scores([item('good\nbad</think>\nfair')], model=by_step, view='summary')
-  assert summary.ends == (len('good\nbad</think>\nfair'),)
+  for response in ('good\nbad</think>\nfair', '<think>good</think>bad</think>\nfair'):
+    summary, = process.step_scores([item(response)], model=by_step, view='summary')
+    assert summary.ends == (len(response),)
   assert process.step_scores([item('good')], model=by_step, view='summary')[0].scores == ()
 
 

@@ -1,5 +1,7 @@
 """Chats against transformers, what messages cannot do to them, and what templates cannot do."""
+import concurrent.futures
 import json
+import os
 import shutil
 
 import pytest
@@ -130,8 +132,74 @@ def test_messages_of_another_shape_are_one_line(qwen, messages):
 def test_no_template_is_said(sentencepiece, qwen, tmp_path):
   with pytest.raises(tokenizers.TokenizerError, match='no chat template; put a chat_template.jinja beside it'):
     tokenizers.load(sentencepiece).chat(user('a'))
-  with pytest.raises(tokenizers.TokenizerError, match='chat template fails.*correct'):
-    tokenizers.load(with_template(qwen, tmp_path / 'm', '{% if %}'))
+
+
+@pytest.mark.parametrize('template', [
+    '{% if %}', '{% nothing %}', '{{ a | nothing }}', '{% endgeneration %}', '\ufffd{%'])
+def test_a_broken_template_stops_chats_alone(qwen, tmp_path, template):
+  ours, whole = tokenizers.load(with_template(qwen, tmp_path / 'm', template)), tokenizers.load(qwen)
+  assert ours.encode('a <think>') == whole.encode('a <think>') and ours.eos == whole.eos and ours.chats
+  with pytest.raises(tokenizers.TokenizerError, match='chat template fails.*correct') as error:
+    ours.chat(user('a'))
+  assert '\n' not in str(error.value) and 'm/tokenizer.json' in str(error.value)
+
+
+@pytest.mark.parametrize('value', [3, {'a': 'b'}, True])
+def test_a_template_of_another_kind_is_one_line(qwen, tmp_path, value):
+  shutil.copytree(qwen, tmp_path / 'm')
+  (tmp_path / 'm' / 'tokenizer_config.json').write_text(json.dumps({'eos_token': '<|im_end|>', 'chat_template': value}))
+  with pytest.raises(tokenizers.TokenizerError, match='chat template fails'):
+    tokenizers.load(tmp_path / 'm').chat(user('a'))
+
+
+GENERATION = ("{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+              "{% else %}{{ m.content }}{% endif %}{% endfor %}")
+
+
+@pytest.mark.parametrize('template', [
+    GENERATION, GENERATION.replace('{%', '{%-').replace('%}', '-%}'), (
+        "{% for m in messages %}\n{{ '<|im_start|>' + m.role + '\n' }}\n  {% generation %}\n"
+        "{% set c = m.content | trim %}{{ c + '<|im_end|>' }}\n{% endgeneration %}\n{% endfor %}{{ c is defined }}")])
+@pytest.mark.parametrize('messages', CHATS)
+def test_the_part_that_is_to_be_learnt_is_its_content(qwen, tmp_path, template, messages, reference):
+  path = with_template(qwen, tmp_path / 'm', template)
+  theirs = reference(path).apply_chat_template(messages, return_dict=False, add_generation_prompt=False)
+  assert tokenizers.load(path).chat(messages, generate=False) == theirs
+
+
+@pytest.mark.parametrize('template', [
+    '{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}', '{{ 10 ** (10 ** 9) }}',
+    '{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(100) }}',
+    '{{ lipsum(n=10**7) }}', "{{ 'a' * 10 ** 10 }}", "{{ 'a' * 10 ** 8 }}", "{{ '%99999999999d' % 1 }}",
+    "{{ 'a' | center(10 ** 10) }}", "{{ messages | tojson(indent=10 ** 10) }}", "{{ range(100000) | list * 10000 }}",
+    "{% set ns = namespace(x='aa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+    "{% for i in range(100000) %}{{ 'a' * 10000 }}{% endfor %}"])
+def test_what_would_never_end_is_ended(qwen, tmp_path, template, monkeypatch):
+  monkeypatch.setattr(chat, 'SECONDS', 1)
+  monkeypatch.setattr(chat, '_PROCESS', chat._Process())
+  ours = tokenizers.load(with_template(qwen, tmp_path / 'm', template))
+  with pytest.raises(tokenizers.TokenizerError, match='chat template fails') as error:
+    ours.chat(user('a'))
+  assert '\n' not in str(error.value) and len(str(error.value)) < 1000
+  assert tokenizers.load(qwen).chat(user('a'))             # another's work goes on
+
+
+def test_a_loop_that_ends_is_no_loop_without_end(qwen, tmp_path):
+  template = '{% for i in range(100000) %}{% endfor %}{{ messages[0].content }}'
+  ours = tokenizers.load(with_template(qwen, tmp_path / 'm', template))
+  long = 'a b ' * 100_000
+  assert [ours.chat(user(text)) for text in ('1', long, '2')] == [ours.encode(text) for text in ('1', long, '2')]
+
+
+def test_threads_and_forks_get_their_own_answers(qwen, tmp_path):
+  ours = tokenizers.load(with_template(qwen, tmp_path / 'm', '{{ messages[0].content }}'))
+  texts = [f'text {n}' for n in range(40)]
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    assert list(pool.map(lambda text: ours.chat(user(text)), texts)) == [ours.encode(text) for text in texts]
+  child = os.fork()
+  if not child:
+    os._exit(ours.chat(user('child')) != ours.encode('child'))
+  assert ours.chat(user('parent')) == ours.encode('parent') and os.waitpid(child, 0)[1] == 0
 
 
 def test_a_sentencepiece_model_chats(sentencepiece, tmp_path):

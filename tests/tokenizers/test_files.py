@@ -1,6 +1,7 @@
 """Which file is taken, and what is said of files that are missing or broken."""
 import hashlib
 import json
+import random
 import shutil
 
 import pytest
@@ -126,3 +127,99 @@ def test_training_gives_the_same_model_each_time(tmp_path):
     tokenizers.train(toy.documents('trial', 0, 50), tmp_path / name, 400)
     return hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
   assert model('a') == model('b')
+
+
+BYTE_LEVEL = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}
+GROWS = {'type': 'Replace', 'pattern': {'String': 'a'}, 'content': 'a' * 100}
+SPLIT = {'type': 'Split', 'behavior': 'Isolated', 'invert': False}
+
+
+def model(**changes):
+  return lambda spec: spec | {'model': spec['model'] | changes}
+
+
+def having(**changes):
+  return lambda spec: spec | changes
+
+
+@pytest.mark.parametrize('change, said', [
+    (having(normalizer={'type': 'Precompiled', 'precompiled_charsmap': '/////w=='}), "'Precompiled'"),
+    (having(normalizer={'type': 'Sequence', 'normalizers': [{'type': 'NFC'}, {'type': 'Precompiled'}]}),
+     "'Precompiled'"),
+    (having(normalizer={'type': 'Sequence', 'normalizers': [GROWS] * 6}), 'which makes texts longer'),
+    (having(normalizer=GROWS | {'pattern': {'Regex': 'a'}, 'content': 'a'}), 'which makes texts longer'),
+    (having(normalizer=GROWS | {'pattern': {'String': ''}, 'content': ''}), 'which makes texts longer'),
+    (having(normalizer={'type': 'Prepend', 'prepend': ''}), "'Prepend'"), (having(normalizer=3), 'normalizer 3'),
+    (having(normalizer={'type': 'Sequence', 'normalizers': 3}), "'Sequence'"), (having(normalizer={}), 'normalizer {}'),
+    (having(pre_tokenizer={'type': 'FixedLength', 'length': 0}), "'FixedLength'"),
+    (having(pre_tokenizer={'type': 'Sequence', 'pretokenizers': [BYTE_LEVEL, {'type': 'Metaspace'}]}), "'Metaspace'"),
+    (having(pre_tokenizer=SPLIT | {'pattern': {'String': ''}}), 'nothing to look for'),
+    (having(pre_tokenizer=SPLIT | {'pattern': {'Regex': '('}}), 'not a tokenizer'),
+    (model(type='WordLevel', unk_token='[UNK]'), 'no BPE model'), (model(type='WordPiece'), 'no BPE model'),
+    (model(type='Unigram', vocab=[['a', -1.0]]), 'no BPE model'), (model(vocab=[]), 'no BPE model'),
+    (having(model={'type': 'BPE'}), 'no BPE model'), (model(vocab={}, merges=[]), 'no token'),
+    (model(continuing_subword_prefix='##'), "continuing_subword_prefix = '##'"),
+    (model(end_of_word_suffix='</w>'), "end_of_word_suffix = '</w>'"), (model(dropout=0.5), 'dropout = 0.5'),
+    (model(vocab={'a': -1}, merges=[]), 'not a tokenizer'), (model(vocab={'a': 10**12}, merges=[]), 'not a tokenizer'),
+    (model(vocab={'a': 1.5}, merges=[]), 'not a tokenizer'),
+    (model(vocab={'a': 1, 'b': 1}, merges=[]), 'one id for two'),
+    (model(merges=[['nothing', 'there']]), 'not a tokenizer'), (model(merges=3), 'not a tokenizer'),
+])
+def test_settings_that_byte_level_bpe_has_not_are_refused(qwen, tmp_path, change, said):
+  spec = json.loads((qwen / 'tokenizer.json').read_text())
+  spec = change(spec)
+  if said == 'no token':
+    spec['added_tokens'] = []
+  assert said in error_of(edited(qwen, tmp_path / 'm', **spec))
+
+
+@pytest.mark.parametrize('change', [
+    model(dropout=0.0, continuing_subword_prefix='', end_of_word_suffix=''), model(dropout=None),
+    having(normalizer={'type': 'Sequence', 'normalizers': []}), having(normalizer=None),
+    having(normalizer={'type': 'Sequence', 'normalizers': [{'type': 'NFC'}, {
+        'type': 'Replace', 'pattern': {'String': '\u2003'}, 'content': ' '}]}),
+    having(pre_tokenizer={'type': 'Sequence', 'pretokenizers': [
+        {'type': 'Digits', 'individual_digits': True}, BYTE_LEVEL | {'use_regex': False}]})])
+def test_settings_that_it_has_are_read(qwen, tmp_path, change):
+  ours = tokenizers.load(edited(qwen, tmp_path / 'm', **change(json.loads((qwen / 'tokenizer.json').read_text()))))
+  assert ours.decode(ours.encode('some text 12 x')) == 'some text 12 x'
+
+
+@pytest.mark.parametrize('token', [
+    {'content': ''}, {'content': 3}, {'content': None}, {'content': '\ud800'}, {'id': -1}, {'id': 10**12}, {'id': '7'},
+    {'id': 1.5}, {'id': True}, {'id': None}])
+def test_added_tokens_that_can_be_none_are_refused(qwen, tmp_path, token):
+  added = json.loads((qwen / 'tokenizer.json').read_text())['added_tokens']
+  assert 'added tokens' in error_of(edited(qwen, tmp_path / 'm', added_tokens=[*added, added[0] | token]))
+  if 'id' not in token:
+    listed = {'900': {'content': token['content'], 'special': True}}
+    path = edited(qwen, tmp_path / 'n', 'tokenizer_config.json', added_tokens_decoder=listed)
+    assert 'added tokens' in error_of(path)
+
+
+def test_what_the_library_cannot_do_with_a_text_is_one_line(qwen, tmp_path, capfd):
+  """Its regular expressions give up after some work, by a panic, which is no Exception."""
+  path = edited(qwen, tmp_path / 'm', pre_tokenizer=SPLIT | {'pattern': {'Regex': '(a|aa)+$'}})
+  ours = tokenizers.load(path)
+  assert ours.encode('b')
+  with pytest.raises(tokenizers.TokenizerError, match='retry-limit') as error:
+    ours.encode('a' * 60 + ' c')
+  assert '\n' not in str(error.value) and str(path) in str(error.value)
+
+
+def test_damaged_sentencepiece_models_are_read_or_one_line(sentencepiece, tmp_path):
+  whole, dice, read = (sentencepiece / 'tokenizer.model').read_bytes(), random.Random(0), 0
+  for _ in range(150):
+    data = bytearray(whole)
+    for _ in range(dice.choice([1, 3, 30])):
+      data[dice.randrange(len(data))] = dice.choice([0, 255, dice.randrange(256)])
+    (tmp_path / 'tokenizer.model').write_bytes(data[:dice.randrange(len(data))] if dice.random() < 0.2 else data)
+    try:
+      ours = tokenizers.load(tmp_path)
+    except tokenizers.TokenizerError as error:
+      assert '\n' not in str(error) and str(tmp_path) in str(error)
+      continue
+    read += 1
+    stream = ours.stream()
+    ''.join([*map(stream.push, ours.encode('1 + 2 汉 a')), stream.end(), ours.decode(range(ours.vocab))])
+  assert read > 5

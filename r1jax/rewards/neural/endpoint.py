@@ -1,7 +1,7 @@
 """A model behind an OpenAI-compatible endpoint, as a function from chats to texts.
 
 Answers are cached by a hash of the whole request, so that a run that goes on asks nothing twice. The endpoint's key
-stands in no file, message or log.
+stands in no file, message or log, not even where the endpoint repeats it.
 """
 import concurrent.futures
 import contextlib
@@ -14,8 +14,10 @@ import os
 import pathlib
 import random
 import re
+import socket
 import threading
 import time
+import zlib
 
 from r1jax import templates
 from r1jax.config import ConfigError, require
@@ -25,7 +27,8 @@ log = logging.getLogger('r1jax')
 _REFUSED = (400, 413, 422)        # this request, not all: too long, or the opinion of a filter
 _AGAIN = (408, 425, 429)          # and 5xx
 _FIRST, _LONGEST = 1.0, 60.0      # seconds between two tries, unless the endpoint asks for more
-_LARGEST = 16 << 20               # bytes of an answer
+_LARGEST = 16 << 20               # bytes of an answer, unpacked
+_SECRET = 8                       # characters; a shorter key ('EMPTY', 'none') is a placeholder and may stand in texts
 
 
 class EndpointError(RuntimeError):
@@ -49,14 +52,14 @@ class Endpoint:
     cache: folder of answers, which several processes may share; '' keeps none.
     concurrency: requests at a time, of all threads of this process that call.
     timeout: seconds to connect, and for an answer to begin or go on (it begins when the model has finished).
-    deadline: seconds for one call, with all its chats and tries.
+    deadline: seconds for one call, with all its chats and tries, however slowly an answer drips in.
     retries: of one request, after its first try.
     temperature: 0 is greedy, as far as the endpoint is.
     max_tokens: of an answer, thinking included.
     extra: further fields of the request's body, as {'top_p': 0.9}; None takes a field out.
     whole: answers are JSON, `{"response", "stop", "tokens"}`: with the thinking that the endpoint gives beside the text
       (`reasoning_content` or `reasoning`) in think tags before it; 'eos', 'length' or another reason of the end; and
-      how many tokens it counts, null where it says nothing of them.
+      how many tokens it counts, null where it says nothing of them or nothing that is a count.
 
   Raises:
     ConfigError: no httpx, or a setting that cannot work.
@@ -74,13 +77,18 @@ class Endpoint:
             f'concurrency {concurrency} must be 1, 2, ... and retries {retries} 0, 1, ...')
     require(timeout > 0 and deadline > 0, f'timeout {timeout} s and deadline {deadline} s must be positive.')
     self._url, self._key, self._key_env = _address(url, httpx), _key(api_key_env), api_key_env
+    self._shown_key = _however_written(self._key) if len(self._key) >= _SECRET else None
     self._fields = {'model': model, 'temperature': temperature, 'max_tokens': max_tokens} | dict(extra or {})
     self._sampled, self._whole = temperature > 0, whole
     self._cache = pathlib.Path(cache) if cache else None
     self._timeout, self._deadline, self._retries = timeout, deadline, retries
-    logging.getLogger('httpx').setLevel(logging.WARNING)   # a line for each request otherwise
-    headers = {'Content-Type': 'application/json'} | ({'Authorization': f'Bearer {self._key}'} if self._key else {})
-    self._client = httpx.Client(headers=headers, limits=httpx.Limits(max_connections=concurrency))
+    for chatty in ('httpx', 'httpcore'):                   # a line for each request, and the headers of its answer
+      logging.getLogger(chatty).setLevel(logging.WARNING)
+    headers = {'Content-Type': 'application/json', 'Accept-Encoding': 'identity'}
+    headers |= {'Authorization': f'Bearer {self._key}'} if self._key else {}
+    # A connection serves one request, which can then be ended by hanging up.
+    self._client = httpx.Client(headers=headers, limits=httpx.Limits(
+        max_connections=concurrency, max_keepalive_connections=0))
     self._failures = httpx.RequestError
     self._threads = concurrent.futures.ThreadPoolExecutor(concurrency, thread_name_prefix='endpoint')
 
@@ -160,17 +168,56 @@ class Endpoint:
 
   def _post(self, body, until):
     """(status, seconds to wait by Retry-After, bytes) of an answer; raises httpx.RequestError."""
-    left, data = until - time.monotonic(), bytearray()
+    left, data, sockets = until - time.monotonic(), bytearray(), []
     if left <= 0:
       self._late('; raise deadline or concurrency.')
-    with self._client.stream('POST', self._url, content=body, timeout=min(self._timeout, left)) as answer:
-      for piece in answer.iter_bytes():
-        data += piece
-        if len(data) > _LARGEST:
-          raise EndpointError(f'{self._url} answers with over {_LARGEST} bytes; is it such an endpoint?')
-        if time.monotonic() > until:
-          self._late(', but in part.')
-      return answer.status_code, _seconds(answer.headers.get('retry-after', '')), bytes(data)
+
+    def opened(event, about):                              # httpx's time-outs are for one read, not for all of them
+      stream = about.get('return_value')
+      if hasattr(stream, 'get_extra_info'):
+        sockets.append(stream.get_extra_info('socket'))
+        if time.monotonic() >= until:
+          _hang_up(sockets)
+
+    timer = threading.Timer(left, _hang_up, [sockets])
+    timer.daemon = True
+    timer.start()
+    try:
+      with self._client.stream('POST', self._url, content=body, timeout=min(self._timeout, left),
+                               extensions={'trace': opened}) as answer:
+        for piece in answer.iter_raw():
+          data += piece
+          if len(data) > _LARGEST:
+            self._too_large()
+        status, headers = answer.status_code, answer.headers
+    except self._failures:
+      if time.monotonic() < until:
+        raise
+    finally:
+      timer.cancel()
+    if time.monotonic() >= until:
+      self._late(', but in part.' if data else '.')
+    return status, _seconds(headers.get('retry-after', '')), self._unpacked(data, headers.get('content-encoding', ''))
+
+  def _unpacked(self, data, codings):
+    """The bytes of an answer, which may be packed although that was not asked for."""
+    codings = [name for name in re.split('[, ]+', codings.lower()) if name not in ('', 'identity')]
+    if len(codings) > 2 or set(codings) - {'gzip', 'x-gzip', 'deflate'}:
+      raise EndpointError(f'{self._url} answers in the coding {self._line(", ".join(codings))!r}, which was not asked '
+                          'for; turn that off there.')
+    for _ in codings:
+      unpack = zlib.decompressobj(wbits=47)                # gzip or zlib, by the first bytes
+      try:
+        data = unpack.decompress(data, _LARGEST + 1)
+      except zlib.error as error:
+        raise EndpointError(f'{self._url} answers with damaged compressed data ({error}); is it such an endpoint?'
+                            ) from None
+      if len(data) > _LARGEST:
+        self._too_large()
+    return bytes(data)
+
+  def _too_large(self):
+    raise EndpointError(f'{self._url} answers with over {_LARGEST} bytes; is it such an endpoint?')
 
   def _late(self, how):
     raise EndpointError(f'{self._url} did not answer by the deadline of {self._deadline:g} s{how}')
@@ -179,17 +226,21 @@ class Endpoint:
     """The text of a chat completion; '' where the model said nothing, as when its thinking took all tokens."""
     try:
       found = json.loads(data)
-      text = found['choices'][0]['message']['content']
-      text = '' if text is None else text + ''         # TypeError for what is no text
-      return _whole(found, text) if self._whole else text
+      return _whole(found, self._text) if self._whole else self._text(found['choices'][0]['message']['content'])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
       raise EndpointError(f'{self._url} answers with no chat completion in JSON but with '
                           f'{self._line(data.decode("utf-8", "replace"))!r}; check url.') from None
 
+  def _text(self, value):
+    """A field that holds a text or nothing, without the key; TypeError for anything else."""
+    text = '' if value is None else value + ''
+    return self._shown_key.sub('***', text) if self._shown_key else text
+
   def _line(self, text):
     """The beginning of a text in one line, without the key."""
-    text = text[:10_000].replace(self._key, '***') if self._key else text[:10_000]
-    return ' '.join(''.join(c if c.isprintable() else ' ' for c in text).split())[:200]
+    if self._key:
+      text = self._shown_key.sub('***', text) if self._shown_key else text.replace(self._key, '***')
+    return ' '.join(''.join(c if c.isprintable() else ' ' for c in text[:10_000]).split())[:200]
 
   def _look_up(self, key):
     """The text kept under `key`; None where there is none, or a damaged one."""
@@ -197,8 +248,10 @@ class Endpoint:
       return None
     try:
       digest, _, data = (self._cache / key[:2] / key).read_bytes().partition(b'\n')
-      return data.decode('utf-8', 'surrogatepass') if digest == _digest(key, data) else None
-    except (OSError, ValueError):
+      text = data.decode('utf-8', 'surrogatepass')
+      sound = digest == _digest(key, data) and (not self._whole or _is_whole(json.loads(text)))
+      return text if sound else None
+    except (OSError, ValueError, RecursionError):
       return None
 
   def _keep(self, key, text):
@@ -217,14 +270,43 @@ class Endpoint:
         temporary.unlink()
 
 
-def _whole(found, text):
-  choice, usage = found['choices'][0], found.get('usage') or {}
-  thinking = choice['message'].get('reasoning_content') or choice['message'].get('reasoning') or ''
+def _whole(found, read):
+  """The JSON that an Endpoint with `whole` gives for a chat completion; TypeError and the like where it is none.
+
+  read: a field that holds a text or nothing -> str.
+  """
+  choice, usage = found['choices'][0], found.get('usage')
+  message = choice['message']
+  text, why = read(message['content']), read(choice.get('finish_reason')) or 'stop'
+  thinking = read(message.get('reasoning_content')) or read(message.get('reasoning'))
   if thinking:
     text = f'{templates.THINK}{thinking}{templates.THINK_END}{text}'
-  why = choice.get('finish_reason') or 'stop'
-  why = 'eos' if why == 'stop' else why
-  return json.dumps({'response': text, 'stop': why, 'tokens': usage.get('completion_tokens')})
+  tokens = usage.get('completion_tokens') if isinstance(usage, dict) else None
+  return json.dumps({'response': text, 'stop': 'eos' if why == 'stop' else why,
+                     'tokens': tokens if _is_count(tokens) else None})
+
+
+def _is_count(value):
+  return type(value) is int and 0 <= value < 1 << 31
+
+
+def _is_whole(found):
+  """Whether what an older version kept is what `_whole` gives."""
+  return (isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ('response', 'stop'))
+          and (found['tokens'] is None or _is_count(found['tokens'])))
+
+
+def _however_written(key):
+  """A regular expression for a key that may be broken by white space or escaped as in JSON, HTML or an address."""
+  gap = r'(?:[^!-~]|\\[nrt]|\\u00[0-2][0-9a-fA-F])*'
+  forms = [rf'(?:\\?{re.escape(c)}|(?i:\\u{ord(c):04x}|%{ord(c):02x}|&\#{ord(c)};|&\#x{ord(c):x};))' for c in key]
+  return re.compile(gap.join(forms))
+
+
+def _hang_up(sockets):
+  for connection in list(sockets):
+    with contextlib.suppress(OSError):                     # it may be closed already
+      socket.socket.shutdown(connection, socket.SHUT_RDWR)  # not TLS's own, which would take its state away
 
 
 def _digest(key, data):

@@ -228,7 +228,7 @@ def _read(text, words):
   if text is None:
     return _REFUSED
   known = {f'VERDICT: {word.upper()}': word for word in words}
-  lines = [line.strip(_TRIM) for line in text.rpartition(templates.THINK_END)[2].split('\n')]
+  lines = [line.strip(_TRIM) for line in (templates.summary(text) or '').split('\n')]
   lines = [line for line in lines if line]
   given = {line for line in lines if line in known}
   return known[lines[-1]] if len(given) == 1 and lines[-1] in known else _UNREADABLE

@@ -7,7 +7,7 @@ from r1jax import templates
 from r1jax.config import STEP_RULES, VIEWS, require
 from r1jax.data import process
 from r1jax.rewards.neural import model as model_lib
-from r1jax.rewards.neural.preference import turns_of
+from r1jax.rewards.neural.preference import response_of, turns_of
 
 # A step's score is the probability that it is right; a solution without steps scores 0.
 AGGREGATES = {
@@ -100,12 +100,9 @@ def _check(aggregate, steps, view):
 def _spans(item, steps, view):
   response, start = item['response'], 0
   if view == 'summary':
-    thinks = templates.THINK in response or isinstance(item['prompt'], str) and item['prompt'].endswith(templates.THINK)
-    end = response.find(templates.THINK_END)
-    if end >= 0:
-      start = end + len(templates.THINK_END)
-    elif thinks:
-      start = len(response)
+    text = response_of(item)
+    found = templates.summary_start(text)
+    start = len(response) if found is None else found - (len(text) - len(response))
   return [(start + a, start + b) for a, b in process.spans(response[start:], steps)]
 
 
