@@ -242,7 +242,7 @@ def _solutions(gold, predicted, problem, depth):
   (name, labelled, values), (other, both, found) = _values(gold), _values(predicted)
   if not values or found and (name != other or labelled and both):
     return NotImplemented
-  parts = _EQUALS.split(predicted)
+  parts = _sides(predicted)
   if not found and len(parts) == 2:
     if _key(parts[0]) != name or not parts[1].strip().startswith('\\{'):
       return NotImplemented
@@ -252,7 +252,7 @@ def _solutions(gold, predicted, problem, depth):
 
 def _values(text):
   """(name, whether it has numbers, values) of x = 1; x = 2 or x_1 = 1; x_2 = 2 or x = 1; 2; no values for all else."""
-  entries = [_EQUALS.split(entry) for entry in mathtext.split(text, mathtext.MARKS) or ()]
+  entries = [_sides(entry) for entry in mathtext.split(text, mathtext.MARKS) or ()]
   if len(entries) < 2 or len(entries[0]) != 2 or any(len(entry) > 2 for entry in entries):
     return '', False, []
   labels = {_key(entry[0]) for entry in entries if len(entry) == 2}

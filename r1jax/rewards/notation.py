@@ -38,7 +38,7 @@ _REPLACED = [(re.compile(pattern), by) for pattern, by in (
     (r'\\[dt]binom(?![A-Za-z])', r'\\binom'),
     (r'(?<![A-Za-z\\])sqrt ?(?=[{\[])', r'\\sqrt'), (r'(?:(?<![A-Za-z\\])sqrt|√|\\sqrt) ?\(([^()]*)\)', r'\\sqrt{\1}'),
 )]
-_POWER = re.compile(r'(?<=[0-9A-Za-z)}]) ?\*\* ?(-?[0-9A-Za-z]+|\([^()*]*\))')
+_POWER = re.compile(r'(?<=[0-9A-Za-z)}])\*\*(-?[0-9A-Za-z]+|\([^()*]*\))')
 _TOWER = re.compile(r'\*\*[^+\-,;=<>*/ ]*\*\*')
 
 
