@@ -17,7 +17,7 @@ ROWS = [json.loads(line) for line in (pathlib.Path(__file__).parent / 'faults' /
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: row['kind'])
 def test_a_row_gets_its_right_score(row):
   """What the command that grades rows makes of one."""
-  item, = grade.read([json.dumps({key: row[key] for key in row if key not in ('kind', 'right')})], {})
+  (_, item), = grade.read([json.dumps({key: row[key] for key in row if key not in ('kind', 'right')})], {})
   verdict = rewards.explained('code', {})(item)
   assert verdict['score'] == row['right'], verdict
 
