@@ -39,11 +39,14 @@ _REPLACED = [(re.compile(pattern), by) for pattern, by in (
     (r'(?<![A-Za-z\\])sqrt ?(?=[{\[])', r'\\sqrt'), (r'(?:(?<![A-Za-z\\])sqrt|√|\\sqrt) ?\(([^()]*)\)', r'\\sqrt{\1}'),
 )]
 _POWER = re.compile(r'(?<=[0-9A-Za-z)}])\*\*(-?[0-9A-Za-z]+|\([^()*]*\))')
+_NUMBERS = re.compile('[-+0-9 .,/()=%$]*')
 _TOWER = re.compile(r'\*\*[^+\-,;=<>*/ ]*\*\*')
 
 
 def one(text):
   """The text, a raw answer, with each such notation replaced."""
+  if _NUMBERS.fullmatch(text):
+    return text
   for pattern in (_ROMAN, _BARE):
     text = pattern.sub(lambda m: _FUNCTIONS.get(m[m.lastindex], ' ' + m[m.lastindex]), text)
   for pattern, by in _REPLACED:
