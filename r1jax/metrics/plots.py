@@ -150,8 +150,8 @@ def _draw(panel, lines):
 
 
 def plain(text):
-  """`text` as a label, in which $ is no sign of mathematics; one that begins with _ would be left out of a legend."""
-  return text.replace('$', r'\$').lstrip('_') or ' '
+  """`text` as a label; one that begins with _ would be left out of a legend."""
+  return text.lstrip('_') or ' '
 
 
 def _natural(text):

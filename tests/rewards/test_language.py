@@ -208,4 +208,4 @@ def test_long_text_is_read_in_linear_time(bait):
   text = bait * (300_000 // len(bait))
   start = time.process_time()
   assert 0 <= score(text, 'en') <= 1
-  assert time.process_time() - start < 3       # what is quadratic takes minutes
+  assert time.process_time() - start < 20      # what is quadratic takes minutes
