@@ -51,7 +51,8 @@ RANGES = {
                    overlong_buffer=MANY, routes=NUMBER, bars=NUMBER, begin=MANY),
     'Loss': dict(clip_low=FACTOR, clip_high=FACTOR, dual_clip=Range(1, 1_000_000, above=True, off=True),
                  kl_coef=FACTOR, tis_cap=FACTOR, entropy_coef=NUMBER, resample_limit=Range(0, 1000)),
-    'Optimizer': dict(learning_rate=Range(0, 1000, above=True), warmup=MANY, final_fraction=SHARE, b1=PART, b2=PART,
+    # A rate that is too high is for the run to find: it diverges, and says so.
+    'Optimizer': dict(learning_rate=Range(0, 1e38, above=True), warmup=MANY, final_fraction=SHARE, b1=PART, b2=PART,
                       eps=Range(0, 1, above=True), weight_decay=FACTOR, grad_clip=FACTOR),
     'Train': dict(minibatches=COUNT, microbatch=SOME, length_slices=COUNT, epochs=COUNT, logit_chunk=TOKENS,
                   balance_rate=SHARE, reference_refresh=MANY),
