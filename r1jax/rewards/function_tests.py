@@ -59,6 +59,8 @@ def prepare(tests, setup='', entry_points=(), prompt=''):
     before = ''.join(f'{line}\n' for line in [*map(_import, sorted(missing)), *map(ast.unparse, own)] if line)
     calls = names | {arg.arg for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
                      for arg in node.args.args if entry_points and node.name == 'check'}
+    for node in (node for tree in trees for node in ast.walk(tree)):
+      calls |= _again(node, calls)
     return Tests(tuple(sorted(names)), f'{before}{setup}', tuple(map(_held, tests, trees[1:], [calls] * len(tests))),
                  '\0'.join(map(ast.unparse, [*starter, *imported])))
   except (SyntaxError, ValueError, RecursionError, MemoryError):     # the tests' sandbox says what is wrong
@@ -196,6 +198,17 @@ def _needed(own, used):
   return [node for node in own if node in kept]
 
 
+def _again(node, calls):
+  """The names by which a test calls the program too: of `f = candidate`, and `def f(x): return candidate(x)`."""
+  if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in calls:
+    return _bound([node])
+  if isinstance(node, ast.FunctionDef) and isinstance(node.body[-1], ast.Return):
+    value = node.body[-1].value
+    if isinstance(value, ast.Call) and _loaded([value.func]) & calls:
+      return {node.name}
+  return set()
+
+
 def _held(text, tree, calls):
   """A test's text as `_Held` makes it; `calls` are the names by which it calls the program."""
   try:
@@ -231,11 +244,24 @@ class _Held(ast.NodeTransformer):
     node = super().generic_visit(node)
     for block in ('body', 'orelse'):
       if isinstance(statements := getattr(node, block, None), list):
-        for at in reversed(range(1, len(statements))):
-          if self._expects_of(statements[at], statements[at - 1]):
-            statements[at + 1:at + 1] = ast.parse('__settle__(0)').body
-            statements[at - 1:at - 1] = ast.parse('__hold__()').body
+        for at in reversed(range(len(statements) - 1)):
+          if end := self._end(statements, at):
+            statements[end:end] = ast.parse('__settle__(0)').body
+            statements[at:at] = ast.parse('__hold__()').body
     return node
+
+  def _end(self, statements, at):
+    """Where the asserts end that expect something of the call in statements[at]; 0 where there are none.
+
+    Others may stand between them that do not look at the call's arguments: `assert isinstance(r, list)`.
+    """
+    end = 0
+    for place, check in enumerate(statements[at + 1:], at + 2):
+      if self._expects_of(check, statements[at]):
+        end = place
+      elif not isinstance(check, ast.Assert) or _loaded([check]) & _loaded([statements[at]]):
+        break
+    return end
 
   def _expects_of(self, check, assign):
     """Does an assert compare the result of a call with what is made of the call's arguments, and with nothing else?"""

@@ -147,8 +147,9 @@ class Peer:
           error = RuntimeError('StopIteration')    # it would end a loop of the test's as if all were well
         raise error
       result, changed = content
+      given = {**dict(enumerate(args)), **named}
       for place, value in changed:
-        self._pending[id(args[place])] = args[place], self.decode(value)
+        self._pending[id(given[place])] = given[place], self.decode(value)
       self.settle(self._held)
       known = len(self._remotes)
       result = self.decode(result)
@@ -182,8 +183,9 @@ class Peer:
     """Does what the other end asks for; its lists, sets and dicts that this changes go back changed."""
     try:
       args = [self.decode(a) for a in encoded]
-      result = self.encode(self._serves[operation](*args, **{k: self.decode(v) for k, v in named.items()}))
-      after = [(i, self.encode(a)) for i, a in enumerate(args)
+      encoded, named = {**dict(enumerate(encoded)), **named}, {k: self.decode(v) for k, v in named.items()}
+      result = self.encode(self._serves[operation](*args, **named))
+      after = [(i, self.encode(a)) for i, a in (*enumerate(args), *named.items())
                if isinstance(a, (list, set, dict)) or _kind(a) == ('collections', 'deque')]
       self.send('result', result, [(i, text) for i, text in after if text != encoded[i]])
     except BaseException as error:
