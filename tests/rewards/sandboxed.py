@@ -71,7 +71,7 @@ def strangers():
   return found
 
 
-def left(before, seconds=10):
+def left(before, seconds=60):
   """Which strangers have come since `before`, and stay: other tests may run sandboxes of their own."""
   end = time.monotonic() + seconds
   found = strangers() - before
