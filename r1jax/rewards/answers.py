@@ -34,9 +34,11 @@ _GAP = 40          # characters between joined boxes at most
 _VALUE = 200       # characters read of a value behind 'answer is'
 _DELIMITERS = ' \t\r\n$*()[]{}\\'
 _JOINTS = {',', ';', 'and', 'or', '&', '，', '、', '；', '和', '或', '或者', '与', '及', ',and', ',or', 'quad', 'qquad'}
-_ANNOUNCED = re.compile(r'answer(?: is| equals| should be| must be):?|'
-                        r'(?:^|[\n*#.] ?|final |correct )answer(?:\*\*)? ?[:=]|'
-                        r'答案(?:应该|应)?(?:是|为|[：:])|(?:^|\n)#{4} ', re.IGNORECASE)
+_ANNOUNCED = re.compile(r'answer(?: is| equals| becomes| (?:should|must|would) be)'
+                        r'(?: (?:now|then|thus|therefore|actually))?:?|'
+                        r'(?:^ ?|[\n*#.,;:!)}$] ?|final |correct )(?:(?:so|thus|hence),? )?(?:the |my )?'
+                        r'answer(?:\*\*)? ?[:=]|'
+                        r'答案(?:应该|应)?(?:是|为|[：:])|(?:^|\n)答 ?[：:]|(?:^|\n)#{4} ', re.IGNORECASE)
 _SPACED = re.compile(r'(?<!\\)\\ $')
 _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)    # one that a backslash escapes is none; of `\\\\}`, a new line, it is
 _OPERATORS = '+-−–*/×·÷=≈^±∪'

@@ -247,6 +247,12 @@ def _solutions(gold, predicted, problem, depth):
     if _key(parts[0]) != name or not parts[1].strip().startswith('\\{'):
       return NotImplemented
     predicted = parts[1].strip()       # x in {1, 2}
+  elif not found:
+    entries = [_sides(entry) for entry in mathtext.split(predicted, mathtext.MARKS) or ()]
+    if any(len(entry) > 1 and _SUBSCRIPT.sub('', _key(entry[0])) != name for entry in entries):
+      return 'the values of something else'
+  if not found and not labelled and mathtext.entries(predicted)[0] not in (None, 'list', 'set'):
+    return 'a tuple in place of the values of one unknown'
   return _difference('; '.join(values), '; '.join(found) if found else predicted, problem, depth - 1)
 
 

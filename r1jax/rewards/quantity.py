@@ -58,6 +58,7 @@ _COUNTERS = set('个只人名位本支枝张条件棵朵辆页次倍袋箱盒瓶
 _POWERS = (('square ', 2), ('sq ', 2), ('sq. ', 2), ('平方', 2), ('cubic ', 3), ('cu ', 3), ('立方', 3))
 _SCALE = re.compile(r'(?:\^ ?\\circ|degrees?) ?(?:(C|[Cc]elsius)|F|[Ff]ahrenheit)')
 _LETTERS = {'m', 's', 'h', 'g', 'l', 'L'}  # a unit only in \text{} or after a space: 6m may be six times m
+_LENGTHS = {'mm', 'cm', 'dm', 'm', 'km', 'inch', 'foot', 'yard', 'mile', 'unit'}    # only these are squared or cubed
 # Words that change a number, or join two, whatever the problem is about.
 _NO_UNITS = set('''zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty
 seventy eighty ninety hundred thousand million billion trillion dozen score half halves third thirds fourth fourths
@@ -145,7 +146,7 @@ def unit_of(text, problem='', strict=False):
     return 'celsius' if scale[1] else 'fahrenheit'
   if text in ('', '^\\circ', mathtext.CURRENCY):
     return {'': '', '^\\circ': 'degree', mathtext.CURRENCY: 'dollar'}[text]
-  if len(text) > 60 or text in _LETTERS and not wrapped and (strict or not apart):
+  if len(text) > 60 or text.partition('^')[0] in _LETTERS and not wrapped and (strict or not apart):
     return None
   power = 1
   for ending, exponent in (('^2', 2), ('^{2}', 2), ('^3', 3), ('^{3}', 3), (' squared', 2), (' cubed', 3)):
@@ -156,8 +157,10 @@ def unit_of(text, problem='', strict=False):
       text, power = text.removeprefix(beginning).strip(), exponent
   text = mathtext.words(text)
   unit = _UNITS.get(text) or len(text) > 2 and _UNITS.get(text.lower())     # M is no metre
+  if unit and power > 1:
+    return f'{unit}^{power}' if unit in _LENGTHS else None
   if unit:
-    return f'{unit}^{power}' if power > 1 else unit
+    return unit
   for joint in (' per ', '/', ' an ', ' a '):
     above, found, below = text.partition(joint)
     if found and _UNITS.get(above.strip().lower()) and _UNITS.get(below.strip().lower()):
