@@ -78,7 +78,7 @@ def test_without_routes_the_kind_of_an_item_means_nothing():
     (dict(accuracies={}), "routes.open has 2 parts of its own (helpful, harmless); say in reward.accuracies.open"),
     (dict(accuracies={'open': 'code'}), "names 'code' for problems of kind 'open', whose parts are format, language"),
     (dict(bars={'judge': 0.5}), "reward.bars names 'judge', which is none of reward.parts (math, format, language) or"),
-    (dict(begin={'helpful': -1}), 'reward.begin.helpful is -1'),
+    (dict(begin={'helpful': -1}), 'begin.helpful is -1; it must lie in [0, '),
     (dict(timeout=4.0), "one test of 'code' alone may take 5.0 s"),
     (dict(routes={'code': {'fast': 1.0}}, uses={'fast': 'code'}, options={'fast': {'time_limit': 90.0}}, accuracies={},
           bars={}, begin={}), "one test of 'fast' alone may take 90.0 s"),
