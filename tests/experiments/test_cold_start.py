@@ -167,7 +167,7 @@ def test_what_a_way_is_asked_and_sampled_with():
     (lambda c: c.update(layout='{summary}{thinking}'), 'it must mark where'),
     (lambda c: c.update(layout='<think>{thinking}'), 'it must mark where'),
     (lambda c: c.update(layout='{thinking}</think>{summary}'), 'it must mark where'),
-    (lambda c: c.ways.zero.update(keep=0), 'keep 0')])
+    (lambda c: c.ways.zero.update(keep=0), 'keep is 0')])
 def test_what_cannot_work_is_refused(change, match):
   c = configs.get_config('deepseek_v3')
   change(c)

@@ -62,7 +62,7 @@ slow = pytest.mark.slow           # TFDS and the language identifier take second
     ({'merge': {'samples': {'path': 'x'}}}, "names a source 'samples'"),
     ({'judged': ('open',)}, 'give both, or neither'), ({'name': 'Rows'}, "name is 'Rows'"),
     ({'name': ''}, "name is ''"), ({'version': '1.0'}, 'three numbers'), ({'per_prompt': 0}, 'per_prompt is 0'),
-    ({'overlap': 0.0}, r'overlap 0\.0 in'), ({'chunk': 0}, 'chunk 0'),
+    ({'overlap': 0.0}, r'overlap is 0\.0; it must lie in'), ({'chunk': 0}, 'chunk is 0'),
     ({'samples': 'nowhere/samples.jsonl'}, 'No such file'),
     ({'judge': {'url': 'http://localhost/v1', 'modle': 'x'}, 'judged': ('open',)}, 'modle')])
 def test_what_cannot_work_is_refused_in_one_line(folder, tmp_path, changes, words):
