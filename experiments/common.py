@@ -172,7 +172,8 @@ def prepare():
     os.path.expanduser('~'), '.cache', 'r1jax', 'programs'
   )
   jax.config.update('jax_compilation_cache_dir', cache)
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
   libc = ctypes.CDLL(None)
   if hasattr(libc, 'mallopt'):
     trim_threshold, mmap_threshold, arena_max, most = -1, -3, -8, 2**31 - 1

@@ -1,11 +1,24 @@
 """Shared by all tests."""
+import gc
 import os
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # before any test imports jax; worker processes inherit it
+# Before any test imports jax; the processes that tests start inherit it.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')   # most of a test's time goes to compiling small programs
+
+
+@pytest.fixture(scope='module', autouse=True)
+def programs_of_a_file_end_with_it():
+  """Gigabytes of traced programs, which each collection of garbage goes through, made later tests several times slower."""
+  yield
+  if 'jax' in sys.modules:
+    sys.modules['jax'].clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')
