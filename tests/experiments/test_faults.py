@@ -162,7 +162,10 @@ def test_gsm8k_from_a_file(runs, tmp_path):
 @pytest.mark.slow
 def test_gsm8k_itself(runs, data_dir, tmp_path):
   """The toy tokenizer spells English letter by letter, so that many prompts exceed 1024 tokens."""
-  summary = resume_gsm8k(runs, data_dir / 'math' / 'gsm8k_train.jsonl.gz', tmp_path / 'run', 1024)
+  path = data_dir / 'math' / 'gsm8k_train.jsonl.gz'
+  runs.finish(tmp_path, GSM8K | {'data.path': path, 'rollout.max_prompt': 1024, 'steps': 1},
+              config='configs/r1_zero.py:gsm8k')
+  summary = json.loads((tmp_path / 'summary.json').read_text())
   assert summary['dropped']['malformed'] == 0 and 0 < summary['dropped']['long'] < 7473
 
 

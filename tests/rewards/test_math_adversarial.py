@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from r1jax.rewards import pool
+from r1jax.rewards import pool, sandbox
 
 LIMIT = 2.0
 NEST = 60
@@ -74,4 +74,4 @@ def test_hostile_answers_are_over_in_time_and_score_nothing():
         assert grader.submit([fine]).result().parts['math'].tolist() == [1.0]     # and the next one is not hurt
   print(f'{len(items)} hostile items: {timeouts} given up, the slowest took {slowest[1]:.2f} s: {slowest[0]!r}')
   assert scored == []
-  assert slowest[1] < LIMIT + 1
+  assert slowest[1] < LIMIT * sandbox.PATIENCE
