@@ -230,7 +230,7 @@ def _value(text, listed=False):
     text = text.removeprefix(opening)
   named = _NAMED.match(text)
   text = text[named.end():] if named else text
-  for opening, end in (('$', '$'), ('\\(', '\\)')):
+  for opening, end in (('$$', '$$'), ('$', '$'), ('\\(', '\\)'), ('\\[', '\\]')):
     if text.startswith(opening) and end in text[len(opening):]:
       return text[len(opening):text.index(end, len(opening))]
   text = text.split('\n')[0].partition('。')[0]
