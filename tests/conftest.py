@@ -14,7 +14,7 @@ os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')   # most of a test'
 
 @pytest.fixture(scope='module', autouse=True)
 def programs_of_a_file_end_with_it():
-  """Gigabytes of traced programs, which each collection of garbage goes through, made later tests several times slower."""
+  """Collecting garbage goes through all that is traced: with gigabytes of it, later tests took several times longer."""
   yield
   if 'jax' in sys.modules:
     sys.modules['jax'].clear_caches()
