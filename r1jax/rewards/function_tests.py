@@ -11,6 +11,7 @@ import functools
 import importlib
 import re
 import sys
+import threading
 
 from r1jax.rewards import programs
 
@@ -19,6 +20,7 @@ LIBRARY = ('collections', 'copy', 'math', 'cmath', 'itertools', 'functools', 'fr
 PROMPT = 100_000                   # characters of a prompt that are searched for helpers
 
 _LONG = re.compile('[0-9]{4000,}')  # digits that are too many for this Python to read
+_PARSING = threading.Lock()         # two threads that parse at once can fail: github.com/python/cpython/issues/106905
 _STUB = (ast.Pass, ast.Expr, ast.Raise)
 _BINDS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -46,6 +48,11 @@ def prepare(tests, setup='', entry_points=(), prompt=''):
     entry_points: names of the program's that the tests ask for; none: those that `_asked` finds.
     prompt: a text with code, or nothing.
   """
+  with _PARSING:
+    return _prepare(tests, setup, entry_points, prompt)
+
+
+def _prepare(tests, setup, entry_points, prompt):
   try:
     trees = [ast.parse(_LONG.sub('0', text)) for text in (setup, *tests)]
     loaded, bound = _loaded(trees), _bound(trees)

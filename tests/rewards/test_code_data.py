@@ -80,12 +80,12 @@ def plain(item):
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')     # of the compiler, on the programs' text
 def test_mutants_fail_wherever_a_test_can_tell(data_dir):
-  def compare(pair):
-    name, item = pair
+  items = {}
+  for name, item in functions(data_dir).items():
     copies = list(mutants(item['program']))
-    item = dict(item, program=copies[random.Random(name).randrange(len(copies))])
-    return name, plain(item), bool(code_tests.verdict(item)['score'])
-  found = beside(compare, functions(data_dir).items())
+    items[name] = dict(item, program=copies[random.Random(name).randrange(len(copies))])
+  verdicts = beside(lambda item: (plain(item), bool(code_tests.verdict(item)['score'])), items.values())
+  found = [(name, *verdict) for name, verdict in zip(items, verdicts)]
   # What is changed in this one is the prompt's helper, of which the test has its own.
   assert [name for name, want, got in found if want != got] == ['HumanEval/50']
   assert sum(not want for _, want, _ in found) > 900

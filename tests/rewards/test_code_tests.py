@@ -1,4 +1,6 @@
 """The code reward: items, verdicts, and what crosses between a program and its tests."""
+import concurrent.futures
+import gc
 import glob
 import shutil
 import time
@@ -6,7 +8,7 @@ import time
 import pytest
 
 from r1jax import config, rewards
-from r1jax.rewards import bubblewrap, code_tests, pool, programs
+from r1jax.rewards import bubblewrap, code_tests, function_tests, pool, programs
 from tests.rewards import sandboxed
 
 pytestmark = sandboxed.NEEDED
@@ -278,3 +280,17 @@ def test_what_a_program_says_of_itself_decides_nothing(program, tests):
 def test_items_of_other_types_are_refused(item, message):
   with pytest.raises(ValueError, match=message):
     code_tests.verdict(item)
+
+
+def test_tests_are_read_by_several_threads_at_once():
+  def switch_thread(*_):
+    time.sleep(0)
+  lines = ''.join(f'  assert candidate([{i}, {i}]) == [[{i}], ({i},)]\n' for i in range(30))
+  gc.callbacks.append(switch_thread)            # so that Python changes threads in the middle of `ast.parse`
+  try:
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+      read = list(threads.map(lambda i: function_tests.prepare((f'def check(candidate):\n{lines}# {i}',), '', ('f',)),
+                              range(12)))
+  finally:
+    gc.callbacks.remove(switch_thread)
+  assert {tests.names for tests in read} == {('f',)}
