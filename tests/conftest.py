@@ -12,6 +12,12 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')   # most of a test's time goes to compiling small programs
 
 
+def pytest_collection_modifyitems(items):
+  """The longest files come first, so that no process is left alone with one at the end."""
+  long = ('test_deepseek_v3.py', 'test_recipe.py', 'test_quickstart.py')
+  items.sort(key=lambda item: (item.path.name not in long, item.path.parent.name != 'experiments'))
+
+
 @pytest.fixture(scope='module', autouse=True)
 def programs_of_a_file_end_with_it():
   """Collecting garbage goes through all that is traced: with gigabytes of it, later tests took several times longer."""
