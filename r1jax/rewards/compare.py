@@ -21,7 +21,7 @@ from r1jax.rewards import answers, labels, mathtext, quantity, relations, symbol
 _ENTRIES = 16      # of a list compared in any order, at most
 _DEPTH = 4         # of lists within lists
 _NESTED = 30       # brackets; the time of the verifier's parser grows with a power of them
-_LETTER = re.compile(r'\(?([A-Z])\)?\.?')
+_LETTER = re.compile(r'[(\[]?([A-Z])[)\]]?\.?')
 _WORDS = re.compile("[A-Za-z][A-Za-z' -]*")
 _WORD = re.compile('[A-Za-z]{3}')         # two letters may be a product
 _SHORT_WORDS = 'am|an|as|at|be|by|do|go|he|hi|if|in|is|it|me|my|no|of|oh|ok|on|or|so|to|up|us|we'
@@ -45,11 +45,13 @@ varnothing sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg
 dbinom tbinom max min gcd lcm alpha beta gamma delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu xi rho
 sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega circ mathbb mathrm text mathit
 mathbf operatorname begin end sum prod int lim to vert lvert rvert mid'''.split()}
-_MULTIPLE = re.compile('[0-9]+ ?[A-Za-z]')
 # A function's value; the length of a segment or vector, the size of a set. |x| = 5 names nothing: x may be -5.
 _CALL = re.compile(r"(?:[fghpqFGHPQRSTENVDC]|\\Pr|\\operatorname ?\{[A-Za-z]+\})(?:'*| ?\^ ?\{? ?(?:-1|\\prime) ?\}?) ?"
                    r'(?:\((?:[^()]|\([^()]*\))*\)|\[[^][]*\])')
 _BARS = re.compile(r"\|(?: ?[A-Z][A-Z'0-9 ]*|[zw]|[^|=<>]*\\(?:vec|overrightarrow)(?![A-Za-z])[^|=<>]*)\|")
+_MULTIPLE = re.compile('[0-9]+ ?[A-Za-z]')
+_CALL_MULTIPLE = re.compile(f'[0-9]+ ?{_CALL.pattern}')
+_SEGMENT = re.compile(r"\|([A-Z][A-Z'0-9 ]*)\||\\overline ?\{([A-Z][A-Z'0-9 ]*)\}")
 _RELATIONS = ('<', '>', '\\le', '\\ge', '\\ne')
 
 
@@ -273,7 +275,7 @@ def _assignments(gold, predicted, problem, depth):
   want, got = _sides(gold), _sides(predicted)
   if len(want) > 1 and not any(map(_has_letter, want)):
     return _difference(want[-1].strip(), predicted, problem, depth - 1)   # 0.56 = 56%
-  if len(want) == 2 and _is_name(want[0]) and (len(got) == 1 or len(got) == 2 and _key(want[0]) == _key(got[0])):
+  if len(want) == 2 and _is_name(want[0]) and (len(got) == 1 or len(got) == 2 and _name(want[0]) == _name(got[0])):
     return _difference(want[1].strip(), got[-1].strip(), problem, depth - 1)
   if len(want) == len(got) == 2 and any(_CALL.fullmatch(side[0].strip()) for side in (want, got)):
     return 'the value of something else'     # the verifier may know nothing of either
@@ -292,7 +294,7 @@ def _chains(gold, predicted, problem, depth):
     return _difference(gold, exact.strip(), problem, depth - 1)
   if len(got) == 1 or len(_sides(gold)) > 1 or any(mark in gold for mark in _RELATIONS):
     return NotImplemented
-  if _one_unknown(got[0]) and _key(got[0]) not in _key(problem):
+  if (_one_unknown(got[0]) or _CALL_MULTIPLE.fullmatch(got[0].strip())) and _key(got[0]) not in _key(problem):
     return 'an equation to be solved'
   for part in got[:-1]:
     if any(mark in part for mark in (*_RELATIONS, '\\Rightarrow', '\\to')) or _MULTIPLE.fullmatch(part.strip()):
@@ -318,6 +320,11 @@ def _sides(text):
       sides.append(text[start:at])
       start = sign.end()
   return [*sides, text[start:]]
+
+
+def _name(text):
+  """The key of what is on the left; the length |AB| of a segment is AB, too."""
+  return _key(_SEGMENT.sub(lambda match: match[1] or match[2], text))
 
 
 def _is_name(text):

@@ -43,8 +43,8 @@ _REPLACED = [(re.compile(pattern), by) for pattern, by in (
 _BOLD = re.compile(r'(?<![0-9A-Za-z)}])\*\*([^* ][^*]*)\*\*(?![0-9A-Za-z({\\])')    # Markdown's, not a power
 _FONT_OPENED = re.compile(FONT.pattern + r'\{ ?')
 _LAYERS = 4   # around an answer, taken off at most
-_ASKED = re.compile(r'(?:\*\*)?(?:so )?(?:the |my )?(?:final |correct )?(?:answer|choice|option)(?: is|:| is:)'
-                    r'(?:\*\*)? ?|答案(?:是|为)?:? ?|答:? ?', re.IGNORECASE)
+_ASKED = re.compile(r'(?:\*\*)?(?:so )?(?:the |my )?(?:final |correct )?(?:answer|choice|option|solution|result|value)'
+                    r'(?: of [A-Za-z])?(?: is:?|:|(?= -?[0-9]))(?:\*\*)? ?|答案(?:是|为)?:? ?|答:? ?', re.IGNORECASE)
 
 
 def plain(text):
