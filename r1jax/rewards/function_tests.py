@@ -132,13 +132,26 @@ def _asked(tests, free, unbound, bound):
   return found - helpers or found
 
 
+def _assigned(nodes):
+  """{variable: expression} of simple assignments among nodes."""
+  return {node.targets[0].id: node.value for node in nodes
+          if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+
+
+def _sides(compare, assigned):
+  """The operands of a comparison, in place of a variable what it was assigned: `want = g(2)` and then `f(2) == want`."""
+  return [assigned.get(side.id, side) if isinstance(side, ast.Name) else side
+          for side in (compare.left, *compare.comparators)]
+
+
 def _judges(tree, name, others, both=False):
   """Whether calls of `name` decide an assert about the result of another of `others`, or `both` sides of one."""
+  assigned = _assigned(ast.walk(tree))
   calls = lambda node, names: bool(_called(node) & names)
   others = others if both else others - {name}
   for node in ast.walk(tree):
     if isinstance(node, ast.Compare):
-      sides = [node.left, *node.comparators]
+      sides = _sides(node, assigned)
       if sum(calls(side, {name}) for side in sides) > 1 and any(calls(side, others) for side in sides):
         return True
       if not both and calls(sides[0], others) and not calls(sides[0], {name}) and not name[:1].isupper() and any(
@@ -260,23 +273,26 @@ class _Held(ast.NodeTransformer):
   def _end(self, statements, at):
     """Where the asserts end that expect something of the call in statements[at]; 0 where there are none.
 
-    Others may stand between them that do not look at the call's arguments: `assert isinstance(r, list)`.
+    Between them may stand what makes the expectation, as `want = x[::-1]`, and asserts that do not look at the call's
+    arguments: `assert isinstance(r, list)`.
     """
-    end = 0
+    end, assigned = 0, {}
     for place, check in enumerate(statements[at + 1:], at + 2):
-      if self._expects_of(check, statements[at]):
+      if self._expects_of(check, statements[at], assigned):
         end = place
+      elif _assigned([check]) and not self._calls(check.value):
+        assigned |= _assigned([check])
       elif not isinstance(check, ast.Assert) or _loaded([check]) & _loaded([statements[at]]):
         break
     return end
 
-  def _expects_of(self, check, assign):
+  def _expects_of(self, check, assign, assigned):
     """Does an assert compare the result of a call with what is made of the call's arguments, and with nothing else?"""
     if not isinstance(check, ast.Assert) or not isinstance(assign, ast.Assign) or not self._calls(assign.value):
       return False
     compare = next((n for n in ast.walk(check.test) if isinstance(n, ast.Compare)), None)
     results = _bound([assign])
-    sides = [_loaded([side]) for side in (compare.left, *compare.comparators)] if compare else []
+    sides = [_loaded([side]) for side in _sides(compare, assigned)] if compare else []
     others = [side for side in sides if not side & results]
     return 0 < len(others) < len(sides) and all(side & _loaded([assign.value]) for side in others)
 
