@@ -8,10 +8,16 @@ import math
 import os
 import pathlib
 import re
+import sys
 import time
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2, summary_pb2
+# tensorboardX imports torch where it is installed, which takes seconds, and does without it where it is not.
+_torch_hidden = sys.modules.setdefault('torch', None) is None
+from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
+from tensorboardX.proto import event_pb2, summary_pb2  # noqa: E402
+
+if _torch_hidden:
+  del sys.modules['torch']
 
 METRICS = 'metrics.jsonl'
 SAMPLES = 'samples'

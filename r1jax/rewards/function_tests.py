@@ -139,7 +139,7 @@ def _assigned(nodes):
 
 
 def _sides(compare, assigned):
-  """The operands of a comparison, in place of a variable what it was assigned: `want = g(2)` and then `f(2) == want`."""
+  """A comparison's operands, for a variable what it was assigned: of `want = g(2)` and then `f(2) == want`."""
   return [assigned.get(side.id, side) if isinstance(side, ast.Name) else side
           for side in (compare.left, *compare.comparators)]
 
