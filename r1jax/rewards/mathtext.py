@@ -20,6 +20,7 @@ AND = '\ue001'       # stands for 'and' between the entries of a list, as ; for 
 MARKS = ',;' + AND   # between entries
 FONT = re.compile(r'\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|bf|rm)(?![A-Za-z]) ?')
 _REPLACED = [(re.compile(pattern), by) for pattern, by in (
+    (r'(?<=\.)([0-9]{0,20}?)([0-9]{1,8}?)\2{2,}(?:\.\.\.|…|\\[lc]?dots(?![A-Za-z]))', r'\1\\overline{\2}'),  # 0.333...
     (r'\s+', ' '), (r'\\[dtc]frac(?![A-Za-z])', r'\\frac'),
     (r'\\(?:(?:text)?color(?:box)?|fcolorbox ?\{[^{}]*\}) ?(?:\[[^][{}]*\])? ?\{[^{}]*\}', ''),
     (r'\\(?:bf|rm)(?![A-Za-z]) ?(?!\{)', ''),

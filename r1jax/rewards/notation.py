@@ -19,7 +19,8 @@ _BARE = re.compile(r'(?<![A-Za-z\\])(?:(min|max|gcd|lcm|exp|sec)(?= ?\()|'
 _SUPERSCRIPTS = str.maketrans('⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ', '0123456789-n')
 _SUBSCRIPTS = str.maketrans('₀₁₂₃₄₅₆₇₈₉', '0123456789')
 _SETS = {words: name for name, all_words in (
-    ('\\emptyset', ('\\{\\}', '\\{ \\}', 'empty set', 'the empty set')),
+    ('\\emptyset', ('\\{\\}', '\\{ \\}', 'empty set', 'the empty set', 'no solution', 'no solutions',
+                   'no real solution', 'no real solutions', 'there is no solution', 'there are no solutions', '无解')),
     ('\\mathbb{R}', ('all reals', 'all real numbers', 'real numbers', 'the real numbers', 'the reals')),
 ) for words in all_words}
 _WRAPPED = re.compile(r'\\text ?\{([^{}]*)\}')
@@ -27,7 +28,7 @@ _REPLACED = [(re.compile(pattern), by) for pattern, by in (
     ('[⁰¹²³⁴-⁹⁻ⁿ]+', lambda m: '^{' + m[0].translate(_SUPERSCRIPTS) + '}'),
     ('[₀-₉]+', lambda m: '_{' + m[0].translate(_SUBSCRIPTS) + '}'),
     ('[¼-¾⅐-⅞]', lambda m: '\\frac{%s}{%s}' % tuple(unicodedata.normalize('NFKC', m[0]).split('⁄'))),
-    ('(?<=[0-9])(?:[\u2009\u202f]|\\{\\\\,\\}|\\\\thinspace ?|, ?\\\\! ?)(?=[0-9]{3}(?![0-9]))', ''),
+    ('(?<=[0-9])(?:[\u2009\u202f]|\\{\\\\,\\}|\\\\ |\\\\thinspace ?|, ?\\\\! ?)(?=[0-9]{3}(?![0-9]))', ''),
     ('[\u2000-\u200a\u202f]', ' '), ('∅', r'\\emptyset '), ('ℝ', r'\\mathbb{R}'), ('ⅈ', 'i'),
     (r'\\varnothing(?![A-Za-z])', r'\\emptyset'), (r'\\imath(?![A-Za-z])', ' i'),
     (r'\\middle(?![A-Za-z])', ''),
