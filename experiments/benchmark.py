@@ -42,7 +42,7 @@ from r1jax import config as config_lib
 from r1jax import models, parallel, sampling
 from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf, safetensors_files
-from r1jax.rewards import pool
+from r1jax.rewards.workers import pool
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import state as state_lib
 from r1jax.training.update import Graded, Updater

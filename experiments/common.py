@@ -26,7 +26,8 @@ from r1jax.data import order
 from r1jax.metrics.writer import RecordError, Writer
 from r1jax.parallel import interrupt
 from r1jax.recipes import dataset
-from r1jax.rewards import needs, neural, pool
+from r1jax.rewards import needs, neural
+from r1jax.rewards.workers import pool
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import state as state_lib
 from r1jax.training.update import NonFiniteError, Updater

@@ -19,8 +19,8 @@ from experiments import common
 from r1jax import checkpoint, parallel, rollout, sampling, templates
 from r1jax import config as config_lib
 from r1jax.data import process, reader
-from r1jax.rewards import pool
 from r1jax.rewards.neural import rollouts
+from r1jax.rewards.workers import pool
 
 SETTINGS = 'settings'  # the field of G's rows that says how they were made
 

@@ -27,7 +27,7 @@ from r1jax import config as config_lib
 from r1jax import models, parallel, sampling, templates, tokenizers
 from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf
-from r1jax.data import worlds
+from r1jax.data.toy import worlds
 from r1jax.parallel import interrupt
 from r1jax.training import lm
 from r1jax.training import optimizer as optimizer_lib

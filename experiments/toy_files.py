@@ -11,7 +11,7 @@ from ml_collections import config_flags
 from experiments import common
 from r1jax import config as config_lib
 from r1jax import parallel
-from r1jax.data import toy_files
+from r1jax.data.toy import files
 from r1jax.recipes import settings
 
 
@@ -20,7 +20,7 @@ def run_toy_files(cfg, workdir):
   common.prepare()
   summary = {}
   if parallel.first():
-    summary = {'rows': toy_files.write(workdir, cfg.seed, cfg.pairs, cfg.held_out_pairs, cfg.answers)}
+    summary = {'rows': files.write(workdir, cfg.seed, cfg.pairs, cfg.held_out_pairs, cfg.answers)}
     common.write_json(os.path.join(workdir, 'summary.json'), summary)
   return summary
 

@@ -23,7 +23,7 @@ WRITTEN = ('program', 'pred', 'response', 'prompt', 'tokens', 'control')
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-  """G samples of P problems, and their scores (`rewards.pool.Scores`) once graded.
+  """G samples of P problems, and their scores (`rewards.workers.pool.Scores`) once graded.
 
   Attributes:
     problems: P problems. prompts: P lists of token ids. items: B = P * G grading items.
@@ -59,7 +59,7 @@ class Sampler:
   """Samples and grades problems with one engine, template and grader.
 
   Args:
-    engine: sampling.Engine. tokenizer, template: of the prompts. grader: rewards.pool.Grader.
+    engine: sampling.Engine. tokenizer, template: of the prompts. grader: rewards.workers.pool.Grader.
     reward: config.Reward, by which the parts are mixed.
     chunk: prompts sampled at a time; workers grade one chunk while the device samples the next.
     models: name -> function from items to scores, for the parts that a model on the devices scores. All parts are

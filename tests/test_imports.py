@@ -92,8 +92,8 @@ def violations(code, module, is_package=False):
     ('r1jax.losses.policy', 'def f():\n  import r1jax.models.layers', 1),         # also inside a function
     ('r1jax.losses.policy', 'from r1jax import models, sampling, params', 2),
     ('r1jax.losses.policy', 'from r1jax import nowhere', 1),                      # not in the list
-    ('r1jax.rewards.pool', 'from r1jax.rewards.neural import judge', 1),          # a part with a level of its own
-    ('r1jax.rewards.neural.judge', 'from r1jax.rewards import worker', 0),
+    ('r1jax.rewards.workers.pool', 'from r1jax.rewards.neural import judge', 1),  # a part with a level of its own
+    ('r1jax.rewards.neural.judge', 'from r1jax.rewards.workers import worker', 0),
     ('r1jax.config', 'from r1jax import params', 1),
     ('r1jax.rollout', 'from experiments import rl', 1),
     ('experiments.rl', 'from experiments import common\nfrom r1jax import rollout', 0),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from r1jax import config, evaluation, rollout, templates
-from r1jax.rewards import form, pool
 from r1jax.rewards.neural import preference
 from r1jax.rewards.neural.process import Steps
+from r1jax.rewards.text import form
+from r1jax.rewards.workers import pool
 from r1jax.sampling import Samples
 
 PROBLEMS = [

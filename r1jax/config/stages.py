@@ -32,7 +32,7 @@ class Gate:
 class Pretrain:
   """One run of `experiments/pretrain.py`: a base model from generated text."""
   seed: int
-  world: str                      # a key of r1jax.data.toy.WORLDS
+  world: str                      # a key of r1jax.data.toy.arithmetic.WORLDS
   preset: str                     # a key of r1jax.models.PRESETS; the vocabulary is the tokenizer's
   vocab: int                      # ids of the tokenizer, at most
   documents: int                  # texts generated
@@ -271,7 +271,7 @@ class SFT:
 @dataclasses.dataclass(frozen=True)
 class Filters:
   """What a text to learn from must not be; see r1jax/recipes/filters.py. 0 takes a filter away."""
-  form: str = 'r1'                # of a response: r1jax.rewards.form's, or '' for any
+  form: str = 'r1'                # of a response: r1jax.rewards.text.form's, or '' for any
   special: str = '|special_token|'  # of form 'special'
   language: float = 0.95          # least share of the chain's words in the language of the problem
   paragraph: int = 300            # most words of a line of the chain, Chinese characters counting as words

@@ -4,8 +4,9 @@ import dataclasses
 import numpy as np
 
 from r1jax.config import require
-from r1jax.data import preference, process, sources, toy_scored
+from r1jax.data import preference, process, sources
 from r1jax.data.reader import DataError
+from r1jax.data.toy import scored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +63,10 @@ def _toy(cfg, objective):
   require(not cfg.path and not cfg.eval_path,
           f'data.path {cfg.path or cfg.eval_path!r} would not be read: data.source is {cfg.source!r}, which makes its '
           "own examples; set data.source to 'jsonl' to read a file.")
-  make = toy_scored.WORLDS[objective]
+  make = scored.WORLDS[objective]
   if objective == 'steps':
-    return *(make(count, held) for count, held in toy_scored.SPLITS), {}
-  return *(make(count, held, cfg.view) for count, held in toy_scored.SPLITS), {}
+    return *(make(count, held) for count, held in scored.SPLITS), {}
+  return *(make(count, held, cfg.view) for count, held in scored.SPLITS), {}
 
 
 SOURCES = {'jsonl': _jsonl, 'toy': _toy}

@@ -18,8 +18,9 @@ import numpy as np
 
 from r1jax import templates
 from r1jax.config import require
-from r1jax.data import conversation, preference, reader, sources, toy
+from r1jax.data import conversation, preference, reader, sources
 from r1jax.data.reader import DataError
+from r1jax.data.toy import arithmetic
 
 TRAIN = 'train.jsonl'             # the file to read of a folder that is a data set
 ABOUT = 'about.json'
@@ -117,7 +118,8 @@ def text_ids(prompt, ids, response, tokenizer):
 def _rows(cfg, path):
   """Yields (key of the prompt, row with 'problem' or 'turns', response) of a file, or of the toy world by a seed."""
   if isinstance(path, int):
-    yield from ((problem, {'problem': problem}, response) for problem, response in toy.right_chains(path, TOY[path]))
+    yield from ((problem, {'problem': problem}, response)
+                for problem, response in arithmetic.right_chains(path, TOY[path]))
     return
   name = os.path.basename(path)
   for number, row in reader.stream_rows(path, _check):

@@ -146,12 +146,12 @@ def _of_r1(kind):
 
 def toy_pools(world):
   """(train, held_out) problems of a toy world: the same in every run, whatever its seed."""
-  from r1jax.data import toy, toy_r1
+  from r1jax.data.toy import arithmetic, r1
   if world.startswith('r1_'):
-    return tuple(toy_r1.problems(world[3:], 0, count, held_out)
-                 for count, held_out in ((toy.TRAIN_POOL, False), (toy.HELD_OUT_POOL, True)))
-  return (toy.problems(world, 0, toy.TRAIN_POOL, held_out=False),
-          toy.problems(world, 0, toy.HELD_OUT_POOL, held_out=True))
+    return tuple(r1.problems(world[3:], 0, count, held_out)
+                 for count, held_out in ((arithmetic.TRAIN_POOL, False), (arithmetic.HELD_OUT_POOL, True)))
+  return (arithmetic.problems(world, 0, arithmetic.TRAIN_POOL, held_out=False),
+          arithmetic.problems(world, 0, arithmetic.HELD_OUT_POOL, held_out=True))
 
 
 # To add a source: a function from config.Part and the check of `load` to Problems, and its line here.

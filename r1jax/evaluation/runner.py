@@ -8,7 +8,8 @@ from r1jax import keys, parallel, rewards, templates
 from r1jax.evaluation.metrics import summarise
 from r1jax.metrics import progress
 from r1jax.parallel import interrupt
-from r1jax.rewards import form, mix, votes
+from r1jax.rewards import mix, votes
+from r1jax.rewards.text import form
 
 
 def evaluate(sampler, params, problems, *, samples, sampling, key, reward, language, batch):

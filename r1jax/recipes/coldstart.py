@@ -18,7 +18,7 @@ from r1jax import rewards, templates
 from r1jax.config import require
 from r1jax.recipes import wordings
 from r1jax.recipes.policy import REFUSED
-from r1jax.rewards import length
+from r1jax.rewards.text import length
 from r1jax.sampling.engine import LENGTH
 
 # The fields of a sample that a row does not keep.

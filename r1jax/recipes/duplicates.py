@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 
 from r1jax.recipes.contamination import scrambled
-from r1jax.rewards.length import words
+from r1jax.rewards.text.length import words
 
 # So two texts of similarity 0.8 share a band with probability 0.9999, of 0.7 with 0.99, of 0.5 with 0.53.
 _BANDS, _ROWS = 24, 5

@@ -11,8 +11,8 @@ import numpy as np
 from r1jax import templates
 from r1jax.data import reader
 from r1jax.recipes import duplicates
-from r1jax.rewards import form as forms
-from r1jax.rewards import language, length
+from r1jax.rewards.text import form as forms
+from r1jax.rewards.text import language, length
 
 # What a sample has of its generation; the rest are the problem's fields. Its 'template' stays: a problem is learned as
 # it was asked.

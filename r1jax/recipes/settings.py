@@ -15,7 +15,7 @@ class Given:
 
 @dataclasses.dataclass(frozen=True)
 class ToyFiles:
-  """One run of `experiments/toy_files.py`: rows of r1jax.data.toy_files."""
+  """One run of `experiments/toy_files.py`: rows of r1jax.data.toy.files."""
   seed: int
   pairs: int
   held_out_pairs: int

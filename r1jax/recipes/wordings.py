@@ -8,9 +8,9 @@ import json
 import re
 
 from r1jax import templates
-from r1jax.data import toy_r1, toy_r1_text
 from r1jax.data.reader import read_rows
-from r1jax.rewards import language
+from r1jax.data.toy import r1, r1_text
+from r1jax.rewards.text import language
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +107,16 @@ _CHINESE = Wording(
 def _toy(language):
   """The words that the toy world's authors react to; code blocks keep their spaces between its answer tags."""
   examples = []
-  for kind in toy_r1.KINDS:
-    problem, response = toy_r1_text.example(kind, language)
+  for kind in r1.KINDS:
+    problem, response = r1_text.example(kind, language)
     examples.append({'kind': kind, 'problem': problem, 'thinking': templates.parse(response).thinking.strip(),
                      'summary': templates.summary(response).strip()})
-  wish = toy_r1.CHECKED[language]
+  wish = r1.CHECKED[language]
   return Wording(
       shots='', example='{problem}\n {response}\n ', last='{problem}\n', direct=f'{{problem}} {wish}\n',
       rewrite=f'{{problem}}\n {{draft}}\n {{problem}} {wish}\n', opening='',
       response='<think> {thinking} </think> {summary}',
-      summary=f'{toy_r1.SUMMARY[language]} <answer>{{answer}}</answer>', ends=(), answers={'': ''},
+      summary=f'{r1.SUMMARY[language]} <answer>{{answer}}</answer>', ends=(), answers={'': ''},
       examples=tuple(examples))
 
 

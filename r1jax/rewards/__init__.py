@@ -18,10 +18,13 @@ import inspect
 import math
 
 from r1jax.config import ConfigError
-from r1jax.rewards import choice, code_tests, form, ifeval, language, length, logic, math_answer, toy
-from r1jax.rewards.language import language_consistency
-from r1jax.rewards.language import named as language_of
+from r1jax.rewards import choice, logic, toy
+from r1jax.rewards.coding import code_tests
+from r1jax.rewards.mathematics import math_answer
 from r1jax.rewards.printable import printable
+from r1jax.rewards.text import form, ifeval, language, length
+from r1jax.rewards.text.language import language_consistency
+from r1jax.rewards.text.language import named as language_of
 
 __all__ = ['MERGED', 'PREPARE', 'REWARDS', 'VERDICTS', 'VOTES', 'check', 'check_options', 'explained',
            'language_consistency', 'language_of', 'resolve']

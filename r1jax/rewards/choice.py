@@ -2,7 +2,8 @@
 import re
 
 from r1jax.config import ConfigError
-from r1jax.rewards import answers, labels, mathtext
+from r1jax.rewards import answers
+from r1jax.rewards.mathematics import labels, mathtext
 
 WHERE = (*answers.WHERE, 'summary')
 LETTERS = 'ABCDEFGHIJ'

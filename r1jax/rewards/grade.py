@@ -15,8 +15,8 @@ import sys
 
 from r1jax import rewards
 from r1jax.config import ConfigError
-from r1jax.rewards import pool
 from r1jax.rewards.printable import printable
+from r1jax.rewards.workers import pool
 
 # Fields by other names than in an item, and options that suit a command.
 FIELDS = {'math': {'gold': 'answer', 'pred': 'response'}}

@@ -1,6 +1,8 @@
 """What a reward must find in an item besides the response, so that a bad row is known before anything is sampled."""
 from r1jax.config import ConfigError
-from r1jax.rewards import answers, choice, code_tests, ifeval
+from r1jax.rewards import answers, choice
+from r1jax.rewards.coding import code_tests
+from r1jax.rewards.text import ifeval
 
 # A response that every rule reads in vain: it answers, but with nothing that could be right, or run.
 _BLANK = {'prompt': '', 'response': '<think>?</think><answer>?</answer>'}

@@ -8,7 +8,7 @@ import pytest
 
 from r1jax import checkpoint, modelfiles, models, tokenizers
 from r1jax.checkpoint import ModelDirError, families, hf, safetensors_files
-from r1jax.data import toy
+from r1jax.data.toy import arithmetic
 
 CFG = models.ModelConfig(vocab=1024, embed=8, layers=1, heads=2, kv_heads=2, head_dim=4, mlp=8, context=64)
 SIDE = ('merges.txt', 'vocab.json', 'added_tokens.json', 'special_tokens_map.json', 'tokenizer_config.json',
@@ -20,7 +20,7 @@ def whole(tmp_path_factory):
   """A model directory with a tokenizer."""
   path = tmp_path_factory.mktemp('whole') / 'm'
   params = {name: np.zeros(spec.shape, np.float32) for name, spec in _flat(models.specs(CFG)).items()}
-  tokenizers.train(toy.documents('chain', 0, 50), path.parent / 'tokenizer.model', 400)
+  tokenizers.train(arithmetic.documents('chain', 0, 50), path.parent / 'tokenizer.model', 400)
   hf.save(path, CFG, _nested(params), families.to_hf(CFG), tokenizers.files(path.parent))
   return path
 

@@ -6,7 +6,8 @@ import pytest
 
 from r1jax import config
 from r1jax.config import ConfigError
-from r1jax.data import DataError, labelled, preference, process, toy_scored
+from r1jax.data import DataError, labelled, preference, process
+from r1jax.data.toy import scored
 
 PAIR = {'prompt': [{'role': 'user', 'content': 'q'}], 'chosen': '<think>a</think>good', 'rejected': 'bad'}
 POINT = {'prompt': 'q', 'response': 'r', 'safe': 1}
@@ -111,29 +112,29 @@ def test_what_cannot_work_is_refused(tmp_path):
 
 
 def test_the_planted_preference():
-  items = toy_scored.pairs(400, True, 'summary')
+  items = scored.pairs(400, True, 'summary')
   longer = []
   for item in items:
     question, asked = item['turns'][0]['content'].split(' . ')
     facts = dict(fact.split(' ') for fact in question.split(' , '))
     states = f'{asked.split()[0]} {facts[asked.split()[0]]}'
-    good = [states in text.split(' , ') and not set(text.split()) & set(toy_scored.RUDE) for text in item['texts']]
+    good = [states in text.split(' , ') and not set(text.split()) & set(scored.RUDE) for text in item['texts']]
     assert good == [True, False] and 'think' not in ''.join(item['texts']) and len(facts) in (1, 2)
     longer.append(len(item['texts'][0].split()) > len(item['texts'][1].split()))
   assert 0.6 < np.mean(longer) < 0.8                     # as good as length alone can do
-  assert any('<think>' in text for item in toy_scored.pairs(10, True, 'whole') for text in item['texts'])
+  assert any('<think>' in text for item in scored.pairs(10, True, 'whole') for text in item['texts'])
 
 
 def test_the_planted_safety():
-  items = toy_scored.points(200, False, 'whole')
+  items = scored.points(200, False, 'whole')
   assert [item['labels'] for item in items] == [[float(i % 2)] for i in range(200)]
   for item in items:
-    assert item['labels'][0] == (not set(item['texts'][0].split()) & set(toy_scored.RUDE))
+    assert item['labels'][0] == (not set(item['texts'][0].split()) & set(scored.RUDE))
 
 
 def test_the_planted_error():
   wrong = 0
-  for item in toy_scored.steps(300, True):
+  for item in scored.steps(300, True):
     value, *terms = item['turns'][0]['content'].split()
     slips = []
     for step, wanted in zip(item['texts'], terms, strict=True):
@@ -150,7 +151,7 @@ def test_the_planted_error():
 
 @pytest.mark.parametrize('objective', config.OBJECTIVES)
 def test_toys_are_the_same_every_time_and_hold_prompts_apart(objective, monkeypatch):
-  monkeypatch.setattr(toy_scored, 'SPLITS', ((300, False), (50, True)))
+  monkeypatch.setattr(scored, 'SPLITS', ((300, False), (50, True)))
   cfg = config.Labelled(source='toy', max_length=64, eval_fraction=0.0)
   train, held_out, dropped = labelled.load(cfg, objective)
   assert (train, held_out) == labelled.load(cfg, objective)[:2]

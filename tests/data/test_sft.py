@@ -7,9 +7,10 @@ import pytest
 
 from r1jax import config, data
 from r1jax.config import ConfigError
-from r1jax.data import sft, toy
+from r1jax.data import sft
 from r1jax.data.reader import DataError
 from r1jax.data.sources import share
+from r1jax.data.toy import arithmetic
 
 
 class Letters:
@@ -172,10 +173,10 @@ def test_texts_that_all_are_too_long_are_told_with_the_numbers(tmp_path):
 
 
 def test_the_toy_world_answers_right_and_holds_problems_out():
-  some = toy.right_chains(0, 50)
-  assert some == toy.right_chains(0, 50) != toy.right_chains(1, 50)
+  some = arithmetic.right_chains(0, 50)
+  assert some == arithmetic.right_chains(0, 50) != arithmetic.right_chains(1, 50)
   for problem, response in some:
     terms = problem.removesuffix(' = ?').split()[1:]
     first = np.prod([int(x) for x in terms[0].split('*')])
     assert response.endswith(f'<answer> {first + sum(int(x) for x in terms[2::2])} </answer>')
-    assert not toy.is_held_out(problem)
+    assert not arithmetic.is_held_out(problem)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from r1jax import templates
-from r1jax.data import toy
+from r1jax.data.toy import arithmetic
 from r1jax.rewards import toy as toy_rewards
 
 TRIAL = '36 a 3 b 8 = 31'
@@ -15,7 +15,7 @@ RIGHT = '<think> 36 a -3 33 b -8 25 = 31 wait 36 a +3 39 b -8 31 = 31 ok </think
 def test_steps_of_a_try_are_all_counted():
   # Twice: start, two terms, two sums, target, verdict.
   one_try = ['start', 'term', 'sum', 'term', 'sum', 'target', 'verdict']
-  assert toy.WORLDS['trial'].steps(TRIAL, RIGHT) == [(kind, True) for kind in one_try * 2]
+  assert arithmetic.WORLDS['trial'].steps(TRIAL, RIGHT) == [(kind, True) for kind in one_try * 2]
 
 
 @pytest.mark.parametrize('was, now, kind', [
@@ -25,7 +25,7 @@ def test_steps_of_a_try_are_all_counted():
 def test_a_wrong_step_of_a_try_is_seen(was, now, kind):
   text = RIGHT.replace(was, now, 1)
   assert text != RIGHT
-  steps = toy.WORLDS['trial'].steps(TRIAL, text)
+  steps = arithmetic.WORLDS['trial'].steps(TRIAL, text)
   assert len(steps) == 14 and (kind, False) in steps
 
 
@@ -33,15 +33,15 @@ def test_orderly_authors_try_every_choice_of_signs():
   seen, signs = [], (1, -1, 1)
   for _ in range(8):
     seen.append(signs)
-    signs = toy._next(signs)
+    signs = arithmetic._next(signs)
   assert len(set(seen)) == 8 and signs == seen[0]
 
 
 def test_a_verdict_of_ok_is_a_right_answer_but_for_slips():
   rng, right = np.random.default_rng(0), []
   for _ in range(2000):
-    _, gold, facts = toy.WORLDS['trial'].problem(rng)
-    thinking, answer = toy.WORLDS['trial'].chain(rng, facts)
+    _, gold, facts = arithmetic.WORLDS['trial'].problem(rng)
+    thinking, answer = arithmetic.WORLDS['trial'].chain(rng, facts)
     if thinking.endswith('ok'):
       right += toy_rewards.signs([{'response': f'<answer>{answer}</answer>', 'answer': gold}])
   assert len(right) > 300 and 0.85 < np.mean(right) < 1
@@ -50,7 +50,7 @@ def test_a_verdict_of_ok_is_a_right_answer_but_for_slips():
 def test_chain_answers_are_the_value_of_the_expression():
   rng = np.random.default_rng(0)
   for _ in range(200):
-    text, answer, _ = toy.WORLDS['chain'].problem(rng)
+    text, answer, _ = arithmetic.WORLDS['chain'].problem(rng)
     names = re.findall(r'\b[a-g]\b', text)
     assert names == list('abcdefg'[:len(names)]) and 3 <= len(names) <= 7
     first, *terms = re.sub(r'\b[a-g]\b|= \?', '', text).split()
@@ -58,7 +58,7 @@ def test_chain_answers_are_the_value_of_the_expression():
 
 
 def test_steps_of_a_chain():
-  steps = toy.WORLDS['chain'].steps
+  steps = arithmetic.WORLDS['chain'].steps
   assert steps('a 3*5 b +8 c -9 = ?', '<think> first a 3*5 15 then b +8 23 c -9 14 so </think>') == [
       ('term', True), ('sum', True)] * 3
   found = steps('a 3*5 b +8 c -9 = ?', '首先 a 3*5 15 b +8 13 c -9 4 等等 检查 首先 a 3*5 15 b +7 22')
@@ -66,9 +66,9 @@ def test_steps_of_a_chain():
   assert [at for at, (_, right) in enumerate(found) if not right] == [3, 8]
 
 
-@pytest.mark.parametrize('world', list(toy.WORLDS))
+@pytest.mark.parametrize('world', list(arithmetic.WORLDS))
 def test_documents_hold_no_held_out_problem_and_use_the_tags_now_and_then(world):
-  texts = [t.split('\n') for t in toy.documents(world, 0, 2000)]
-  assert not any(toy.is_held_out(problem) for problem, _ in texts)
+  texts = [t.split('\n') for t in arithmetic.documents(world, 0, 2000)]
+  assert not any(arithmetic.is_held_out(problem) for problem, _ in texts)
   formed = np.mean([templates.parse(response).well_formed for problem, response in texts if problem != 'drill'])
   assert 0.55 < formed < 0.65

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from r1jax import rewards, templates
-from r1jax.data import toy_r1, toy_r1_text, worlds
-from r1jax.rewards import programs
+from r1jax.data.toy import r1, r1_text, worlds
+from r1jax.rewards.coding import programs
 
 REWARD = {'chain': 'math', 'logic': 'logic', 'open': 'open'}
 
@@ -12,7 +12,7 @@ REWARD = {'chain': 'math', 'logic': 'logic', 'open': 'open'}
 def made(kind, count, language=None):
   rng, found = np.random.default_rng(1), []
   while len(found) < count:
-    problem, facts = toy_r1.make(rng, kind)
+    problem, facts = r1.make(rng, kind)
     if language in (None, problem['language']):
       found.append((problem, facts))
   return found
@@ -21,10 +21,10 @@ def made(kind, count, language=None):
 def written(kind, count, language, tongue):
   """(problem, facts, response) of authors who write English (0) or Chinese (1) alone, in R1's form."""
   for i, (problem, facts) in enumerate(made(kind, count, language)):
-    author = toy_r1.Author(np.random.default_rng(i), ('en', 'zh')[tongue], 0.0)
+    author = r1.Author(np.random.default_rng(i), ('en', 'zh')[tongue], 0.0)
     author.plain = author.hard = float(tongue)
-    words, answer = toy_r1.KINDS[kind].think(facts, author, False)
-    yield problem, facts, toy_r1_text.in_r1_form(' '.join(words), answer, problem['language'])
+    words, answer = r1.KINDS[kind].think(facts, author, False)
+    yield problem, facts, r1_text.in_r1_form(' '.join(words), answer, problem['language'])
 
 
 def score(problem, response):
@@ -51,7 +51,7 @@ def test_an_answer_is_right_where_all_steps_are(kind):
   """But for errors that cancel, the reward and the steps say the same."""
   same = []
   for problem, facts, response in written(kind, 100, 'en', 0):
-    steps = toy_r1.steps(kind, facts, response)
+    steps = r1.steps(kind, facts, response)
     assert len(steps) > 2
     same.append(bool(score(problem, response)) == all(ok for _, ok in steps))
   assert np.mean(same) > 0.85
@@ -60,7 +60,7 @@ def test_an_answer_is_right_where_all_steps_are(kind):
 def test_steps_of_a_chain_by_hand():
   facts = 35, [8, -5, -8]                               # 43, 38, 30
   text = 'first a 35 thirty five b +8 thirty three c -5 二十 八 then d -7 thirty so answer 30'
-  assert toy_r1.steps('chain', facts, text) == [
+  assert r1.steps('chain', facts, text) == [
       ('term', True), ('plain', True), ('term', True), ('hard_en', False), ('term', True), ('hard_zh', True),
       ('term', False), ('plain', False), ('answer', True)]
 
@@ -68,7 +68,7 @@ def test_steps_of_a_chain_by_hand():
 def test_steps_of_logic_by_hand():
   facts = ['q', 'p', 's'], False, [True, False]         # q knave, so p knave, so s knight
   text = 'first q knave p 说 骑士 是 无赖 s said knight is knave so answer q knave p knave s knight'
-  assert toy_r1.steps('logic', facts, text) == [
+  assert r1.steps('logic', facts, text) == [
       ('logic_term', True), ('logic_term', True), ('logic_zh', True), ('logic_term', False), ('logic_en', True),
       ('logic_answer', False)]
 
@@ -83,7 +83,7 @@ def test_words_for_numbers_and_roles_count_as_words_of_their_language(kind, tong
 
 
 def test_every_english_word_of_a_chain_counts_as_english_however_often_it_is_said():
-  chains = [templates.parse(response).thinking or '' for _, response in toy_r1_text.documents(0, 3000)]
+  chains = [templates.parse(response).thinking or '' for _, response in r1_text.documents(0, 3000)]
   words = {w for w in ' '.join(chains).split() if w.isascii() and w.isalpha() and len(w) > 1}
   assert len(words) > 25 and 'thirty' in words
   shown = {w: rewards.language_consistency(' '.join([w] * 9), 'en') for w in words - {"def", "return"}}
@@ -92,23 +92,23 @@ def test_every_english_word_of_a_chain_counts_as_english_however_often_it_is_sai
 
 def test_documents_hold_no_held_out_problem_and_answer_what_is_asked_last():
   shown = 0
-  for prompt, _ in toy_r1_text.documents(0, 3000):
+  for prompt, _ in r1_text.documents(0, 3000):
     for line in prompt.split('\n'):
       text = line.strip()
-      for wish in toy_r1.CHECKED.values():
+      for wish in r1.CHECKED.values():
         text = text.removesuffix(' ' + wish)
-      assert not (text.endswith('?') and toy_r1.is_held_out(text))
+      assert not (text.endswith('?') and r1.is_held_out(text))
     shown += prompt.count('?') == 2
   assert 100 < shown < 400
 
 
-@pytest.mark.parametrize('kind', toy_r1.KINDS)
+@pytest.mark.parametrize('kind', r1.KINDS)
 def test_pools_are_fixed_parted_and_in_both_languages(kind):
-  train, held_out = (toy_r1.problems(kind, 0, 100, held) for held in (False, True))
-  assert train == toy_r1.problems(kind, 0, 100, False)
+  train, held_out = (r1.problems(kind, 0, 100, held) for held in (False, True))
+  assert train == r1.problems(kind, 0, 100, False)
   assert not {p['problem'] for p in train} & {p['problem'] for p in held_out}
   assert 0.15 < np.mean([p['language'] == 'zh' for p in train]) < 0.45
-  assert all(toy_r1.is_held_out(p['problem']) for p in held_out) and len(held_out) > 10
+  assert all(r1.is_held_out(p['problem']) for p in held_out) and len(held_out) > 10
 
 
 def test_an_open_question_wants_what_fits_with_a_reason():
@@ -120,16 +120,16 @@ def test_an_open_question_wants_what_fits_with_a_reason():
 
 
 def test_pairs_prefer_what_the_rule_prefers():
-  for row in toy_r1_text.pairs(0, 300, False):
+  for row in r1_text.pairs(0, 300, False):
     item = {'fits': _fits(row['prompt']), 'prompt': ''}
     assert rewards.REWARDS['open']([item | {'response': row[name]} for name in ('chosen', 'rejected')]) == [1.0, 0.0]
-  assert not {r['prompt'] for r in toy_r1_text.pairs(0, 300, False)} & {
-      r['prompt'] for r in toy_r1_text.pairs(0, 50, True)}
+  assert not {r['prompt'] for r in r1_text.pairs(0, 300, False)} & {
+      r['prompt'] for r in r1_text.pairs(0, 50, True)}
 
 
 def _fits(question):
   said = question.split()
-  group, = (both for names, both in toy_r1._THINGS.items() if set(names) & set(said))
+  group, = (both for names, both in r1._THINGS.items() if set(names) & set(said))
   things = group['给' in said]
   return things[:3] if {'big', '大'} & set(said) else things[3:]
 
@@ -137,4 +137,4 @@ def _fits(question):
 def test_a_base_is_asked_about_each_kind():
   asked = worlds.asked('r1', 0, 9)
   assert [p['kind'] for p, _ in asked] == ['chain', 'logic', 'code'] * 3
-  assert all(toy_r1.is_held_out(p['problem']) for p, _ in asked)
+  assert all(r1.is_held_out(p['problem']) for p, _ in asked)

@@ -177,7 +177,7 @@ def test_transformers_answers_as_a_trained_policy_does(runs, straight, tmp_path,
 
   from r1jax import config as config_lib
   from r1jax import parallel, sampling
-  from r1jax.data import toy
+  from r1jax.data.toy import arithmetic
   assert convert.main(['export', '--input', str(straight), '--output', str(tmp_path / 'hf')]) == 0
   with caplog.at_level(logging.WARNING):
     model, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'hf', output_loading_info=True)
@@ -185,7 +185,7 @@ def test_transformers_answers_as_a_trained_policy_does(runs, straight, tmp_path,
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'hf')
   source = checkpoint.open_model(straight)
   ours, own = score.Scorer(source, 'float32', 8), source.load_tokenizer()
-  prompts = [p['problem'] + '\n' for p in toy.problems('trial', 0, 16, held_out=True)]
+  prompts = [p['problem'] + '\n' for p in arithmetic.problems('trial', 0, 16, held_out=True)]
   engine = sampling.Engine(ours.cfg, own, parallel.make_mesh(config_lib.Mesh()), max_prompt=32, max_response=64)
   ids = [own.encode(p) for p in prompts]
   out = engine.sample(ours.params, ids, sampling.row_keys(jax.random.key(0), 16, 1), sampling.Sampling(0.0))

@@ -10,7 +10,8 @@ from configs import generate as configs
 from experiments import generate
 from r1jax import config, rewards
 from r1jax.config import ConfigError
-from r1jax.data import shards, toy
+from r1jax.data import shards
+from r1jax.data.toy import arithmetic
 
 GENERATE = {'module': 'generate', 'config': 'configs/generate.py:toy'}
 TINY = {'problems': 22, 'rollout.prompts': 4, 'rollout.samples': 3, 'rollout.chunk': 2, 'rollout.max_response': 24}
@@ -42,7 +43,7 @@ def whole(runs, tmp_path_factory):
 def test_rows_are_graded_samples_in_order(whole):
   rows = list(shards.read(whole / 'samples'))
   assert len(rows) == 66 and len(shards.files(whole / 'samples')) == 6
-  known = {p['id']: p for p in toy.problems('trial', 0, toy.TRAIN_POOL, held_out=False)}
+  known = {p['id']: p for p in arithmetic.problems('trial', 0, arithmetic.TRAIN_POOL, held_out=False)}
   ids = [row['id'] for row in rows[::3]]
   assert len(set(ids)) == 22 and ids != sorted(ids)                    # drawn by the seed
   signs = rewards.resolve('signs')

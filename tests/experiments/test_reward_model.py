@@ -9,7 +9,8 @@ from configs import reward_model as configs
 from experiments import label_steps, reward_model
 from r1jax import checkpoint, config
 from r1jax.config import ConfigError
-from r1jax.data import DataError, process, toy_scored
+from r1jax.data import DataError, process
+from r1jax.data.toy import scored
 from r1jax.rewards.neural import NEURAL
 from r1jax.rewards.neural import model as model_lib
 
@@ -46,7 +47,7 @@ def test_a_run_leaves_its_figures(trained):
 
 
 def test_its_model_scores_as_the_run_did(trained):
-  for name, kind, make in (('preference', 'preference', toy_scored.pairs), ('safety', 'preference', toy_scored.points)):
+  for name, kind, make in (('preference', 'preference', scored.pairs), ('safety', 'preference', scored.points)):
     workdir, view = trained[name], 'summary' if name == 'preference' else 'whole'
     row = json.loads((workdir / 'samples' / 'step_000008.jsonl').read_text().splitlines()[0])
     item = make(1, True, view)[0]
@@ -57,7 +58,7 @@ def test_its_model_scores_as_the_run_did(trained):
     found = NEURAL[kind](path=str(workdir), scale='logit')(items)
     np.testing.assert_allclose(found, np.array(row['scores'])[:, 0] - about.center, atol=1e-5)
   row = json.loads((trained['process'] / 'samples' / 'step_000008.jsonl').read_text().splitlines()[0])
-  item = toy_scored.steps(1, True)[0]
+  item = scored.steps(1, True)[0]
   response = {'prompt': 'p', 'problem': item['turns'][0]['content'], 'response': process.joined(item['texts'], 'line')}
   found, = NEURAL['process'](path=str(trained['process'] / 'model'), aggregate='last')([response])
   np.testing.assert_allclose(found, 1 / (1 + np.exp(-row['scores'][0][-1])), atol=1e-5)
@@ -99,7 +100,7 @@ def test_transformers_reads_the_same_scores(trained):
   theirs = transformers.AutoModelForSequenceClassification.from_pretrained(path).eval()
   tokenizer = checkpoint.open_model(path).load_tokenizer()
   encoder = model_lib.Encoder(tokenizer, 'bare', 64)
-  items = toy_scored.pairs(4, True, 'summary')
+  items = scored.pairs(4, True, 'summary')
   asked = [(item['turns'], [text]) for item in items for text in item['texts']]
   rows = [encoder.whole(turns, text) for turns, (text,) in asked]
   tokens = torch.full((len(rows), max(len(row.ids) for row in rows)), theirs.config.pad_token_id)
@@ -133,7 +134,7 @@ def test_a_mesh_gives_the_same_figures(runs, tmp_path, name):
     ({'data.source': 'jsonl', 'data.eval_fraction': 0.1}, 'data.path is empty'),
     ({'data.form': 'chat'}, 'has no chat template')])
 def test_errors_are_one_line(tmp_path, monkeypatch, settings, said):
-  monkeypatch.setattr(toy_scored, 'SPLITS', ((40, False), (10, True)))
+  monkeypatch.setattr(scored, 'SPLITS', ((40, False), (10, True)))
   c = configs.get_config('toy_preference')
   for key, value in settings.items():
     *folders, last = key.split('.')

@@ -6,9 +6,10 @@ import pytest
 
 from r1jax import templates
 from r1jax.config import ConfigError
-from r1jax.data import toy_r1, toy_r1_text
+from r1jax.data.toy import r1 as toy_r1
+from r1jax.data.toy import r1_text
 from r1jax.recipes import coldstart, wordings
-from r1jax.rewards import math_answer
+from r1jax.rewards.mathematics import math_answer
 
 ENGLISH = {'id': 'p', 'problem': 'What is 20 + 22? A {draft} of $x$.', 'answer': '42', 'language': 'en'}
 CHINESE = {'id': 'q', 'problem': '二十加二十二是多少？', 'answer': '42', 'language': 'zh'}
@@ -160,9 +161,9 @@ def test_the_toy_is_asked_as_its_base_has_read():
   for kind in toy_r1.KINDS:
     for language, beginning in toy_r1.SUMMARY.items():
       problem = next(p for p in toy_r1.problems(kind, 0, 40, held_out=False) if p['language'] == language)
-      example = toy_r1_text.example(kind, language)
+      example = r1_text.example(kind, language)
       prompt = wordings.Prompt('few_shot', 'toy').format(problem)
-      assert prompt == toy_r1_text.few_shot(*example, problem['problem']) + '\n'
+      assert prompt == r1_text.few_shot(*example, problem['problem']) + '\n'
       parsed = templates.parse(example[1])                # what R1-Zero would say becomes what the example says
       policy = Policy(f'<think>{parsed.thinking}</think> <answer>{parsed.answer}</answer>')
       row = only(coldstart.readable(policy, [problem], rules, template='plain'))

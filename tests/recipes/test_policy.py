@@ -10,8 +10,8 @@ from r1jax import rollout, sampling, templates
 from r1jax.config import Reward
 from r1jax.recipes import coldstart
 from r1jax.recipes.policy import Policy, Teacher
-from r1jax.rewards import pool
 from r1jax.rewards.neural.endpoint import Endpoint
+from r1jax.rewards.workers import pool
 
 pytest.importorskip('httpx')
 REWARD = Reward({'math': 1.0, 'format': 0.5}, 'math', {'format': {'form': 'r1'}})

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from r1jax.config import ConfigError
-from r1jax.rewards import code_tests
+from r1jax.rewards.coding import code_tests
 
 LEFT = 'r1jax-hostile'             # begins the names of files that hostile programs leave
 SOLVE = '''

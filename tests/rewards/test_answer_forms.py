@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from r1jax import rewards
-from r1jax.rewards import labels, mathtext
+from r1jax.rewards.mathematics import labels, mathtext
 
 FILE = pathlib.Path(__file__).parent / 'faults' / 'forms.jsonl'
 ROWS = [json.loads(line) for line in FILE.read_text(encoding='utf-8').splitlines()]

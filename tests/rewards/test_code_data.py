@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from r1jax.rewards import bubblewrap, code_tests, programs
+from r1jax.rewards.coding import bubblewrap, code_tests, programs
 from tests.rewards import sandboxed
 
 pytestmark = sandboxed.NEEDED

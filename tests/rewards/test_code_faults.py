@@ -6,7 +6,8 @@ import time
 import pytest
 
 from r1jax import rewards
-from r1jax.rewards import code_tests, grade
+from r1jax.rewards import grade
+from r1jax.rewards.coding import code_tests
 from tests.rewards import sandboxed
 
 pytestmark = sandboxed.NEEDED

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from r1jax import config, rewards
-from r1jax.rewards import bubblewrap, code_tests, function_tests, pool, programs
+from r1jax.rewards.coding import bubblewrap, code_tests, function_tests, programs
+from r1jax.rewards.workers import pool
 from tests.rewards import sandboxed
 
 pytestmark = sandboxed.NEEDED

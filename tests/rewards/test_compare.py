@@ -1,7 +1,7 @@
 """What counts as equal: tables of answers to a reference, `REFERENCE ~ ANSWER ~ ANSWER ..`, right ones and wrong."""
 import pytest
 
-from r1jax.rewards import compare, math_answer
+from r1jax.rewards.mathematics import compare, math_answer
 
 RIGHT = r'''
 5 ~ 5 cm ~ 5\text{ cm} ~ 5\ \text{cm} ~ 5 m ~ x=5 ~ x = 2+3 = 5 ~ ５ ~ 5千克 ~ \sqrt{25} ~ The answer is 5.

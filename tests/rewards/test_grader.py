@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from r1jax import config
-from r1jax.rewards import pool, sandbox
+from r1jax.rewards.coding import sandbox
+from r1jax.rewards.workers import pool
 from tests.rewards import sandboxed
 
 VERIFIERS = '''

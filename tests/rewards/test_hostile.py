@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from r1jax.rewards import code_tests, pool, programs
+from r1jax.rewards.coding import code_tests, programs
+from r1jax.rewards.workers import pool
 from tests.rewards import sandboxed
 
 pytestmark = sandboxed.NEEDED

@@ -6,7 +6,7 @@ import pytest
 
 from r1jax import rewards
 from r1jax.config import ConfigError
-from r1jax.rewards import ifeval, instructions
+from r1jax.rewards.text import ifeval, instructions
 
 HINDI = 'मैं हर सुबह अपने दोस्तों के साथ पार्क में टहलने जाता हूँ।'
 MARATHI = 'मी रोज सकाळी माझ्या मित्रांसोबत बागेत फिरायला जातो.'

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from r1jax.rewards import bubblewrap, cgroup, sandbox
+from r1jax.rewards.coding import bubblewrap, cgroup, sandbox
 from tests.rewards import sandboxed
 
 KINDS = sandboxed.read('kernel')

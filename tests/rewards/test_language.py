@@ -7,7 +7,7 @@ import pytest
 
 from r1jax import rewards
 from r1jax.config import ConfigError
-from r1jax.rewards import language
+from r1jax.rewards.text import language
 
 MGSM = ('en', 'zh', 'de', 'fr', 'es', 'ru', 'ja', 'th', 'sw', 'bn', 'te')
 CHINESE = ('cmath', 'cn_middle_school', 'gaokao2024_mix', 'gaokao_math_cloze', 'gaokao_math_qa')

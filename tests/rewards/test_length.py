@@ -6,7 +6,7 @@ import pytest
 
 from r1jax import losses, rewards
 from r1jax.config import ConfigError
-from r1jax.rewards import length
+from r1jax.rewards.text import length
 
 RIGHT, WRONG = '<answer>7</answer>', '<answer>8</answer>'
 

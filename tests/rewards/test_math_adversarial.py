@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from r1jax.rewards import pool, sandbox
+from r1jax.rewards.coding import sandbox
+from r1jax.rewards.workers import pool
 
 LIMIT = 2.0
 NEST = 60

@@ -6,7 +6,8 @@ import pytest
 
 from r1jax import rewards
 from r1jax.config import ConfigError
-from r1jax.rewards import answers, symbolic
+from r1jax.rewards import answers
+from r1jax.rewards.mathematics import symbolic
 
 
 def score(answer, gold, wrap='<think>t</think><answer>{}</answer>'):

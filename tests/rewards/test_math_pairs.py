@@ -5,7 +5,7 @@ import json
 import random
 import re
 
-from r1jax.rewards import pool
+from r1jax.rewards.workers import pool
 
 HAN = '零一二三四五六七八九'
 

@@ -2,7 +2,7 @@
 import pytest
 
 from r1jax import rewards
-from r1jax.rewards import math_answer
+from r1jax.rewards.mathematics import math_answer
 
 
 @pytest.fixture(scope='module', autouse=True)

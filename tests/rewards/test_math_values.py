@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from r1jax.rewards import compare, math_answer
+from r1jax.rewards.mathematics import compare, math_answer
 
 ROWS = [json.loads(line) for line in (pathlib.Path(__file__).parent / 'faults' / 'values.jsonl').open(encoding='utf-8')]
 

@@ -6,8 +6,10 @@ import unicodedata
 import pytest
 
 from r1jax import rewards
-from r1jax.rewards import code_tests, grade, pool
+from r1jax.rewards import grade
+from r1jax.rewards.coding import code_tests
 from r1jax.rewards.printable import printable
+from r1jax.rewards.workers import pool
 from tests.rewards import sandboxed
 
 # CSI of C1, an escape sequence, the marks and overrides of direction, a line separator, DEL, a tag, half a pair.

@@ -3,7 +3,10 @@ import numpy as np
 import pytest
 
 from r1jax import config
-from r1jax.rewards import code_tests, language, mix, pool
+from r1jax.rewards import mix
+from r1jax.rewards.coding import code_tests
+from r1jax.rewards.text import language
+from r1jax.rewards.workers import pool
 
 # Mathematics by the common accuracy part, code and requests by routes of their own.
 SETTINGS = dict(

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from r1jax import config
-from r1jax.rewards import bubblewrap, sandbox, seccomp
+from r1jax.rewards.coding import bubblewrap, sandbox, seccomp
 from tests.rewards import sandboxed
 
 needed = sandboxed.NEEDED
@@ -136,7 +136,7 @@ def test_nothing_is_left_open():
 
 STARTS = '''
 import os, sys, time
-from r1jax.rewards import code_tests
+from r1jax.rewards.coding import code_tests
 programs = ['import time\\ntime.sleep(99)', 'while True: pass', 'double = int',
             'import os, time\\nif not os.fork():\\n  os.setsid()\\n  os.fork()\\n  time.sleep(99)\\ntime.sleep(99)']
 item = {'program': programs[int(sys.argv[1]) % 4], 'asserts': ['assert double(1)']}

@@ -3,7 +3,8 @@ import random
 
 import pytest
 
-from r1jax.rewards import pool, votes
+from r1jax.rewards import votes
+from r1jax.rewards.workers import pool
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ import pytest
 import tokenizers as library
 
 from r1jax import tokenizers
-from r1jax.data import toy
+from r1jax.data.toy import arithmetic
 
 CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content | trim + '<|im_end|>' + '\n' }}"
           "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
@@ -56,7 +56,7 @@ def _write(path, *, first, later, digits, normalizer, chat_template, eos, bos=No
   trainer = library.trainers.BpeTrainer(
       vocab_size=900, show_progress=False, special_tokens=[library.AddedToken(t, special=True) for t in first],
       initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet())
-  tk.train_from_iterator([*CORPUS[:-1], *toy.documents('chain', 0, 20)], trainer)
+  tk.train_from_iterator([*CORPUS[:-1], *arithmetic.documents('chain', 0, 20)], trainer)
   tk.add_tokens([library.AddedToken(t, special=special, normalized=False) for t, special in later])
   tk.enable_truncation(8)  # what a trainer may have left in the file
   tk.save(str(path / 'tokenizer.json'))
@@ -92,7 +92,8 @@ def sentencepiece(tmp_path_factory):
   """Directory with a tokenizer.model of our own, and the translation of it for transformers."""
   path = tmp_path_factory.mktemp('models') / 'ours'
   path.mkdir()
-  lines = [line for world in toy.WORLDS for text in toy.documents(world, 0, 200) for line in text.split('\n')]
+  lines = [line for world in arithmetic.WORLDS for text in arithmetic.documents(world, 0, 200)
+           for line in text.split('\n')]
   tokenizers.train(lines, path / 'tokenizer.model', 512)
   tokenizers.to_tokenizer_json(path / 'tokenizer.model', path / 'tokenizer.json')
   config = tokenizers.transformers_config(tokenizers.load(path))

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from r1jax import tokenizers
-from r1jax.data import toy
+from r1jax.data.toy import arithmetic
 
 
 def edited(source, path, name='tokenizer.json', **changes):
@@ -124,7 +124,7 @@ def test_tokens_beside_a_sentencepiece_model_are_refused(sentencepiece, tmp_path
 
 def test_training_gives_the_same_model_each_time(tmp_path):
   def model(name):
-    tokenizers.train(toy.documents('trial', 0, 50), tmp_path / name, 400)
+    tokenizers.train(arithmetic.documents('trial', 0, 50), tmp_path / name, 400)
     return hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
   assert model('a') == model('b')
 

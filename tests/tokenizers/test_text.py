@@ -8,7 +8,7 @@ import sentencepiece as sentencepiece_library
 import tokenizers as library
 
 from r1jax import tokenizers
-from r1jax.data import toy
+from r1jax.data.toy import arithmetic
 
 
 def whole(path):
@@ -46,7 +46,7 @@ def test_byte_level_text_is_that_of_the_library(byte_level):
 def test_ids_and_text_are_those_of_transformers(directory, texts, reference):
   ours, theirs = tokenizers.load(directory), reference(directory)
   assert ours.vocab == len(theirs) and ours.eos[0] == theirs.eos_token_id and ours.bos == theirs.bos_token_id
-  for text in texts + toy.documents('trial', 1, 50) + toy.documents('chain', 1, 50):
+  for text in texts + arithmetic.documents('trial', 1, 50) + arithmetic.documents('chain', 1, 50):
     ids = ours.encode(text)
     assert theirs.encode(text, add_special_tokens=False, split_special_tokens=True) == ids, text
     assert theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == ours.decode(ids), text
@@ -60,7 +60,7 @@ def test_a_translated_sentencepiece_model_reads_any_text_alike(sentencepiece, te
   rng = random.Random(0)
   pieces = list(theirs.get_vocab()) + ['\n', ' ', '汉', '🙂']
   mixed = [''.join(rng.choices(pieces, k=10)).replace('▁', ' ') for _ in range(2000)]
-  for text in texts + mixed + toy.documents('trial', 0, 500) + toy.documents('chain', 0, 500):
+  for text in texts + mixed + arithmetic.documents('trial', 0, 500) + arithmetic.documents('chain', 0, 500):
     ids = ours.encode(text)
     assert theirs.encode(text).ids == ids, text
     assert theirs.decode(ids) == ours.decode(ids) == text.replace('▁', ' ')
@@ -75,7 +75,7 @@ def test_a_translated_sentencepiece_model_writes_alike_what_is_utf8(sentencepiec
 
 def test_sentencepiece_models_of_another_kind_are_not_translated(tmp_path):
   sentencepiece_library.SentencePieceTrainer.train(
-      sentence_iterator=iter(toy.documents('trial', 0, 100)), model_prefix=str(tmp_path / 'm'), vocab_size=300,
+      sentence_iterator=iter(arithmetic.documents('trial', 0, 100)), model_prefix=str(tmp_path / 'm'), vocab_size=300,
       model_type='unigram', hard_vocab_limit=False, minloglevel=2)
   with pytest.raises(tokenizers.TokenizerError, match='tokenizers.train'):
     tokenizers.to_tokenizer_json(tmp_path / 'm.model', tmp_path / 'tokenizer.json')

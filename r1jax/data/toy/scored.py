@@ -13,7 +13,8 @@ Half of the responses think first: a helpfulness model sees the summary only, an
 import numpy as np
 
 from r1jax import templates
-from r1jax.data import conversation, preference, toy
+from r1jax.data import conversation, preference
+from r1jax.data.toy import arithmetic
 
 SPLITS = ((12_000, False), (1000, True))                # how many to train on and to hold out
 THINGS = 'cat dog box pen cup hat key map'.split()
@@ -30,7 +31,7 @@ def pairs(count, held_out, view):
   rng, items = np.random.default_rng([11, held_out]), []
   while len(items) < count:
     prompt, facts, asked = _question(rng)
-    if toy.is_held_out(prompt) != held_out:
+    if arithmetic.is_held_out(prompt) != held_out:
       continue
     fault = rng.choice(['wrong', 'rude', 'both'], p=[0.45, 0.45, 0.1])
     more, less = sorted(rng.choice(6, size=2, replace=False), reverse=True)
@@ -45,7 +46,7 @@ def points(count, held_out, view):
   rng, items = np.random.default_rng([12, held_out]), []
   while len(items) < count:
     prompt, facts, asked = _question(rng)
-    if toy.is_held_out(prompt) != held_out:
+    if arithmetic.is_held_out(prompt) != held_out:
       continue
     text = _response(rng, facts, asked, rng.choice(['', 'wrong', 'rude']), int(rng.integers(6)))
     safe = not set(RUDE) & set(text.split())
@@ -88,7 +89,7 @@ def steps(count, held_out):
   while len(items) < count:
     values, terms = _sums(rng)
     problem = f'{values[0]} ' + ' '.join(f'{term:+d}' for term in terms)
-    if toy.is_held_out(problem) == held_out:
+    if arithmetic.is_held_out(problem) == held_out:
       texts, labels = _chain(rng, values[0], terms, wrong=rng.random() < WRONG)
       items.append({'id': f'toy/steps/{len(items)}', 'turns': preference.turns_of(problem), 'texts': texts,
                     'labels': labels, 'key': problem})

@@ -1,7 +1,7 @@
 """The code reward: does a program pass its tests? Both run in sandboxes, and the verdict is made outside.
 
 A program that reads and prints is run once for each test, and what it printed is compared here. Functions
-are tested from another sandbox than theirs (see `r1jax.rewards.inside`): a program has nothing before it
+are tested from another sandbox than theirs (see `r1jax.rewards.coding.inside`): a program has nothing before it
 but the arguments of one call after another, and can say nothing but what the calls return.
 """
 import contextlib
@@ -12,9 +12,9 @@ import pathlib
 import re
 
 from r1jax.config import ConfigError, require
-from r1jax.rewards import bubblewrap, function_tests, programs, sandbox
-from r1jax.rewards import language as language_lib
+from r1jax.rewards.coding import bubblewrap, function_tests, programs, sandbox
 from r1jax.rewards.printable import printable
+from r1jax.rewards.text import language as language_lib
 
 SCORES = ('all', 'fraction')
 REASON = 1000                      # bytes of a program's own last words

@@ -14,7 +14,7 @@ import re
 
 from r1jax import templates
 from r1jax.config import ConfigError
-from r1jax.rewards import programs
+from r1jax.rewards.coding import programs
 
 COUNTED = ('words', 'characters')     # what is one word of Chinese
 PLACES = ('thinking', 'response')

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 from r1jax import config
-from r1jax.rewards import seccomp
+from r1jax.rewards.coding import seccomp
 
 TMP = 64 << 20                     # bytes that a program may write into /tmp, and of any one file
 DESCRIPTORS = 64                   # open files of a process

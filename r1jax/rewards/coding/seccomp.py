@@ -57,7 +57,7 @@ _REFUSE = _ERROR | errno.EPERM
 def program(counted):
   """The filter's bytes (struct sock_filter[]); b'' on a machine whose numbers are not known here.
 
-  counted: whether the kernel's memory is counted by a group of the sandbox's own (`r1jax.rewards.cgroup`).
+  counted: whether the kernel's memory is counted by a group of the sandbox's own (`r1jax.rewards.coding.cgroup`).
   """
   if platform.machine() not in _MACHINES:
     return b''

@@ -6,7 +6,7 @@ import re
 import shutil
 
 from r1jax import config, templates
-from r1jax.rewards import bubblewrap, sandbox
+from r1jax.rewards.coding import bubblewrap, sandbox
 
 COMPILE_SECONDS = 20.0
 COMPILE_MB = 1024

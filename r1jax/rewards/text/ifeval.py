@@ -5,7 +5,7 @@ import inspect
 
 from r1jax import templates
 from r1jax.config import ConfigError
-from r1jax.rewards.instructions import INSTRUCTIONS
+from r1jax.rewards.text.instructions import INSTRUCTIONS
 
 
 def ifeval(items, *, loose=False, fraction=False):

@@ -6,7 +6,7 @@ parts: of n numbers in order, part 2k + 1 is number k, and part 2k the gap below
 import functools
 import re
 
-from r1jax.rewards import mathtext, symbolic
+from r1jax.rewards.mathematics import mathtext, symbolic
 
 _BOUNDS = 12       # different numbers in two answers, at most
 _SIGN = re.compile(r'\\(?:le|ge|ne)(?![A-Za-z])|[<>]|(?<!:)=')

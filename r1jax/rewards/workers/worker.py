@@ -1,4 +1,4 @@
-"""The process that scores: `python -m r1jax.rewards.worker`, started by `pool.Grader` alone.
+"""The process that scores: `python -m r1jax.rewards.workers.worker`, started by `pool.Grader` alone.
 
 Arguments: the connection's file descriptor, the seconds one item may take, and the parts as JSON,
 [[name, options], ...]. For each item of a batch it sends BEGUN, then the parts' verdicts as JSON. What
@@ -17,8 +17,8 @@ import signal
 import sys
 
 from r1jax import rewards
+from r1jax.rewards.coding.sandbox import PATIENCE
 from r1jax.rewards.printable import printable
-from r1jax.rewards.sandbox import PATIENCE
 
 BATCH = 64                   # items at most in one message
 MEMORY = 4 << 30             # bytes of address space, before a MemoryError: sympy must not take the run's

@@ -1,10 +1,12 @@
 """Is the answer of a mathematics problem right? By rule.
 
-Where the answer stands is decided by `r1jax.rewards.answers`, what counts as equal by `r1jax.rewards.compare`: their
-first lines are the rules. A policy finds every answer that is scored 1 and is not right, so what is in doubt is wrong.
+Where the answer stands is decided by `r1jax.rewards.answers`, what counts as equal by
+`r1jax.rewards.mathematics.compare`: their first lines are the rules. A policy finds every answer that is scored 1 and
+is not right, so what is in doubt is wrong.
 """
 from r1jax.config import ConfigError
-from r1jax.rewards import answers, compare, mathtext, symbolic
+from r1jax.rewards import answers
+from r1jax.rewards.mathematics import compare, mathtext, symbolic
 
 
 def math_answer(items, *, where='both', bare=False):

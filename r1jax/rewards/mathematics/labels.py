@@ -1,7 +1,8 @@
 r"""A choice letter with the value of that choice, as contests print it: \textbf{(C)}\ 25."""
 import re
 
-from r1jax.rewards import answers, mathtext
+from r1jax.rewards import answers
+from r1jax.rewards.mathematics import mathtext
 
 _LABEL = re.compile(r'[(\[](?:\\text(?:bf|rm)? ?\{)? ?([A-J]) ?\}?[)\]][.:]? ?|([A-J])[.:)](?: |$)')
 _ALONE = re.compile('([A-J]) ?')                         # \text{C} \sqrt{3}

@@ -2,7 +2,7 @@
 import numpy as np
 
 from r1jax import templates
-from r1jax.data import toy_r1
+from r1jax.data.toy import r1
 
 SHARES = {'chain': 0.46, 'logic': 0.2, 'code': 0.22, 'open': 0.12}   # of the documents that answer a problem
 DRILLS = 0.15                     # plain sums and things recalled by name
@@ -24,8 +24,8 @@ def documents(seed, count):
 
 def _problem(rng, kind=None):
   """A problem that is not held out, and its facts; None for one that is."""
-  problem, facts = toy_r1.make(rng, kind or str(rng.choice(list(SHARES), p=list(SHARES.values()))))
-  return None if toy_r1.is_held_out(problem['problem']) else (problem, facts)
+  problem, facts = r1.make(rng, kind or str(rng.choice(list(SHARES), p=list(SHARES.values()))))
+  return None if r1.is_held_out(problem['problem']) else (problem, facts)
 
 
 def _answered(rng):
@@ -35,8 +35,8 @@ def _answered(rng):
     return None
   problem, facts = made
   careful = rng.random() < ASKED
-  author = toy_r1.Author(rng, problem['language'], 0.0 if careful else MIXING[problem['language']])
-  wish = f' {toy_r1.CHECKED[problem["language"]]}' if careful else ''
+  author = r1.Author(rng, problem['language'], 0.0 if careful else MIXING[problem['language']])
+  wish = f' {r1.CHECKED[problem["language"]]}' if careful else ''
   return problem['problem'] + wish, _response(problem, facts, author, careful, careful)
 
 
@@ -47,7 +47,7 @@ def _shown(rng):
   if one is None or two is None or one[0]['language'] != two[0]['language']:
     return None
   careful = rng.random() < 0.5
-  author = toy_r1.Author(rng, one[0]['language'], 0.0 if careful else MIXING[one[0]['language']])
+  author = r1.Author(rng, one[0]['language'], 0.0 if careful else MIXING[one[0]['language']])
   form = careful or rng.random()
   first, second = (_response(problem, facts, author, careful, form) for problem, facts in (one, two))
   return few_shot(one[0]['problem'], first, two[0]['problem']), second
@@ -60,7 +60,7 @@ def few_shot(problem, response, other):
 
 def _response(problem, facts, author, careful, form=None):
   """form: True for R1's with its summary; a number, or None for a random one, chooses among the forms of the base."""
-  kind, rng = toy_r1.KINDS[problem['kind']], author.rng
+  kind, rng = r1.KINDS[problem['kind']], author.rng
   if not careful and rng.random() < GUESSES:
     words, answer = [author.say('maybe')], kind.guess(facts, author)
   else:
@@ -78,7 +78,7 @@ def _response(problem, facts, author, careful, form=None):
 def in_r1_form(thinking, answer, language):
   """Thinking, and a summary that says the answer."""
   think, end, answer_tag, answer_end = templates.TAGS
-  return f'{think} {thinking} {end} {toy_r1.SUMMARY[language]} {answer_tag} {answer} {answer_end}'
+  return f'{think} {thinking} {end} {r1.SUMMARY[language]} {answer_tag} {answer} {answer_end}'
 
 
 def _tagged(rng, u, thinking, answer):
@@ -94,12 +94,12 @@ def _tagged(rng, u, thinking, answer):
 
 def example(kind, language):
   """A problem and a right, careful response to it in R1's form, for few-shot prompts: (problem's text, response)."""
-  rng = np.random.default_rng([5, list(toy_r1.KINDS).index(kind)])
+  rng = np.random.default_rng([5, list(r1.KINDS).index(kind)])
   while True:
-    problem, facts = toy_r1.make(rng, kind)
-    response = _response(problem, facts, toy_r1.Author(rng, language, 0.0), True, True)
-    steps = toy_r1.steps(kind, facts, response)
-    if problem['language'] == language and not toy_r1.is_held_out(problem['problem']) and all(ok for _, ok in steps):
+    problem, facts = r1.make(rng, kind)
+    response = _response(problem, facts, r1.Author(rng, language, 0.0), True, True)
+    steps = r1.steps(kind, facts, response)
+    if problem['language'] == language and not r1.is_held_out(problem['problem']) and all(ok for _, ok in steps):
       return problem['problem'], response
 
 
@@ -110,9 +110,9 @@ def _drill(rng):
     term = lambda: f'{rng.integers(1, 10) * rng.choice([-1, 1]):+d}'
     thing = {name: str(rng.integers(30, 90)) if rng.random() < 0.3 else term() for name in names}
     return 'drill', ' '.join(f'{name} {thing[name]}' for _ in range(3) for name in rng.permutation(names))
-  author = toy_r1.Author(rng, 'zh' if rng.random() < 0.6 else 'en', 0.0)
+  author = r1.Author(rng, 'zh' if rng.random() < 0.6 else 'en', 0.0)
   value, words = int(rng.integers(30, 90)), []
-  words += [str(value), *toy_r1.number(value, author.tongue())]
+  words += [str(value), *r1.number(value, author.tongue())]
   for _ in range(8):
     term = int(rng.integers(1, 10)) * (1 if value < 40 or (value < 80 and rng.random() < 0.5) else -1)
     exact = value + term
@@ -120,7 +120,7 @@ def _drill(rng):
     if author.errs(hard, tongue, False):
       exact += (10 if term < 0 else -10) if hard else int(rng.choice([-1, 1]))
     value = min(max(exact, 20), 99)
-    words += [f'{term:+d}', *toy_r1.number(value, tongue)]
+    words += [f'{term:+d}', *r1.number(value, tongue)]
   return 'drill', ' '.join([*words, str(value)])
 
 
@@ -136,8 +136,8 @@ def open_answers(seed, count):
     if made is None:
       continue
     problem, facts = made
-    thinking, _ = toy_r1.KINDS['open'].think(facts, toy_r1.Author(rng, problem['language'], 0.0), False)
-    answer = toy_r1.open_answer(rng, facts, True, rng.random() < toy_r1.REASONED)
+    thinking, _ = r1.KINDS['open'].think(facts, r1.Author(rng, problem['language'], 0.0), False)
+    answer = r1.open_answer(rng, facts, True, rng.random() < r1.REASONED)
     rows.append({'id': f'open/answer/{len(rows)}', **problem, 'source': 'people',
                  'response': in_r1_form(' '.join(thinking), answer, problem['language'])})
   return rows
@@ -150,13 +150,13 @@ def pairs(seed, count, held_out):
   """
   rng, rows = np.random.default_rng([seed, 17, held_out]), []
   while len(rows) < count:
-    problem, facts = toy_r1.make(rng, 'open')
-    if toy_r1.is_held_out(problem['problem']) != held_out:
+    problem, facts = r1.make(rng, 'open')
+    if r1.is_held_out(problem['problem']) != held_out:
       continue
-    author = toy_r1.Author(rng, problem['language'], 0.3)
+    author = r1.Author(rng, problem['language'], 0.3)
     fault = [(True, False), (False, True), (False, False)][rng.choice(3, p=[0.5, 0.4, 0.1])]
-    chains = [' '.join(toy_r1.KINDS['open'].think(facts, author, False)[0]) for _ in range(2)]
-    chosen, rejected = (in_r1_form(chain, toy_r1.open_answer(rng, facts, *merits), problem['language'])
+    chains = [' '.join(r1.KINDS['open'].think(facts, author, False)[0]) for _ in range(2)]
+    chosen, rejected = (in_r1_form(chain, r1.open_answer(rng, facts, *merits), problem['language'])
                         for chain, merits in zip(chains, ((True, True), fault)))
     rows.append({'id': f'open/pair/{len(rows)}', 'prompt': problem['problem'], 'chosen': chosen, 'rejected': rejected})
   return rows

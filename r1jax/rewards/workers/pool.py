@@ -1,6 +1,6 @@
 """Grades responses in worker processes that can be killed, beside whatever the device does.
 
-One thread per worker owns a process (`r1jax.rewards.worker`), hands it batches and reads verdict after
+One thread per worker owns a process (`r1jax.rewards.workers.worker`), hands it batches and reads verdict after
 verdict off their pipe. A worker that overruns the time limit of an item is ended by its own timers;
 the item scores 0 and a new process goes on with the rest. A worker that dies of anything else has its
 item tried once more.
@@ -21,8 +21,8 @@ import numpy as np
 
 from r1jax import rewards
 from r1jax.config import require
-from r1jax.rewards import worker
-from r1jax.rewards.sandbox import PATIENCE
+from r1jax.rewards.coding.sandbox import PATIENCE
+from r1jax.rewards.workers import worker
 
 _IDLE_DEATHS = 3  # of a worker between items, in a row, before it is not chance
 LONGEST = 86_400.0  # seconds that one item may take
@@ -259,7 +259,7 @@ class _Slot:
       # The same import path as here. A fixed hash seed: the order of sympy's terms, and with it now and
       # then a verdict, follows from it.
       env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), PYTHONHASHSEED='0')
-      command = [sys.executable, '-P', '-m', 'r1jax.rewards.worker', str(theirs.fileno()), str(self._seconds),
+      command = [sys.executable, '-P', '-m', 'r1jax.rewards.workers.worker', str(theirs.fileno()), str(self._seconds),
                  json.dumps(self._parts)]
       with theirs:
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)

@@ -2,15 +2,15 @@
 import json
 import os
 
-from r1jax.data import toy_r1_text
+from r1jax.data.toy import r1_text
 
 PAIRS, HELD_OUT_PAIRS, ANSWERS = 'pairs.jsonl', 'pairs_held_out.jsonl', 'answers.jsonl'
 
 
 def write(folder, seed, pairs, held_out_pairs, answers):
   """Writes the three files, each whole or not at all. Returns {name: number of rows}."""
-  made = {PAIRS: toy_r1_text.pairs(seed, pairs, False), HELD_OUT_PAIRS: toy_r1_text.pairs(seed, held_out_pairs, True),
-          ANSWERS: toy_r1_text.open_answers(seed, answers)}
+  made = {PAIRS: r1_text.pairs(seed, pairs, False), HELD_OUT_PAIRS: r1_text.pairs(seed, held_out_pairs, True),
+          ANSWERS: r1_text.open_answers(seed, answers)}
   os.makedirs(folder, exist_ok=True)
   for name, rows in made.items():
     path = os.path.join(folder, name)

@@ -7,7 +7,7 @@ from fractions import Fraction
 import re
 from typing import NamedTuple
 
-from r1jax.rewards import mathtext, numerals
+from r1jax.rewards.mathematics import mathtext, numerals
 
 
 class Quantity(NamedTuple):

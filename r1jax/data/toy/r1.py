@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 from r1jax import templates
-from r1jax.data import toy
+from r1jax.data.toy import arithmetic
 
 LANGUAGES = ('en', 'zh')
 FORGETS, FORGETS_AGAIN = 0.5, 0.2     # share of hard steps in English done wrong; in a second pass
@@ -309,7 +309,7 @@ def make(rng, kind):
 
 def is_held_out(text):
   """By another hash than that by which data.eval_fraction parts files: it would find none of these."""
-  return toy.is_held_out('r1 ' + text)
+  return arithmetic.is_held_out('r1 ' + text)
 
 
 def problems(kind, seed, count, held_out):

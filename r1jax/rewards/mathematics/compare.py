@@ -16,7 +16,8 @@
 from fractions import Fraction
 import re
 
-from r1jax.rewards import answers, labels, mathtext, quantity, relations, symbolic
+from r1jax.rewards import answers
+from r1jax.rewards.mathematics import labels, mathtext, quantity, relations, symbolic
 
 _ENTRIES = 16      # of a list compared in any order, at most
 _DEPTH = 4         # of lists within lists

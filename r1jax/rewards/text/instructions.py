@@ -14,7 +14,7 @@ import json
 import re
 
 from r1jax.config import ConfigError
-from r1jax.rewards.language import IDENTIFIED, identify
+from r1jax.rewards.text.language import IDENTIFIED, identify
 
 # A run of marks is entered at its start only, and never given back.
 _SENTENCE_END = re.compile(r'(?<![.!?…])[.!?…]++["\'”’)\]*_]*+(?=\s|$)|[。！？।]')

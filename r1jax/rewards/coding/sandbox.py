@@ -12,8 +12,8 @@ where the one who would answer has died, it reads the pipe's end instead, and go
 
 Time is processor time, and time in which nothing inside wants a processor: how busy the machine is decides nothing.
 Memory is what the processes hold, their page tables, files beside their contents, and buffers of sockets. What else
-the kernel keeps for a program is counted where it has a control group (`r1jax.rewards.cgroup`), and elsewhere bounded
-by what the filter of system calls leaves (`r1jax.rewards.seccomp`).
+the kernel keeps for a program is counted where it has a control group (see cgroup.py), and elsewhere bounded by what
+the filter of system calls leaves (see seccomp.py).
 """
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ import subprocess
 import tempfile
 import time
 
-from r1jax.rewards import bubblewrap, cgroup
+from r1jax.rewards.coding import bubblewrap, cgroup
 
 START_SECONDS = 60.0               # for bubblewrap to set up, on a machine however busy
 LOOK_SECONDS = 0.03                # between two looks at what is used inside

@@ -4,7 +4,8 @@ The patterns hold no repetition within a repetition; each takes time linear in t
 """
 import re
 
-from r1jax.rewards import answers, notation
+from r1jax.rewards import answers
+from r1jax.rewards.mathematics import notation
 
 # Full-width ASCII, and what typographers and Chinese keyboards put in place of a sign. Nothing else: ⑥ is not 6.
 _SIGNS = {code: code - 0xfee0 for code in range(0xff01, 0xff5f)} | str.maketrans({

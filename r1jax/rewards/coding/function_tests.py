@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 
-from r1jax.rewards import programs
+from r1jax.rewards.coding import programs
 
 # Of these, tests use functions that they have not imported: they counted on the program's import.
 LIBRARY = ('collections', 'copy', 'math', 'cmath', 'itertools', 'functools', 'fractions', 'decimal', 'datetime')

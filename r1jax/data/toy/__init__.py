@@ -1,0 +1,1 @@
+"""Generated worlds, in which everything runs at small scale within minutes."""

@@ -1,0 +1,1 @@
+"""The mathematics reward: answers read, put into one notation and compared."""

@@ -1,0 +1,1 @@
+"""Rewards of a response's text: language, format, length, instructions."""

@@ -1,0 +1,1 @@
+"""Worker processes that score responses, and the pool that feeds and restarts them."""
