@@ -252,17 +252,30 @@ def import_(f):
   )
 
 
-ANSWERS = (('{}', '{}'), (r'\frac{{{}}}{{7}}', '{}/7'), ('{}.50', '{}.5'), (r'{} \text{{ cm}}', '{}'), ('x = {}', '{}'),
-           (r'\{{1, {}\}}', r'\{{{}, 1\}}'), (r'{}\sqrt{{2}}', r'\sqrt{{2}} \cdot {}'), ('({}, 3)', '({}, 3)'))
+ANSWERS = (
+  ('{}', '{}'),
+  (r'\frac{{{}}}{{7}}', '{}/7'),
+  ('{}.50', '{}.5'),
+  (r'{} \text{{ cm}}', '{}'),
+  ('x = {}', '{}'),
+  (r'\{{1, {}\}}', r'\{{{}, 1\}}'),
+  (r'{}\sqrt{{2}}', r'\sqrt{{2}} \cdot {}'),
+  ('({}, 3)', '({}, 3)'),
+)
 
 
 def math_items(count):
   """Responses of 2 kB; every other one is right."""
   think = 'Let me see: 17 times 24 is 408, so the rest follows from the second equation. ' * 25
   forms = [ANSWERS[i % len(ANSWERS)] for i in range(count)]
-  return [{'prompt': '', 'answer': gold.format(i + 2),
-           'response': f'<think>{think}</think><answer>{pred.format(i + 2 + i // len(ANSWERS) % 2)}</answer>'}
-          for i, (pred, gold) in enumerate(forms)]
+  return [
+    {
+      'prompt': '',
+      'answer': gold.format(i + 2),
+      'response': f'<think>{think}</think><answer>{pred.format(i + 2 + i // len(ANSWERS) % 2)}</answer>',
+    }
+    for i, (pred, gold) in enumerate(forms)
+  ]
 
 
 def code_items(count):
@@ -276,14 +289,25 @@ def code_items(count):
 def grade(what, f):
   items = {'math': math_items, 'code': code_items}[what](f.items)
   with pool.Grader({what: {}}, f.workers, timeout=60.0) as grader:
-    grader.submit(items[:f.workers]).result()     # they have started
+    grader.submit(items[: f.workers]).result()  # they have started
     times, _ = timed(lambda: grader.submit(items).result(), f.repeats)
     scores = grader.submit(items).result()
   best = min(wall for wall, _ in times)
-  print(json.dumps({'bench': what, 'items': f.items, 'workers': f.workers, 'seconds': round(best, 2),
-                    'items_s': round(f.items / best, 1), 'right': float(scores.parts[what].mean()),
-                    'timeouts': scores.timeouts, 'cores': len(os.sched_getaffinity(0)),
-                    'load1': round(os.getloadavg()[0], 2)}))
+  print(
+    json.dumps(
+      {
+        'bench': what,
+        'items': f.items,
+        'workers': f.workers,
+        'seconds': round(best, 2),
+        'items_s': round(f.items / best, 1),
+        'right': float(scores.parts[what].mean()),
+        'timeouts': scores.timeouts,
+        'cores': len(os.sched_getaffinity(0)),
+        'load1': round(os.getloadavg()[0], 2),
+      }
+    )
+  )
 
 
 def main(argv):

@@ -7,6 +7,7 @@ D/train.jsonl holds the rows to learn from, way after way; D/card.json says wher
 dropped; D/NAME/samples holds what a way has sampled, in files as experiments.generate writes them. A command that was
 ended goes on where it was, and ends with the same bytes.
 """
+
 import collections
 import dataclasses
 import hashlib
@@ -25,7 +26,7 @@ from r1jax.recipes import coldstart, dataset, wordings
 from r1jax.rewards import mix, needs
 
 ROWS = 'train.jsonl'
-DONE = 'done.json'                # of a way that has sampled: how many problems, and how many were left out
+DONE = 'done.json'  # of a way that has sampled: how many problems, and how many were left out
 
 
 def rules(cfg, way):
@@ -37,8 +38,9 @@ def rules(cfg, way):
 def template(cfg, way):
   """What a way's policy is asked."""
   examples = wordings.read_examples(way.examples) if way.examples else ()
-  return coldstart.prompt(way.way, cfg.wording, chat=way.chat, shots=way.shots, examples=examples,
-                          template=way.template)
+  return coldstart.prompt(
+    way.way, cfg.wording, chat=way.chat, shots=way.shots, examples=examples, template=way.template
+  )
 
 
 def to_generate(cfg, number, way):
@@ -64,14 +66,16 @@ def sample(cfg, name, workdir):
   number, way = list(cfg.ways).index(name), cfg.ways[name]
   out = os.path.join(workdir, name)
   if way.way == 'readable' and way.path:
-    shards.files(folder_of(workdir, name, way))   # says what is missing
+    shards.files(folder_of(workdir, name, way))  # says what is missing
     return
   if way.way == 'traces':
     _traces(cfg, way, folder_of(workdir, name, way))
     return
   wanted = to_generate(cfg, number, way)
   settings = generate.settings(wanted, generate.name_of(wanted)) | {
-      'way': config_lib.to_dict(way) | {'endpoint': {}, 'rollout': {}}, 'text': cfg.wording}    # these stand beside it
+    'way': config_lib.to_dict(way) | {'endpoint': {}, 'rollout': {}},
+    'text': cfg.wording,
+  }  # these stand beside it
   if way.of:
     of = rules(cfg, cfg.ways[way.of])
     drafts = [coldstart.draft(row, of) for row in rows(cfg, way.of, workdir, collections.Counter())]
@@ -86,8 +90,11 @@ def sample(cfg, name, workdir):
   with grader, common.ends_together():
     if way.of:
       problems = [problem for problem in drafts if policy.fits(problem, asked)]
-      config_lib.require(problems, f'ways.{way.of} has {len(drafts)} rows{", none short enough" * bool(drafts)}: there '
-                         f'is nothing for ways.{name} to rewrite.')
+      config_lib.require(
+        problems,
+        f'ways.{way.of} has {len(drafts)} rows{", none short enough" * bool(drafts)}: there '
+        f'is nothing for ways.{name} to rewrite.',
+      )
       dropped = {'long': len(drafts) - len(problems)}
     else:
       problems, dropped = generate.problems_of(wanted, policy, asked, own_template=way.way == 'readable')
@@ -111,18 +118,26 @@ def _traces(cfg, way, folder):
   found, near = dataset.decontaminated(found, cfg.data.evaluation) if cfg.data.evaluation else (found, {})
   if near:
     common.log.warning('dropped %d traces of problems near ones of data.evaluation: %s.', sum(near.values()), near)
-  found = found[:cfg.problems or None]
-  config_lib.require(found, f'{way.path} holds no trace, or none without {way.without!r} and apart from '
-                     'data.evaluation.')
+  found = found[: cfg.problems or None]
+  config_lib.require(
+    found, f'{way.path} holds no trace, or none without {way.without!r} and apart from data.evaluation.'
+  )
   base = os.path.basename(way.path)
   said = lambda row: {k: v for k, v in row.items() if v is not None or k not in ('id', 'answer')}
   items = [coldstart.trace({'id': f'{base}:{n}'} | said(row)) for n, row in enumerate(found, 1)]
   grader, by_model = common.graders(cfg.reward)
   config_lib.require(not by_model, f'traces are graded by rule alone, not by {", ".join(by_model)}.')
-  common.begun_with(os.path.join(os.path.dirname(folder), 'generate.json'), {
-      'traces': base, 'sha256': shards.digest([way.path]), 'without': way.without, 'prompts': way.rollout.prompts,
-      'reward': common.what_is_asked(cfg.reward)} | (
-          {'evaluation': list(cfg.data.evaluation)} if cfg.data.evaluation else {}))
+  common.begun_with(
+    os.path.join(os.path.dirname(folder), 'generate.json'),
+    {
+      'traces': base,
+      'sha256': shards.digest([way.path]),
+      'without': way.without,
+      'prompts': way.rollout.prompts,
+      'reward': common.what_is_asked(cfg.reward),
+    }
+    | ({'evaluation': list(cfg.data.evaluation)} if cfg.data.evaluation else {}),
+  )
   sizes = config_lib.Generate(cfg.seed, config_lib.Model('-'), cfg.data, way.rollout, cfg.reward)
 
   def begin(some, _):
@@ -155,13 +170,14 @@ def rows(cfg, name, workdir, dropped):
 def run_cold_start(cfg, workdir):
   """Samples, filters and writes. Returns the summary, which is also the set's card."""
   common.prepare()
-  config_lib.require(cfg.wording in wordings.WORDINGS,
-                     f'wording is {cfg.wording!r}; known: {", ".join(wordings.WORDINGS)}.')
-  common.template_of('data', cfg.data)                  # before anything is sampled, and the ways' too
+  config_lib.require(
+    cfg.wording in wordings.WORDINGS, f'wording is {cfg.wording!r}; known: {", ".join(wordings.WORDINGS)}.'
+  )
+  common.template_of('data', cfg.data)  # before anything is sampled, and the ways' too
   for way in cfg.ways.values():
     if way.way != 'traces':
       template(cfg, way)
-  for name in sorted(cfg.ways, key=lambda name: bool(cfg.ways[name].of)):   # drafts first
+  for name in sorted(cfg.ways, key=lambda name: bool(cfg.ways[name].of)):  # drafts first
     sample(cfg, name, workdir)
   os.makedirs(workdir, exist_ok=True)
   drafts, figures = {way.of for way in cfg.ways.values()}, {}
@@ -171,8 +187,14 @@ def run_cold_start(cfg, workdir):
       count, dropped = collections.Counter(), collections.Counter()
       for row in rows(cfg, name, workdir, dropped):
         thinking = coldstart.draft(row, rules(cfg, cfg.ways[name]))['draft']
-        count.update({'rows': 1, f'language/{row["language"]}': 1, 'characters': len(thinking),
-                      'reflects': templates.reflections(thinking) > 0})
+        count.update(
+          {
+            'rows': 1,
+            f'language/{row["language"]}': 1,
+            'characters': len(thinking),
+            'reflects': templates.reflections(thinking) > 0,
+          }
+        )
         if isinstance(row.get('kind'), str):
           count[f'kind/{row["kind"]}'] += 1
         if name not in drafts:
@@ -191,12 +213,21 @@ def _finished(cfg, workdir, path, figures):
   config_lib.require(written, f'no sample can be learned from: {json.dumps(figures)}; see {workdir}/*/samples.')
   if parallel.first():
     os.replace(path + '.tmp', path)
-  parallel.agree(True)            # it is there for all
-  summary = {'name': 'cold_start', 'version': '1.0.0', 'rows': written, 'ways': figures,
-             'sha256': shards.digest([path]), 'seed': cfg.seed,
-             'policies': {name: generate.name_of(to_generate(cfg, n, way)) for n, (name, way) in
-                          enumerate(cfg.ways.items()) if way.model.path or way.endpoint},
-             'config': config_lib.to_dict(cfg)}
+  parallel.agree(True)  # it is there for all
+  summary = {
+    'name': 'cold_start',
+    'version': '1.0.0',
+    'rows': written,
+    'ways': figures,
+    'sha256': shards.digest([path]),
+    'seed': cfg.seed,
+    'policies': {
+      name: generate.name_of(to_generate(cfg, n, way))
+      for n, (name, way) in enumerate(cfg.ways.items())
+      if way.model.path or way.endpoint
+    },
+    'config': config_lib.to_dict(cfg),
+  }
   common.write_json(os.path.join(workdir, 'card.json'), summary)
   common.write_json(os.path.join(workdir, 'summary.json'), summary)
   return summary

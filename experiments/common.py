@@ -78,8 +78,10 @@ def missing_parent(name, argv):
     return ''
   plain = not set('"$`\\\n') & set(str(inside))
   whole = f'--{parent}="{inside}"' if plain else shlex.quote(f'--{parent}={inside}')
-  return (f"the config has no {parent.removeprefix('config.')}; mend the name, or where it may be new, as an "
-          f'option of a reward, set it whole: {whole}.')
+  return (
+    f'the config has no {parent.removeprefix("config.")}; mend the name, or where it may be new, as an '
+    f'option of a reward, set it whole: {whole}.'
+  )
 
 
 def literal(text):
@@ -94,9 +96,11 @@ def out_of_memory(error):
   """What to say of an error of the runtime that means so; '' for any other."""
   if 'RESOURCE_EXHAUSTED' not in str(error):
     return ''
-  return (f'a device is out of memory: {str(error).splitlines()[0]:.300} Nothing saved is lost. Work on less at a time '
-          '(train.microbatch, or microbatch; rollout.chunk), recompute more (model.remat=full) or use more devices; '
-          '`python -m experiments.plan` with the same --config says what each program of a run needs, beside what.')
+  return (
+    f'a device is out of memory: {str(error).splitlines()[0]:.300} Nothing saved is lost. Work on less at a time '
+    '(train.microbatch, or microbatch; rollout.chunk), recompute more (model.remat=full) or use more devices; '
+    '`python -m experiments.plan` with the same --config says what each program of a run needs, beside what.'
+  )
 
 
 @contextlib.contextmanager
@@ -141,13 +145,17 @@ def ends_together():
       said = f'{at}: {error!r}' if not isinstance(error, SAID_IN_ONE_LINE) else f'{at}: {error}'
     if not isinstance(error, (*SAID_IN_ONE_LINE, jax.errors.JaxRuntimeError)):
       traceback.print_exc()
-    print(f'error: {said}; give all processes the same command again to go on from the last checkpoint.',
-          file=sys.stderr, flush=True)
+    print(
+      f'error: {said}; give all processes the same command again to go on from the last checkpoint.',
+      file=sys.stderr,
+      flush=True,
+    )
     os._exit(1)
 
 
 class Quiet:
   """The Writer of every process but the first."""
+
   write = samples = resume = close = lambda self, *_: None
 
 
@@ -298,11 +306,17 @@ def load_problems(cfg, reward):
     return problems
   train, found = dataset.decontaminated(problems.train, cfg.evaluation)
   if found:
-    log.warning('dropped %d of %d training problems near ones of data.evaluation: %s.', sum(found.values()),
-                len(problems.train), ', '.join(f'{count} of {entry}' for entry, count in found.items()))
+    log.warning(
+      'dropped %d of %d training problems near ones of data.evaluation: %s.',
+      sum(found.values()),
+      len(problems.train),
+      ', '.join(f'{count} of {entry}' for entry, count in found.items()),
+    )
   if not train:
-    raise data.DataError(f'all {len(problems.train)} training problems are near ones of data.evaluation '
-                         f'({", ".join(cfg.evaluation)}); check data.path.')
+    raise data.DataError(
+      f'all {len(problems.train)} training problems are near ones of data.evaluation '
+      f'({", ".join(cfg.evaluation)}); check data.path.'
+    )
   dropped = problems.dropped | {'contaminated': sum(found.values())}
   return dataclasses.replace(problems, train=train, dropped=dropped)
 
@@ -311,8 +325,9 @@ def template_of(name, data):
   """The Template that a config.Data or config.Imitated, by the name of `name`, asks for. Raises ConfigError."""
   parts = {f'{name}.parts.{part}': of.template for part, of in getattr(data, 'parts', {}).items() if of.template}
   for at, template in ({name: data.template} | parts).items():
-    config_lib.require(template in templates.TEMPLATES,
-                       f'{at}.template is {template!r}; known: {", ".join(templates.TEMPLATES)}.')
+    config_lib.require(
+      template in templates.TEMPLATES, f'{at}.template is {template!r}; known: {", ".join(templates.TEMPLATES)}.'
+    )
   return templates.TEMPLATES[data.template]
 
 
@@ -329,8 +344,11 @@ def check_kinds(cfg, problems):
     f'reward.routes.{lost[0] if lost else ""} (there are: {", ".join(cfg.routes)}).',
   )
   if idle := set(cfg.routes) - kinds:
-    log.warning('reward.routes has %s, but no problem is of such a kind; there are: %s.', ', '.join(sorted(idle)),
-                ', '.join(sorted(map(str, kinds))))
+    log.warning(
+      'reward.routes has %s, but no problem is of such a kind; there are: %s.',
+      ', '.join(sorted(idle)),
+      ', '.join(sorted(map(str, kinds))),
+    )
 
 
 def check_languages(cfg, problems, language):
@@ -391,8 +409,11 @@ def begun_with(path, settings):
   if os.path.exists(path):
     with open(path, encoding='utf-8') as f:
       lines = store_lib.difference(json.load(f), settings)
-    config_lib.require(not lines, f'{os.path.dirname(path)} was begun with other settings: {"; ".join(lines[:4])}; go '
-                       'back to those, or use another --workdir.')
+    config_lib.require(
+      not lines,
+      f'{os.path.dirname(path)} was begun with other settings: {"; ".join(lines[:4])}; go '
+      'back to those, or use another --workdir.',
+    )
     return
   os.makedirs(os.path.dirname(path), exist_ok=True)
   write_shared(path, settings)

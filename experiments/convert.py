@@ -56,8 +56,10 @@ def plan(source, dtype, target):
   for at, leaf in leaves:
     print(f'{jax.tree_util.keystr(at, simple=True, separator="."):32} {leaf.dtype.name:9} {list(leaf.shape)}')
   total = sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves)
-  print(f'{source.path} ({source.config["architectures"][0]}) -> {target}: {_count(source):,} parameters, '
-        f'{total / 1e9:.2f} GB, tokenizer from {source.tokenizer}.')
+  print(
+    f'{source.path} ({source.config["architectures"][0]}) -> {target}: {_count(source):,} parameters, '
+    f'{total / 1e9:.2f} GB, tokenizer from {source.tokenizer}.'
+  )
 
 
 def _count(source):
@@ -108,8 +110,15 @@ def export_model(args):
   params = load(source, args.dtype)
   config = families.for_export(source.config, params['embed'].dtype.name)
   with tqdm.tqdm(total=1, unit='B', unit_scale=True, desc='writing') as bar:
-    hf.save(args.output, source.cfg, params, config, tokenizers.files(source.tokenizer),
-            int(args.shard_gb * 1e9), lambda done, total: _show(bar, done, total))
+    hf.save(
+      args.output,
+      source.cfg,
+      params,
+      config,
+      tokenizers.files(source.tokenizer),
+      int(args.shard_gb * 1e9),
+      lambda done, total: _show(bar, done, total),
+    )
   print(f'{args.output}: {_count(source):,} parameters')
   return 0
 
@@ -122,8 +131,12 @@ def parser():
     command.set_defaults(run=run)
     command.add_argument('--input', required=True, help='the model')
     command.add_argument('--output', default='', help='the directory to be')
-    command.add_argument('--dtype', choices=DTYPES, default='keep',
-                         help="of the parameters; 'keep': as stored, which for a run is as it trains them")
+    command.add_argument(
+      '--dtype',
+      choices=DTYPES,
+      default='keep',
+      help="of the parameters; 'keep': as stored, which for a run is as it trains them",
+    )
     command.add_argument('--dry_run', action='store_true', help='print what would be written')
   commands.choices['import'].add_argument('--check', action='store_true', help='only name tensors that do not fit')
   commands.choices['export'].add_argument('--step', type=int, help="of a run's checkpoint; the newest if not given")

@@ -6,6 +6,7 @@ SAMPLES is the workdir of experiments.generate. D becomes the dataset: train.jso
 beside it summary.json, metrics.jsonl and plots. Text in, text out: no model is loaded but a judge that the
 config names. A command that was ended at any moment goes on when it is given again, and ends with the same bytes.
 """
+
 import collections
 import concurrent.futures.process
 import contextlib
@@ -32,9 +33,11 @@ from r1jax.parallel import interrupt
 from r1jax.recipes import contamination, dataset, filters, rejection
 from r1jax.rewards.neural import judge
 
-STATE = 'state'                   # the folder of a pass under way
-PANELS = (plots.Panel('memory', 'Memory along the way', 'MiB', r'memory/(rss)'),
-          plots.Panel('rows', 'Rows kept', 'rows', r'rows/(kept)'))
+STATE = 'state'  # the folder of a pass under way
+PANELS = (
+  plots.Panel('memory', 'Memory along the way', 'MiB', r'memory/(rss)'),
+  plots.Panel('rows', 'Rows kept', 'rows', r'rows/(kept)'),
+)
 
 
 def sources(cfg):
@@ -43,8 +46,10 @@ def sources(cfg):
   for name, m in cfg.merge.items():
     config_lib.require(m.path, f'merge.{name}.path is empty; name its rows with --config.merge.{name}.path=PATH.')
   found = [filters.Source('samples', tuple(map(str, dataset.files(cfg.samples))), True)] if cfg.samples else []
-  return found + [filters.Source(name, tuple(map(str, dataset.files(m.path))), False, m.limit, m.kind, m.language)
-                  for name, m in cfg.merge.items()]
+  return found + [
+    filters.Source(name, tuple(map(str, dataset.files(m.path))), False, m.limit, m.kind, m.language)
+    for name, m in cfg.merge.items()
+  ]
 
 
 def load_judge(cfg):
@@ -58,7 +63,7 @@ def memory():
   """MiB that this process holds now."""
   try:
     return int(pathlib.Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize() / 2**20
-  except OSError:                 # no Linux: its largest so far
+  except OSError:  # no Linux: its largest so far
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
@@ -86,14 +91,15 @@ def run_pass(rows, writer):
   """Runs a rejection.Pass to its end, with what it holds and how fast it is on record; returns what it counted."""
   began, first = time.perf_counter(), rows.now['read']
   writer.resume(first + 1)
-  if first:                       # a death between a chunk and its record, or there might be none
+  if first:  # a death between a chunk and its record, or there might be none
     writer.write(first, {'memory/rss': memory(), 'rows/kept': rows.now['rows']})
 
   def report(now):
     pace = (now['read'] - first) / (time.perf_counter() - began)
     writer.write(now['read'], {'memory/rss': memory(), 'rows/kept': now['rows'], 'throughput/lines_per_second': pace})
-    common.log.info('%d lines read, %d rows kept, %.0f MiB, %.0f lines a second', now['read'], now['rows'], memory(),
-                    pace)
+    common.log.info(
+      '%d lines read, %d rows kept, %.0f MiB, %.0f lines a second', now['read'], now['rows'], memory(), pace
+    )
     interrupt.check(f'{now["read"]} lines are read; run the same command again to go on.')
 
   return rows.run(report)
@@ -105,14 +111,20 @@ def defects_of_the_machine(folder):
   try:
     yield
   except sqlite3.OperationalError as error:
-    raise data.DataError(f'the tables in {folder} cannot be used: {error}; end whatever else works there, make room, '
-                         'and run the same command again.') from error
+    raise data.DataError(
+      f'the tables in {folder} cannot be used: {error}; end whatever else works there, make room, '
+      'and run the same command again.'
+    ) from error
   except sqlite3.DatabaseError as error:
-    raise data.DataError(f'the tables in {folder} are damaged: {error}; remove that folder and run the same command '
-                         'again, which then begins anew.') from error
+    raise data.DataError(
+      f'the tables in {folder} are damaged: {error}; remove that folder and run the same command '
+      'again, which then begins anew.'
+    ) from error
   except concurrent.futures.process.BrokenProcessPool as error:
-    raise data.DataError('a worker process was ended, as when memory is short; run the same command again, with '
-                         'less --config.workers if need be.') from error
+    raise data.DataError(
+      'a worker process was ended, as when memory is short; run the same command again, with '
+      'less --config.workers if need be.'
+    ) from error
 
 
 def card_of(cfg, now, found, made, hashes, problems, sha256):
@@ -120,17 +132,42 @@ def card_of(cfg, now, found, made, hashes, problems, sha256):
   of = []
   for source in found:
     count = now['sources'].get(source.name, {'kept': 0, 'dropped': {}})
-    of.append({'name': source.name, 'path': cfg.samples if source.sampled else cfg.merge[source.name].path,
-               'read': count['kept'] + sum(count['dropped'].values()), **count, 'made_by': made[source.name],
-               'sha256': hashes[source.name]})
+    of.append(
+      {
+        'name': source.name,
+        'path': cfg.samples if source.sampled else cfg.merge[source.name].path,
+        'read': count['kept'] + sum(count['dropped'].values()),
+        **count,
+        'made_by': made[source.name],
+        'sha256': hashes[source.name],
+      }
+    )
   return {
-    'name': cfg.name, 'version': cfg.version, 'rows': now['rows'], 'bytes': now['bytes'], 'sha256': sha256,
-    'characters': sum(kind['characters'] for kind in now['kinds'].values()), 'shards': -(-now['rows'] // cfg.shard),
-    'kinds': now['kinds'], 'sources': of, 'reasons': list(filters.REASONS), 'per_prompt': cfg.per_prompt,
-    'filters': config_lib.to_dict(cfg.filters), 'judged': list(cfg.judged), 'window': cfg.window,
+    'name': cfg.name,
+    'version': cfg.version,
+    'rows': now['rows'],
+    'bytes': now['bytes'],
+    'sha256': sha256,
+    'characters': sum(kind['characters'] for kind in now['kinds'].values()),
+    'shards': -(-now['rows'] // cfg.shard),
+    'kinds': now['kinds'],
+    'sources': of,
+    'reasons': list(filters.REASONS),
+    'per_prompt': cfg.per_prompt,
+    'filters': config_lib.to_dict(cfg.filters),
+    'judged': list(cfg.judged),
+    'window': cfg.window,
     'overlap': cfg.overlap,
-    'evaluation': [{'name': entry, 'problems': problems[entry], 'sha256': hashes.get(entry, ''),
-                    'dropped': now['contaminated'].get(entry, 0)} for entry in cfg.evaluation]}
+    'evaluation': [
+      {
+        'name': entry,
+        'problems': problems[entry],
+        'sha256': hashes.get(entry, ''),
+        'dropped': now['contaminated'].get(entry, 0),
+      }
+      for entry in cfg.evaluation
+    ],
+  }
 
 
 @alone
@@ -153,23 +190,37 @@ def run_curate(cfg, workdir):
   problems = collections.Counter(entry for (entry, _), _ in held_out)
   index = contamination.Index(held_out, cfg.window, cfg.overlap)
   workdir.mkdir(parents=True, exist_ok=True)
-  begin()                         # after all that a mistaken config ends with
-  with defects_of_the_machine(workdir / STATE), Writer(workdir) as writer, contextlib.closing(
-      rejection.Pass(workdir / STATE, cfg, found, index, decide)) as rows:
+  begin()  # after all that a mistaken config ends with
+  with (
+    defects_of_the_machine(workdir / STATE),
+    Writer(workdir) as writer,
+    contextlib.closing(rejection.Pass(workdir / STATE, cfg, found, index, decide)) as rows,
+  ):
     now = run_pass(rows, writer)
   if not now['rows']:
     first = ', '.join(f'{reason}: {names[0]}' for reason, names in now['examples'].items())
-    raise data.DataError(f'no row is left of {now["read"]}; dropped: {dropped(now)}, such as {first}; see to these, '
-                         'or loosen the filters and use another --workdir.')
+    raise data.DataError(
+      f'no row is left of {now["read"]}; dropped: {dropped(now)}, such as {first}; see to these, '
+      'or loosen the filters and use another --workdir.'
+    )
   if (rows := workdir / STATE / rejection.ROWS).exists():
     rows.replace(workdir / dataset.ROWS)
   sha256 = digest([workdir / dataset.ROWS])
   dataset.write_records(workdir, cfg, now['rows'], f'{now["rows"]} rows to learn from; SHA-256 {sha256}.')
   card = card_of(cfg, now, found, made, hashes, problems, sha256)
   dataset.write_card(workdir, card)
-  summary = {'rows': now['rows'], 'read': now['read'], 'dropped': dropped(now), 'examples': now['examples'],
-             'kinds': now['kinds'], 'sha256': sha256, 'sources': card['sources'], 'memory': draw(workdir),
-             'seconds': time.perf_counter() - began, 'config': config_lib.to_dict(cfg)}
+  summary = {
+    'rows': now['rows'],
+    'read': now['read'],
+    'dropped': dropped(now),
+    'examples': now['examples'],
+    'kinds': now['kinds'],
+    'sha256': sha256,
+    'sources': card['sources'],
+    'memory': draw(workdir),
+    'seconds': time.perf_counter() - began,
+    'config': config_lib.to_dict(cfg),
+  }
   common.write_json(str(workdir / 'summary.json'), summary)
   shutil.rmtree(workdir / STATE)
   return summary
@@ -184,14 +235,19 @@ def draw(workdir):
     figure.axes[0].margins(y=0.2)
   plots.save(workdir, figures)
   held = [record['memory/rss'] for record in records]
-  return {'first': held[0], 'last': held[-1], 'most': max(held),
-          'most_of_a_worker': resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10}
+  return {
+    'first': held[0],
+    'last': held[-1],
+    'most': max(held),
+    'most_of_a_worker': resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10,
+  }
 
 
 def dropped(now):
   """{reason: rows dropped for it}, of all sources."""
-  return dict(sum((collections.Counter(source['dropped']) for source in now['sources'].values()),
-                  collections.Counter()))
+  return dict(
+    sum((collections.Counter(source['dropped']) for source in now['sources'].values()), collections.Counter())
+  )
 
 
 def main(_):

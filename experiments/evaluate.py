@@ -31,8 +31,14 @@ def run_evaluate(cfg, workdir):
     found |= rl.accuracies(greedy, 'greedy')
     run.writer.samples(0, rows)
     run.writer.write(0, {f'eval/{name}': x for name, x in found.items()})
-  summary = {'final': found, 'problems': len({row['id'] for row in rows}), 'samples': samples, 'seed': cfg.seed,
-             'seconds': time.perf_counter() - began, 'config': config_lib.to_dict(cfg)}
+  summary = {
+    'final': found,
+    'problems': len({row['id'] for row in rows}),
+    'samples': samples,
+    'seed': cfg.seed,
+    'seconds': time.perf_counter() - began,
+    'config': config_lib.to_dict(cfg),
+  }
   common.write_json(os.path.join(workdir, 'summary.json'), summary)
   return summary
 

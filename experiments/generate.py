@@ -10,6 +10,7 @@ Many devices work on one file after another; of several processes each writes it
 each other share the files of one D by --config.parts=8 --config.part=0 and so on. In the policy's place may stand an
 endpoint (config.endpoint: url, model, ...).
 """
+
 import collections
 import os
 
@@ -29,7 +30,7 @@ from r1jax.parallel import interrupt
 from r1jax.recipes.policy import Policy, Teacher
 from r1jax.rewards.neural import endpoint
 
-SAMPLES = 'samples'               # the folder of a run's files
+SAMPLES = 'samples'  # the folder of a run's files
 
 
 def start(cfg, workdir):
@@ -47,8 +48,10 @@ def start(cfg, workdir):
 
 def name_of(cfg):
   """What tells the policy of a config.Generate from others: the model's digest, or the endpoint's name."""
-  config_lib.require(bool(cfg.model.path) != bool(cfg.endpoint.get('url')), 'model.path and endpoint.url are '
-                     f'{"both set" if cfg.model.path else "empty"}; samples come from one of the two.')
+  config_lib.require(
+    bool(cfg.model.path) != bool(cfg.endpoint.get('url')),
+    f'model.path and endpoint.url are {"both set" if cfg.model.path else "empty"}; samples come from one of the two.',
+  )
   if cfg.model.path:
     return checkpoint.open_model(cfg.model.path).digest
   return f'{cfg.endpoint.get("model", "")} at {cfg.endpoint["url"]}'
@@ -59,8 +62,15 @@ def _model(cfg):
   config_lib.require(source.cfg.head == 'tokens', f'{cfg.model.path} is a reward model; a policy must write.')
   config_lib.check_context(cfg.rollout, source.cfg.context)
   tokenizer, mesh = source.load_tokenizer(cfg.data.chat_template or None), parallel.make_mesh(cfg.mesh)
-  engine = sampling.Engine(source.cfg, tokenizer, mesh, max_prompt=cfg.rollout.max_prompt, stop=cfg.rollout.stop,
-                           max_response=cfg.rollout.max_response, dtype=jnp.dtype(cfg.model.dtype))
+  engine = sampling.Engine(
+    source.cfg,
+    tokenizer,
+    mesh,
+    max_prompt=cfg.rollout.max_prompt,
+    stop=cfg.rollout.stop,
+    max_response=cfg.rollout.max_response,
+    dtype=jnp.dtype(cfg.model.dtype),
+  )
   # Kept as they are sampled with, and that alone.
   return engine, tokenizer, engine.weights(source.load(source.abstract(mesh, cfg.model.dtype)))
 
@@ -68,16 +78,22 @@ def _model(cfg):
 def _teacher(cfg, workdir):
   """An endpoint, whose answers are kept in the workdir, as engine and tokenizer; and no parameters."""
   r, options = cfg.rollout, dict(cfg.endpoint)
-  config_lib.require(jax.process_count() == 1, 'several processes would ask the endpoint the same; start them by '
-                     'themselves, each with its own --config.part of --config.parts.')
-  config_lib.require(not r.top_k and not r.min_p and not r.stop, 'rollout.top_k, min_p and stop are for a model; '
-                     'what the endpoint knows of them goes into endpoint.extra.')
+  config_lib.require(
+    jax.process_count() == 1,
+    'several processes would ask the endpoint the same; start them by '
+    'themselves, each with its own --config.part of --config.parts.',
+  )
+  config_lib.require(
+    not r.top_k and not r.min_p and not r.stop,
+    'rollout.top_k, min_p and stop are for a model; what the endpoint knows of them goes into endpoint.extra.',
+  )
   url, model = options.pop('url'), options.pop('model', '')
   rewards.check_options('endpoint', endpoint.Endpoint, options)
   options.setdefault('cache', os.path.join(workdir, 'answers'))
   options['extra'] = ({'top_p': r.top_p} if r.top_p < 1 else {}) | dict(options.get('extra') or {})
-  teacher = Teacher(endpoint.Endpoint(url, model, temperature=r.temperature, max_tokens=r.max_response, whole=True,
-                                      **options))
+  teacher = Teacher(
+    endpoint.Endpoint(url, model, temperature=r.temperature, max_tokens=r.max_response, whole=True, **options)
+  )
   return teacher, teacher, None
 
 
@@ -91,10 +107,10 @@ def problems_of(cfg, policy, template, own_template=True):
   config_lib.require(some, f'the data has no problems in split {cfg.split!r}.')
   if cfg.problems and cfg.data.source == 'mixture' and cfg.split == 'train':
     drawn = order.Mixture(some, cfg.data.parts, cfg.seed).batch(0, cfg.problems)
-    some = list({(p['id'], p['problem']): p for p in drawn}.values())    # a small part may come round again
+    some = list({(p['id'], p['problem']): p for p in drawn}.values())  # a small part may come round again
   elif cfg.problems and cfg.split == 'train':
     some = order.batch(some, cfg.seed, 0, min(cfg.problems, len(some)))
-  some = some[:cfg.problems or None]
+  some = some[: cfg.problems or None]
   if not own_template:
     some = [{k: v for k, v in p.items() if k != 'template'} for p in some]
   fit = [p for p in some if policy.fits(p, template)]
@@ -123,7 +139,7 @@ def write(cfg, folder, problems, begin):
   pending = collections.deque()
 
   def finish(number, mine, rows):
-    rows = rows()                 # all processes wait for it
+    rows = rows()  # all processes wait for it
     if mine:
       out.write(number, rows)
     bar.update()
@@ -132,12 +148,12 @@ def write(cfg, folder, problems, begin):
     for number, mine in todo:
       if interrupt.asked():
         break
-      pending.append((number, mine, begin(problems[number * size:(number + 1) * size], number)))
-      if len(pending) > 1:        # while workers grade one file, the devices sample the next
+      pending.append((number, mine, begin(problems[number * size : (number + 1) * size], number)))
+      if len(pending) > 1:  # while workers grade one file, the devices sample the next
         finish(*pending.popleft())
     for one in pending:
       finish(*one)
-  parallel.add_up(np.int32(0))    # all have written
+  parallel.add_up(np.int32(0))  # all have written
   interrupt.check(f'{bar.n} of {len(done)} files are written; run the same command again for the others.')
 
 
@@ -161,21 +177,26 @@ class Figures:
 
   def result(self):
     """{kind, or 'all': how many problems, samples, problems with a right one, and of each end; means over samples}."""
-    return {kind: dict(count) | {name: x / count['samples'] for name, x in self._sums[kind].items()}
-            for kind, count in self._counts.items()}
+    return {
+      kind: dict(count) | {name: x / count['samples'] for name, x in self._sums[kind].items()}
+      for kind, count in self._counts.items()
+    }
 
 
 def settings(cfg, policy):
   """What all commands that write into one folder must agree on."""
   whole = config_lib.to_dict(cfg)
   own = {name: whole[name] for name in ('seed', 'data', 'rollout', 'split', 'problems')}
-  if not cfg.data.evaluation:     # samples without are the same as before there was such a setting
+  if not cfg.data.evaluation:  # samples without are the same as before there was such a setting
     del own['data']['evaluation']
-  del own['rollout']['chunk']     # as many at a time as the memory takes
-  how = (*config_lib.ASKING, 'url', 'model')            # the last two are the policy
+  del own['rollout']['chunk']  # as many at a time as the memory takes
+  how = (*config_lib.ASKING, 'url', 'model')  # the last two are the policy
   asked = {k: v for k, v in whole['endpoint'].items() if k not in how}
-  return own | {'dtype': cfg.model.dtype, 'reward': common.what_is_asked(cfg.reward), 'policy': policy} | (
-      {'endpoint': asked} if asked else {})
+  return (
+    own
+    | {'dtype': cfg.model.dtype, 'reward': common.what_is_asked(cfg.reward), 'policy': policy}
+    | ({'endpoint': asked} if asked else {})
+  )
 
 
 def run_generate(cfg, workdir):
@@ -199,14 +220,22 @@ def _run(cfg, workdir):
   figures = Figures()
   for row in shards.read(folder):
     figures.add(row)
-  summary = {'figures': figures.result(), 'dropped': dropped, 'files': len(paths), 'sha256': shards.digest(paths),
-             'policy': name, 'seed': cfg.seed, 'config': config_lib.to_dict(cfg)}
+  summary = {
+    'figures': figures.result(),
+    'dropped': dropped,
+    'files': len(paths),
+    'sha256': shards.digest(paths),
+    'policy': name,
+    'seed': cfg.seed,
+    'config': config_lib.to_dict(cfg),
+  }
   common.write_shared(os.path.join(workdir, 'summary.json'), summary)
   return summary
 
 
 def sampled(policy, template):
   """For `write`: begins to sample problems by a policy. Says how many responses were given up."""
+
   def begin(problems, number):
     finish = policy.start(problems, template, number)
 
@@ -215,7 +244,9 @@ def sampled(policy, template):
       if timeouts:
         common.log.warning('%d of %d responses took longer than reward.timeout and score 0.', timeouts, len(found))
       return found
+
     return rows
+
   return begin
 
 
@@ -224,8 +255,10 @@ def main(_):
     summary = run_generate(config_lib.convert(_CONFIG.value, config_lib.Generate), _WORKDIR.value)
   if summary and parallel.first():
     f = summary['figures']['all']
-    print(f'{_WORKDIR.value}/{SAMPLES}: {f["samples"]} samples of {f["problems"]} problems, {summary["files"]} files, '
-          f'{f["pass@1"]:.1%} right, {f["solved"]} problems solved')
+    print(
+      f'{_WORKDIR.value}/{SAMPLES}: {f["samples"]} samples of {f["problems"]} problems, {summary["files"]} files, '
+      f'{f["pass@1"]:.1%} right, {f["solved"]} problems solved'
+    )
 
 
 if __name__ == '__main__':

@@ -58,8 +58,14 @@ def sampler(source, options):
   tokenizer, mesh = source.load_tokenizer(), parallel.make_mesh(config_lib.Mesh())
   template, samples, key = templates.TEMPLATES[options.template], options.samples, jax.random.key(options.seed)
   params = source.load(source.abstract(mesh))
-  engine = sampling.Engine(source.cfg, tokenizer, mesh, max_prompt=options.max_prompt,
-                           max_response=options.max_response, dtype=params['embed'].dtype)
+  engine = sampling.Engine(
+    source.cfg,
+    tokenizer,
+    mesh,
+    max_prompt=options.max_prompt,
+    max_response=options.max_response,
+    dtype=params['embed'].dtype,
+  )
   weights, shards = engine.weights(params), parallel.batch_shards(mesh)
   batch = -(-options.chunk // shards) * shards
 
@@ -67,8 +73,10 @@ def sampler(source, options):
     begun = [tokenizer.encode(text) for _, text in asked]
     ids = [rollout.encode_prompt(tokenizer, template, row)[1] + some for (row, _), some in zip(asked, begun)]
     longest = max(map(len, ids))
-    config_lib.require(longest <= options.max_prompt, f'a problem with its steps has {longest} tokens, over '
-                       f'--max_prompt {options.max_prompt}; raise it.')
+    config_lib.require(
+      longest <= options.max_prompt,
+      f'a problem with its steps has {longest} tokens, over --max_prompt {options.max_prompt}; raise it.',
+    )
     texts = []
     for first in range(0, len(ids), batch):
       some = ids[first : first + batch]
@@ -97,8 +105,9 @@ def done_rows(path, settings, chunk):
     lines = f.read().split(b'\n')[:-1]  # a torn last line does not count
   count = len(lines) // chunk * chunk
   made = json.loads(lines[0])[SETTINGS] if lines else settings
-  config_lib.require(made == settings, f'{path} was made with {made}, not {settings}; go back to those, or choose '
-                     'another --output.')
+  config_lib.require(
+    made == settings, f'{path} was made with {made}, not {settings}; go back to those, or choose another --output.'
+  )
   with open(path, 'r+b') as f:
     f.truncate(sum(len(line) + 1 for line in lines[:count]))
   return count
@@ -116,23 +125,36 @@ def label_file(path, source, target, options):
   model = checkpoint.open_model(path)
   config_lib.require(jax.process_count() == 1, 'several processes would write the same file; start one.')
   config_lib.require(model.cfg.head == 'tokens', f'{path} is a reward model; roll-outs need a policy.')
-  config_lib.require(options.template in templates.TEMPLATES,
-                     f'--template is {options.template!r}; known: {", ".join(templates.TEMPLATES)}.')
-  config_lib.require(options.max_prompt + options.max_response <= model.cfg.context,
-                     f"--max_prompt {options.max_prompt} + --max_response {options.max_response} exceed the model's "
-                     f'context of {model.cfg.context}.')
+  config_lib.require(
+    options.template in templates.TEMPLATES,
+    f'--template is {options.template!r}; known: {", ".join(templates.TEMPLATES)}.',
+  )
+  config_lib.require(
+    options.max_prompt + options.max_response <= model.cfg.context,
+    f"--max_prompt {options.max_prompt} + --max_response {options.max_response} exceed the model's "
+    f'context of {model.cfg.context}.',
+  )
   rows, settings = reader.read_rows(source, check_row), options.settings(model.digest)
   os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
   done = done_rows(target, settings, options.chunk)
   sample, number = sampler(model, options), sum(len(row['steps']) for row in rows[:done])
-  with (pool.Grader({options.reward: {}}, options.workers, options.timeout) as grader,
-        open(target, 'a', encoding='utf-8') as f, tqdm.tqdm(total=len(rows), initial=done, unit='row') as bar):
+  with (
+    pool.Grader({options.reward: {}}, options.workers, options.timeout) as grader,
+    open(target, 'a', encoding='utf-8') as f,
+    tqdm.tqdm(total=len(rows), initial=done, unit='row') as bar,
+  ):
     grade = lambda items: grader.submit(items).result().parts[options.reward].tolist()
     for first in range(done, len(rows), options.chunk):
       some = rows[first : first + options.chunk]
-      labelled = rollouts.label(some, sample=lambda asked, number=number: sample(asked, number), grade=grade,
-                                rule=options.rule, estimate=options.estimate, opening=options.opening,
-                                between=options.between)
+      labelled = rollouts.label(
+        some,
+        sample=lambda asked, number=number: sample(asked, number),
+        grade=grade,
+        rule=options.rule,
+        estimate=options.estimate,
+        opening=options.opening,
+        between=options.between,
+      )
       f.writelines(json.dumps(row | {SETTINGS: settings}, ensure_ascii=False) + '\n' for row in labelled)
       f.flush()
       number += sum(len(row['steps']) for row in some)

@@ -10,6 +10,7 @@
 The model is that of --config.model.path, or of --config.model.preset; mesh and slice are the config's where not given.
 What was compiled before is looked up, not compiled again.
 """
+
 import concurrent.futures
 import dataclasses
 import math
@@ -35,9 +36,11 @@ def model_of(cfg):
   """The ModelConfig of the config's model directory, or of its preset."""
   if cfg.model.path:
     return checkpoint.open_model(cfg.model.path).cfg
-  config_lib.require(cfg.model.preset in models.PRESETS,
-                     f'model.preset is {cfg.model.preset!r}; known: {", ".join(models.PRESETS)}; or pass a model '
-                     'directory with --config.model.path=DIR.')
+  config_lib.require(
+    cfg.model.preset in models.PRESETS,
+    f'model.preset is {cfg.model.preset!r}; known: {", ".join(models.PRESETS)}; or pass a model '
+    'directory with --config.model.path=DIR.',
+  )
   return models.PRESETS[cfg.model.preset]
 
 
@@ -48,8 +51,10 @@ def mesh_of(text, default):
   known = {f.name: 1 for f in dataclasses.fields(config_lib.Mesh)}
   for part in text.split(','):
     axis, _, size = part.partition('=')
-    config_lib.require(axis in known and size.lstrip('-').isdigit(),
-                       f'--mesh {text!r}: {part!r} is no AXIS=SIZE; axes: {", ".join(known)}.')
+    config_lib.require(
+      axis in known and size.lstrip('-').isdigit(),
+      f'--mesh {text!r}: {part!r} is no AXIS=SIZE; axes: {", ".join(known)}.',
+    )
     known[axis] = int(size)
   return config_lib.Mesh(**known)
 
@@ -64,9 +69,10 @@ def sizes(mesh, chips):
   if len(fills) == 1 and chips % product == 0:
     found[fills[0]] = chips // product
     product = chips
-  config_lib.require(product == chips and min(found.values()) > 0,
-                     f'mesh {found} does not match the {chips} chips of the slice; let one axis be -1 and the others '
-                     f'divide {chips}.')
+  config_lib.require(
+    product == chips and min(found.values()) > 0,
+    f'mesh {found} does not match the {chips} chips of the slice; let one axis be -1 and the others divide {chips}.',
+  )
   return found
 
 
@@ -100,8 +106,11 @@ def compile_all(names, cfg, model, slice_, cache, critic=False):
         say(name, f'compiling, {seconds:.0f} s')
 
     result = processes.run(processes.Job(config, model, slice_.name, name, cache, critic), watch)
-    how = 'known from before' if result['cached'] else (
-        f"{result['compile_cpu_seconds']:.0f} s of processor time, {result['rss_bytes'] / GB:.1f} GB")
+    how = (
+      'known from before'
+      if result['cached']
+      else (f'{result["compile_cpu_seconds"]:.0f} s of processor time, {result["rss_bytes"] / GB:.1f} GB')
+    )
     say(name, f'{time.monotonic() - began:.0f} s ({how})')
     return result
 
@@ -121,11 +130,32 @@ def describe(found, slice_):
   out = []
   for name, r in found.items():
     total = r['peak_bytes'] + r['resident_beside_bytes']
-    out.append({'name': name, **{key: r[key] for key in (
-        'argument_bytes', 'temp_bytes', 'code_bytes', 'peak_bytes', 'compiler_peak_bytes', 'resident_beside_bytes',
-        'state_bytes', 'critic_bytes',
-        'compile_cpu_seconds', 'rss_bytes', 'dot_flops', 'open_loops', 'kernels', 'refused')}, 'total_bytes': total,
-        'verdict': verdict.judge(total, slice_.chip.limit) if not r['refused'] else verdict.ORDER[-1]})
+    out.append(
+      {
+        'name': name,
+        **{
+          key: r[key]
+          for key in (
+            'argument_bytes',
+            'temp_bytes',
+            'code_bytes',
+            'peak_bytes',
+            'compiler_peak_bytes',
+            'resident_beside_bytes',
+            'state_bytes',
+            'critic_bytes',
+            'compile_cpu_seconds',
+            'rss_bytes',
+            'dot_flops',
+            'open_loops',
+            'kernels',
+            'refused',
+          )
+        },
+        'total_bytes': total,
+        'verdict': verdict.judge(total, slice_.chip.limit) if not r['refused'] else verdict.ORDER[-1],
+      }
+    )
   return out
 
 
@@ -141,20 +171,29 @@ def table(rows, cfg, model, slice_, shards):
       hand = None if model.moe else hand | {'attention': 0}
     hand = hand and sum(hand.values()) / slice_.chips
     open_ = '/turn' if row['open_loops'] else ''
-    cells.append((row['name'], *(size(row[k]) for k in ('argument_bytes', 'temp_bytes', 'peak_bytes',
-                                                       'resident_beside_bytes', 'total_bytes')),
-                  f"{100 * row['total_bytes'] / slice_.chip.limit:.0f} %",
-                  'unknown' if row['dot_flops'] is None else f"{row['dot_flops'] / 1e12:.4g}{open_}",
-                  f'{hand / 1e12:.4g}' if hand else '', row['verdict']))
+    cells.append(
+      (
+        row['name'],
+        *(size(row[k]) for k in ('argument_bytes', 'temp_bytes', 'peak_bytes', 'resident_beside_bytes', 'total_bytes')),
+        f'{100 * row["total_bytes"] / slice_.chip.limit:.0f} %',
+        'unknown' if row['dot_flops'] is None else f'{row["dot_flops"] / 1e12:.4g}{open_}',
+        f'{hand / 1e12:.4g}' if hand else '',
+        row['verdict'],
+      )
+    )
     if row['verdict'] != verdict.ORDER[0]:
       over = row['total_bytes'] - slice_.chip.limit
       by = f' by {over / GB:.2f} GB' if over > 0 else ''
       parts = shards[row['name'].split('/')[0]]
-      notes.append(f"{row['name']}: {row['verdict']}{by}; "
-                   f"{verdict.remedy(row['name'], row['total_bytes'], cfg, model, slice_, parts)}")
+      notes.append(
+        f'{row["name"]}: {row["verdict"]}{by}; '
+        f'{verdict.remedy(row["name"], row["total_bytes"], cfg, model, slice_, parts)}'
+      )
   widths = [max(len(c[i]) for c in cells) for i in range(len(head))]
-  lines = ['  '.join(c.ljust(w) if i in (0, len(head) - 1) else c.rjust(w) for i, (c, w) in enumerate(zip(c, widths)))
-           for c in cells]
+  lines = [
+    '  '.join(c.ljust(w) if i in (0, len(head) - 1) else c.rjust(w) for i, (c, w) in enumerate(zip(c, widths)))
+    for c in cells
+  ]
   return lines + notes
 
 
@@ -183,20 +222,37 @@ def plan(cfg, model, slice_, wanted, cache, price=0.0, critic=False):
   sampler = sizes(parallel.or_else(programs.sampler_mesh(cfg), cfg.mesh), slice_.chips)
   trains = isinstance(cfg, config_lib.RL)
   phases = phases_of(cfg, model, slice_, sampler)
-  shards = {phase: math.prod((sampler if phase == 'sample' else mesh)[a] for a in parallel.BATCH_AXES)
-            for phase in programs.PHASES}
+  shards = {
+    phase: math.prod((sampler if phase == 'sample' else mesh)[a] for a in parallel.BATCH_AXES)
+    for phase in programs.PHASES
+  }
   cost = (costs if trains else other_costs)(phases, cfg, slice_, price)
-  out = {'topology': slice_.name, 'chips': slice_.chips, 'limit_bytes': slice_.chip.limit, 'mesh': mesh,
-         'sampler_mesh': sampler, 'programs': rows, 'verdict': verdict.worst(r['verdict'] for r in rows),
-         'roofline': [dataclasses.asdict(p) for p in phases], 'bound': cost}
-  lines = [slice_line(slice_, mesh, sampler), *heading(cfg),
-           *table(rows, cfg, model, slice_, shards), f"verdict: {out['verdict']}"]
+  out = {
+    'topology': slice_.name,
+    'chips': slice_.chips,
+    'limit_bytes': slice_.chip.limit,
+    'mesh': mesh,
+    'sampler_mesh': sampler,
+    'programs': rows,
+    'verdict': verdict.worst(r['verdict'] for r in rows),
+    'roofline': [dataclasses.asdict(p) for p in phases],
+    'bound': cost,
+  }
+  lines = [
+    slice_line(slice_, mesh, sampler),
+    *heading(cfg),
+    *table(rows, cfg, model, slice_, shards),
+    f'verdict: {out["verdict"]}',
+  ]
   if critic and any(not r['name'].startswith('critic') for r in rows):
     out['without_critic'] = without = without_critic(rows)
-    told = (f'{what} {b / GB:.2f} against {a / GB:.2f} GB, {100 * (1 - b / a):.0f} % less'
-            for what, (a, b) in without.items())
-    lines.append('GRPO against PPO, which has a value network and its optimizer: ' + '; '.join(told) + '. Its time is '
-                 'not in the bounds below.')
+    told = (
+      f'{what} {b / GB:.2f} against {a / GB:.2f} GB, {100 * (1 - b / a):.0f} % less' for what, (a, b) in without.items()
+    )
+    lines.append(
+      'GRPO against PPO, which has a value network and its optimizer: ' + '; '.join(told) + '. Its time is '
+      'not in the bounds below.'
+    )
   return out, [*lines, '', *(bounds if trains else other_bounds)(phases, cost, slice_)]
 
 
@@ -216,9 +272,11 @@ def check_context(cfg, model):
   if isinstance(cfg, config_lib.RL | config_lib.Generate):
     return config_lib.check_context(cfg.rollout, model.context)
   context = getattr(cfg, 'context', 0) or model.context
-  config_lib.require(cfg.data.max_length <= context,
-                     f"data.max_length {cfg.data.max_length} exceeds the model's context of {context} tokens; lower "
-                     f'it, or in SFT set context to {cfg.data.max_length}.')
+  config_lib.require(
+    cfg.data.max_length <= context,
+    f"data.max_length {cfg.data.max_length} exceeds the model's context of {context} tokens; lower "
+    f'it, or in SFT set context to {cfg.data.max_length}.',
+  )
   if isinstance(cfg, config_lib.SFT) and cfg.eval.problems:
     config_lib.check_context(cfg.eval, context, 'eval')
 
@@ -227,8 +285,10 @@ def without_critic(rows):
   """{'peak', 'resident': (bytes with a value network, bytes without)}: while a program runs, and between them."""
   rest = [r for r in rows if not r['name'].startswith('critic')]
   own = rows[0]['critic_bytes']
-  return {'peak': (max(r['total_bytes'] for r in rows), max(r['total_bytes'] for r in rest) - own),
-          'resident': (rows[0]['state_bytes'], rows[0]['state_bytes'] - own)}
+  return {
+    'peak': (max(r['total_bytes'] for r in rows), max(r['total_bytes'] for r in rest) - own),
+    'resident': (rows[0]['state_bytes'], rows[0]['state_bytes'] - own),
+  }
 
 
 def divided(cfg, shards):
@@ -240,8 +300,11 @@ def divided(cfg, shards):
   if isinstance(cfg, config_lib.Generate):
     return dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, chunk=up(chunk)))
   groups, rows = programs.tile(cfg)
-  return dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, chunk=up(chunk)),
-                             train=dataclasses.replace(cfg.train, microbatch=up(groups) * rows))
+  return dataclasses.replace(
+    cfg,
+    rollout=dataclasses.replace(cfg.rollout, chunk=up(chunk)),
+    train=dataclasses.replace(cfg.train, microbatch=up(groups) * rows),
+  )
 
 
 def search(cfg, model, slices, wanted, cache, price, critic=False):
@@ -262,16 +325,24 @@ def search(cfg, model, slices, wanted, cache, price, critic=False):
         lines.append(f'{name}: {error}')
         continue
       tried.append(out)
-      tiles = (f'train.microbatch={here.train.microbatch} and rollout.chunk={here.rollout.chunk}'
-               if isinstance(here, config_lib.RL) else f'rollout.chunk={here.rollout.chunk}'
-               if isinstance(here, config_lib.Generate) else f'microbatch={here.microbatch}')
-      lines.append(f"{name}: {out['verdict']}, {_most(out) / GB:.2f} GB with {tiles}, "
-                   f"{out['bound']['step_seconds']:.3g} s a step at least")
+      tiles = (
+        f'train.microbatch={here.train.microbatch} and rollout.chunk={here.rollout.chunk}'
+        if isinstance(here, config_lib.RL)
+        else f'rollout.chunk={here.rollout.chunk}'
+        if isinstance(here, config_lib.Generate)
+        else f'microbatch={here.microbatch}'
+      )
+      lines.append(
+        f'{name}: {out["verdict"]}, {_most(out) / GB:.2f} GB with {tiles}, '
+        f'{out["bound"]["step_seconds"]:.3g} s a step at least'
+      )
       print(lines[-1], file=sys.stderr, flush=True)
   fit = [out for out in tried if out['verdict'] != verdict.ORDER[-1]]
-  found = {'smallest': min(fit, key=lambda out: (out['chips'], _most(out)), default=None),
-           'fastest': min(fit, key=lambda out: out['bound']['step_seconds'], default=None)}
-  told = lambda out: f"{out['topology']} fsdp={out['mesh']['fsdp']},tp={out['mesh']['tp']}" if out else 'none fits'
+  found = {
+    'smallest': min(fit, key=lambda out: (out['chips'], _most(out)), default=None),
+    'fastest': min(fit, key=lambda out: out['bound']['step_seconds'], default=None),
+  }
+  told = lambda out: f'{out["topology"]} fsdp={out["mesh"]["fsdp"]},tp={out["mesh"]["tp"]}' if out else 'none fits'
   return found | {'tried': tried}, [*lines, *(f'{how}: {told(out)}' for how, out in found.items())]
 
 
@@ -279,15 +350,19 @@ def _most(out):
   return max(p['total_bytes'] for p in out['programs'])
 
 
-PEAK = ('peak: arguments, new results and temporaries; beside: the rest of parameters, moments and reference, which '
-        'stay. TFLOP: of the compiled products, loops in full (/turn: of one turn), without kernels.')
+PEAK = (
+  'peak: arguments, new results and temporaries; beside: the rest of parameters, moments and reference, which '
+  'stay. TFLOP: of the compiled products, loops in full (/turn: of one turn), without kernels.'
+)
 
 
 def slice_line(slice_, mesh, sampler):
   told = lambda mesh: ' x '.join(f'{axis} {n}' for axis, n in mesh.items() if n > 1) or 'one device'
   shape = told(mesh) if sampler == mesh else f'{told(mesh)} (sampling: {told(sampler)})'
-  return (f'{slice_.name}: {slice_.chips} chips, {shape}; a program may use {slice_.chip.limit / GB:.2f} GB '
-          f'({slice_.chip.limit / GIB:.2f} GiB) of each. GB are 10^9 bytes, all figures per chip.')
+  return (
+    f'{slice_.name}: {slice_.chips} chips, {shape}; a program may use {slice_.chip.limit / GB:.2f} GB '
+    f'({slice_.chip.limit / GIB:.2f} GiB) of each. GB are 10^9 bytes, all figures per chip.'
+  )
 
 
 def on_mesh(cfg, mesh, sampler):
@@ -299,26 +374,39 @@ def on_mesh(cfg, mesh, sampler):
 def heading(cfg):
   if isinstance(cfg, config_lib.Generate):
     (chunk, samples), r = programs.sampled(cfg), cfg.rollout
-    return [f'sampler: {chunk * samples} rows ({chunk} prompts x {samples}), {r.max_prompt} + {r.max_response} tokens, '
-            'the cache full; a step below is a file of samples.', PEAK, '']
+    return [
+      f'sampler: {chunk * samples} rows ({chunk} prompts x {samples}), {r.max_prompt} + {r.max_response} tokens, '
+      'the cache full; a step below is a file of samples.',
+      PEAK,
+      '',
+    ]
   if not isinstance(cfg, config_lib.RL):
     return labelled_heading(cfg)
   groups, rows = programs.tile(cfg)
   chunk, samples = programs.sampled(cfg)
   r = cfg.rollout
   return [
-      f'update: {programs.microbatches(cfg)} microbatches of {groups * rows} rows, {r.max_prompt} + {r.max_response} '
-      f'tokens; sampler: {chunk * samples} rows ({chunk} prompts x {samples}), the cache full.', PEAK, '']
+    f'update: {programs.microbatches(cfg)} microbatches of {groups * rows} rows, {r.max_prompt} + {r.max_response} '
+    f'tokens; sampler: {chunk * samples} rows ({chunk} prompts x {samples}), the cache full.',
+    PEAK,
+    '',
+  ]
 
 
 def labelled_heading(cfg):
   e, size, times = cfg.eval, cfg.microbatch or cfg.batch, programs.rows_of(cfg)
   if isinstance(cfg, config_lib.RewardModel):
     return [f'step: {cfg.batch // size} microbatches of {size * times} rows of {cfg.data.max_length} tokens.', PEAK, '']
-  sampled = (f'; sampler: {e.batch * max(e.samples, e.final_samples)} rows, {e.max_prompt} + {e.max_response} tokens'
-             if e.problems else '')
-  return [f'step: {cfg.batch // size} microbatches of {size} packed rows of {cfg.data.max_length} tokens{sampled}.',
-          PEAK, '']
+  sampled = (
+    f'; sampler: {e.batch * max(e.samples, e.final_samples)} rows, {e.max_prompt} + {e.max_response} tokens'
+    if e.problems
+    else ''
+  )
+  return [
+    f'step: {cfg.batch // size} microbatches of {size} packed rows of {cfg.data.max_length} tokens{sampled}.',
+    PEAK,
+    '',
+  ]
 
 
 def other_costs(phases, cfg, slice_, price):
@@ -330,34 +418,42 @@ def other_costs(phases, cfg, slice_, price):
     tokens = cfg.batch * programs.rows_of(cfg) * cfg.data.max_length
   hours = seconds * slice_.chips / 3600 * 1e9 / tokens
   return {'step_seconds': seconds, 'tokens_a_day': tokens * 86400 / seconds, 'chip_hours_a_billion': hours} | (
-      {'price': price, 'cost_a_billion': hours * price} if price else {})
+    {'price': price, 'cost_a_billion': hours * price} if price else {}
+  )
 
 
 def other_bounds(phases, cost, slice_):
   chip, flops, moved = slice_.chip, sum(p.flops for p in phases), sum(p.bytes for p in phases)
-  priced = f", {cost['cost_a_billion']:.3g} at {cost['price']:g} a chip-hour" if 'price' in cost else ''
-  return [f"step: {cost['step_seconds']:.3g} s at least ({flops / 1e12:.3g} TFLOP, {moved / GB:.3g} GB a chip); "
-          f"{cost['tokens_a_day']:.3g} tokens a day at most; a billion tokens: {cost['chip_hours_a_billion']:.3g} "
-          f'chip-hours{priced}.',
-          f'Assumed: {chip.flops / 1e12:g} TFLOP/s and {chip.bandwidth / 1e12:g} TB/s a chip, all of it; no time on '
-          'the network or the host; rows full, each counted as one text, responses of the full length; testing not '
-          'counted.']
+  priced = f', {cost["cost_a_billion"]:.3g} at {cost["price"]:g} a chip-hour' if 'price' in cost else ''
+  return [
+    f'step: {cost["step_seconds"]:.3g} s at least ({flops / 1e12:.3g} TFLOP, {moved / GB:.3g} GB a chip); '
+    f'{cost["tokens_a_day"]:.3g} tokens a day at most; a billion tokens: {cost["chip_hours_a_billion"]:.3g} '
+    f'chip-hours{priced}.',
+    f'Assumed: {chip.flops / 1e12:g} TFLOP/s and {chip.bandwidth / 1e12:g} TB/s a chip, all of it; no time on '
+    'the network or the host; rows full, each counted as one text, responses of the full length; testing not '
+    'counted.',
+  ]
 
 
 def bounds(phases, cost, slice_):
   chip = slice_.chip
   lines = [f'{p.name}: {p.seconds:.3g} s ({p.flops / 1e12:.3g} TFLOP, {p.bytes / GB:.3g} GB a chip)' for p in phases]
-  lines.append(f"step: {cost['step_seconds']:.3g} s at least; {cost['tokens_a_day']:.3g} response tokens a day at "
-               f"most; {cost['steps']} steps: {cost['chip_hours']:.3g} chip-hours"
-               + (f", {cost['cost']:.3g} at {cost['price']:g} a chip-hour" if 'cost' in cost else '') + '.')
-  return [*lines,
-          f'Assumed: {chip.flops / 1e12:g} TFLOP/s and {chip.bandwidth / 1e12:g} TB/s a chip, all of it; no time on '
-          'the network, the host or for rewards; each response of the full length, all rows live to the end; masked '
-          'scores cost nothing; for each token a chip reads the weights that it holds and half of its full cache.']
+  lines.append(
+    f'step: {cost["step_seconds"]:.3g} s at least; {cost["tokens_a_day"]:.3g} response tokens a day at '
+    f'most; {cost["steps"]} steps: {cost["chip_hours"]:.3g} chip-hours'
+    + (f', {cost["cost"]:.3g} at {cost["price"]:g} a chip-hour' if 'cost' in cost else '')
+    + '.'
+  )
+  return [
+    *lines,
+    f'Assumed: {chip.flops / 1e12:g} TFLOP/s and {chip.bandwidth / 1e12:g} TB/s a chip, all of it; no time on '
+    'the network, the host or for rewards; each response of the full length, all rows live to the end; masked '
+    'scores cost nothing; for each token a chip reads the weights that it holds and half of its full cache.',
+  ]
 
 
 def main(_):
-  jax.config.update('jax_platforms', 'cpu')             # with its compiler there, JAX would look for a TPU
+  jax.config.update('jax_platforms', 'cpu')  # with its compiler there, JAX would look for a TPU
   with common.errors_in_one_line():
     cfg = config_lib.of_run(_CONFIG.value)
     if isinstance(cfg, config_lib.ColdStart):
@@ -380,7 +476,7 @@ def main(_):
 if __name__ == '__main__':
   _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
   flags.mark_flag_as_required('config')
-  _TOPOLOGY = flags.DEFINE_list('topology', [], "A TPU slice, as v5e:4x4; several to --search.")
+  _TOPOLOGY = flags.DEFINE_list('topology', [], 'A TPU slice, as v5e:4x4; several to --search.')
   _SEARCH = flags.DEFINE_bool('search', False, 'Try every fsdp x tp of the slices: the smallest and the fastest.')
   _MESH = flags.DEFINE_string('mesh', '', "For training and sampling, as fsdp=4,tp=4; '': the config's.")
   _PROGRAM = flags.DEFINE_list('program', [], f'Of {", ".join(programs.PHASES)}; all that the run has where empty.')

@@ -153,9 +153,14 @@ def run_pretrain(cfg, workdir):
   """`run`, and its workdir/summary.json. Returns the summary."""
   began = time.perf_counter()
   _, info = run(cfg, workdir)
-  summary = {'final': {f'step_accuracy/{kind}': x for kind, x in info['step_accuracy'][-1].items()},
-             'rounds': len(info['step_accuracy']), 'parameters': info['parameters'], 'seed': cfg.seed,
-             'seconds': time.perf_counter() - began, 'config': config_lib.to_dict(cfg)}
+  summary = {
+    'final': {f'step_accuracy/{kind}': x for kind, x in info['step_accuracy'][-1].items()},
+    'rounds': len(info['step_accuracy']),
+    'parameters': info['parameters'],
+    'seed': cfg.seed,
+    'seconds': time.perf_counter() - began,
+    'config': config_lib.to_dict(cfg),
+  }
   common.write_json(os.path.join(workdir, 'summary.json'), summary)
   return summary
 

@@ -34,10 +34,10 @@ from r1jax.recipes.stage import BEGUN, DONE, STALE, Stage
 
 
 class Experiment(typing.NamedTuple):
-  run: typing.Callable              # (config, workdir) -> summary; resumable; writes workdir/summary.json last
-  config: type                      # a class of r1jax.config
-  output: str = ''                  # what of its folder later stages take; '': the folder
-  module: str = ''                  # for its plain command
+  run: typing.Callable  # (config, workdir) -> summary; resumable; writes workdir/summary.json last
+  config: type  # a class of r1jax.config
+  output: str = ''  # what of its folder later stages take; '': the folder
+  module: str = ''  # for its plain command
 
 
 def run_given(cfg, workdir):
@@ -51,16 +51,16 @@ def run_given(cfg, workdir):
 
 
 EXPERIMENTS = {
-    'given': Experiment(run_given, settings.Given),
-    'pretrain': Experiment(pretrain.run_pretrain, config_lib.Pretrain, 'model', 'pretrain'),
-    'rl': Experiment(rl.run_rl, config_lib.RL, '', 'rl'),
-    'reward_model': Experiment(reward_model.run_reward_model, config_lib.RewardModel, '', 'reward_model'),
-    'cold_start': Experiment(cold_start.run_cold_start, config_lib.ColdStart, '', 'cold_start'),
-    'sft': Experiment(sft.run_sft, config_lib.SFT, '', 'sft'),
-    'generate': Experiment(generate.run_generate, config_lib.Generate, '', 'generate'),
-    'curate': Experiment(curate.run_curate, config_lib.Curate, '', 'curate'),
-    'toy_files': Experiment(toy_files.run_toy_files, settings.ToyFiles, '', 'toy_files'),
-    'evaluate': Experiment(evaluate.run_evaluate, config_lib.RL, '', 'evaluate'),
+  'given': Experiment(run_given, settings.Given),
+  'pretrain': Experiment(pretrain.run_pretrain, config_lib.Pretrain, 'model', 'pretrain'),
+  'rl': Experiment(rl.run_rl, config_lib.RL, '', 'rl'),
+  'reward_model': Experiment(reward_model.run_reward_model, config_lib.RewardModel, '', 'reward_model'),
+  'cold_start': Experiment(cold_start.run_cold_start, config_lib.ColdStart, '', 'cold_start'),
+  'sft': Experiment(sft.run_sft, config_lib.SFT, '', 'sft'),
+  'generate': Experiment(generate.run_generate, config_lib.Generate, '', 'generate'),
+  'curate': Experiment(curate.run_curate, config_lib.Curate, '', 'curate'),
+  'toy_files': Experiment(toy_files.run_toy_files, settings.ToyFiles, '', 'toy_files'),
+  'evaluate': Experiment(evaluate.run_evaluate, config_lib.RL, '', 'evaluate'),
 }
 
 
@@ -71,12 +71,17 @@ def expand(cfg):
   """
   stages = {}
   for name, part in cfg.stages.items():
-    config_lib.require(part.experiment in EXPERIMENTS, f'stages.{name}.experiment is {part.experiment!r}; known: '
-                       f'{", ".join(EXPERIMENTS)}.')
-    config_lib.require(part.config.get('seed', 0) in (0, cfg.seed), f'stages.{name}.config.seed is '
-                       f'{part.config.get("seed")}, but all stages have the recipe\'s; set --config.seed.')
-    stages[name] = Stage(name, part.experiment, _seeded(part.config, cfg.seed), part.about,
-                         EXPERIMENTS[part.experiment].output)
+    config_lib.require(
+      part.experiment in EXPERIMENTS,
+      f'stages.{name}.experiment is {part.experiment!r}; known: {", ".join(EXPERIMENTS)}.',
+    )
+    config_lib.require(
+      part.config.get('seed', 0) in (0, cfg.seed),
+      f"stages.{name}.config.seed is {part.config.get('seed')}, but all stages have the recipe's; set --config.seed.",
+    )
+    stages[name] = Stage(
+      name, part.experiment, _seeded(part.config, cfg.seed), part.about, EXPERIMENTS[part.experiment].output
+    )
     if part.evaluation:
       config = _seeded(cfg.evaluations[part.evaluation], cfg.seed)
       config['model'] = config['model'] | {'path': stage_lib.REFERENCE + name}
@@ -96,7 +101,7 @@ def select(stages, only=(), first='', last=''):
   for flag, wanted in (('--only', only), ('--from', [first]), ('--until', [last])):
     for name in filter(None, wanted):
       config_lib.require(name in names, f'{flag} {name}: no such stage; there are {", ".join(names)}.')
-  names = names[names.index(first) if first else 0:names.index(last) + 1 if last else None]
+  names = names[names.index(first) if first else 0 : names.index(last) + 1 if last else None]
   names = [name for name in names if not only or name in only]
   names = [name for name in stages if name.split('/')[0] in names]
   used = {other for name in names for other, _ in stages[name].inputs.values()} | set(only)
@@ -119,10 +124,11 @@ def begin(stage, stages, workdir, status):
   folder = os.path.join(workdir, stage.name)
   if os.path.isdir(folder):
     with working_in(folder):
-      pass                        # nothing that runs is moved out of the way
+      pass  # nothing that runs is moved out of the way
   if status.state == STALE:
-    common.log.info('  %s is stale: %s; moved to %s.', stage.name, '; '.join(status.why),
-                    stage_lib.set_aside(workdir, stage.name))
+    common.log.info(
+      '  %s is stale: %s; moved to %s.', stage.name, '; '.join(status.why), stage_lib.set_aside(workdir, stage.name)
+    )
   os.makedirs(folder, exist_ok=True)
   if status.state != BEGUN:
     # Into an empty folder but for what the stage's folder holds of its own: an evaluation lies within its stage's.
@@ -137,8 +143,10 @@ def write_command(stage, stages, workdir):
     return ''
   path = os.path.join(workdir, stage.name, stage_lib.CONFIG)
   config = pprint.pformat(stage_lib.resolved(stage, stages, workdir), width=110, sort_dicts=False)
-  text = (f'"""Written by experiments.recipe: stage {stage.name}."""\nfrom ml_collections import ConfigDict\n\n\n'
-          f'def get_config():\n  return ConfigDict({config})\n')
+  text = (
+    f'"""Written by experiments.recipe: stage {stage.name}."""\nfrom ml_collections import ConfigDict\n\n\n'
+    f'def get_config():\n  return ConfigDict({config})\n'
+  )
   os.makedirs(os.path.dirname(path), exist_ok=True)
   with open(path + '.tmp', 'w', encoding='utf-8') as f:
     f.write(text)
@@ -155,7 +163,7 @@ def run_stage(stage, stages, workdir, status):
   path = os.path.join(folder, stage_lib.RECORD)
   saved = stage_lib.read(workdir, stage.name)
   common.write_json(path, saved | {'seconds': round(time.perf_counter() - began, 1)})
-  gc.collect()                                          # arrays of the stage before in reference cycles
+  gc.collect()  # arrays of the stage before in reference cycles
 
 
 @alone
@@ -171,8 +179,10 @@ def run_recipe(cfg, workdir, only=(), first='', last=''):
       chosen; in one of several processes; and what the experiments raise.
   """
   common.prepare()
-  config_lib.require(jax.process_count() == 1, 'a recipe runs in one process; on a pod start each stage by the command '
-                     'that --command NAME prints, on every host.')
+  config_lib.require(
+    jax.process_count() == 1,
+    'a recipe runs in one process; on a pod start each stage by the command that --command NAME prints, on every host.',
+  )
   stages = expand(cfg)
   names = select(stages, only, first, last)
   for name in names:
@@ -183,10 +193,14 @@ def run_recipe(cfg, workdir, only=(), first='', last=''):
     if found[name].state == DONE:
       continue
     for key, (other, _) in stage.inputs.items():
-      config_lib.require(found[other].state == DONE, f'stage {name} needs {other} ({key}), which is '
-                         f'{found[other].state}{_because(found[other])}; run {other} first, such as by --until {name}.')
-    common.log.info('[%d/%d] %s (%s)%s', place, len(names), name, stage.experiment,
-                    ' goes on' if found[name].state == BEGUN else '')
+      config_lib.require(
+        found[other].state == DONE,
+        f'stage {name} needs {other} ({key}), which is '
+        f'{found[other].state}{_because(found[other])}; run {other} first, such as by --until {name}.',
+      )
+    common.log.info(
+      '[%d/%d] %s (%s)%s', place, len(names), name, stage.experiment, ' goes on' if found[name].state == BEGUN else ''
+    )
     run_stage(stage, stages, workdir, found[name])
     write_summary(cfg, stages, workdir)
   summary = write_summary(cfg, stages, workdir)
@@ -214,14 +228,26 @@ def table(stages, found, workdir):
     status = found[name]
     if '/' in name:
       if status.state in (DONE, stage_lib.TO_DO):
-        continue                                        # said only where it is not as its stage is
+        continue  # said only where it is not as its stage is
       inputs = {}
     seconds = saved.get('seconds') if status.state == DONE else None
-    rows.append((name, stage.experiment, status.state, '' if seconds is None else f'{seconds:.0f}', ', '.join(inputs),
-                 '; '.join(status.why) if status.state == STALE else ''))
+    rows.append(
+      (
+        name,
+        stage.experiment,
+        status.state,
+        '' if seconds is None else f'{seconds:.0f}',
+        ', '.join(inputs),
+        '; '.join(status.why) if status.state == STALE else '',
+      )
+    )
   widths = [max(len(row[i]) for row in rows) for i in range(5)]
-  return '\n'.join('  '.join((*(cell.rjust(w) if i == 3 else cell.ljust(w)
-                                for i, (cell, w) in enumerate(zip(row, widths))), row[5])).rstrip() for row in rows)
+  return '\n'.join(
+    '  '.join(
+      (*(cell.rjust(w) if i == 3 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))), row[5])
+    ).rstrip()
+    for row in rows
+  )
 
 
 def lineage_text(entries):
@@ -254,7 +280,7 @@ def main(_):
     elif _STATUS.value:
       stages = expand(cfg)
       for stage in stages.values():
-        if stage.experiment != 'given':                 # a path may yet have to be named
+        if stage.experiment != 'given':  # a path may yet have to be named
           convert(stage, stages, workdir)
       print(table(stages, stage_lib.statuses(stages, workdir), workdir))
     else:
@@ -266,16 +292,20 @@ def main(_):
 def command(cfg, workdir, name):
   """Makes a stage's folder ready and returns the plain command that runs it: a job of its own, as on a pod."""
   stages = expand(cfg)
-  config_lib.require(name in stages, f'--command {name}: no such stage; there are '
-                     f'{", ".join(n for n in stages if "/" not in n)}.')
+  config_lib.require(
+    name in stages, f'--command {name}: no such stage; there are {", ".join(n for n in stages if "/" not in n)}.'
+  )
   found, stage = stage_lib.statuses(stages, workdir), stages[name]
   config_lib.require(EXPERIMENTS[stage.experiment].module, f'stage {name} runs nothing ({stage.experiment}).')
   convert(stage, stages, workdir)
   for key, (other, _) in stage.inputs.items():
-    config_lib.require(found[other].state == DONE, f'stage {name} needs {other} ({key}), which is {found[other].state}'
-                       f'{_because(found[other])}; run {other} first.')
-  config_lib.require(found[name].state != DONE, f'stage {name} is done; delete {os.path.join(workdir, name)} to run it '
-                     'again.')
+    config_lib.require(
+      found[other].state == DONE,
+      f'stage {name} needs {other} ({key}), which is {found[other].state}{_because(found[other])}; run {other} first.',
+    )
+  config_lib.require(
+    found[name].state != DONE, f'stage {name} is done; delete {os.path.join(workdir, name)} to run it again.'
+  )
   return begin(stage, stages, workdir, found[name])
 
 

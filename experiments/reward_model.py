@@ -75,8 +75,10 @@ class Run:
 
 def make_tokenizer(cfg, workdir, items):
   """The path of a tokenizer made from the training texts, kept in workdir by its content."""
-  config_lib.require(jax.process_count() == 1, 'model.path is empty, and a tokenizer is made by one process alone; '
-                     'give all processes a model.path.')
+  config_lib.require(
+    jax.process_count() == 1,
+    'model.path is empty, and a tokenizer is made by one process alone; give all processes a model.path.',
+  )
   texts = [turn['content'] for item in items for turn in item['turns']] + [t for item in items for t in item['texts']]
   name = hashlib.sha256(json.dumps([cfg.vocab, texts]).encode()).hexdigest()[:16]
   path = os.path.join(workdir, 'tokenizer', name, 'tokenizer.model')
@@ -86,8 +88,10 @@ def make_tokenizer(cfg, workdir, items):
     try:
       tokenizers.train(lines, path + '.tmp', cfg.vocab)
     except RuntimeError as error:  # the library's word for texts of more characters than ids
-      raise config_lib.ConfigError(f'no tokenizer of {cfg.vocab} ids can be made from these texts ('
-                                   f'{str(error).strip().splitlines()[-1]:.300}); raise vocab.') from error
+      raise config_lib.ConfigError(
+        f'no tokenizer of {cfg.vocab} ids can be made from these texts ('
+        f'{str(error).strip().splitlines()[-1]:.300}); raise vocab.'
+      ) from error
     os.replace(path + '.tmp', path)
   return path
 
@@ -116,8 +120,10 @@ def start(cfg, workdir):
   common.prepare()
   items, held_items, dropped = labelled.load(cfg.data, cfg.objective)
   source, model, tokenizer = open_base(cfg, workdir, items)
-  config_lib.require(cfg.data.max_length <= model.context, f"data.max_length {cfg.data.max_length} exceeds the model's "
-                     f'context of {model.context} tokens; lower it.')
+  config_lib.require(
+    cfg.data.max_length <= model.context,
+    f"data.max_length {cfg.data.max_length} exceeds the model's context of {model.context} tokens; lower it.",
+  )
   encoder = Encoder(tokenizer, cfg.data.form, cfg.data.max_length, cfg.data.steps)
   train, counts = labelled.encode(items, encoder, cfg.objective)
   held_out, held_counts = labelled.encode(held_items, encoder, cfg.objective)
@@ -129,14 +135,31 @@ def start(cfg, workdir):
   optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, cfg.param_dtype)
   updater = ScoreUpdater(cfg, model, optimizer, mesh)
   os.makedirs(workdir, exist_ok=True)
-  store = checkpoint.Store(os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint,
-                           fingerprint(cfg, model, source, train, steps))
+  store = checkpoint.Store(
+    os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint, fingerprint(cfg, model, source, train, steps)
+  )
   scorer = Scorer(model, mesh, cfg.model.dtype, cfg.microbatch or cfg.batch, cfg.model.attention)
   writer = Writer(workdir) if parallel.first() else common.Quiet()
   train_like = config_lib.Train(param_dtype=cfg.param_dtype)
   abstract = state_lib.abstract_state(specs, optimizer, mesh, False, train_like)
-  return Run(cfg, workdir, steps, source, model, tokenizer, encoder, train, held_out, dropped, optimizer, updater,
-             scorer, store, writer, abstract)
+  return Run(
+    cfg,
+    workdir,
+    steps,
+    source,
+    model,
+    tokenizer,
+    encoder,
+    train,
+    held_out,
+    dropped,
+    optimizer,
+    updater,
+    scorer,
+    store,
+    writer,
+    abstract,
+  )
 
 
 def fingerprint(cfg, model, source, train, steps):
@@ -150,8 +173,11 @@ def fingerprint(cfg, model, source, train, steps):
       digest.update(row.ids.tobytes() + row.marks.tobytes())
     digest.update(example.labels.tobytes())
   parts['steps'] = steps if cfg.optimizer.schedule != 'constant' else 'any'
-  return parts | {'model': families.to_hf(model), 'base': source.digest if source else 'random',
-                  'examples': digest.hexdigest()}
+  return parts | {
+    'model': families.to_hf(model),
+    'base': source.digest if source else 'random',
+    'examples': digest.hexdigest(),
+  }
 
 
 def first_params(run):
@@ -162,8 +188,9 @@ def first_params(run):
   new = {name: x for name, x in like.items() if name not in of_base}
   params = run.source.load(known) if known else {}
   if new:
-    make = lambda key: jax.tree.map(lambda x, to: x.astype(to.dtype),
-                                    params_lib.init({name: specs[name] for name in new}, key), new)
+    make = lambda key: jax.tree.map(
+      lambda x, to: x.astype(to.dtype), params_lib.init({name: specs[name] for name in new}, key), new
+    )
     params |= jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, new))(key)
   return params
 
@@ -198,8 +225,11 @@ def loop(run):
   cfg = run.cfg
   restored = run.store.restore(run.abstract)
   state, first = restored or (state_lib.new_state(first_params(run), run.optimizer, run.abstract), 0)
-  config_lib.require(first <= run.steps, f'{run.workdir} holds a run of {first} steps already, but epochs {cfg.epochs} '
-                     f'are {run.steps}; raise epochs, or use another --workdir.')
+  config_lib.require(
+    first <= run.steps,
+    f'{run.workdir} holds a run of {first} steps already, but epochs {cfg.epochs} '
+    f'are {run.steps}; raise epochs, or use another --workdir.',
+  )
   common.write_config(run.workdir, cfg)
   run.writer.resume(first)
   watched = run.held_out[: cfg.eval.examples or None]
@@ -236,7 +266,9 @@ def save(run, params, center):
     eos = run.tokenizer.eos[0]
     # transformers reads the score of the last token that is no padding; a text ends with eos, so padding is another.
     config = families.for_export(families.to_hf(run.model), params['embed'].dtype.name) | {
-      'eos_token_id': eos, 'pad_token_id': 0 if eos else 1}
+      'eos_token_id': eos,
+      'pad_token_id': 0 if eos else 1,
+    }
     files = tokenizers.files(os.path.dirname(run.tokenizer.path))
     hf.save(os.path.join(run.workdir, MODEL), run.model, params, config, [*files, path])
 
@@ -249,18 +281,36 @@ def run_reward_model(cfg, workdir):
     state = loop(run)
     found, scores = full_evaluation(run, state.params)
     run.writer.write(run.steps, {f'eval/{name}': found[name] for name in ('loss', 'accuracy')})
-    rows = [{'id': e.id, 'scores': [s.tolist() for s in score], 'labels': e.labels.tolist(),
-             'lengths': [row.size for row in e.rows]} for e, score in zip(run.held_out, scores)]
+    rows = [
+      {
+        'id': e.id,
+        'scores': [s.tolist() for s in score],
+        'labels': e.labels.tolist(),
+        'lengths': [row.size for row in e.rows],
+      }
+      for e, score in zip(run.held_out, scores)
+    ]
     run.writer.samples(run.steps, rows)
     center = float(np.mean([s for score in scores for s in score])) if cfg.objective == 'pairs' else 0.0
     save(run, state.params, center)
-  summary = {'final': found, 'steps': run.steps, 'train': len(run.train), 'held_out': len(run.held_out),
-             'dropped': run.dropped, 'parameters': params_lib.count(models.specs(run.model)), 'seed': cfg.seed,
-             'seconds': time.perf_counter() - began, 'config': config_lib.to_dict(cfg)}
+  summary = {
+    'final': found,
+    'steps': run.steps,
+    'train': len(run.train),
+    'held_out': len(run.held_out),
+    'dropped': run.dropped,
+    'parameters': params_lib.count(models.specs(run.model)),
+    'seed': cfg.seed,
+    'seconds': time.perf_counter() - began,
+    'config': config_lib.to_dict(cfg),
+  }
   common.write_json(os.path.join(workdir, 'summary.json'), summary)
   if parallel.first():
-    pairs = [(float(row['scores'][0][0] - row['scores'][1][0]), row['lengths'][0] - row['lengths'][1])
-             for row in rows] if cfg.objective == 'pairs' else None
+    pairs = (
+      [(float(row['scores'][0][0] - row['scores'][1][0]), row['lengths'][0] - row['lengths'][1]) for row in rows]
+      if cfg.objective == 'pairs'
+      else None
+    )
     reward_plots.plot(workdir, found, tuple(zip(*pairs)) if pairs else None)
   return summary
 
@@ -269,8 +319,10 @@ def text(summary):
   """The figures that say most, in a line."""
   final = summary['final']
   low, high = final['interval']
-  line = (f'{summary["held_out"]} held out: accuracy {final["accuracy"]:.3f} (95%: {low:.3f} to {high:.3f}), '
-          f'calibration error {final["calibration"]["ece"]:.3f}')
+  line = (
+    f'{summary["held_out"]} held out: accuracy {final["accuracy"]:.3f} (95%: {low:.3f} to {high:.3f}), '
+    f'calibration error {final["calibration"]["ece"]:.3f}'
+  )
   if 'auc' in final:
     line += f', AUC {final["auc"]:.3f}, balanced accuracy {final["balanced_accuracy"]:.3f}'
   if 'first_error' in final:

@@ -135,10 +135,12 @@ def once(path, make, anew):
     common.write_json(path, value)
     return json.loads(json.dumps(value))
   found = read_object(path)
-  figures = found.get('metrics', found)   # of RL with the seconds that they took
+  figures = found.get('metrics', found)  # of RL with the seconds that they took
   if not isinstance(figures, dict) or not all(map(is_number, [*figures.values(), found.get('seconds')])):
-    raise RecordError(f'{path} holds no figures, and those of the base cannot be made again from here; mend it, or '
-                      'begin anew in another --workdir.')
+    raise RecordError(
+      f'{path} holds no figures, and those of the base cannot be made again from here; mend it, or '
+      'begin anew in another --workdir.'
+    )
   return found
 
 

@@ -53,7 +53,7 @@ class Scorer:
   def __call__(self, sequences):
     """f32 arrays, one shorter than each list of ids (none for an empty one)."""
     out = [None] * len(sequences)
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))   # rows of a batch are then of a length
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))  # rows of a batch are then of a length
     for first in range(0, len(order), self.batch):
       some = order[first : first + self.batch]
       longest = max(2, max(len(sequences[i]) for i in some))

@@ -106,34 +106,61 @@ def start(cfg, workdir):
   train, held_out, dropped = data_lib.load(cfg.data, tokenizer, encode, os.path.join(workdir, 'texts'), asked)
   rows = packing.Packing(train.lengths, cfg.data.max_length, cfg.seed)
   steps = math.ceil(rows.rows(cfg.epochs) / cfg.batch)
-  common.log.info('%d texts to train on, %d held out; dropped: %s; %d rows an epoch, %d steps', len(train),
-                  len(held_out), dropped, rows.rows(1), steps)
+  common.log.info(
+    '%d texts to train on, %d held out; dropped: %s; %d rows an epoch, %d steps',
+    len(train),
+    len(held_out),
+    dropped,
+    rows.rows(1),
+    steps,
+  )
   mesh = parallel.make_mesh(cfg.mesh)
   optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, cfg.param_dtype)
   updater = SFTUpdater(cfg, source.cfg, optimizer, mesh)
   sampler = answering(cfg, source) if problems else None
   os.makedirs(workdir, exist_ok=True)
-  store = checkpoint.Store(os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint,
-                           fingerprint(cfg, source, train, steps))
+  store = checkpoint.Store(
+    os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint, fingerprint(cfg, source, train, steps)
+  )
   train_like = config_lib.Train(param_dtype=cfg.param_dtype)
-  return Run(cfg, workdir, steps, jax.random.key(cfg.seed), source, tokenizer, train, held_out, rows, problems, dropped,
-             updater, sampler, store, Writer(workdir) if parallel.first() else common.Quiet(),
-             state_lib.abstract_state(specs, optimizer, mesh, False, train_like))
+  return Run(
+    cfg,
+    workdir,
+    steps,
+    jax.random.key(cfg.seed),
+    source,
+    tokenizer,
+    train,
+    held_out,
+    rows,
+    problems,
+    dropped,
+    updater,
+    sampler,
+    store,
+    Writer(workdir) if parallel.first() else common.Quiet(),
+    state_lib.abstract_state(specs, optimizer, mesh, False, train_like),
+  )
 
 
 def open_base(cfg):
   """The Source to begin from, with the context that the config gives it."""
-  config_lib.require(cfg.model.path, 'model.path is empty; pass a model directory, or the folder of a run, with '
-                     '--config.model.path=DIR. `experiments/pretrain.py` makes small ones.')
+  config_lib.require(
+    cfg.model.path,
+    'model.path is empty; pass a model directory, or the folder of a run, with '
+    '--config.model.path=DIR. `experiments/pretrain.py` makes small ones.',
+  )
   source = checkpoint.open_model(cfg.model.path)
   config_lib.require(source.cfg.head == 'tokens', f'{cfg.model.path} is a reward model; a policy needs an unembedding.')
   if cfg.context:
     model = dataclasses.replace(source.cfg, context=cfg.context)
     said = {'max_position_embeddings': families.to_hf(model)['max_position_embeddings']}
     source = dataclasses.replace(source, cfg=model, config=source.config | said)
-  config_lib.require(cfg.data.max_length <= source.cfg.context,
-                     f"data.max_length {cfg.data.max_length} exceeds the model's context of {source.cfg.context} "
-                     f'tokens; lower it, or set context to {cfg.data.max_length} to train the model for that.')
+  config_lib.require(
+    cfg.data.max_length <= source.cfg.context,
+    f"data.max_length {cfg.data.max_length} exceeds the model's context of {source.cfg.context} "
+    f'tokens; lower it, or set context to {cfg.data.max_length} to train the model for that.',
+  )
   return source
 
 
@@ -146,10 +173,13 @@ def to_answer(cfg, source):
   tokenizer = source.load_tokenizer(cfg.problems.chat_template or None)
   found = common.load_problems(cfg.problems, cfg.reward)
   common.check_languages(cfg.reward, found, cfg.problems.language)
-  problems, long = data.drop_long(found.held_out, lambda p: rollout.encode_prompt(tokenizer, template, p)[1],
-                                  cfg.eval.max_prompt)
-  config_lib.require(problems, 'no problem is held out to answer; set problems.eval_path or problems.eval_fraction, or '
-                     'eval.problems to 0.')
+  problems, long = data.drop_long(
+    found.held_out, lambda p: rollout.encode_prompt(tokenizer, template, p)[1], cfg.eval.max_prompt
+  )
+  config_lib.require(
+    problems,
+    'no problem is held out to answer; set problems.eval_path or problems.eval_fraction, or eval.problems to 0.',
+  )
   if long:
     common.log.warning('%d held-out problems exceed eval.max_prompt and are not asked.', long)
   return problems
@@ -160,8 +190,13 @@ def answering(cfg, source):
   template = common.template_of('problems', cfg.problems)
   tokenizer = source.load_tokenizer(cfg.problems.chat_template or None)
   engine = sampling.Engine(
-    source.cfg, tokenizer, parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh'),
-    max_prompt=cfg.eval.max_prompt, max_response=cfg.eval.max_response, dtype=jnp.dtype(cfg.model.dtype))
+    source.cfg,
+    tokenizer,
+    parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh'),
+    max_prompt=cfg.eval.max_prompt,
+    max_response=cfg.eval.max_response,
+    dtype=jnp.dtype(cfg.model.dtype),
+  )
   grader, by_model = common.graders(cfg.reward)
   return rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, cfg.eval.batch, by_model)
 
@@ -185,18 +220,27 @@ def evaluate(run, params, texts, problems, samples):
     texts: how many; 0: all. problems, samples: how many, and answers to each.
   """
   cfg, size = run.cfg, run.updater.size
-  chosen = run.held_out.lengths[:texts or None]
+  chosen = run.held_out.lengths[: texts or None]
   rows = packing.Packing(chosen, cfg.data.max_length, cfg.seed)
   count = rows.rows(1)
-  pieces = (packed(run.held_out, [rows.row(i) for i in range(first, min(first + size, count))], cfg.data.max_length)
-            for first in range(0, count, size))
+  pieces = (
+    packed(run.held_out, [rows.row(i) for i in range(first, min(first + size, count))], cfg.data.max_length)
+    for first in range(0, count, size)
+  )
   metrics, answers = run.updater.evaluate(params, pieces), []
   if run.sampler:
     some = run.problems[:problems]
     found, answers = evaluation.evaluate(
-      run.sampler, params, some, samples=samples, reward=cfg.reward,
-      sampling=sampling.Sampling(cfg.eval.temperature, cfg.eval.top_p), language=cfg.problems.language,
-      key=keys.fold_in(run.key, EVALUATION), batch=min(cfg.eval.batch, len(some)))
+      run.sampler,
+      params,
+      some,
+      samples=samples,
+      reward=cfg.reward,
+      sampling=sampling.Sampling(cfg.eval.temperature, cfg.eval.top_p),
+      language=cfg.problems.language,
+      key=keys.fold_in(run.key, EVALUATION),
+      batch=min(cfg.eval.batch, len(some)),
+    )
     metrics |= found
   return metrics, answers
 
@@ -218,16 +262,23 @@ def train_step(run, state, step):
   seconds = time.perf_counter() - began
   tokens, answers = int((arrays[1] > 0).sum()), int(arrays[3].sum())
   return state, metrics | {
-    'train/texts': texts, 'train/response_tokens': answers, 'train/fill': tokens / arrays[0].size,
-    'time/step': seconds, 'throughput/train_tokens_per_second': tokens / seconds}
+    'train/texts': texts,
+    'train/response_tokens': answers,
+    'train/fill': tokens / arrays[0].size,
+    'time/step': seconds,
+    'throughput/train_tokens_per_second': tokens / seconds,
+  }
 
 
 def loop(run):
   """The run from its last checkpoint on. Returns the figures before and after."""
   cfg, workdir = run.cfg, run.workdir
   state, first = run.restore_or_init()
-  config_lib.require(first <= run.steps, f'{workdir} holds a run of {first} steps already, but epochs {cfg.epochs} '
-                     f'are {run.steps}; raise epochs, or use another --workdir.')
+  config_lib.require(
+    first <= run.steps,
+    f'{workdir} holds a run of {first} steps already, but epochs {cfg.epochs} '
+    f'are {run.steps}; raise epochs, or use another --workdir.',
+  )
   common.write_config(workdir, cfg)
   run.writer.resume(first)
   bar = Progress(run.steps, first, label='SFT', shown=SHOWN, file=None if parallel.first() else io.StringIO())
@@ -263,10 +314,19 @@ def run_sft(cfg, workdir):
     base, final = loop(run)
   lengths = run.train.lengths
   summary = {
-    'base': base, 'final': final, 'steps': run.steps, 'texts': len(run.train), 'held_out': len(run.held_out),
-    'tokens': int(lengths.sum()), 'response_tokens': int(np.sum(lengths - run.train.starts)),
-    'rows_an_epoch': run.packing.rows(1), 'dropped': run.dropped, 'seed': cfg.seed,
-    'seconds': {'sft': time.perf_counter() - began}, 'config': config_lib.to_dict(cfg)}
+    'base': base,
+    'final': final,
+    'steps': run.steps,
+    'texts': len(run.train),
+    'held_out': len(run.held_out),
+    'tokens': int(lengths.sum()),
+    'response_tokens': int(np.sum(lengths - run.train.starts)),
+    'rows_an_epoch': run.packing.rows(1),
+    'dropped': run.dropped,
+    'seed': cfg.seed,
+    'seconds': {'sft': time.perf_counter() - began},
+    'config': config_lib.to_dict(cfg),
+  }
   common.write_json(os.path.join(workdir, 'summary.json'), summary)
   if parallel.first():
     plot(workdir)

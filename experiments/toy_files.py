@@ -1,6 +1,6 @@
 """Writes what people give the recipe's toy world: preference pairs, and answers to open questions.
 
-  python -m experiments.toy_files --config configs/r1.py:toy/people --workdir D
+python -m experiments.toy_files --config configs/r1.py:toy/people --workdir D
 """
 
 import os

@@ -6,6 +6,7 @@ process of its number and start is there. Elsewhere, as on a file system that ho
 holder is gone when the file has not been touched for DEAD seconds, by the clock that dates files in that folder or by
 ours while we watch, and is there as soon as it is touched meanwhile.
 """
+
 import contextlib
 import functools
 import json
@@ -22,8 +23,8 @@ from r1jax import config as config_lib
 from r1jax import parallel
 from r1jax.parallel import interrupt
 
-BEAT, DEAD = 10.0, 60.0           # seconds
-_held = set()                     # paths of the locks of this process
+BEAT, DEAD = 10.0, 60.0  # seconds
+_held = set()  # paths of the locks of this process
 
 
 @contextlib.contextmanager
@@ -61,17 +62,19 @@ def working_in(workdir, part=None):
     _held.discard(path)
     if lock:
       lock.release()
-      if new:                     # a command that was refused leaves nothing
+      if new:  # a command that was refused leaves nothing
         with contextlib.suppress(OSError):
           path.parent.rmdir()
 
 
 def alone(run):
   """A run of an experiment, function of (config, workdir, ...), as one that works in its folder alone."""
+
   @functools.wraps(run)
   def wrapped(cfg, workdir, *args, **kwargs):
     with working_in(workdir):
       return run(cfg, workdir, *args, **kwargs)
+
   return wrapped
 
 
@@ -140,25 +143,29 @@ class Lock:
     """Whether the holder is; waits until that is clear. Raises ConfigError where it is there."""
     holder, began, told = _parse(text), time.monotonic(), False
     of = f'process {holder.get("pid", "?")} on {holder.get("host", "a host not named")}'
-    busy = config_lib.ConfigError(f'{self._path.parent} is in use by {of} ({holder.get("command", "?")}); wait for it, '
-                                  'end it, or use another --workdir.')
+    busy = config_lib.ConfigError(
+      f'{self._path.parent} is in use by {of} ({holder.get("command", "?")}); wait for it, '
+      'end it, or use another --workdir.'
+    )
     if _here(holder, self._me):
       if _runs(holder):
         raise busy
       return True
     while True:
       if self._now() - touched > DEAD or time.monotonic() - began > DEAD:
-        common.log.warning('%s was in use by %s, which gave no sign of life for %.0f s: taken over.',
-                           self._path.parent, of, DEAD)
+        common.log.warning(
+          '%s was in use by %s, which gave no sign of life for %.0f s: taken over.', self._path.parent, of, DEAD
+        )
         return True
       now = self._read()
       if now is None or now[0] != text:
-        return False              # another one to look at
+        return False  # another one to look at
       if now[1] != touched:
         raise busy
       if not told:
-        common.log.info('%s is or was in use by %s: looking for up to %.0f s whether that is alive.',
-                        self._path.parent, of, DEAD)
+        common.log.info(
+          '%s is or was in use by %s: looking for up to %.0f s whether that is alive.', self._path.parent, of, DEAD
+        )
       told = True
       time.sleep(min(1.0, BEAT / 5))
 
@@ -186,27 +193,37 @@ class Lock:
     while not self._done.wait(BEAT):
       try:
         if self._path.read_text() != self._text:
-          print(f'error: another process has taken over {self._path.parent}, as this one gave no sign of life for '
-                f'{DEAD:.0f} s; ended.', file=sys.stderr, flush=True)
+          print(
+            f'error: another process has taken over {self._path.parent}, as this one gave no sign of life for '
+            f'{DEAD:.0f} s; ended.',
+            file=sys.stderr,
+            flush=True,
+          )
           os._exit(1)
         os.utime(self._path)
       except FileNotFoundError:
         with contextlib.suppress(OSError):
           self._create()
-      except OSError:             # a file server that is away for a moment
+      except OSError:  # a file server that is away for a moment
         pass
 
 
 def _me():
-  return {'host': socket.gethostname(), 'boot': _text('/proc/sys/kernel/random/boot_id'),
-          'namespace': _link('/proc/self/ns/pid'), 'pid': os.getpid(), 'started': _started(os.getpid()),
-          'command': ' '.join(sys.argv)[:200], 'token': uuid.uuid4().hex}
+  return {
+    'host': socket.gethostname(),
+    'boot': _text('/proc/sys/kernel/random/boot_id'),
+    'namespace': _link('/proc/self/ns/pid'),
+    'pid': os.getpid(),
+    'started': _started(os.getpid()),
+    'command': ' '.join(sys.argv)[:200],
+    'token': uuid.uuid4().hex,
+  }
 
 
 def _parse(text):
   try:
     found = json.loads(text)
-  except ValueError:              # being written, or damaged
+  except ValueError:  # being written, or damaged
     return {}
   return found if isinstance(found, dict) else {}
 

@@ -1,4 +1,5 @@
 """Random keys from numbers, under a transfer guard too."""
+
 import jax
 import numpy as np
 

@@ -1,7 +1,8 @@
 """Which files of a model's directory are read. Such directories come from others: not to trust."""
+
 import os
 
-_JSON_BYTES = 1 << 28             # the largest published tokenizer.json has 35 MB
+_JSON_BYTES = 1 << 28  # the largest published tokenizer.json has 35 MB
 
 
 def find(path, error, most=None):
@@ -28,8 +29,10 @@ def find(path, error, most=None):
     what = 'no regular file' if os.path.exists(real) else f'a link to {real}, where nothing is'
     raise error(f'{path} is {what}; put the file itself there, or remove it.')
   if not any(real.startswith(os.path.join(os.path.realpath(home), '')) for home in _homes(os.path.dirname(path))):
-    raise error(f'{path} is a link to {real}, outside of its directory and of the Hugging Face cache; copy the file '
-                'itself there, or remove the link.')
+    raise error(
+      f'{path} is a link to {real}, outside of its directory and of the Hugging Face cache; copy the file '
+      'itself there, or remove the link.'
+    )
   if most is not None and os.path.getsize(real) > most:
     raise error(f'{path} has {os.path.getsize(real)} bytes, over {most}; it is no such file, fetch it again.')
   return True
@@ -44,7 +47,7 @@ def _homes(folder):
   """Where the files of a directory may lie."""
   folder, env = os.path.realpath(folder), os.environ
   homes = [folder]
-  if os.path.basename(os.path.dirname(folder)) == 'snapshots':   # models--A--B/snapshots/REVISION, wherever it lies
+  if os.path.basename(os.path.dirname(folder)) == 'snapshots':  # models--A--B/snapshots/REVISION, wherever it lies
     homes.append(os.path.join(folder, '..', '..', 'blobs'))
   cache = os.path.join(env.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'huggingface')
   return [*homes, env.get('HF_HUB_CACHE') or os.path.join(env.get('HF_HOME') or cache, 'hub')]

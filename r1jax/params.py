@@ -1,4 +1,5 @@
 """Declared parameters: one `Spec` a tensor gives its shape, its sharding, its first value and its count."""
+
 import dataclasses
 import math
 
@@ -18,6 +19,7 @@ class Spec:
     init: 'normal' (standard deviation 1/sqrt(fan_in)), 'embedding' (0.02), 'ones' or 'zeros'.
     fan_in: how many dimensions, from the first after the stacked ones, are summed over; for 'normal'.
   """
+
   shape: tuple[int, ...]
   axes: tuple[str, ...]
   init: str = 'normal'
@@ -26,7 +28,6 @@ class Spec:
   def __post_init__(self):
     if len(self.shape) != len(self.axes):
       raise ValueError(f'{len(self.shape)} dimensions {self.shape} but {len(self.axes)} axis names {self.axes}.')
-
 
   @property
   def stacked(self):
@@ -41,8 +42,9 @@ def is_spec(x):
 
 def stack(specs, layers):
   """The same specs for `layers` layers, on a new leading axis that `lax.scan` runs over."""
-  return jax.tree.map(lambda s: dataclasses.replace(s, shape=(layers, *s.shape), axes=('layers', *s.axes)),
-                      specs, is_leaf=is_spec)
+  return jax.tree.map(
+    lambda s: dataclasses.replace(s, shape=(layers, *s.shape), axes=('layers', *s.axes)), specs, is_leaf=is_spec
+  )
 
 
 def abstract(specs, dtype=jnp.float32, shardings=None):
@@ -52,9 +54,11 @@ def abstract(specs, dtype=jnp.float32, shardings=None):
     dtype: of all, or {dotted name: dtype}.
     shardings: in the place of specs; or None.
   """
+
   def one(path, spec, sharding=None):
     name = jax.tree_util.keystr(path, simple=True, separator='.')
     return jax.ShapeDtypeStruct(spec.shape, dtype[name] if isinstance(dtype, dict) else dtype, sharding=sharding)
+
   more = () if shardings is None else (shardings,)
   return jax.tree_util.tree_map_with_path(one, specs, *more, is_leaf=is_spec)
 
@@ -78,5 +82,5 @@ def _init(spec, key, dtype):
   if spec.init == 'embedding':
     std = 0.02
   else:
-    std = math.prod(spec.shape[spec.stacked:spec.stacked + spec.fan_in]) ** -0.5
+    std = math.prod(spec.shape[spec.stacked : spec.stacked + spec.fan_in]) ** -0.5
   return std * jax.random.normal(key, spec.shape, dtype)

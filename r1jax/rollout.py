@@ -1,4 +1,5 @@
 """Prompts -> samples -> rewards -> a batch to learn from."""
+
 import contextlib
 import dataclasses
 import functools
@@ -29,6 +30,7 @@ class Rollout:
     problems: P problems. prompts: P lists of token ids. items: B = P * G grading items.
     samples: Samples of B rows.
   """
+
   problems: list
   prompts: list
   items: list
@@ -46,12 +48,14 @@ def encode_prompt(tokenizer, template, problem):
   *before, last = turns if turns and isinstance(turns, list) else [{'content': problem['problem']}]
   text = template.format(problem | {'problem': last['content']})
   if not template.chat:
-    require(not before, 'a conversation of several turns needs a chat template; set data.template to one of those, '
-                        "such as 'chat'.")
+    require(
+      not before,
+      "a conversation of several turns needs a chat template; set data.template to one of those, such as 'chat'.",
+    )
     return text, tokenizer.encode(text, bos=True)
   messages = [*before, {'role': 'user', 'content': text}]
   ids = tokenizer.chat(messages)
-  opening = ids[len(tokenizer.chat(messages, generate=False)):]
+  opening = ids[len(tokenizer.chat(messages, generate=False)) :]
   return f'{templates.closed(text)}\n{tokenizer.decode(opening).strip()}', ids
 
 
@@ -84,18 +88,25 @@ class Sampler:
     """
     texts, prompts = zip(*(encode_prompt(self.tokenizer, self.template, p) for p in problems))
     parts, items, pending = [], [], []
-    weights = self.engine.weights(params)               # once for all chunks
+    weights = self.engine.weights(params)  # once for all chunks
     for first in range(0, len(problems), self.chunk):
       some = slice(first, first + self.chunk)
       keys = row_keys(key, len(prompts[some]), samples, first * samples)
       with watched(self.engine, watch, first, len(prompts[some])):
         part = self.engine.sample(weights, prompts[some], keys, sampling)
       responses = [self.tokenizer.response(ids[:n]) for ids, n in zip(part.tokens, part.lengths)]
-      graded = [_given(problem) | {'prompt': text, 'response': responses[row][0], 'tokens': int(part.lengths[row]),
-                                   'control': responses[row][1]}
-                for i, (problem, text) in enumerate(zip(problems[some], texts[some]))
-                for row in range(i * samples, (i + 1) * samples)]
-      own = parallel.own(len(graded))                   # the other processes grade the rest
+      graded = [
+        _given(problem)
+        | {
+          'prompt': text,
+          'response': responses[row][0],
+          'tokens': int(part.lengths[row]),
+          'control': responses[row][1],
+        }
+        for i, (problem, text) in enumerate(zip(problems[some], texts[some]))
+        for row in range(i * samples, (i + 1) * samples)
+      ]
+      own = parallel.own(len(graded))  # the other processes grade the rest
       asked = mix.weights(graded, self.reward, step)
       pending.append((self.grader.submit(graded[own], asked[own]), own, len(graded)))
       parts.append(part)
@@ -114,6 +125,7 @@ class Sampler:
       if self.steps:
         table['credit'] = self._credit(items, asked, rollout.samples, samples)
       return table, int(timeouts)
+
     return rollout, scores
 
   def _credit(self, items, asked, drawn, samples):
@@ -121,8 +133,10 @@ class Sampler:
     rows = [i for i, parts in enumerate(asked) if 'process' in parts]
     for i, steps in zip(rows, self.steps([items[i] for i in rows]) if rows else [], strict=True):
       found[i] = steps
-    ends = [process.step_tokens(self.tokenizer, ids[:n], steps.ends)
-            for ids, n, steps in zip(drawn.tokens, drawn.lengths, found, strict=True)]
+    ends = [
+      process.step_tokens(self.tokenizer, ids[:n], steps.ends)
+      for ids, n, steps in zip(drawn.tokens, drawn.lengths, found, strict=True)
+    ]
     return losses.step_credit([steps.scores for steps in found], ends, samples, drawn.tokens.shape[1])
 
 
@@ -135,8 +149,10 @@ def _given(problem):
 
 @functools.cache
 def _say(*names):
-  log.warning('problems have fields %s, which are dropped: what the model writes is graded, not what a row holds.',
-              ', '.join(map(repr, names)))
+  log.warning(
+    'problems have fields %s, which are dropped: what the model writes is graded, not what a row holds.',
+    ', '.join(map(repr, names)),
+  )
 
 
 @contextlib.contextmanager
@@ -169,8 +185,11 @@ def _at(rows, count, values):
 
 def concatenate(parts):
   """Samples of several chunks as one."""
-  return parts[0] if len(parts) == 1 else Samples(*(np.concatenate([getattr(p, f.name) for p in parts])
-                                                    for f in dataclasses.fields(Samples)))
+  return (
+    parts[0]
+    if len(parts) == 1
+    else Samples(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Samples)))
+  )
 
 
 def arrays(rollout, samples, max_prompt):
@@ -189,15 +208,16 @@ def with_advantage(batch, reward, cfg, credit=None):
     cfg: config.RL.
     credit: f32[B, T] of single tokens, added with the weight cfg.reward.step_credit; None for none.
   """
-  with jax.transfer_guard('allow'):                     # one number a row, back and forth
+  with jax.transfer_guard('allow'):  # one number a row, back and forth
     return _with_advantage(batch, np.asarray(reward, np.float32), cfg, credit)
 
 
 def _with_advantage(batch, reward, cfg, credit):
   shape = batch.lengths.shape
   if cfg.reward.overlong_buffer:
-    reward = reward + np.asarray(losses.soft_overlong(batch.lengths.reshape(-1), cfg.rollout.max_response,
-                                                      cfg.reward.overlong_buffer))
+    reward = reward + np.asarray(
+      losses.soft_overlong(batch.lengths.reshape(-1), cfg.rollout.max_response, cfg.reward.overlong_buffer)
+    )
   if cfg.loss.kl_place == 'reward' and cfg.loss.kl_coef:
     flat = lambda x: x.reshape(-1, x.shape[-1])
     mask = np.arange(batch.responses.shape[2]) < batch.lengths.reshape(-1, 1)
@@ -219,9 +239,12 @@ def zero_variance(reward, samples):
 def response_metrics(rollout, reflections):
   """response/* of a rollout; reflections: text -> number of reflection words."""
   s = rollout.samples
-  return {'response/length_mean': s.lengths.mean(), 'response/length_max': s.lengths.max(),
-          'response/truncated_fraction': (s.stop == LENGTH).mean(),
-          'response/reflection_rate': np.mean([reflections(i['response']) > 0 for i in rollout.items])}
+  return {
+    'response/length_mean': s.lengths.mean(),
+    'response/length_max': s.lengths.max(),
+    'response/truncated_fraction': (s.stop == LENGTH).mean(),
+    'response/reflection_rate': np.mean([reflections(i['response']) > 0 for i in rollout.items]),
+  }
 
 
 def reward_metrics(rollout, scores, reward, step):
@@ -237,8 +260,10 @@ def reward_metrics(rollout, scores, reward, step):
   out = {f'reward/{name}/mean': scores[name][rows].mean() for name, rows in has.items() if rows.any()}
   for kind, where in mix.by_kind(rollout.items).items():
     found = {name: scores[name][where].mean() for name, rows in has.items() if rows[where].all()} | {
-        'reward': scores['total'][where].mean(), 'length_mean': rollout.samples.lengths[where].mean(),
-        'prompts': where.mean() * len(rollout.problems)}
+      'reward': scores['total'][where].mean(),
+      'length_mean': rollout.samples.lengths[where].mean(),
+      'prompts': where.mean() * len(rollout.problems),
+    }
     if reward.accuracy_of(kind) in found:
       found['accuracy'] = right[where].mean()
     out |= {f'kind/{kind}/{name}': x for name, x in found.items()}
@@ -296,11 +321,14 @@ class Kept:
 
   def metrics(self):
     """filter/before/* of all groups drawn, filter/after/* of those that `result` gives."""
-    return {f'filter/{when}/{name}': x for when, groups in (('before', self._drawn), ('after', self._chosen()))
-            for name, x in self._figures(*self._join(groups)).items()}
+    return {
+      f'filter/{when}/{name}': x
+      for when, groups in (('before', self._drawn), ('after', self._chosen()))
+      for name, x in self._figures(*self._join(groups)).items()
+    }
 
   def _chosen(self):
-    return (self._groups + self._spare)[:self._wanted]
+    return (self._groups + self._spare)[: self._wanted]
 
   def _figures(self, rollout, scores):
     all_right, all_wrong = settled(rollout.items, scores, self._samples, self._reward, self._step)
@@ -308,15 +336,24 @@ class Kept:
     accuracy = {name: x for name, x in by_kind.items() if name.endswith('/accuracy')}
     if not accuracy and self._reward.accuracy in scores:
       accuracy = {'accuracy': mix.right(scores, self._reward, rollout.items).mean()}
-    return accuracy | {'groups': len(rollout.problems), 'reward': scores['total'].mean(),
-                       'all_right': all_right.mean(), 'all_wrong': all_wrong.mean()}
+    return accuracy | {
+      'groups': len(rollout.problems),
+      'reward': scores['total'].mean(),
+      'all_right': all_right.mean(),
+      'all_wrong': all_wrong.mean(),
+    }
 
   def _join(self, chosen):
     g = self._samples
-    rows = lambda x, i: x[i * g:(i + 1) * g]
-    samples = concatenate([Samples(*(rows(getattr(r.samples, f.name), i) for f in dataclasses.fields(Samples)))
-                           for r, _, i in chosen])
-    joined = Rollout([r.problems[i] for r, _, i in chosen], [r.prompts[i] for r, _, i in chosen],
-                     [item for r, _, i in chosen for item in rows(r.items, i)], samples)
+    rows = lambda x, i: x[i * g : (i + 1) * g]
+    samples = concatenate(
+      [Samples(*(rows(getattr(r.samples, f.name), i) for f in dataclasses.fields(Samples))) for r, _, i in chosen]
+    )
+    joined = Rollout(
+      [r.problems[i] for r, _, i in chosen],
+      [r.prompts[i] for r, _, i in chosen],
+      [item for r, _, i in chosen for item in rows(r.items, i)],
+      samples,
+    )
     scores = {name: np.concatenate([rows(s[name], i) for _, s, i in chosen]) for name in chosen[0][1]}
     return joined, scores

@@ -3,6 +3,7 @@
 Everything here is linear in the length of the text and uses no backtracking: responses come from a
 model that is rewarded for whatever slips through.
 """
+
 import dataclasses
 import re
 
@@ -14,27 +15,43 @@ _CONTROL = re.compile(r'<[|｜][^\s<>|｜]{1,64}[|｜]>')
 # Counted, not scored: words that announce a second look. The Chinese forms mean "wait", "check anew", "check",
 # "think again".
 REFLECTION_WORDS = (
-    'wait', 'recheck', 're-check', 'reevaluate', 're-evaluate', 'rethink', 'reconsider', 'let me check',
-    'let me verify', 'double-check', 'try again', '等等', '等一下', '检查', '再想',
-    *(f'重新{act}' for act in '检查 计算 算 考虑 审视 思考 想 验证 验算 核对 推导 分析 看 来 审题'.split()))
+  'wait',
+  'recheck',
+  're-check',
+  'reevaluate',
+  're-evaluate',
+  'rethink',
+  'reconsider',
+  'let me check',
+  'let me verify',
+  'double-check',
+  'try again',
+  '等等',
+  '等一下',
+  '检查',
+  '再想',
+  *(f'重新{act}' for act in '检查 计算 算 考虑 审视 思考 想 验证 验算 核对 推导 分析 看 来 审题'.split()),
+)
 # Where they mean something else: people who wait for a bus or may try again, inspectors, and 等等 as "and so on".
-_BEFORE = ("to will must can may should would could cannot not can't they he she we you i people the a long "
-           'average').split()
+_BEFORE = (
+  "to will must can may should would could cannot not can't they he she we you i people the a long average"
+).split()
 _BEHIND = 'for until till on in at outside there here time times list'.split()
 _FALSE_FRIENDS = {
-    'wait': (''.join(rf'(?<!\b{word} )' for word in _BEFORE), rf'(?!(?: |-)(?:{"|".join(_BEHIND)})(?![a-z]))'),
-    'try again': (''.join(rf'(?<!\b{word} )' for word in _BEFORE if word != 'to'), ''),
-    '等等': ('(?:(?<![\u4e00-\u9fff0-9、…）)》」”])|(?<=[对哦嗯啊呃但]))', '(?![的之])'),
-    '等一下': ('(?<![请稍])', ''),
-    '检查': ('(?<![被的])', '(?![员站出])'),
+  'wait': (''.join(rf'(?<!\b{word} )' for word in _BEFORE), rf'(?!(?: |-)(?:{"|".join(_BEHIND)})(?![a-z]))'),
+  'try again': (''.join(rf'(?<!\b{word} )' for word in _BEFORE if word != 'to'), ''),
+  '等等': ('(?:(?<![\u4e00-\u9fff0-9、…）)》」”])|(?<=[对哦嗯啊呃但]))', '(?![的之])'),
+  '等一下': ('(?<![请稍])', ''),
+  '检查': ('(?<![被的])', '(?![员站出])'),
 }
 
 # The wording of Table 1 of the DeepSeek-R1 report.
 _R1_ZERO = (
-    'A conversation between User and Assistant. The user asks a question, and the Assistant solves it. '
-    'The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. '
-    'The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, '
-    'i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {problem}. Assistant:')
+  'A conversation between User and Assistant. The user asks a question, and the Assistant solves it. '
+  'The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. '
+  'The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, '
+  'i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {problem}. Assistant:'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +60,7 @@ class Template:
 
   With `chat` it is what the user says, and the model's own chat template goes around it.
   """
+
   text: str
   chat: bool = False
 
@@ -57,14 +75,15 @@ class Template:
 
 
 TEMPLATES = {
-    'r1_zero': Template(_R1_ZERO),
-    'r1_zero_open': Template(_R1_ZERO + ' ' + THINK),
-    'plain': Template('{problem}\n'),
-    'chat': Template('{problem}', chat=True),
-    # As DeepSeek-R1 and Qwen2.5-Math are asked.
-    'chat_boxed': Template('{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.',
-                           chat=True),
-    'chat_boxed_zh': Template('{problem}\n请逐步推理，并把最终答案放在 \\boxed{} 中。', chat=True),
+  'r1_zero': Template(_R1_ZERO),
+  'r1_zero_open': Template(_R1_ZERO + ' ' + THINK),
+  'plain': Template('{problem}\n'),
+  'chat': Template('{problem}', chat=True),
+  # As DeepSeek-R1 and Qwen2.5-Math are asked.
+  'chat_boxed': Template(
+    '{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.', chat=True
+  ),
+  'chat_boxed_zh': Template('{problem}\n请逐步推理，并把最终答案放在 \\boxed{} 中。', chat=True),
 }
 
 
@@ -77,6 +96,7 @@ def own(problem, template):
 @dataclasses.dataclass(frozen=True)
 class Parsed:
   """What `parse` found; a part that is not there is None."""
+
   thinking: str | None
   answer: str | None
   well_formed: bool
@@ -149,7 +169,7 @@ def answer_span(text):
 
 def _answer(text):
   span = answer_span(text)
-  return text[span[0]:span[1]] if span else None
+  return text[span[0] : span[1]] if span else None
 
 
 def _well_formed(text):
@@ -161,7 +181,7 @@ def r1_zero_conditions(text):
   once = {f'{tag} once': text.count(tag) == 1 for tag in TAGS}
   think, think_end, answer, answer_end = at = [text.find(tag) for tag in TAGS]
   order = all(once.values()) and at == sorted(at)
-  outside = text[:think], text[think_end + len(THINK_END):answer], text[answer_end + len(ANSWER_END):]
+  outside = text[:think], text[think_end + len(THINK_END) : answer], text[answer_end + len(ANSWER_END) :]
   return once | {'in order': order, 'nothing outside': order and not any(part.strip() for part in outside)}
 
 
@@ -169,15 +189,21 @@ def r1_conditions(text):
   """The form of R1: one `<think>..</think>` at the start, then a summary that is not empty. As r1_zero_conditions."""
   once = {f'{tag} once': text.count(tag) == 1 for tag in (THINK, THINK_END)}
   order = all(once.values()) and text.find(THINK) < text.find(THINK_END)
-  return once | {'in order': order, 'nothing before': order and not text[:text.find(THINK)].strip(),
-                 'a summary': order and bool(text[text.find(THINK_END) + len(THINK_END):].strip())}
+  return once | {
+    'in order': order,
+    'nothing before': order and not text[: text.find(THINK)].strip(),
+    'a summary': order and bool(text[text.find(THINK_END) + len(THINK_END) :].strip()),
+  }
 
 
 def special_conditions(text, token):
   """The form of R1's cold start: `token`, reasoning, `token`, a summary that is not empty. As r1_zero_conditions."""
   twice = text.count(token) == 2
-  return {'token twice': twice, 'nothing before': twice and not text[:text.find(token)].strip(),
-          'a summary': twice and bool(text[text.rfind(token) + len(token):].strip())}
+  return {
+    'token twice': twice,
+    'nothing before': twice and not text[: text.find(token)].strip(),
+    'a summary': twice and bool(text[text.rfind(token) + len(token) :].strip()),
+  }
 
 
 def control_tokens(text):
@@ -190,11 +216,13 @@ def _reflection_pattern():
   # alone; Chinese has no spaces between words. No quantifier, hence no backtracking.
   words = sorted(REFLECTION_WORDS, key=len, reverse=True)
   friends = [(word, *_FALSE_FRIENDS.get(word, ('', ''))) for word in words]
-  return '|'.join(before + (rf'(?<![a-z]){re.escape(word)}(?![a-z])' if word.isascii() else word) + behind
-                  for word, before, behind in friends)
+  return '|'.join(
+    before + (rf'(?<![a-z]){re.escape(word)}(?![a-z])' if word.isascii() else word) + behind
+    for word, before, behind in friends
+  )
 
 
-REFLECTION = _reflection_pattern()      # of text in small letters
+REFLECTION = _reflection_pattern()  # of text in small letters
 _REFLECTION = re.compile(REFLECTION)
 
 

@@ -1,4 +1,5 @@
 """Shared by all tests."""
+
 import gc
 import os
 import pathlib
@@ -9,7 +10,7 @@ import pytest
 
 # Before any test imports jax; the processes that tests start inherit it.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')   # most of a test's time goes to compiling small programs
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # most of a test's time goes to compiling small programs
 
 
 def pytest_collection_modifyitems(items):

@@ -1,4 +1,5 @@
 """Configs: every file converts, and what cannot work is refused in one line that holds the numbers."""
+
 import dataclasses
 import importlib
 import subprocess
@@ -12,20 +13,47 @@ from r1jax import config
 from r1jax.config import ConfigError, ranges
 from r1jax.recipes import settings
 
-VARIANTS = {'r1_zero': ['toy', 'toy_chain', 'gsm8k', 'qwen2_5_1_5b', 'qwen2_5_7b', 'qwen2_5_32b', 'llama3_1_8b',
-                        'llama3_3_70b', 'deepseek_v3'], 'toy_base': ['trial', 'chain', 'r1', 'r1_student'],
-            'r1_rl': ['reasoning', 'all_scenarios', 'small'],
-            'generate': ['toy', 'stage3', 'endpoint'],
-            'cold_start': ['toy', 'deepseek_v3', 'special_token', 'traces'],
-            'reward_model': ['helpful', 'safety', 'process', 'toy_preference', 'toy_safety', 'toy_process',
-                             'small_preference', 'small_process'],
-            'sft': ['toy', 'gsm8k', 'traces', 'cold_start', 'stage3'],
-            'distill': ['qwen2_5_math_1_5b', 'qwen2_5_math_7b', 'qwen2_5_14b', 'qwen2_5_32b', 'llama_3_1_8b',
-                        'llama_3_3_70b'],
-            'curate': ['stage3', 'toy', 'planted']}
-CLASSES = {'r1_zero': config.RL, 'r1_rl': config.RL, 'generate': config.Generate, 'cold_start': config.ColdStart,
-           'toy_base': config.Pretrain, 'reward_model': config.RewardModel, 'sft': config.SFT, 'distill': config.SFT,
-           'curate': config.Curate}
+VARIANTS = {
+  'r1_zero': [
+    'toy',
+    'toy_chain',
+    'gsm8k',
+    'qwen2_5_1_5b',
+    'qwen2_5_7b',
+    'qwen2_5_32b',
+    'llama3_1_8b',
+    'llama3_3_70b',
+    'deepseek_v3',
+  ],
+  'toy_base': ['trial', 'chain', 'r1', 'r1_student'],
+  'r1_rl': ['reasoning', 'all_scenarios', 'small'],
+  'generate': ['toy', 'stage3', 'endpoint'],
+  'cold_start': ['toy', 'deepseek_v3', 'special_token', 'traces'],
+  'reward_model': [
+    'helpful',
+    'safety',
+    'process',
+    'toy_preference',
+    'toy_safety',
+    'toy_process',
+    'small_preference',
+    'small_process',
+  ],
+  'sft': ['toy', 'gsm8k', 'traces', 'cold_start', 'stage3'],
+  'distill': ['qwen2_5_math_1_5b', 'qwen2_5_math_7b', 'qwen2_5_14b', 'qwen2_5_32b', 'llama_3_1_8b', 'llama_3_3_70b'],
+  'curate': ['stage3', 'toy', 'planted'],
+}
+CLASSES = {
+  'r1_zero': config.RL,
+  'r1_rl': config.RL,
+  'generate': config.Generate,
+  'cold_start': config.ColdStart,
+  'toy_base': config.Pretrain,
+  'reward_model': config.RewardModel,
+  'sft': config.SFT,
+  'distill': config.SFT,
+  'curate': config.Curate,
+}
 
 
 def load(name, *variant):
@@ -34,7 +62,7 @@ def load(name, *variant):
 
 def changed(**settings):
   """A config of known numbers with some settings replaced; a__b=1 sets a.b."""
-  c = load('r1_zero', 'toy').to_dict()                  # a ConfigDict would refuse a changed type itself
+  c = load('r1_zero', 'toy').to_dict()  # a ConfigDict would refuse a changed type itself
   c['rollout'] |= dict(prompts=16, samples=16, max_response=160, chunk=16)
   c['train'] |= dict(minibatches=1, microbatch=0, length_slices=4)
   for path, value in settings.items():
@@ -67,7 +95,9 @@ def test_the_list_above_has_every_variant_and_the_default_is_one(name):
   assert any(load(name).to_json() == load(name, v).to_json() for v in VARIANTS[name])
 
 
-@pytest.mark.parametrize('settings, match', [
+@pytest.mark.parametrize(
+  'settings, match',
+  [
     (dict(rollout__sample=3), "unknown key 'rollout.sample'; the nearest known one is 'rollout.samples'"),
     (dict(lr=1.0), "unknown key 'lr'; the nearest known one is"),
     (dict(loss__klcoef=0.1), "'loss.kl_coef'"),
@@ -81,7 +111,8 @@ def test_the_list_above_has_every_variant_and_the_default_is_one(name):
     (dict(rollout=3), "'rollout' is 3; it must hold the keys of Rollout"),
     (dict(reward__parts='math'), "'reward.parts' is 'math'; it must map names to floats"),
     (dict(reward__parts=dict(signs='1')), "'reward.parts.signs' is '1'"),
-])
+  ],
+)
 def test_names_and_types_are_checked(settings, match):
   refused(match, **settings)
 
@@ -93,21 +124,28 @@ def test_a_missing_key_is_named():
     config.convert(c, config.RL)
 
 
-@pytest.mark.parametrize('settings, numbers', [
-    (dict(rollout__prompts=6, rollout__chunk=0, train__minibatches=4),
-     ['96 samples', '6 prompts x 16', '4 minibatches']),
+@pytest.mark.parametrize(
+  'settings, numbers',
+  [
+    (
+      dict(rollout__prompts=6, rollout__chunk=0, train__minibatches=4),
+      ['96 samples', '6 prompts x 16', '4 minibatches'],
+    ),
     (dict(rollout__samples=1, train__length_slices=1), ['rollout.samples is 1', "'group'", '2 or more']),
     (dict(train__length_slices=5), ['16 samples', '5 length slices']),
     (dict(train__microbatch=48), ['256 samples', 'microbatches of 48', 'divisor of 256']),
-    (dict(rollout__samples=12, rollout__prompts=4, rollout__chunk=0, train__microbatch=8, train__length_slices=1),
-     ['microbatch 8', '12 samples of a prompt', 'rollout.samples 12', 'train.length_slices 1']),
+    (
+      dict(rollout__samples=12, rollout__prompts=4, rollout__chunk=0, train__microbatch=8, train__length_slices=1),
+      ['microbatch 8', '12 samples of a prompt', 'rollout.samples 12', 'train.length_slices 1'],
+    ),
     (dict(rollout__chunk=3), ['16', 'chunks of 3']),
     (dict(reward__overlong_buffer=160), ['overlong_buffer 160', 'max_response 160']),
     (dict(reward__accuracy='math'), ["'math'", 'signs', 'format']),
     (dict(loss__kl_place='both'), ["'both'", "'loss' or 'reward'"]),
     (dict(rollout__prompts=10**6, rollout__samples=16, rollout__chunk=0), ['1,000,000', '16', '10,000,000']),
     (dict(rollout__stop=('a', '')), ['rollout.stop', "('a', '')", 'not empty']),
-])
+  ],
+)
 def test_impossible_combinations_are_refused_with_their_numbers(settings, numbers):
   with pytest.raises(ConfigError) as error:
     config.convert(changed(**settings), config.RL)
@@ -116,26 +154,46 @@ def test_impossible_combinations_are_refused_with_their_numbers(settings, number
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('given, range_', [
-    (dict(train__length_slices=0), '[1, 1,000,000]'), (dict(train__logit_chunk=0), '[1, 10,000,000]'),
-    (dict(train__microbatch=-4), '[0, 1,000,000]'), (dict(rollout__temperature=0.0), '(0, 100]'),
-    (dict(rollout__temperature=float('inf')), '(0, 100]'), (dict(rollout__top_p=1.5), '(0, 1]'),
-    (dict(rollout__min_p=1.0), '[0, 1)'), (dict(rollout__prompts=10**12), '[1, 1,000,000]'),
-    (dict(loss__dual_clip=0.5), '(1, 1,000,000], or be 0'), (dict(loss__dual_clip=1.0), '(1, 1,000,000], or be 0'),
-    (dict(loss__tis_cap=-1.0), '[0, 1,000,000]'), (dict(loss__kl_coef=float('nan')), '[0, 1,000,000]'),
-    (dict(optimizer__learning_rate=float('nan')), '(0, 1e+38]'), (dict(optimizer__b1=2.0), '[0, 1)'),
-    (dict(optimizer__b2=1.0), '[0, 1)'), (dict(optimizer__eps=-1.0), '(0, 1]'), (dict(optimizer__eps=0.0), '(0, 1]'),
-    (dict(optimizer__grad_clip=-1.0), '[0, 1,000,000]'), (dict(optimizer__warmup=-5), '[0, 1,000,000,000]'),
-    (dict(optimizer__final_fraction=1.5), '[0, 1]'), (dict(checkpoint__keep=1), '[2, 1,000,000]'),
-    (dict(eval__every=0), '[1, 1,000,000,000]'), (dict(eval__temperature=float('nan')), '[0, 100]'),
-    (dict(eval__temperature=-1.0), '[0, 100]'), (dict(eval__top_p=5.0), '(0, 1]'),
-    (dict(eval__final_problems=-1), '[0, 1,000,000]'), (dict(reward__workers=100_000), '[1, 1,024]'),
-    (dict(reward__timeout=float('inf')), '(0, 1,000,000]'), (dict(reward__parts__signs=float('nan')), '[-1,000,000, '),
-    (dict(seed=-1), '[0, 2,147,483,647]'), (dict(seed=10**20), '[0, 2,147,483,647]'),
-    (dict(steps=10**20), '[1, 1,000,000,000]'), (dict(mesh__tp=-2), '[-1, 1,000,000]'),
-])
+@pytest.mark.parametrize(
+  'given, range_',
+  [
+    (dict(train__length_slices=0), '[1, 1,000,000]'),
+    (dict(train__logit_chunk=0), '[1, 10,000,000]'),
+    (dict(train__microbatch=-4), '[0, 1,000,000]'),
+    (dict(rollout__temperature=0.0), '(0, 100]'),
+    (dict(rollout__temperature=float('inf')), '(0, 100]'),
+    (dict(rollout__top_p=1.5), '(0, 1]'),
+    (dict(rollout__min_p=1.0), '[0, 1)'),
+    (dict(rollout__prompts=10**12), '[1, 1,000,000]'),
+    (dict(loss__dual_clip=0.5), '(1, 1,000,000], or be 0'),
+    (dict(loss__dual_clip=1.0), '(1, 1,000,000], or be 0'),
+    (dict(loss__tis_cap=-1.0), '[0, 1,000,000]'),
+    (dict(loss__kl_coef=float('nan')), '[0, 1,000,000]'),
+    (dict(optimizer__learning_rate=float('nan')), '(0, 1e+38]'),
+    (dict(optimizer__b1=2.0), '[0, 1)'),
+    (dict(optimizer__b2=1.0), '[0, 1)'),
+    (dict(optimizer__eps=-1.0), '(0, 1]'),
+    (dict(optimizer__eps=0.0), '(0, 1]'),
+    (dict(optimizer__grad_clip=-1.0), '[0, 1,000,000]'),
+    (dict(optimizer__warmup=-5), '[0, 1,000,000,000]'),
+    (dict(optimizer__final_fraction=1.5), '[0, 1]'),
+    (dict(checkpoint__keep=1), '[2, 1,000,000]'),
+    (dict(eval__every=0), '[1, 1,000,000,000]'),
+    (dict(eval__temperature=float('nan')), '[0, 100]'),
+    (dict(eval__temperature=-1.0), '[0, 100]'),
+    (dict(eval__top_p=5.0), '(0, 1]'),
+    (dict(eval__final_problems=-1), '[0, 1,000,000]'),
+    (dict(reward__workers=100_000), '[1, 1,024]'),
+    (dict(reward__timeout=float('inf')), '(0, 1,000,000]'),
+    (dict(reward__parts__signs=float('nan')), '[-1,000,000, '),
+    (dict(seed=-1), '[0, 2,147,483,647]'),
+    (dict(seed=10**20), '[0, 2,147,483,647]'),
+    (dict(steps=10**20), '[1, 1,000,000,000]'),
+    (dict(mesh__tp=-2), '[-1, 1,000,000]'),
+  ],
+)
 def test_a_number_out_of_its_range_is_refused_with_the_range(given, range_):
-  (key, value), = given.items()
+  ((key, value),) = given.items()
   with pytest.raises(ConfigError) as error:
     config.convert(changed(**given), config.RL)
   assert str(error.value).startswith(f'{key.replace("__", ".")} is {value}; it must lie in {range_}'), error.value
@@ -144,8 +202,12 @@ def test_a_number_out_of_its_range_is_refused_with_the_range(given, range_):
 
 def of_settings():
   """Every class of settings, of runs and of recipes."""
-  return {name: cls for module in (config, settings) for name, cls in vars(module).items()
-          if isinstance(cls, type) and dataclasses.is_dataclass(cls)}
+  return {
+    name: cls
+    for module in (config, settings)
+    for name, cls in vars(module).items()
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls)
+  }
 
 
 def numbers(cls):
@@ -157,17 +219,25 @@ def numbers(cls):
 def test_every_number_has_a_range_and_no_range_is_of_anything_else():
   classes = of_settings()
   assert {name: numbers(cls) for name, cls in classes.items() if numbers(cls)} == {
-      name: set(table) for name, table in ranges.RANGES.items()}
+    name: set(table) for name, table in ranges.RANGES.items()
+  }
 
 
 @pytest.mark.parametrize('name, key', [(name, key) for name, table in ranges.RANGES.items() for key in table])
 def test_what_lies_outside_is_found_at_any_depth(name, key):
   allowed = ranges.RANGES[name][key]
-  bad = [float('nan'), float('inf'), -float('inf'), 10 * allowed.high + 1, allowed.low - 1,
-         *([allowed.low] if allowed.above else []), *([allowed.high] if allowed.below else [])]
+  bad = [
+    float('nan'),
+    float('inf'),
+    -float('inf'),
+    10 * allowed.high + 1,
+    allowed.low - 1,
+    *([allowed.low] if allowed.above else []),
+    *([allowed.high] if allowed.below else []),
+  ]
   for value in bad if not allowed.off else [b for b in bad if b != 0]:
     assert list(ranges.outside(name, {key: value}, 'a.')) == [(f'a.{key}', pytest.approx(value, nan_ok=True), allowed)]
-    (found, _, _), = ranges.outside(name, {key: {'x': {'y': value}}}, '')
+    ((found, _, _),) = ranges.outside(name, {key: {'x': {'y': value}}}, '')
     assert found == f'{key}.x.y'
   good = [allowed.high] if not allowed.below else [(allowed.low + allowed.high) / 2]
   for value in good + [0] * allowed.off + [allowed.low] * (not allowed.above):
@@ -181,7 +251,7 @@ def test_a_group_of_one_is_allowed_without_a_baseline():
 
 @pytest.mark.parametrize('microbatch', [16, 64, 4, 2])
 def test_microbatches_of_whole_or_parts_of_slices_are_allowed(microbatch):
-  config.convert(changed(train__microbatch=microbatch), config.RL)    # 16 prompts x 16 samples in 4 slices
+  config.convert(changed(train__microbatch=microbatch), config.RL)  # 16 prompts x 16 samples in 4 slices
 
 
 def test_prompt_and_response_must_fit_the_context():
@@ -197,7 +267,7 @@ def test_numbers_become_what_the_class_declares():
   cfg = config.convert(changed(loss__clip_low=0, rollout__stop=['a', 'b']), config.RL)
   assert cfg.loss.clip_low == 0.0 and isinstance(cfg.loss.clip_low, float) and cfg.rollout.stop == ('a', 'b')
   with pytest.raises(TypeError):
-    cfg.reward.parts['signs'] = 2.0                     # frozen, the mapping included
+    cfg.reward.parts['signs'] = 2.0  # frozen, the mapping included
 
 
 def test_a_dict_is_as_good_as_a_config_dict():
@@ -206,20 +276,36 @@ def test_a_dict_is_as_good_as_a_config_dict():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('arguments, said', [
-    (['--config', 'configs/r1_zero.py:toy', '--config.rollout.sample=3'],
-     "error: unknown key 'rollout.sample'; the nearest known one is 'rollout.samples'."),
-    (['--config', 'configs/r1_zero.py:nope'],
-     f"error: unknown variant 'nope'; known: {', '.join(VARIANTS['r1_zero'])}."),
-    (['--config', 'configs/r1_zero.py:toy', '--config.rollout.samples=x'],
-     "error: flag --config.rollout.samples=x: invalid literal for int() with base 10: 'x'"),
+@pytest.mark.parametrize(
+  'arguments, said',
+  [
+    (
+      ['--config', 'configs/r1_zero.py:toy', '--config.rollout.sample=3'],
+      "error: unknown key 'rollout.sample'; the nearest known one is 'rollout.samples'.",
+    ),
+    (
+      ['--config', 'configs/r1_zero.py:nope'],
+      f"error: unknown variant 'nope'; known: {', '.join(VARIANTS['r1_zero'])}.",
+    ),
+    (
+      ['--config', 'configs/r1_zero.py:toy', '--config.rollout.samples=x'],
+      "error: flag --config.rollout.samples=x: invalid literal for int() with base 10: 'x'",
+    ),
     (['--config', 'configs/none.py'], "error: [Errno 2] No such file or directory: 'configs/none.py'"),
-    (['--config', 'configs/r1_zero.py:toy', '--config.rollout.prompts=12', '--config.rollout.chunk=5'],
-     'error: rollout.prompts 12 does not divide into chunks of 5; set rollout.chunk to a divisor.'),
-])
+    (
+      ['--config', 'configs/r1_zero.py:toy', '--config.rollout.prompts=12', '--config.rollout.chunk=5'],
+      'error: rollout.prompts 12 does not divide into chunks of 5; set rollout.chunk to a divisor.',
+    ),
+  ],
+)
 def test_a_mistake_on_the_command_line_costs_one_line(arguments, said, tmp_path, pytestconfig):
-  out = subprocess.run([sys.executable, '-m', 'experiments.rl', *arguments, '--workdir', str(tmp_path / 'run')],
-                       cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=120)
+  out = subprocess.run(
+    [sys.executable, '-m', 'experiments.rl', *arguments, '--workdir', str(tmp_path / 'run')],
+    cwd=pytestconfig.rootpath,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
   assert out.returncode == 1
   assert out.stderr.strip() == said and out.stdout == ''
   assert not (tmp_path / 'run').exists()

@@ -1,4 +1,5 @@
 """The order of the packages, the names of the files, and what setup.py installs, read off the sources with ast."""
+
 import ast
 import importlib.metadata
 import pathlib
@@ -13,15 +14,15 @@ OURS = ('r1jax', 'experiments', 'configs')
 # A file imports only from its own entry and from entries of lower levels. The longest entry that
 # a module's name begins with is its own.
 LEVELS = [
-    ['r1jax.params', 'r1jax.config', 'r1jax.keys', 'r1jax.templates', 'r1jax.modelfiles'],
-    ['r1jax.parallel', 'r1jax.tokenizers', 'r1jax.losses', 'r1jax.metrics'],
-    ['r1jax.models', 'r1jax.rewards', 'r1jax.data'],
-    ['r1jax.sampling', 'r1jax.checkpoint', 'r1jax.training'],
-    ['r1jax.rewards.neural'],                                     # opens and samples models where a config names them
-    ['r1jax.rollout', 'r1jax.search', 'r1jax.evaluation', 'r1jax.planning'],
-    ['r1jax.recipes', 'r1jax.launch'],
-    ['configs'],                                                  # read by the jobs made of several experiments
-    ['experiments'],
+  ['r1jax.params', 'r1jax.config', 'r1jax.keys', 'r1jax.templates', 'r1jax.modelfiles'],
+  ['r1jax.parallel', 'r1jax.tokenizers', 'r1jax.losses', 'r1jax.metrics'],
+  ['r1jax.models', 'r1jax.rewards', 'r1jax.data'],
+  ['r1jax.sampling', 'r1jax.checkpoint', 'r1jax.training'],
+  ['r1jax.rewards.neural'],  # opens and samples models where a config names them
+  ['r1jax.rollout', 'r1jax.search', 'r1jax.evaluation', 'r1jax.planning'],
+  ['r1jax.recipes', 'r1jax.launch'],
+  ['configs'],  # read by the jobs made of several experiments
+  ['experiments'],
 ]
 LEVEL = {entry: level for level, entries in enumerate(LEVELS) for entry in entries}
 
@@ -51,7 +52,7 @@ def imports(code, module, is_package=False):
     elif isinstance(node, ast.ImportFrom):
       base = node.module or ''
       if node.level:
-        parents = module.split('.')[:len(module.split('.')) - node.level + is_package]
+        parents = module.split('.')[: len(module.split('.')) - node.level + is_package]
         base = '.'.join(parents + ([node.module] if node.module else []))
       found += [f'{base}.{alias.name}' for alias in node.names]
   return found
@@ -82,16 +83,18 @@ def violations(code, module, is_package=False):
   return out
 
 
-@pytest.mark.parametrize('module, code, count', [
+@pytest.mark.parametrize(
+  'module, code, count',
+  [
     ('r1jax.losses.policy', 'from r1jax.losses import kl', 0),
     ('r1jax.losses.policy', 'from r1jax import config as c, params', 0),
     ('r1jax.losses.policy', 'from . import kl', 0),
     ('r1jax.losses.policy', 'import jax\nfrom jax import numpy', 0),
-    ('r1jax.losses.policy', 'from r1jax.parallel import mesh', 1),                # same level, other package
-    ('r1jax.losses.policy', 'from ..models import layers', 1),                    # a higher level
-    ('r1jax.losses.policy', 'def f():\n  import r1jax.models.layers', 1),         # also inside a function
+    ('r1jax.losses.policy', 'from r1jax.parallel import mesh', 1),  # same level, other package
+    ('r1jax.losses.policy', 'from ..models import layers', 1),  # a higher level
+    ('r1jax.losses.policy', 'def f():\n  import r1jax.models.layers', 1),  # also inside a function
     ('r1jax.losses.policy', 'from r1jax import models, sampling, params', 2),
-    ('r1jax.losses.policy', 'from r1jax import nowhere', 1),                      # not in the list
+    ('r1jax.losses.policy', 'from r1jax import nowhere', 1),  # not in the list
     ('r1jax.rewards.workers.pool', 'from r1jax.rewards.neural import judge', 1),  # a part with a level of its own
     ('r1jax.rewards.neural.judge', 'from r1jax.rewards.workers import worker', 0),
     ('r1jax.config', 'from r1jax import params', 1),
@@ -101,14 +104,17 @@ def violations(code, module, is_package=False):
     ('configs.r1_zero', 'from ml_collections import ConfigDict\nfrom configs import common', 0),
     ('configs.r1_zero', 'import os\nfrom configs import toy_base\nimport r1jax.config', 3),
     ('configs.r1', 'from configs import toy_base\nimport r1jax.config', 1),
-])
+  ],
+)
 def test_the_order_is_read_right(module, code, count):
   assert len(violations(code, module)) == count
 
 
 def test_relative_imports_of_a_package_start_at_itself():
   assert imports('from . import a\nfrom .b import c', 'r1jax.losses', is_package=True) == [
-      'r1jax.losses.a', 'r1jax.losses.b.c']
+    'r1jax.losses.a',
+    'r1jax.losses.b.c',
+  ]
   assert imports('from . import a\nfrom ..b import c', 'r1jax.losses.policy') == ['r1jax.losses.a', 'r1jax.b.c']
 
 
@@ -154,8 +160,10 @@ def third_party(*folders):
 
 def test_what_the_product_imports_is_what_setup_installs():
   setup = setup_arguments()
-  wanted = {distribution(r) for r in setup['install_requires'] + [
-      name for extra in ('judge',) for name in setup['extras_require'][extra]]}
+  wanted = {
+    distribution(r)
+    for r in setup['install_requires'] + [name for extra in ('judge',) for name in setup['extras_require'][extra]]
+  }
   providers = importlib.metadata.packages_distributions()
   used = {name: {distribution(d) for d in providers.get(name, [])} for name in third_party(*OURS)}
   assert sorted(name for name, dists in used.items() if not dists & wanted) == []  # imported, not installed
@@ -179,6 +187,10 @@ def test_every_folder_of_sources_is_a_package():
 
 def test_other_files_inside_the_packages_are_installed_with_them():
   patterns = setup_arguments()['package_data']['']
-  others = [path for folder in OURS for path in (ROOT / folder).rglob('*')
-            if path.is_file() and path.suffix not in ('.py', '.pyc')]
+  others = [
+    path
+    for folder in OURS
+    for path in (ROOT / folder).rglob('*')
+    if path.is_file() and path.suffix not in ('.py', '.pyc')
+  ]
   assert sorted(str(p.relative_to(ROOT)) for p in others if not any(p.match(pattern) for pattern in patterns)) == []

@@ -1,4 +1,5 @@
 """configs/r1.py: every stage of the recipes is built; deepseek_v3 has the paper's numbers, written down here again."""
+
 import json
 import types
 
@@ -34,7 +35,7 @@ def test_every_stage_is_built_and_each_is_a_config_by_itself(variant):
   for name, stage in cfg.stages.items():
     alone = r1.get_config(f'{variant}/{name}')
     assert 'stage:' not in str(alone) and stage.about
-    if stage.experiment in ('rl', 'sft', 'pretrain'):      # what experiments.plan and the plain commands take
+    if stage.experiment in ('rl', 'sft', 'pretrain'):  # what experiments.plan and the plain commands take
       config.convert(alone, recipe.EXPERIMENTS[stage.experiment].config)
 
 
@@ -51,15 +52,22 @@ def test_unknown_variants_are_refused_with_the_list(variant, said):
     r1.get_config(variant)
 
 
-@pytest.mark.parametrize('name, rate, temperature, length, clip', [
-    ('zero', 3e-6, 1.0, 32_768, 0.2), ('zero_long', 3e-6, 1.0, 65_536, 0.2), ('reasoning', 3e-6, 1.0, 32_768, 10.0),
-    ('final', 3e-6, 0.7, 32_768, 10.0), ('student_zero', 2e-6, 1.0, 32_768, 0.2)])
+@pytest.mark.parametrize(
+  'name, rate, temperature, length, clip',
+  [
+    ('zero', 3e-6, 1.0, 32_768, 0.2),
+    ('zero_long', 3e-6, 1.0, 65_536, 0.2),
+    ('reasoning', 3e-6, 1.0, 32_768, 10.0),
+    ('final', 3e-6, 0.7, 32_768, 10.0),
+    ('student_zero', 2e-6, 1.0, 32_768, 0.2),
+  ],
+)
 def test_the_papers_reinforcement(v3, name, rate, temperature, length, clip):
   c = v3[name]
   assert c.optimizer.learning_rate == rate and c.rollout.temperature == temperature
   assert c.rollout.max_response == length and c.rollout.samples == 16 and c.loss.clip_high == clip
   assert c.rollout.prompts * c.rollout.samples == 8192 and c.train.minibatches == 16 and c.train.epochs == 1
-  assert c.rollout.prompts // c.train.minibatches == 32    # questions an optimizer step
+  assert c.rollout.prompts // c.train.minibatches == 32  # questions an optimizer step
   assert c.loss.kl_coef == 1e-3 and c.loss.kl_estimator == 'k3' and c.loss.name == 'grpo'
   assert c.train.reference_refresh * c.train.minibatches == 400
 
@@ -82,10 +90,19 @@ def test_the_papers_rewards(v3):
   assert zero.options['format']['form'] == 'r1_zero' and reasoning.options['format']['form'] == 'r1'
 
 
-@pytest.mark.parametrize('name, rate, batch', [
-    ('cold', 5e-5, 128), ('sft', 5e-5, 128), ('student_qwen2_5_math_1_5b', 1e-4, 64),
-    ('student_qwen2_5_math_7b', 8e-5, 64), ('student_qwen2_5_14b', 7e-5, 64), ('student_qwen2_5_32b', 6e-5, 64),
-    ('student_llama_3_1_8b', 5e-5, 64), ('student_llama_3_3_70b', 2e-5, 64)])
+@pytest.mark.parametrize(
+  'name, rate, batch',
+  [
+    ('cold', 5e-5, 128),
+    ('sft', 5e-5, 128),
+    ('student_qwen2_5_math_1_5b', 1e-4, 64),
+    ('student_qwen2_5_math_7b', 8e-5, 64),
+    ('student_qwen2_5_14b', 7e-5, 64),
+    ('student_qwen2_5_32b', 6e-5, 64),
+    ('student_llama_3_1_8b', 5e-5, 64),
+    ('student_llama_3_3_70b', 2e-5, 64),
+  ],
+)
 def test_the_papers_imitation(v3, name, rate, batch):
   c = v3[name]
   assert c.optimizer.learning_rate == rate and c.optimizer.schedule == 'cosine' and c.optimizer.final_fraction == 0.1
@@ -97,13 +114,23 @@ def test_the_papers_imitation(v3, name, rate, batch):
 def test_the_papers_reward_models(v3, name, objective, view):
   c = v3[name]
   assert (c.objective, c.data.view, c.epochs, c.batch, c.optimizer.learning_rate, c.data.max_length) == (
-      objective, view, 1.0, 256, 6e-6, 8192)
+    objective,
+    view,
+    1.0,
+    256,
+    6e-6,
+    8192,
+  )
 
 
 def test_data_goes_the_papers_way(v3):
   """R1-Zero's outputs into the cold start, the stage-2 checkpoint's samples into a set, the base learns both."""
   assert {name: way.model.path for name, way in v3['cold_data'].ways.items()} == {
-      'few_shot': '/given/base', 'direct': '/given/chat', 'zero': '/w/zero_long', 'rewritten': '/given/chat'}
+    'few_shot': '/given/base',
+    'direct': '/given/chat',
+    'zero': '/w/zero_long',
+    'rewritten': '/given/chat',
+  }
   assert v3['cold'].data.path == '/w/cold_data' and v3['reasoning'].model.path == '/w/cold'
   assert v3['samples'].model.path == '/w/reasoning' and v3['curated'].samples == '/w/samples'
   assert v3['sft'].data.path == '/w/curated' == v3['student_qwen2_5_32b'].data.path
@@ -118,11 +145,14 @@ def test_the_papers_evaluation(v3):
 def test_all_stages_after_the_first_ask_as_the_sft_has_taught(v3):
   chat = {name: of.chat_template for name in v3 for of in [getattr(v3[name], 'data', None)] if of is not None}
   zero = {'zero', 'zero_long', 'student_zero', 'zero/evaluation', 'zero_long/evaluation', 'student_zero/evaluation'}
-  other = {'cold_data', 'helpful', 'harmless'}           # each way asks by itself; as the model's own tokenizer has it
+  other = {'cold_data', 'helpful', 'harmless'}  # each way asks by itself; as the model's own tokenizer has it
   assert {name for name, of in chat.items() if of != 'r1'} == zero | other
   asked = lambda name: {key: part.template or v3[name].data.template for key, part in v3[name].data.parts.items()}
-  assert asked('samples') == asked('reasoning') == {
-      'gsm8k': 'chat_boxed', 'cmath': 'chat_boxed_zh', 'mbpp': 'chat', 'stem': 'chat_boxed', 'knights': 'chat'}
+  assert (
+    asked('samples')
+    == asked('reasoning')
+    == {'gsm8k': 'chat_boxed', 'cmath': 'chat_boxed_zh', 'mbpp': 'chat', 'stem': 'chat_boxed', 'knights': 'chat'}
+  )
   assert asked('final') == asked('reasoning') | {'requests': 'chat', 'harm': 'chat'}
   # Rows of `samples` name their template; those of other sources, and what cold start has of mathematics, do not.
   assert v3['sft'].data.template == 'chat' and v3['cold'].data.template == 'chat_boxed'

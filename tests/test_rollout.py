@@ -1,4 +1,5 @@
 """From rewards to advantages, and dynamic sampling, on hand-made rollouts."""
+
 import dataclasses
 import types
 
@@ -14,16 +15,25 @@ P, G, T = 2, 3, 8
 
 def cfg(buffer=0, **loss):
   return types.SimpleNamespace(
-      reward=types.SimpleNamespace(overlong_buffer=buffer), rollout=types.SimpleNamespace(max_response=T),
-      loss=config.Loss('grpo', **{'advantage': 'group_centred'} | loss))
+    reward=types.SimpleNamespace(overlong_buffer=buffer),
+    rollout=types.SimpleNamespace(max_response=T),
+    loss=config.Loss('grpo', **{'advantage': 'group_centred'} | loss),
+  )
 
 
 def graded(lengths=((1, 4, 8), (5, 6, 7))):
   rng = np.random.default_rng(0)
   shape = (P, G, T)
-  return Graded(np.ones((P, 4), np.int32), np.full(P, 4, np.int32), np.ones(shape, np.int32),
-                np.array(lengths, np.int32), None, np.zeros(shape, np.float32),
-                rng.normal(size=shape).astype(np.float32), rng.normal(size=shape).astype(np.float32))
+  return Graded(
+    np.ones((P, 4), np.int32),
+    np.full(P, 4, np.int32),
+    np.ones(shape, np.int32),
+    np.array(lengths, np.int32),
+    None,
+    np.zeros(shape, np.float32),
+    rng.normal(size=shape).astype(np.float32),
+    rng.normal(size=shape).astype(np.float32),
+  )
 
 
 REWARD = np.array([1, 0, 1, 0, 0, 1], np.float32)
@@ -43,18 +53,21 @@ def test_advantages_are_of_the_rewards_group_by_group():
 def test_overlong_responses_are_punished_in_tokens():
   # max_response 8, buffer 4: no punishment up to 4 tokens, then a quarter for each one more.
   punished = REWARD - np.array([0, 0, 1, 0.25, 0.5, 0.75])
-  np.testing.assert_allclose(rollout.with_advantage(graded(), REWARD, cfg(buffer=4)).advantage, centred(punished),
-                             atol=1e-6)
+  np.testing.assert_allclose(
+    rollout.with_advantage(graded(), REWARD, cfg(buffer=4)).advantage, centred(punished), atol=1e-6
+  )
 
 
-@pytest.mark.parametrize('name, estimate', [
-    ('k1', lambda d: d), ('k2', lambda d: d * d / 2), ('k3', lambda d: np.exp(-d) - 1 + d)])
+@pytest.mark.parametrize(
+  'name, estimate', [('k1', lambda d: d), ('k2', lambda d: d * d / 2), ('k3', lambda d: np.exp(-d) - 1 + d)]
+)
 def test_kl_in_the_reward_is_the_sum_over_each_response(name, estimate):
   batch = graded()
   # What lies after a response's end must not count, not even as nan.
   mask = np.arange(T) < batch.lengths[..., None]
-  poisoned = dataclasses.replace(batch, old_logp=np.where(mask, batch.old_logp, np.nan),
-                                 ref_logp=np.where(mask, batch.ref_logp, np.inf))
+  poisoned = dataclasses.replace(
+    batch, old_logp=np.where(mask, batch.old_logp, np.nan), ref_logp=np.where(mask, batch.ref_logp, np.inf)
+  )
   got = rollout.with_advantage(poisoned, REWARD, cfg(kl_coef=0.3, kl_place='reward', kl_estimator=name)).advantage
   kl = np.zeros((P, G))
   for p in range(P):
@@ -65,8 +78,9 @@ def test_kl_in_the_reward_is_the_sum_over_each_response(name, estimate):
 
 
 def test_kl_in_the_loss_leaves_the_reward_alone():
-  np.testing.assert_allclose(rollout.with_advantage(graded(), REWARD, cfg(kl_coef=0.3)).advantage, centred(REWARD),
-                             atol=1e-6)
+  np.testing.assert_allclose(
+    rollout.with_advantage(graded(), REWARD, cfg(kl_coef=0.3)).advantage, centred(REWARD), atol=1e-6
+  )
 
 
 def test_zero_variance():
@@ -83,17 +97,21 @@ def drawn(name, rewards, samples=2, item=(), **parts):
   marks = [f'{name}{i}' for i in range(n // samples)]
   rows = np.array([f'{m}.{j}' for m in marks for j in range(samples)])
   tokens = np.arange(n * 3, dtype=np.int32).reshape(n, 3)
-  made = rollout.Rollout([{'id': m} for m in marks], [[m] for m in marks], [{'row': r, **item} for r in rows],
-                         Samples(tokens, np.ones(n, np.int32), rows, tokens * 1.0, tokens * 2.0))
+  made = rollout.Rollout(
+    [{'id': m} for m in marks],
+    [[m] for m in marks],
+    [{'row': r, **item} for r in rows],
+    Samples(tokens, np.ones(n, np.int32), rows, tokens * 1.0, tokens * 2.0),
+  )
   parts = {'math': np.array(rewards) * 2} | parts
   return made, ({'total': np.array(rewards, np.float32)} | {k: np.array(v, np.float32) for k, v in parts.items()}, 1)
 
 
 def test_dynamic_sampling_keeps_the_groups_that_differ_in_order():
   kept = rollout.Kept(3, 2, MATH, 0)
-  kept.add(*drawn('a', [1, 1, 0, 1, 0, 0]))              # only a1 teaches anything
+  kept.add(*drawn('a', [1, 1, 0, 1, 0, 0]))  # only a1 teaches anything
   assert kept.missing() == 2
-  kept.add(*drawn('b', [1, 0, 1, 1, 0, 1]))              # b0 and b2
+  kept.add(*drawn('b', [1, 0, 1, 1, 0, 1]))  # b0 and b2
   assert kept.missing() == 0
   joined, scores = kept.result()
   table, timeouts = scores()
@@ -117,12 +135,16 @@ def test_dynamic_sampling_fills_up_with_dull_groups_and_takes_no_more_than_wante
   assert [p['id'] for p in kept.result()[0].problems] == ['b1', 'c0'] and kept.missing() == 0
 
 
-@pytest.mark.parametrize('right, totals, dull', [
-    ((0, 0, 0, 0), (1, 1, .99, 1), True),                # all wrong: language alone differs
-    ((1, 1, 1, 1), (2, 1.5, 2, 1), True),                # all right, some of them not well formed
-    ((0, 1, 0, 1), (1, 1, 1, 1), False),                 # a gate or a long answer may even out what was right
-    ((0, 0, 0.5, 0), (0, 0, 0.5, 0), True),              # half of the tests is not right
-    ((1, 1, 1, 0), (3, 3, 3, 1), False)])
+@pytest.mark.parametrize(
+  'right, totals, dull',
+  [
+    ((0, 0, 0, 0), (1, 1, 0.99, 1), True),  # all wrong: language alone differs
+    ((1, 1, 1, 1), (2, 1.5, 2, 1), True),  # all right, some of them not well formed
+    ((0, 1, 0, 1), (1, 1, 1, 1), False),  # a gate or a long answer may even out what was right
+    ((0, 0, 0.5, 0), (0, 0, 0.5, 0), True),  # half of the tests is not right
+    ((1, 1, 1, 0), (3, 3, 3, 1), False),
+  ],
+)
 def test_dynamic_sampling_goes_by_accuracy_alone(right, totals, dull):
   kept = rollout.Kept(1, 4, config.Reward(parts={'math': 1.0, 'language': 1.0}, accuracy='math'), 0)
   kept.add(*drawn('a', totals, 4, math=right, language=np.subtract(totals, right)))
@@ -130,9 +152,14 @@ def test_dynamic_sampling_goes_by_accuracy_alone(right, totals, dull):
 
 
 def test_dynamic_sampling_goes_by_the_accuracy_of_each_kind():
-  reward = config.Reward(parts={'format': 0.5}, accuracy='', routes={
-      'logic': {'logic': 1.0}, 'open': {'helpful': 1.0}, 'essay': {'length': 1.0}}, accuracies={'essay': ''},
-      bars={'helpful': 0.5}, begin={'helpful': 3})
+  reward = config.Reward(
+    parts={'format': 0.5},
+    accuracy='',
+    routes={'logic': {'logic': 1.0}, 'open': {'helpful': 1.0}, 'essay': {'length': 1.0}},
+    accuracies={'essay': ''},
+    bars={'helpful': 0.5},
+    begin={'helpful': 3},
+  )
   found = dict(logic=[0, 0, 1, 0], helpful=[0.1, 0.4, 0.4, 0.6], format=[1, 0, 1, 1], length=[0, 0, 0, 0])
   missing = {}
   for step in (2, 3):
@@ -152,11 +179,20 @@ def test_metrics_before_and_after_the_filter():
   kept = rollout.Kept(1, 2, MATH, 0)
   kept.add(*drawn('a', [1, 1, 0, 0, 0, 0], math=[1, 1, 0, 0, 0, 0]))
   kept.add(*drawn('b', [0, 1, 1, 1, 0, 0], math=[0, 1, 1, 1, 0, 0]))
-  assert kept.metrics() == pytest.approx({
-      'filter/before/groups': 6, 'filter/before/accuracy': 5 / 12, 'filter/before/reward': 5 / 12,
-      'filter/before/all_right': 2 / 6, 'filter/before/all_wrong': 3 / 6,
-      'filter/after/groups': 1, 'filter/after/accuracy': 1 / 2, 'filter/after/reward': 1 / 2,
-      'filter/after/all_right': 0, 'filter/after/all_wrong': 0})
+  assert kept.metrics() == pytest.approx(
+    {
+      'filter/before/groups': 6,
+      'filter/before/accuracy': 5 / 12,
+      'filter/before/reward': 5 / 12,
+      'filter/before/all_right': 2 / 6,
+      'filter/before/all_wrong': 3 / 6,
+      'filter/after/groups': 1,
+      'filter/after/accuracy': 1 / 2,
+      'filter/after/reward': 1 / 2,
+      'filter/after/all_right': 0,
+      'filter/after/all_wrong': 0,
+    }
+  )
 
 
 def test_arrays_fold_rows_into_groups():
@@ -165,18 +201,19 @@ def test_arrays_fold_rows_into_groups():
   batch = rollout.arrays(made, 2, 16)
   assert batch.prompt_lengths.tolist() == [2, 1] and batch.prompts[:, :3].tolist() == [[5, 6, 0], [7, 0, 0]]
   assert batch.responses.shape == (2, 2, 3) and batch.responses[1, 0].tolist() == [6, 7, 8]
-  assert batch.sampler_logp[1, 0].tolist() == [12, 14, 16]     # of the distribution it was drawn from
+  assert batch.sampler_logp[1, 0].tolist() == [12, 14, 16]  # of the distribution it was drawn from
 
 
 def test_prompts_go_through_the_chat_template_where_the_template_says_so(tmp_path):
   tokenizers.train(['abc 1+1? User Assistant think'] * 9, tmp_path / 'tokenizer.model', 300)
   problem = {'problem': 'What is 1+1? <think>'}
   chat = lambda template: rollout.encode_prompt(
-      tokenizers.load(tmp_path / 'tokenizer.model', template), templates.TEMPLATES['chat'], problem)
+    tokenizers.load(tmp_path / 'tokenizer.model', template), templates.TEMPLATES['chat'], problem
+  )
   text, ids = chat('r1')
   own = tokenizers.load(tmp_path / 'tokenizer.model')
   assert own.decode(ids).endswith('1+1? <think><｜Assistant｜><think>\n')
-  assert templates.completed(text, 'x</think>') == '<think>x</think>'     # the template has opened the thinking
+  assert templates.completed(text, 'x</think>') == '<think>x</think>'  # the template has opened the thinking
   talk = [{'role': role, 'content': role} for role in ('user', 'assistant', 'user')]
   problem['turns'] = [*talk[:2], {'role': 'user', 'content': 'And 2+2?'}]
   text, ids = chat('r1')
@@ -187,7 +224,7 @@ def test_prompts_go_through_the_chat_template_where_the_template_says_so(tmp_pat
   (tmp_path / 'chat_template.jinja').write_text(template)
   text, ids = chat(None)
   assert own.decode(ids) == 'Q: What is 1+1? <think> A:'
-  assert templates.completed(text, 'x') == 'x'                            # the problem cannot
+  assert templates.completed(text, 'x') == 'x'  # the problem cannot
   text, ids = rollout.encode_prompt(own, templates.TEMPLATES['plain'], problem)
   assert text == 'What is 1+1? <think>.\n' and ids == own.encode(text) and own.bos is None
 

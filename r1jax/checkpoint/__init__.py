@@ -1,4 +1,5 @@
 """Checkpoints of a run (`Store`), and models as directories (`open_model`, `hf`)."""
+
 from r1jax.checkpoint.model_dir import ModelDirError
 from r1jax.checkpoint.source import CHECKPOINTS, Source, open_model
 from r1jax.checkpoint.store import Store, StoreError

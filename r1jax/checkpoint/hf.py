@@ -2,6 +2,7 @@
 
 What is here does not depend on the family: `families` says which tensor of the files is which of ours.
 """
+
 import concurrent.futures
 import contextlib
 import json
@@ -24,9 +25,9 @@ from r1jax.checkpoint.safetensors_files import DTYPES, INDEX, ROWS, SCALE
 
 log = logging.getLogger('r1jax')
 
-BUFFERS = re.compile(r'.*\.rotary_emb\.inv_freq')        # older files keep what the config says already
+BUFFERS = re.compile(r'.*\.rotary_emb\.inv_freq')  # older files keep what the config says already
 THREADS = min(16, os.cpu_count() or 1)
-JOB_BYTES = 1 << 24               # of a file, for one thread
+JOB_BYTES = 1 << 24  # of a file, for one thread
 SHARD_BYTES = 5_000_000_000
 
 
@@ -57,14 +58,18 @@ def check(cfg, config, found):
   """
   wanted = {t.name: t for leaf in families.tensors(cfg).values() for t in leaf.values()}
   last = cfg.layers + families.prediction_layers(config)
-  skipped = {name: e for name, e in found.items()
-             if (m := re.match(r'model\.layers\.(\d+)\.', name)) and cfg.layers <= int(m[1]) < last}
+  skipped = {
+    name: e
+    for name, e in found.items()
+    if (m := re.match(r'model\.layers\.(\d+)\.', name)) and cfg.layers <= int(m[1]) < last
+  }
   both = sorted(wanted.keys() & found.keys())
   scales = {name + SCALE for name in both if found[name].dtype == 'F8_E4M3'}
   free = scales | skipped.keys() | ({'lm_head.weight'} if cfg.tied else set())
   lines = [f'{name} is missing' for name in sorted((wanted.keys() | scales) - found.keys())]
-  lines += [f'{name} is unexpected' for name in sorted(found.keys() - wanted.keys() - free)
-            if not BUFFERS.fullmatch(name)]
+  lines += [
+    f'{name} is unexpected' for name in sorted(found.keys() - wanted.keys() - free) if not BUFFERS.fullmatch(name)
+  ]
   for name in both:
     shape = found[name].shape
     if shape != wanted[name].shape:
@@ -83,8 +88,9 @@ def _scale_block(config):
   about = config.get('quantization_config')
   block = (about.get('weight_block_size') if isinstance(about, dict) else None) or [128, 128]
   if not isinstance(block, list) or len(block) != 2 or any(type(n) is not int or not 1 <= n < 1 << 31 for n in block):
-    raise ModelDirError(f"{CONFIG}: 'weight_block_size' is {block!r}, which is no pair of sizes; copy the model's own "
-                        f'{CONFIG}.')
+    raise ModelDirError(
+      f"{CONFIG}: 'weight_block_size' is {block!r}, which is no pair of sizes; copy the model's own {CONFIG}."
+    )
   return tuple(block)
 
 
@@ -98,16 +104,16 @@ def _open(path, cfg, config):
   lines, skipped = check(cfg, config, found)
   if lines:
     more = f' and {len(lines) - 4} more (scripts/convert import --check lists them)' if len(lines) > 4 else ''
-    raise ModelDirError(f'{path} does not fit its {CONFIG}: {"; ".join(lines[:4])}{more}; '
-                        'use the files of one model.')
+    raise ModelDirError(f'{path} does not fit its {CONFIG}: {"; ".join(lines[:4])}{more}; use the files of one model.')
   return found, skipped
 
 
 def dtypes(cfg, found):
   """{dotted name of ours: dtype} as on disk; FP8 counts as bfloat16, and where layers differ one that holds all."""
   of = lambda t: DTYPES['BF16' if found[t.name].dtype == 'F8_E4M3' else found[t.name].dtype]
-  return {leaf: np.dtype(jnp.result_type(*{of(t) for t in places.values()}))
-          for leaf, places in families.tensors(cfg).items()}
+  return {
+    leaf: np.dtype(jnp.result_type(*{of(t) for t in places.values()})) for leaf, places in families.tensors(cfg).items()
+  }
 
 
 def load(path, cfg, config, abstract, progress=lambda done, total: None):
@@ -125,14 +131,17 @@ def load(path, cfg, config, abstract, progress=lambda done, total: None):
   """
   found, skipped = _open(path, cfg, config)
   if skipped:
-    log.info('%s: %d tensors of the layers for multi-token prediction (%s...) are left out.', path, len(skipped),
-             min(skipped))
+    log.info(
+      '%s: %d tensors of the layers for multi-token prediction (%s...) are left out.', path, len(skipped), min(skipped)
+    )
   places = families.tensors(cfg)
   leaves, treedef = jax.tree_util.tree_flatten_with_path(abstract)
   named = {jax.tree_util.keystr(at, simple=True, separator='.'): leaf for at, leaf in leaves}
   arrays, done, total = {}, 0, sum(_bytes(leaf) for leaf in named.values())
-  with (contextlib.closing(safetensors_files.Reader(found, _scale_block(config))) as reader,
-        concurrent.futures.ThreadPoolExecutor(THREADS) as pool):
+  with (
+    contextlib.closing(safetensors_files.Reader(found, _scale_block(config))) as reader,
+    concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
+  ):
     for name in sorted(named, key=lambda name: -_bytes(named[name])):
       arrays[name] = _read_leaf(reader, found, places[name], named[name], pool)
       done += _bytes(named[name])
@@ -156,7 +165,7 @@ def _read_leaf(reader, found, places, leaf, pool):
     read = _read_parts(reader, found, places, leaf.dtype, layers, rows, list(parts), pool)
     arrays += [jax.device_put(part, device) for part, devices in zip(read, parts.values()) for device in devices]
     del read
-    jax.block_until_ready(arrays)                        # or parts would pile up on their way to an accelerator
+    jax.block_until_ready(arrays)  # or parts would pile up on their way to an accelerator
   return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, arrays)
 
 
@@ -171,16 +180,18 @@ def _read_parts(reader, found, places, dtype, layers, rows, parts, pool):
   tensor = next(iter(places.values()))
   row_bytes = sum(_size(columns) for columns, _ in parts) * out[0].itemsize
   step = max(1, JOB_BYTES // row_bytes // ROWS) * ROWS
-  matrix = lambda x, columns: (x.reshape(_size(columns), _size(rows)).T if tensor.transposed else
-                               x.reshape(_size(rows), _size(columns)))
+  matrix = lambda x, columns: (
+    x.reshape(_size(columns), _size(rows)).T if tensor.transposed else x.reshape(_size(rows), _size(columns))
+  )
 
   def read(job):
     at, first = job
     last = min(first + step, rows[1])
     here = slice(first - rows[0], last - rows[0])
     place = places[tuple(start + i for (start, _), i in zip(layers, at))]
-    reader.read(found[place.name], (first, last),
-                [(columns, matrix(x[at], columns)[here]) for x, (columns, _) in zip(out, parts)])
+    reader.read(
+      found[place.name], (first, last), [(columns, matrix(x[at], columns)[here]) for x, (columns, _) in zip(out, parts)]
+    )
 
   for _ in pool.map(read, [(at, first) for at in np.ndindex(*map(_size, layers)) for first in range(*rows, step)]):
     pass
@@ -237,8 +248,9 @@ def save(path, cfg, params, config, files=(), shard_bytes=SHARD_BYTES, progress=
     ModelDirError: `path` is something else, or there is no room on the disk; nothing is left at a temporary name.
   """
   path = check_target(path)
-  flat = {jax.tree_util.keystr(at, simple=True, separator='.'): x
-          for at, x in jax.tree_util.tree_leaves_with_path(params)}
+  flat = {
+    jax.tree_util.keystr(at, simple=True, separator='.'): x for at, x in jax.tree_util.tree_leaves_with_path(params)
+  }
   new, old = (path.with_name(f'{path.name}.{kind}') for kind in ('writing', 'replaced'))
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -256,8 +268,9 @@ def save(path, cfg, params, config, files=(), shard_bytes=SHARD_BYTES, progress=
       shutil.rmtree(new, ignore_errors=True)
       raise
   except OSError as error:
-    raise ModelDirError(f'{path} could not be written ({error}); make room or mend the cause, then run the same '
-                        'command again.') from error
+    raise ModelDirError(
+      f'{path} could not be written ({error}); make room or mend the cause, then run the same command again.'
+    ) from error
   shutil.rmtree(old, ignore_errors=True)
 
 
@@ -265,8 +278,10 @@ def check_target(path):
   """The path that `save` would write to, resolved. Raises ModelDirError where something else is there."""
   path = pathlib.Path(path).resolve()
   if path.exists() and not (path.is_dir() and ((path / CONFIG).is_file() or not any(path.iterdir()))):
-    raise ModelDirError(f'{path} is {"a directory without " + CONFIG if path.is_dir() else "a file"} and would be '
-                        'replaced; remove it or choose another path.')
+    raise ModelDirError(
+      f'{path} is {"a directory without " + CONFIG if path.is_dir() else "a file"} and would be '
+      'replaced; remove it or choose another path.'
+    )
   return path
 
 
@@ -292,8 +307,9 @@ def _in_file(tensor):
 
 def _write(folder, shards, flat, config, files, progress):
   """Writes all that a model directory holds, when there is room for it."""
-  headers = {name: safetensors_files.header([(t.name, dtype, t.shape) for t, dtype in shard])
-             for name, shard in shards.items()}
+  headers = {
+    name: safetensors_files.header([(t.name, dtype, t.shape) for t, dtype in shard]) for name, shard in shards.items()
+  }
   size = lambda t, dtype: math.prod(t.shape) * dtype.itemsize
   done, total = 0, sum(size(*item) for shard in shards.values() for item in shard)
   texts = {CONFIG: config}
@@ -311,8 +327,9 @@ def _write(folder, shards, flat, config, files, progress):
       for tensor, dtype in shard:
         with jax.transfer_guard('allow'):
           x = np.asarray(flat[tensor.leaf][tensor.at])
-        safetensors_files.write_matrix(f, x.reshape(tensor.shape[::-1] if tensor.transposed else tensor.shape),
-                                       tensor.transposed)
+        safetensors_files.write_matrix(
+          f, x.reshape(tensor.shape[::-1] if tensor.transposed else tensor.shape), tensor.transposed
+        )
         done += size(tensor, dtype)
         progress(done, total)
   for file in files:

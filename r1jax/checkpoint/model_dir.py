@@ -1,4 +1,5 @@
 """What the readers and writers of model directories share."""
+
 CONFIG = 'config.json'
 
 

@@ -3,6 +3,7 @@
 The safetensors library maps whole files, and pages read through a map count as resident until it is closed: a
 checkpoint would be in memory twice. Plain reads of a few megabytes do not, and a process reads only what it keeps.
 """
+
 import dataclasses
 import json
 import math
@@ -18,17 +19,20 @@ from r1jax import modelfiles
 from r1jax.checkpoint.model_dir import ModelDirError
 
 INDEX = 'model.safetensors.index.json'
-DTYPES = {name: np.dtype(kind) for name, kind in (
-    ('F32', jnp.float32), ('F16', jnp.float16), ('BF16', jnp.bfloat16), ('F8_E4M3', jnp.float8_e4m3fn))}
-SCALE = '_scale_inv'              # DeepSeek's FP8: W.weight has its blocks' factors in W.weight_scale_inv
-ROWS = 32                         # transposed at a time: 64 bytes of bfloat16, a line of the cache
-PIECE = 1 << 20                   # bytes read at a time where nothing is to be done with them
+DTYPES = {
+  name: np.dtype(kind)
+  for name, kind in (('F32', jnp.float32), ('F16', jnp.float16), ('BF16', jnp.bfloat16), ('F8_E4M3', jnp.float8_e4m3fn))
+}
+SCALE = '_scale_inv'  # DeepSeek's FP8: W.weight has its blocks' factors in W.weight_scale_inv
+ROWS = 32  # transposed at a time: 64 bytes of bfloat16, a line of the cache
+PIECE = 1 << 20  # bytes read at a time where nothing is to be done with them
 FP8 = np.arange(256, dtype=np.uint8).view(DTYPES['F8_E4M3']).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
   """Where a tensor lies: file, dtype as the file names it, shape, and the offset of its first byte."""
+
   name: str
   file: pathlib.Path
   dtype: str
@@ -63,17 +67,21 @@ def entries(path):
     files = sorted(p for p in path.glob('*.safetensors') if modelfiles.find(p, ModelDirError))
   if not files:
     pickles = sorted(p.name for p in path.iterdir() if {'.bin', '.pt', '.pth', '.ckpt'} & set(p.suffixes))
-    advice = (f'{pickles[0]} is a pickle, which can run code and is never opened; convert it where it comes from '
-              '(transformers: model.save_pretrained(DIR) writes safetensors).' if pickles else
-              'copy the model.safetensors files there.')
+    advice = (
+      f'{pickles[0]} is a pickle, which can run code and is never opened; convert it where it comes from '
+      '(transformers: model.save_pretrained(DIR) writes safetensors).'
+      if pickles
+      else 'copy the model.safetensors files there.'
+    )
     raise ModelDirError(f'{path} holds no *.safetensors; {advice}')
   found = {}
   for file in files:
     for name, entry in _header(file).items():
       first = found.setdefault(name, entry)
       if first is not entry and places.get(name) not in (first.file.name, file.name):
-        raise ModelDirError(f'{file}: tensor {name} is in {first.file.name} too; remove the file that is not of this '
-                            'model.')
+        raise ModelDirError(
+          f'{file}: tensor {name} is in {first.file.name} too; remove the file that is not of this model.'
+        )
       if places.get(name) == file.name:
         found[name] = entry
   return found
@@ -94,7 +102,7 @@ def _header(file):
   try:
     size = file.stat().st_size
     with open(file, 'rb') as f:
-      length, = struct.unpack('<Q', f.read(8))
+      (length,) = struct.unpack('<Q', f.read(8))
       if length > min(size - 8, 100_000_000):
         raise ValueError(f'a header of {length} bytes in a file of {size}')
       header = json.loads(f.read(length))
@@ -110,21 +118,28 @@ def _header(file):
       raise ModelDirError(f'{file} is damaged: tensor {entry.name} begins inside another; copy it again.')
     end = entry.start + entry.bytes
     if end > size:
-      raise ModelDirError(f'{file} is truncated: it has {size} bytes, but tensor {entry.name} ends at {end}; '
-                          'copy it again.')
+      raise ModelDirError(
+        f'{file} is truncated: it has {size} bytes, but tensor {entry.name} ends at {end}; copy it again.'
+      )
   return {entry.name: entry for entry in found}
 
 
 def _entry(file, name, about, data):
   """The Entry of a header's item; ValueError and the like where it is none. `data`: where the header ends."""
   dtype, shape, (begin, end) = about['dtype'], tuple(about['shape']), about['data_offsets']
-  if (not name.isprintable() or len(name) > 1000 or len(shape) > 8
-      or any(type(n) is not int or not 0 <= n < 1 << 63 for n in (*shape, begin, end))):
-    raise ValueError(f'tensor {name[:1000]!r} of shape {str(list(shape))[:200]} lies at '
-                     f'{str(begin)[:20]}:{str(end)[:20]}')
+  if (
+    not name.isprintable()
+    or len(name) > 1000
+    or len(shape) > 8
+    or any(type(n) is not int or not 0 <= n < 1 << 63 for n in (*shape, begin, end))
+  ):
+    raise ValueError(
+      f'tensor {name[:1000]!r} of shape {str(list(shape))[:200]} lies at {str(begin)[:20]}:{str(end)[:20]}'
+    )
   if dtype not in DTYPES:
-    raise ModelDirError(f'{file}: tensor {name} has dtype {dtype!r}; known: {", ".join(DTYPES)}. '
-                        'Convert it where it comes from.')
+    raise ModelDirError(
+      f'{file}: tensor {name} has dtype {dtype!r}; known: {", ".join(DTYPES)}. Convert it where it comes from.'
+    )
   entry = Entry(name, file, dtype, shape, data + begin)
   if end - begin != entry.bytes:
     raise ValueError(f'tensor {name} of {entry.bytes} bytes lies at {begin}:{end}')
@@ -159,7 +174,7 @@ class Reader:
     count = 0
     for first in range(0, rows[1] - rows[0], step):
       here = slice(first, min(first + step, rows[1] - rows[0]))
-      values = out[here] if straight else block[:here.stop - first]
+      values = out[here] if straight else block[: here.stop - first]
       count += self._fill(entry, rows[0] + first, spans, values)
       if straight:
         continue
@@ -168,7 +183,7 @@ class Reader:
         values = FP8.take(values.view(np.uint8)) * scales[at - rows[0] // self._scale_block[0]]
       at = 0
       for (start, stop), part in parts:
-        _copy(values[:, at:at + stop - start], part[here])
+        _copy(values[:, at : at + stop - start], part[here])
         at += stop - start
     with self._lock:
       self.bytes += count
@@ -192,7 +207,7 @@ class Reader:
     for row in raw:
       left = 0
       for start, stop in spans:
-        count += self._get(entry, at + start * size, [row[left:left + (stop - start) * size]])
+        count += self._get(entry, at + start * size, [row[left : left + (stop - start) * size]])
         left += (stop - start) * size
       at += total * size
     return count
@@ -255,4 +270,4 @@ def write_matrix(f, x, transposed):
     f.write(np.ascontiguousarray(x))
     return
   for first in range(0, x.shape[1], ROWS):
-    f.write(np.ascontiguousarray(np.ascontiguousarray(x[:, first:first + ROWS]).T))
+    f.write(np.ascontiguousarray(np.ascontiguousarray(x[:, first : first + ROWS]).T))

@@ -1,4 +1,5 @@
 """Where a model comes from: a Hugging Face directory, a run's folder, or what `scripts/convert import` has made."""
+
 import dataclasses
 import hashlib
 import json
@@ -9,7 +10,7 @@ from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf, store
 from r1jax.checkpoint.model_dir import CONFIG, ModelDirError
 
-CHECKPOINTS = 'checkpoints'       # a run's folder and an imported model hold their store under this name
+CHECKPOINTS = 'checkpoints'  # a run's folder and an imported model hold their store under this name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Source:
     step: path of the store's step that holds the parameters; None for a Hugging Face directory.
     digest: SHA-256 in hex that tells two models of one shape apart.
   """
+
   path: pathlib.Path
   cfg: models.ModelConfig
   config: dict
@@ -35,11 +37,15 @@ class Source:
     """The model's tokenizer (see `tokenizers.load`). Raises ModelDirError where it has ids that the model lacks."""
     tokenizer = tokenizers.load(self.tokenizer, chat_template)
     if tokenizer.vocab > self.cfg.vocab:
-      raise ModelDirError(f'the tokenizer in {self.tokenizer} has {tokenizer.vocab} ids but the model '
-                          f'{self.cfg.vocab}; use the two of one model.')
+      raise ModelDirError(
+        f'the tokenizer in {self.tokenizer} has {tokenizer.vocab} ids but the model '
+        f'{self.cfg.vocab}; use the two of one model.'
+      )
     if max(tokenizer.eos) >= self.cfg.vocab:
-      raise ModelDirError(f'{self.tokenizer}: a text ends with id {max(tokenizer.eos)}, but the model has '
-                          f'{self.cfg.vocab} ids; correct eos_token_id.')
+      raise ModelDirError(
+        f'{self.tokenizer}: a text ends with id {max(tokenizer.eos)}, but the model has '
+        f'{self.cfg.vocab} ids; correct eos_token_id.'
+      )
     return tokenizer
 
   def abstract(self, mesh, dtype='keep'):
@@ -97,8 +103,10 @@ def _tokenizer(path):
       return path
     seen.add(path.resolve())
     if not isinstance(began['path'], str) or '\0' in began['path'] or pathlib.Path(began['path']).resolve() in seen:
-      raise ModelDirError(f'{path / CONFIG}: the model that it began from, {str(began["path"])[:200]!r}, is no path or '
-                          'began from this one; set model.path there to where the tokenizer lies.')
+      raise ModelDirError(
+        f'{path / CONFIG}: the model that it began from, {str(began["path"])[:200]!r}, is no path or '
+        'began from this one; set model.path there to where the tokenizer lies.'
+      )
     path = pathlib.Path(began['path'])
   return path
 

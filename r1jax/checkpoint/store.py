@@ -6,6 +6,7 @@ SHA-256 of every file orbax needs to read the state back, the run's fingerprint 
 the arrays. The rename therefore commits data and checksums together, so that a process killed at
 any moment leaves either a whole step or a temporary directory that nobody looks at.
 """
+
 import asyncio
 import concurrent.futures
 import dataclasses
@@ -63,8 +64,8 @@ class Store:
     self._pending = None
     self._swept = False
     _hush()
-    self._failure = None    # after the StoreError of a failed save there are no further saves
-    self._damaged = set()   # steps found damaged by restore
+    self._failure = None  # after the StoreError of a failed save there are no further saves
+    self._damaged = set()  # steps found damaged by restore
 
   def __enter__(self):
     return self
@@ -133,8 +134,10 @@ class Store:
       reasons.append(f'step {step}: {reason}')
       _log.warning('checkpoint %s is damaged (%s); trying the one before.', path, reason)
     if reasons:
-      raise StoreError(f'no checkpoint in {self._directory} is intact ({"; ".join(reasons)}); '
-                       'restore the files from a copy, or remove the directory to start anew.')
+      raise StoreError(
+        f'no checkpoint in {self._directory} is intact ({"; ".join(reasons)}); '
+        'restore the files from a copy, or remove the directory to start anew.'
+      )
     return None
 
   def notes(self, step):
@@ -167,19 +170,26 @@ class Store:
   def _check(self, manifest):
     """Refuses a checkpoint of another run before its files are read."""
     lines = difference(manifest['fingerprint'], self._fingerprint)
-    config_lib.require(not lines, f'the checkpoint of step {manifest["step"]} in {self._directory} was saved under '
-                       f'other settings: {"; ".join(lines)}; go back to those, or use another directory.')
+    config_lib.require(
+      not lines,
+      f'the checkpoint of step {manifest["step"]} in {self._directory} was saved under '
+      f'other settings: {"; ".join(lines)}; go back to those, or use another directory.',
+    )
 
   def _read(self, path, abstract):
     named, treedef = _named(abstract)
     stored = json.loads((path / MANIFEST).read_text())['arrays']
     lines = difference(stored, _layout(named))
     more = f' and {len(lines) - 4} more' if len(lines) > 4 else ''
-    config_lib.require(not lines, f'the checkpoint {path} holds other arrays: {"; ".join(lines[:4])}{more}; '
-                       'restore with the settings it was saved under.')
+    config_lib.require(
+      not lines,
+      f'the checkpoint {path} holds other arrays: {"; ".join(lines[:4])}{more}; '
+      'restore with the settings it was saved under.',
+    )
     with jax.transfer_guard('allow'):
-      arrays = self._handler.restore(path, args=_Restore(
-          named, restore_args={k: _restore_args(v) for k, v in named.items()}))
+      arrays = self._handler.restore(
+        path, args=_Restore(named, restore_args={k: _restore_args(v) for k, v in named.items()})
+      )
     return jax.tree.unflatten(treedef, [arrays[k] for k in named])
 
   def _finish(self, step):
@@ -199,8 +209,9 @@ class Store:
     kept = [s for s in self._steps() if s not in self._damaged and s != step]
     last = f'step {kept[-1]} is the last complete one' if kept else 'none is complete yet'
     self._failure = StoreError(
-        f'the checkpoint of step {step} could not be written to {self._directory}, which had {free} bytes free '
-        f'({_one_line(error)}); {last}; make room or mend the cause, then run the same command again.')
+      f'the checkpoint of step {step} could not be written to {self._directory}, which had {free} bytes free '
+      f'({_one_line(error)}); {last}; make room or mend the cause, then run the same command again.'
+    )
     return self._failure
 
   def _prune(self):
@@ -208,7 +219,7 @@ class Store:
       return
     good = [s for s in self._steps() if s not in self._damaged]
     every = self._cfg.keep_every
-    keep = set(good[-self._cfg.keep:]) | {s for s in good if every and s % every == 0}
+    keep = set(good[-self._cfg.keep :]) | {s for s in good if every and s % every == 0}
     for step in self._steps():
       if step not in keep:
         _delete(self._path(step))
@@ -239,8 +250,10 @@ def newest(directory, step=None):
       if not reason:
         return path, json.loads((path / MANIFEST).read_text())
       reasons.append(f'step {number}: {reason}')
-  raise StoreError(f'no checkpoint in {directory} is intact ({"; ".join(reasons) or "it is empty"}); '
-                   'give the folder of a run that has saved one.')
+  raise StoreError(
+    f'no checkpoint in {directory} is intact ({"; ".join(reasons) or "it is empty"}); '
+    'give the folder of a run that has saved one.'
+  )
 
 
 def read_part(path, abstract):
@@ -255,13 +268,14 @@ def read_part(path, abstract):
   """
   named, treedef = _named(abstract)
   stored = json.loads((path / MANIFEST).read_text())['arrays']
-  shape = lambda layout: layout[layout.index('['):]
+  shape = lambda layout: layout[layout.index('[') :]
   wanted = {k: shape(v) for k, v in _layout(named).items()}
   lines = difference({k: shape(stored[k]) for k in wanted.keys() & stored.keys()}, wanted)
   config_lib.require(not lines, f'the checkpoint {path} holds other arrays: {"; ".join(lines[:4])}.')
   with jax.transfer_guard('allow'):
-    arrays = _Handler().restore(path, args=_Restore(
-        named, restore_args={k: _restore_args(v) for k, v in named.items()}, partial_restore=True))
+    arrays = _Handler().restore(
+      path, args=_Restore(named, restore_args={k: _restore_args(v) for k, v in named.items()}, partial_restore=True)
+    )
   return jax.tree.unflatten(treedef, [arrays[k] for k in named])
 
 
@@ -277,8 +291,9 @@ class _Handler(ocp.PyTreeCheckpointHandler):
   def finalize(self, directory):
     super().finalize(directory)
     root = pathlib.Path(directory)
-    files = {str(p.relative_to(root)): _digest(p) for p in sorted(root.rglob('*'))
-             if p.is_file() and p.name not in UNCHECKED}
+    files = {
+      str(p.relative_to(root)): _digest(p) for p in sorted(root.rglob('*')) if p.is_file() and p.name not in UNCHECKED
+    }
     body = {**self.about, 'files': files}
     (root / MANIFEST).write_text(json.dumps({**body, 'sha256': _sha256(body)}))
 
@@ -301,7 +316,7 @@ def _damage(path, check=lambda manifest: None):
   `check(manifest)` is called once the manifest is known to be sound, before the other files are read.
   """
   try:
-    if not (path / MANIFEST).is_file():   # a pipe or a device may never end
+    if not (path / MANIFEST).is_file():  # a pipe or a device may never end
       return f'{MANIFEST} is missing, or no file'
     body = json.loads((path / MANIFEST).read_text())
     digest = body.pop('sha256')
@@ -331,10 +346,13 @@ def _damage(path, check=lambda manifest: None):
 def _is_manifest(body):
   """Whether a manifest has what is read from it, of the right types."""
   texts = lambda found, ok: isinstance(found, dict) and all(map(ok, found.values()))
-  return (isinstance(body.get('step'), int) and isinstance(body.get('fingerprint'), dict)
-          and texts(body.get('arrays'), lambda layout: isinstance(layout, str) and '[' in layout)
-          and texts(body.get('files'), lambda file: isinstance(file, list) and list(map(type, file)) == [int, str])
-          and isinstance(body.get('notes', {}), dict))
+  return (
+    isinstance(body.get('step'), int)
+    and isinstance(body.get('fingerprint'), dict)
+    and texts(body.get('arrays'), lambda layout: isinstance(layout, str) and '[' in layout)
+    and texts(body.get('files'), lambda file: isinstance(file, list) and list(map(type, file)) == [int, str])
+    and isinstance(body.get('notes', {}), dict)
+  )
 
 
 def _digest(path):
@@ -358,8 +376,9 @@ def _named(tree):
   leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
   named = {jax.tree_util.keystr(path, simple=True, separator='.') or 'state': leaf for path, leaf in leaves}
   if len(named) != len(leaves):
-    raise ValueError(f'{len(leaves)} arrays of the state have only {len(named)} distinct names; '
-                     'rename keys that contain dots.')
+    raise ValueError(
+      f'{len(leaves)} arrays of the state have only {len(named)} distinct names; rename keys that contain dots.'
+    )
   for name, leaf in named.items():
     if not isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
       raise TypeError(f'{name} of the state is a {type(leaf).__name__}; make it an array.')
@@ -380,10 +399,15 @@ def _restore_args(leaf):
 def difference(saved, now):
   """One phrase for each key of two nested dicts whose values differ, both values given."""
   saved, now = config_lib.flat(saved), config_lib.flat(now)
+
   def show(values, key):
     return repr(values[key]) if key in values else 'absent'
-  return [f'{key} was {show(saved, key)}, is {show(now, key)}' for key in sorted(saved.keys() | now.keys())
-          if show(saved, key) != show(now, key)]
+
+  return [
+    f'{key} was {show(saved, key)}, is {show(now, key)}'
+    for key in sorted(saved.keys() | now.keys())
+    if show(saved, key) != show(now, key)
+  ]
 
 
 def _one_line(error):
@@ -416,8 +440,9 @@ def _hush():
 def _not_orbax_task(record):
   text = record.getMessage()
   frames = traceback.walk_tb(record.exc_info[2]) if record.exc_info else ()
-  return not ('never retrieved' in text
-              and ('orbax' in text or any('/orbax/' in frame.f_code.co_filename for frame, _ in frames)))
+  return not (
+    'never retrieved' in text and ('orbax' in text or any('/orbax/' in frame.f_code.co_filename for frame, _ in frames))
+  )
 
 
 def _not_orbax_traceback(record):

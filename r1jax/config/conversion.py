@@ -1,4 +1,5 @@
 """From a config file to frozen dataclasses and back."""
+
 import dataclasses
 import difflib
 import types

@@ -9,6 +9,7 @@ A turn is {'role', 'content'}. The forms a conversation can take:
 What is longer than the limit is cut by one rule: the prompt loses its beginning (a begin token stays), but keeps its
 last tokens, a quarter of the limit; a response too long even so loses its end.
 """
+
 import dataclasses
 
 import numpy as np
@@ -31,6 +32,7 @@ class Row:
     size: its tokens, before any were cut.
     cut: how many tokens the limit has cost, of prompt and response.
   """
+
   ids: np.ndarray
   marks: np.ndarray
   start: int = 0
@@ -73,9 +75,11 @@ class Encoder:
   """
 
   def __init__(self, tokenizer, form, max_length, steps='line'):
-    require(form != 'chat' or tokenizer.chats,
-            f"data.form is 'chat', but {tokenizer.path} has no chat template; set data.chat_template, or data.form to "
-            "'dialogue'.")
+    require(
+      form != 'chat' or tokenizer.chats,
+      f"data.form is 'chat', but {tokenizer.path} has no chat template; set data.chat_template, or data.form to "
+      "'dialogue'.",
+    )
     self.form = form if form != 'auto' else 'chat' if tokenizer.chats else 'dialogue'
     self.tokenizer, self.max_length, self.separator = tokenizer, max_length, SEPARATORS[steps]
 
@@ -83,10 +87,9 @@ class Encoder:
     """The conversation with the response `text` and the token that ends it, which is marked."""
     body = self.tokenizer.encode(text)
     prompt, room, cut = self._fit(turns, len(body) + 1)
-    kept = body[:room - 1]
+    kept = body[: room - 1]
     ids = np.array([*prompt, *kept, self.tokenizer.eos[0]], np.int32)
-    return Row(ids, np.array([len(ids) - 1], np.int32), len(prompt), len(body) + 1,
-               cut + len(body) - len(kept))
+    return Row(ids, np.array([len(ids) - 1], np.int32), len(prompt), len(body) + 1, cut + len(body) - len(kept))
 
   def steps(self, turns, steps):
     """The conversation with a solution; the last token of each step, its separator's, is marked.
@@ -102,15 +105,20 @@ class Encoder:
     prompt, room, cut = self._fit(turns, int(ends[-1]))
     body = [i for piece in pieces for i in piece]
     marks = len(prompt) + ends[ends <= room] - 1
-    return Row(np.array([*prompt, *body[:room]], np.int32), marks.astype(np.int32), len(prompt), len(body),
-               cut + max(len(body) - room, 0))
+    return Row(
+      np.array([*prompt, *body[:room]], np.int32),
+      marks.astype(np.int32),
+      len(prompt),
+      len(body),
+      cut + max(len(body) - room, 0),
+    )
 
   def _fit(self, turns, body):
     """The prompt's ids, how many of the response's `body` tokens there is room for, and tokens cut off the prompt."""
     prompt = self._prompt(turns)
     keep = min(len(prompt), max(self.max_length - body, self.max_length // 4))
     begin = prompt[:1] if keep < len(prompt) and prompt[0] == self.tokenizer.bos else []
-    return begin + prompt[len(prompt) - keep + len(begin):], self.max_length - keep, len(prompt) - keep
+    return begin + prompt[len(prompt) - keep + len(begin) :], self.max_length - keep, len(prompt) - keep
 
   def _prompt(self, turns):
     if self.form == 'bare':
@@ -121,4 +129,4 @@ class Encoder:
     ids = self.tokenizer.chat(turns)
     opened = self.tokenizer.added.get(templates.THINK)
     end = len(self.tokenizer.chat(turns, generate=False))
-    return ids[:ids.index(opened, end)] if opened in ids[end:] else ids
+    return ids[: ids.index(opened, end)] if opened in ids[end:] else ids

@@ -3,6 +3,7 @@
 A problem of a mixture has the fields 'part' and 'kind' besides its own, and 'language' and 'template' where its part
 names them. A conversation has its 'turns' too; its 'problem' is then their text.
 """
+
 import hashlib
 import itertools
 import re
@@ -38,7 +39,7 @@ def load(cfg, load_part, check=None):
       raise type(error)(_SETTING.sub(f'data.parts.{name}.', str(error))) from error
     here, there = ([_labelled(p, name, part) for p in side] for side in (found.train, found.held_out))
     own = {p['id'] for p in here + there}
-    if own & ids:                                         # as where two files have the same name and no ids
+    if own & ids:  # as where two files have the same name and no ids
       here, there = ([p | {'id': f'{name}/{p["id"]}'} for p in side] for side in (here, there))
     ids |= {p['id'] for p in here + there}
     train += here
@@ -54,6 +55,7 @@ def taker(part, only, check=None):
 
   only: part.only or part.eval_only, whichever is for the file. check: see `sources.load`.
   """
+
   def take(row, default_id):
     if isinstance(row, dict):
       row = _renamed(row, part.fields)
@@ -69,6 +71,7 @@ def taker(part, only, check=None):
     if check:
       check(problem)
     return problem
+
   return take
 
 
@@ -103,7 +106,7 @@ def _shown(row, field):
   if count:
     if not isinstance(value, list):
       raise ValueError(f"field '{field}' is no list, of which the part's problem shows the first {count}")
-    value = value[:int(count)]
+    value = value[: int(count)]
   if field == 'options':
     pairs = value.items() if isinstance(value, dict) else zip(LETTERS, value)
     return '\n'.join(f'{letter}. {text}' for letter, text in pairs)

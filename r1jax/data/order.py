@@ -1,4 +1,5 @@
 """The order of problems: which ones a draw holds is a function of the seed and the draw's number alone."""
+
 import fractions
 import itertools
 import zlib
@@ -30,8 +31,11 @@ def batch(problems, seed, step, count, process_index=0, process_count=1):
   Raises:
     ConfigError: count does not divide over the processes.
   """
-  require(count % process_count == 0, f'{count} problems a step do not divide over {process_count} processes; '
-          f'set rollout.prompts to a multiple of {process_count}.')
+  require(
+    count % process_count == 0,
+    f'{count} problems a step do not divide over {process_count} processes; '
+    f'set rollout.prompts to a multiple of {process_count}.',
+  )
   # Lookup by position is lazy: making this costs microseconds whatever N is.
   endless = grain.MapDataset.source(problems).seed(seed).shuffle().repeat()
   part = count // process_count
@@ -56,12 +60,16 @@ class Mixture:
     self._parts = {name: part for name, part in sorted(parts.items()) if part.weight}
     by_part = {name: [p for p in problems if p['part'] == name] for name in self._parts}
     for name, some in by_part.items():
-      require(some, f'no problem of data.parts.{name} is left to train on; set its weight to 0, or rollout.max_prompt '
-                    'to the length of its prompts.')
+      require(
+        some,
+        f'no problem of data.parts.{name} is left to train on; set its weight to 0, or rollout.max_prompt '
+        'to the length of its prompts.',
+      )
     # A seed for each name: two parts of equal length must not go through theirs in step.
     seeds = {name: np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0] for name in by_part}
-    self._endless = {name: grain.MapDataset.source(some).seed(int(seeds[name])).shuffle().repeat()
-                     for name, some in by_part.items()}
+    self._endless = {
+      name: grain.MapDataset.source(some).seed(int(seeds[name])).shuffle().repeat() for name, some in by_part.items()
+    }
 
   def batch(self, draw, count, begun=None):
     """The problems of one draw, list of `count`.
@@ -86,7 +94,7 @@ class Mixture:
     before = _shares(first, at)
     for position in range(first + 1, first + count + 1):
       after = _shares(position, at)
-      name, = (name for name in at if after[name] > before[name])
+      (name,) = (name for name in at if after[name] > before[name])
       out.append(self._endless[name][taken[name]])
       taken[name] += 1
       before = after
@@ -132,9 +140,9 @@ class Draws:
 
 def _shares(count, weights):
   """How many of the first `count` draws fall to each name: by weight, and never fewer for a larger count."""
-  weights = {name: fractions.Fraction(str(weight)) for name, weight in weights.items()}   # 0.1 is a tenth
+  weights = {name: fractions.Fraction(str(weight)) for name, weight in weights.items()}  # 0.1 is a tenth
   out, left, total = {}, count, sum(weights.values())
-  for name, weight in weights.items():      # one name after another is split from what is left for those behind it
+  for name, weight in weights.items():  # one name after another is split from what is left for those behind it
     behind = left * (total - weight) // total
     out[name] = left - behind
     left, total = behind, total - weight

@@ -1,4 +1,5 @@
 """Texts of unequal length laid side by side in rows of one length, in an order that (seed, epoch) alone fixes."""
+
 import functools
 
 import numpy as np
@@ -14,7 +15,7 @@ def first_fit(lengths, capacity):
     list of bins in the order in which they were opened, each a list of places in `lengths`.
   """
   size = 1 << max(len(lengths) - 1, 0).bit_length()
-  room = [capacity] * (2 * size)                        # a tree whose nodes know the most room below them
+  room = [capacity] * (2 * size)  # a tree whose nodes know the most room below them
   bins = []
   for place, length in enumerate(lengths):
     at = 1
@@ -40,7 +41,7 @@ class Packing:
   def __init__(self, lengths, capacity, seed):
     self._lengths, self._capacity, self._seed = np.asarray(lengths), capacity, seed
     self._epoch = functools.lru_cache(maxsize=2)(self._pack)
-    self._starts = [0]                                  # of each epoch, in rows
+    self._starts = [0]  # of each epoch, in rows
 
   def row(self, number):
     """Places of the texts in one row of the sequence."""
@@ -80,6 +81,6 @@ def pack(rows, length):
     for number, (ids, start) in enumerate(texts, 1):
       some = slice(at, at + len(ids))
       tokens[i, some], segments[i, some], positions[i, some] = ids, number, np.arange(len(ids))
-      response[i, at + max(start, 1):at + len(ids)] = True  # the first has nothing before it to tell it
+      response[i, at + max(start, 1) : at + len(ids)] = True  # the first has nothing before it to tell it
       at += len(ids)
   return tokens, segments, positions, response

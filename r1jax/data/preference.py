@@ -7,6 +7,7 @@ name and the row's number where absent. An item made of either is a dict:
   id: str. turns: the prompt's. texts: what is scored, as the view has it. labels: of the texts, 1 or 0.
   key: what 'the same prompt' means for a split.
 """
+
 import functools
 import json
 import os
@@ -72,6 +73,13 @@ def _items(path, rows, texts_of, labels_of, view):
     elif len(texts) > len(set(texts)):
       dropped['same'] += 1
     else:
-      items.append({'id': str(row.get('id', f'{os.path.basename(path)}:{number}')), 'turns': turns, 'texts': texts,
-                    'labels': labels_of(row), 'key': prompt_key(turns)})
+      items.append(
+        {
+          'id': str(row.get('id', f'{os.path.basename(path)}:{number}')),
+          'turns': turns,
+          'texts': texts,
+          'labels': labels_of(row),
+          'key': prompt_key(turns),
+        }
+      )
   return items, dropped

@@ -1,8 +1,9 @@
 """Writes a TFDS set that `data.source = 'tfds'` reads, from a file of the user's or a toy world.
 
-  python -m r1jax.data.prepare gsm8k --source train.jsonl --data_dir DIR
-  python -m r1jax.data.prepare toy/trial --data_dir DIR
+python -m r1jax.data.prepare gsm8k --source train.jsonl --data_dir DIR
+python -m r1jax.data.prepare toy/trial --data_dir DIR
 """
+
 import argparse
 import sys
 
@@ -52,10 +53,12 @@ def _builder(name, source, data_dir):
     if not source:
       raise DataError('gsm8k is made from a file; pass it with --source FILE.')
     from r1jax.data.builders.gsm8k import gsm8k_dataset_builder  # here: TFDS takes seconds to import
+
     return gsm8k_dataset_builder.Builder(source=source, data_dir=data_dir)
   if source:
     raise DataError(f'--source {source} would not be read: the toy worlds are generated; leave it out.')
   from r1jax.data.builders.toy import toy_dataset_builder
+
   return toy_dataset_builder.Builder(config=world, data_dir=data_dir)
 
 

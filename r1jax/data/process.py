@@ -7,6 +7,7 @@ stay on one side of a split. Items are as in `r1jax.data.preference`, their text
 Steps are the pieces of a text between line ends, or between blank lines: `spans` finds them in a response, and
 `one_step` writes a labelled step so that it stays one piece.
 """
+
 import os
 import re
 
@@ -28,17 +29,26 @@ def read_steps(path, rule):
   """
   rows, items, dropped = reader.read_rows(path, check), [], {'unlabelled': 0, 'empty_steps': 0}
   for number, row in enumerate(rows, 1):
-    pairs = [(one_step(step, rule), -1.0 if label is None else float(label))
-             for step, label in zip(row['steps'], row['labels']) if _text(step)]
+    pairs = [
+      (one_step(step, rule), -1.0 if label is None else float(label))
+      for step, label in zip(row['steps'], row['labels'])
+      if _text(step)
+    ]
     dropped['empty_steps'] += len(row['steps']) - len(pairs)
     if max((label for _, label in pairs), default=-1) < 0:
       dropped['unlabelled'] += 1
       continue
     turns = preference.turns_of(row['problem'])
     group = row.get('group')
-    items.append({'id': str(row.get('id', f'{os.path.basename(path)}:{number}')), 'turns': turns,
-                  'texts': [step for step, _ in pairs], 'labels': [label for _, label in pairs],
-                  'key': preference.prompt_key(turns) if group is None else f'group {group}'})
+    items.append(
+      {
+        'id': str(row.get('id', f'{os.path.basename(path)}:{number}')),
+        'turns': turns,
+        'texts': [step for step, _ in pairs],
+        'labels': [label for _, label in pairs],
+        'key': preference.prompt_key(turns) if group is None else f'group {group}',
+      }
+    )
   return items, dropped
 
 

@@ -1,4 +1,5 @@
 """Reads problems from JSON Lines, and says of bad input which line is bad and why."""
+
 import gzip
 import json
 import os
@@ -42,20 +43,25 @@ def read_jsonl(path, take=None):
       problem = (take or normalise)(_parse(line), f'{os.path.basename(path)}:{number}')
       left_out += problem is None
       problems += [] if problem is None else [problem]
-    except (ValueError, RecursionError) as e:         # RecursionError: absurdly nested JSON
+    except (ValueError, RecursionError) as e:  # RecursionError: absurdly nested JSON
       malformed += 1
       first = first or f'line {number}: {_reason(e)}'
   if not problems and left_out and not malformed:
-    raise DataError(f"none of the {left_out} rows of {path} has the values that the mixture's part takes; check "
-                    'its only and eval_only.')
+    raise DataError(
+      f"none of the {left_out} rows of {path} has the values that the mixture's part takes; check "
+      'its only and eval_only.'
+    )
   if not problems and not malformed:
     raise DataError(f'{path} is empty: it holds no problem; pass a file with one JSON object a line.')
   if not problems:
-    raise DataError(f'none of the {malformed} lines of {path} holds a problem; the first bad one is {first}; '
-                    "each line must be a JSON object with 'problem' and 'answer'.")
+    raise DataError(
+      f'none of the {malformed} lines of {path} holds a problem; the first bad one is {first}; '
+      "each line must be a JSON object with 'problem' and 'answer'."
+    )
   if malformed:
-    logging.warning('%s: dropped %d malformed of %d lines; the first is %s.',
-                    path, malformed, malformed + len(problems), first)
+    logging.warning(
+      '%s: dropped %d malformed of %d lines; the first is %s.', path, malformed, malformed + len(problems), first
+    )
   return problems, malformed
 
 
@@ -121,9 +127,11 @@ def normalise(row, default_id, answers=True):
   for field in ('problem', 'answer'):
     row[field] = _text(row, field) if answers or field == 'problem' or row[field] else ''
   if marked := _MARKED.fullmatch(row['answer'].rstrip()):
-    row.update(({'solution': marked[1].rstrip()} if marked[1].strip() else {}) |
-               {'answer': re.sub(r'(?<=\d),(?=\d{3})', '', marked[2]).strip()})
-    row['answer'] = _text(row, 'answer')              # something must follow the mark
+    row.update(
+      ({'solution': marked[1].rstrip()} if marked[1].strip() else {})
+      | {'answer': re.sub(r'(?<=\d),(?=\d{3})', '', marked[2]).strip()}
+    )
+    row['answer'] = _text(row, 'answer')  # something must follow the mark
   row['id'] = default_id if row.get('id') is None else _text(row, 'id')
   return row
 
@@ -172,7 +180,7 @@ def _lines(path):
     with (gzip.open if path.endswith('.gz') else open)(path, 'rb') as f:
       for number, line in enumerate(f, 1):
         if number == 1:
-          line = line.removeprefix(b'\xef\xbb\xbf')   # byte order mark
+          line = line.removeprefix(b'\xef\xbb\xbf')  # byte order mark
         if line.strip():
           yield number, line
   except FileNotFoundError:

@@ -1,4 +1,5 @@
 """Rows of tokens and marks as padded arrays, of few shapes."""
+
 import numpy as np
 
 
@@ -21,8 +22,8 @@ def pad(rows, length, marks):
   tokens = np.zeros((len(rows), length), np.int32)
   places = np.full((len(rows), marks), -1, np.int32)
   for row, ids, place in zip(rows, tokens, places):
-    ids[:len(row.ids)] = row.ids
-    place[:len(row.marks)] = row.marks
+    ids[: len(row.ids)] = row.ids
+    place[: len(row.marks)] = row.marks
   return tokens, np.array([len(row.ids) for row in rows], np.int32), places
 
 

@@ -7,6 +7,7 @@ A row is a JSON object with `problem`, a text, or `turns`, a list of {'role', 'c
 Only lengths lie in memory. The ids, four bytes each, are encoded once, kept in a file by the content of all that they
 follow from, and mapped.
 """
+
 import dataclasses
 import hashlib
 import json
@@ -22,10 +23,10 @@ from r1jax.data import conversation, preference, reader, sources
 from r1jax.data.reader import DataError
 from r1jax.data.toy import arithmetic
 
-TRAIN = 'train.jsonl'             # the file to read of a folder that is a data set
+TRAIN = 'train.jsonl'  # the file to read of a folder that is a data set
 ABOUT = 'about.json'
-PURPOSE = 'SFT'                   # of the split, see sources.share
-TOY = (2000, 200)                 # texts of the toy world by seed: to train on, and held out
+PURPOSE = 'SFT'  # of the split, see sources.share
+TOY = (2000, 200)  # texts of the toy world by seed: to train on, and held out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Corpus:
     ids: i32[tokens], of all texts; mapped from a file. ends: i64[N], behind the last token of each.
     starts: i32[N], tokens of each text's prompt. digest: hex, of all of this.
   """
+
   ids: np.ndarray
   ends: np.ndarray
   starts: np.ndarray
@@ -77,10 +79,19 @@ def load(cfg, tokenizer, encode, folder, asked=frozenset()):
   files = SOURCES[cfg.source](cfg)
   # What is encoded follows from this: the texts, the settings, the tokenizer.
   read = [TOY if isinstance(file, int) else file and _digest(file) for file in files]
-  beside = [_digest(os.path.join(os.path.dirname(tokenizer.path), name)) for name in sorted(
-      os.listdir(os.path.dirname(tokenizer.path))) if name.startswith(('tokenizer', 'chat_template', 'special_tokens'))]
-  what = [dataclasses.asdict(dataclasses.replace(cfg, path='', eval_path='')), read, beside, tokenizer.eos, PURPOSE,
-          sorted(asked)]
+  beside = [
+    _digest(os.path.join(os.path.dirname(tokenizer.path), name))
+    for name in sorted(os.listdir(os.path.dirname(tokenizer.path)))
+    if name.startswith(('tokenizer', 'chat_template', 'special_tokens'))
+  ]
+  what = [
+    dataclasses.asdict(dataclasses.replace(cfg, path='', eval_path='')),
+    read,
+    beside,
+    tokenizer.eos,
+    PURPOSE,
+    sorted(asked),
+  ]
   digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
   path = os.path.join(folder, digest[:16])
   if not os.path.exists(os.path.join(path, ABOUT)):
@@ -92,11 +103,13 @@ def load(cfg, tokenizer, encode, folder, asked=frozenset()):
 
 def response_of(row, form):
   """The response of a row: `form` with its fields in the place of their names in braces. Raises ValueError."""
+
   def field(match):
     value = row.get(match[1])
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
       raise ValueError(f"field '{match[1]}', which data.response names, is absent, empty or no text")
     return str(value)
+
   return re.sub(r'\{(\w+)\}', field, form)
 
 
@@ -118,8 +131,9 @@ def text_ids(prompt, ids, response, tokenizer):
 def _rows(cfg, path):
   """Yields (key of the prompt, row with 'problem' or 'turns', response) of a file, or of the toy world by a seed."""
   if isinstance(path, int):
-    yield from ((problem, {'problem': problem}, response)
-                for problem, response in arithmetic.right_chains(path, TOY[path]))
+    yield from (
+      (problem, {'problem': problem}, response) for problem, response in arithmetic.right_chains(path, TOY[path])
+    )
     return
   name = os.path.basename(path)
   for number, row in reader.stream_rows(path, _check):
@@ -156,10 +170,12 @@ def _write(cfg, files, tokenizer, encode, path, asked):
   kept = ((row, response) for key, row, response in _rows(cfg, train) if not held(key) and key not in asked)
   apart = train if held_out is None else held_out
   rest = ((row, response) for key, row, response in _rows(cfg, apart) if held(key))
-  dropped = {'long': _encode(kept, to_ids, cfg.max_length, path, 'train'),
-             'long_held_out': _encode(rest, to_ids, cfg.max_length, path, 'held_out'),
-             'held_out': 0 if held_out is None else sum(held(key) for key, _, _ in _rows(cfg, train)),
-             'asked': sum(key in asked and not held(key) for key, _, _ in _rows(cfg, train)) if asked else 0}
+  dropped = {
+    'long': _encode(kept, to_ids, cfg.max_length, path, 'train'),
+    'long_held_out': _encode(rest, to_ids, cfg.max_length, path, 'held_out'),
+    'held_out': 0 if held_out is None else sum(held(key) for key, _, _ in _rows(cfg, train)),
+    'asked': sum(key in asked and not held(key) for key, _, _ in _rows(cfg, train)) if asked else 0,
+  }
   _save(os.path.join(path, ABOUT), lambda f: f.write(json.dumps(dropped).encode()))
 
 
@@ -177,9 +193,11 @@ def _encode(rows, to_ids, max_length, path, part):
       lengths.append(len(ids))
       starts.append(start)
     if not lengths:
-      raise DataError(f'no text is left to {"train on" if part == "train" else "hold out"}; {len(long)} exceed '
-                      f'data.max_length {max_length} (the shortest has {min(long, default=0)} tokens); look at that, '
-                      'data.eval_fraction and data.eval_path.')
+      raise DataError(
+        f'no text is left to {"train on" if part == "train" else "hold out"}; {len(long)} exceed '
+        f'data.max_length {max_length} (the shortest has {min(long, default=0)} tokens); look at that, '
+        'data.eval_fraction and data.eval_path.'
+      )
 
   _save(os.path.join(path, f'{part}.ids'), write)
   arrays = {'ends': np.cumsum(lengths, dtype=np.int64), 'starts': np.array(starts, np.int32)}
@@ -207,16 +225,19 @@ def _digest(path):
 
 
 def _jsonl(cfg):
-  require(cfg.path, 'data.path is empty; pass the JSON Lines file, or the folder of a data set, with '
-                    '--config.data.path=PATH.')
+  require(
+    cfg.path, 'data.path is empty; pass the JSON Lines file, or the folder of a data set, with --config.data.path=PATH.'
+  )
   file = lambda path: os.path.join(path, TRAIN) if os.path.isdir(path) else path
   return file(cfg.path), file(cfg.eval_path) if cfg.eval_path else None
 
 
 def _toy(cfg):
-  require(not cfg.path and not cfg.eval_path,
-          f'data.path {cfg.path or cfg.eval_path!r} would not be read: data.source is {cfg.source!r}, which makes its '
-          "own texts; set data.source to 'jsonl' to read a file.")
+  require(
+    not cfg.path and not cfg.eval_path,
+    f'data.path {cfg.path or cfg.eval_path!r} would not be read: data.source is {cfg.source!r}, which makes its '
+    "own texts; set data.source to 'jsonl' to read a file.",
+  )
   return 0, 1
 
 

@@ -1,4 +1,5 @@
 """Rows in numbered files of JSON Lines, each written whole or not at all: what is there is done."""
+
 import hashlib
 import json
 import os

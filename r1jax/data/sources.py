@@ -1,4 +1,5 @@
 """Where problems come from, and how they divide into training and held-out ones."""
+
 import dataclasses
 import hashlib
 
@@ -12,9 +13,9 @@ from r1jax.data.reader import DataError, read_jsonl, text_key
 
 @dataclasses.dataclass(frozen=True)
 class Problems:
-  train: list                     # problems: dicts with the strings 'id', 'problem', 'answer', and more
-  held_out: list                  # the same; shares no problem's text with train
-  dropped: dict[str, int]         # reason -> number: 'malformed' lines, 'held_out' texts met in train
+  train: list  # problems: dicts with the strings 'id', 'problem', 'answer', and more
+  held_out: list  # the same; shares no problem's text with train
+  dropped: dict[str, int]  # reason -> number: 'malformed' lines, 'held_out' texts met in train
 
 
 def load(cfg, check=None):
@@ -43,19 +44,25 @@ def load(cfg, check=None):
 
 def _one(cfg, check=None):
   """The problems of a config.Part that pass the check."""
-  require(cfg.source in SOURCES, f'data.source is {cfg.source!r}; use one of {", ".join(SOURCES)} (or, of several, '
-                                 "data.source 'mixture').")
+  require(
+    cfg.source in SOURCES,
+    f"data.source is {cfg.source!r}; use one of {', '.join(SOURCES)} (or, of several, data.source 'mixture').",
+  )
   problems = SOURCES[cfg.source](cfg, check)
-  if cfg.only:                                        # files have been read by it; generated problems have not
+  if cfg.only:  # files have been read by it; generated problems have not
     kept = [p for p in problems.train if mixture.wanted(p, cfg.only)]
     held_out = problems.held_out if cfg.eval_path else [p for p in problems.held_out if mixture.wanted(p, cfg.only)]
     problems = dataclasses.replace(problems, train=kept, held_out=held_out)
   if not problems.train:
-    raise DataError(f'no problem is left to train on ({len(problems.held_out)} are held out); '
-                    'lower data.eval_fraction or check data.eval_path.')
+    raise DataError(
+      f'no problem is left to train on ({len(problems.held_out)} are held out); '
+      'lower data.eval_fraction or check data.eval_path.'
+    )
   if not problems.held_out and cfg.eval_fraction > 0:
-    raise DataError(f'none of the {len(problems.train)} problems fell into the held-out share of '
-                    f'{cfg.eval_fraction}; raise data.eval_fraction or set data.eval_path.')
+    raise DataError(
+      f'none of the {len(problems.train)} problems fell into the held-out share of '
+      f'{cfg.eval_fraction}; raise data.eval_fraction or set data.eval_path.'
+    )
   return problems
 
 
@@ -76,8 +83,10 @@ def drop_long(problems, encode, max_tokens):
   lengths = [len(encode(p)) for p in problems]
   kept = [p for p, n in zip(problems, lengths, strict=True) if n <= max_tokens]
   if problems and not kept:
-    raise DataError(f'all {len(problems)} prompts exceed {max_tokens} tokens (the shortest has {min(lengths)}); '
-                    f'set rollout.max_prompt to at least {min(lengths)}.')
+    raise DataError(
+      f'all {len(problems)} prompts exceed {max_tokens} tokens (the shortest has {min(lengths)}); '
+      f'set rollout.max_prompt to at least {min(lengths)}.'
+    )
   return kept, len(problems) - len(kept)
 
 
@@ -122,8 +131,9 @@ def _passing(splits, check, name):
       except ValueError as error:
         bad.append(f'{split}, record {number}: {error}')
   if bad:
-    logging.warning('%s: dropped %d malformed of %d records; the first is %s.', name, len(bad),
-                    sum(map(len, splits.values())), bad[0])
+    logging.warning(
+      '%s: dropped %d malformed of %d records; the first is %s.', name, len(bad), sum(map(len, splits.values())), bad[0]
+    )
   return kept, len(bad)
 
 
@@ -140,6 +150,7 @@ def _chain(cfg, _):
 def _of_r1(kind):
   def read(cfg, _):
     return _toy(f'r1_{kind}', cfg)
+
   read.__doc__ = f"""The recipe's toy world: problems of the kind {kind!r}. Generated, the same in every run."""
   return read
 
@@ -147,30 +158,45 @@ def _of_r1(kind):
 def toy_pools(world):
   """(train, held_out) problems of a toy world: the same in every run, whatever its seed."""
   from r1jax.data.toy import arithmetic, r1
+
   if world.startswith('r1_'):
-    return tuple(r1.problems(world[3:], 0, count, held_out)
-                 for count, held_out in ((arithmetic.TRAIN_POOL, False), (arithmetic.HELD_OUT_POOL, True)))
-  return (arithmetic.problems(world, 0, arithmetic.TRAIN_POOL, held_out=False),
-          arithmetic.problems(world, 0, arithmetic.HELD_OUT_POOL, held_out=True))
+    return tuple(
+      r1.problems(world[3:], 0, count, held_out)
+      for count, held_out in ((arithmetic.TRAIN_POOL, False), (arithmetic.HELD_OUT_POOL, True))
+    )
+  return (
+    arithmetic.problems(world, 0, arithmetic.TRAIN_POOL, held_out=False),
+    arithmetic.problems(world, 0, arithmetic.HELD_OUT_POOL, held_out=True),
+  )
 
 
 # To add a source: a function from config.Part and the check of `load` to Problems, and its line here.
-SOURCES = {'jsonl': _jsonl, 'tfds': _tfds, 'trial': _trial, 'chain': _chain,
-           **{f'r1_{kind}': _of_r1(kind) for kind in ('chain', 'logic', 'code', 'open')}}
+SOURCES = {
+  'jsonl': _jsonl,
+  'tfds': _tfds,
+  'trial': _trial,
+  'chain': _chain,
+  **{f'r1_{kind}': _of_r1(kind) for kind in ('chain', 'logic', 'code', 'open')},
+}
 
 
 def _toy(world, cfg):
-  require(not cfg.path and not cfg.eval_path,
-          f'data.path {cfg.path or cfg.eval_path!r} would not be read: data.source {world!r} makes its own problems; '
-          "set data.source to 'jsonl' to read a file.")
-  require(not cfg.fields and not cfg.problem, f'data.source {world!r} makes its own problems; leave fields and problem '
-                                              'of this part empty.')
+  require(
+    not cfg.path and not cfg.eval_path,
+    f'data.path {cfg.path or cfg.eval_path!r} would not be read: data.source {world!r} makes its own problems; '
+    "set data.source to 'jsonl' to read a file.",
+  )
+  require(
+    not cfg.fields and not cfg.problem,
+    f'data.source {world!r} makes its own problems; leave fields and problem of this part empty.',
+  )
   return _disjoint(*toy_pools(world), 0)
 
 
 def _read_tfds(name, data_dir, take):
   """Returns {split: problems} of a prepared set. Only its files are read: no builder code runs."""
   from tensorflow_datasets.core import read_only_builder  # here: it takes seconds, and most runs need none of it
+
   folder, _, variant = name.partition('/')
   try:
     builder = read_only_builder.builder_from_files(folder, data_dir=data_dir, config=variant or None)
@@ -181,8 +207,10 @@ def _read_tfds(name, data_dir, take):
     return {split: [p for p in problems if p is not None] for split, problems in found.items()}
   except Exception as e:  # absent, damaged or of another format: TFDS and array_record raise as they please
     why = str(e).partition('\n')[0].partition('. ')[0] or type(e).__name__
-    raise DataError(f'there is no readable TFDS set {name!r} in {data_dir} ({why}); '
-                    f'write one with python -m r1jax.data.prepare {name} --data_dir {data_dir}') from None
+    raise DataError(
+      f'there is no readable TFDS set {name!r} in {data_dir} ({why}); '
+      f'write one with python -m r1jax.data.prepare {name} --data_dir {data_dir}'
+    ) from None
 
 
 def _decode(row):

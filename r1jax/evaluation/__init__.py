@@ -1,4 +1,5 @@
 """Evaluation: the paper's protocol, and the figures derived from k graded samples a problem."""
+
 from r1jax.evaluation.metrics import majority, summarise
 from r1jax.evaluation.runner import evaluate
 

@@ -1,4 +1,5 @@
 """Figures of k graded samples a problem."""
+
 import collections
 
 import numpy as np
@@ -36,15 +37,15 @@ def summarise(rows, k):
      'truncated_fraction'}; k in the names is the number.
   """
   correct = np.array([r['correct'] for r in rows]).reshape(-1, k)
-  groups = [rows[i:i + k] for i in range(0, len(rows), k)]
+  groups = [rows[i : i + k] for i in range(0, len(rows), k)]
   mean = lambda value: float(np.mean([value(r) for r in rows]))
   return {
-      'pass@1': float(correct.mean()),
-      f'any@{k}': float(correct.any(axis=1).mean()),
-      f'cons@{k}': float(np.mean([majority([r['voted'] for r in g], [r['correct'] for r in g]) for g in groups])),
-      'format': mean(lambda r: r['format']),
-      'length_mean': mean(lambda r: r['length']),
-      'reflection_rate': mean(lambda r: r['reflections'] > 0),
-      'language_consistency': mean(lambda r: r['language']),
-      'truncated_fraction': mean(lambda r: r['stop'] == 'length'),
+    'pass@1': float(correct.mean()),
+    f'any@{k}': float(correct.any(axis=1).mean()),
+    f'cons@{k}': float(np.mean([majority([r['voted'] for r in g], [r['correct'] for r in g]) for g in groups])),
+    'format': mean(lambda r: r['format']),
+    'length_mean': mean(lambda r: r['length']),
+    'reflection_rate': mean(lambda r: r['reflections'] > 0),
+    'language_consistency': mean(lambda r: r['language']),
+    'truncated_fraction': mean(lambda r: r['stop'] == 'length'),
   }

@@ -1,4 +1,5 @@
 """Samples and grades held-out problems."""
+
 import io
 import itertools
 
@@ -34,15 +35,22 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
   """
   rows, pending, shards = [], [], sampler.engine.shards
   batch = -(-batch // shards) * shards
-  with progress.fraction(-(-len(problems) // batch) * batch, 'evaluation',
-                         None if parallel.first() else io.StringIO()) as bar:
+  with progress.fraction(
+    -(-len(problems) // batch) * batch, 'evaluation', None if parallel.first() else io.StringIO()
+  ) as bar:
     for first in range(0, len(problems), batch):
       interrupt.check()
-      some = problems[first:first + batch]
+      some = problems[first : first + batch]
       wanted = len(some)
       some = some + list(itertools.islice(itertools.cycle(problems), batch - wanted))  # a short one is filled up
-      rollout, scores = sampler.start(params, some, samples, keys.fold_in(key, first), sampling,
-                                      watch=lambda done, first=first: _watch(bar, first + done))
+      rollout, scores = sampler.start(
+        params,
+        some,
+        samples,
+        keys.fold_in(key, first),
+        sampling,
+        watch=lambda done, first=first: _watch(bar, first + done),
+      )
       pending.append((rollout, scores, wanted * samples))
   for rollout, scores, count in pending:
     table, _ = scores()
@@ -51,8 +59,10 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
     voted = _votes(rollout.items[:count], samples, reward, sampler.grader)
     rows += [_row(rollout, table, i, right[i], voted[i], asked[i], reward, language) for i in range(count)]
   metrics = _figures(rows, samples, reward, sampler.models)
-  for field, values in (('kind', sorted({r['kind'] for r in rows if 'kind' in r})),
-                        ('target', sorted({r['target'] for r in rows if 'target' in r}))):
+  for field, values in (
+    ('kind', sorted({r['kind'] for r in rows if 'kind' in r})),
+    ('target', sorted({r['target'] for r in rows if 'target' in r})),
+  ):
     for value in values:
       some = _figures([r for r in rows if r.get(field) == value], samples, reward, sampler.models)
       metrics |= {f'{"language" if field == "target" else field}/{value}/{name}': x for name, x in some.items()}
@@ -61,7 +71,7 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
 
 def _watch(bar, done):
   bar.at(done)
-  if jax.process_count() == 1:    # several look between batches, where all are at the same place
+  if jax.process_count() == 1:  # several look between batches, where all are at the same place
     interrupt.check()
 
 
@@ -83,12 +93,13 @@ def _votes(items, samples, reward, grader):
 
   What is an answer, and which are equal, is up to the part that says of its kind what is right.
   """
-  problems, found = [items[i:i + samples] for i in range(0, len(items), samples)], {}
+  problems, found = [items[i : i + samples] for i in range(0, len(items), samples)], {}
   judges = [reward.accuracy_of(mix.kind_of(group[0])) for group in problems]
   for part in dict.fromkeys(judges):
     own = [i for i, judge in enumerate(judges) if judge == part]
-    numbers = votes.groups([problems[i] for i in own], reward.function(part), reward.options.get(part),
-                           grader if samples > 1 else None, part)        # one sample is the majority of itself
+    numbers = votes.groups(
+      [problems[i] for i in own], reward.function(part), reward.options.get(part), grader if samples > 1 else None, part
+    )  # one sample is the majority of itself
     found |= dict(zip(own, numbers, strict=True))
   return [None if n < 0 else n for i in range(len(problems)) for n in found[i]]
 
@@ -98,16 +109,21 @@ def _row(rollout, scores, i, right, voted, asked, reward, language):
   parsed = templates.parse(text)
   target = rewards.language_of(item)
   return {
-      'id': item['id'], 'problem': item['problem'], 'answer': item['answer'], 'response': item['response'],
-      **({'kind': item['kind']} if isinstance(item.get('kind'), str) else {}), **({'target': target} if target else {}),
-      'reward': float(scores['total'][i]),
-      'parts': {name: float(x[i]) for name, x in scores.items() if name in asked},
-      'correct': bool(right), 'voted': voted,
-      'format': _well_formed(item, parsed, reward), 'length': int(rollout.samples.lengths[i]),
-      'stop': str(rollout.samples.stop[i]),
-      'reflections': templates.reflections(text),
-      'language': rewards.language_consistency(text if parsed.thinking is None else parsed.thinking,
-                                               target or language),
+    'id': item['id'],
+    'problem': item['problem'],
+    'answer': item['answer'],
+    'response': item['response'],
+    **({'kind': item['kind']} if isinstance(item.get('kind'), str) else {}),
+    **({'target': target} if target else {}),
+    'reward': float(scores['total'][i]),
+    'parts': {name: float(x[i]) for name, x in scores.items() if name in asked},
+    'correct': bool(right),
+    'voted': voted,
+    'format': _well_formed(item, parsed, reward),
+    'length': int(rollout.samples.lengths[i]),
+    'stop': str(rollout.samples.stop[i]),
+    'reflections': templates.reflections(text),
+    'language': rewards.language_consistency(text if parsed.thinking is None else parsed.thinking, target or language),
   }
 
 
@@ -120,4 +136,3 @@ def _form(reward):
 def _well_formed(item, parsed, reward):
   options = _form(reward)
   return form.verdict(item, **options)['score'] if options else float(parsed.well_formed)
-

@@ -3,6 +3,7 @@
 Shares come with 95% intervals by Wilson's formula, calibration with the expected calibration error: the mean distance
 between how sure the model is and how often it is right, over ten equal bins of certainty weighted by their numbers.
 """
+
 import numpy as np
 
 BINS = 10
@@ -31,9 +32,17 @@ def reliability(probability, outcome):
     {'ece': float, 'bins': [{'from', 'to', 'count', 'predicted', 'observed'}, only those with any]}.
   """
   at = np.minimum((np.asarray(probability) * BINS).astype(int), BINS - 1)
-  bins = [{'from': b / BINS, 'to': (b + 1) / BINS, 'count': int((at == b).sum()),
-           'predicted': float(probability[at == b].mean()), 'observed': float(outcome[at == b].mean())}
-          for b in range(BINS) if (at == b).any()]
+  bins = [
+    {
+      'from': b / BINS,
+      'to': (b + 1) / BINS,
+      'count': int((at == b).sum()),
+      'predicted': float(probability[at == b].mean()),
+      'observed': float(outcome[at == b].mean()),
+    }
+    for b in range(BINS)
+    if (at == b).any()
+  ]
   ece = sum(b['count'] * abs(b['predicted'] - b['observed']) for b in bins) / max(len(at), 1)
   return {'ece': float(ece), 'bins': bins}
 
@@ -75,19 +84,27 @@ def pairs(chosen, rejected, longer):
   unequal, share = longer != 0, float(wins.mean())
   by_model = np.where(longer > 0, wins, 1 - wins)[unequal]
   mean = lambda x: float(x.mean()) if len(x) else 0.5
-  part = lambda where: {'accuracy': mean(wins[where]), 'interval': interval(mean(wins[where]), int(where.sum())),
-                        'count': int(where.sum())}
+  part = lambda where: {
+    'accuracy': mean(wins[where]),
+    'interval': interval(mean(wins[where]), int(where.sum())),
+    'count': int(where.sum()),
+  }
   # Each pair is seen in both orders: how often is the first one chosen that is said to be with probability p?
   p, first = sigmoid(np.concatenate([margin, -margin])), np.repeat([1.0, 0.0], len(margin))
   return {
-      'accuracy': share, 'interval': interval(share, len(wins)), 'count': len(wins),
-      'loss': float(np.logaddexp(0, -margin).mean()),
-      'calibration': reliability(p, first),
-      'length': {
-          'longer_preferred': {'model': mean(by_model), 'labels': mean((longer > 0)[unequal].astype(float))},
-          'longer_is_better': part(longer > 0), 'longer_is_worse': part(longer < 0),
-          'margin_correlation': correlation(margin, longer),
-          'always_longer_accuracy': float(((longer > 0) + 0.5 * (longer == 0)).mean())}}
+    'accuracy': share,
+    'interval': interval(share, len(wins)),
+    'count': len(wins),
+    'loss': float(np.logaddexp(0, -margin).mean()),
+    'calibration': reliability(p, first),
+    'length': {
+      'longer_preferred': {'model': mean(by_model), 'labels': mean((longer > 0)[unequal].astype(float))},
+      'longer_is_better': part(longer > 0),
+      'longer_is_worse': part(longer < 0),
+      'margin_correlation': correlation(margin, longer),
+      'always_longer_accuracy': float(((longer > 0) + 0.5 * (longer == 0)).mean()),
+    },
+  }
 
 
 def binary(scores, labels):
@@ -98,18 +115,23 @@ def binary(scores, labels):
   mean = lambda x: float(x.mean()) if len(x) else 0.5
   share = mean(right)
   return {
-      'accuracy': share, 'interval': interval(share, len(right)), 'count': len(right),
-      'balanced_accuracy': (mean(right[labels]) + mean(right[~labels])) / 2, 'auc': auc(scores, labels),
-      'majority_accuracy': max(mean(labels), 1 - mean(labels)),
-      'loss': float((np.logaddexp(0, scores) - soft * scores).mean()),
-      'calibration': reliability(sigmoid(scores), soft)}
+    'accuracy': share,
+    'interval': interval(share, len(right)),
+    'count': len(right),
+    'balanced_accuracy': (mean(right[labels]) + mean(right[~labels])) / 2,
+    'auc': auc(scores, labels),
+    'majority_accuracy': max(mean(labels), 1 - mean(labels)),
+    'loss': float((np.logaddexp(0, scores) - soft * scores).mean()),
+    'calibration': reliability(sigmoid(scores), soft),
+  }
 
 
 def points(scores, labels, sizes):
   """`binary`, and how scores go with the responses' lengths in tokens."""
   labels = np.asarray(labels)
-  return binary(scores, labels) | {'length': {'score_correlation': correlation(scores, sizes),
-                                              'label_correlation': correlation(labels, sizes)}}
+  return binary(scores, labels) | {
+    'length': {'score_correlation': correlation(scores, sizes), 'label_correlation': correlation(labels, sizes)}
+  }
 
 
 def first_error(scores, threshold):
@@ -130,8 +152,12 @@ def located(found, wanted):
   found, wanted = np.asarray(found), np.asarray(wanted)
   share = lambda where: float((found == wanted)[where].mean()) if where.any() else 0.0
   wrong, right = share(wanted >= 0), share(wanted < 0)
-  out = {'error_accuracy': wrong, 'correct_accuracy': right, 'f1': 2 * wrong * right / max(wrong + right, 1e-9),
-         'accuracy': float((found == wanted).mean())}
+  out = {
+    'error_accuracy': wrong,
+    'correct_accuracy': right,
+    'f1': 2 * wrong * right / max(wrong + right, 1e-9),
+    'accuracy': float((found == wanted).mean()),
+  }
   return out | {'interval': interval(out['accuracy'], len(found)), 'count': len(found)}
 
 
@@ -162,9 +188,10 @@ def steps(scores, labels, prior=None):
   places, counts = np.unique([w for w in wanted if w >= 0], return_counts=True)
   common = int(places[counts.argmax()]) if len(places) else -1
   out['baselines'] = {
-      'first_error_never': located([-1] * len(wanted), wanted)['accuracy'],
-      'first_error_chance': float(chance.mean()),
-      'first_error_commonest_place': located([common] * len(wanted), wanted)['accuracy']}
+    'first_error_never': located([-1] * len(wanted), wanted)['accuracy'],
+    'first_error_chance': float(chance.mean()),
+    'first_error_commonest_place': located([common] * len(wanted), wanted)['accuracy'],
+  }
   if prior is not None:
     guess = [np.asarray(prior)[np.minimum(np.arange(len(y)), len(prior) - 1)] for y in labels]
     out['baselines']['auc_by_place'] = auc(flat(guess), flat(labels) >= 0.5)

@@ -1,4 +1,5 @@
 """Objectives: arrays over the tokens of a rollout in, a scalar and metrics out."""
+
 from r1jax.losses.advantages import ADVANTAGES, soft_overlong, step_credit
 from r1jax.losses.kl import ESTIMATORS, kl_penalty, token_kl
 from r1jax.losses.policy import LOSSES, PolicyTerms
@@ -7,8 +8,22 @@ from r1jax.losses.process import step_loss
 from r1jax.losses.sft import sft_loss
 from r1jax.losses.value import value_loss
 
-__all__ = ['ADVANTAGES', 'ESTIMATORS', 'LOSSES', 'PolicyTerms', 'SCORE_LOSSES', 'kl_penalty', 'pair_loss',
-           'point_loss', 'sft_loss', 'soft_overlong', 'step_credit', 'step_loss', 'token_kl', 'value_loss']
+__all__ = [
+  'ADVANTAGES',
+  'ESTIMATORS',
+  'LOSSES',
+  'PolicyTerms',
+  'SCORE_LOSSES',
+  'kl_penalty',
+  'pair_loss',
+  'point_loss',
+  'sft_loss',
+  'soft_overlong',
+  'step_credit',
+  'step_loss',
+  'token_kl',
+  'value_loss',
+]
 
 # Of models with a score for an output, by config.OBJECTIVES: (scores f32[B, S], labels f32[B, S], count) -> loss,
 # metrics.

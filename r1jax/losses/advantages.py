@@ -1,11 +1,12 @@
 """Rewards of a rollout -> advantages: f32[B] -> f32[B], the G samples of one prompt adjacent."""
+
 import jax.numpy as jnp
 import numpy as np
 
 
 def _centre(reward, group_size):
   """Reward minus its group's mean, f32[B] -> f32[B/G, G]; exactly zero for an all-equal group."""
-  r = jnp.asarray(reward).reshape(-1, group_size)       # [B/G, G]
+  r = jnp.asarray(reward).reshape(-1, group_size)  # [B/G, G]
   # The mean of G equal numbers can round away from them (3 x 1.1 in float32 do), and a division by
   # std + eps would then make 0.1 of it. The mean of G zeros cannot.
   r = r - r[:, :1]
@@ -44,12 +45,7 @@ def none(reward, group_size):
   return jnp.asarray(reward)
 
 
-ADVANTAGES = {
-  'group': group,
-  'group_centred': group_centred,
-  'rloo': rloo,
-  'none': none,
-}
+ADVANTAGES = {'group': group, 'group_centred': group_centred, 'rloo': rloo, 'none': none}
 
 
 def step_credit(scores, ends, group_size, length, eps=1e-6):
@@ -75,7 +71,7 @@ def step_credit(scores, ends, group_size, length, eps=1e-6):
       continue
     for row in rows:
       for score, end in zip(scores[row], ends[row], strict=True):
-        out[row, :end + 1] += (score - every.mean()) / (every.std() + eps)
+        out[row, : end + 1] += (score - every.mean()) / (every.std() + eps)
   return out
 
 

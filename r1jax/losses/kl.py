@@ -22,6 +22,7 @@ being differentiated: after the first optimizer step of a rollout, at a temperat
 top-p and the like they are approximations. As a loss, the effect of a token on the KL of later ones is not
 in the gradient; k1 in the reward, summed over the sequence (`kl_penalty`), has it.
 """
+
 import jax.numpy as jnp
 
 from r1jax.losses import reductions

@@ -13,6 +13,7 @@ responses is the mean over groups of the group mean, as groups are equally large
 The sums run over the rows at hand, the divisors are totals of the whole minibatch. So losses, gradients and
 metrics of microbatches simply add up; metrics whose name ends in `_max` combine by the maximum.
 """
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -24,13 +25,14 @@ from r1jax.losses.kl import MAX_LOG_RATIO, token_kl
 @struct.dataclass
 class PolicyTerms:
   """What a policy loss needs beside the policy's log-probs; log-probs under ~mask may be anything."""
-  mask: jax.Array          # bool[B, T], t < length
-  advantage: jax.Array     # f32[B], or f32[B, T] where each token has its own (not for gspo)
-  old_logp: jax.Array      # f32[B, T], the behaviour policy's, as the trainer computes it
-  ref_logp: jax.Array      # f32[B, T], the reference policy's
+
+  mask: jax.Array  # bool[B, T], t < length
+  advantage: jax.Array  # f32[B], or f32[B, T] where each token has its own (not for gspo)
+  old_logp: jax.Array  # f32[B, T], the behaviour policy's, as the trainer computes it
+  ref_logp: jax.Array  # f32[B, T], the reference policy's
   sampler_logp: jax.Array  # f32[B, T], the behaviour policy's, as the sampler computed it
-  rows: jax.Array          # f32[], responses in the whole minibatch
-  tokens: jax.Array        # f32[], response tokens in the whole minibatch
+  rows: jax.Array  # f32[], responses in the whole minibatch
+  tokens: jax.Array  # f32[], response tokens in the whole minibatch
   max_length: int = struct.field(pytree_node=False)  # tokens a response may have
 
 
@@ -54,10 +56,10 @@ def dapo(logp, batch, cfg):
 
 def gspo(logp, batch, cfg):
   """One ratio for each response, clipped as a whole (arXiv 2507.18071 eq. 5); KL as in grpo."""
-  ratio = _sequence_ratio(logp, batch.old_logp, batch.mask)                              # [B, 1]
+  ratio = _sequence_ratio(logp, batch.old_logp, batch.mask)  # [B, 1]
   weight = _truncated(_sequence_ratio(batch.old_logp, batch.sampler_logp, batch.mask), cfg)
-  kl = token_kl(logp, batch.ref_logp, batch.mask, cfg.kl_estimator)                      # [B, T]
-  cost = -weight * _surrogate(ratio, _advantage(batch), cfg)                      # [B, 1]
+  kl = token_kl(logp, batch.ref_logp, batch.mask, cfg.kl_estimator)  # [B, T]
+  cost = -weight * _surrogate(ratio, _advantage(batch), cfg)  # [B, 1]
   cost = reductions.token_sum(cost, batch.mask[:, :1]) + _kl_coef(cfg) * reductions.sequence_mean(kl, batch.mask).sum()
   metrics = _metrics(ratio, kl, batch) | _clip_fractions(ratio, batch.mask[:, :1], batch, cfg, batch.rows)
   return cost / batch.rows, metrics
@@ -73,13 +75,7 @@ def reinforce(logp, batch, cfg):
   return reductions.token_sum(cost, batch.mask) / batch.rows, metrics
 
 
-LOSSES = {
-  'grpo': grpo,
-  'dr_grpo': dr_grpo,
-  'dapo': dapo,
-  'gspo': gspo,
-  'reinforce': reinforce,
-}
+LOSSES = {'grpo': grpo, 'dr_grpo': dr_grpo, 'dapo': dapo, 'gspo': gspo, 'reinforce': reinforce}
 
 
 def _token_cost(logp, batch, cfg):
@@ -139,7 +135,7 @@ def _metrics(ratio, kl, batch):
   off = jnp.abs(reductions.keep(batch.old_logp, batch.mask) - reductions.keep(batch.sampler_logp, batch.mask))
   return {
     'policy/kl': reductions.token_sum(kl, batch.mask) / batch.tokens,
-    'policy/ratio_max': reductions.token_max(ratio, batch.mask[:, :ratio.shape[1]]),
+    'policy/ratio_max': reductions.token_max(ratio, batch.mask[:, : ratio.shape[1]]),
     'sampling/logp_difference_mean': reductions.token_sum(off, batch.mask) / batch.tokens,
     'sampling/logp_difference_max': reductions.token_max(off, batch.mask),
   }

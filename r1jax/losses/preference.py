@@ -1,4 +1,5 @@
 """Losses of outcome reward models: one number a response, from pairs of responses or from labels."""
+
 import jax
 import jax.numpy as jnp
 import optax

@@ -1,4 +1,5 @@
 """The loss of a process reward model: one number a step of a solution."""
+
 import jax.numpy as jnp
 import optax
 

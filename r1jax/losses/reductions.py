@@ -3,6 +3,7 @@
 Values under `~mask` are garbage (nan and infinity included). `jnp.where` drops them from the value, and
 its transpose drops them from the gradient; a product with the mask would do neither (0 * nan is nan).
 """
+
 import jax.numpy as jnp
 
 

@@ -1,4 +1,5 @@
 """The loss of supervised fine-tuning."""
+
 from r1jax.losses import reductions
 
 

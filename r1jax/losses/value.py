@@ -1,4 +1,5 @@
 """The loss of a value network, as PPO has one; GRPO has none."""
+
 import jax.numpy as jnp
 
 from r1jax.losses import reductions

@@ -3,6 +3,7 @@
 `accuracy` follows the paper's Figure 2 (accuracy on held-out problems during training), `length` its
 Figure 3 (response length during training).
 """
+
 import dataclasses
 import io
 import pathlib
@@ -16,42 +17,64 @@ from r1jax.metrics import writer
 
 COLOURS = ('#2456a6', '#d1495b', '#2e8b6f', '#e09f3e', '#7a5195', '#5b6b7b')
 STYLE = {
-    'font.size': 10, 'axes.titlesize': 11.5, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left',
-    'axes.edgecolor': '#b6bec8', 'axes.labelcolor': '#4a5563', 'xtick.color': '#4a5563', 'ytick.color': '#4a5563',
-    'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.color': '#e6e9ee',
-    'legend.frameon': False, 'svg.fonttype': 'none', 'svg.hashsalt': 'r1jax',
-    'text.parse_math': False,     # kinds of problems are called as the data has it, a dollar sign included
+  'font.size': 10,
+  'axes.titlesize': 11.5,
+  'axes.titleweight': 'bold',
+  'axes.titlelocation': 'left',
+  'axes.edgecolor': '#b6bec8',
+  'axes.labelcolor': '#4a5563',
+  'xtick.color': '#4a5563',
+  'ytick.color': '#4a5563',
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'grid.color': '#e6e9ee',
+  'legend.frameon': False,
+  'svg.fonttype': 'none',
+  'svg.hashsalt': 'r1jax',
+  'text.parse_math': False,  # kinds of problems are called as the data has it, a dollar sign included
 }
-FEW = 40                          # up to so many points each is marked; beyond, a running average is drawn over them
+FEW = 40  # up to so many points each is marked; beyond, a running average is drawn over them
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
   """One figure: every metric whose whole name matches `pattern`, labelled by its group 1."""
-  name: str                       # of the PNG file
+
+  name: str  # of the PNG file
   title: str
   unit: str
   pattern: str
-  share: bool = False             # fractions, drawn as per cent on an axis of 0-100
-  log: bool = False               # quantities whose first step (compilation) would flatten the rest
+  share: bool = False  # fractions, drawn as per cent on an axis of 0-100
+  log: bool = False  # quantities whose first step (compilation) would flatten the rest
 
 
 PANELS = (
-    Panel('accuracy', 'Accuracy on held-out problems', '% correct', r'eval/(pass@1|cons@\d+)', share=True),
-    Panel('kinds', 'Accuracy on held-out problems by kind', '% correct', r'eval/kind/(.+)/pass@1', share=True),
-    Panel('language', 'Language consistency of held-out responses', '% of words',
-          r'eval/(?:kind/(.+)/)?language_consistency', share=True),
-    Panel('loss', 'Loss of responses', 'nats a token', r'(train|eval)/loss'),
-    Panel('length', 'Response length', 'tokens', r'response/(length_mean)'),
-    Panel('rewards', 'Reward', 'mean of a rollout', r'reward/(?:(.+)/)?mean'),
-    Panel('kind_rewards', 'Reward by kind of problem', 'mean of a rollout', r'kind/(.+)/reward'),
-    Panel('behaviour', 'Reflection and truncation', '% of responses',
-          r'response/(reflection_rate|truncated_fraction)', share=True),
-    Panel('entropy', 'Entropy of the policy', 'nats a token', r'(?:policy|train)/(entropy)'),
-    Panel('kl', 'KL divergence from the reference', 'nats a token', r'policy/(kl)'),
-    Panel('grad_norm', 'Gradient norm', 'global norm', r'(?:policy|train)/(grad_norm)'),
-    Panel('time', 'Time by phase', 'seconds a step', r'time/(.+)', log=True),
-    Panel('throughput', 'Throughput', 'a second', r'throughput/(.+)', log=True),
+  Panel('accuracy', 'Accuracy on held-out problems', '% correct', r'eval/(pass@1|cons@\d+)', share=True),
+  Panel('kinds', 'Accuracy on held-out problems by kind', '% correct', r'eval/kind/(.+)/pass@1', share=True),
+  Panel(
+    'language',
+    'Language consistency of held-out responses',
+    '% of words',
+    r'eval/(?:kind/(.+)/)?language_consistency',
+    share=True,
+  ),
+  Panel('loss', 'Loss of responses', 'nats a token', r'(train|eval)/loss'),
+  Panel('length', 'Response length', 'tokens', r'response/(length_mean)'),
+  Panel('rewards', 'Reward', 'mean of a rollout', r'reward/(?:(.+)/)?mean'),
+  Panel('kind_rewards', 'Reward by kind of problem', 'mean of a rollout', r'kind/(.+)/reward'),
+  Panel(
+    'behaviour',
+    'Reflection and truncation',
+    '% of responses',
+    r'response/(reflection_rate|truncated_fraction)',
+    share=True,
+  ),
+  Panel('entropy', 'Entropy of the policy', 'nats a token', r'(?:policy|train)/(entropy)'),
+  Panel('kl', 'KL divergence from the reference', 'nats a token', r'policy/(kl)'),
+  Panel('grad_norm', 'Gradient norm', 'global norm', r'(?:policy|train)/(grad_norm)'),
+  Panel('time', 'Time by phase', 'seconds a step', r'time/(.+)', log=True),
+  Panel('throughput', 'Throughput', 'a second', r'throughput/(.+)', log=True),
 )
 
 
@@ -86,13 +109,14 @@ def series(records, pattern):
     {label: (steps i64[N], values f64[N])}, labels in order of name; a null becomes nan. The label is
     the pattern's group 1, or 'total' where that took no part.
   """
-  names = {name: match[1] or 'total' for record in records for name in record
-           if (match := re.fullmatch(pattern, name))}
+  names = {name: match[1] or 'total' for record in records for name in record if (match := re.fullmatch(pattern, name))}
   found = {}
   for name, label in sorted(names.items(), key=lambda item: _natural(item[1])):
     points = [(r['step'], r[name]) for r in records if name in r]
-    found[label] = (np.array([step for step, _ in points], np.int64),
-                    np.array([np.nan if value is None else value for _, value in points], np.float64))
+    found[label] = (
+      np.array([step for step, _ in points], np.int64),
+      np.array([np.nan if value is None else value for _, value in points], np.float64),
+    )
   return found
 
 
@@ -102,7 +126,7 @@ def svg(figure, prefix):
   with matplotlib.rc_context(STYLE):
     figure.savefig(buffer, format='svg', metadata=dict.fromkeys(('Date', 'Creator', 'Format', 'Type')))
   text = buffer.getvalue()
-  text = text[text.index('<svg'):]
+  text = text[text.index('<svg') :]
   # Several figures in one page: the ids must not meet, and the page decides the size.
   text = re.sub(r'(\bid="|url\(#|href="#)', lambda m: m[1] + prefix + '-', text)
   head, body = text.split('>', 1)
@@ -112,8 +136,12 @@ def svg(figure, prefix):
 def smooth(values, average=np.nanmean):
   """Centred running `average` over about a twentieth of the points; nan where the value itself is. f64[N] -> f64[N]."""
   half = max(1, len(values) // 40)
-  return np.array([average(values[max(i - half, 0):i + half + 1]) if np.isfinite(value) else np.nan
-                   for i, value in enumerate(values)])
+  return np.array(
+    [
+      average(values[max(i - half, 0) : i + half + 1]) if np.isfinite(value) else np.nan
+      for i, value in enumerate(values)
+    ]
+  )
 
 
 def _draw(panel, lines):

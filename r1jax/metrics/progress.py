@@ -1,4 +1,5 @@
 """The bar a person watches while a run trains."""
+
 import sys
 
 import tqdm
@@ -16,8 +17,14 @@ def fraction(total, label, file=None):
   Returns:
     a context manager with `at(done)`, done from 0 to total.
   """
-  return _Fraction(total=total, desc=label, leave=False, **_pace(file or sys.stderr), delay=3,
-                   bar_format='{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}')
+  return _Fraction(
+    total=total,
+    desc=label,
+    leave=False,
+    **_pace(file or sys.stderr),
+    delay=3,
+    bar_format='{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}',
+  )
 
 
 class _Fraction(tqdm.tqdm):

@@ -5,6 +5,7 @@ the samples of its evaluation. As in `report`, model output reaches the page onl
 
   python -m r1jax.metrics.recipe_report WORKDIR
 """
+
 import pathlib
 import sys
 
@@ -15,12 +16,17 @@ import numpy as np
 from r1jax.config import flat
 from r1jax.metrics import plots, report, writer
 
-EVALUATION = 'evaluation'         # of a stage: the folder in its own, and the key in summary.json
+EVALUATION = 'evaluation'  # of a stage: the folder in its own, and the key in summary.json
 # Of an evaluation, before the kinds: name -> heading.
-SHOWN = {'pass@1': 'accuracy', 'greedy': 'greedy', 'format': 'well formed', 'language_consistency': 'language',
-         'length_mean': 'tokens'}
+SHOWN = {
+  'pass@1': 'accuracy',
+  'greedy': 'greedy',
+  'format': 'well formed',
+  'language_consistency': 'language',
+  'length_mean': 'tokens',
+}
 CURVES = ('accuracy', 'length', 'rewards', 'behaviour')  # of a stage's training
-LONGEST = 60                      # lines of a stage's own figures
+LONGEST = 60  # lines of a stage's own figures
 
 
 def make(workdir):
@@ -35,33 +41,68 @@ def make(workdir):
   except OSError as error:
     raise writer.RecordError(f'{workdir / "summary.json"}: {error}; give the working directory of a recipe.') from error
   if missing := {'stages', 'seed', 'seconds', 'comparisons'} - summary.keys():
-    raise writer.RecordError(f'{workdir / "summary.json"} has no {", ".join(sorted(missing))}; give the working '
-                             'directory of a recipe.')
+    raise writer.RecordError(
+      f'{workdir / "summary.json"} has no {", ".join(sorted(missing))}; give the working directory of a recipe.'
+    )
   stages, evaluated = summary['stages'], _evaluated(summary)
-  reader = report.reader({name: rows for name in evaluated for rows in
-                          writer.read_samples(workdir / name / EVALUATION).values()})
+  reader = report.reader(
+    {name: rows for name in evaluated for rows in writer.read_samples(workdir / name / EVALUATION).values()}
+  )
   kinds = _kinds(evaluated)
   text = report.page('recipe.html.j2').render(
-      name=workdir.resolve().name, seed=summary['seed'], seconds=summary['seconds'], kinds=kinds,
-      done=sum(stage['status'] == 'done' for stage in stages.values()), total=len(stages),
-      stages=[{'name': name, **stage, 'takes': sorted(set(stage['inputs'].values())),
-               'used_by': [other for other, s in stages.items()
-                           if name in {of.split('/')[0] for of in s['inputs'].values()}],
-               'rows': figures(stage['figures']), 'curves': curves(workdir / name, name),
-               'report': f'{name}/report.html' if (workdir / name / 'report.html').exists() else ''}
-              for name, stage in stages.items()],
-      evaluated=[{'name': name, 'cells': [_show(e.get(key), key) for key in SHOWN],
-                  'kinds': [_show(e['kinds'].get(kind, {}).get('correct')) for kind in kinds]}
-                 for name, e in evaluated.items()],
-      columns=list(SHOWN.values()),
-      parts=parts(evaluated),
-      by_kind=[{'kind': kind, 'rows': [{'name': name, 'cells': [
-          _show(e['kinds'].get(kind, {}).get(key), key) for key in ('correct', 'format', 'language', 'length')]}
-          for name, e in evaluated.items()]} for kind in kinds],
-      charts=[(f'chart{i}', title, plots.svg(figure, f'chart{i}')) for i, (title, figure) in
-              enumerate(charts(evaluated).items())],
-      comparisons=[comparison(name, c) for name, c in summary['comparisons'].items() if c['problems']],
-      reader=reader, data=report.script_json(reader), column='stage', samples_shown=report.SAMPLES)
+    name=workdir.resolve().name,
+    seed=summary['seed'],
+    seconds=summary['seconds'],
+    kinds=kinds,
+    done=sum(stage['status'] == 'done' for stage in stages.values()),
+    total=len(stages),
+    stages=[
+      {
+        'name': name,
+        **stage,
+        'takes': sorted(set(stage['inputs'].values())),
+        'used_by': [other for other, s in stages.items() if name in {of.split('/')[0] for of in s['inputs'].values()}],
+        'rows': figures(stage['figures']),
+        'curves': curves(workdir / name, name),
+        'report': f'{name}/report.html' if (workdir / name / 'report.html').exists() else '',
+      }
+      for name, stage in stages.items()
+    ],
+    evaluated=[
+      {
+        'name': name,
+        'cells': [_show(e.get(key), key) for key in SHOWN],
+        'kinds': [_show(e['kinds'].get(kind, {}).get('correct')) for kind in kinds],
+      }
+      for name, e in evaluated.items()
+    ],
+    columns=list(SHOWN.values()),
+    parts=parts(evaluated),
+    by_kind=[
+      {
+        'kind': kind,
+        'rows': [
+          {
+            'name': name,
+            'cells': [
+              _show(e['kinds'].get(kind, {}).get(key), key) for key in ('correct', 'format', 'language', 'length')
+            ],
+          }
+          for name, e in evaluated.items()
+        ],
+      }
+      for kind in kinds
+    ],
+    charts=[
+      (f'chart{i}', title, plots.svg(figure, f'chart{i}'))
+      for i, (title, figure) in enumerate(charts(evaluated).items())
+    ],
+    comparisons=[comparison(name, c) for name, c in summary['comparisons'].items() if c['problems']],
+    reader=reader,
+    data=report.script_json(reader),
+    column='stage',
+    samples_shown=report.SAMPLES,
+  )
   path = workdir / 'report.html'
   writer.replace_text(path, text)
   return path
@@ -100,16 +141,20 @@ def curves(folder, name):
     return []
   panels = [panel for panel in plots.PANELS if panel.name in CURVES]
   drawn = plots.figures(writer.read_metrics(folder), panels)
-  return [(f'{name}-{key}', figure.axes[0].get_title(loc='left'), plots.svg(figure, f'{name}-{key}'))
-          for key, figure in drawn.items()]
+  return [
+    (f'{name}-{key}', figure.axes[0].get_title(loc='left'), plots.svg(figure, f'{name}-{key}'))
+    for key, figure in drawn.items()
+  ]
 
 
 def parts(evaluated):
   """The table of reward parts: their names, and a row a stage."""
   names = list(dict.fromkeys(name for e in evaluated.values() for name in e['parts']))
   show = lambda x: '–' if x is None else f'{x:.3f}'
-  return {'names': names, 'rows': [{'name': name, 'cells': [show(e['parts'].get(part)) for part in names]}
-                                   for name, e in evaluated.items()]}
+  return {
+    'names': names,
+    'rows': [{'name': name, 'cells': [show(e['parts'].get(part)) for part in names]} for name, e in evaluated.items()],
+  }
 
 
 def comparison(name, c):
@@ -117,21 +162,33 @@ def comparison(name, c):
   scale, unit = (1, ' tokens') if c['figure'] == 'length' else (100, ' points')
   show = lambda x: f'{x:.1f}' if scale == 1 else f'{100 * x:.1f}%'
   low, high = (scale * x for x in c['interval'])
-  return {'name': name.replace('_', ' '), 'what': c['figure'] + (f' of {c["kind"]}' if c['kind'] else ''),
-          'first': f'{c["first"]} {show(c["first_mean"])}', 'second': f'{c["second"]} {show(c["second_mean"])}',
-          'difference': f'{scale * c["difference"]:+.1f}{unit}', 'interval': f'{low:+.1f} to {high:+.1f}',
-          'problems': c['problems']}
+  return {
+    'name': name.replace('_', ' '),
+    'what': c['figure'] + (f' of {c["kind"]}' if c['kind'] else ''),
+    'first': f'{c["first"]} {show(c["first_mean"])}',
+    'second': f'{c["second"]} {show(c["second_mean"])}',
+    'difference': f'{scale * c["difference"]:+.1f}{unit}',
+    'interval': f'{low:+.1f} to {high:+.1f}',
+    'problems': c['problems'],
+  }
 
 
 def charts(evaluated):
   """{title: Figure} over the stages: accuracy of each kind, form and language, length."""
   accuracy = {kind: [e['kinds'].get(kind, {}).get('correct') for e in evaluated.values()] for kind in _kinds(evaluated)}
-  lines = {'Accuracy': accuracy or {'all': [e.get('pass@1') for e in evaluated.values()]},
-           'Form and language': {label: [e.get(key) for e in evaluated.values()] for label, key in
-                                 (('well formed', 'format'), ('language consistency', 'language_consistency'))},
-           'Response length': {'tokens': [e.get('length_mean') for e in evaluated.values()]}}
-  return {title: _chart(title, list(evaluated), of, share=title != 'Response length')
-          for title, of in lines.items() if evaluated}
+  lines = {
+    'Accuracy': accuracy or {'all': [e.get('pass@1') for e in evaluated.values()]},
+    'Form and language': {
+      label: [e.get(key) for e in evaluated.values()]
+      for label, key in (('well formed', 'format'), ('language consistency', 'language_consistency'))
+    },
+    'Response length': {'tokens': [e.get('length_mean') for e in evaluated.values()]},
+  }
+  return {
+    title: _chart(title, list(evaluated), of, share=title != 'Response length')
+    for title, of in lines.items()
+    if evaluated
+  }
 
 
 def _chart(title, names, lines, share):
@@ -140,8 +197,15 @@ def _chart(title, names, lines, share):
     axes = figure.add_subplot()
     for index, (label, values) in enumerate(lines.items()):
       values = np.array([np.nan if x is None else x for x in values], float) * (100 if share else 1)
-      axes.plot(range(len(names)), values, marker='o', markersize=4, linewidth=1.8, label=plots.plain(label),
-                color=plots.COLOURS[index % len(plots.COLOURS)])
+      axes.plot(
+        range(len(names)),
+        values,
+        marker='o',
+        markersize=4,
+        linewidth=1.8,
+        label=plots.plain(label),
+        color=plots.COLOURS[index % len(plots.COLOURS)],
+      )
     axes.set_xticks(range(len(names)), names, rotation=35, ha='right')
     axes.set(title=title, ylabel='% of responses' if share else 'tokens')
     axes.set_ylim(*(-2, 102) if share else (0, 1.1 * max(np.nanmax(axes.get_ylim()), 1)))

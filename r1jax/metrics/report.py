@@ -6,6 +6,7 @@ it reaches the page only as JSON without `<`, and is shown as text, never as mar
 
   python -m r1jax.metrics.report WORKDIR
 """
+
 import json
 import pathlib
 import re
@@ -17,23 +18,23 @@ from r1jax import templates
 from r1jax.config import flat
 from r1jax.metrics import plots, writer
 
-BUDGET = 6_000_000                # characters of completions in the page, so that a browser opens it at once
-SAMPLES = 8                       # responses to one problem at one step
-COLUMNS = 3                       # steps side by side
+BUDGET = 6_000_000  # characters of completions in the page, so that a browser opens it at once
+SAMPLES = 8  # responses to one problem at one step
+COLUMNS = 3  # steps side by side
 PLAIN, REFLECTION, TAG = 0, 1, 2  # kinds of segment
 
 # Name in summary.json -> wording in the page, in the order shown; other names follow as they are.
 LABELS = {
-    'pass@1': 'Accuracy (pass@1, temperature 1)',
-    'pass@1_t0.6': 'Accuracy (pass@1, temperature 0.6)',
-    'greedy': 'Accuracy (greedy)',
-    'cons': 'Majority vote of {k} (cons@{k})',
-    'any': 'Any of {k} right (any@{k})',
-    'format': 'Well formed',
-    'reflection_rate': 'Responses that reflect',
-    'language_consistency': 'Language consistency',
-    'truncated_fraction': 'Truncated',
-    'length_mean': 'Mean length (tokens)',
+  'pass@1': 'Accuracy (pass@1, temperature 1)',
+  'pass@1_t0.6': 'Accuracy (pass@1, temperature 0.6)',
+  'greedy': 'Accuracy (greedy)',
+  'cons': 'Majority vote of {k} (cons@{k})',
+  'any': 'Any of {k} right (any@{k})',
+  'format': 'Well formed',
+  'reflection_rate': 'Responses that reflect',
+  'language_consistency': 'Language consistency',
+  'truncated_fraction': 'Truncated',
+  'length_mean': 'Mean length (tokens)',
 }
 GROUPS = {'kind': 'By kind of problem', 'language': 'By language of the problem'}
 COLUMNS_BY_GROUP = ('pass@1', 'format', 'language_consistency', 'truncated_fraction', 'length_mean')
@@ -51,20 +52,23 @@ def report(workdir):
   summary, config = read_summary(workdir / 'summary.json'), _read_json(workdir / 'config.json')
   rows = before_after(summary, records)
   text = page('report.html.j2').render(
-      name=workdir.resolve().name,
-      facts=_facts(summary, config, records),
-      finished=bool(summary),
-      rows=rows,
-      groups=groups(summary, records),
-      tiles=[row for key in TILES for row in rows if row['key'] == key],
-      curves=[(name, figure.axes[0].get_title(loc='left'), plots.svg(figure, name))
-              for name, figure in plots.figures(records).items()],
-      seconds=summary.get('seconds') or {},
-      settings=[(key, json.dumps(value)) for key, value in flat(config).items()] if config else [],
-      reader=(data := reader(writer.read_samples(workdir))),
-      data=script_json(data),
-      column='step',
-      samples_shown=SAMPLES)
+    name=workdir.resolve().name,
+    facts=_facts(summary, config, records),
+    finished=bool(summary),
+    rows=rows,
+    groups=groups(summary, records),
+    tiles=[row for key in TILES for row in rows if row['key'] == key],
+    curves=[
+      (name, figure.axes[0].get_title(loc='left'), plots.svg(figure, name))
+      for name, figure in plots.figures(records).items()
+    ],
+    seconds=summary.get('seconds') or {},
+    settings=[(key, json.dumps(value)) for key, value in flat(config).items()] if config else [],
+    reader=(data := reader(writer.read_samples(workdir))),
+    data=script_json(data),
+    column='step',
+    samples_shown=SAMPLES,
+  )
   path = workdir / 'report.html'
   writer.replace_text(path, text)
   return path
@@ -72,8 +76,13 @@ def report(workdir):
 
 def page(name):
   """The template `name` of this folder; those that it includes lie beside it."""
-  return jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-                            loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent)).get_template(name)
+  return jinja2.Environment(
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+  ).get_template(name)
 
 
 def reader(samples):
@@ -92,8 +101,9 @@ def reader(samples):
   problems = {}
   for step, rows in samples.items():
     for row in rows:
-      entry = problems.setdefault(row['id'], {**{key: row[key] for key in ('id', 'problem', 'answer')},
-                                              'kind': row.get('kind', ''), 'at': {}})
+      entry = problems.setdefault(
+        row['id'], {**{key: row[key] for key in ('id', 'problem', 'answer')}, 'kind': row.get('kind', ''), 'at': {}}
+      )
       at = entry['at'].setdefault(step, [])
       if len(at) < SAMPLES:
         at.append(_completion(row))
@@ -113,7 +123,7 @@ def segments(text):
   pieces, end = [], 0
   for match in _MARKED.finditer(text):
     if match.start() > end:
-      pieces.append([PLAIN, text[end:match.start()]])
+      pieces.append([PLAIN, text[end : match.start()]])
     pieces.append([TAG if match[0] in templates.TAGS else REFLECTION, match[0]])
     end = match.end()
   return pieces + [[PLAIN, text[end:]]] if end < len(text) else pieces
@@ -132,9 +142,14 @@ def before_after(summary, records):
       continue
     key, _, k = name.partition('@') if re.fullmatch(r'(cons|any)@\d+', name) else (name, '', '')
     known = key in LABELS
-    rows.append({'key': key, 'label': LABELS[key].format(k=k) if known else name,
-                 **_compare(base.get(name), final.get(name), share=known and key != 'length_mean'),
-                 'rank': order.index(key) if known else len(order)})
+    rows.append(
+      {
+        'key': key,
+        'label': LABELS[key].format(k=k) if known else name,
+        **_compare(base.get(name), final.get(name), share=known and key != 'length_mean'),
+        'rank': order.index(key) if known else len(order),
+      }
+    )
   return sorted(rows, key=lambda row: row['rank'])
 
 
@@ -160,8 +175,10 @@ def _ends(summary, records):
   base, final = summary.get('base'), summary.get('final')
   if base is not None and final is not None:
     return base, final
-  scored = [{name.removeprefix('eval/'): value for name, value in record.items() if name.startswith('eval/')}
-            for record in records]
+  scored = [
+    {name.removeprefix('eval/'): value for name, value in record.items() if name.startswith('eval/')}
+    for record in records
+  ]
   scored = [scores for scores in scored if scores]
   return (scored[0], scored[-1]) if scored else ({}, {})
 
@@ -177,8 +194,14 @@ def _completion(row):
   # Evaluation knows what counted as right; a row that does not say so is right by its parts other than format.
   scores = [score for name, score in parts.items() if name != 'format']
   correct = row['correct'] if 'correct' in row else any(score is not None and score >= 1 for score in scores)
-  return {'text': segments(row['response']), 'reward': row['reward'], 'parts': list(parts.items()),
-          'length': row['length'], 'stop': str(row['stop']), 'correct': bool(correct)}
+  return {
+    'text': segments(row['response']),
+    'reward': row['reward'],
+    'parts': list(parts.items()),
+    'length': row['length'],
+    'stop': str(row['stop']),
+    'correct': bool(correct),
+  }
 
 
 def _compare(base, final, share):
@@ -186,6 +209,7 @@ def _compare(base, final, share):
     if value is None:
       return '–'
     return f'{value * 100:.1f}%' if share else f'{value:.4g}'
+
   change = ''
   if base is not None and final is not None:
     if share:
@@ -217,8 +241,9 @@ def read_summary(path):
     if values is not None and not ok:
       raise writer.RecordError(f'{path}: {name!r} is {str(values)[:40]!r}, no figures; mend or delete the file.')
   if not writer.is_number(summary.get('length_ratio')):
-    raise writer.RecordError(f'{path}: length_ratio is {str(summary["length_ratio"])[:40]!r}, no number; mend or '
-                             'delete the file.')
+    raise writer.RecordError(
+      f'{path}: length_ratio is {str(summary["length_ratio"])[:40]!r}, no number; mend or delete the file.'
+    )
   return summary
 
 

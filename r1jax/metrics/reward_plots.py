@@ -1,4 +1,5 @@
 """Figures of a reward model, from the figures that `summary.json` holds of it."""
+
 import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
@@ -6,10 +7,10 @@ import numpy as np
 from r1jax.metrics import plots, writer
 
 CURVES = (
-    plots.Panel('loss', 'Loss', 'nats', r'(train|eval)/loss'),
-    plots.Panel('accuracy', 'Accuracy', '% right', r'(train|eval)/accuracy', share=True),
-    plots.Panel('grad_norm', 'Gradient norm', 'global norm', r'train/(grad_norm)'),
-    plots.Panel('throughput', 'Throughput', 'a second', r'throughput/(.+)', log=True),
+  plots.Panel('loss', 'Loss', 'nats', r'(train|eval)/loss'),
+  plots.Panel('accuracy', 'Accuracy', '% right', r'(train|eval)/accuracy', share=True),
+  plots.Panel('grad_norm', 'Gradient norm', 'global norm', r'train/(grad_norm)'),
+  plots.Panel('throughput', 'Throughput', 'a second', r'throughput/(.+)', log=True),
 )
 
 
@@ -34,12 +35,17 @@ def reliability(calibration):
     figure = Figure(figsize=(5.2, 4.6), layout='constrained')
     axes, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     axes.plot([0, 1], [0, 1], color=plots.COLOURS[5], linewidth=1, linestyle='--', label='perfect')
-    axes.plot([b['predicted'] for b in bins], [b['observed'] for b in bins], color=plots.COLOURS[0], marker='o',
-              markersize=4, label=f'model (error {calibration["ece"]:.3f})')
+    axes.plot(
+      [b['predicted'] for b in bins],
+      [b['observed'] for b in bins],
+      color=plots.COLOURS[0],
+      marker='o',
+      markersize=4,
+      label=f'model (error {calibration["ece"]:.3f})',
+    )
     axes.set(title='Calibration on held-out examples', ylabel='share observed', xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc='upper left')
-    below.bar([(b['from'] + b['to']) / 2 for b in bins], [b['count'] for b in bins], width=0.09,
-              color=plots.COLOURS[0])
+    below.bar([(b['from'] + b['to']) / 2 for b in bins], [b['count'] for b in bins], width=0.09, color=plots.COLOURS[0])
     below.set_axisbelow(True)
     below.set(xlabel='predicted probability', ylabel='number')
   return figure
@@ -68,13 +74,17 @@ def length_bias(margins, longer):
     left.bar(at + 0.2, share(np.where(longer > 0, wins, 1 - wins)), 0.38, color=plots.COLOURS[0], label='model')
     left.set(title='The longer response is preferred', ylabel='% of pairs')
     for sign, colour, label in ((1, plots.COLOURS[2], 'longer is better'), (-1, plots.COLOURS[1], 'longer is worse')):
-      found = [100 * wins[p & (longer * sign > 0)].mean() if (p & (longer * sign > 0)).any() else np.nan
-               for p in parts]
+      found = [100 * wins[p & (longer * sign > 0)].mean() if (p & (longer * sign > 0)).any() else np.nan for p in parts]
       right.plot(at, found, marker='o', markersize=4, color=colour, label=label)
     right.set(title='Accuracy', ylabel='% right')
     for axes in (left, right):
       axes.set_axisbelow(True)
-      axes.set(xlabel='difference in length, tokens', xticks=at, xticklabels=names, ylim=(0, 105),
-               xlim=(-0.6, len(parts) - 0.4))
+      axes.set(
+        xlabel='difference in length, tokens',
+        xticks=at,
+        xticklabels=names,
+        ylim=(0, 105),
+        xlim=(-0.6, len(parts) - 0.4),
+      )
       axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.2), ncols=2)
   return figure

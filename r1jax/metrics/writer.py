@@ -3,6 +3,7 @@
 metrics.jsonl is the record that plots and the report are made from; tb/ repeats it. Both are flushed
 at every write, so that a killed run loses at most the line it was writing.
 """
+
 import json
 import math
 import os
@@ -36,9 +37,9 @@ class Writer:
   def __init__(self, workdir):
     self._dir = pathlib.Path(workdir)
     self._dir.mkdir(parents=True, exist_ok=True)
-    self._lines = None            # both opened by the first write, after a possible `resume`
+    self._lines = None  # both opened by the first write, after a possible `resume`
     self._events = None
-    self._purge = None            # step from which TensorBoard forgets older event files
+    self._purge = None  # step from which TensorBoard forgets older event files
 
   def write(self, step, metrics):
     """Appends one line {'step': step, **metrics} and the same as one TensorBoard event.
@@ -55,8 +56,9 @@ class Writer:
     values = {name: float(value) for name, value in metrics.items()}
     self._lines.write(_dumps({'step': int(step), **values}) + '\n')
     self._lines.flush()
-    finite = [summary_pb2.Summary.Value(tag=name, simple_value=value)
-              for name, value in values.items() if math.isfinite(value)]
+    finite = [
+      summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items() if math.isfinite(value)
+    ]
     self._event(step=int(step), summary=summary_pb2.Summary(value=finite))
 
   def samples(self, step, rows):

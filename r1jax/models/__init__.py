@@ -1,4 +1,5 @@
 """Models as pure functions over declared parameters."""
+
 from r1jax.models.attention import KV, empty_cache
 from r1jax.models.causal import IMPLEMENTATIONS, Attention
 from r1jax.models.config import PRESETS, ModelConfig
@@ -7,18 +8,39 @@ from r1jax.models.moe import balance
 from r1jax.models.remat import POLICIES
 from r1jax.models.scored import marked_scores, threaded_scores
 from r1jax.models.transformer import (
-    forward,
-    prefill,
-    response_hidden,
-    runs,
-    specs,
-    threaded_forward,
-    threaded_response,
-    unembedding,
-    unstack,
+  forward,
+  prefill,
+  response_hidden,
+  runs,
+  specs,
+  threaded_forward,
+  threaded_response,
+  unembedding,
+  unstack,
 )
 
-__all__ = ['IMPLEMENTATIONS', 'KV', 'POLICIES', 'PRESETS', 'Attention', 'ModelConfig', 'balance', 'empty_cache',
-           'forward', 'marked_scores', 'prefill', 'response_hidden', 'runs', 'score_at', 'scores', 'sharded_logprobs',
-           'specs', 'threaded_forward', 'threaded_response', 'threaded_scores', 'token_logprobs', 'unembedding',
-           'unstack']
+__all__ = [
+  'IMPLEMENTATIONS',
+  'KV',
+  'POLICIES',
+  'PRESETS',
+  'Attention',
+  'ModelConfig',
+  'balance',
+  'empty_cache',
+  'forward',
+  'marked_scores',
+  'prefill',
+  'response_hidden',
+  'runs',
+  'score_at',
+  'scores',
+  'sharded_logprobs',
+  'specs',
+  'threaded_forward',
+  'threaded_response',
+  'threaded_scores',
+  'token_logprobs',
+  'unembedding',
+  'unstack',
+]

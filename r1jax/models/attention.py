@@ -4,6 +4,7 @@ P prompts, G continuations of each; a plain batch has G = 1. Inside, heads come 
 lie transposed, so that every product here is one of plain matrices, nothing moved: the prompt's keys meet the
 queries of all G continuations at once.
 """
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ class KV:
   With MLA: one latent key for all heads, kv_rank + rope_dim long, whose first kv_rank entries are also the value;
   `v` is None.
   """
+
   k: jax.Array
   v: jax.Array | None
 
@@ -36,15 +38,17 @@ def empty_cache(cfg, prompts, group, tokens, dtype):
 
 def attention_specs(cfg):
   specs = {
-      'q': Spec((cfg.embed, cfg.heads, cfg.head_dim), ('embed', 'heads', 'head_dim')),
-      'k': Spec((cfg.embed, cfg.kv_heads, cfg.head_dim), ('embed', 'kv_heads', 'head_dim')),
-      'v': Spec((cfg.embed, cfg.kv_heads, cfg.head_dim), ('embed', 'kv_heads', 'head_dim')),
-      'o': Spec((cfg.heads, cfg.head_dim, cfg.embed), ('heads', 'head_dim', 'embed'), fan_in=2),
+    'q': Spec((cfg.embed, cfg.heads, cfg.head_dim), ('embed', 'heads', 'head_dim')),
+    'k': Spec((cfg.embed, cfg.kv_heads, cfg.head_dim), ('embed', 'kv_heads', 'head_dim')),
+    'v': Spec((cfg.embed, cfg.kv_heads, cfg.head_dim), ('embed', 'kv_heads', 'head_dim')),
+    'o': Spec((cfg.heads, cfg.head_dim, cfg.embed), ('heads', 'head_dim', 'embed'), fan_in=2),
   }
   if cfg.qkv_bias:
-    specs |= {'q_bias': Spec((cfg.heads, cfg.head_dim), ('heads', 'head_dim'), 'zeros'),
-              'k_bias': Spec((cfg.kv_heads, cfg.head_dim), ('kv_heads', 'head_dim'), 'zeros'),
-              'v_bias': Spec((cfg.kv_heads, cfg.head_dim), ('kv_heads', 'head_dim'), 'zeros')}
+    specs |= {
+      'q_bias': Spec((cfg.heads, cfg.head_dim), ('heads', 'head_dim'), 'zeros'),
+      'k_bias': Spec((cfg.kv_heads, cfg.head_dim), ('kv_heads', 'head_dim'), 'zeros'),
+      'v_bias': Spec((cfg.kv_heads, cfg.head_dim), ('kv_heads', 'head_dim'), 'zeros'),
+    }
   if cfg.qk_norm:
     specs |= {'q_norm': Spec((cfg.head_dim,), ('norm',), 'ones'), 'k_norm': Spec((cfg.head_dim,), ('norm',), 'ones')}
   return specs
@@ -56,7 +60,7 @@ def project(p, cfg, x, tables):
   Returns:
     q [P, kv_heads, G, R, T, head_dim] with R = heads / kv_heads, and the tokens' own KV.
   """
-  q, k, v = (_dense(x, p[n]) for n in 'qkv')            # [P, G, T, heads, head_dim]
+  q, k, v = (_dense(x, p[n]) for n in 'qkv')  # [P, G, T, heads, head_dim]
   if cfg.qkv_bias:
     q, k, v = q + p['q_bias'], k + p['k_bias'], v + p['v_bias']
   if cfg.qk_norm:
@@ -83,7 +87,7 @@ def attend(p, cfg, q, parts, mix=None):
   Args:
     mix: in the place of `softmax_attention`, with parts that it understands.
   """
-  out = (mix or softmax_attention)(q, parts, cfg.head_dim ** -0.5)
+  out = (mix or softmax_attention)(q, parts, cfg.head_dim**-0.5)
   return out.reshape(*out.shape[:3], -1) @ p['o'].reshape(-1, p['o'].shape[-1])
 
 
@@ -112,5 +116,5 @@ def softmax_attention(q, parts, scale):
     v = kv.k.swapaxes(-1, -2) if kv.v is None else kv.v
     out += product('pkgrts,pksd->pkgrtd' if v.ndim == 4 else 'pkgrts,pkgsd->pkgrtd', w.astype(q.dtype), v)
   out = (out / total).astype(q.dtype)
-  out = out.transpose(0, 2, 4, 1, 3, 5)                 # [P, G, T, K, R, D]
+  out = out.transpose(0, 2, 4, 1, 3, 5)  # [P, G, T, K, R, D]
   return out.reshape(*out.shape[:3], -1, out.shape[-1])

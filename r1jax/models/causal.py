@@ -4,6 +4,7 @@ A query sees its prompt's keys, shared by the group, and those of its own row up
 texts (segments), those of its own text only. 'xla' keeps every score and 'chunked' those of a block of queries at a
 time, anywhere; 'splash' (TPU, Pallas) and 'cudnn' (NVIDIA, no segments) keep none.
 """
+
 import dataclasses
 import math
 
@@ -15,11 +16,11 @@ from r1jax.config import require
 from r1jax.models import layout
 from r1jax.models.attention import softmax_attention
 
-BLOCK = 512                       # queries (and, for splash, keys) at a time
-LANES = 128                       # a block of splash is a multiple of it
-SCORES = 1 << 20                  # queries x keys of a row from which on 'auto' keeps no scores
+BLOCK = 512  # queries (and, for splash, keys) at a time
+LANES = 128  # a block of splash is a multiple of it
+SCORES = 1 << 20  # queries x keys of a row from which on 'auto' keeps no scores
 PLATFORMS = {'splash': ('tpu', 'cpu'), 'cudnn': ('gpu', 'cuda')}  # on a CPU splash is interpreted; others run anywhere
-SAVED = 'attention'               # name, for remat policies, of what attention gives
+SAVED = 'attention'  # name, for remat policies, of what attention gives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +31,17 @@ class Attention:
     name: a key of IMPLEMENTATIONS, or 'auto'.
     mesh: the devices; None is one device of unknown kind, for which 'auto' takes what runs anywhere.
   """
+
   name: str = 'auto'
   mesh: jax.sharding.Mesh | None = None
 
   def __post_init__(self):
     known = PLATFORMS.get(self.name)
-    require(self.mesh is None or not known or self.platform in known, f'model.attention is {self.name!r}, which runs '
-            f"on {' or '.join(known or ())} only, but the devices are of platform {self.platform!r}; use 'auto'.")
+    require(
+      self.mesh is None or not known or self.platform in known,
+      f'model.attention is {self.name!r}, which runs '
+      f"on {' or '.join(known or ())} only, but the devices are of platform {self.platform!r}; use 'auto'.",
+    )
 
   @property
   def platform(self):
@@ -48,8 +53,10 @@ class Attention:
 
     Raises ConfigError where the one asked for knows no segments.
     """
-    require(not segments or self.name != 'cudnn', "model.attention is 'cudnn', which cannot keep the texts of a packed "
-            "row apart; use 'auto' or 'chunked'.")
+    require(
+      not segments or self.name != 'cudnn',
+      "model.attention is 'cudnn', which cannot keep the texts of a packed row apart; use 'auto' or 'chunked'.",
+    )
     if self.name != 'auto':
       return self.name
     if queries * keys < SCORES:
@@ -132,9 +139,10 @@ def _chunked(q, own, prefix, length, segments, scale, how):
   """A block of queries at a time, its scores computed again in the backward pass: memory is linear in T."""
   t = q.shape[4]
   blocks = -(-t // BLOCK)
-  size = -(-t // blocks)                                # even blocks: little padding
-  split = lambda x, axis: jnp.moveaxis(_pad(x, axis, blocks * size).reshape(
-      *x.shape[:axis], blocks, size, *x.shape[axis + 1:]), axis, 0)
+  size = -(-t // blocks)  # even blocks: little padding
+  split = lambda x, axis: jnp.moveaxis(
+    _pad(x, axis, blocks * size).reshape(*x.shape[:axis], blocks, size, *x.shape[axis + 1 :]), axis, 0
+  )
 
   @jax.checkpoint
   def one(block, start, of_queries):
@@ -143,7 +151,7 @@ def _chunked(q, own, prefix, length, segments, scale, how):
 
   of_queries = None if segments is None else split(segments, 2)
   out = jax.lax.map(lambda xs: one(*xs), (split(q, 4), size * jnp.arange(blocks), of_queries))
-  out = jnp.moveaxis(out, 0, 2)                         # [P, G, blocks, size, heads, Dv]
+  out = jnp.moveaxis(out, 0, 2)  # [P, G, blocks, size, heads, Dv]
   out = out.reshape(*out.shape[:2], -1, *out.shape[4:])[:, :, :t]
   return _named(out)
 
@@ -160,8 +168,12 @@ def _splash(q, own, prefix, length, segments, scale, how):
     row_heads = PartitionSpec(rows, heads)
     # Mosaic kernels carry no types of varying axes.
     local = jax.shard_map(
-        local, mesh=how.mesh, in_specs=(row_heads, row_heads, row_heads, PartitionSpec(rows), PartitionSpec(rows)),
-        out_specs=PartitionSpec(rows, None, None, heads), check_vma=False)
+      local,
+      mesh=how.mesh,
+      in_specs=(row_heads, row_heads, row_heads, PartitionSpec(rows), PartitionSpec(rows)),
+      out_specs=PartitionSpec(rows, None, None, heads),
+      check_vma=False,
+    )
   return local(q, own, prefix, length, segments)
 
 
@@ -171,7 +183,7 @@ def _splash_local(q, own, prefix, length, segments, *, scale, interpret):
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_masks
 
   p, k, g, r, t, d = q.shape
-  keys, values = own.k.swapaxes(-1, -2), own.v          # [P, K, G, S, ...]
+  keys, values = own.k.swapaxes(-1, -2), own.v  # [P, K, G, S, ...]
   if prefix is not None:
     s = prefix.k.shape[-1]
     shared = lambda x: jnp.broadcast_to(x[:, :, None], (*x.shape[:2], g, *x.shape[2:]))
@@ -181,8 +193,8 @@ def _splash_local(q, own, prefix, length, segments, *, scale, interpret):
   total = keys.shape[3]
   block_q, block_k = (min(BLOCK, -(-n // LANES) * LANES) for n in (t, total))
   padded_q, padded_k = -(-t // block_q) * block_q, -(-total // block_k) * block_k
-  each = None if segments is None else 0                # a prompt's padding is the same for its group
-  if segments is not None:                              # without a prompt: as many queries as keys
+  each = None if segments is None else 0  # a prompt's padding is the same for its group
+  if segments is not None:  # without a prompt: as many queries as keys
     padded = _pad(segments, 2, padded_q)
     segments = splash_lib.SegmentIds(padded, padded)
   elif prefix is not None:
@@ -193,13 +205,25 @@ def _splash_local(q, own, prefix, length, segments, *, scale, interpret):
   queries = rows((q * scale).astype(q.dtype), 4, padded_q).reshape(p, g, k * r, padded_q, d)
   mask = splash_masks.CausalMask((padded_q, padded_k), offset=total - t)
   kernel = splash_lib.make_splash_mha(
-      splash_masks.MultiHeadMask([mask] * (k * r)), head_shards=1, q_seq_shards=1, interpret=interpret,
-      residual_checkpoint_name=SAVED, block_sizes=splash_lib.BlockSizes(
-          block_q=block_q, block_kv=block_k, block_kv_compute=block_k, block_q_dkv=block_q, block_kv_dkv=block_k,
-          block_kv_dkv_compute=block_k, block_q_dq=block_q, block_kv_dq=block_k))
+    splash_masks.MultiHeadMask([mask] * (k * r)),
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+    residual_checkpoint_name=SAVED,
+    block_sizes=splash_lib.BlockSizes(
+      block_q=block_q,
+      block_kv=block_k,
+      block_kv_compute=block_k,
+      block_q_dkv=block_q,
+      block_kv_dkv=block_k,
+      block_kv_dkv_compute=block_k,
+      block_q_dq=block_q,
+      block_kv_dq=block_k,
+    ),
+  )
   group = jax.vmap(kernel, in_axes=(0, 0, 0, each))
   out = jax.vmap(group)(queries, rows(keys, 3, padded_k), rows(values, 3, padded_k), segments)
-  return out[:, :, :, :t].swapaxes(2, 3)                # [P, G, T, K * R, Dv]
+  return out[:, :, :, :t].swapaxes(2, 3)  # [P, G, T, K * R, Dv]
 
 
 def _fit(q, shards):
@@ -232,10 +256,11 @@ def _cudnn(q, own, prefix, length, segments, scale, how):
     keys, values = pack(before(prefix.k.swapaxes(-1, -2)), keys), pack(before(prefix.v), values)
     q = pack(jnp.zeros((p, g, s, k * r, d), q.dtype), q)
   v_dim = values.shape[-1]
-  values = _pad(values, 4, d)                           # one head size for all
+  values = _pad(values, 4, d)  # one head size for all
   rows = lambda x: x.reshape(p * g, *x.shape[2:])
-  out = jax.nn.dot_product_attention(rows(q), rows(keys), rows(values), scale=scale, is_causal=True,
-                                     implementation='cudnn')
+  out = jax.nn.dot_product_attention(
+    rows(q), rows(keys), rows(values), scale=scale, is_causal=True, implementation='cudnn'
+  )
   out = out.reshape(p, g, *out.shape[1:])[..., :v_dim]
   if prefix is not None:
     out = jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, t, axis=1))(out, length)

@@ -1,4 +1,5 @@
 """What is read off the hidden states. Logits exist only for a chunk of positions at a time."""
+
 import jax
 import jax.numpy as jnp
 
@@ -23,7 +24,7 @@ def token_logprobs(hidden, unembed, targets, chunk, temperature=1.0):
   """
   n = hidden.shape[0]
   chunks = -(-n // chunk)
-  size = -(-n // chunks)                                # even chunks: less padding than a short last one
+  size = -(-n // chunks)  # even chunks: less padding than a short last one
   pad = chunks * size - n
   hidden = jnp.pad(hidden, ((0, pad), (0, 0))).reshape(chunks, size, -1)
   targets = jnp.pad(targets, (0, pad)).reshape(chunks, size)
@@ -60,8 +61,9 @@ def sharded_logprobs(hidden, unembed, targets, chunk, mesh, temperature=1.0):
   p, n = targets.shape
   chunks = -(-n // max(1, chunk // p))
   size = -(-n // chunks)
-  split = lambda x: jnp.moveaxis(jnp.pad(x, [(0, 0), (0, chunks * size - n)] + [(0, 0)] * (x.ndim - 2)).reshape(
-      p, chunks, size, *x.shape[2:]), 1, 0)
+  split = lambda x: jnp.moveaxis(
+    jnp.pad(x, [(0, 0), (0, chunks * size - n)] + [(0, 0)] * (x.ndim - 2)).reshape(p, chunks, size, *x.shape[2:]), 1, 0
+  )
   vocab = (layout.HEADS, layout.FSDP)
   unembed = layout.constrain(unembed.astype(hidden.dtype), mesh, None, vocab)
 

@@ -1,4 +1,5 @@
 """Layers as pure functions, each beside the specs of its parameters."""
+
 import math
 
 import jax
@@ -80,9 +81,11 @@ def rope(x, tables, interleaved=False):
 
 
 def mlp_specs(embed, mlp):
-  return {'gate': Spec((embed, mlp), ('embed', 'mlp')),
-          'up': Spec((embed, mlp), ('embed', 'mlp')),
-          'down': Spec((mlp, embed), ('mlp', 'embed'))}
+  return {
+    'gate': Spec((embed, mlp), ('embed', 'mlp')),
+    'up': Spec((embed, mlp), ('embed', 'mlp')),
+    'down': Spec((mlp, embed), ('mlp', 'embed')),
+  }
 
 
 def mlp(p, x):

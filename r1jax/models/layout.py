@@ -2,6 +2,7 @@
 
 On one device, or without a mesh, everything here leaves its argument as it is.
 """
+
 import functools
 import math
 
@@ -51,8 +52,9 @@ def stationary(x, mesh):
 def cached(kv, mesh, put=constrain):
   """Keys and values (`attention.KV`) that decoding reads: split by head where heads divide, else by token."""
   apart = kv.k.shape[1] % size(mesh, HEADS) == 0
-  place = lambda x, tokens: put(x, mesh, *(
-      ROWS if i == 0 else HEADS if i == (1 if apart else tokens % x.ndim) else None for i in range(x.ndim)))
+  place = lambda x, tokens: put(
+    x, mesh, *(ROWS if i == 0 else HEADS if i == (1 if apart else tokens % x.ndim) else None for i in range(x.ndim))
+  )
   return kv.replace(k=place(kv.k, -1), v=None if kv.v is None else place(kv.v, -2))
 
 
@@ -87,8 +89,9 @@ def gather(weights, specs, mesh):
     return weights
 
   def one(spec, w):
-    stored = tuple(TRAIN_RULES[a] for a in spec.axes[-w.ndim:])
+    stored = tuple(TRAIN_RULES[a] for a in spec.axes[-w.ndim :])
     return _gather(w, mesh, stored, tuple(None if a == FSDP else a for a in stored))
+
   return jax.tree.map(one, specs, weights, is_leaf=is_spec)
 
 
@@ -97,5 +100,7 @@ def _gather(w, mesh, stored, used):
   return constrain(w, mesh, *used)
 
 
-_gather.defvjp(lambda w, mesh, stored, used: (constrain(w, mesh, *used), None),
-               lambda mesh, stored, used, _, ct: (constrain(ct, mesh, *stored),))
+_gather.defvjp(
+  lambda w, mesh, stored, used: (constrain(w, mesh, *used), None),
+  lambda mesh, stored, used, _, ct: (constrain(ct, mesh, *stored),),
+)

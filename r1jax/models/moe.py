@@ -3,6 +3,7 @@
 Routing after DeepSeek-V3 (section 2.1.2): sigmoid scores, a correction bias that takes part in the choice only, experts
 chosen among the best groups; or Qwen3's softmax.
 """
+
 import functools
 
 import jax
@@ -15,17 +16,17 @@ from r1jax.params import Spec
 
 # Routers are compared at small differences: these stay in float32 whatever the computation's dtype.
 EXACT = ('router', 'router_bias')
-TILE = 512                        # rows and columns that the kernel takes at a time
-CHUNK = 4096                      # tokens whose visits exist at one time
+TILE = 512  # rows and columns that the kernel takes at a time
+CHUNK = 4096  # tokens whose visits exist at one time
 
 
 def moe_specs(cfg):
   m = cfg.moe
   specs = {
-      'router': Spec((cfg.embed, m.experts), ('embed', 'experts')),
-      'gate': Spec((m.experts, cfg.embed, m.mlp), ('experts', 'embed', 'mlp')),
-      'up': Spec((m.experts, cfg.embed, m.mlp), ('experts', 'embed', 'mlp')),
-      'down': Spec((m.experts, m.mlp, cfg.embed), ('experts', 'mlp', 'embed')),
+    'router': Spec((cfg.embed, m.experts), ('embed', 'experts')),
+    'gate': Spec((m.experts, cfg.embed, m.mlp), ('experts', 'embed', 'mlp')),
+    'up': Spec((m.experts, cfg.embed, m.mlp), ('experts', 'embed', 'mlp')),
+    'down': Spec((m.experts, m.mlp, cfg.embed), ('experts', 'mlp', 'embed')),
   }
   if m.score == 'sigmoid':
     specs['router_bias'] = Spec((m.experts,), ('norm',), 'zeros')
@@ -48,7 +49,7 @@ def route(p, m, x):
   choice = scores + p['router_bias'] if 'router_bias' in p else scores
   if m.top_groups < m.groups:
     grouped = choice.reshape(-1, m.groups, m.experts // m.groups)
-    best = jax.lax.top_k(grouped, 2)[0].sum(axis=-1)    # a group is as good as its two best experts
+    best = jax.lax.top_k(grouped, 2)[0].sum(axis=-1)  # a group is as good as its two best experts
     _, chosen = jax.lax.top_k(best, m.top_groups)
     open_ = (chosen[..., None] == jnp.arange(m.groups)).any(axis=1)
     choice = jnp.where(open_[..., None], grouped, -jnp.inf).reshape(choice.shape)
@@ -106,9 +107,9 @@ def _visit_at_once(x, weights, experts, gate, up, down, some=False, add_up=lambd
     add_up: of the products with gate and up, where x holds a part of the features.
   """
   here, top_k = len(gate), experts.shape[-1]
-  flat = experts.reshape(-1)                            # [N * top_k]
+  flat = experts.reshape(-1)  # [N * top_k]
   if some:
-    flat = jnp.where((flat >= 0) & (flat < here), flat, here)   # sorted behind all groups
+    flat = jnp.where((flat >= 0) & (flat < here), flat, here)  # sorted behind all groups
   order = jnp.argsort(flat, stable=True)
   sizes = (flat[:, None] == jnp.arange(here)).sum(axis=0, dtype=jnp.int32)
   # What a ragged product leaves in rows behind its groups, forward and backward, is not defined.
@@ -151,14 +152,16 @@ def by_group(a, b, sizes, dtype):
 
 
 def _by_group(a, b, sizes, dtype):
-  summed = jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), lhs_ragged_dimensions=[0],
-                                             rhs_group_dimensions=[])
+  summed = jax.lax.RaggedDotDimensionNumbers(
+    (((0,), (0,)), ((), ())), lhs_ragged_dimensions=[0], rhs_group_dimensions=[]
+  )
   return jax.lax.ragged_dot_general(a, b, sizes, summed, preferred_element_type=jnp.float32).astype(dtype)
 
 
 def by_group_kernel(a, b, sizes, dtype, interpret=False):
   """`by_group` by a Pallas kernel."""
   from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm  # takes half a second to import
+
   rows = -(-len(a) // TILE) * TILE
   fill = lambda x: jnp.pad(x, ((0, rows - len(x)), (0, 0)))
   return tgmm(fill(a).swapaxes(0, 1), fill(b), sizes, dtype, (TILE,) * 3, interpret=interpret)
@@ -187,8 +190,9 @@ def _visit_apart(mesh, stationary, x, weights, experts, gate, up, down):
     return jax.lax.psum_scatter(jax.lax.psum(out, 'tp'), 'expert', tiled=True)
 
   # Mosaic kernels carry no types of varying axes.
-  apart = jax.shard_map(local, mesh=mesh, in_specs=(features, tokens, tokens, inner, inner, outer), out_specs=features,
-                        check_vma=False)
+  apart = jax.shard_map(
+    local, mesh=mesh, in_specs=(features, tokens, tokens, inner, inner, outer), out_specs=features, check_vma=False
+  )
   return apart(fill(x), fill(weights), fill(experts), gate, up, down)[:, :, :t]
 
 

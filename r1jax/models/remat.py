@@ -5,6 +5,7 @@ are used twice. Here the scan also *returns* the parameters, unchanged: the grad
 is a running sum, to which its backward pass adds one layer's gradient at a time. Who hands the returned parameters on
 to the next use, and starts the backward pass with the gradients so far, never holds more than one such array.
 """
+
 import functools
 
 import jax
@@ -79,7 +80,8 @@ def _backward(block, remat, saved, gradients):
     back = jax.tree.unflatten(static.back, [next(new) if i is None else leaves[i] for i in static.places])
     dx, dweights, *dlayer = back((dx, dout))
     add = lambda t, d: jax.lax.dynamic_update_index_in_dim(
-        t, jax.lax.dynamic_index_in_dim(t, at, keepdims=False) + d, at, 0)
+      t, jax.lax.dynamic_index_in_dim(t, at, keepdims=False) + d, at, 0
+    )
     return (jax.tree.map(add, total, dweights), dx), tuple(dlayer)
 
   count = len(jax.tree.leaves(weights)[0])

@@ -1,4 +1,5 @@
 """Scores at marked tokens of plain rows: what reward models of outcomes and of steps are trained on and used for."""
+
 import jax.numpy as jnp
 
 from r1jax.models.heads import score_at, scores
@@ -24,6 +25,7 @@ def threaded_scores(params, cfg, tokens, lengths, marks, **options):
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   real = positions < lengths[:, None]
-  params, hidden, _, load = threaded_forward(params, cfg, tokens[:, None], positions[:, None], real=real[:, None],
-                                             **options)
+  params, hidden, _, load = threaded_forward(
+    params, cfg, tokens[:, None], positions[:, None], real=real[:, None], **options
+  )
   return params, score_at(scores(params, hidden[:, 0]), marks), load

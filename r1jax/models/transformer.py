@@ -6,6 +6,7 @@ attends to its prompt's keys and values, computed once for the group, and to its
 Layers are stored stacked, in one or two runs: 'dense_layers' where a mixture of experts begins later, and 'layers'.
 Keys and values are kept likewise: {run: KV stacked over its layers}, or, with `unstack`, {run: one KV a layer}.
 """
+
 import functools
 
 import jax
@@ -21,7 +22,7 @@ from r1jax.models.layers import mlp, mlp_specs, rms_norm, rope_tables
 from r1jax.models.moe import EXACT, moe, moe_specs
 from r1jax.params import Spec
 
-LOOPED = 16                       # layers of a loop, where they are stored apart
+LOOPED = 16  # layers of a loop, where they are stored apart
 
 
 def runs(cfg):
@@ -34,9 +35,11 @@ def runs(cfg):
 
 def specs(cfg, stacked=True):
   """Parameter specs; layers stacked on a leading axis, or in lists as `unstack` gives them."""
-  layer = {'attention_norm': Spec((cfg.embed,), ('norm',), 'ones'),
-           'attention': mla.mla_specs(cfg) if cfg.mla else attention_lib.attention_specs(cfg),
-           'mlp_norm': Spec((cfg.embed,), ('norm',), 'ones')}
+  layer = {
+    'attention_norm': Spec((cfg.embed,), ('norm',), 'ones'),
+    'attention': mla.mla_specs(cfg) if cfg.mla else attention_lib.attention_specs(cfg),
+    'mlp_norm': Spec((cfg.embed,), ('norm',), 'ones'),
+  }
   dense = {'mlp': mlp_specs(cfg.embed, cfg.mlp)}
   tree = {'embed': Spec((cfg.vocab, cfg.embed), ('vocab', 'embed'), 'embedding')}
   for run, layers in runs(cfg).items():
@@ -78,8 +81,23 @@ def forward(params, *args, **options):
   return threaded_forward(params, *args, **options)[1:]
 
 
-def threaded_forward(params, cfg, tokens, positions, *, prefix=None, prefix_length=None, cache=None, cache_length=None,
-                     real=None, segments=None, dtype=jnp.float32, remat='none', attention='auto', mesh=None):
+def threaded_forward(
+  params,
+  cfg,
+  tokens,
+  positions,
+  *,
+  prefix=None,
+  prefix_length=None,
+  cache=None,
+  cache_length=None,
+  real=None,
+  segments=None,
+  dtype=jnp.float32,
+  remat='none',
+  attention='auto',
+  mesh=None,
+):
   """One pass over tokens.
 
   Args:
@@ -139,10 +157,10 @@ def _together(block, layers, x, more, shared):
   out = []
   for at in range(0, len(layers), LOOPED):
     # Copied when the loop's turn comes, not before.
-    x, some = jax.lax.optimization_barrier((x, [of and of[at:at + LOOPED] for of in (layers, *more)]))
+    x, some = jax.lax.optimization_barrier((x, [of and of[at : at + LOOPED] for of in (layers, *more)]))
     some = [of and jax.tree.map(lambda *xs: jnp.stack(xs), *of) for of in some]
     x, found = jax.lax.scan(lambda x, layer: block(x, layer, shared), x, tuple(some))
-    out += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(layers[at:at + LOOPED]))]
+    out += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(layers[at : at + LOOPED]))]
   return x, out
 
 
@@ -242,6 +260,7 @@ def threaded_response(params, cfg, prompts, prompt_lengths, responses, lengths=N
   last = jnp.broadcast_to(last[:, None, None], (p, g, 1, last.shape[-1]))
   positions = jnp.broadcast_to(prompt_lengths[:, None, None] + jnp.arange(t - 1), (p, g, t - 1))
   real = None if lengths is None else jnp.arange(t - 1) < lengths[..., None]
-  params, hidden, _, more = threaded_forward(params, cfg, responses[:, :, :-1], positions, prefix=prefix,
-                                             prefix_length=prompt_lengths, real=real, **options)
+  params, hidden, _, more = threaded_forward(
+    params, cfg, responses[:, :, :-1], positions, prefix=prefix, prefix_length=prompt_lengths, real=real, **options
+  )
   return params, jnp.concatenate([last, hidden], axis=2), load if load is None else load + more

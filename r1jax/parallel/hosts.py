@@ -4,6 +4,7 @@ Every process runs the same host code on the same values: it feeds the devices i
 the whole result back. Token arrays are small beside a model, and there is one way to write everything above this file.
 Only work that costs host time, grading, is cut up (`own`) and put together again (`add_up`).
 """
+
 import functools
 import os
 
@@ -15,8 +16,11 @@ import numpy as np
 from r1jax.config import ConfigError, require
 
 LOST_AFTER = 30  # seconds without a sign of life from a process, before all others end
-EXPLICIT = (('R1JAX_COORDINATOR', 'JAX_COORDINATOR_ADDRESS'), ('R1JAX_PROCESSES', 'JAX_NUM_PROCESSES'),
-            ('R1JAX_PROCESS', 'JAX_PROCESS_ID'))
+EXPLICIT = (
+  ('R1JAX_COORDINATOR', 'JAX_COORDINATOR_ADDRESS'),
+  ('R1JAX_PROCESSES', 'JAX_NUM_PROCESSES'),
+  ('R1JAX_PROCESS', 'JAX_PROCESS_ID'),
+)
 
 
 def connect(environ=None):
@@ -36,7 +40,7 @@ def connect(environ=None):
   # one thread a core can fill up with those that wait for one not yet begun; XLA reads its size here.
   os.environ.setdefault('NPROC', str(4 * os.cpu_count() + 16))
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  jax.config.update('jax_enable_preemption_service', False)   # it takes SIGTERM away: the processes would not end
+  jax.config.update('jax_enable_preemption_service', False)  # it takes SIGTERM away: the processes would not end
   try:
     jax.distributed.initialize(*found, heartbeat_timeout_seconds=LOST_AFTER)
   except (RuntimeError, ValueError) as error:
@@ -52,11 +56,16 @@ def _settings(environ):
   if not any(names):
     auto = several('SLURM_STEP_NUM_TASKS') or several('OMPI_COMM_WORLD_SIZE')
     return () if auto or ',' in environ.get('TPU_WORKER_HOSTNAMES', '') else None
-  require(all(names), f'{", ".join(filter(None, names))} set without '
-          f'{", ".join(pair[0] for pair, name in zip(EXPLICIT, names) if not name)}; set all three or none.')
+  require(
+    all(names),
+    f'{", ".join(filter(None, names))} set without '
+    f'{", ".join(pair[0] for pair, name in zip(EXPLICIT, names) if not name)}; set all three or none.',
+  )
   address, count, process = (environ[name] for name in names)
-  require(count.isdigit() and process.isdigit() and int(process) < int(count),
-          f'{names[2]}={process} of {names[1]}={count} processes; number them from 0.')
+  require(
+    count.isdigit() and process.isdigit() and int(process) < int(count),
+    f'{names[2]}={process} of {names[1]}={count} processes; number them from 0.',
+  )
   return address, int(count), int(process)
 
 

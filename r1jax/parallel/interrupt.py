@@ -2,6 +2,7 @@
 
 A thread of its own reads the signals, as Python's handlers wait for a compilation or a device to come back.
 """
+
 import contextlib
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from r1jax.parallel import hosts
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_asked = 0          # the number of the signal that came first; 0: none
+_asked = 0  # the number of the signal that came first; 0: none
 _listening = False
 
 
@@ -62,8 +63,9 @@ def _listen(read):
         os._exit(128 + signal.SIGINT)
       if not _asked:
         _asked = number[0]
-        os.write(2, f'\n{signal.Signals(_asked).name}: ends after this step and saves; Ctrl-C (again) ends at once.\n'
-                 .encode())
+        os.write(
+          2, f'\n{signal.Signals(_asked).name}: ends after this step and saves; Ctrl-C (again) ends at once.\n'.encode()
+        )
 
 
 def asked():

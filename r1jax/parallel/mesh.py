@@ -1,4 +1,5 @@
 """The mesh of a run. One device is a mesh of one."""
+
 import dataclasses
 import math
 
@@ -27,7 +28,7 @@ def make_mesh(cfg, devices=None, name='mesh'):
   devices = jax.devices() if devices is None else devices
   # Hosts of GPUs number themselves by it too.
   of_slice = lambda device: getattr(device, 'slice_index', 0) if getattr(device, 'platform', '') == 'tpu' else 0
-  devices = sorted(devices, key=of_slice)               # slices outermost: axis data crosses the network between them
+  devices = sorted(devices, key=of_slice)  # slices outermost: axis data crosses the network between them
   slices = len({of_slice(device) for device in devices})
   sizes = [getattr(cfg, axis) for axis in AXES]
   if sizes.count(-1) > 1:
@@ -36,9 +37,13 @@ def make_mesh(cfg, devices=None, name='mesh'):
   if -1 in sizes and known and len(devices) % known == 0:
     sizes[sizes.index(-1)] = len(devices) // known
   if math.prod(sizes) != len(devices) or min(sizes) < 1:
-    raise ConfigError(f'{name} {dict(zip(AXES, sizes))} does not match {len(devices)} devices; '
-                      f'let one axis be -1 and the others divide {len(devices)}.')
+    raise ConfigError(
+      f'{name} {dict(zip(AXES, sizes))} does not match {len(devices)} devices; '
+      f'let one axis be -1 and the others divide {len(devices)}.'
+    )
   if sizes[0] % slices:
-    raise ConfigError(f'{name} {dict(zip(AXES, sizes))} lies over {slices} slices, of which only axis data may go from '
-                      f'one to another; let data be a multiple of {slices}.')
+    raise ConfigError(
+      f'{name} {dict(zip(AXES, sizes))} lies over {slices} slices, of which only axis data may go from '
+      f'one to another; let data be a multiple of {slices}.'
+    )
   return jax.sharding.Mesh(np.array(devices).reshape(sizes), AXES)

@@ -1,4 +1,5 @@
 """Sharding as data: logical axis names -> mesh axes, with a check that says what does not fit."""
+
 import math
 
 import jax
@@ -9,17 +10,17 @@ from r1jax.params import is_spec
 
 # Weights are split over fsdp along the model dimension and over tp along heads, ffn or vocabulary.
 TRAIN_RULES = {
-    'layers': None,
-    'embed': 'fsdp',
-    'heads': 'tp',
-    'kv_heads': 'tp',
-    'head_dim': None,
-    'mlp': 'tp',
-    'vocab': 'tp',
-    'norm': None,
-    'latent': None,
-    'latent_in': 'fsdp',
-    'experts': 'expert',
+  'layers': None,
+  'embed': 'fsdp',
+  'heads': 'tp',
+  'kv_heads': 'tp',
+  'head_dim': None,
+  'mlp': 'tp',
+  'vocab': 'tp',
+  'norm': None,
+  'latent': None,
+  'latent_in': 'fsdp',
+  'experts': 'expert',
 }
 # Whole on every device where they do not divide: few, small, and every device needs most of them for its queries.
 WHOLE_IF_INDIVISIBLE = ('kv_heads', 'latent_in')
@@ -56,8 +57,10 @@ def check(specs, mesh, rules=TRAIN_RULES):
         raise ConfigError(f"{name}: axes '{used[over]}' and '{axis}' both go to mesh axis '{over}'; change one rule.")
       used[over] = axis
       if size % mesh.shape[over]:
-        raise ConfigError(f"{name}: {size} '{axis}' do not divide over {mesh.shape[over]} devices on axis '{over}'; "
-                          f'choose a mesh whose {over} divides {size}.')
+        raise ConfigError(
+          f"{name}: {size} '{axis}' do not divide over {mesh.shape[over]} devices on axis '{over}'; "
+          f'choose a mesh whose {over} divides {size}.'
+        )
 
 
 def shardings(specs, mesh, rules=TRAIN_RULES):

@@ -2,6 +2,7 @@
 
 The compiler's own cost analysis counts a loop's body once and is not used.
 """
+
 import math
 import re
 
@@ -18,9 +19,13 @@ def memory(compiled):
   """
   found = compiled.memory_analysis()
   argument, temp = found.argument_size_in_bytes, found.temp_size_in_bytes
-  return {'argument_bytes': argument, 'temp_bytes': temp, 'code_bytes': found.generated_code_size_in_bytes,
-          'peak_bytes': argument + found.output_size_in_bytes - found.alias_size_in_bytes + temp,
-          'compiler_peak_bytes': found.peak_memory_in_bytes}
+  return {
+    'argument_bytes': argument,
+    'temp_bytes': temp,
+    'code_bytes': found.generated_code_size_in_bytes,
+    'peak_bytes': argument + found.output_size_in_bytes - found.alias_size_in_bytes + temp,
+    'compiler_peak_bytes': found.peak_memory_in_bytes,
+  }
 
 
 def refused(message):
@@ -79,12 +84,12 @@ class _Instruction:
     self.shape = tuple(int(n) for n in shape[1].split(',') if n) if shape else ()
     op = re.search(r' ([a-z][a-z0-9\-]*)\(', ' ' + text)
     self.op = op[1] if op else ''
-    inner = text[op.end() - 1:] if op else ''
+    inner = text[op.end() - 1 :] if op else ''
     depth, end = 1, 0
     while depth and end < len(inner):
       depth += (inner[end] == '(') - (inner[end] == ')')
       end += 1
-    self.inner, self.attributes = inner[:end - 1], inner[end:]
+    self.inner, self.attributes = inner[: end - 1], inner[end:]
     self.operands = re.findall(r'%([\w.\-]+)', self.inner)
 
 
@@ -98,7 +103,7 @@ def _parse(text):
       entry = head[2] if head[1] else entry
     elif current is not None:
       found = re.match(r'\s+(ROOT )?%([\w.\-]+) = (.*)$', line)
-      if found:                                         # other lines belong to a kernel's text within one
+      if found:  # other lines belong to a kernel's text within one
         current[found[2]] = _Instruction(found[2], found[3], bool(found[1]))
   return computations, entry
 
@@ -122,9 +127,9 @@ def _dot(x, inside):
 def _ragged_dot(x, inside):
   """Each row of the left side meets one group: rows x summed x columns, whichever of them is cut into groups."""
   lhs, rhs = (inside[name].shape for name in x.operands[:2])
-  if len(x.shape) == 2:                                 # [m, k] by [groups, k, n]
+  if len(x.shape) == 2:  # [m, k] by [groups, k, n]
     return 2 * math.prod(x.shape) * lhs[-1]
-  return 2 * math.prod(lhs) * rhs[-1]                   # [m, k] by [m, n] to [groups, k, n]
+  return 2 * math.prod(lhs) * rhs[-1]  # [m, k] by [m, n] to [groups, k, n]
 
 
 def _convolution(x, inside):
@@ -162,7 +167,7 @@ def _trips(x, inside, computations, body, condition):
   root = next(i for i in computations[condition].values() if i.root)
   scope, compare = computations[condition], root
   arguments = {}
-  if root.op == 'fusion':                               # the comparison wrapped, its operands passed as parameters
+  if root.op == 'fusion':  # the comparison wrapped, its operands passed as parameters
     called = computations[_called(root.text, 'calls')[0]]
     compare = next(i for i in called.values() if i.root)
     arguments = {p.name: root.operands[int(p.inner)] for p in called.values() if p.op == 'parameter'}
@@ -194,6 +199,7 @@ def _index(x):
 
 def _element_of(inside, name):
   """A function from an index to the constant at that place of the tuple `name`, or None."""
+
   def element(index):
     whole = inside[name]
     if whole.op != 'tuple':
@@ -202,6 +208,7 @@ def _element_of(inside, name):
     while x.op in ('copy', 'bitcast') and x.operands[0] in inside:
       x = inside[x.operands[0]]
     return _constant(x)
+
   return element
 
 

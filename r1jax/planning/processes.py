@@ -1,4 +1,5 @@
 """Programs compiled one at a time, each in a process of its own, with what was found kept in a folder."""
+
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -17,9 +18,16 @@ from r1jax.planning import compiled as compiled_lib
 from r1jax.planning import programs, topology
 
 # Read by the TPU compiler and its runtime, which otherwise look for a TPU machine, and for a lock.
-ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost',
-               'TPU_ACCELERATOR_TYPE': 'v5p-128', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_STDERR_LOG_LEVEL': '3',
-               'TPU_MIN_LOG_LEVEL': '3', 'TF_CPP_MIN_LOG_LEVEL': '3'}
+ENVIRONMENT = {
+  'JAX_PLATFORMS': 'cpu',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_ACCELERATOR_TYPE': 'v5p-128',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_STDERR_LOG_LEVEL': '3',
+  'TPU_MIN_LOG_LEVEL': '3',
+  'TF_CPP_MIN_LOG_LEVEL': '3',
+}
 
 
 class PlanError(RuntimeError):
@@ -35,6 +43,7 @@ class Job:
     program: one of programs.PHASES' programs.
     cache: folder of results. critic: whether a value network is there too.
   """
+
   config: dict
   model: object
   topology: str
@@ -59,8 +68,13 @@ def run(job, watch=lambda seconds: None):
       pickle.dump(job, f)
     search = os.pathsep.join(p for p in sys.path if p)
     with open(paths[2], 'wb') as log:
-      child = subprocess.Popen([sys.executable, '-m', 'r1jax.planning.processes', *paths[:2]], stdin=subprocess.DEVNULL,
-                               stdout=log, stderr=log, env=os.environ | ENVIRONMENT | {'PYTHONPATH': search})
+      child = subprocess.Popen(
+        [sys.executable, '-m', 'r1jax.planning.processes', *paths[:2]],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=os.environ | ENVIRONMENT | {'PYTHONPATH': search},
+      )
     try:
       while True:
         try:
@@ -74,8 +88,10 @@ def run(job, watch=lambda seconds: None):
     if code:
       with open(paths[2], encoding='utf-8', errors='replace') as f:
         lines = [line.strip() for line in f if line.strip()] or ['no message']
-      raise PlanError(f'{job.program} for {job.topology} was not compiled: {lines[-1][:300]} (status {code}); '
-                      'a negative status is a signal, 9 mostly too little memory.')
+      raise PlanError(
+        f'{job.program} for {job.topology} was not compiled: {lines[-1][:300]} (status {code}); '
+        'a negative status is a signal, 9 mostly too little memory.'
+      )
     with open(paths[1], encoding='utf-8') as f:
       result = json.load(f)
   if 'error' in result:
@@ -104,8 +120,11 @@ def compile_(job):
       return json.load(f) | stays | {'cached': True}
   began = time.process_time()
   found = _compiled(lowered)
-  found |= {'compile_cpu_seconds': time.process_time() - began, 'versions': versions,
-            'rss_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+  found |= {
+    'compile_cpu_seconds': time.process_time() - began,
+    'versions': versions,
+    'rss_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+  }
   os.makedirs(job.cache, exist_ok=True)
   with open(f'{path}.{os.getpid()}', 'w', encoding='utf-8') as f:
     json.dump(found, f)
@@ -122,8 +141,14 @@ def _compiled(lowered):
     if needed is None:
       raise
     # What of it are arguments the compiler does not say.
-    return unknown | {'argument_bytes': None, 'temp_bytes': None, 'code_bytes': None, 'peak_bytes': needed,
-                      'compiler_peak_bytes': None, 'refused': str(error).splitlines()[0]}
+    return unknown | {
+      'argument_bytes': None,
+      'temp_bytes': None,
+      'code_bytes': None,
+      'peak_bytes': needed,
+      'compiler_peak_bytes': None,
+      'refused': str(error).splitlines()[0],
+    }
   found = compiled_lib.memory(compiled) | {'refused': None}
   try:
     text = compiled.as_text()
@@ -147,4 +172,5 @@ def _main(job_path, result_path):
 if __name__ == '__main__':
   # Pickled jobs name this module, not __main__.
   from r1jax.planning import processes
+
   processes._main(*sys.argv[1:])

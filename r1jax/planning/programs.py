@@ -1,5 +1,6 @@
 """The real programs of a run, lowered for devices that need not exist: what `experiments/rl.py`, `sft.py`,
 `reward_model.py`, `generate.py` and `cold_start.py` run at their largest."""
+
 import dataclasses
 import functools
 import math
@@ -22,17 +23,17 @@ from r1jax.training import reward as reward_lib
 from r1jax.training import sft as sft_lib
 from r1jax.training import state as state_lib
 
-SCORED = 8192                     # tokens of a row that a reward model not given yet scores: the paper's
+SCORED = 8192  # tokens of a row that a reward model not given yet scores: the paper's
 
 # Phase -> its programs.
 PHASES = {
-    'sft': ('sft/accumulate', 'sft/apply'),
-    'reward_model': ('reward_model/accumulate', 'reward_model/apply'),
-    'update': ('update/accumulate', 'update/apply'),
-    'sample': ('sample/weights', 'sample/start', 'sample/reshape', 'sample/stretch'),
-    'logprobs': ('logprobs',),
-    'rewards': ('rewards',),
-    'critic': ('critic/accumulate', 'critic/apply'),
+  'sft': ('sft/accumulate', 'sft/apply'),
+  'reward_model': ('reward_model/accumulate', 'reward_model/apply'),
+  'update': ('update/accumulate', 'update/apply'),
+  'sample': ('sample/weights', 'sample/start', 'sample/reshape', 'sample/stretch'),
+  'logprobs': ('logprobs',),
+  'rewards': ('rewards',),
+  'critic': ('critic/accumulate', 'critic/apply'),
 }
 
 
@@ -71,6 +72,7 @@ class Setting:
     prompts, rows: groups, and rows of a group, in a microbatch.
     chunk, samples: prompts, and rows of each, sampled together.
   """
+
   cfg: object
   model: models.ModelConfig
   mesh: jax.sharding.Mesh
@@ -94,8 +96,9 @@ def as_generate(cfg):
   sampled_ = [way for way in cfg.ways.values() if way.way != 'traces' and not way.path and not way.endpoint]
   require(sampled_, 'ways: none samples from a model; there is nothing to plan.')
   way = max(sampled_, key=lambda way: tokens(way.rollout))
-  return config_lib.Generate(cfg.seed, way.model, cfg.data, way.rollout, cfg.reward, mesh=cfg.mesh,
-                             topology=cfg.topology)
+  return config_lib.Generate(
+    cfg.seed, way.model, cfg.data, way.rollout, cfg.reward, mesh=cfg.mesh, topology=cfg.topology
+  )
 
 
 def as_rl(cfg, shards):
@@ -114,9 +117,21 @@ def as_rl(cfg, shards):
     e = cfg.eval
     rollout = config_lib.Rollout(e.batch, max(e.samples, e.final_samples), e.max_prompt, e.max_response, top_p=e.top_p)
   return config_lib.RL(
-      cfg.seed, 1, cfg.model, config_lib.Data(source=''), rollout, reward, config_lib.Loss('grpo', advantage='none'),
-      optimizer, train, config_lib.Evaluation(1, 1, rollout.samples), config_lib.Checkpoint(1), cfg.mesh, cfg.topology,
-      sampler_mesh(cfg))
+    cfg.seed,
+    1,
+    cfg.model,
+    config_lib.Data(source=''),
+    rollout,
+    reward,
+    config_lib.Loss('grpo', advantage='none'),
+    optimizer,
+    train,
+    config_lib.Evaluation(1, 1, rollout.samples),
+    config_lib.Checkpoint(1),
+    cfg.mesh,
+    cfg.topology,
+    sampler_mesh(cfg),
+  )
 
 
 def sampler_mesh(cfg):
@@ -156,8 +171,11 @@ def rows_of(cfg):
 
 def reward_models(cfg):
   """The options of the reward models that a config.RL asks."""
-  return [cfg.reward.options.get(name, {}) for name in cfg.reward.names()
-          if cfg.reward.function(name) in ('preference', 'process')]
+  return [
+    cfg.reward.options.get(name, {})
+    for name in cfg.reward.names()
+    if cfg.reward.function(name) in ('preference', 'process')
+  ]
 
 
 def _scorers(cfg, model, devices):
@@ -189,9 +207,11 @@ def _setting(cfg, model, devices, critic):
     values = state_lib.abstract_state(specs, _optimizer(cfg, specs), mesh, False, train)
   chunk, samples = sampled(cfg)
   shards = parallel.batch_shards(sampler_mesh)
-  require(chunk % shards == 0,
-          f'{chunk} prompts sampled at a time do not divide over {shards} devices of the batch axes; '
-          f'set rollout.chunk (or rollout.prompts) to a multiple of {shards}, or use a smaller mesh.')
+  require(
+    chunk % shards == 0,
+    f'{chunk} prompts sampled at a time do not divide over {shards} devices of the batch axes; '
+    f'set rollout.chunk (or rollout.prompts) to a multiple of {shards}, or use a smaller mesh.',
+  )
   return Setting(cfg, model, mesh, sampler_mesh, state, updater, values, *tile(cfg), chunk, samples)
 
 
@@ -233,15 +253,25 @@ def lower(name, s):
     jax.stages.Lowered; and a dict of bytes on a device: resident_beside_bytes, what it holds beside the program's
     arguments; state_bytes, of all that stays between programs; and critic_bytes, the value network's part of that.
   """
-  build = {'sft': _sft, 'reward_model': _reward_model, 'rewards': _rewards, 'update': _update, 'logprobs': _logprobs,
-           'sample': _sample, 'critic': _critic}
+  build = {
+    'sft': _sft,
+    'reward_model': _reward_model,
+    'rewards': _rewards,
+    'update': _update,
+    'logprobs': _logprobs,
+    'sample': _sample,
+    'critic': _critic,
+  }
   lowered, used, more = build[name.split('/')[0]](name, s)
   critic = _tree_bytes(s.critic)
   state = _tree_bytes(s.state) + critic + sum(_tree_bytes(params) for _, params, _ in s.scorers)
   if s.alone:
     state, used = 0, None
-  return lowered, {'resident_beside_bytes': state - _tree_bytes(used) + _tree_bytes(more), 'state_bytes': state,
-                   'critic_bytes': critic}
+  return lowered, {
+    'resident_beside_bytes': state - _tree_bytes(used) + _tree_bytes(more),
+    'state_bytes': state,
+    'critic_bytes': critic,
+  }
 
 
 def device_bytes(x):
@@ -262,32 +292,53 @@ def _batch(s, graded):
   tokens = (p, g, update.bucket(rollout.max_response, rollout.max_response))
   old = graded and s.updater.scores_itself()
   return policy.PolicyBatch(
-      of((p, rollout.max_prompt), jnp.int32), of((p,), jnp.int32), of(tokens, jnp.int32), of((p, g), jnp.int32),
-      of((p, g)) if graded else None, of(tokens), of(tokens) if old else None,
-      of(tokens) if graded and s.state.reference is not None else None)
+    of((p, rollout.max_prompt), jnp.int32),
+    of((p,), jnp.int32),
+    of(tokens, jnp.int32),
+    of((p, g), jnp.int32),
+    of((p, g)) if graded else None,
+    of(tokens),
+    of(tokens) if old else None,
+    of(tokens) if graded and s.state.reference is not None else None,
+  )
 
 
 # Each of these returns jax.stages.Lowered, the part of the state among its arguments, and what else stays beside them.
 
 
 def _gradients(params, dtype):
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype if dtype == 'param' else jnp.dtype(dtype),
-                                                     sharding=x.sharding), params)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype if dtype == 'param' else jnp.dtype(dtype), sharding=x.sharding),
+    params,
+  )
 
 
 def _critic(name, s):
   model = as_critic(s.model)
   grads = _gradients(s.critic.params, s.cfg.train.grad_dtype)
   if name == 'critic/apply':
-    lowered = policy._apply.lower(s.critic, grads, None, optimizer=_optimizer(s.cfg, models.specs(model)),
-                                  balance_rate=0.0, places=policy.places_of(s.critic))
+    lowered = policy._apply.lower(
+      s.critic,
+      grads,
+      None,
+      optimizer=_optimizer(s.cfg, models.specs(model)),
+      balance_rate=0.0,
+      places=policy.places_of(s.critic),
+    )
     return lowered, s.critic, None
   b = _batch(s, graded=True)
   batch = critic_lib.ValueBatch(b.prompts, b.prompt_lengths, b.responses, b.lengths, b.sampler_logp, b.sampler_logp)
   scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.updater.everywhere)
   lowered = critic_lib._accumulate.lower(
-      s.critic.params, grads, batch, policy.Totals(scalar, scalar), cfg=model, options=s.updater.options, clip=0.2,
-      places=policy.places_of(grads))
+    s.critic.params,
+    grads,
+    batch,
+    policy.Totals(scalar, scalar),
+    cfg=model,
+    options=s.updater.options,
+    clip=0.2,
+    places=policy.places_of(grads),
+  )
   return lowered, s.critic.params, None
 
 
@@ -298,8 +349,9 @@ def _sft(name, s):
   of = lambda dtype: jax.ShapeDtypeStruct(s.labelled_shape, dtype, sharding=s.labelled.sharding)
   batch = sft_lib.PackedBatch(of(jnp.int32), of(jnp.int32), of(jnp.int32), of(jnp.bool))
   count = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.labelled.everywhere)
-  lowered = sft_lib._accumulate.lower(s.state.params, grads, batch, count, cfg=s.model, options=s.labelled.options,
-                                      places=policy.places_of(grads))
+  lowered = sft_lib._accumulate.lower(
+    s.state.params, grads, batch, count, cfg=s.model, options=s.labelled.options, places=policy.places_of(grads)
+  )
   return lowered, s.state.params, None
 
 
@@ -308,11 +360,19 @@ def _reward_model(name, s):
     return _update('update/apply', s)
   grads, (rows, tokens) = _gradients(s.state.params, s.cfg.train.grad_dtype), s.labelled_shape
   of = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(shape, dtype, sharding=s.labelled.sharding)
-  marks = rows_lib.padded(1, least=1)                   # of steps there are more, which is little beside a row
+  marks = rows_lib.padded(1, least=1)  # of steps there are more, which is little beside a row
   batch = reward_lib.ScoreBatch(of(rows, tokens), of(rows), of(rows, marks), of(rows, marks, dtype=jnp.float32))
   count = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.labelled.everywhere)
-  lowered = reward_lib._accumulate.lower(s.state.params, grads, batch, count, cfg=s.model, options=s.labelled.options,
-                                         objective=s.labelled.objective, places=policy.places_of(grads))
+  lowered = reward_lib._accumulate.lower(
+    s.state.params,
+    grads,
+    batch,
+    count,
+    cfg=s.model,
+    options=s.labelled.options,
+    objective=s.labelled.objective,
+    places=policy.places_of(grads),
+  )
   return lowered, s.state.params, None
 
 
@@ -329,17 +389,31 @@ def _update(name, s):
   if name == 'update/apply':
     load = None
     if s.model.moe:
-      load = jax.ShapeDtypeStruct((s.model.layers - s.model.dense_layers, s.model.moe.experts), jnp.float32,
-                                  sharding=s.updater.everywhere)
+      load = jax.ShapeDtypeStruct(
+        (s.model.layers - s.model.dense_layers, s.model.moe.experts), jnp.float32, sharding=s.updater.everywhere
+      )
     state = s.state.replace(reference=None)
-    lowered = policy._apply.lower(state, grads, load, optimizer=s.updater.optimizer,
-                                  balance_rate=s.cfg.train.balance_rate, places=policy.places_of(state))
+    lowered = policy._apply.lower(
+      state,
+      grads,
+      load,
+      optimizer=s.updater.optimizer,
+      balance_rate=s.cfg.train.balance_rate,
+      places=policy.places_of(state),
+    )
     return lowered, state, None
   scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=s.updater.everywhere)
   lowered = policy._accumulate.lower(
-      s.state.params, grads, _batch(s, graded=True), policy.Totals(scalar, scalar), cfg=s.model,
-      options=s.updater.options, loss=s.cfg.loss, max_response=s.cfg.rollout.max_response,
-      places=policy.places_of(grads))
+    s.state.params,
+    grads,
+    _batch(s, graded=True),
+    policy.Totals(scalar, scalar),
+    cfg=s.model,
+    options=s.updater.options,
+    loss=s.cfg.loss,
+    max_response=s.cfg.rollout.max_response,
+    places=policy.places_of(grads),
+  )
   return lowered, s.state.params, None
 
 
@@ -365,15 +439,19 @@ def _sample(name, s):
   copy = functools.partial(decode.weights, dtype=dtype)
   if name == 'sample/weights':
     return jax.jit(copy, out_shardings=lie).lower(s.state.params), s.state.params, None
-  params = jax.tree.map(lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
-                        jax.eval_shape(copy, s.state.params), lie)
+  params = jax.tree.map(
+    lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), jax.eval_shape(copy, s.state.params), lie
+  )
   key = jax.eval_shape(lambda: jax.random.key(0)).dtype
   # Which ids end a response is in the program, but changes nothing that is measured here.
-  static = dict(cfg=s.model, restriction=Restriction(rollout.top_p, rollout.top_k, rollout.min_p), eos=(0,),
-                dtype=dtype, mesh=mesh)
+  static = dict(
+    cfg=s.model, restriction=Restriction(rollout.top_p, rollout.top_k, rollout.min_p), eos=(0,), dtype=dtype, mesh=mesh
+  )
   before, full = capacities(rollout.max_response)
-  begin = lambda capacity: ((params, of((p, rollout.max_prompt), jnp.int32), lengths, of((p, g), key),
-                             scalar(jnp.float32)), static | {'capacity': capacity})
+  begin = lambda capacity: (
+    (params, of((p, rollout.max_prompt), jnp.int32), lengths, of((p, g), key), scalar(jnp.float32)),
+    static | {'capacity': capacity},
+  )
   if name == 'sample/start':
     args, options = begin(min(engine.STRETCH, rollout.max_response))
     return decode.start.lower(*args, **options), None, None
@@ -386,8 +464,17 @@ def _sample(name, s):
     return decode.reshape.lower(carry, rows, capacity=full, mesh=mesh), None, (params, prefix)
   if full > before:
     carry = of_program(decode.reshape, carry, rows, capacity=full, mesh=mesh)
-  lowered = decode.stretch.lower(params, prefix, lengths, carry, scalar(jnp.int32), scalar(jnp.int32),
-                                 scalar(jnp.float32), length=engine.STRETCH, **static)
+  lowered = decode.stretch.lower(
+    params,
+    prefix,
+    lengths,
+    carry,
+    scalar(jnp.int32),
+    scalar(jnp.int32),
+    scalar(jnp.float32),
+    length=engine.STRETCH,
+    **static,
+  )
   return lowered, None, None
 
 

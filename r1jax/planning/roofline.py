@@ -1,4 +1,5 @@
 """Counts by hand: FLOPs, bytes and the least time of each phase, as plain functions of a model's shapes."""
+
 import dataclasses
 import math
 
@@ -7,7 +8,7 @@ from r1jax import params as params_lib
 from r1jax.config import RL, SFT
 from r1jax.planning import programs
 
-WIDTH = {'float32': 4, 'bfloat16': 2}                   # bytes
+WIDTH = {'float32': 4, 'bfloat16': 2}  # bytes
 
 
 def inputs_weights(model):
@@ -53,20 +54,24 @@ def forward_flops(model, prompts, rows, prompt_tokens, response_tokens, causal):
     {'weights', 'attention', 'logits'}: FLOPs; and of the weights' those of the products at the end of each layer
     ('last') and of those that give attention's inputs ('inputs').
   """
-  t = response_tokens - 1                               # the first is predicted by the prompt's end
+  t = response_tokens - 1  # the first is predicted by the prompt's end
   tokens = prompts * (prompt_tokens + rows * t)
   seen = lambda n: n * (n + 1) // 2 if causal else n * n
   pairs = prompts * (seen(prompt_tokens) + rows * (t * prompt_tokens + seen(t)))
   mixed = model.layers - model.dense_layers
-  weights = sum(layers * layer_weights(model, kind) for layers, kind in ((model.dense_layers, False), (mixed, True))
-                if layers)
+  weights = sum(
+    layers * layer_weights(model, kind) for layers, kind in ((model.dense_layers, False), (mixed, True)) if layers
+  )
   # The prompt's latents are expanded once for the prompt and once for its responses.
   again = prompts * prompt_tokens * model.layers * expansion(model)
   last = model.dense_layers * model.mlp + mixed * (model.moe.shared * model.moe.mlp if model.moe else 0)
-  return {'weights': 2 * (tokens * weights + again), 'attention': model.layers * pairs * pair_flops(model),
-          'logits': 2 * prompts * rows * response_tokens * model.embed * model.vocab,
-          'last': 2 * tokens * last * model.embed,
-          'inputs': 2 * (tokens * model.layers * inputs_weights(model) + again)}
+  return {
+    'weights': 2 * (tokens * weights + again),
+    'attention': model.layers * pairs * pair_flops(model),
+    'logits': 2 * prompts * rows * response_tokens * model.embed * model.vocab,
+    'last': 2 * tokens * last * model.embed,
+    'inputs': 2 * (tokens * model.layers * inputs_weights(model) + again),
+  }
 
 
 def total(forward):
@@ -84,15 +89,18 @@ def update_flops(forward, remat):
   again = {'none': 0, 'full': 1, 'attention': 1, 'qkv': 1}[remat] * (forward['weights'] - forward['last'])
   again -= forward['inputs'] if remat == 'qkv' else 0
   scores = {'none': 0, 'full': 1, 'attention': 0.5, 'qkv': 0.5}[remat]
-  return {'products': 3 * forward['weights'] + again + 4 * forward['logits'],
-          'attention': (3 + scores) * forward['attention']}
+  return {
+    'products': 3 * forward['weights'] + again + 4 * forward['logits'],
+    'attention': (3 + scores) * forward['attention'],
+  }
 
 
 def decode_flops(model, rows, context):
   """One token of each of `rows` rows, `context` keys behind it."""
   mixed = model.layers - model.dense_layers
-  weights = sum(layers * layer_weights(model, kind) for layers, kind in ((model.dense_layers, False), (mixed, True))
-                if layers)
+  weights = sum(
+    layers * layer_weights(model, kind) for layers, kind in ((model.dense_layers, False), (mixed, True)) if layers
+  )
   attention = model.layers * context * pair_flops(model, absorbed=True)
   return rows * (2 * (weights + model.embed * model.vocab) + attention)
 
@@ -106,8 +114,8 @@ def cache_bytes(model, width):
 def weights_read(model, rows, width):
   """Bytes of the parameters that `rows` tokens together need: of experts (no more than they can visit), of the rest."""
   e = model.moe
-  expert = (model.layers - model.dense_layers) * 3 * model.embed * e.mlp if e else 0     # one of each layer
-  table = 0 if model.tied else model.embed * model.vocab              # of the embedding, a few rows are read
+  expert = (model.layers - model.dense_layers) * 3 * model.embed * e.mlp if e else 0  # one of each layer
+  table = 0 if model.tied else model.embed * model.vocab  # of the embedding, a few rows are read
   rest = params_lib.count(models.specs(model)) - table - expert * (e.experts if e else 0)
   return width * expert * (min(e.experts, rows * e.top_k) if e else 0), width * rest
 
@@ -115,6 +123,7 @@ def weights_read(model, rows, width):
 @dataclasses.dataclass(frozen=True)
 class Phase:
   """The least a phase costs: FLOPs and bytes of memory traffic on one chip, and seconds by the worse of the two."""
+
   name: str
   flops: float
   bytes: float
@@ -135,7 +144,8 @@ def step(cfg, model, topology, mesh):
   r, passes = cfg.rollout, cfg.train.epochs
   limit = chip.flops if width == 2 else chip.flops / 2
   phase = lambda name, flops, moved, chips=chips: Phase(
-      name, flops / chips, moved, max(flops / chips / limit, moved / chip.bandwidth))
+    name, flops / chips, moved, max(flops / chips / limit, moved / chip.bandwidth)
+  )
   sizes = (r.prompts, r.samples, r.max_prompt, r.max_response)
   once = forward_flops(model, *sizes, causal=True)
   chunks, rows = r.prompts // programs.sampled(cfg)[0], programs.sampled(cfg)[0] * r.samples
@@ -148,8 +158,10 @@ def step(cfg, model, topology, mesh):
   prompt = total(forward_flops(model, r.prompts, 0, r.max_prompt, r.max_response, causal=True))
   decode = r.prompts * r.samples * r.max_response
   decode_ = decode_flops(model, 1, r.max_prompt + r.max_response / 2) * decode
-  out = [phase('prefill', prompt, chunks * gathered, apart),
-         phase('decode', decode_, chunks * r.max_response * (held + keys * cached), apart)]
+  out = [
+    phase('prefill', prompt, chunks * gathered, apart),
+    phase('decode', decode_, chunks * r.max_response * (held + keys * cached), apart),
+  ]
   scored = (cfg.loss.kl_coef > 0) + (cfg.train.minibatches * passes > 1)
   if scored:
     out.append(phase('logprobs', scored * total(once), 0))
@@ -159,8 +171,7 @@ def step(cfg, model, topology, mesh):
 
 
 def packed_flops(model, rows, tokens, causal):
-  """As `forward_flops`, of packed rows. A row counts as one text: a kernel computes what segments hide from each other.
-  """
+  """As `forward_flops`, of packed rows. A row counts as one text: a kernel computes masked segments too."""
   # A prompt of no tokens, whose response's first has nothing to tell it.
   forward = forward_flops(model, rows, 1, 0, tokens + 1, causal)
   return forward | {'logits': forward['logits'] * tokens // (tokens + 1) if model.head == 'tokens' else 0}
@@ -177,8 +188,7 @@ def labelled_step(cfg, model, topology):
 
 
 def optimizer_bytes(param_dtype, grad_dtype, moment_dtype, model):
-  """Bytes that one optimizer step moves: it reads parameters, gradients and two moments, and writes all but gradients.
-  """
+  """Bytes that one optimizer step moves: it reads parameters, gradients and two moments, writes all but gradients."""
   param, moment = WIDTH[param_dtype], WIDTH[moment_dtype]
   grad = param if grad_dtype == 'param' else 4
   return (2 * param + grad + 4 * moment) * params_lib.count(models.specs(model))

@@ -1,10 +1,11 @@
 """Whether a program fits a chip, and the cheapest change that helps where it does not."""
+
 from r1jax import models
 from r1jax import params as params_lib
 from r1jax.config import RL, SFT, Generate
 from r1jax.planning import programs, roofline, topology
 
-FITS = 0.92                       # of the limit; between this and all of it another compiler may decide otherwise
+FITS = 0.92  # of the limit; between this and all of it another compiler may decide otherwise
 ORDER = ('fits', 'tight', 'does not fit')
 
 
@@ -27,7 +28,7 @@ def remedy(name, used, cfg, model, slice_, shards):
   phase = name.split('/')[0]
   trains = phase != 'rewards' and not name.endswith('/apply')
   ways = _sampling(cfg, shards) if phase == 'sample' else _training(cfg, shards) if trains else []
-  saved = 2 * 2 * params_lib.count(models.specs(model)) / slice_.chips       # two moments, two bytes of each
+  saved = 2 * 2 * params_lib.count(models.specs(model)) / slice_.chips  # two moments, two bytes of each
   if not isinstance(cfg, Generate) and cfg.optimizer.moment_dtype == 'float32' and used - saved <= slice_.chip.limit:
     ways.append('moments in bfloat16: --config.optimizer.moment_dtype=bfloat16')
   bigger = topology.larger(slice_, used / (FITS * slice_.chip.limit))
@@ -45,8 +46,10 @@ def _training(cfg, shards):
     ways.append(f'more microbatches: --config.train.microbatch={max(shards, groups // 2 // shards * shards) * rows}')
   if rows > 1:
     slices = min(cfg.rollout.samples, 2 * cfg.train.length_slices)
-    ways.append(f'more microbatches: --config.train.length_slices={slices} '
-                f'--config.train.microbatch={groups * max(1, cfg.rollout.samples // slices)}')
+    ways.append(
+      f'more microbatches: --config.train.length_slices={slices} '
+      f'--config.train.microbatch={groups * max(1, cfg.rollout.samples // slices)}'
+    )
   if cfg.model.remat != 'full':
     ways.append('recomputation: --config.model.remat=full')
   return ways

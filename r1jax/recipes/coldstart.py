@@ -10,6 +10,7 @@ The paper's ways, each a function of a policy and problems, that gives rows to l
 A policy is a function from problems and a template to graded samples, `recipes.policy.Policy` for one. People's
 post-processing is left to people.
 """
+
 import collections
 import dataclasses
 import re
@@ -22,9 +23,20 @@ from r1jax.rewards.text import length
 from r1jax.sampling.engine import LENGTH
 
 # The fields of a sample that a row does not keep.
-_OF_SAMPLES = ('prompt', 'tokens', 'control', 'stop', 'sample', 'reward', 'parts', 'correct', 'draft', 'template',
-               'reasoning')
-_REPEATS = 20                     # words of an n-gram that counts as repeated
+_OF_SAMPLES = (
+  'prompt',
+  'tokens',
+  'control',
+  'stop',
+  'sample',
+  'reward',
+  'parts',
+  'correct',
+  'draft',
+  'template',
+  'reasoning',
+)
+_REPEATS = 20  # words of an n-gram that counts as repeated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Rules:
     repetition: largest share of the chain's 20-grams that have occurred in it before.
     paragraph: characters over which a paragraph of the chain is broken up at ends of sentences; 0: never.
   """
+
   layout: str = '<think>\n{thinking}\n</think>\n\n{summary}'
   wording: str = 'text'
   keep: int = 1
@@ -116,7 +129,7 @@ def each(samples, way, rules, dropped, source=''):
 def draft(row, rules):
   """A row as a problem to `rewrite`: its chain stands in 'draft'."""
   before, between, _ = _pieces(rules.layout)
-  thinking = row['response'][len(before):].partition(between.strip() or between)[0].strip()
+  thinking = row['response'][len(before) :].partition(between.strip() or between)[0].strip()
   return {k: v for k, v in row.items() if k not in ('response', 'source')} | {'draft': thinking}
 
 
@@ -149,8 +162,12 @@ def _row(sample, way, rules, source):
     return None, why
   kept = {k: v for k, v in sample.items() if k not in _OF_SAMPLES}
   response = wordings.fill(rules.layout, thinking=thinking, summary=summary)
-  return kept | {'id': f'{sample["id"]}/{source}/{sample["sample"]}', 'language': target, 'source': source,
-                 'response': response}, ''
+  return kept | {
+    'id': f'{sample["id"]}/{source}/{sample["sample"]}',
+    'language': target,
+    'source': source,
+    'response': response,
+  }, ''
 
 
 def _read(text, way, wording):
@@ -169,7 +186,7 @@ def _cut(text, ends):
   """The text up to the first of `ends` in its summary."""
   at = text.find(templates.THINK_END)
   found = [text.find(end, at) for end in ends if at >= 0]
-  return text[:min((n for n in found if n >= 0), default=len(text))]
+  return text[: min((n for n in found if n >= 0), default=len(text))]
 
 
 def _summary(answer, wording):
@@ -193,8 +210,8 @@ def _fault(thinking, summary, target, rules):
   if -length.repetition([{'response': thinking}], n=_REPEATS)[0] > rules.repetition:
     return 'repetition'
   known = target in rewards.language.LANGUAGES
-  span = templates.answer_span(summary)                 # the answer itself may be a name, or a program
-  said = summary[:span[0]] + summary[span[1]:] if span else summary
+  span = templates.answer_span(summary)  # the answer itself may be a name, or a program
+  said = summary[: span[0]] + summary[span[1] :] if span else summary
   if known and min(rewards.language_consistency(text, target) for text in (thinking, said)) < rules.language:
     return 'language'
   return ''
@@ -230,7 +247,7 @@ def _broken(text, size):
   if len(text) <= size:
     return [text]
   sentences = ['']
-  for part in _SENTENCE.split(text):                    # mathematics is not broken: its dollars come in pairs
+  for part in _SENTENCE.split(text):  # mathematics is not broken: its dollars come in pairs
     if sentences[-1].count('$') % 2:
       sentences[-1] += _apart(sentences[-1]) + part
     else:

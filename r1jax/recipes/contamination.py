@@ -6,21 +6,22 @@ or Korean character counts as four. 50 letters are about ten English words, or 1
 is found where it stands as a sentence: so that `What is 3 + 4?` does not stand in `What is 3 + 4.5?`, nor in
 `What is 3 + 4 times x?`.
 """
+
 import re
 import unicodedata
 
 import numpy as np
 
-WINDOW, OVERLAP = 50, 0.5         # letters of an n-gram, and share of a problem's that a text holds; see `Index`
-_EAST = ((0x3040, 0x3100), (0x3400, 0x4dc0), (0x4e00, 0xa000), (0xac00, 0xd7b0), (0xf900, 0xfb00), (0x20000, 0x32400))
+WINDOW, OVERLAP = 50, 0.5  # letters of an n-gram, and share of a problem's that a text holds; see `Index`
+_EAST = ((0x3040, 0x3100), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xAC00, 0xD7B0), (0xF900, 0xFB00), (0x20000, 0x32400))
 _EAST_LETTERS = 4
 _INVISIBLE = re.compile(r'[\s\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+')
 # Signs are mathematics, no punctuation: without them 12+5-3 would be 12-5+3. Words hold - / and * too, so those count
 # between digits only.
 _SIGNS = str.maketrans(dict.fromkeys('‐‑‒–—―−', '-') | dict.fromkeys('÷⁄', '/') | dict.fromkeys('×·⋅', '*'))
 _KEPT = re.compile(r'[^\W_]+|\+|(?<=\d)[-/*](?=\d)')
-_ANCHOR = 10                      # letters of the windows by which problems shorter than a window are looked up
-_LEAST = 16                       # characters of a problem, white space aside, that is looked for inside of texts
+_ANCHOR = 10  # letters of the windows by which problems shorter than a window are looked up
+_LEAST = 16  # characters of a problem, white space aside, that is looked for inside of texts
 # What a short problem must have to be looked for: without a number or a formula it may be anybody's question.
 _PARTICULAR = re.compile(r'[\d$\\=+]')
 _MARKS = r'\s$()\[\]{}"\'*_`\\|#“”‘’「」'
@@ -28,8 +29,8 @@ _MARKS = r'\s$()\[\]{}"\'*_`\\|#“”‘’「」'
 _BEFORE = re.compile(rf'(^|\n|<[^<>\s]+>|[:;?!。]|(?<!\d),|[\w.,)][{_MARKS}]*\s)[{_MARKS}]*$')
 # What may follow it: nothing, a line's end, a tag, its full stop; or, behind a formula that is closed, a new sentence.
 _BEHIND = re.compile(rf'[{_MARKS}]*?(\n|<\D|$|[.?。]+([{_MARKS}<]|$)|[$)\]]\s+[A-Z])')
-_AROUND = 40                      # characters looked at on either side of such a one
-_BASE = 0x9E3779B97F4A7C15        # odd, so it has an inverse modulo 2^64
+_AROUND = 40  # characters looked at on either side of such a one
+_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 
 
 def fold(text):
@@ -49,7 +50,7 @@ def _stands(folded, normal):
   at = whole.find(folded)
   while at >= 0:
     first, last = (seen[kept[n]][0] for n in (at, at + len(folded) - 1))
-    if _BEFORE.search(normal[max(first - _AROUND, 0):first]) and _BEHIND.match(normal[last + 1:last + _AROUND]):
+    if _BEFORE.search(normal[max(first - _AROUND, 0) : first]) and _BEHIND.match(normal[last + 1 : last + _AROUND]):
       return True
     at = whole.find(folded, at + 1)
   return False
@@ -103,7 +104,7 @@ class Index:
 
   def __init__(self, problems, size, overlap):
     self.size, self.overlap, self.names, self._whole = size, overlap, [], {}
-    found, self._short = [], {}   # of the latter: hash of one of its windows -> (folded problem, name)
+    found, self._short = [], {}  # of the latter: hash of one of its windows -> (folded problem, name)
     for name, text in problems:
       folded = fold(text)
       if folded and folded not in self._whole:

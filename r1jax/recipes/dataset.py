@@ -3,6 +3,7 @@
 A row has the strings id, source and response, and problem, or turns ([{role, content}]) that end with the user's;
 where they are known kind, language, answer, and whatever its reward reads.
 """
+
 import collections
 import itertools
 import json
@@ -57,8 +58,9 @@ def held_out(entry):
       said = [turn.get('content') for turn in asked if turn.get('role') == 'user']
       asked = '\n'.join(said) if said and all(isinstance(text, str) for text in said) else None
     if not isinstance(asked, str):
-      raise data.DataError(f"row {number} of {entry} has no text 'problem', 'question', 'prompt' or 'turns'; "
-                           'name a file of problems.')
+      raise data.DataError(
+        f"row {number} of {entry} has no text 'problem', 'question', 'prompt' or 'turns'; name a file of problems."
+      )
     yield str(row.get('id', number)), asked
 
 
@@ -71,11 +73,13 @@ def decontaminated(problems, evaluation):
   Returns:
     (the problems kept, in order; {entry: number dropped}).
   """
-  index = contamination.Index([(entry, text) for entry in evaluation for _, text in held_out(entry)],
-                              contamination.WINDOW, contamination.OVERLAP)
+  index = contamination.Index(
+    [(entry, text) for entry in evaluation for _, text in held_out(entry)], contamination.WINDOW, contamination.OVERLAP
+  )
   held = [index.holds(problem['problem']) for problem in problems]
   return [p for p, entry in zip(problems, held, strict=True) if entry is None], dict(
-      collections.Counter(entry for entry in held if entry is not None))
+    collections.Counter(entry for entry in held if entry is not None)
+  )
 
 
 def generated(entry):
@@ -100,16 +104,19 @@ def write_records(folder, cfg, count, description):
   from array_record.python.array_record_module import ArrayRecordWriter
   import tensorflow_datasets as tfds  # takes a second
   from tensorflow_datasets.core import dataset_info, example_serializer, naming
+
   shutil.rmtree(temporary, ignore_errors=True)
   temporary.mkdir()
   features = tfds.features.FeaturesDict({field: tfds.features.Text() for field in FIELDS})
-  identity = dataset_info.DatasetIdentity(name=cfg.name, version=tfds.core.Version(cfg.version),
-                                          data_dir=str(temporary), module_name='r1jax')
+  identity = dataset_info.DatasetIdentity(
+    name=cfg.name, version=tfds.core.Version(cfg.version), data_dir=str(temporary), module_name='r1jax'
+  )
   info = dataset_info.DatasetInfo(builder=identity, description=description, features=features)
   info.set_file_format('array_record')
   serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-  paths = naming.ShardedFileTemplate(data_dir=temporary, dataset_name=cfg.name, split='train',
-                                     filetype_suffix='array_record')
+  paths = naming.ShardedFileTemplate(
+    data_dir=temporary, dataset_name=cfg.name, split='train', filetype_suffix='array_record'
+  )
   stream, lengths, size, shard_count = rows(folder), [], 0, -(-count // cfg.shard)
   for number in range(shard_count):
     path = paths.sharded_filepath(shard_index=number, num_shards=shard_count)
@@ -122,8 +129,11 @@ def write_records(folder, cfg, count, description):
       lengths[-1] += 1
       size += len(record)
     writer.close()
-  info.set_splits(tfds.core.splits.SplitDict([tfds.core.SplitInfo(
-      name='train', shard_lengths=lengths, num_bytes=size, filename_template=paths)]))
+  info.set_splits(
+    tfds.core.splits.SplitDict(
+      [tfds.core.SplitInfo(name='train', shard_lengths=lengths, num_bytes=size, filename_template=paths)]
+    )
+  )
   info.write_to_directory(temporary)
   target.parent.mkdir(exist_ok=True)
   temporary.rename(target)
@@ -146,8 +156,11 @@ def from_record(record):
 def write_card(folder, card):
   """Writes card.json and README.md; card: see experiments/curate.py."""
   template = jinja2.Environment(
-      loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), trim_blocks=True, lstrip_blocks=True,
-      undefined=jinja2.StrictUndefined).get_template('card.md.j2')
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  ).get_template('card.md.j2')
   texts = {CARD: json.dumps(card, indent=2, ensure_ascii=False) + '\n', README: template.render(card)}
   for name, text in texts.items():
     temporary = pathlib.Path(folder, name + '.tmp')

@@ -5,6 +5,7 @@ Near duplicates are found by MinHash: the similarity of two texts, the share of 
 compared, and with them the problems: an answer that fits many problems is no duplicate. Own code, as the libraries
 for this hold their bands in memory or in a server.
 """
+
 import functools
 import hashlib
 import zlib
@@ -16,8 +17,8 @@ from r1jax.rewards.text.length import words
 
 # So two texts of similarity 0.8 share a band with probability 0.9999, of 0.7 with 0.99, of 0.5 with 0.53.
 _BANDS, _ROWS = 24, 5
-_LATEST = 8                       # rows of a band that are compared, the latest
-_AT_ONCE = 4096                   # n-grams of a text that are hashed at once
+_LATEST = 8  # rows of a band that are compared, the latest
+_AT_ONCE = 4096  # n-grams of a text that are hashed at once
 
 
 @functools.cache
@@ -40,12 +41,12 @@ def signature(text, n):
   n = min(n, len(codes))
   grams = np.zeros(len(codes) - n + 1, np.uint64)
   for at in range(n):
-    grams = scrambled(grams + codes[at:at + len(grams)] + np.uint64(1))
+    grams = scrambled(grams + codes[at : at + len(grams)] + np.uint64(1))
   a, b = _hashes()
   least = np.full(len(a), (1 << 64) - 1, np.uint64)
   for first in range(0, len(grams), _AT_ONCE):
-    some = grams[first:first + _AT_ONCE, None]                    # [N, 1]
-    least = np.minimum(least, (a * some + b).min(axis=0))         # [N, 120] -> [120]
+    some = grams[first : first + _AT_ONCE, None]  # [N, 1]
+    least = np.minimum(least, (a * some + b).min(axis=0))  # [N, 120] -> [120]
   return (least >> np.uint64(32)).astype(np.uint32)
 
 
@@ -63,9 +64,11 @@ class Seen:
 
   def __init__(self, database, near):
     self._db, self._near = database, near
-    for table in ('texts (digest BLOB PRIMARY KEY) WITHOUT ROWID',
-                  'signatures (number INTEGER PRIMARY KEY, both BLOB)',
-                  'bands (band INTEGER, number INTEGER, PRIMARY KEY (band, number)) WITHOUT ROWID'):
+    for table in (
+      'texts (digest BLOB PRIMARY KEY) WITHOUT ROWID',
+      'signatures (number INTEGER PRIMARY KEY, both BLOB)',
+      'bands (band INTEGER, number INTEGER, PRIMARY KEY (band, number)) WITHOUT ROWID',
+    ):
       database.execute(f'CREATE TABLE IF NOT EXISTS {table}')
 
   def find(self, key, both):

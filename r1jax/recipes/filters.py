@@ -3,6 +3,7 @@
 The paper drops chains of mixed languages, long paragraphs and code blocks; the thresholds are ours. A row without a
 chain, as the paper has them for simple requests, is only looked at for repetition and evaluation problems.
 """
+
 import dataclasses
 import functools
 
@@ -18,8 +19,22 @@ from r1jax.rewards.text import language, length
 # it was asked.
 GENERATED = ('prompt', 'response', 'tokens', 'control', 'stop', 'sample', 'reward', 'parts', 'correct', 'part')
 # Why a row is dropped, in the order of looking: the first counts. The last four are for `rejection` to see.
-REASONS = ('malformed', 'wrong', 'truncated', 'form', 'empty chain', 'code', 'paragraph', 'repetition', 'language',
-           'contaminated', 'judge', 'duplicate', 'near duplicate', 'enough')
+REASONS = (
+  'malformed',
+  'wrong',
+  'truncated',
+  'form',
+  'empty chain',
+  'code',
+  'paragraph',
+  'repetition',
+  'language',
+  'contaminated',
+  'judge',
+  'duplicate',
+  'near duplicate',
+  'enough',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +48,7 @@ class Source:
     limit: rows kept, at most; 0: all.
     kind, language: of rows that name none.
   """
+
   name: str
   paths: tuple
   sampled: bool
@@ -53,6 +69,7 @@ class Found:
     item: for the judge; None where nothing is to be judged.
     problem, text: digests of the problem and of the whole. both: as for `duplicates.Seen`.
   """
+
   reason: str
   detail: str
   row: dict = None
@@ -73,7 +90,7 @@ class Examiner:
 
   def __init__(self, rules, judged, index):
     self.rules, self.judged, self.index = rules, judged, index
-    self._of_problem = functools.lru_cache(maxsize=16)(self._signature)   # its samples come one after the other
+    self._of_problem = functools.lru_cache(maxsize=16)(self._signature)  # its samples come one after the other
 
   def __call__(self, source, number, line):
     """Found of a line, bytes, with its number in the source."""
@@ -95,14 +112,26 @@ class Examiner:
       return Found(reason, row['id'], row)
     problem = problem_text(row)
     both = np.stack([self._signature(row['response']), self._of_problem(problem)]) if self.rules.near else None
-    return Found('', row['id'], row, chain is not None, '', item if source.sampled and judged else None,
-                 duplicates.digest(problem), duplicates.digest(problem, row['response']), both)
+    return Found(
+      '',
+      row['id'],
+      row,
+      chain is not None,
+      '',
+      item if source.sampled and judged else None,
+      duplicates.digest(problem),
+      duplicates.digest(problem, row['response']),
+      both,
+    )
 
   def _fault(self, row, chain, sampled):
     """Why the response is no good, or ''."""
     rules, response = self.rules, row['response']
-    if (sampled or chain is not None) and rules.form and not forms.form(
-        [{'prompt': '', 'response': response}], form=rules.form, special=rules.special)[0]:
+    if (
+      (sampled or chain is not None)
+      and rules.form
+      and not forms.form([{'prompt': '', 'response': response}], form=rules.form, special=rules.special)[0]
+    ):
       return 'form'
     if chain is not None:
       if not length.words(chain):
@@ -114,8 +143,11 @@ class Examiner:
     if rules.repetition and -length.repetition([row], n=rules.repetition_ngram)[0] > rules.repetition:
       return 'repetition'
     if chain is not None and rules.language:
-      item = {'response': templates.THINK + chain + templates.THINK_END, 'problem': problem_text(row),
-              'language': row.get('language', '')}
+      item = {
+        'response': templates.THINK + chain + templates.THINK_END,
+        'problem': problem_text(row),
+        'language': row.get('language', ''),
+      }
       if language.language([item])[0] < rules.language:
         return 'language'
     return ''
@@ -144,9 +176,17 @@ def _check(item, source, judged):
     if not isinstance(item.get(field), kind):
       raise ValueError(f'no field {field!r}, or it is no {kind.__name__}')
   turns = item.get('turns')
-  if 'problem' in item and not isinstance(item['problem'], str) or 'problem' not in item and not (
-      isinstance(turns, list) and turns and all(isinstance(t, dict) and isinstance(t.get('content'), str)
-                                                for t in turns) and turns[-1].get('role') == 'user'):
+  if (
+    'problem' in item
+    and not isinstance(item['problem'], str)
+    or 'problem' not in item
+    and not (
+      isinstance(turns, list)
+      and turns
+      and all(isinstance(t, dict) and isinstance(t.get('content'), str) for t in turns)
+      and turns[-1].get('role') == 'user'
+    )
+  ):
     raise ValueError("neither 'problem', a text, nor 'turns' that end with the user's")
   if not item['response'].strip() or not problem_text(item).strip():
     raise ValueError('problem or response is empty')
@@ -159,16 +199,23 @@ def _check(item, source, judged):
 
 def _learned(item, source, number, special):
   """The row to learn from: the response whole, also what its prompt began."""
-  row = {key: value for key, value in item.items()
-         if key not in (*GENERATED, 'reasoning') and (value is not None or key not in ('kind', 'language'))}
+  row = {
+    key: value
+    for key, value in item.items()
+    if key not in (*GENERATED, 'reasoning') and (value is not None or key not in ('kind', 'language'))
+  }
   prompt, response = item.get('prompt', '') if source.sampled else '', item['response']
-  if isinstance(item.get('reasoning'), str):                    # public traces keep the chain apart
+  if isinstance(item.get('reasoning'), str):  # public traces keep the chain apart
     response = f'{templates.THINK}\n{item["reasoning"].strip()}\n{templates.THINK_END}\n\n{response.strip()}'
   opened = special if templates.opens_thinking(prompt, special) else ''
-  row |= {'id': f'{item["id"]}/{item["sample"]}' if source.sampled else str(item.get('id', f'{source.name}/{number}')),
-          'response': opened + templates.completed(prompt, response), 'source': source.name}
-  return row | {key: row.get(key) or getattr(source, key) for key in ('kind', 'language')
-                if row.get(key) or getattr(source, key)}
+  row |= {
+    'id': f'{item["id"]}/{item["sample"]}' if source.sampled else str(item.get('id', f'{source.name}/{number}')),
+    'response': opened + templates.completed(prompt, response),
+    'source': source.name,
+  }
+  return row | {
+    key: row.get(key) or getattr(source, key) for key in ('kind', 'language') if row.get(key) or getattr(source, key)
+  }
 
 
 def _chain(response, rules):

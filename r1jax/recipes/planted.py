@@ -5,6 +5,7 @@
 writes D/samples as experiments.generate does, D/general.jsonl to merge, D/evaluation.jsonl to keep out, and
 D/planted.json: how many lines each reason must drop where two samples of a problem are kept.
 """
+
 import argparse
 import collections
 import json
@@ -13,22 +14,30 @@ import random
 
 from r1jax.data import shards
 
-EVALUATION = 100                  # problems
-_EVERY = 10                       # of so many problems one is of the evaluation set, in disguise
+EVALUATION = 100  # problems
+_EVERY = 10  # of so many problems one is of the evaluation set, in disguise
 _PER_FILE = 2000
 _WORDS = {
-    'en': {'name': 'Anna Boris Clara David Elena Felix Greta Henry Irene Jacob Karin Lukas'.split(),
-           'thing': 'apples pencils marbles stamps postcards candles ribbons cookies'.split(),
-           'place': 'market harbour library station school museum bakery garden'.split()},
-    'zh': {'name': '小明 小红 小刚 小丽 小华 小芳 小军 小燕 小强 小兰 小东 小梅'.split(),
-           'thing': '苹果 铅笔 弹珠 邮票 明信片 蜡烛 丝带 饼干'.split(),
-           'place': '市场 港口 图书馆 车站 学校 博物馆 面包店 花园'.split()}}
+  'en': {
+    'name': 'Anna Boris Clara David Elena Felix Greta Henry Irene Jacob Karin Lukas'.split(),
+    'thing': 'apples pencils marbles stamps postcards candles ribbons cookies'.split(),
+    'place': 'market harbour library station school museum bakery garden'.split(),
+  },
+  'zh': {
+    'name': '小明 小红 小刚 小丽 小华 小芳 小军 小燕 小强 小兰 小东 小梅'.split(),
+    'thing': '苹果 铅笔 弹珠 邮票 明信片 蜡烛 丝带 饼干'.split(),
+    'place': '市场 港口 图书馆 车站 学校 博物馆 面包店 花园'.split(),
+  },
+}
 _PROBLEM = {
-    'en': ('{name} has {a} {thing} and buys {b} more at the {place}, then gives {c} of them to {friend}. '
-           'How many {thing} does {name} have now?'),
-    'zh': '{name}有{a}个{thing}，又在{place}买了{b}个，后来送给{friend}{c}个。{name}现在有多少个{thing}？'}
+  'en': (
+    '{name} has {a} {thing} and buys {b} more at the {place}, then gives {c} of them to {friend}. '
+    'How many {thing} does {name} have now?'
+  ),
+  'zh': '{name}有{a}个{thing}，又在{place}买了{b}个，后来送给{friend}{c}个。{name}现在有多少个{thing}？',
+}
 _THOUGHTS = {
-    'en': """First I read the question again and write down what is known before I begin to calculate anything.
+  'en': """First I read the question again and write down what is known before I begin to calculate anything.
 At the beginning there are {a} {thing}, and nothing else happens before the visit to the {place}.
 Buying makes the number larger, so I have to add {b} to {a} and not take it away.
 The sum of {a} and {b} is {ab}, which is how many there are after the visit.
@@ -43,7 +52,7 @@ The order of the two steps does not change the result, because both only add and
 I wonder whether {friend} had some before, but the question does not ask for that at all.
 A rough estimate says that the answer must be smaller than {ab} and not below zero.
 Both ways lead to the same number, so I am sure of the answer and write it down.""".split('\n'),
-    'zh': """先把题目再读一遍，在计算之前写下所有已知的条件。
+  'zh': """先把题目再读一遍，在计算之前写下所有已知的条件。
 一开始有{a}个{thing}，在去{place}之前没有发生别的事情。
 买东西会让数量变多，所以要把{b}加到{a}上，而不是减去它。
 {a}加上{b}等于{ab}，这就是买完以后一共有的数量。
@@ -57,24 +66,39 @@ Both ways lead to the same number, so I am sure of the answer and write it down.
 两个步骤的先后顺序不影响结果，因为它们只是加法和减法。
 我在想{friend}以前有没有一些，不过题目完全没有问这个。
 粗略估计一下，答案一定比{ab}小，而且不会小于零。
-两种方法得到的数字相同，所以我对答案有把握，把它写下来。""".split('\n')}
-_LINES = 5                        # of a chain; three chains of a problem have none in common
+两种方法得到的数字相同，所以我对答案有把握，把它写下来。""".split('\n'),
+}
+_LINES = 5  # of a chain; three chains of a problem have none in common
 _END = {'en': 'The answer is {d}.', 'zh': '答案是{d}。'}
 _MORE = {'en': ' Done', 'zh': ' 完'}
 # Of a problem: its letters stay, all else may change.
 _DISGUISES = (
-    lambda text: text,
-    lambda text: '\n' + '  \t'.join(text.split(' ')) + '\u3000',
-    lambda text: ' '.join(text.replace(' ', '')),
-    lambda text: text.upper(),
-    lambda text: ''.join(c if c.isalnum() or c == ' ' else '' for c in text),
-    lambda text: '**' + text.replace(',', ' --').replace('，', '；').replace(' ', ' _ ') + '** (!)',
-    lambda text: ''.join(chr(ord(c) + 0xfee0) if '!' <= c <= '~' else c for c in text),
-    lambda text: f'Solve this (请回答): "{text}" Thank you!')
+  lambda text: text,
+  lambda text: '\n' + '  \t'.join(text.split(' ')) + '\u3000',
+  lambda text: ' '.join(text.replace(' ', '')),
+  lambda text: text.upper(),
+  lambda text: ''.join(c if c.isalnum() or c == ' ' else '' for c in text),
+  lambda text: '**' + text.replace(',', ' --').replace('，', '；').replace(' ', ' _ ') + '** (!)',
+  lambda text: ''.join(chr(ord(c) + 0xFEE0) if '!' <= c <= '~' else c for c in text),
+  lambda text: f'Solve this (请回答): "{text}" Thank you!',
+)
 # What the samples of a problem are, in order, with the reason that drops each where two are kept.
-_KINDS = {'first': '', 'wrong': 'wrong', 'truncated': 'truncated', 'no_end': 'form', 'mixed': 'language',
-          'second': '', 'paragraph': 'paragraph', 'code': 'code', 'loop': 'repetition', 'same': 'duplicate',
-          'torn': 'malformed', 'nearly': 'near duplicate', 'empty': 'empty chain', 'third': 'enough'}
+_KINDS = {
+  'first': '',
+  'wrong': 'wrong',
+  'truncated': 'truncated',
+  'no_end': 'form',
+  'mixed': 'language',
+  'second': '',
+  'paragraph': 'paragraph',
+  'code': 'code',
+  'loop': 'repetition',
+  'same': 'duplicate',
+  'torn': 'malformed',
+  'nearly': 'near duplicate',
+  'empty': 'empty chain',
+  'third': 'enough',
+}
 
 
 def problem(dice, language):
@@ -82,8 +106,15 @@ def problem(dice, language):
   words = _WORDS[language]
   a, b = dice.randrange(20, 500), dice.randrange(20, 500)
   c = dice.randrange(5, a + b)
-  values = {'a': a, 'b': b, 'c': c, 'ab': a + b, 'd': a + b - c, 'thing': dice.choice(words['thing']),
-            'place': dice.choice(words['place'])} | dict(zip(('name', 'friend'), dice.sample(words['name'], 2)))
+  values = {
+    'a': a,
+    'b': b,
+    'c': c,
+    'ab': a + b,
+    'd': a + b - c,
+    'thing': dice.choice(words['thing']),
+    'place': dice.choice(words['place']),
+  } | dict(zip(('name', 'friend'), dice.sample(words['name'], 2)))
   return _PROBLEM[language].format(**values), values
 
 
@@ -91,16 +122,25 @@ def responses(dice, language, values):
   """{kind of _KINDS: response}."""
   other = 'en' if language == 'zh' else 'zh'
   lines = [line.format(**values) for line in dice.sample(_THOUGHTS[language], 3 * _LINES)]
-  first, second, third = (lines[i * _LINES:(i + 1) * _LINES] for i in range(3))
-  end, foreign = _END[language].format(**values), [line.format(**values) for line in _THOUGHTS[other][:_LINES - 2]]
+  first, second, third = (lines[i * _LINES : (i + 1) * _LINES] for i in range(3))
+  end, foreign = _END[language].format(**values), [line.format(**values) for line in _THOUGHTS[other][: _LINES - 2]]
   write = lambda chain: '<think>\n' + '\n'.join(chain) + f'\n</think>\n{end}'
-  return {'first': write(first), 'second': write(second), 'third': write(third), 'wrong': write(third),
-          'truncated': write(first)[:-3], 'no_end': write(first).replace('</think>', ''),
-          'mixed': write(first[:2] + foreign),
-          'paragraph': write([' '.join(f'{lines[i % len(lines)]} {i}' for i in range(60))]),
-          'code': write([*first, '```python', 'print({a} + {b} - {c})'.format(**values), '```']),
-          'loop': write(first + 12 * second), 'same': write(first), 'nearly': write(second) + _MORE[language],
-          'empty': f'<think>\n</think>\n{end}', 'torn': write(first)}
+  return {
+    'first': write(first),
+    'second': write(second),
+    'third': write(third),
+    'wrong': write(third),
+    'truncated': write(first)[:-3],
+    'no_end': write(first).replace('</think>', ''),
+    'mixed': write(first[:2] + foreign),
+    'paragraph': write([' '.join(f'{lines[i % len(lines)]} {i}' for i in range(60))]),
+    'code': write([*first, '```python', 'print({a} + {b} - {c})'.format(**values), '```']),
+    'loop': write(first + 12 * second),
+    'same': write(first),
+    'nearly': write(second) + _MORE[language],
+    'empty': f'<think>\n</think>\n{end}',
+    'torn': write(first),
+  }
 
 
 def samples(count, evaluation, seed=0):
@@ -116,10 +156,21 @@ def samples(count, evaluation, seed=0):
     for n, (kind, reason) in enumerate(_KINDS.items()):
       if count == 0:
         return
-      row = {'id': f'planted/{number}', 'problem': text, 'answer': str(values['d']), 'kind': 'math',
-             'language': language, 'prompt': text + '\n', 'response': written[kind], 'tokens': len(written[kind]),
-             'stop': 'length' if kind == 'truncated' else 'eos', 'sample': n, 'reward': float(kind != 'wrong'),
-             'parts': {'math': float(kind != 'wrong')}, 'correct': kind != 'wrong'}
+      row = {
+        'id': f'planted/{number}',
+        'problem': text,
+        'answer': str(values['d']),
+        'kind': 'math',
+        'language': language,
+        'prompt': text + '\n',
+        'response': written[kind],
+        'tokens': len(written[kind]),
+        'stop': 'length' if kind == 'truncated' else 'eos',
+        'sample': n,
+        'reward': float(kind != 'wrong'),
+        'parts': {'math': float(kind != 'wrong')},
+        'correct': kind != 'wrong',
+      }
       line = json.dumps(row, ensure_ascii=False)
       found = reason in ('', 'duplicate', 'near duplicate', 'enough') and disguised
       yield line[:-40] if kind == 'torn' else line, 'contaminated' if found else reason
@@ -131,8 +182,10 @@ def held_out(seed=0):
   """EVALUATION pairs (problem, values), English and Chinese by turns."""
   dice = random.Random(f'held out {seed}')
   found = [problem(dice, ('en', 'zh')[n % 2]) for n in range(EVALUATION)]
-  return [({'id': f'held_out/{n}', 'problem': text, 'answer': str(values['d'])}, values)
-          for n, (text, values) in enumerate(found)]
+  return [
+    ({'id': f'held_out/{n}', 'problem': text, 'answer': str(values['d'])}, values)
+    for n, (text, values) in enumerate(found)
+  ]
 
 
 def general(count, evaluation):
@@ -143,8 +196,14 @@ def general(count, evaluation):
     else:
       asked, reason = f'What is your name, asked for the {n}th time?', ''
     turns = [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': asked}]
-    yield {'id': f'general/{n}', **({'turns': turns} if n % 2 else {'problem': asked}),
-           'response': 'I am a language model that was made to show its reasoning.'}, reason
+    yield (
+      {
+        'id': f'general/{n}',
+        **({'turns': turns} if n % 2 else {'problem': asked}),
+        'response': 'I am a language model that was made to show its reasoning.',
+      },
+      reason,
+    )
 
 
 def write(folder, count, seed=0):

@@ -1,4 +1,5 @@
 """A policy whose samples are wanted as texts: a model on the devices, or a teacher behind an endpoint."""
+
 import json
 
 import jax
@@ -8,7 +9,7 @@ from r1jax import keys, rollout
 from r1jax.rewards import mix
 from r1jax.sampling import Samples
 
-REFUSED = 'refused'               # why a response ended, beside the engine's: the endpoint did not answer this
+REFUSED = 'refused'  # why a response ended, beside the engine's: the endpoint did not answer this
 
 
 class Policy:
@@ -52,19 +53,24 @@ class Policy:
     if not problems:
       return lambda: ([], 0)
     sampler = self._sampler(template)
-    filled = problems + problems[:1] * (-len(problems) % sampler.chunk)   # whole chunks: no new programs
+    filled = problems + problems[:1] * (-len(problems) % sampler.chunk)  # whole chunks: no new programs
     drawn, scores = sampler.start(self._params, filled, self.samples, keys.fold_in(self._key, number), self._sampling)
 
     def rows():
       table, timeouts = scores()
       right, asked = mix.right(table, self._reward, drawn.items), mix.weights(drawn.items, self._reward)
       return [self._row(drawn, table, right, asked, i) for i in range(len(problems) * self.samples)], timeouts
+
     return rows
 
   def _row(self, drawn, table, right, asked, i):
     return drawn.items[i] | {
-        'stop': str(drawn.samples.stop[i]), 'sample': i % self.samples, 'reward': float(table['total'][i]),
-        'parts': {name: float(table[name][i]) for name in table if name in asked[i]}, 'correct': bool(right[i])}
+      'stop': str(drawn.samples.stop[i]),
+      'sample': i % self.samples,
+      'reward': float(table['total'][i]),
+      'parts': {name: float(table[name][i]) for name in table if name in asked[i]},
+      'correct': bool(right[i]),
+    }
 
 
 class Teacher:
@@ -84,26 +90,35 @@ class Teacher:
     return self.chat([{'role': 'user', 'content': text}])
 
   def chat(self, messages, generate=True):
-    return [[{'role': turn['role'], 'content': turn['content']} for turn in messages]]   # opens no thinking of ours
+    return [[{'role': turn['role'], 'content': turn['content']} for turn in messages]]  # opens no thinking of ours
 
   def decode(self, ids):
     return ''.join(ids[:1])
 
   def response(self, ids):
-    return self.decode(ids), ()                         # an endpoint shows no control tokens
+    return self.decode(ids), ()  # an endpoint shows no control tokens
 
   def weights(self, params):
     return params
 
   def sample(self, weights, prompts, keys, sampling):
     """Samples, one text a prompt and key, by `complete`; the key gives the seed that it sends."""
-    draws = np.asarray(jax.random.key_data(keys))[..., -1] >> 1          # [P, G], as non-negative int32
-    chats = [chat for chat, in prompts for _ in draws[0]]
-    found = [json.loads(said) if said is not None else {'response': '', 'stop': REFUSED, 'tokens': 0}
-             for said in self._complete(chats, draws.reshape(-1).tolist())]
-    texts = [one['response'].encode('utf-8', 'replace').decode() for one in found]   # no half surrogate pairs
-    counts = [-(-len(text.encode()) // 4) if one['tokens'] is None else max(one['tokens'], bool(text))
-              for one, text in zip(found, texts)]
+    draws = np.asarray(jax.random.key_data(keys))[..., -1] >> 1  # [P, G], as non-negative int32
+    chats = [chat for (chat,) in prompts for _ in draws[0]]
+    found = [
+      json.loads(said) if said is not None else {'response': '', 'stop': REFUSED, 'tokens': 0}
+      for said in self._complete(chats, draws.reshape(-1).tolist())
+    ]
+    texts = [one['response'].encode('utf-8', 'replace').decode() for one in found]  # no half surrogate pairs
+    counts = [
+      -(-len(text.encode()) // 4) if one['tokens'] is None else max(one['tokens'], bool(text))
+      for one, text in zip(found, texts)
+    ]
     nothing = np.zeros((len(texts), 1), np.float32)
-    return Samples(np.array([[text] for text in texts], object), np.array(counts),
-                   np.array([one['stop'] for one in found]), nothing, nothing)
+    return Samples(
+      np.array([[text] for text in texts], object),
+      np.array(counts),
+      np.array([one['stop'] for one in found]),
+      nothing,
+      nothing,
+    )

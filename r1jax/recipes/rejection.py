@@ -4,6 +4,7 @@ Rows stream through once, in order; what is kept of them for later ones lies in 
 lines the kept rows and all that is known of the pass are saved together, so a pass killed at any moment goes on from
 its last chunk and ends with the same bytes.
 """
+
 import collections
 import concurrent.futures
 import contextlib
@@ -17,10 +18,10 @@ import sqlite3
 from r1jax.data import reader
 from r1jax.recipes import duplicates, filters
 
-ROWS = 'rows.jsonl'               # in the folder of a pass
-EXAMPLES = 5                      # of each reason, shown in the summary
-_CACHE = 16                       # MiB of the tables that are held in memory
-_AHEAD = 2                        # chunks that are looked at before the ones before them are kept
+ROWS = 'rows.jsonl'  # in the folder of a pass
+EXAMPLES = 5  # of each reason, shown in the summary
+_CACHE = 16  # MiB of the tables that are held in memory
+_AHEAD = 2  # chunks that are looked at before the ones before them are kept
 
 
 class Pass:
@@ -41,15 +42,30 @@ class Pass:
     self._db = sqlite3.connect(self.folder / 'seen.sqlite', isolation_level=None)
     for pragma in ('journal_mode = WAL', 'synchronous = NORMAL', f'cache_size = -{_CACHE << 10}'):
       self._db.execute(f'PRAGMA {pragma}')
-    for table in ('state (name TEXT PRIMARY KEY, value TEXT)',
-                  'problems (digest BLOB PRIMARY KEY, kept INTEGER) WITHOUT ROWID'):
+    for table in (
+      'state (name TEXT PRIMARY KEY, value TEXT)',
+      'problems (digest BLOB PRIMARY KEY, kept INTEGER) WITHOUT ROWID',
+    ):
       self._db.execute(f'CREATE TABLE IF NOT EXISTS {table}')
     self._seen = duplicates.Seen(self._db, cfg.filters.near)
     row = self._db.execute("SELECT value FROM state WHERE name = 'now'").fetchone()
     # Where the pass is: source, lines read of it, bytes of rows; whether it is at the end; and what was counted.
-    self.now = json.loads(row[0]) if row else {
-        'source': 0, 'line': 0, 'bytes': 0, 'rows': 0, 'read': 0, 'done': False, 'sources': {},
-        'kinds': {}, 'contaminated': {}, 'examples': {}}
+    self.now = (
+      json.loads(row[0])
+      if row
+      else {
+        'source': 0,
+        'line': 0,
+        'bytes': 0,
+        'rows': 0,
+        'read': 0,
+        'done': False,
+        'sources': {},
+        'kinds': {},
+        'contaminated': {},
+        'examples': {},
+      }
+    )
 
   def run(self, report=lambda now: None):
     """Goes on to the end. report: called with `now` after each chunk. Returns it."""
@@ -105,8 +121,9 @@ class Pass:
     of_kind['rows'] += 1
     of_kind['with_chain'] += found.chain
     of_kind['characters'] += len(row['response'])
-    of_kind['languages'] = dict(collections.Counter(of_kind['languages']) + collections.Counter(
-        [row.get('language', 'not stated')]))
+    of_kind['languages'] = dict(
+      collections.Counter(of_kind['languages']) + collections.Counter([row.get('language', 'not stated')])
+    )
 
   def _enough(self, source, found):
     """'enough' where the problem or the source has its rows already, else ''; a sample to be kept is counted."""
@@ -114,7 +131,7 @@ class Pass:
       return 'enough'
     if not source.sampled:
       return ''
-    query = ('INSERT INTO problems VALUES (?, 1) ON CONFLICT DO UPDATE SET kept = kept + 1 WHERE kept < ?')
+    query = 'INSERT INTO problems VALUES (?, 1) ON CONFLICT DO UPDATE SET kept = kept + 1 WHERE kept < ?'
     return '' if self._db.execute(query, (found.problem, self.cfg.per_prompt)).rowcount else 'enough'
 
   def _full(self, source):
@@ -145,8 +162,11 @@ class _Examiners:
     self._count, setting = cfg.workers, (cfg.filters, cfg.judged, index)
     self._examine = filters.Examiner(*setting)
     # Spawned: a fork would copy the threads' locks of whatever else this process runs.
-    self._pool = concurrent.futures.ProcessPoolExecutor(
-        cfg.workers, multiprocessing.get_context('spawn'), _begin, setting) if cfg.workers > 1 else None
+    self._pool = (
+      concurrent.futures.ProcessPoolExecutor(cfg.workers, multiprocessing.get_context('spawn'), _begin, setting)
+      if cfg.workers > 1
+      else None
+    )
 
   def __call__(self, source, chunks):
     if not self._pool:
@@ -155,8 +175,9 @@ class _Examiners:
       return
     ahead = collections.deque()
     for chunk in chunks:
-      parts = [chunk[i:i + -(-len(chunk) // self._count)]
-               for i in range(0, len(chunk), -(-len(chunk) // self._count))]
+      parts = [
+        chunk[i : i + -(-len(chunk) // self._count)] for i in range(0, len(chunk), -(-len(chunk) // self._count))
+      ]
       ahead.append((len(chunk), [self._pool.submit(_look, source, part) for part in parts]))
       if len(ahead) > _AHEAD:
         yield _result(ahead.popleft())

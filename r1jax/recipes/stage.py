@@ -5,6 +5,7 @@ what is being made: the config, and the digest of every input. `summary.json`, w
 that it has been made. A stage is done where both are there and the first agrees with what the recipe says now; so a
 stage may just as well be run by the plain command of its experiment, elsewhere.
 """
+
 import dataclasses
 import functools
 import hashlib
@@ -18,15 +19,17 @@ from r1jax.checkpoint import source, store
 from r1jax.config import ASKING, flat
 
 RECORD, SUMMARY, OLD = 'stage.json', 'summary.json', 'old'
-REFERENCE = 'stage:'              # a text of a config 'stage:NAME' or 'stage:NAME/FILE' is what an earlier stage made
+REFERENCE = 'stage:'  # a text of a config 'stage:NAME' or 'stage:NAME/FILE' is what an earlier stage made
 DONE, STALE, BEGUN, TO_DO = 'done', 'stale', 'begun', 'to do'
 # Settings that say how a stage is run and watched, not what it makes; of an evaluation `eval` says what.
-HOW = re.compile(r'(checkpoint|eval|mesh|sampler_mesh|topology|part|parts)(\.|$)|(.*\.)?(workers|microbatch|logit_chunk'
-                 r'|length_slices|reference_memory|remat|attention|rollout\.chunk'
-                 rf'|(endpoint|judge|options\.\w+)\.({"|".join(ASKING)}))$')
-FILES = re.compile(r'path$|(^|\.)(samples|examples|evaluation\.\d+)$')     # keys of what lies on disk
-EVALUATE = 'evaluate'             # the experiment of evaluations
-CONFIG = 'stage_config.py'        # of its folder, for the plain command of its experiment
+HOW = re.compile(
+  r'(checkpoint|eval|mesh|sampler_mesh|topology|part|parts)(\.|$)|(.*\.)?(workers|microbatch|logit_chunk'
+  r'|length_slices|reference_memory|remat|attention|rollout\.chunk'
+  rf'|(endpoint|judge|options\.\w+)\.({"|".join(ASKING)}))$'
+)
+FILES = re.compile(r'path$|(^|\.)(samples|examples|evaluation\.\d+)$')  # keys of what lies on disk
+EVALUATE = 'evaluate'  # the experiment of evaluations
+CONFIG = 'stage_config.py'  # of its folder, for the plain command of its experiment
 SKIPPED = {'tb', 'plots', 'evaluation', RECORD, SUMMARY, CONFIG, 'report.html', 'metrics.jsonl'}  # no part of a result
 
 
@@ -38,6 +41,7 @@ class Stage:
     config: nested dict for the experiment's config class, with references.
     output: the part of its folder that a reference to it means; '' is the folder.
   """
+
   name: str
   experiment: str
   config: dict
@@ -47,14 +51,18 @@ class Stage:
   @property
   def inputs(self):
     """{key of the config: (stage, file in its folder or '')}."""
-    refs = {key: value for key, value in flat(self.config, lists=True).items()
-            if isinstance(value, str) and value.startswith(REFERENCE)}
+    refs = {
+      key: value
+      for key, value in flat(self.config, lists=True).items()
+      if isinstance(value, str) and value.startswith(REFERENCE)
+    }
     return {key: tuple(value.removeprefix(REFERENCE).partition('/')[::2]) for key, value in refs.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
   """state: DONE, STALE (made under other settings or from other inputs), BEGUN (can go on) or TO_DO; why: phrases."""
+
   state: str
   why: tuple[str, ...] = ()
 
@@ -73,26 +81,31 @@ def check(stages):
   before = []
   for stage in stages:
     for key, (name, _) in stage.inputs.items():
-      config_lib.require(name in before, f"stage {stage.name}: {key} is '{REFERENCE}{name}', which is none of the "
-                         f'stages before it ({", ".join(before) or "there are none"}).')
+      config_lib.require(
+        name in before,
+        f"stage {stage.name}: {key} is '{REFERENCE}{name}', which is none of the "
+        f'stages before it ({", ".join(before) or "there are none"}).',
+      )
     before.append(stage.name)
 
 
 def path_of(stages, workdir, name, file=''):
   """The absolute path that 'stage:NAME/FILE' means. stages: {name: Stage}."""
   stage = stages[name]
-  if stage.experiment == 'given':                       # something from outside keeps its place
+  if stage.experiment == 'given':  # something from outside keeps its place
     return os.path.abspath(os.path.join(stage.config['path'], file))
   return os.path.abspath(os.path.join(workdir, name, file or stage.output))
 
 
 def resolved(stage, stages, workdir):
   """The stage's config with paths in place of references."""
+
   def change(text):
     if not text.startswith(REFERENCE):
       return text
     name, _, file = text.removeprefix(REFERENCE).partition('/')
     return path_of(stages, workdir, name, file)
+
   return replaced(stage.config, change)
 
 
@@ -108,9 +121,18 @@ def digest(path):
     if steps:
       return json.loads(max(steps, key=lambda p: int(p.parent.name[5:])).read_text())['sha256']
   path = path / 'model' if (path / 'model').is_dir() else path
-  files = [path] if path.is_file() else sorted(
-      p for p in path.rglob('*') if p.is_file() and not set(p.relative_to(path).parts) & SKIPPED
-      and not p.name.startswith('.') and not p.name.endswith('.tmp'))
+  files = (
+    [path]
+    if path.is_file()
+    else sorted(
+      p
+      for p in path.rglob('*')
+      if p.is_file()
+      and not set(p.relative_to(path).parts) & SKIPPED
+      and not p.name.startswith('.')
+      and not p.name.endswith('.tmp')
+    )
+  )
   found = hashlib.sha256()
   for file in files:
     found.update(f'{file.relative_to(path) if file != path else ""} {file.stat().st_size}\n'.encode())
@@ -121,10 +143,16 @@ def digest(path):
 
 def files(stage):
   """{key: path} of the config's texts that name something on disk and no stage."""
-  named = {key: value for key, value in flat(stage.config, lists=True).items()
-           if isinstance(value, str) and value and not value.startswith(REFERENCE)}
-  return {key: value for key, value in named.items()
-          if (FILES.search(key) or os.sep in value) and '\n' not in value and os.path.exists(value)}
+  named = {
+    key: value
+    for key, value in flat(stage.config, lists=True).items()
+    if isinstance(value, str) and value and not value.startswith(REFERENCE)
+  }
+  return {
+    key: value
+    for key, value in named.items()
+    if (FILES.search(key) or os.sep in value) and '\n' not in value and os.path.exists(value)
+  }
 
 
 def record(stage, stages, workdir):
@@ -134,8 +162,15 @@ def record(stage, stages, workdir):
     path = path_of(stages, workdir, name, file)
     inputs[key] = {'stage': name, 'path': os.path.relpath(path, workdir), 'digest': digest(path)}
   outside = {key: {'path': os.path.abspath(path), 'digest': digest(path)} for key, path in files(stage).items()}
-  return {'stage': stage.name, 'experiment': stage.experiment, 'about': stage.about, 'output': stage.output,
-          'config': replaced(stage.config, str), 'inputs': inputs, 'files': outside}
+  return {
+    'stage': stage.name,
+    'experiment': stage.experiment,
+    'about': stage.about,
+    'output': stage.output,
+    'config': replaced(stage.config, str),
+    'inputs': inputs,
+    'files': outside,
+  }
 
 
 def read(workdir, name, file=RECORD):
@@ -147,19 +182,32 @@ def read(workdir, name, file=RECORD):
     with open(path, encoding='utf-8') as f:
       return json.load(f)
   except ValueError as error:
-    raise config_lib.ConfigError(f'{path}: {error}; mend it, or delete {os.path.dirname(path)} to make it anew.'
-                                 ) from error
+    raise config_lib.ConfigError(
+      f'{path}: {error}; mend it, or delete {os.path.dirname(path)} to make it anew.'
+    ) from error
 
 
 def status(stage, stages, workdir, before, digest=digest):
   """The Status of a stage. before: {name: Status} of those before it. digest: of a path."""
   saved = read(workdir, stage.name)
-  waits = [f'input {name} ({key}) is {before[name].state}' for key, (name, _) in stage.inputs.items()
-           if before[name].state != DONE]
+  waits = [
+    f'input {name} ({key}) is {before[name].state}'
+    for key, (name, _) in stage.inputs.items()
+    if before[name].state != DONE
+  ]
   if saved is None:
     return Status(TO_DO, tuple(waits))
-  why = changes(saved, stage, stages, workdir, skip={key for key, (name, _) in stage.inputs.items()
-                                                     if before[name].state != DONE}, digest=digest) + waits
+  why = (
+    changes(
+      saved,
+      stage,
+      stages,
+      workdir,
+      skip={key for key, (name, _) in stage.inputs.items() if before[name].state != DONE},
+      digest=digest,
+    )
+    + waits
+  )
   if why:
     return Status(STALE, tuple(why))
   return Status(DONE if os.path.exists(os.path.join(workdir, stage.name, SUMMARY)) else BEGUN)
@@ -172,13 +220,16 @@ def _makes(experiment, key):
 
 def changes(saved, stage, stages, workdir, skip=(), digest=digest):
   """What differs between the record of a stage and what it would be now, a phrase each; inputs `skip` are not read."""
-  old, new = ({key: value for key, value in flat({'experiment': e, **c}, lists=True).items() if _makes(e, key)}
-              for e, c in ((saved['experiment'], saved['config']), (stage.experiment, stage.config)))
+  old, new = (
+    {key: value for key, value in flat({'experiment': e, **c}, lists=True).items() if _makes(e, key)}
+    for e, c in ((saved['experiment'], saved['config']), (stage.experiment, stage.config))
+  )
   show = lambda values, key: repr(values[key]) if key in values else 'absent'
   # Through JSON a tuple has become a list; flat() has taken both apart, but for empty ones.
   same = lambda key: show(old, key).replace('()', '[]') == show(new, key).replace('()', '[]')
-  found = [f'{key} was {show(old, key)}, is {show(new, key)}' for key in sorted(old.keys() | new.keys())
-           if not same(key)]
+  found = [
+    f'{key} was {show(old, key)}, is {show(new, key)}' for key in sorted(old.keys() | new.keys()) if not same(key)
+  ]
   changed = {key.split(' ')[0] for key in found}
   for key, (name, file) in stage.inputs.items():
     if key not in changed and key not in skip and key in saved['inputs']:
@@ -194,7 +245,7 @@ def changes(saved, stage, stages, workdir, skip=(), digest=digest):
 
 def statuses(stages, workdir):
   """{name: Status} in order. stages: {name: Stage}."""
-  found, once = {}, functools.cache(digest)             # several stages may take one model
+  found, once = {}, functools.cache(digest)  # several stages may take one model
   for name, stage in stages.items():
     found[name] = status(stage, stages, workdir, found, once)
   return found
@@ -241,14 +292,33 @@ def lineage(workdir, name):
     seen.add(name)
     saved = read(workdir, name)
     if saved is None:
-      found.append({'stage': name, 'depth': depth, 'experiment': 'gone: its folder has no record', 'seed': None,
-                    'config': '', 'path': os.path.join(workdir, name), 'digest': '', 'inputs': {}, 'files': {}})
+      found.append(
+        {
+          'stage': name,
+          'depth': depth,
+          'experiment': 'gone: its folder has no record',
+          'seed': None,
+          'config': '',
+          'path': os.path.join(workdir, name),
+          'digest': '',
+          'inputs': {},
+          'files': {},
+        }
+      )
       continue
     path = saved['config']['path'] if saved['experiment'] == 'given' else at(os.path.join(name, saved['output']))
-    found.append({
-        'stage': name, 'depth': depth, 'experiment': saved['experiment'], 'seed': saved['config'].get('seed'),
-        'config': at(os.path.join(name, RECORD)), 'path': path, 'digest': digest(path),
+    found.append(
+      {
+        'stage': name,
+        'depth': depth,
+        'experiment': saved['experiment'],
+        'seed': saved['config'].get('seed'),
+        'config': at(os.path.join(name, RECORD)),
+        'path': path,
+        'digest': digest(path),
         'inputs': {key: told(entry) for key, entry in saved['inputs'].items()},
-        'files': {key: told(entry) for key, entry in saved['files'].items()}})
+        'files': {key: told(entry) for key, entry in saved['files'].items()},
+      }
+    )
     queue += [(entry['stage'], depth + 1) for entry in saved['inputs'].values()]
   return found

@@ -1,4 +1,5 @@
 """The figures of a recipe: of every stage, of the same problems after every stage, and of one stage against another."""
+
 import os
 
 import numpy as np
@@ -6,7 +7,7 @@ import numpy as np
 from r1jax.metrics import writer
 from r1jax.recipes import stage as stage_lib
 
-EVALUATION = 'evaluation'         # W/NAME/evaluation: what the model of stage NAME does with held-out problems
+EVALUATION = 'evaluation'  # W/NAME/evaluation: what the model of stage NAME does with held-out problems
 FIGURES = ('correct', 'format', 'language', 'length')
 COLUMNS = ('pass@1', 'greedy', 'format', 'language_consistency', 'length_mean')
 
@@ -26,18 +27,33 @@ def collect(cfg, stages, statuses, workdir):
     evaluation = f'{name}/{EVALUATION}'
     evaluated = evaluation in stages and statuses[evaluation].state == stage_lib.DONE
     found[name] = {
-        'experiment': stage.experiment, 'about': stage.about, 'status': statuses[name].state,
-        'why': list(statuses[name].why), 'seconds': saved.get('seconds') if done else None,
-        'inputs': {key: '/'.join(filter(None, ref)) for key, ref in stage.inputs.items()},
-        'figures': {key: value for key, value in made.items() if key != 'config'},
-        EVALUATION: evaluate(workdir, evaluation, cfg.groups) if evaluated else None}
+      'experiment': stage.experiment,
+      'about': stage.about,
+      'status': statuses[name].state,
+      'why': list(statuses[name].why),
+      'seconds': saved.get('seconds') if done else None,
+      'inputs': {key: '/'.join(filter(None, ref)) for key, ref in stage.inputs.items()},
+      'figures': {key: value for key, value in made.items() if key != 'config'},
+      EVALUATION: evaluate(workdir, evaluation, cfg.groups) if evaluated else None,
+    }
   known = {name: rows_of(workdir, f'{name}/{EVALUATION}') for name, stage in found.items() if stage[EVALUATION]}
   seconds = [of for name in stages if (of := (stage_lib.read(workdir, name) or {}).get('seconds')) is not None]
-  return {'seed': cfg.seed, 'seconds': sum(seconds), 'stages': found,
-          'comparisons': {name: {'first': c.first, 'second': c.second, 'figure': c.figure, 'kind': c.kind,
-                                 **compare(known[c.first], known[c.second], c.figure,
-                                           cfg.groups.get(c.kind, (c.kind,) if c.kind else ()))}
-                          for name, c in cfg.comparisons.items() if c.first in known and c.second in known}}
+  return {
+    'seed': cfg.seed,
+    'seconds': sum(seconds),
+    'stages': found,
+    'comparisons': {
+      name: {
+        'first': c.first,
+        'second': c.second,
+        'figure': c.figure,
+        'kind': c.kind,
+        **compare(known[c.first], known[c.second], c.figure, cfg.groups.get(c.kind, (c.kind,) if c.kind else ())),
+      }
+      for name, c in cfg.comparisons.items()
+      if c.first in known and c.second in known
+    },
+  }
 
 
 def rows_of(workdir, name):
@@ -55,11 +71,18 @@ def evaluate(workdir, name, groups):
   kinds = sorted({kind_of(row) for row in rows} - {''})
   of = {name: some for name, some in groups.items() if set(some) <= set(kinds)} | {kind: (kind,) for kind in kinds}
   parts = sorted({part for row in rows for part in row['parts']})
-  return {**made['final'], 'problems': made['problems'], 'samples': made['samples'], 'seconds': made['seconds'],
-          'parts': {part: mean([row['parts'].get(part) for row in rows]) for part in parts},
-          'kinds': {name: {'count': len({row['id'] for row in rows if kind_of(row) in some})} | {
-              figure: mean([value(row, figure) for row in rows if kind_of(row) in some]) for figure in FIGURES}
-              for name, some in of.items()}}
+  return {
+    **made['final'],
+    'problems': made['problems'],
+    'samples': made['samples'],
+    'seconds': made['seconds'],
+    'parts': {part: mean([row['parts'].get(part) for row in rows]) for part in parts},
+    'kinds': {
+      name: {'count': len({row['id'] for row in rows if kind_of(row) in some})}
+      | {figure: mean([value(row, figure) for row in rows if kind_of(row) in some]) for figure in FIGURES}
+      for name, some in of.items()
+    },
+  }
 
 
 def kind_of(row):
@@ -101,8 +124,13 @@ def compare(first, second, figure, kinds=()):
   a, b = (np.array([side[name] for name in shared]) for side in sides)
   d = b - a
   spread = 1.959964 * float(d.std(ddof=1)) / np.sqrt(len(d)) if len(d) > 1 else float('inf')
-  return {'first_mean': float(a.mean()), 'second_mean': float(b.mean()), 'difference': float(d.mean()),
-          'interval': [float(d.mean() - spread), float(d.mean() + spread)], 'problems': len(d)}
+  return {
+    'first_mean': float(a.mean()),
+    'second_mean': float(b.mean()),
+    'difference': float(d.mean()),
+    'interval': [float(d.mean() - spread), float(d.mean() + spread)],
+    'problems': len(d),
+  }
 
 
 def text(summary):
@@ -112,11 +140,19 @@ def text(summary):
   show = lambda name, x: '' if x is None else f'{x:.1f}' if name == 'length_mean' else f'{100 * x:.1f}%'
   rows = [('', *(name.removesuffix('_mean').removesuffix('_consistency') for name in COLUMNS), *kinds)]
   for name, e in evaluated.items():
-    rows.append((name, *(show(column, e.get(column)) for column in COLUMNS),
-                 *(show(kind, e['kinds'].get(kind, {}).get('correct')) for kind in kinds)))
+    rows.append(
+      (
+        name,
+        *(show(column, e.get(column)) for column in COLUMNS),
+        *(show(kind, e['kinds'].get(kind, {}).get('correct')) for kind in kinds),
+      )
+    )
   widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-  lines = ['  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip()
-           for row in rows] if evaluated else []
+  lines = (
+    ['  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip() for row in rows]
+    if evaluated
+    else []
+  )
   for name, c in summary['comparisons'].items():
     of = f'{c["figure"]}{" of " + c["kind"] if c["kind"] else ""}'
     if not c['problems']:
@@ -124,6 +160,8 @@ def text(summary):
     else:
       scale = 1 if c['figure'] == 'length' else 100
       low, high = (scale * x for x in c['interval'])
-      lines.append(f'{name}: {of}, {c["second"]} less {c["first"]}: {scale * c["difference"]:+.1f} '
-                   f'(95%: {low:+.1f} to {high:+.1f}; {c["problems"]} problems)')
+      lines.append(
+        f'{name}: {of}, {c["second"]} less {c["first"]}: {scale * c["difference"]:+.1f} '
+        f'(95%: {low:+.1f} to {high:+.1f}; {c["problems"]} problems)'
+      )
   return '\n'.join([*lines, f'{summary["seconds"]:.0f} seconds in all stages'])

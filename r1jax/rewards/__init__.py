@@ -12,6 +12,7 @@ To add one: a function, a line in REWARDS, a test. One that lives elsewhere is n
 
 This package imports nothing heavy: every worker process loads it.
 """
+
 import difflib
 import importlib
 import inspect
@@ -26,45 +27,56 @@ from r1jax.rewards.text import form, ifeval, language, length
 from r1jax.rewards.text.language import language_consistency
 from r1jax.rewards.text.language import named as language_of
 
-__all__ = ['MERGED', 'PREPARE', 'REWARDS', 'VERDICTS', 'VOTES', 'check', 'check_options', 'explained',
-           'language_consistency', 'language_of', 'resolve']
+__all__ = [
+  'MERGED',
+  'PREPARE',
+  'REWARDS',
+  'VERDICTS',
+  'VOTES',
+  'check',
+  'check_options',
+  'explained',
+  'language_consistency',
+  'language_of',
+  'resolve',
+]
 
 REWARDS = {
-    'math': math_answer.math_answer,
-    'format': form.form,
-    'choice': choice.choice,
-    'exact': choice.exact,
-    'logic': logic.logic,
-    'code': code_tests.code,
-    'length_cosine': length.length_cosine,
-    'soft_overlong': length.soft_overlong,
-    'repetition': length.repetition,
-    'language': language.language,
-    'ifeval': ifeval.ifeval,
-    'signs': toy.signs,
-    'open': toy.open_question,
+  'math': math_answer.math_answer,
+  'format': form.form,
+  'choice': choice.choice,
+  'exact': choice.exact,
+  'logic': logic.logic,
+  'code': code_tests.code,
+  'length_cosine': length.length_cosine,
+  'soft_overlong': length.soft_overlong,
+  'repetition': length.repetition,
+  'language': language.language,
+  'ifeval': ifeval.ifeval,
+  'signs': toy.signs,
+  'open': toy.open_question,
 }
 
 # One item -> its verdict, for those that can say why.
 VERDICTS = {
-    'math': math_answer.verdict,
-    'format': form.verdict,
-    'choice': choice.choice_verdict,
-    'exact': choice.exact_verdict,
-    'logic': logic.verdict,
-    'code': code_tests.verdict,
-    'language': language.verdict,
-    'ifeval': ifeval.verdict,
+  'math': math_answer.verdict,
+  'format': form.verdict,
+  'choice': choice.choice_verdict,
+  'exact': choice.exact_verdict,
+  'logic': logic.verdict,
+  'code': code_tests.verdict,
+  'language': language.verdict,
+  'ifeval': ifeval.verdict,
 }
 
 # One item, and the reward's options -> the answer that is graded, as a text that is the same for the same answer; None
 # where there is none.
 VOTES = {
-    'math': math_answer.vote,
-    'choice': choice.choice_vote,
-    'exact': choice.exact_vote,
-    'logic': logic.vote,
-    'signs': toy.signs_vote,
+  'math': math_answer.vote,
+  'choice': choice.choice_vote,
+  'exact': choice.exact_vote,
+  'logic': logic.vote,
+  'signs': toy.signs_vote,
 }
 
 # Those of them where different texts can be the same answer.
@@ -72,10 +84,10 @@ MERGED = {'math'}
 
 # Run once when a worker starts, outside any item's time limit.
 PREPARE = {
-    'language': language.prepare,
-    'ifeval': language.prepare_identifier,
-    'math': math_answer.prepare,
-    'length_cosine': math_answer.prepare,      # by default it asks math
+  'language': language.prepare,
+  'ifeval': language.prepare_identifier,
+  'math': math_answer.prepare,
+  'length_cosine': math_answer.prepare,  # by default it asks math
 }
 
 
@@ -110,8 +122,10 @@ def check_options(name, function, options):
   for option in options:
     if option not in known:
       near = difflib.get_close_matches(option, known, n=1, cutoff=0)
-      raise ConfigError(f"reward '{name}' has no option '{option}'; "
-                        + (f"the nearest known one is '{near[0]}'." if near else 'it has none.'))
+      raise ConfigError(
+        f"reward '{name}' has no option '{option}'; "
+        + (f"the nearest known one is '{near[0]}'." if near else 'it has none.')
+      )
   missing = [p.name for p in parameters if p.default is p.empty and p.name not in options]
   if missing:
     raise ConfigError(f"reward '{name}' needs the option '{missing[0]}': set reward.options.{name}.{missing[0]}.")
@@ -134,4 +148,5 @@ def explained(name, options):
     if not math.isfinite(found['score']):
       raise ValueError(f"reward '{name}' gave {found['score']}; a score must be finite.")
     return found | {'reason': printable(found['reason'])} if 'reason' in found else found
+
   return verdict

@@ -15,6 +15,7 @@
 
 Every scan here is linear in the length of the response.
 """
+
 import math
 import re
 from typing import NamedTuple
@@ -27,31 +28,39 @@ WHERE = ('both', 'tags', 'boxed')
 
 _BOXED = '\\boxed{'
 _BOX = re.compile(r'\\(?:boxed|fbox|framebox)(?![A-Za-z]) ?(?:\[[^][{}\n]*\] ?)?\{')
-_UNBRACED = re.compile(r'\\boxed ?(-?[0-9]+(?:\.[0-9]+)?|[A-Z](?![A-Za-z])|'
-                       r'\\frac ?\{[^{}]*\} ?\{[^{}]*\}|\\text(?:bf)? ?\{[^{}]*\})')
-_BOXES = 20        # joined ones read at most
-_GAP = 40          # characters between joined boxes at most
-_VALUE = 200       # characters read of a value behind 'answer is'
+_UNBRACED = re.compile(
+  r'\\boxed ?(-?[0-9]+(?:\.[0-9]+)?|[A-Z](?![A-Za-z])|'
+  r'\\frac ?\{[^{}]*\} ?\{[^{}]*\}|\\text(?:bf)? ?\{[^{}]*\})'
+)
+_BOXES = 20  # joined ones read at most
+_GAP = 40  # characters between joined boxes at most
+_VALUE = 200  # characters read of a value behind 'answer is'
 _DELIMITERS = ' \t\r\n$*()[]{}\\'
 _JOINTS = {',', ';', 'and', 'or', '&', '，', '、', '；', '和', '或', '或者', '与', '及', ',and', ',or', 'quad', 'qquad'}
-_ANNOUNCED = re.compile(r'answer(?: is| equals| becomes| (?:should|must|would) be)'
-                        r'(?: (?:now|then|thus|therefore|actually))?:?|'
-                        r'(?:^ ?|[\n*#.,;:!)}$] ?|final |correct )(?:(?:so|thus|hence),? )?(?:the |my )?'
-                        r'answer(?:\*\*)? ?[:=]|'
-                        r'答案(?:应该|应)?(?:是|为|[：:])|(?:^|\n)答 ?[：:]|(?:^|\n)#{4} ', re.IGNORECASE)
+_ANNOUNCED = re.compile(
+  r'answer(?: is| equals| becomes| (?:should|must|would) be)'
+  r'(?: (?:now|then|thus|therefore|actually))?:?|'
+  r'(?:^ ?|[\n*#.,;:!)}$] ?|final |correct )(?:(?:so|thus|hence),? )?(?:the |my )?'
+  r'answer(?:\*\*)? ?[:=]|'
+  r'答案(?:应该|应)?(?:是|为|[：:])|(?:^|\n)答 ?[：:]|(?:^|\n)#{4} ',
+  re.IGNORECASE,
+)
 _SPACED = re.compile(r'(?<!\\)\\ $')
-_BRACE = re.compile(r'\\.|[{}]', re.DOTALL)    # one that a backslash escapes is none; of `\\\\}`, a new line, it is
+_BRACE = re.compile(r'\\.|[{}]', re.DOTALL)  # one that a backslash escapes is none; of `\\\\}`, a new line, it is
 _OPERATORS = '+-−–*/×·÷=≈^±∪'
 _RUN = re.compile(r'\S+')
 _COMMAND = re.compile(r'\\[A-Za-z]+')
 _SLASHED = re.compile('[0-9]+/[0-9]+')
 _FORMULA = re.compile(r'[(-]?(?:[A-Za-z]|\\[A-Za-z]+)[^ ]{0,9} ?[-+*/^=×·]')
-_PROSE = re.compile(r'(?<![A-Za-z\\])(?!(?:sqrt|sin|cos|tan|log|ln|pi|exp|text)(?![A-Za-z]))[A-Za-z]{2}|'
-                    '[\u4e00-\u9fff]')
+_PROSE = re.compile(
+  r'(?<![A-Za-z\\])(?!(?:sqrt|sin|cos|tan|log|ln|pi|exp|text)(?![A-Za-z]))[A-Za-z]{2}|'
+  '[\u4e00-\u9fff]'
+)
 _NAMED = re.compile('[A-Za-z] ?= ?')
 # Between labelled boxes, without spaces and delimiters: an end, a joint, a mark of a list, a name.
-_LABELLED = re.compile(r'[.,;，；、]?(?:and|和)?[-•]?(?:(?:part)?[0-9a-e][.:]?)?(?:[a-z](?:_?[0-9a-z])?=)?',
-                       re.IGNORECASE)
+_LABELLED = re.compile(
+  r'[.,;，；、]?(?:and|和)?[-•]?(?:(?:part)?[0-9a-e][.:]?)?(?:[a-z](?:_?[0-9a-z])?=)?', re.IGNORECASE
+)
 _NAME = re.compile(r'([A-Za-z](?:_ ?(?:[0-9A-Za-z]|\{[0-9A-Za-z]{1,9}\}))? ?= ?)\$? ?$')
 
 
@@ -61,6 +70,7 @@ class Found(NamedTuple):
   text: the answer, None where there is none; later: a value given after it, or None; reason: why there is none;
   together: the answer with the labelled boxes before it, with their names, as a list; None where there are none.
   """
+
   text: str | None
   later: str | None = None
   reason: str = ''
@@ -93,12 +103,12 @@ def find(item, where, bare=False, limit=MAX_ANSWER):
     return _found(text, '', limit)
   span = templates.answer_span(text) if where != 'boxed' else None
   if span:
-    inside, after = text[span[0]:span[1]], text[span[1] + len(templates.ANSWER_END):]
+    inside, after = text[span[0] : span[1]], text[span[1] + len(templates.ANSWER_END) :]
     box = _last_box(inside)
-    return _found(box[0], inside[box[1]:] + after, limit, box[2]) if box else _found(inside, after, limit)
+    return _found(box[0], inside[box[1] :] + after, limit, box[2]) if box else _found(inside, after, limit)
   box = _last_box(text) if where != 'tags' else None
   if box:
-    return _found(box[0], text[box[1]:], limit, box[2])
+    return _found(box[0], text[box[1] :], limit, box[2])
   places = {'tags': 'answer tags', 'boxed': '\\boxed{}', 'both': 'answer tags and no \\boxed{}'}
   return Found(None, reason=f'no {places[where]} after the thinking')
 
@@ -106,8 +116,12 @@ def find(item, where, bare=False, limit=MAX_ANSWER):
 def reference(item):
   """The item's 'answer' as a text. Raises ValueError where it is neither a text nor a number."""
   answer = item['answer']
-  if isinstance(answer, str) or isinstance(answer, (int, float)) and not isinstance(answer, bool) and \
-      math.isfinite(answer):
+  if (
+    isinstance(answer, str)
+    or isinstance(answer, (int, float))
+    and not isinstance(answer, bool)
+    and math.isfinite(answer)
+  ):
     return str(answer)
   raise ValueError(f"the item's 'answer' is {str(answer)[:40]!r}; it must be a text or a number.")
 
@@ -134,7 +148,7 @@ def _found(text, after, limit, together=None):
 def _box(text, start):
   """(what the box at `start` holds, where it ends), or None where it does not end."""
   start += len(_BOXED)
-  inside = text[start:start + MAX_ANSWER + 1]
+  inside = text[start : start + MAX_ANSWER + 1]
   end = closing(inside)
   return None if end is None else (_SPACED.sub('', inside[:end]).strip(), start + end + 1)
 
@@ -151,14 +165,14 @@ def _last_box(text):
     other = _box(text, before) if before >= 0 else None
     if other is None or not 0 <= start - other[1] <= _GAP:
       break
-    between = text[other[1]:start]
+    between = text[other[1] : start]
     if joined == len(entries) and _joins(between):
       joined += 1
     elif not _labelled(between):
       break
     entries, start = [other[0], *entries], before
     named = [_name(text, start) + other[0], *named]
-  alternative = _alternative(text[box[1]:box[1] + _VALUE])
+  alternative = _alternative(text[box[1] : box[1] + _VALUE])
   entries, together = entries[-joined:], '; '.join(named) if len(entries) > joined and not alternative else None
   entries += [alternative] if alternative else []
   return '; '.join(entries), box[1], together
@@ -166,14 +180,14 @@ def _last_box(text):
 
 def _name(text, start):
   """The name with its equals sign right before a box, as `x=`, or nothing."""
-  found = _NAME.search(text[max(0, start - _GAP):start])
+  found = _NAME.search(text[max(0, start - _GAP) : start])
   return found[1] if found else ''
 
 
 def _labelled(text):
   """Is what stands between two boxes, markup aside, at most a joint, a mark of a list and a name?"""
   if '-' in text and '\n' not in text:
-    return False     # a difference
+    return False  # a difference
   return _LABELLED.fullmatch(_stripped(text)) is not None
 
 
@@ -197,7 +211,7 @@ def _alternative(tail):
   tail = tail.lstrip(' ,;$)\\*\n')
   for word in ('or rather ', 'or** ', 'or ', '或者', '或'):
     if tail.casefold().startswith(word):
-      return _value(tail[len(word):])
+      return _value(tail[len(word) :])
   return None
 
 
@@ -209,11 +223,11 @@ def _later(text, answer):
   listed = any(mark in answer for mark in (',', ';', ' and '))
   start = text.rfind(_BOXED)
   for end in reversed([said.end() for said in _ANNOUNCED.finditer(text, max(start, 0))]):
-    tail = text[end:end + _VALUE]
+    tail = text[end : end + _VALUE]
     value = _value(tail, listed)
     if value:
-      other = _alternative(tail[tail.index(value) + len(value):])
-      return f'{value}; {other}' if other else value if ' not ' not in tail[:tail.index(value)] else f'not {value}'
+      other = _alternative(tail[tail.index(value) + len(value) :])
+      return f'{value}; {other}' if other else value if ' not ' not in tail[: tail.index(value)] else f'not {value}'
   if start < 0:
     return None
   box = _last_box(text)
@@ -229,16 +243,16 @@ def _value(text, listed=False):
   for opening in ('either ', 'not ', '\\text{'):
     text = text.removeprefix(opening)
   named = _NAMED.match(text)
-  text = text[named.end():] if named else text
+  text = text[named.end() :] if named else text
   for opening, end in (('$$', '$$'), ('$', '$'), ('\\(', '\\)'), ('\\[', '\\]')):
-    if text.startswith(opening) and end in text[len(opening):]:
-      return text[len(opening):text.index(end, len(opening))]
+    if text.startswith(opening) and end in text[len(opening) :]:
+      return text[len(opening) : text.index(end, len(opening))]
   text = text.split('\n')[0].partition('。')[0]
-  word = text[:_reach(text, listed)]
+  word = text[: _reach(text, listed)]
   value = word.strip('*.,;:!?$').rstrip(' ' + _OPERATORS)
   number = value.lstrip('(+-−\\[{')[:1].isdecimal() or value.startswith(('\\frac', '\\sqrt', '\\pi'))
   formula = _FORMULA.match(value) and not _PROSE.search(value)
-  letter = value.strip('()') in tuple('ABCDEFGHIJ') and (value != word or '(' in value or not text[len(word):])
+  letter = value.strip('()') in tuple('ABCDEFGHIJ') and (value != word or '(' in value or not text[len(word) :])
   return value if number or formula or letter else None
 
 

@@ -1,4 +1,5 @@
 """Multiple choice, and exact match. The answer is looked for by the rule of `r1jax.rewards.answers`."""
+
 import re
 
 from r1jax.config import ConfigError
@@ -36,7 +37,7 @@ def choice_verdict(item, *, where='both'):
   answers.check_where(where, WHERE)
   gold = answers.reference(item).strip().strip('()')
   if len(gold) != 1 or gold not in LETTERS:
-    raise ValueError(f"the answer {item['answer']!r} is no choice; it must be a letter from A to J.")
+    raise ValueError(f'the answer {item["answer"]!r} is no choice; it must be a letter from A to J.')
   options = _options(item.get('options') or {})
   if options and gold not in options:
     raise ValueError(f'the answer {gold} is none of the options {", ".join(options)}.')
@@ -75,7 +76,7 @@ def _chosen(text, options):
     return letter[1].upper()
   same = [letter for letter, option in options.items() if option == _normal(text)]
   leading = _LEADING.match(mathtext.words(text))
-  if leading and options.get(leading[1]) == _normal(mathtext.words(text)[leading.end():]) and not same:
+  if leading and options.get(leading[1]) == _normal(mathtext.words(text)[leading.end() :]) and not same:
     return leading[1]
   labelled = None if options else labels.split(text)
   if labelled and labels.is_value(labelled[1]):

@@ -8,6 +8,7 @@ Prints the verdict of each row as a JSON line, in order: score, and for rewards 
 that the reward cannot grade (a gold answer that is a list) scores 0 with the reason and its line; the rest is graded,
 and the command ends with status 1. What is no JSON object, or lacks gold or pred, ends it at once.
 """
+
 import argparse
 import collections
 import json
@@ -21,7 +22,7 @@ from r1jax.rewards.workers import pool
 # Fields by other names than in an item, and options that suit a command.
 FIELDS = {'math': {'gold': 'answer', 'pred': 'response'}}
 OPTIONS = {'math': {'bare': True}}
-TIMEOUT = {'code': 120.0}           # seconds for one row; its tests have limits of their own
+TIMEOUT = {'code': 120.0}  # seconds for one row; its tests have limits of their own
 
 
 def read(lines, names):
@@ -35,8 +36,10 @@ def read(lines, names):
       raise ConfigError(f'line {number} is no JSON: {error}.') from None
     missing = [name for name in names if not isinstance(row, dict) or name not in row]
     if not isinstance(row, dict) or missing:
-      raise ConfigError(f'line {number} must be an object with {", ".join(names) or "the fields of an item"}'
-                        + (f'; it has no {", ".join(missing)}.' if missing else '.'))
+      raise ConfigError(
+        f'line {number} must be an object with {", ".join(names) or "the fields of an item"}'
+        + (f'; it has no {", ".join(missing)}.' if missing else '.')
+      )
     # What a row calls gold is the answer, whatever else it holds under that name.
     yield number, {'prompt': '', **row, **{new: row[old] for old, new in names.items()}}
 
@@ -55,7 +58,7 @@ def grade(name, lines, out, options, workers, timeout):
     pending, failed = collections.deque(), []
     try:
       for number, item in read(lines, FIELDS.get(name, {})):
-        pending.append((number, grader.submit([item])))    # each by itself: a row that is no item costs no other
+        pending.append((number, grader.submit([item])))  # each by itself: a row that is no item costs no other
         if len(pending) > 16 * workers:
           failed += _write(*pending.popleft(), name, out)
     finally:
@@ -68,7 +71,7 @@ def _write(number, future, name, out):
   """Writes the verdict of a line. Returns [why it could not be graded], or []."""
   failed = []
   try:
-    verdict, = future.result().verdicts[name]
+    (verdict,) = future.result().verdicts[name]
   except pool.ItemError as error:
     failed = [f'line {number} cannot be graded: {error.said}']
     verdict = {'score': 0.0, 'reason': failed[0]}
@@ -78,8 +81,9 @@ def _write(number, future, name, out):
 
 
 def main():
-  parser = argparse.ArgumentParser(prog='python -m r1jax.rewards.grade', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    prog='python -m r1jax.rewards.grade', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('reward', help=f'one of {", ".join(rewards.REWARDS)}, or module:function')
   parser.add_argument('--options', type=json.loads, default={}, help='of the reward, as JSON: \'{"where": "tags"}\'')
   parser.add_argument('--workers', type=int, default=2, help='processes')
@@ -96,7 +100,7 @@ def main():
         sys.exit(f'error: {len(failed)} of the rows scored 0, ungraded; {failed[0]}')
   except (ConfigError, pool.GradeError) as error:
     sys.exit(f'error: {error}')
-  except BrokenPipeError:                       # `| head` has seen enough
+  except BrokenPipeError:  # `| head` has seen enough
     sys.stderr.close()
   except OSError as error:
     sys.exit(f'error: {error}')

@@ -1,17 +1,18 @@
 """Knights and knaves: who of the people of the problem is a knight, and who a knave?"""
+
 import re
 
 from r1jax.config import ConfigError
 from r1jax.rewards import answers
 
 WHERE = (*answers.WHERE, 'summary')
-LIMIT = 20_000                # characters of an answer
+LIMIT = 20_000  # characters of an answer
 
 _TOKEN = re.compile(r'\w+|[:=]')
 _VERBS = {'is', ':', '='}
 _ARTICLES = {'a', 'an', 'the'}
 _ROLES = {'knight': True, 'knave': False}
-_LINK = 4                     # tokens between a name and its role at most
+_LINK = 4  # tokens between a name and its role at most
 
 
 def logic(items, *, where='both', partial=False):
@@ -50,8 +51,11 @@ def verdict(item, *, where='both', partial=False):
     return {'score': 0.0, 'reason': wrong or f'no role for {", ".join(missing)}', 'extracted': roles}
   right = sum(roles[name] == bool(knight) for name, knight in zip(item['names'], item['is_knight'], strict=True))
   share = right / len(item['names'])
-  return {'score': share if partial else float(share == 1), 'reason': f'{right} of {len(item["names"])} right',
-          'extracted': roles}
+  return {
+    'score': share if partial else float(share == 1),
+    'reason': f'{right} of {len(item["names"])} right',
+    'extracted': roles,
+  }
 
 
 def vote(item, *, where='both', partial=False):
@@ -73,7 +77,7 @@ def _stated(text, names):
         return roles, f'{token} are not told apart'
       continue
     # Backwards from the role: an article, a verb, and the name.
-    before = [t.casefold() for t in tokens[max(0, at - _LINK):at]]
+    before = [t.casefold() for t in tokens[max(0, at - _LINK) : at]]
     if before and before[-1] in _ARTICLES:
       before.pop()
     while before and before[-1] in _VERBS:

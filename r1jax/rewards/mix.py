@@ -1,4 +1,5 @@
 """Several rewards make one; which of them an item has follows from its kind."""
+
 import numpy as np
 
 
@@ -33,7 +34,7 @@ def total(scores, cfg, parts=None):
     parts = [cfg.weights()] * len(next(iter(scores.values())))
   out = np.zeros(len(parts))
   for name in cfg.names():
-    if any(name in p for p in parts):     # term by term: the rounding of a matrix product may depend on the row
+    if any(name in p for p in parts):  # term by term: the rounding of a matrix product may depend on the row
       out += np.array([p.get(name, 0.0) for p in parts]) * scores[name].astype(np.float64)
   for name in cfg.gates:
     if any(name in p for p in parts):

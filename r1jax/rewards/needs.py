@@ -1,4 +1,5 @@
 """What a reward must find in an item besides the response, so that a bad row is known before anything is sampled."""
+
 from r1jax.config import ConfigError
 from r1jax.rewards import answers, choice
 from r1jax.rewards.coding import code_tests
@@ -30,12 +31,12 @@ def _options(item):
 
 # Of a reward: function from an item to None, which raises ValueError (or, as rewards do, KeyError, ConfigError).
 NEEDS = {
-    'math': _answer,
-    'exact': _answer,
-    'choice': _options,
-    'logic': _roles,
-    'code': lambda item: code_tests.verdict(item | {'program': None} | _BLANK),
-    'ifeval': lambda item: ifeval.verdict(item | _BLANK),
+  'math': _answer,
+  'exact': _answer,
+  'choice': _options,
+  'logic': _roles,
+  'code': lambda item: code_tests.verdict(item | {'program': None} | _BLANK),
+  'ifeval': lambda item: ifeval.verdict(item | _BLANK),
 }
 
 
@@ -44,6 +45,7 @@ def checker(reward):
 
   reward: config.Reward. What a reward from elsewhere needs is not known here.
   """
+
   def check(item):
     kind = item.get('kind') if isinstance(item.get('kind'), str) else None
     for name in reward.weights(kind):
@@ -53,4 +55,5 @@ def checker(reward):
         raise ValueError(f'no field {error}, which the reward {name!r} reads') from error
       except (AttributeError, ConfigError, TypeError, ValueError) as error:
         raise ValueError(f'the reward {name!r} cannot score it: {error}') from error
+
   return check

@@ -1,4 +1,5 @@
 """Text from programs and responses, made safe for a terminal."""
+
 import json
 
 
@@ -8,5 +9,6 @@ def printable(text):
   Such begin a terminal's commands (C0, C1), turn the direction of what follows, or are not seen. The escapes are
   JSON's, so that of JSON the value stays the same.
   """
-  return text if text.isprintable() else ''.join(
-      c if c.isprintable() or c in '\n\t' else json.dumps(c)[1:-1] for c in text)
+  return (
+    text if text.isprintable() else ''.join(c if c.isprintable() or c in '\n\t' else json.dumps(c)[1:-1] for c in text)
+  )

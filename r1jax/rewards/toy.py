@@ -1,4 +1,5 @@
 """The rewards of the toy worlds: signs of the trial-and-error world, and the open questions of the recipe's."""
+
 from r1jax import templates
 from r1jax.rewards import answers
 
@@ -59,5 +60,5 @@ def open_question(items):
 
 def _preferred(item):
   said = answers.find(item, 'tags').text
-  words = said.split(None, 2) if said else []           # `pear because it is good`
+  words = said.split(None, 2) if said else []  # `pear because it is good`
   return len(words) == 3 and words[0] in item['fits'] and words[1] in REASONS

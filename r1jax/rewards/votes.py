@@ -12,13 +12,14 @@ the first group whose leader, the text that founded it, the reward takes it for,
 reference; else it founds a group. A comparison that overruns the grader's time limit counts as no. After _LEADERS
 groups nothing more is merged, which bounds the comparisons where all samples differ: only rare texts are left then.
 """
+
 import collections
 
 from r1jax import rewards
 from r1jax.rewards import answers
 
 _LEADERS = 16
-_TEXT = 1 << 20    # characters of an answer that is compared as text
+_TEXT = 1 << 20  # characters of an answer that is compared as text
 
 
 def groups(problems, reward, options=None, grader=None, part=None):
@@ -84,8 +85,10 @@ def _drop_contradicted(polls, equal):
 
 def _merge(polls, equal):
   """Sets the leaders. One submission for each leader, over all problems."""
-  left = [(poll, [text for text, _ in collections.Counter(t for t in poll.texts if t is not None).most_common()])
-          for poll in polls]
+  left = [
+    (poll, [text for text, _ in collections.Counter(t for t in poll.texts if t is not None).most_common()])
+    for poll in polls
+  ]
   for _ in range(_LEADERS):
     left = [(poll, texts) for poll, texts in left if len(texts) > 1]
     pairs = [(poll, texts[0], other) for poll, texts in left for other in texts[1:]]

@@ -48,8 +48,9 @@ class Drawn:
 def laid_out(tree, mesh, put=layout.constrain):
   """A prefix or Carry as the programs below leave it on a mesh. put: (array, mesh, *axes) -> array, in its place."""
   is_kv = lambda x: isinstance(x, KV)
-  return jax.tree.map(lambda x: layout.cached(x, mesh, put) if is_kv(x) else put(x, mesh, *[layout.ROWS][:x.ndim]),
-                      tree, is_leaf=is_kv)
+  return jax.tree.map(
+    lambda x: layout.cached(x, mesh, put) if is_kv(x) else put(x, mesh, *[layout.ROWS][: x.ndim]), tree, is_leaf=is_kv
+  )
 
 
 def weights(params, dtype):

@@ -174,8 +174,10 @@ class Engine:
     specs = models.specs(self.cfg)
     after = parallel.shardings(specs, self.mesh)
     devices = jax.tree.leaves(params)[0].sharding.device_set
-    require(devices == set(self.mesh.devices.flat), f"parameters lie on {len(devices)} devices, the sampler's mesh on "
-            f'{self.mesh.size}; lay both over the same ones.')
+    require(
+      devices == set(self.mesh.devices.flat),
+      f"parameters lie on {len(devices)} devices, the sampler's mesh on {self.mesh.size}; lay both over the same ones.",
+    )
     entries = jax.tree.map(lambda x, to: parallel.received(x.shape, x.sharding, to), params, after)
     moved = sum(jax.tree.leaves(entries)) * jnp.dtype(self.dtype).itemsize
     if moved:

@@ -1,4 +1,5 @@
 """From logits to a token: the sampling distribution, and one draw from it per row."""
+
 import dataclasses
 
 import jax
@@ -10,6 +11,7 @@ NEVER = -1e30
 @dataclasses.dataclass(frozen=True)
 class Restriction:
   """Which tokens the sampling distribution leaves out; as it stands, none."""
+
   top_p: float = 1.0
   top_k: int = 0
   min_p: float = 0.0
@@ -61,7 +63,7 @@ def draw(keys, logp):
   n, vocab = logp.shape
   u = jax.vmap(lambda k: jax.random.uniform(k, ()))(keys)
   # Two levels, blocks and then tokens of one block: cheaper than one long cumulative sum, and more exact.
-  width = max(1, int(vocab ** 0.5))
+  width = max(1, int(vocab**0.5))
   blocks = -(-vocab // width)
   p = jnp.pad(jnp.exp(logp), ((0, 0), (0, blocks * width - vocab))).reshape(n, blocks, width)
   mass = p.sum(axis=2)

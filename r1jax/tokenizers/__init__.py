@@ -1,4 +1,5 @@
 """Text to token ids and back, one interface whatever is behind it: see base.Tokenizer."""
+
 import os
 
 from r1jax import modelfiles
@@ -7,12 +8,31 @@ from r1jax.tokenizers.bpe import ByteLevelTokenizer, is_byte_level
 from r1jax.tokenizers.chat import CHAT_TEMPLATES
 from r1jax.tokenizers.spm import SentencePieceTokenizer, to_tokenizer_json, train, transformers_config
 
-__all__ = ['CHAT_TEMPLATES', 'ByteLevelTokenizer', 'SentencePieceTokenizer', 'Tokenizer', 'TokenizerError', 'files',
-           'load', 'to_tokenizer_json', 'train', 'transformers_config']
+__all__ = [
+  'CHAT_TEMPLATES',
+  'ByteLevelTokenizer',
+  'SentencePieceTokenizer',
+  'Tokenizer',
+  'TokenizerError',
+  'files',
+  'load',
+  'to_tokenizer_json',
+  'train',
+  'transformers_config',
+]
 
 _JSON, _SPM = 'tokenizer.json', 'tokenizer.model'
-_FILES = (_JSON, _SPM, 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', 'chat_template.jinja',
-          'vocab.json', 'merges.txt', 'generation_config.json')
+_FILES = (
+  _JSON,
+  _SPM,
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'chat_template.jinja',
+  'vocab.json',
+  'merges.txt',
+  'generation_config.json',
+)
 
 
 def files(path):
@@ -21,8 +41,9 @@ def files(path):
   Raises:
     TokenizerError: no tokenizer there, or one of them is no file of the directory (see `modelfiles`); one line.
   """
-  found = [os.path.join(path, name) for name in _FILES
-           if modelfiles.find_json(os.path.join(path, name), TokenizerError)]
+  found = [
+    os.path.join(path, name) for name in _FILES if modelfiles.find_json(os.path.join(path, name), TokenizerError)
+  ]
   if not {_JSON, _SPM} & {os.path.basename(name) for name in found}:
     raise TokenizerError(f'{path}: no tokenizer there; pass a model directory, which holds {_JSON} or {_SPM}.')
   return found

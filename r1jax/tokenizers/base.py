@@ -1,4 +1,5 @@
 """What all tokenizers do alike: special tokens, chats, streams, and what lies beside the tokenizer's file."""
+
 import codecs
 import json
 import os
@@ -44,11 +45,15 @@ class Tokenizer:
       names = {k: v['content'] if isinstance(v, dict) else v for k, v in config.items() if k.endswith('_token')}
       self._names = {k: v for k, v in names.items() if v and isinstance(v, str)}  # not add_bos_token
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-      raise TokenizerError(f'{path}: its added tokens, or those of tokenizer_config.json beside it, cannot be read '
-                           f'({error!r}); fetch both again.') from error
+      raise TokenizerError(
+        f'{path}: its added tokens, or those of tokenizer_config.json beside it, cannot be read '
+        f'({error!r}); fetch both again.'
+      ) from error
     if odd:
-      raise TokenizerError(f'{path}: the added token {odd[0]!r} strips spaces or wants whole words, which is not '
-                           'supported; clear its lstrip, rstrip and single_word.')
+      raise TokenizerError(
+        f'{path}: the added token {odd[0]!r} strips spaces or wants whole words, which is not '
+        'supported; clear its lstrip, rstrip and single_word.'
+      )
     ids = vocab | self.added
     if not ids:
       raise TokenizerError(f'{path}: holds no token; fetch it again.')
@@ -64,12 +69,14 @@ class Tokenizer:
     named = ids.get(self._names.get('eos_token'))
     self.eos = tuple(dict.fromkeys([*([] if named is None else [named]), *eos, *more_eos]))
     if not self.eos:
-      raise TokenizerError(f'{path}: no token ends a text; name one as eos_token in tokenizer_config.json beside it, '
-                           'or its id as eos_token_id in generation_config.json.')
+      raise TokenizerError(
+        f'{path}: no token ends a text; name one as eos_token in tokenizer_config.json beside it, '
+        'or its id as eos_token_id in generation_config.json.'
+      )
     self._shown = {i: token for token, i in self.added.items() if token in self.special and i not in self.eos}
     self._any, self._special = chat.pattern(self.added), chat.pattern(self.special)
     self._not_special = chat.pattern(self.added.keys() - self.special)
-    self._template = template or own_template              # run when it is wanted: most work is done without it
+    self._template = template or own_template  # run when it is wanted: most work is done without it
 
   @property
   def chats(self):
@@ -97,11 +104,12 @@ class Tokenizer:
       TokenizerError: there is no chat template, or it refuses the messages; one line.
     """
     if not self._template:
-      raise TokenizerError(f'{self.path}: no chat template; put a chat_template.jinja beside it, or load it with '
-                           f'chat_template= one of {", ".join(chat.CHAT_TEMPLATES)}.')
+      raise TokenizerError(
+        f'{self.path}: no chat template; put a chat_template.jinja beside it, or load it with '
+        f'chat_template= one of {", ".join(chat.CHAT_TEMPLATES)}.'
+      )
     marked, sign = self._try(chat.mark, messages, self._any, self._special)
-    text = self._try(chat.render, self._template,
-                     self._names | {'messages': marked, 'add_generation_prompt': generate})
+    text = self._try(chat.render, self._template, self._names | {'messages': marked, 'add_generation_prompt': generate})
     return self._ids([part.replace(sign, '') for part in self._any.split(text)])
 
   def response(self, ids):
@@ -132,8 +140,9 @@ class Tokenizer:
     try:
       return function(*args, **kwargs)
     except Exception as error:  # a template is somebody else's program: it may raise anything
-      raise TokenizerError(f'{self.path}: its chat template fails ({one_line(error)}); correct the template or the '
-                           'messages.') from error
+      raise TokenizerError(
+        f'{self.path}: its chat template fails ({one_line(error)}); correct the template or the messages.'
+      ) from error
 
 
 class Stream:
@@ -201,8 +210,9 @@ def _beside(path):
     found = read(name).get('eos_token_id')
     eos += found if isinstance(found, list) else [] if found is None else [found]
     if not all(_is_id(i) for i in eos):
-      raise TokenizerError(f'{path}: eos_token_id in {name} beside it is {repr(found)[:100]}, not an id or a list of '
-                           'ids; correct it.')
+      raise TokenizerError(
+        f'{path}: eos_token_id in {name} beside it is {repr(found)[:100]}, not an id or a list of ids; correct it.'
+      )
   template = config.get('chat_template')
   if isinstance(template, list):
     template = next((t['template'] for t in template if isinstance(t, dict) and t.get('name') == 'default'), None)

@@ -1,4 +1,5 @@
 """Byte-level BPE as the `tokenizers` library writes it (tokenizer.json): Qwen, Llama 3, DeepSeek."""
+
 import functools
 import json
 
@@ -13,10 +14,29 @@ _BYTE_OF |= {chr(256 + n): b for n, b in enumerate(sorted(set(range(256)) - set(
 
 # What the library is given. Damaged settings of the others (Precompiled, Prepend, FixedLength) make it panic or end the
 # process; no byte-level tokenizer needs them. Checking settings holds for all texts, a trial in a process would not.
-_NORMALIZERS = {'NFC', 'NFD', 'NFKC', 'NFKD', 'Nmt', 'Lowercase', 'Strip', 'StripAccents', 'BertNormalizer',
-                'ByteLevel', 'Replace'}
-_SPLITTERS = {'Split', 'ByteLevel', 'Digits', 'Punctuation', 'Whitespace', 'WhitespaceSplit',
-              'UnicodeScripts', 'BertPreTokenizer'}
+_NORMALIZERS = {
+  'NFC',
+  'NFD',
+  'NFKC',
+  'NFKD',
+  'Nmt',
+  'Lowercase',
+  'Strip',
+  'StripAccents',
+  'BertNormalizer',
+  'ByteLevel',
+  'Replace',
+}
+_SPLITTERS = {
+  'Split',
+  'ByteLevel',
+  'Digits',
+  'Punctuation',
+  'Whitespace',
+  'WhitespaceSplit',
+  'UnicodeScripts',
+  'BertPreTokenizer',
+}
 
 
 def is_byte_level(spec):
@@ -34,8 +54,9 @@ class ByteLevelTokenizer(Tokenizer):
       raise TokenizerError(f'{path}: not byte-level BPE; if it was made from a tokenizer.model, put that beside it.')
     unknown = _unsupported(spec)
     if unknown:
-      raise TokenizerError(f'{path}: not a tokenizer that can be used here, as it has {unknown}; fetch it again, or '
-                           'use another model.')
+      raise TokenizerError(
+        f'{path}: not a tokenizer that can be used here, as it has {unknown}; fetch it again, or use another model.'
+      )
     # Added tokens are split off here, as a chat leaves some of them text; the library sees what lies between.
     bare = spec | {'added_tokens': [], 'post_processor': None, 'truncation': None, 'padding': None}
     self._bpe = _call(path, lambda: tokenizers.Tokenizer.from_str(json.dumps(bare)))
@@ -81,8 +102,12 @@ def _unsupported(spec):
       pattern = part.get('pattern')
       text = pattern.get('String') if isinstance(pattern, dict) else None
       # A text that grows, by one after the other, would fill the memory.
-      if part['type'] == 'Replace' and not (isinstance(text, str) and isinstance(part.get('content'), str)
-                                            and 0 < len(text) and len(part['content']) <= len(text)):
+      if part['type'] == 'Replace' and not (
+        isinstance(text, str)
+        and isinstance(part.get('content'), str)
+        and 0 < len(text)
+        and len(part['content']) <= len(text)
+      ):
         return f'the {key} {repr(part)[:100]}, which makes texts longer,'
       if text == '':
         return f'the {key} {repr(part)[:100]}, with nothing to look for,'

@@ -3,6 +3,7 @@
 jinja2's sandbox keeps them from what is not theirs, but not from loops and texts without end. So a process of its own
 runs them, which this file is the program of, with bounds on processor time and memory.
 """
+
 import contextlib
 import datetime
 import functools
@@ -19,18 +20,17 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.sandbox
 
-SECONDS = 5                       # of processor time that one conversation may take
-_MEMORY = 1 << 30                 # bytes
-_LONGEST = 1 << 24                # characters of a conversation
+SECONDS = 5  # of processor time that one conversation may take
+_MEMORY = 1 << 30  # bytes
+_LONGEST = 1 << 24  # characters of a conversation
 
 # r1: DeepSeek-R1 and its six distilled students.
-CHAT_TEMPLATES = {
-    'r1': (pathlib.Path(__file__).parent / 'r1.jinja').read_text(encoding='utf-8'),
-}
+CHAT_TEMPLATES = {'r1': (pathlib.Path(__file__).parent / 'r1.jinja').read_text(encoding='utf-8')}
 
 
 class _Generation(jinja2.ext.Extension):
   """{% generation %}, which tells trainers elsewhere what an assistant wrote: here its content as it is."""
+
   tags = {'generation'}
 
   def parse(self, parser):
@@ -42,7 +42,8 @@ class _Generation(jinja2.ext.Extension):
 def _compiled(text):
   """A jinja2 template with the functions that chat templates expect. Raises jinja2.TemplateError."""
   env = jinja2.sandbox.ImmutableSandboxedEnvironment(
-      trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation])
+    trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
+  )
   # jinja2's own tojson escapes for HTML.
   env.filters['tojson'] = lambda x, ensure_ascii=False, **options: json.dumps(x, ensure_ascii=ensure_ascii, **options)
   del env.globals['lipsum']
@@ -77,10 +78,17 @@ class _Process:
   def render(self, template, values):
     request = json.dumps([template, values]).encode() + b'\n'
     with self._lock:
-      if self._child is None or self._pid != os.getpid() or self._child.poll() is not None:   # a fork has its own
-        self._child, self._pid = subprocess.Popen(
-            [sys.executable, '-P', __file__, str(SECONDS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, start_new_session=True), os.getpid()   # Ctrl-C is not meant for it
+      if self._child is None or self._pid != os.getpid() or self._child.poll() is not None:  # a fork has its own
+        self._child, self._pid = (
+          subprocess.Popen(
+            [sys.executable, '-P', __file__, str(SECONDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+          ),
+          os.getpid(),
+        )  # Ctrl-C is not meant for it
       child, answer = self._child, b''
       try:
         with contextlib.suppress(BrokenPipeError):
@@ -88,7 +96,7 @@ class _Process:
           child.stdin.flush()
         answer = child.stdout.readline()
       finally:
-        if not answer.endswith(b'\n'):                      # it was ended, or we are
+        if not answer.endswith(b'\n'):  # it was ended, or we are
           self._child = None
           child.kill()
           child.communicate()
@@ -102,7 +110,7 @@ class _Process:
 
 def _serve(seconds):
   """Answers a line [template, values] by a line [text, error], until there are no more."""
-  with contextlib.suppress(OSError, ValueError):             # not every system can
+  with contextlib.suppress(OSError, ValueError):  # not every system can
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   for line in sys.stdin.buffer:
@@ -115,7 +123,7 @@ def _serve(seconds):
       text = _compiled(template).render(values)
       if len(text) > _LONGEST:
         text, error = '', f'it writes {len(text)} characters, over {_LONGEST}'
-    except Exception as raised:                              # somebody else's program: it may raise anything
+    except Exception as raised:  # somebody else's program: it may raise anything
       error = ' '.join(str(raised)[:10_000].split())[:500] or type(raised).__name__
     sys.stdout.write(json.dumps([text, error]) + '\n')
     sys.stdout.flush()
@@ -145,8 +153,14 @@ def mark(messages, tokens, tokens_of_assistant):
   used = set(json.dumps(messages, ensure_ascii=False))
   sign = next(c for c in map(chr, range(0xE000, 0x110000)) if c not in used)
   assistant = [m.get('role') == 'assistant' for m in messages]
-  return [{key: _mark(value, tokens_of_assistant if own else tokens, sign)
-           for key, value in message.items() if value is not None} for message, own in zip(messages, assistant)], sign
+  return [
+    {
+      key: _mark(value, tokens_of_assistant if own else tokens, sign)
+      for key, value in message.items()
+      if value is not None
+    }
+    for message, own in zip(messages, assistant)
+  ], sign
 
 
 def _mark(value, tokens, sign):

@@ -1,4 +1,5 @@
 """A value network, shaped like the policy with one number a token for an output: its values, and its gradient."""
+
 import functools
 
 import flax.struct
@@ -18,6 +19,7 @@ class ValueBatch:
     returns: f32[P, G, T], what was gained from each token on.
     old_values: f32[P, G, T], of the network before the rollout's first update.
   """
+
   prompts: jax.Array
   prompt_lengths: jax.Array
   responses: jax.Array
@@ -28,8 +30,17 @@ class ValueBatch:
 
 def _values(params, batch, cfg, options):
   params, hidden, _ = models.threaded_response(
-      params, cfg, batch.prompts, batch.prompt_lengths, batch.responses, batch.lengths,
-      dtype=jnp.dtype(options.dtype), remat=options.remat, attention=options.attention, mesh=options.mesh)
+    params,
+    cfg,
+    batch.prompts,
+    batch.prompt_lengths,
+    batch.responses,
+    batch.lengths,
+    dtype=jnp.dtype(options.dtype),
+    remat=options.remat,
+    attention=options.attention,
+    mesh=options.mesh,
+  )
   return models.scores(params, hidden), params
 
 

@@ -1,4 +1,5 @@
 """Next-token training on packed rows of text."""
+
 import functools
 
 import jax
@@ -19,13 +20,15 @@ def loss(params, cfg, tokens):
   b, t = tokens.shape
   positions = jnp.broadcast_to(jnp.arange(t - 1), (b, 1, t - 1))
   hidden, _, load = models.forward(params, cfg, tokens[:, None, :-1], positions)
-  logp, _ = models.token_logprobs(hidden.reshape(-1, cfg.embed), models.unembedding(params), tokens[:, 1:].reshape(-1),
-                                  LOGIT_CHUNK)
+  logp, _ = models.token_logprobs(
+    hidden.reshape(-1, cfg.embed), models.unembedding(params), tokens[:, 1:].reshape(-1), LOGIT_CHUNK
+  )
   return -logp.mean(), load
 
 
-@functools.partial(jax.jit, static_argnames=('cfg', 'optimizer', 'balance_rate'),
-                   donate_argnames=('params', 'opt_state'))
+@functools.partial(
+  jax.jit, static_argnames=('cfg', 'optimizer', 'balance_rate'), donate_argnames=('params', 'opt_state')
+)
 def step(params, opt_state, tokens, *, cfg, optimizer, balance_rate=0.0):
   """One optimizer step; returns params, opt_state, loss. balance_rate: see `models.balance`."""
   (value, load), grads = jax.value_and_grad(loss, has_aux=True)(params, cfg, tokens)

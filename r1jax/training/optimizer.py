@@ -1,4 +1,5 @@
 """The optimiser of a run, from its config."""
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,9 +10,11 @@ from r1jax.params import is_spec
 def schedule(cfg, steps):
   """Learning rate at each optimizer step: linear warm-up, then constant, linear or cosine to a floor."""
   rest = max(steps - cfg.warmup, 1)
-  after = {'constant': lambda: optax.constant_schedule(cfg.learning_rate),
-           'linear': lambda: optax.linear_schedule(cfg.learning_rate, cfg.learning_rate * cfg.final_fraction, rest),
-           'cosine': lambda: optax.cosine_decay_schedule(cfg.learning_rate, rest, cfg.final_fraction)}[cfg.schedule]()
+  after = {
+    'constant': lambda: optax.constant_schedule(cfg.learning_rate),
+    'linear': lambda: optax.linear_schedule(cfg.learning_rate, cfg.learning_rate * cfg.final_fraction, rest),
+    'cosine': lambda: optax.cosine_decay_schedule(cfg.learning_rate, rest, cfg.final_fraction),
+  }[cfg.schedule]()
   if not cfg.warmup:
     return after
   # The first step already moves: (step + 1) / warmup of the rate.
@@ -41,6 +44,7 @@ def keep_moments(optimizer, dtype):
   def update(grads, state, params):
     updates, state = optimizer.update(wide(grads), cast(state, params, jnp.float32), wide(params))
     return updates, cast(state, params, dtype)
+
   return optax.GradientTransformation(init, update)
 
 
@@ -55,6 +59,7 @@ def map_moments(f, state, like, other=lambda x: x):
   def one(at, x):
     owner = next((named[keystr(at[i:])] for i in range(len(at)) if keystr(at[i:]) in named), None)
     return other(x) if owner is None else f(x, owner)
+
   return jax.tree_util.tree_map_with_path(one, state)
 
 
@@ -64,10 +69,19 @@ def _make(cfg, steps, specs):
   if cfg.name == 'adam':
     return optax.chain(clip, optax.adamw(rate, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay))
   # An update of a matrix has the root mean square of a typical Adam update, so one learning rate serves both.
-  return optax.chain(clip, optax.contrib.muon(
-      rate, consistent_rms=0.2, eps=cfg.eps, weight_decay=cfg.weight_decay,
-      adam_b1=cfg.b1, adam_b2=cfg.b2, adam_weight_decay=cfg.weight_decay,
-      muon_weight_dimension_numbers=jax.tree.map(_matrix, specs, is_leaf=is_spec)))
+  return optax.chain(
+    clip,
+    optax.contrib.muon(
+      rate,
+      consistent_rms=0.2,
+      eps=cfg.eps,
+      weight_decay=cfg.weight_decay,
+      adam_b1=cfg.b1,
+      adam_b2=cfg.b2,
+      adam_weight_decay=cfg.weight_decay,
+      muon_weight_dimension_numbers=jax.tree.map(_matrix, specs, is_leaf=is_spec),
+    ),
+  )
 
 
 def _matrix(spec):

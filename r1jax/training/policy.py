@@ -1,4 +1,5 @@
 """The policy update: compiled programs for log-probs, gradients of one microbatch, and the optimizer step."""
+
 import functools
 
 import flax.struct
@@ -22,6 +23,7 @@ class PolicyBatch:
       update of the rollout and they equal the policy's own.
     ref_logp: f32[P, G, T], the reference policy's; None without a KL term.
   """
+
   prompts: jax.Array
   prompt_lengths: jax.Array
   responses: jax.Array
@@ -35,6 +37,7 @@ class PolicyBatch:
 @flax.struct.dataclass
 class Totals:
   """f32[] each: responses and response tokens in the whole minibatch, the divisors of every microbatch."""
+
   rows: jax.Array
   tokens: jax.Array
 
@@ -42,6 +45,7 @@ class Totals:
 @flax.struct.dataclass
 class Options:
   """How log-probs are computed: static settings of the programs below."""
+
   temperature: float = flax.struct.field(pytree_node=False)
   logit_chunk: int = flax.struct.field(pytree_node=False)
   dtype: str = flax.struct.field(pytree_node=False)
@@ -50,15 +54,24 @@ class Options:
   attention: str = flax.struct.field(pytree_node=False, default='auto')
 
   def __post_init__(self):
-    models.Attention(self.attention, self.mesh)          # refuses what the devices cannot do before anything compiles
+    models.Attention(self.attention, self.mesh)  # refuses what the devices cannot do before anything compiles
 
 
 def _logprobs(params, cfg, batch, options):
   """Log-probs and entropies of the responses, f32[P, G, T] each, the load of experts (see `models.forward`), and params
   for who adds gradients up in place (see `models.remat`)."""
   params, hidden, load = models.threaded_response(
-      params, cfg, batch.prompts, batch.prompt_lengths, batch.responses, batch.lengths,
-      dtype=jnp.dtype(options.dtype), remat=options.remat, attention=options.attention, mesh=options.mesh)
+    params,
+    cfg,
+    batch.prompts,
+    batch.prompt_lengths,
+    batch.responses,
+    batch.lengths,
+    dtype=jnp.dtype(options.dtype),
+    remat=options.remat,
+    attention=options.attention,
+    mesh=options.mesh,
+  )
   flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
   logp, entropy = logprobs_of(flat(hidden), models.unembedding(params), flat(batch.responses), options)
   return logp.reshape(batch.responses.shape), entropy.reshape(batch.responses.shape), load, params
@@ -68,8 +81,9 @@ def logprobs_of(hidden, unembed, targets, options):
   """Log-probs and entropies, f32[P, N] each, of targets i32[P, N] from hidden states [P, N, embed] that tell them."""
   if options.mesh is not None and options.mesh.size > 1:
     return models.sharded_logprobs(hidden, unembed, targets, options.logit_chunk, options.mesh, options.temperature)
-  found = models.token_logprobs(hidden.reshape(-1, hidden.shape[-1]), unembed, targets.reshape(-1),
-                                options.logit_chunk, options.temperature)
+  found = models.token_logprobs(
+    hidden.reshape(-1, hidden.shape[-1]), unembed, targets.reshape(-1), options.logit_chunk, options.temperature
+  )
   return tuple(x.reshape(targets.shape) for x in found)
 
 
@@ -87,10 +101,15 @@ def policy_loss(params, batch, totals, *, cfg, options, loss, max_response):
   own = jax.lax.stop_gradient(logp)
   mask = jnp.arange(logp.shape[1]) < batch.lengths.reshape(-1, 1)
   terms = losses.PolicyTerms(
-      mask=mask, advantage=flat(batch.advantage) if batch.advantage.ndim == 3 else batch.advantage.reshape(-1),
-      old_logp=own if batch.old_logp is None else flat(batch.old_logp),
-      ref_logp=own if batch.ref_logp is None else flat(batch.ref_logp),
-      sampler_logp=flat(batch.sampler_logp), rows=totals.rows, tokens=totals.tokens, max_length=max_response)
+    mask=mask,
+    advantage=flat(batch.advantage) if batch.advantage.ndim == 3 else batch.advantage.reshape(-1),
+    old_logp=own if batch.old_logp is None else flat(batch.old_logp),
+    ref_logp=own if batch.ref_logp is None else flat(batch.ref_logp),
+    sampler_logp=flat(batch.sampler_logp),
+    rows=totals.rows,
+    tokens=totals.tokens,
+    max_length=max_response,
+  )
   value, metrics = losses.LOSSES[loss.name](logp, terms, loss)
   entropy = jnp.where(mask, entropy, 0).sum() / totals.tokens
   metrics = metrics | {'policy/entropy': entropy, 'policy/loss': value}
@@ -103,15 +122,26 @@ def policy_loss(params, batch, totals, *, cfg, options, loss, max_response):
 
 def accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response):
   """Adds a microbatch's gradient to `grads`, which is donated. Returns grads, metrics."""
-  return _accumulate(params, grads, batch, totals, cfg=cfg, options=options, loss=loss, max_response=max_response,
-                     places=places_of(grads))
+  return _accumulate(
+    params,
+    grads,
+    batch,
+    totals,
+    cfg=cfg,
+    options=options,
+    loss=loss,
+    max_response=max_response,
+    places=places_of(grads),
+  )
 
 
-@functools.partial(jax.jit, static_argnames=('cfg', 'options', 'loss', 'max_response', 'places'),
-                   donate_argnames=('grads',))
+@functools.partial(
+  jax.jit, static_argnames=('cfg', 'options', 'loss', 'max_response', 'places'), donate_argnames=('grads',)
+)
 def _accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response, places):
-  run = functools.partial(policy_loss, batch=batch, totals=totals, cfg=cfg, options=options, loss=loss,
-                          max_response=max_response)
+  run = functools.partial(
+    policy_loss, batch=batch, totals=totals, cfg=cfg, options=options, loss=loss, max_response=max_response
+  )
   return add_gradient(run, params, grads, options.remat, places)
 
 
@@ -127,7 +157,7 @@ def add_gradient(loss, params, grads, remat, places):
 
   (value, _), back, metrics = jax.vjp(threaded, params, has_aux=True)
   # The sum so far goes in where the last layers' gradient begins, and comes out with the microbatch's added.
-  grads, = back((jnp.ones_like(value), grads))
+  (grads,) = back((jnp.ones_like(value), grads))
   return _lay(grads, places), metrics
 
 
@@ -143,7 +173,7 @@ def apply(state, grads, load=None, *, optimizer, balance_rate=0.0):
   Returns:
     TrainState, and the gradient's global norm before clipping.
   """
-  reference, state = state.reference, state.replace(reference=None)     # may lie in the host's memory
+  reference, state = state.reference, state.replace(reference=None)  # may lie in the host's memory
   state, norm = _apply(state, grads, load, optimizer=optimizer, balance_rate=balance_rate, places=places_of(state))
   return state.replace(reference=reference), norm
 
@@ -180,5 +210,7 @@ def _lay(tree, places):
 
 def combine(metrics):
   """Metrics of a list of microbatches: sums, except maxima (`_max`) and minima (`_min`)."""
-  return {name: (max if name.endswith('_max') else min if name.endswith('_min') else sum)(m[name] for m in metrics)
-          for name in metrics[0]}
+  return {
+    name: (max if name.endswith('_max') else min if name.endswith('_min') else sum)(m[name] for m in metrics)
+    for name in metrics[0]
+  }

@@ -1,4 +1,5 @@
 """Learning to score: the gradient of one microbatch of labelled rows, and an optimizer step over several."""
+
 import functools
 
 import flax.struct
@@ -22,6 +23,7 @@ class ScoreBatch:
     marks: i32[B, S], positions whose scores count; negative ones fill up.
     labels: f32[B, S]; negative: none. Of pairs, rows are chosen and rejected in turn.
   """
+
   tokens: jax.Array
   lengths: jax.Array
   marks: jax.Array
@@ -38,16 +40,25 @@ def accumulate(params, grads, batch, count, *, cfg, options, objective):
   Returns:
     grads; and metrics, this microbatch's share of the batch's.
   """
-  return _accumulate(params, grads, batch, count, cfg=cfg, options=options, objective=objective,
-                     places=policy.places_of(grads))
+  return _accumulate(
+    params, grads, batch, count, cfg=cfg, options=options, objective=objective, places=policy.places_of(grads)
+  )
 
 
 @functools.partial(jax.jit, static_argnames=('cfg', 'options', 'objective', 'places'), donate_argnames=('grads',))
 def _accumulate(params, grads, batch, count, *, cfg, options, objective, places):
   def loss(params):
     params, scores, load = models.threaded_scores(
-        params, cfg, batch.tokens, batch.lengths, batch.marks, dtype=jnp.dtype(options.dtype), remat=options.remat,
-        attention=options.attention, mesh=options.mesh)
+      params,
+      cfg,
+      batch.tokens,
+      batch.lengths,
+      batch.marks,
+      dtype=jnp.dtype(options.dtype),
+      remat=options.remat,
+      attention=options.attention,
+      mesh=options.mesh,
+    )
     value, metrics = losses.SCORE_LOSSES[objective](scores, batch.labels, count)
     return value, (metrics if load is None else metrics | {'moe/load': load}, params)
 
@@ -67,9 +78,11 @@ class ScoreUpdater:
   def __init__(self, cfg, model, optimizer, mesh):
     self.size, self.objective = cfg.microbatch or cfg.batch, cfg.objective
     shards = parallel.batch_shards(mesh)
-    require(self.size % shards == 0,
-            f"{self.size} examples a microbatch do not divide over {shards} devices on axes 'data', 'fsdp' and "
-            f"'expert'; set microbatch (or batch) to a multiple of {shards} or use a smaller mesh.")
+    require(
+      self.size % shards == 0,
+      f"{self.size} examples a microbatch do not divide over {shards} devices on axes 'data', 'fsdp' and "
+      f"'expert'; set microbatch (or batch) to a multiple of {shards} or use a smaller mesh.",
+    )
     self._cfg, self._model, self._optimizer = cfg, model, optimizer
     self.options = policy.Options(1.0, 1, cfg.model.dtype, cfg.model.remat, mesh, cfg.model.attention)
     self.sharding, self.everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
@@ -86,10 +99,16 @@ class ScoreUpdater:
     """
     count = parallel.put(np.float32(self._count(examples)), self.everywhere)
     state, metrics = accumulated_step(
-        state, self._microbatches(examples),
-        lambda params, grads, batch: accumulate(params, grads, batch, count, cfg=self._model, options=self.options,
-                                                objective=self.objective),
-        self._cfg.grad_dtype, self._optimizer, self._cfg.balance_rate, 'grad_norm')
+      state,
+      self._microbatches(examples),
+      lambda params, grads, batch: accumulate(
+        params, grads, batch, count, cfg=self._model, options=self.options, objective=self.objective
+      ),
+      self._cfg.grad_dtype,
+      self._optimizer,
+      self._cfg.balance_rate,
+      'grad_norm',
+    )
     return state, trained(metrics, step)
 
   def _count(self, examples):
@@ -103,10 +122,11 @@ class ScoreUpdater:
     longest = lambda example: max(len(row.ids) for row in example.rows)
     examples = sorted(examples, key=longest)
     for first in range(0, len(examples), self.size):
-      some = examples[first:first + self.size]
+      some = examples[first : first + self.size]
       length = rows_lib.padded(longest(some[-1]))
       marks = rows_lib.padded(max(e.labels.shape[1] for e in some), least=1)
       tokens, lengths, places = rows_lib.pad([row for e in some for row in e.rows], length, marks)
-      labels = np.concatenate([np.pad(e.labels, ((0, 0), (0, marks - e.labels.shape[1])), constant_values=-1)
-                               for e in some])
+      labels = np.concatenate(
+        [np.pad(e.labels, ((0, 0), (0, marks - e.labels.shape[1])), constant_values=-1) for e in some]
+      )
       yield parallel.put(ScoreBatch(tokens, lengths, places, labels), self.sharding)

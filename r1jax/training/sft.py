@@ -1,4 +1,5 @@
 """Learning to imitate: the gradient of one microbatch of packed rows, and an optimizer step over several."""
+
 import functools
 
 import flax.struct
@@ -19,6 +20,7 @@ class PackedBatch:
   Attributes:
     tokens, segments, positions: i32[B, T]; response: bool[B, T].
   """
+
   tokens: jax.Array
   segments: jax.Array
   positions: jax.Array
@@ -30,11 +32,19 @@ def packed_loss(params, batch, count, *, cfg, options):
 
   Position t tells the token at t + 1; of a text's first token nothing is asked.
   """
-  middle = lambda x: x[:, None]                         # [B, 1, T]: a group of one to each row
+  middle = lambda x: x[:, None]  # [B, 1, T]: a group of one to each row
   params, hidden, _, load = models.threaded_forward(
-      params, cfg, middle(batch.tokens), middle(batch.positions), real=middle(batch.segments > 0),
-      segments=middle(batch.segments), dtype=jnp.dtype(options.dtype), remat=options.remat,
-      attention=options.attention, mesh=options.mesh)
+    params,
+    cfg,
+    middle(batch.tokens),
+    middle(batch.positions),
+    real=middle(batch.segments > 0),
+    segments=middle(batch.segments),
+    dtype=jnp.dtype(options.dtype),
+    remat=options.remat,
+    attention=options.attention,
+    mesh=options.mesh,
+  )
   ahead = lambda x: jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
   targets, mask = ahead(batch.tokens), ahead(batch.response)
   logp, entropy = policy.logprobs_of(hidden[:, 0], models.unembedding(params), targets, options)
@@ -81,9 +91,11 @@ class SFTUpdater:
 
   def __init__(self, cfg, model, optimizer, mesh):
     self.size, shards = cfg.microbatch or cfg.batch, parallel.batch_shards(mesh)
-    require(self.size % shards == 0,
-            f"{self.size} rows a microbatch do not divide over {shards} devices on axes 'data', 'fsdp' and "
-            f"'expert'; set microbatch (or batch) to a multiple of {shards} or use a smaller mesh.")
+    require(
+      self.size % shards == 0,
+      f"{self.size} rows a microbatch do not divide over {shards} devices on axes 'data', 'fsdp' and "
+      f"'expert'; set microbatch (or batch) to a multiple of {shards} or use a smaller mesh.",
+    )
     self._cfg, self._model, self.optimizer = cfg, model, optimizer
     self.options = policy.Options(1.0, cfg.logit_chunk, cfg.model.dtype, cfg.model.remat, mesh, cfg.model.attention)
     self.sharding, self.everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
@@ -99,9 +111,14 @@ class SFTUpdater:
     """
     count = self._count(arrays)
     state, metrics = accumulated_step(
-        state, self._microbatches(arrays),
-        lambda params, grads, batch: accumulate(params, grads, batch, count, cfg=self._model, options=self.options),
-        self._cfg.grad_dtype, self.optimizer, self._cfg.balance_rate, 'grad_norm')
+      state,
+      self._microbatches(arrays),
+      lambda params, grads, batch: accumulate(params, grads, batch, count, cfg=self._model, options=self.options),
+      self._cfg.grad_dtype,
+      self.optimizer,
+      self._cfg.balance_rate,
+      'grad_norm',
+    )
     return state, trained(metrics, step)
 
   def evaluate(self, params, pieces):
@@ -109,10 +126,11 @@ class SFTUpdater:
     found, count = [], 0
     for arrays in pieces:
       count += int(arrays[-1][:, 1:].sum())
-      more = self.size - len(arrays[0])                 # filled up with rows of nothing
-      batch, = self._microbatches([np.pad(x, ((0, more), (0, 0))) for x in arrays])
-      found.append(_metrics(params, batch, parallel.put(np.float32(1), self.everywhere), cfg=self._model,
-                            options=self.options))
+      more = self.size - len(arrays[0])  # filled up with rows of nothing
+      (batch,) = self._microbatches([np.pad(x, ((0, more), (0, 0))) for x in arrays])
+      found.append(
+        _metrics(params, batch, parallel.put(np.float32(1), self.everywhere), cfg=self._model, options=self.options)
+      )
     return {name: float(x) / count for name, x in policy.combine(parallel.get(found)).items()}
 
   def _count(self, arrays):
@@ -120,4 +138,4 @@ class SFTUpdater:
 
   def _microbatches(self, arrays):
     for first in range(0, len(arrays[0]), self.size):
-      yield parallel.put(PackedBatch(*(x[first:first + self.size] for x in arrays)), self.sharding)
+      yield parallel.put(PackedBatch(*(x[first : first + self.size] for x in arrays)), self.sharding)

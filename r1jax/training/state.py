@@ -1,4 +1,5 @@
 """What a training run carries from step to step."""
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from r1jax.training.optimizer import map_moments
 @flax.struct.dataclass
 class TrainState:
   """params, optimizer state, the number of optimizer steps taken (i32[]), and the reference policy or None."""
+
   params: dict
   opt_state: optax.OptState
   opt_step: jax.Array
@@ -34,8 +36,12 @@ def abstract_state(specs, optimizer, mesh, reference, train):
   everywhere = parallel.replicated(mesh)
   # An optimizer's moments lie as the parameter they belong to; its counters lie everywhere.
   opt_state = map_moments(laid_out, jax.eval_shape(optimizer.init, params), sharding, lambda x: laid_out(x, everywhere))
-  return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
-                    in_memory(of(train.reference_dtype), train.reference_memory) if reference else None)
+  return TrainState(
+    params,
+    opt_state,
+    jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+    in_memory(of(train.reference_dtype), train.reference_memory) if reference else None,
+  )
 
 
 def in_memory(tree, memory):
@@ -46,16 +52,22 @@ def in_memory(tree, memory):
 
   def move(x):
     to = x.sharding.with_memory_kind(kind)
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to) if isinstance(x, jax.ShapeDtypeStruct) else (
-        jax.device_put(x, to))
+    return (
+      jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
+      if isinstance(x, jax.ShapeDtypeStruct)
+      else (jax.device_put(x, to))
+    )
+
   return jax.tree.map(move, tree)
 
 
 def dtypes(specs, dtype):
   """{dotted name: dtype} of parameters kept in `dtype`."""
   named = jax.tree_util.tree_leaves_with_path(specs, is_leaf=params_lib.is_spec)
-  return {jax.tree_util.keystr(at, simple=True, separator='.'): jnp.dtype('float32' if at[-1].key in EXACT else dtype)
-          for at, _ in named}
+  return {
+    jax.tree_util.keystr(at, simple=True, separator='.'): jnp.dtype('float32' if at[-1].key in EXACT else dtype)
+    for at, _ in named
+  }
 
 
 def refresh(params, reference):

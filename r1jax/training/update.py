@@ -1,4 +1,5 @@
 """One rollout's worth of learning: minibatches of whole groups, each an optimizer step over microbatches."""
+
 import dataclasses
 import functools
 import operator
@@ -18,6 +19,7 @@ class NonFiniteError(FloatingPointError):
 @dataclasses.dataclass(frozen=True)
 class Graded:
   """A rollout on the host, as NumPy arrays: fields as in `policy.PolicyBatch`, T up to max_response."""
+
   prompts: np.ndarray
   prompt_lengths: np.ndarray
   responses: np.ndarray
@@ -53,8 +55,9 @@ class Updater:
       require(value in known, f'loss.{key} is {value!r}; known: {", ".join(known)}.')
     self.cfg, self.model, self.optimizer = cfg, model, optimizer
     self._check_tiles(parallel.batch_shards(mesh))
-    self.options = policy.Options(cfg.rollout.temperature, cfg.train.logit_chunk, cfg.model.dtype, cfg.model.remat,
-                                  mesh, cfg.model.attention)
+    self.options = policy.Options(
+      cfg.rollout.temperature, cfg.train.logit_chunk, cfg.model.dtype, cfg.model.remat, mesh, cfg.model.attention
+    )
     self.sharding = parallel.batch_sharding(mesh)
     self.everywhere = parallel.replicated(mesh)
 
@@ -66,13 +69,17 @@ class Updater:
       passes['a rollout'] = rollout.prompts
     for name, prompts in passes.items():
       rows, groups = _tile(train, prompts, rollout.samples)
-      require(groups % shards == 0,
-              f'{groups} prompts a microbatch do not divide over {shards} {axes}; '
-              f'set train.microbatch to a multiple of {rows * shards} or use a smaller mesh.')
-      require(prompts % groups % shards == 0,
-              f'the {prompts} prompts of {name} in microbatches of {groups} ({train.microbatch} responses, {rows} of a '
-              f'prompt) leave {prompts % groups} over, which do not divide over {shards} {axes}; set train.microbatch '
-              f'so that {prompts} is a multiple of its prompts, or rollout.prompts, or use a smaller mesh.')
+      require(
+        groups % shards == 0,
+        f'{groups} prompts a microbatch do not divide over {shards} {axes}; '
+        f'set train.microbatch to a multiple of {rows * shards} or use a smaller mesh.',
+      )
+      require(
+        prompts % groups % shards == 0,
+        f'the {prompts} prompts of {name} in microbatches of {groups} ({train.microbatch} responses, {rows} of a '
+        f'prompt) leave {prompts % groups} over, which do not divide over {shards} {axes}; set train.microbatch '
+        f'so that {prompts} is a multiple of its prompts, or rollout.prompts, or use a smaller mesh.',
+      )
 
   def single(self):
     """Whether a rollout gives one optimizer step: then its old log-probs are the policy's own."""
@@ -85,15 +92,18 @@ class Updater:
   def logprobs(self, params, rollout):
     """Starts the log-prob pass of a rollout. Returns a function that waits for f32[P, G, T], zeros after the end."""
     bare = dataclasses.replace(rollout, advantage=None, old_logp=None, ref_logp=None)
-    begun = [(at, policy.logprobs(params, batch, cfg=self.model, options=self.options))
-             for at, batch in self._microbatches(bare)]
+    begun = [
+      (at, policy.logprobs(params, batch, cfg=self.model, options=self.options))
+      for at, batch in self._microbatches(bare)
+    ]
 
     def wait():
       out = np.zeros(rollout.responses.shape, np.float32)
       for (groups, rows), logp in begun:
         logp = parallel.get(logp)
-        out[groups, rows, :logp.shape[2]] = logp
+        out[groups, rows, : logp.shape[2]] = logp
       return out
+
     return wait
 
   def update(self, state, rollout, step):
@@ -113,25 +123,36 @@ class Updater:
     for epoch in range(self.cfg.train.epochs):
       order = np.random.default_rng([self.cfg.seed, step, epoch]).permutation(len(rollout.prompts))
       for mini in range(self.cfg.train.minibatches):
-        state, found = self._step(state, _take(rollout, order[mini * size:(mini + 1) * size]))
+        state, found = self._step(state, _take(rollout, order[mini * size : (mini + 1) * size]))
         bad = [name for name in ('policy/loss', 'policy/grad_norm') if not np.isfinite(found[name])]
         if bad:
-          raise NonFiniteError(f'{" and ".join(bad)} not finite at step {step}, epoch {epoch}, minibatch {mini} '
-                               f'({found[bad[0]]}); the last checkpoint is intact. Lower optimizer.learning_rate '
-                               'or look at the samples.')
+          raise NonFiniteError(
+            f'{" and ".join(bad)} not finite at step {step}, epoch {epoch}, minibatch {mini} '
+            f'({found[bad[0]]}); the last checkpoint is intact. Lower optimizer.learning_rate '
+            'or look at the samples.'
+          )
         metrics.append(found)
-    return state, {name: (max if name.endswith('_max') else np.mean)([m[name] for m in metrics])
-                   for name in metrics[0]}
+    return state, {name: (max if name.endswith('_max') else np.mean)([m[name] for m in metrics]) for name in metrics[0]}
 
   def _step(self, state, rollout):
     totals = policy.Totals(np.float32(rollout.lengths.size), np.float32(rollout.lengths.sum()))
     totals = parallel.put(totals, self.everywhere)
-    accumulate = functools.partial(policy.accumulate, cfg=self.model, options=self.options, loss=self.cfg.loss,
-                                   max_response=self.cfg.rollout.max_response)
+    accumulate = functools.partial(
+      policy.accumulate,
+      cfg=self.model,
+      options=self.options,
+      loss=self.cfg.loss,
+      max_response=self.cfg.rollout.max_response,
+    )
     return accumulated_step(
-        state, (batch for _, batch in self._microbatches(rollout)),
-        lambda params, grads, batch: accumulate(params, grads, batch, totals), self.cfg.train.grad_dtype,
-        self.optimizer, self.cfg.train.balance_rate, 'policy/grad_norm')
+      state,
+      (batch for _, batch in self._microbatches(rollout)),
+      lambda params, grads, batch: accumulate(params, grads, batch, totals),
+      self.cfg.train.grad_dtype,
+      self.optimizer,
+      self.cfg.train.balance_rate,
+      'policy/grad_norm',
+    )
 
   def _microbatches(self, rollout):
     """Yields ((groups, rows) to index the rollout with, PolicyBatch on the device).
@@ -147,7 +168,7 @@ class Updater:
     for row in range(0, g, rows_each):
       for group in range(0, p, groups_each):
         groups = np.arange(group, min(group + groups_each, p))[:, None]
-        rows = order[groups[:, 0], row:row + rows_each]
+        rows = order[groups[:, 0], row : row + rows_each]
         length = bucket(int(rollout.lengths[groups, rows].max()), self.cfg.rollout.max_response)
         yield (groups, rows), parallel.put(_cut(rollout, groups, rows, length), self.sharding)
 
@@ -180,8 +201,10 @@ def trained(metrics, step):
   metrics = {name if '/' in name else f'train/{name}': x for name, x in metrics.items()}
   bad = [name for name in ('train/loss', 'train/grad_norm') if not np.isfinite(metrics[name])]
   if bad:
-    raise NonFiniteError(f'{" and ".join(bad)} not finite at step {step} ({metrics[bad[0]]}); the last checkpoint is '
-                         'intact. Lower optimizer.learning_rate or look at the data.')
+    raise NonFiniteError(
+      f'{" and ".join(bad)} not finite at step {step} ({metrics[bad[0]]}); the last checkpoint is '
+      'intact. Lower optimizer.learning_rate or look at the data.'
+    )
   return metrics
 
 
@@ -194,7 +217,9 @@ def expert_metrics(load):
     return {}
   share = load / np.maximum(load.mean(axis=1, keepdims=True), 1e-9)
   return {f'moe/load/{i:03d}': x for i, x in enumerate(share.mean(axis=0))} | {
-      'moe/load_max': share.max(), 'moe/load_min': share.min()}
+    'moe/load_max': share.max(),
+    'moe/load_min': share.min(),
+  }
 
 
 def _tile(train, prompts, samples):
@@ -209,10 +234,15 @@ def _cut(rollout, groups, rows, length):
   cut = lambda x: None if x is None else np.ascontiguousarray(x[groups, rows][..., :length])
   by_token = rollout.advantage is not None and rollout.advantage.ndim == 3
   return policy.PolicyBatch(
-      rollout.prompts[groups[:, 0]], rollout.prompt_lengths[groups[:, 0]], cut(rollout.responses),
-      rollout.lengths[groups, rows],
-      cut(rollout.advantage) if by_token or rollout.advantage is None else rollout.advantage[groups, rows],
-      cut(rollout.sampler_logp), cut(rollout.old_logp), cut(rollout.ref_logp))
+    rollout.prompts[groups[:, 0]],
+    rollout.prompt_lengths[groups[:, 0]],
+    cut(rollout.responses),
+    rollout.lengths[groups, rows],
+    cut(rollout.advantage) if by_token or rollout.advantage is None else rollout.advantage[groups, rows],
+    cut(rollout.sampler_logp),
+    cut(rollout.old_logp),
+    cut(rollout.ref_logp),
+  )
 
 
 def _take(rollout, groups):

@@ -1,8 +1,9 @@
 """Run by test_hf_processes.py on eight devices of one process, or of two: a mesh must not change what is read.
 
-  python on_meshes.py DIR              one process
-  python on_meshes.py DIR RANK PORT    one of two
+python on_meshes.py DIR              one process
+python on_meshes.py DIR RANK PORT    one of two
 """
+
 import pathlib
 import sys
 
@@ -24,8 +25,9 @@ def read(path, mesh):
   specs = models.specs(cfg)
   abstract = params_lib.abstract(specs, jnp.float32, parallel.shardings(specs, mesh))
   params, count = hf.load(path, cfg, found, abstract)
-  jax.tree.map(lambda x, like: x.sharding.is_equivalent_to(like.sharding, x.ndim) or sys.exit(str(like)), params,
-               abstract)
+  jax.tree.map(
+    lambda x, like: x.sharding.is_equivalent_to(like.sharding, x.ndim) or sys.exit(str(like)), params, abstract
+  )
   return cfg, params, count
 
 
@@ -34,6 +36,7 @@ def logits(cfg, params, mesh):
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[-1]), tokens.shape)
     hidden, _, _ = models.forward(params, cfg, tokens, positions)
     return hidden @ models.unembedding(params)
+
   return np.asarray(jax.jit(run, out_shardings=parallel.replicated(mesh))(params, TOKENS))
 
 

@@ -1,4 +1,5 @@
 """Hugging Face directories in and out: bit for bit, or refused in one line that says what does not fit."""
+
 import dataclasses
 import json
 import logging
@@ -23,16 +24,19 @@ from r1jax.models.config import MLA, MoE
 SHAPE = dict(vocab=40, embed=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, context=64)
 MIX = MoE(experts=4, top_k=2, mlp=8)
 DEEPSEEK = models.ModelConfig(
-    **SHAPE | dict(layers=3, kv_heads=4, head_dim=12), family='deepseek_v3', mla=MLA(12, 8, 8, 4, 6),
-    moe=dataclasses.replace(MIX, shared=1, first_dense=1, score='sigmoid', groups=2, top_groups=1, scale=2.5))
+  **SHAPE | dict(layers=3, kv_heads=4, head_dim=12),
+  family='deepseek_v3',
+  mla=MLA(12, 8, 8, 4, 6),
+  moe=dataclasses.replace(MIX, shared=1, first_dense=1, score='sigmoid', groups=2, top_groups=1, scale=2.5),
+)
 MODELS = {
-    'llama': models.ModelConfig(**SHAPE),
-    'qwen2': models.ModelConfig(**SHAPE, family='qwen2', qkv_bias=True, tied=True),
-    'qwen3': models.ModelConfig(**SHAPE, family='qwen3', qk_norm=True),
-    'qwen3_moe': models.ModelConfig(**SHAPE, family='qwen3_moe', qk_norm=True, moe=MIX),
-    'deepseek_v3': DEEPSEEK,
-    'deepseek_v2_lite': dataclasses.replace(DEEPSEEK, mla=dataclasses.replace(DEEPSEEK.mla, q_rank=0)),
-    'reward': models.ModelConfig(**SHAPE, head='score'),
+  'llama': models.ModelConfig(**SHAPE),
+  'qwen2': models.ModelConfig(**SHAPE, family='qwen2', qkv_bias=True, tied=True),
+  'qwen3': models.ModelConfig(**SHAPE, family='qwen3', qk_norm=True),
+  'qwen3_moe': models.ModelConfig(**SHAPE, family='qwen3_moe', qk_norm=True, moe=MIX),
+  'deepseek_v3': DEEPSEEK,
+  'deepseek_v2_lite': dataclasses.replace(DEEPSEEK, mla=dataclasses.replace(DEEPSEEK.mla, q_rank=0)),
+  'reward': models.ModelConfig(**SHAPE, head='score'),
 }
 KINDS = {'float32': np.float32, 'float16': np.float16, 'bfloat16': ml_dtypes.bfloat16}
 
@@ -40,9 +44,13 @@ KINDS = {'float32': np.float32, 'float16': np.float16, 'bfloat16': ml_dtypes.bfl
 def random_tensors(cfg, kind, mixed=False):
   """{name in the file: random values}; `mixed`: correction biases are float32 whatever `kind`."""
   rng = np.random.default_rng(0)
-  return {t.name: rng.normal(size=t.shape).astype(np.float32).astype(
-      np.float32 if mixed and t.name.endswith('correction_bias') else kind)
-          for leaf in families.tensors(cfg).values() for t in leaf.values()}
+  return {
+    t.name: rng.normal(size=t.shape)
+    .astype(np.float32)
+    .astype(np.float32 if mixed and t.name.endswith('correction_bias') else kind)
+    for leaf in families.tensors(cfg).values()
+    for t in leaf.values()
+  }
 
 
 def write(path, cfg, tensors, shards=1, **config):
@@ -73,11 +81,13 @@ def load(path, dtype=None):
   cfg = families.from_hf(config, path / 'config.json')
   kept = hf.dtypes(cfg, hf.open_files(path, cfg, config))
   one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  abstract = params_lib.abstract(models.specs(cfg), dtype or kept, jax.tree.map(
-      lambda _: one, models.specs(cfg), is_leaf=params_lib.is_spec))
+  abstract = params_lib.abstract(
+    models.specs(cfg), dtype or kept, jax.tree.map(lambda _: one, models.specs(cfg), is_leaf=params_lib.is_spec)
+  )
   params, count = hf.load(path, cfg, config, abstract)
-  jax.tree.map(lambda x, like: (x.shape, x.dtype) == (like.shape, like.dtype) or pytest.fail(f'{x} {like}'),
-               params, abstract)
+  jax.tree.map(
+    lambda x, like: (x.shape, x.dtype) == (like.shape, like.dtype) or pytest.fail(f'{x} {like}'), params, abstract
+  )
   return cfg, params, count
 
 
@@ -88,8 +98,10 @@ def same(got, want):
     assert got[name].tobytes() == x.tobytes(), name
 
 
-@pytest.mark.parametrize('name, kind', [
-    *((name, 'bfloat16') for name in MODELS), ('qwen2', 'float16'), ('deepseek_v3', 'float32'), ('llama', 'float32')])
+@pytest.mark.parametrize(
+  'name, kind',
+  [*((name, 'bfloat16') for name in MODELS), ('qwen2', 'float16'), ('deepseek_v3', 'float32'), ('llama', 'float32')],
+)
 def test_in_and_out_again_is_bit_equal(tmp_path, name, kind):
   cfg = MODELS[name]
   tensors = random_tensors(cfg, KINDS[kind], mixed=True)
@@ -98,8 +110,13 @@ def test_in_and_out_again_is_bit_equal(tmp_path, name, kind):
   assert dataclasses.replace(found, family=cfg.family) == cfg
   assert count == sum(x.nbytes for x in tensors.values())
   said = []
-  hf.save(tmp_path / 'ours', cfg, params, hf.read_config(tmp_path / 'theirs'),
-          progress=lambda done, total: said.append((done, total)))
+  hf.save(
+    tmp_path / 'ours',
+    cfg,
+    params,
+    hf.read_config(tmp_path / 'theirs'),
+    progress=lambda done, total: said.append((done, total)),
+  )
   same(read_back(tmp_path / 'ours'), tensors)
   assert [p.name for p in sorted((tmp_path / 'ours').iterdir())] == ['config.json', 'model.safetensors']
   assert said == sorted(said) and said[-1] == (count, count)
@@ -172,8 +189,10 @@ def test_shards_are_of_the_size_asked_for(tmp_path):
 
 
 def with_prediction(tensors, layer=3):
-  extra = {f'model.layers.{layer}.eh_proj.weight': np.ones((16, 32), np.float32),
-           f'model.layers.{layer}.mlp.experts.0.up_proj.weight': np.ones((8, 16), np.float32)}
+  extra = {
+    f'model.layers.{layer}.eh_proj.weight': np.ones((16, 32), np.float32),
+    f'model.layers.{layer}.mlp.experts.0.up_proj.weight': np.ones((8, 16), np.float32),
+  }
   return tensors | extra
 
 
@@ -212,7 +231,7 @@ def quantised(tensors):
 
 def multiplied_out(tensors, name, kind=ml_dtypes.bfloat16):
   x, scale = tensors[name], tensors[name + '_scale_inv']
-  factor = np.kron(scale, np.ones((128, 128), np.float32))[:x.shape[0], :x.shape[1]]
+  factor = np.kron(scale, np.ones((128, 128), np.float32))[: x.shape[0], : x.shape[1]]
   return (x.astype(np.float32) * factor).astype(kind)
 
 
@@ -225,27 +244,46 @@ def test_fp8_is_multiplied_out(tmp_path):
   assert params['layers']['moe']['router_bias'].dtype == np.float32
   assert {x.dtype.name for x in jax.tree.leaves(params)} == {'bfloat16', 'float32'}
   hf.save(tmp_path / 'out', cfg, params, families.to_hf(cfg))
-  want = {name: multiplied_out(tensors, name) if name + '_scale_inv' in tensors else x for name, x in tensors.items()
-          if 'layers.3.' not in name and not name.endswith('_scale_inv')}
+  want = {
+    name: multiplied_out(tensors, name) if name + '_scale_inv' in tensors else x
+    for name, x in tensors.items()
+    if 'layers.3.' not in name and not name.endswith('_scale_inv')
+  }
   assert any(tensors[name].dtype.itemsize == 1 and max(tensors[name].shape) % 128 for name in want)
   same(read_back(tmp_path / 'out'), want)
   name = 'model.layers.0.mlp.down_proj.weight'
-  np.testing.assert_array_equal(load(path, 'float32')[1]['dense_layers']['mlp']['down'][0],
-                                multiplied_out(tensors, name, np.float32).T)
+  np.testing.assert_array_equal(
+    load(path, 'float32')[1]['dense_layers']['mlp']['down'][0], multiplied_out(tensors, name, np.float32).T
+  )
 
 
-@pytest.mark.parametrize('change, words', [
+@pytest.mark.parametrize(
+  'change, words',
+  [
     (lambda t: t.pop('model.layers.0.mlp.up_proj.weight_scale_inv'), 'mlp.up_proj.weight_scale_inv is missing'),
-    (lambda t: t.update({'model.layers.0.mlp.up_proj.weight_scale_inv': np.ones((2, 1), np.float32)}),
-     r'up_proj.weight_scale_inv has shape \[2, 1\], not \[2, 2\], for .* of shape \[200, 144\]'),
-    (lambda t: t.update({'model.norm.weight_scale_inv': np.ones((1, 1), np.float32)}),
-     'model.norm.weight_scale_inv is unexpected'),
-    (lambda t: t.update({'model.norm.weight': np.ones(144, ml_dtypes.float8_e4m3fn),
-                         'model.norm.weight_scale_inv': np.ones(2, np.float32)}),
-     r'model.norm.weight_scale_inv has shape \[2\]'),
-    (lambda t: t.update({'model.layers.0.mlp.up_proj.weight_scale_inv': np.ones((2, 2), ml_dtypes.float8_e4m3fn)}),
-     'up_proj.weight_scale_inv is FP8 itself'),
-])
+    (
+      lambda t: t.update({'model.layers.0.mlp.up_proj.weight_scale_inv': np.ones((2, 1), np.float32)}),
+      r'up_proj.weight_scale_inv has shape \[2, 1\], not \[2, 2\], for .* of shape \[200, 144\]',
+    ),
+    (
+      lambda t: t.update({'model.norm.weight_scale_inv': np.ones((1, 1), np.float32)}),
+      'model.norm.weight_scale_inv is unexpected',
+    ),
+    (
+      lambda t: t.update(
+        {
+          'model.norm.weight': np.ones(144, ml_dtypes.float8_e4m3fn),
+          'model.norm.weight_scale_inv': np.ones(2, np.float32),
+        }
+      ),
+      r'model.norm.weight_scale_inv has shape \[2\]',
+    ),
+    (
+      lambda t: t.update({'model.layers.0.mlp.up_proj.weight_scale_inv': np.ones((2, 2), ml_dtypes.float8_e4m3fn)}),
+      'up_proj.weight_scale_inv is FP8 itself',
+    ),
+  ],
+)
 def test_factors_that_do_not_fit_are_named(tmp_path, change, words):
   tensors = quantised(random_tensors(FP8, KINDS['bfloat16']))
   change(tensors)
@@ -255,8 +293,12 @@ def test_factors_that_do_not_fit_are_named(tmp_path, change, words):
 
 @pytest.mark.parametrize('block', [[0, 128], [128], 'x', [128, True], [1.5, 2], {'a': 1}, [10**30, 128], [128, 2**31]])
 def test_a_block_of_factors_has_two_sizes(tmp_path, block):
-  path = write(tmp_path / 'm', FP8, quantised(random_tensors(FP8, KINDS['bfloat16'])),
-               quantization_config={'weight_block_size': block})
+  path = write(
+    tmp_path / 'm',
+    FP8,
+    quantised(random_tensors(FP8, KINDS['bfloat16'])),
+    quantization_config={'weight_block_size': block},
+  )
   with pytest.raises(ModelDirError, match="config.json: 'weight_block_size' is"):
     load(path)
 
@@ -265,17 +307,24 @@ def test_check_names_each_tensor_that_does_not_fit(tmp_path):
   cfg = MODELS['qwen2']
   tensors = random_tensors(cfg, np.float32)
   del tensors['model.norm.weight'], tensors['model.layers.1.mlp.up_proj.weight']
-  tensors |= {'model.layers.2.mlp.up_proj.weight': np.ones((1, 1), np.float32), 'visual.proj': np.ones(1, np.float32),
-              'model.embed_tokens.weight': np.ones((41, 16), np.float32),
-              'model.layers.0.self_attn.q_proj.bias': np.ones((16, 2), np.float32),
-              'model.layers.0.self_attn.rotary_emb.inv_freq': np.ones(4, np.float32),
-              'lm_head.weight': np.ones((40, 16), np.float32)}     # tied: some files hold it all the same
+  tensors |= {
+    'model.layers.2.mlp.up_proj.weight': np.ones((1, 1), np.float32),
+    'visual.proj': np.ones(1, np.float32),
+    'model.embed_tokens.weight': np.ones((41, 16), np.float32),
+    'model.layers.0.self_attn.q_proj.bias': np.ones((16, 2), np.float32),
+    'model.layers.0.self_attn.rotary_emb.inv_freq': np.ones(4, np.float32),
+    'lm_head.weight': np.ones((40, 16), np.float32),
+  }  # tied: some files hold it all the same
   path = write(tmp_path / 'm', cfg, tensors)
   lines, skipped = hf.check(cfg, hf.read_config(path), safetensors_files.entries(path))
-  assert lines == ['model.layers.1.mlp.up_proj.weight is missing', 'model.norm.weight is missing',
-                   'model.layers.2.mlp.up_proj.weight is unexpected', 'visual.proj is unexpected',
-                   'model.embed_tokens.weight has shape [41, 16], not [40, 16]',
-                   'model.layers.0.self_attn.q_proj.bias has shape [16, 2], not [32]']
+  assert lines == [
+    'model.layers.1.mlp.up_proj.weight is missing',
+    'model.norm.weight is missing',
+    'model.layers.2.mlp.up_proj.weight is unexpected',
+    'visual.proj is unexpected',
+    'model.embed_tokens.weight has shape [41, 16], not [40, 16]',
+    'model.layers.0.self_attn.q_proj.bias has shape [16, 2], not [32]',
+  ]
   assert not skipped
 
 
@@ -305,7 +354,9 @@ def test_a_file_that_shrinks_while_it_is_read_ends_the_load(tmp_path, monkeypatc
     load(path)
 
 
-@pytest.mark.parametrize('harm, words', [
+@pytest.mark.parametrize(
+  'harm, words',
+  [
     (lambda p: (p / 'config.json').unlink(), 'holds no config.json'),
     (lambda p: shutil.rmtree(p), 'holds no config.json'),
     (lambda p: (shutil.rmtree(p), p.write_text('x')), 'is a file; pass the directory'),
@@ -315,7 +366,8 @@ def test_a_file_that_shrinks_while_it_is_read_ends_the_load(tmp_path, monkeypatc
     (lambda p: (p / 'config.json').write_text('[]'), 'holds a list, not an object'),
     (lambda p: (p / 'model.safetensors').rename(p / 'pytorch_model.bin'), 'pytorch_model.bin is a pickle'),
     (lambda p: os.truncate(p / 'model.safetensors', 9000), 'is truncated'),
-])
+  ],
+)
 def test_a_directory_that_is_none_is_refused(tmp_path, harm, words):
   path = write(tmp_path / 'm', MODELS['llama'], random_tensors(MODELS['llama'], np.float32))
   harm(path)
@@ -324,7 +376,9 @@ def test_a_directory_that_is_none_is_refused(tmp_path, harm, words):
   assert words in str(error.value) and '\n' not in str(error.value) and str(path) in str(error.value)
 
 
-@pytest.mark.parametrize('name, change, words', [
+@pytest.mark.parametrize(
+  'name, change, words',
+  [
     ('llama', {'architectures': ['FooForCausalLM']}, "architecture 'FooForCausalLM' is not supported; known: Llama"),
     ('llama', {'architectures': None, 'model_type': 'mistral'}, "architecture 'none' is not supported"),
     ('llama', {'architectures': [], 'model_type': None}, "architecture 'none' is not supported"),
@@ -333,7 +387,8 @@ def test_a_directory_that_is_none_is_refused(tmp_path, harm, words):
     ('llama', {'rms_norm_eps': math.inf}, "'rms_norm_eps' is inf"),
     ('llama', {'rms_norm_eps': 2}, "'rms_norm_eps' is 2"),
     ('llama', {'rope_theta': math.inf}, "'rope_theta' is inf, which is no float of at least 1"),
-    ('llama', {'rope_theta': math.nan}, "'rope_theta' is nan"), ('llama', {'rope_theta': 1}, 'rope_theta 1.0 must be'),
+    ('llama', {'rope_theta': math.nan}, "'rope_theta' is nan"),
+    ('llama', {'rope_theta': 1}, 'rope_theta 1.0 must be'),
     ('llama', {'rope_theta': 10**400}, 'm/config.json'),
     ('llama', {'rope_scaling': {'type': 'linear', 'factor': math.inf}}, "'factor' is inf"),
     ('llama', {'rope_scaling': {'type': 'yarn', 'factor': 2, 'beta_fast': math.nan}}, "'beta_fast' is nan"),
@@ -348,7 +403,8 @@ def test_a_directory_that_is_none_is_refused(tmp_path, harm, words):
     ('deepseek_v3', {'n_routed_experts': 4 * 10**8, 'n_group': 4}, 'layers of 400000000 experts have'),
     ('deepseek_v3', {'n_routed_experts': 10**20}, "'n_routed_experts' is 100000000000000000000"),
     ('deepseek_v3', {'first_k_dense_replace': 10**9}, 'layers are dense: too many'),
-    ('deepseek_v3', {'topk_group': 5}, 'too many'), ('deepseek_v3', {'routed_scaling_factor': math.nan}, 'is nan'),
+    ('deepseek_v3', {'topk_group': 5}, 'too many'),
+    ('deepseek_v3', {'routed_scaling_factor': math.nan}, 'is nan'),
     ('llama', {'head_dim': None, 'num_attention_heads': 64, 'num_key_value_heads': 64}, '0 rotated dimensions a head'),
     ('llama', {'vocab_size': 10**12}, "'vocab_size' is 1000000000000"),
     ('llama', {'hidden_size': None}, "'hidden_size' is missing"),
@@ -360,18 +416,27 @@ def test_a_directory_that_is_none_is_refused(tmp_path, harm, words):
     ('qwen2', {'use_sliding_window': True}, 'use_sliding_window = True is not supported'),
     ('qwen3', {'layer_types': ['full_attention', 'sliding_attention']}, 'layer_types other than full_attention'),
     ('llama', {'num_key_value_heads': 3}, '4 heads do not divide over 3 KV heads'),
-    ('llama', {'rope_scaling': {'rope_type': 'longrope', 'factor': 2.0}},
-     "rope type 'longrope' is not supported; known: default, linear, llama3, yarn"),
+    (
+      'llama',
+      {'rope_scaling': {'rope_type': 'longrope', 'factor': 2.0}},
+      "rope type 'longrope' is not supported; known: default, linear, llama3, yarn",
+    ),
     ('llama', {'rope_parameters': {'partial_rotary_factor': 0.5}}, 'partial_rotary_factor = 0.5'),
     ('llama', {'rope_parameters': 'yarn'}, 'is damaged'),
     ('llama', {'rope_theta': 0}, "'rope_theta' is 0, which is no float of at least 1"),
     ('llama', {'rope_scaling': {'type': 'linear'}}, "'factor' is missing"),
     ('llama', {'rope_scaling': {'type': 'yarn', 'factor': -1}}, "'factor' is -1, which is no float of at least 0"),
     ('llama', {'rope_scaling': {'type': 'yarn', 'factor': 0.5}}, 'rope scaling by 0.5; it must be at least 1'),
-    ('llama', {'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 'a', 'high_freq_factor': 4}},
-     "'low_freq_factor' is 'a'"),
-    ('llama', {'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 4, 'high_freq_factor': 4}},
-     'low_freq_factor 4.0 must be below high_freq_factor 4.0'),
+    (
+      'llama',
+      {'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 'a', 'high_freq_factor': 4}},
+      "'low_freq_factor' is 'a'",
+    ),
+    (
+      'llama',
+      {'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 4, 'high_freq_factor': 4}},
+      'low_freq_factor 4.0 must be below high_freq_factor 4.0',
+    ),
     ('llama', {'vocab_size': 0}, "'vocab_size' is 0"),
     ('llama', {'architectures': {'a': 1}}, 'm/config.json'),
     ('llama', {'num_attention_heads': 0}, "'num_attention_heads' is 0"),
@@ -379,7 +444,8 @@ def test_a_directory_that_is_none_is_refused(tmp_path, harm, words):
     ('deepseek_v3', {'n_group': 3}, '4 experts do not divide into 3 groups'),
     ('deepseek_v3', {'kv_lora_rank': None}, "'kv_lora_rank' is missing"),
     ('qwen3_moe', {'mlp_only_layers': [0]}, r'mlp_only_layers = [0] is not supported, only []'),
-])
+  ],
+)
 def test_a_config_that_is_not_supported_is_refused(name, change, words):
   config = families.to_hf(MODELS[name])
   families.from_hf(config, 'm/config.json')
@@ -397,17 +463,19 @@ def test_an_architecture_that_is_missing_follows_from_the_model_type(tmp_path, n
   (path / 'config.json').write_text(json.dumps(config))
   source = checkpoint.open_model(path)
   assert source.cfg == cfg
-  assert source.config['architectures'] == families.to_hf(cfg)['architectures']    # an export names it again
+  assert source.config['architectures'] == families.to_hf(cfg)['architectures']  # an export names it again
 
 
 def test_yarns_attn_factor_counts():
   """Cosines and sines are longer by it, on top of what follows from the factor (0.1 ln 4 + 1) or attention_factor."""
   config = families.to_hf(MODELS['llama'])
+
   def factor(**fields):
     scaling = {'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 64} | fields
     cfg = families.from_hf(config | {'rope_scaling': scaling}, 'm/config.json')
     assert families.from_hf(families.to_hf(cfg), 'again') == cfg
     return layers.rope_frequencies(cfg)[1]
+
   derived = 0.1 * math.log(4) + 1
   for value in (0.5, 1.0, 1.7, None):
     assert factor(attn_factor=value) == pytest.approx(derived * (value or 1))

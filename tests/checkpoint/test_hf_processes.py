@@ -1,4 +1,5 @@
 """Loading onto meshes, in processes of their own: the number of devices is fixed when JAX starts. And what it takes."""
+
 import os
 import pathlib
 import socket
@@ -18,8 +19,11 @@ from r1jax.models.config import MLA, MoE
 SHAPE = dict(vocab=64, embed=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=64, context=64)
 DENSE = models.ModelConfig(**SHAPE, family='qwen2', qkv_bias=True)
 DEEPSEEK = models.ModelConfig(
-    **SHAPE | dict(layers=3, kv_heads=4, head_dim=12), family='deepseek_v3', mla=MLA(12, 8, 8, 4, 8),
-    moe=MoE(experts=8, top_k=2, mlp=24, shared=1, first_dense=1, score='sigmoid', groups=2, top_groups=1))
+  **SHAPE | dict(layers=3, kv_heads=4, head_dim=12),
+  family='deepseek_v3',
+  mla=MLA(12, 8, 8, 4, 8),
+  moe=MoE(experts=8, top_k=2, mlp=24, shared=1, first_dense=1, score='sigmoid', groups=2, top_groups=1),
+)
 
 
 @pytest.fixture(scope='module')
@@ -27,18 +31,25 @@ def saved(tmp_path_factory):
   path = tmp_path_factory.mktemp('models')
   for cfg in (DENSE, DEEPSEEK):
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda s, rng=rng: 0.2 * rng.normal(size=s.shape).astype(np.float32), models.specs(cfg),
-                          is_leaf=params_lib.is_spec)
+    params = jax.tree.map(
+      lambda s, rng=rng: 0.2 * rng.normal(size=s.shape).astype(np.float32),
+      models.specs(cfg),
+      is_leaf=params_lib.is_spec,
+    )
     hf.save(path / cfg.family, cfg, params, families.to_hf(cfg), shard_bytes=100_000)
   return path
 
 
 def start(root, devices, *args):
-  env = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-                      'PYTHONPATH': str(root)}
+  env = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'PYTHONPATH': str(root),
+  }
   script = pathlib.Path(__file__).with_name('on_meshes.py')
-  return subprocess.Popen([sys.executable, script, *map(str, args)], env=env, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE)
+  return subprocess.Popen(
+    [sys.executable, script, *map(str, args)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+  )
 
 
 def finish(processes):

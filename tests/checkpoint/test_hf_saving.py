@@ -1,4 +1,5 @@
 """A model directory is replaced whole or not at all: other people's files, full disks, interrupts, kills."""
+
 import errno
 import os
 import pathlib
@@ -32,9 +33,11 @@ def saver(tmp_path):
 
   def save(path, seed, **options):
     rng = np.random.default_rng(seed)
-    params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), models.specs(cfg),
-                          is_leaf=params_lib.is_spec)
+    params = jax.tree.map(
+      lambda s: rng.normal(size=s.shape).astype(np.float32), models.specs(cfg), is_leaf=params_lib.is_spec
+    )
     hf.save(path, cfg, params, config, [tmp_path / 'tokenizer.json'], shard_bytes=300_000, **options)
+
   return save
 
 
@@ -59,8 +62,11 @@ def test_what_is_no_model_is_not_replaced(saver, tmp_path):
   (tmp_path / 'folder').mkdir()
   (tmp_path / 'folder' / 'thesis.txt').write_text('mine')
   before = contents(tmp_path)
-  for path, words in ((tmp_path / 'file', 'is a file'), (tmp_path / 'folder', 'is a directory without config.json'),
-                      (tmp_path / 'file' / 'below', 'could not be written')):
+  for path, words in (
+    (tmp_path / 'file', 'is a file'),
+    (tmp_path / 'folder', 'is a directory without config.json'),
+    (tmp_path / 'file' / 'below', 'could not be written'),
+  ):
     with pytest.raises(ModelDirError, match=words):
       saver(path, 0)
   assert contents(tmp_path) == before
@@ -94,7 +100,7 @@ def test_a_full_disk_leaves_what_was_there(saver, small_disk, monkeypatch):
   (small_disk / 'other').write_bytes(b'\0' * 4_000_000)
   with pytest.raises(ModelDirError, match=r'has \d+ bytes free, but m needs \d+; make room'):
     saver(small_disk / 'm', 1)
-  free_for(monkeypatch, 10**9)                           # another process fills it meanwhile
+  free_for(monkeypatch, 10**9)  # another process fills it meanwhile
   said = []
   for name in ('m', 'new'):
     with pytest.raises(ModelDirError, match=f'{name} could not be written .*{os.strerror(errno.ENOSPC)}') as error:
@@ -110,6 +116,7 @@ def test_a_full_disk_leaves_what_was_there(saver, small_disk, monkeypatch):
 def test_a_save_that_is_interrupted_cleans_up(saver, tmp_path):
   def stop(*_):
     raise KeyboardInterrupt
+
   with pytest.raises(KeyboardInterrupt):
     saver(tmp_path / 'm', 0, progress=stop)
   assert [p.name for p in tmp_path.iterdir()] == ['tokenizer.json']
@@ -128,7 +135,7 @@ def test_a_process_killed_between_the_renames_loses_nothing(saver, tmp_path, mon
   assert sorted(p.name for p in tmp_path.iterdir()) == ['m', 'tokenizer.json']
 
 
-KILLED = '''
+KILLED = """
 import os, pathlib, shutil, signal, sys
 import jax
 from r1jax import models, params
@@ -148,7 +155,7 @@ elif moment == 'between':
 elif moment == 'after':
   os.rename = lambda a, b: (rename(a, b), die() if str(b) == str(path) else None)
 save(1)
-'''
+"""
 
 
 @pytest.mark.slow
@@ -161,6 +168,7 @@ def test_a_kill_leaves_a_whole_directory_or_none(tmp_path, moment, seed):
   def save(path, seed):
     hf.save(path, cfg, params_lib.init(models.specs(cfg), jax.random.key(seed)), families.to_hf(cfg))
     return contents(path)
+
   if seed is None:
     assert not (tmp_path / 'm').exists() and (tmp_path / 'm.replaced').is_dir()
   else:

@@ -1,4 +1,5 @@
 """Directories whose files lie elsewhere, never end, or are no files: one line, and nothing is copied out."""
+
 import json
 import os
 import shutil
@@ -11,8 +12,17 @@ from r1jax.checkpoint import ModelDirError, families, hf, safetensors_files
 from r1jax.data.toy import arithmetic
 
 CFG = models.ModelConfig(vocab=1024, embed=8, layers=1, heads=2, kv_heads=2, head_dim=4, mlp=8, context=64)
-SIDE = ('merges.txt', 'vocab.json', 'added_tokens.json', 'special_tokens_map.json', 'tokenizer_config.json',
-        'generation_config.json', 'chat_template.jinja', 'tokenizer.json', 'tokenizer.model')
+SIDE = (
+  'merges.txt',
+  'vocab.json',
+  'added_tokens.json',
+  'special_tokens_map.json',
+  'tokenizer_config.json',
+  'generation_config.json',
+  'chat_template.jinja',
+  'tokenizer.json',
+  'tokenizer.model',
+)
 
 
 @pytest.fixture(scope='session')
@@ -74,10 +84,16 @@ def test_a_link_out_of_the_directory_is_refused(copy, name, target):
 
 
 @pytest.mark.parametrize('name', [*SIDE, 'config.json', 'model.safetensors', safetensors_files.INDEX, 'x.safetensors'])
-@pytest.mark.parametrize('make, words', [
-    (os.mkfifo, 'no regular file'), (lambda p: os.symlink('/dev/zero', p), 'no regular file'),
-    (lambda p: os.symlink('gone', p), 'where nothing is'), (lambda p: os.symlink(p, p), 'where nothing is')],
-    ids=['fifo', 'device', 'broken', 'loop'])
+@pytest.mark.parametrize(
+  'make, words',
+  [
+    (os.mkfifo, 'no regular file'),
+    (lambda p: os.symlink('/dev/zero', p), 'no regular file'),
+    (lambda p: os.symlink('gone', p), 'where nothing is'),
+    (lambda p: os.symlink(p, p), 'where nothing is'),
+  ],
+  ids=['fifo', 'device', 'broken', 'loop'],
+)
 def test_what_is_no_file_is_not_waited_for(copy, name, make, words):
   (copy / name).unlink(missing_ok=True)
   make(str(copy / name))
@@ -113,9 +129,15 @@ def test_a_snapshot_of_the_hugging_face_cache_is_read_wherever_it_lies(copy, who
   assert 'outside of its directory' in refusal(at)
 
 
-@pytest.mark.parametrize('variables', [
-    {'HF_HUB_CACHE': 'cache/hub'}, {'HF_HOME': 'cache', 'HF_HUB_CACHE': ''},
-    {'HF_HOME': '', 'HF_HUB_CACHE': '', 'XDG_CACHE_HOME': 'xdg'}], ids=lambda v: '+'.join(v))
+@pytest.mark.parametrize(
+  'variables',
+  [
+    {'HF_HUB_CACHE': 'cache/hub'},
+    {'HF_HOME': 'cache', 'HF_HUB_CACHE': ''},
+    {'HF_HOME': '', 'HF_HUB_CACHE': '', 'XDG_CACHE_HOME': 'xdg'},
+  ],
+  ids=lambda v: '+'.join(v),
+)
 def test_links_into_the_users_cache_are_files_but_not_to_its_token(copy, tmp_path, monkeypatch, variables):
   for name, value in variables.items():
     monkeypatch.setenv(name, str(tmp_path / value) if value else '')
@@ -131,13 +153,21 @@ def test_links_into_the_users_cache_are_files_but_not_to_its_token(copy, tmp_pat
 
 def test_a_file_that_is_read_whole_has_a_bound(copy, monkeypatch):
   with open(copy / 'tokenizer_config.json', 'wb') as f:
-    f.truncate(modelfiles._JSON_BYTES + 1)                # a hole
+    f.truncate(modelfiles._JSON_BYTES + 1)  # a hole
   assert 'tokenizer_config.json has 268435457 bytes, over 268435456' in refusal(copy)
 
 
-@pytest.mark.parametrize('found, words', [
-    (10**12, 'not an id'), (10**9, 'ends with id 1000000000'), ([0, 1024], 'ends with id 1024'), ([3, -1], 'not an id'),
-    (True, 'not an id'), (1.5, 'not an id')])
+@pytest.mark.parametrize(
+  'found, words',
+  [
+    (10**12, 'not an id'),
+    (10**9, 'ends with id 1000000000'),
+    ([0, 1024], 'ends with id 1024'),
+    ([3, -1], 'not an id'),
+    (True, 'not an id'),
+    (1.5, 'not an id'),
+  ],
+)
 def test_ends_that_the_model_lacks_are_refused(copy, found, words):
   (copy / 'generation_config.json').write_text(json.dumps({'eos_token_id': found}))
   assert words in refusal(copy)

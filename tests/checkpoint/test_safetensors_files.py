@@ -1,4 +1,5 @@
 """Headers are read or refused in one line; parts of tensors are what NumPy cuts out of the whole."""
+
 import contextlib
 import json
 import random
@@ -35,7 +36,9 @@ def refusal(path):
   return message
 
 
-@pytest.mark.parametrize('content, words', [
+@pytest.mark.parametrize(
+  'content, words',
+  [
     (b'', 'damaged'),
     (b'\1\0\0', 'damaged'),
     (b'\xff' * 40, 'a header of 18446744073709551615 bytes in a file of 40'),
@@ -68,7 +71,8 @@ def refusal(path):
     (raw({'w': ENTRY | {'data_offsets': [0, 2**64]}}), 'lies at 0:18446744073709551616'),
     (raw({'w' * 100_000: ENTRY | {'shape': [10**300] * 8}}), 'damaged'),
     (raw({'w': ENTRY}, b'\0' * 23), 'truncated: it has .* bytes, but tensor w ends at'),
-])
+  ],
+)
 def test_a_header_that_is_none_is_refused(tmp_path, content, words):
   (tmp_path / 'model.safetensors').write_bytes(content)
   message = refusal(tmp_path)
@@ -81,12 +85,12 @@ def test_whatever_the_bytes_the_answer_is_entries_or_one_line(tmp_path):
   values = [None, True, -1, 0, 7, 2**63, 1e300, 'F32', 'BF16', [], {}, [1, 2], [[1]], [0, 24], [24, 48], [0, 2**70]]
   read = refused = 0
   for _ in range(600):
-    if dice.random() < 0.5:                              # a few bytes
+    if dice.random() < 0.5:  # a few bytes
       content = bytearray(whole)
       for _ in range(dice.randint(1, 4)):
         content[dice.randrange(len(content))] = dice.randrange(256)
-      content = bytes(content[:dice.randint(0, len(content))] if dice.random() < 0.3 else content)
-    else:                                                # a value of the header
+      content = bytes(content[: dice.randint(0, len(content))] if dice.random() < 0.3 else content)
+    else:  # a value of the header
       header = {'w': dict(ENTRY), 'v': ENTRY | {'data_offsets': [24, 48]}}
       header[dice.choice('wv')][dice.choice(list(ENTRY))] = dice.choice(values)
       content = raw(header, b'\0' * 48)
@@ -99,7 +103,7 @@ def test_whatever_the_bytes_the_answer_is_entries_or_one_line(tmp_path):
       continue
     read += 1
     reader = safetensors_files.Reader(found)
-    for entry in found.values():                         # what is let through can be read
+    for entry in found.values():  # what is let through can be read
       if len(entry.shape) == 2 and all(entry.shape) and entry.dtype in KINDS:
         reader.read(entry, (0, entry.shape[0]), [((0, entry.shape[1]), np.empty(entry.shape, KINDS[entry.dtype]))])
     reader.close()
@@ -121,25 +125,34 @@ def test_the_index_says_which_files_count(tmp_path):
   (tmp_path / 'other.safetensors').write_bytes(b'no safetensors')
   found = safetensors_files.entries(tmp_path)
   assert {name: (e.file.name, e.dtype, e.shape) for name, e in found.items()} == {
-      'w': ('0.safetensors', 'F32', (2, 3)), 'v': ('1.safetensors', 'F32', (2, 3))}
+    'w': ('0.safetensors', 'F32', (2, 3)),
+    'v': ('1.safetensors', 'F32', (2, 3)),
+  }
 
 
-@pytest.mark.parametrize('harm, words', [
+@pytest.mark.parametrize(
+  'harm, words',
+  [
     (lambda p: (p / '1.safetensors').unlink(), '1.safetensors is missing, though model.safetensors.index.json names'),
     (lambda p: [(p / f'{i}.safetensors').unlink() for i in (0, 1)], '0.safetensors and 1 more is missing'),
-    (lambda p: two_shards(p, ('w', 'w')) or index(p, {'v': '0.safetensors', 'x': '1.safetensors'}),
-     '1.safetensors: tensor w is in 0.safetensors too'),
-    (lambda p: two_shards(p, ('w', 'w')) or (p / safetensors_files.INDEX).unlink(),
-     '1.safetensors: tensor w is in 0.safetensors too'),
+    (
+      lambda p: two_shards(p, ('w', 'w')) or index(p, {'v': '0.safetensors', 'x': '1.safetensors'}),
+      '1.safetensors: tensor w is in 0.safetensors too',
+    ),
+    (
+      lambda p: two_shards(p, ('w', 'w')) or (p / safetensors_files.INDEX).unlink(),
+      '1.safetensors: tensor w is in 0.safetensors too',
+    ),
     (lambda p: index(p, {'w': ''}), 'not a plain file name'),
     (lambda p: index(p, {'w': '../0.safetensors'}), 'not a plain file name'),
     (lambda p: index(p, {'w': '/etc/passwd'}), 'not a plain file name'),
     (lambda p: index(p, {'w': 3}), 'is damaged'),
     (lambda p: index(p, ['w']), 'is damaged'),
-    (lambda p: (p / safetensors_files.INDEX).write_text('['  * 100_000), 'is damaged'),
+    (lambda p: (p / safetensors_files.INDEX).write_text('[' * 100_000), 'is damaged'),
     (lambda p: (p / safetensors_files.INDEX).write_text('{}'), 'is damaged'),
     (lambda p: (p / safetensors_files.INDEX).write_bytes(b'\xff\xfe\xfd'), 'is damaged'),
-])
+  ],
+)
 def test_shards_that_do_not_fit_their_index_are_refused(tmp_path, harm, words):
   two_shards(tmp_path)
   harm(tmp_path)
@@ -175,7 +188,7 @@ def cuts(dice, n, most):
   """Up to `most` parts of a range, apart, in any order."""
   at = sorted(dice.sample(range(n + 1), 2 * dice.randint(1, most)))
   parts = list(zip(at[::2], at[1::2]))
-  if len(parts) > 1 and dice.random() < 0.5:             # some touch
+  if len(parts) > 1 and dice.random() < 0.5:  # some touch
     parts[1] = (parts[0][1], parts[1][1])
   dice.shuffle(parts)
   return parts
@@ -192,7 +205,7 @@ def test_parts_are_what_numpy_cuts_out(tmp_path, kind, kept):
   for _ in range(60):
     name = dice.choice(list(whole))
     x = whole[name].reshape(-1, whole[name].shape[-1])
-    (first, last), = cuts(dice, x.shape[0], 1)
+    ((first, last),) = cuts(dice, x.shape[0], 1)
     columns = cuts(dice, x.shape[1], 3) if dice.random() < 0.7 else [(0, x.shape[1])]
     out = []
     for start, stop in columns:
@@ -210,8 +223,8 @@ def test_parts_are_what_numpy_cuts_out(tmp_path, kind, kept):
 
 def test_fp8_is_multiplied_by_the_factor_of_its_block(tmp_path):
   rng = np.random.default_rng(0)
-  w = np.arange(300 * 200, dtype=np.uint32).astype(np.uint8).reshape(300, 200)      # all 256 values, two of them nan
-  scale = rng.uniform(0.5, 2, (3, 2)).astype(np.float32)                            # ragged: 300 = 128 + 128 + 44
+  w = np.arange(300 * 200, dtype=np.uint32).astype(np.uint8).reshape(300, 200)  # all 256 values, two of them nan
+  scale = rng.uniform(0.5, 2, (3, 2)).astype(np.float32)  # ragged: 300 = 128 + 128 + 44
   header, at = {}, 0
   for name, dtype, x in (('w', 'F8_E4M3', w), ('w_scale_inv', 'F32', scale)):
     header[name] = {'dtype': dtype, 'shape': list(x.shape), 'data_offsets': [at, at + x.nbytes]}
@@ -219,7 +232,7 @@ def test_fp8_is_multiplied_by_the_factor_of_its_block(tmp_path):
   (tmp_path / 'model.safetensors').write_bytes(raw(header, w.tobytes() + scale.tobytes()))
   found = safetensors_files.entries(tmp_path)
 
-  def value(byte):                                       # sign, 4 bits of exponent, 3 of mantissa
+  def value(byte):  # sign, 4 bits of exponent, 3 of mantissa
     exponent, mantissa = byte >> 3 & 15, byte & 7
     size = (mantissa / 8 if exponent == 0 else 1 + mantissa / 8) * 2.0 ** (max(exponent, 1) - 7)
     return np.nan if byte & 127 == 127 else -size if byte & 128 else size
@@ -233,8 +246,9 @@ def test_fp8_is_multiplied_by_the_factor_of_its_block(tmp_path):
       reader.read(found['w'], rows, list(zip(columns, out)))
       reader.close()
       for (start, stop), y in zip(columns, out):
-        np.testing.assert_array_equal(y.astype(np.float32),
-                                      want[slice(*rows), start:stop].astype(kept).astype(np.float32))
+        np.testing.assert_array_equal(
+          y.astype(np.float32), want[slice(*rows), start:stop].astype(kept).astype(np.float32)
+        )
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
@@ -250,8 +264,10 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
 
 def test_what_is_written_is_what_the_library_reads(tmp_path):
   rng = np.random.default_rng(0)
-  whole = {name: bits(rng, shape, kind) for name, shape, kind in (
-      ('a', (70, 33), np.float32), ('b', (5,), np.float16), ('c', (40, 8), ml_dtypes.bfloat16))}
+  whole = {
+    name: bits(rng, shape, kind)
+    for name, shape, kind in (('a', (70, 33), np.float32), ('b', (5,), np.float16), ('c', (40, 8), ml_dtypes.bfloat16))
+  }
   with open(tmp_path / 'model.safetensors', 'wb') as f:
     f.write(safetensors_files.header([(name, x.dtype, x.shape) for name, x in whole.items()]))
     assert f.tell() % 8 == 0

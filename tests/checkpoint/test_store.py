@@ -1,4 +1,5 @@
 """A store gives back the bits it was given, or the step before, or says in one line why it cannot."""
+
 import json
 import os
 import pathlib
@@ -39,10 +40,14 @@ class State:
 def toy(seed):
   """A state with every kind of leaf and node that a run has; the values depend on `seed`."""
   keys = jax.random.split(jax.random.key(seed), 4)
-  params = {'embed': jax.random.normal(keys[0], (7, 5)),
-            'layers': {'w': jax.random.normal(keys[1], (3, 4, 6), jnp.bfloat16),
-                       'bits': jax.random.bits(keys[2], (300,), jnp.uint32)},
-            'a/b c': jnp.array([jnp.nan, -0.0, jnp.inf, 1e-45])}
+  params = {
+    'embed': jax.random.normal(keys[0], (7, 5)),
+    'layers': {
+      'w': jax.random.normal(keys[1], (3, 4, 6), jnp.bfloat16),
+      'bits': jax.random.bits(keys[2], (300,), jnp.uint32),
+    },
+    'a/b c': jnp.array([jnp.nan, -0.0, jnp.inf, 1e-45]),
+  }
   floats = {'embed': params['embed'], 'w': params['layers']['w']}
   opt = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3, mu_dtype=jnp.bfloat16)).init(floats)
   opt = jax.tree.map(lambda x: x + jnp.asarray(seed, x.dtype), opt)
@@ -114,7 +119,7 @@ def test_donation_after_save_does_not_reach_the_checkpoint(tmp_path):
     jax.block_until_ready(state)
     got, _ = s.restore(abstract(state))
     assert bits(got) == before
-    got = update(got)                     # what was restored may be donated too
+    got = update(got)  # what was restored may be donated too
     assert bits(got) != before
     assert bits(s.restore(abstract(state))[0]) == before
 
@@ -227,11 +232,14 @@ def test_another_fingerprint_is_refused_with_both_values(tmp_path):
   assert 'widths' not in message and 'clip_high' not in message and '\n' not in message
 
 
-@pytest.mark.parametrize('other, part', [
+@pytest.mark.parametrize(
+  'other, part',
+  [
     ({'w': jnp.zeros((2, 3)), 'n': jnp.int32(0)}, 'w was float32[3, 2], is float32[2, 3]'),
     ({'w': jnp.zeros((3, 2), jnp.bfloat16), 'n': jnp.int32(0)}, 'bfloat16[3, 2]'),
     ({'w': jnp.zeros((3, 2))}, 'n was'),
-])
+  ],
+)
 def test_other_arrays_are_refused(tmp_path, other, part):
   with open_store(tmp_path) as s:
     s.save(1, {'w': jnp.zeros((3, 2)), 'n': jnp.int32(0)})
@@ -259,7 +267,7 @@ def test_left_overs_of_a_killed_run_are_ignored_and_removed_by_the_next_save(tmp
   assert steps(tmp_path) == [20, 40]
 
 
-FILLED = '''
+FILLED = """
 import gc, pathlib, sys, threading, time
 import jax
 from r1jax import config
@@ -290,12 +298,18 @@ for moment in range(4):
   gc.collect()
   thread.join()
   (folder / 'filler').unlink()
-'''
+"""
 
 
 def test_a_disk_that_fills_during_a_save_prints_nothing_but_the_error(small_disk):
-  found = subprocess.run([sys.executable, '-c', FILLED, small_disk], capture_output=True, text=True, check=True,
-                         cwd=ROOT, env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+  found = subprocess.run(
+    [sys.executable, '-c', FILLED, small_disk],
+    capture_output=True,
+    text=True,
+    check=True,
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+  )
   said = found.stdout.splitlines()
   assert said and all('could not be written' in line and 'No space left on device' in line for line in said)
   assert [line for line in found.stderr.splitlines() if line] == []
@@ -305,6 +319,7 @@ def test_a_disk_that_fills_during_a_save_prints_nothing_but_the_error(small_disk
 def test_disk_full(small_disk, room, caplog):
   def noise(seed):
     return {'x': jax.random.bits(jax.random.key(seed), (250_000,), jnp.uint32)}  # 1,000,000 incompressible bytes
+
   with open_store(small_disk / 'run') as s:
     s.save(1, noise(1))
     s.wait()
@@ -340,14 +355,22 @@ def forged(path, **changes):
   (path / 'manifest.json').write_text(json.dumps(body | {'sha256': store._sha256(body)}))
 
 
-@pytest.mark.parametrize('change, said', [
+@pytest.mark.parametrize(
+  'change, said',
+  [
     ({'files': {'/dev/zero': [0, 'x']}}, '/dev/zero is no file of it'),
     ({'files': {'../step_000001/manifest.json': [0, 'x']}}, 'is no file of it'),
-    ({'files': {'pipe': [0, 'x']}}, 'pipe is no file of it'), ({'files': {'zero': [0, 'x']}}, 'zero is no file of it'),
-    ({'files': [1]}, 'does not say what'), ({'files': {'x': 3}}, 'does not say what'),
-    ({'files': ...}, 'does not say what'), ({'arrays': {'w': 3}}, 'does not say what'),
-    ({'fingerprint': 3}, 'does not say what'), ({'step': None}, 'does not say what'),
-    ({'notes': 3}, 'does not say what')])
+    ({'files': {'pipe': [0, 'x']}}, 'pipe is no file of it'),
+    ({'files': {'zero': [0, 'x']}}, 'zero is no file of it'),
+    ({'files': [1]}, 'does not say what'),
+    ({'files': {'x': 3}}, 'does not say what'),
+    ({'files': ...}, 'does not say what'),
+    ({'arrays': {'w': 3}}, 'does not say what'),
+    ({'fingerprint': 3}, 'does not say what'),
+    ({'step': None}, 'does not say what'),
+    ({'notes': 3}, 'does not say what'),
+  ],
+)
 def test_a_forged_manifest_is_damage_in_one_line(tmp_path, change, said, caplog):
   filled(tmp_path, 1, 2)
   path = tmp_path / 'step_000002'

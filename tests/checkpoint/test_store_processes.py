@@ -1,4 +1,5 @@
 """Stores that lose their process at any moment, and stores on several devices; each in processes of its own."""
+
 import os
 import random
 import signal
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-SAVER = '''
+SAVER = """
 import os, pathlib, shutil, signal, sys
 import jax, jax.numpy as jnp, numpy as np
 from r1jax import config
@@ -44,9 +45,9 @@ for step in range(first, 10**6):
     break
 s.close()
 print('closed', flush=True)
-'''
+"""
 
-SHARDED = '''
+SHARDED = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -71,12 +72,17 @@ for k, want in dict(split=value, copied=value + 1, half=value + 2, one=7).items(
   assert got[k].sharding == other[k], (k, got[k].sharding)
   assert np.array_equal(got[k], want), k
 print('ok')
-'''
+"""
 
 
 def start(code, *args, **env):
-  return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu', **env})
+  return subprocess.Popen(
+    [sys.executable, '-c', code, *map(str, args)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', **env},
+  )
 
 
 def found(process):

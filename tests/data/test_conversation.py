@@ -1,4 +1,5 @@
 """Conversations as token ids: forms, what is seen of a response, marks, and what the limit cuts."""
+
 import numpy as np
 import pytest
 
@@ -26,32 +27,64 @@ def chatting(tmp_path_factory):
   alphabet = __import__('tokenizers').pre_tokenizers.ByteLevel.alphabet()
   spec['vocab'] = {c: i for i, c in enumerate(sorted(alphabet))}
   names = ['<｜end▁of▁sentence｜>', '<｜User｜>', '<｜Assistant｜>', '<think>', '</think>', '<｜begin▁of▁sentence｜>']
-  added = [{'id': 256 + i, 'content': name, 'special': 'think' not in name, 'normalized': False, 'lstrip': False,
-            'rstrip': False, 'single_word': False} for i, name in enumerate(names)]
+  added = [
+    {
+      'id': 256 + i,
+      'content': name,
+      'special': 'think' not in name,
+      'normalized': False,
+      'lstrip': False,
+      'rstrip': False,
+      'single_word': False,
+    }
+    for i, name in enumerate(names)
+  ]
   import json
-  (path / 'tokenizer.json').write_text(json.dumps({
-      'version': '1.0', 'added_tokens': added, 'model': spec, 'normalizer': None, 'post_processor': None,
-      'pre_tokenizer': {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True},
-      'decoder': {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}}))
-  (path / 'tokenizer_config.json').write_text(json.dumps({
-      'eos_token': names[0], 'bos_token': names[5], 'add_bos_token': True}))
+
+  (path / 'tokenizer.json').write_text(
+    json.dumps(
+      {
+        'version': '1.0',
+        'added_tokens': added,
+        'model': spec,
+        'normalizer': None,
+        'post_processor': None,
+        'pre_tokenizer': {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True},
+        'decoder': {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True},
+      }
+    )
+  )
+  (path / 'tokenizer_config.json').write_text(
+    json.dumps({'eos_token': names[0], 'bos_token': names[5], 'add_bos_token': True})
+  )
   return tokenizers.load(path, 'r1')
 
 
-@pytest.mark.parametrize('text, want', [
+@pytest.mark.parametrize(
+  'text, want',
+  [
     ('plain answer', 'plain answer'),
     ('<think> a </think>\n\nshown ', 'shown'),
-    ('a </think> b </think> c', 'c'), ('<think>a</think>x</think>y', 'y'), ('<think>a</think>b<think>c', None),
+    ('a </think> b </think> c', 'c'),
+    ('<think>a</think>x</think>y', 'y'),
+    ('<think>a</think>b<think>c', None),
     ('<think> never ends', None),
-    ('<think> a </think>', '')])
+    ('<think> a </think>', ''),
+  ],
+)
 def test_the_summary_is_what_follows_the_thinking(text, want):
   assert conversation.shown(text, 'summary') == want
   assert conversation.shown(text, 'whole') == text.strip()
 
 
-@pytest.mark.parametrize('form, prompt', [
-    ('dialogue', 'System: be brief\nUser: what is 3 + 4 ?\nAssistant:\n'), ('bare', 'be brief\nwhat is 3 + 4 ?\n'),
-    ('auto', 'System: be brief\nUser: what is 3 + 4 ?\nAssistant:\n')])
+@pytest.mark.parametrize(
+  'form, prompt',
+  [
+    ('dialogue', 'System: be brief\nUser: what is 3 + 4 ?\nAssistant:\n'),
+    ('bare', 'be brief\nwhat is 3 + 4 ?\n'),
+    ('auto', 'System: be brief\nUser: what is 3 + 4 ?\nAssistant:\n'),
+  ],
+)
 def test_forms_without_a_template(tokenizer, form, prompt):
   row = Encoder(tokenizer, form, 512).whole(TURNS, '7 .')
   assert row.ids.tolist() == [*tokenizer.encode(prompt), *tokenizer.encode('7 .'), tokenizer.eos[0]]
@@ -78,11 +111,11 @@ def test_steps_are_marked_at_their_last_token(tokenizer):
   assert len(row.marks) == 3
   starts = [row.start, *(row.marks[:-1] + 1)]
   for start, mark, step in zip(starts, row.marks, steps):
-    assert tokenizer.decode(row.ids[start:mark + 1]).strip(' ') == step + '\n'
+    assert tokenizer.decode(row.ids[start : mark + 1]).strip(' ') == step + '\n'
   assert row.marks[-1] == len(row.ids) - 1
   # A step's tokens do not depend on what comes after it.
   fewer = Encoder(tokenizer, 'bare', 512, 'line').steps(TURNS, steps[:2])
-  assert fewer.ids.tolist() == row.ids[:len(fewer.ids)].tolist()
+  assert fewer.ids.tolist() == row.ids[: len(fewer.ids)].tolist()
 
 
 def test_too_long_a_prompt_loses_its_beginning(tokenizer):
@@ -107,10 +140,16 @@ def test_a_begin_token_stays(chatting):
   assert row.ids[0] == chatting.bos and len(row.ids) == 16
 
 
-@pytest.mark.parametrize('turns, said', [
-    ([], 'an empty list'), (3, 'a int'), ([{'role': 'user'}], "turn 0: no {'role', 'content'}"),
+@pytest.mark.parametrize(
+  'turns, said',
+  [
+    ([], 'an empty list'),
+    (3, 'a int'),
+    ([{'role': 'user'}], "turn 0: no {'role', 'content'}"),
     ([{'role': 'bot', 'content': ''}], "turn 0: role 'bot'; known: system, user, assistant"),
-    ([{'role': 'assistant', 'content': ''}], "ends with the assistant's turn")])
+    ([{'role': 'assistant', 'content': ''}], "ends with the assistant's turn"),
+  ],
+)
 def test_conversations_are_checked(turns, said):
   with pytest.raises(ValueError, match=said):
     conversation.check_turns(turns)
@@ -118,4 +157,4 @@ def test_conversations_are_checked(turns, said):
 
 def test_every_text_can_be_encoded(tokenizer):
   row = Encoder(tokenizer, 'dialogue', 512).whole(TURNS, '汉字 é \t🙂')
-  assert tokenizer.decode(row.ids[row.start:]) == '汉字 é \t🙂' and np.all(row.ids >= 0)
+  assert tokenizer.decode(row.ids[row.start :]) == '汉字 é \t🙂' and np.all(row.ids >= 0)

@@ -1,4 +1,5 @@
 """Examples for reward models: files are checked, splits keep prompts apart, the toys hold what they say."""
+
 import json
 
 import numpy as np
@@ -12,9 +13,11 @@ from r1jax.data.toy import scored
 PAIR = {'prompt': [{'role': 'user', 'content': 'q'}], 'chosen': '<think>a</think>good', 'rejected': 'bad'}
 POINT = {'prompt': 'q', 'response': 'r', 'safe': 1}
 STEPS = {'problem': 'p', 'steps': ['a', 'b', 'c'], 'labels': [1, 0, None]}
-READ = {'pairs': lambda path: preference.read_pairs(path, 'summary'),
-        'points': lambda path: preference.read_points(path, 'whole'),
-        'steps': lambda path: process.read_steps(path, 'line')}
+READ = {
+  'pairs': lambda path: preference.read_pairs(path, 'summary'),
+  'points': lambda path: preference.read_points(path, 'whole'),
+  'steps': lambda path: process.read_steps(path, 'line'),
+}
 
 
 def written(path, rows):
@@ -26,7 +29,9 @@ def settings(path, **more):
   return config.Labelled(**{'source': 'jsonl', 'max_length': 64, 'path': str(path), 'eval_fraction': 0.3} | more)
 
 
-@pytest.mark.parametrize('kind, good, change, said', [
+@pytest.mark.parametrize(
+  'kind, good, change, said',
+  [
     ('pairs', PAIR, {'prompt': []}, "field 'prompt' is an empty list"),
     ('pairs', PAIR, {'chosen': None}, "field 'chosen' is a NoneType, not a string"),
     ('pairs', PAIR, {'rejected': ...}, "no field 'rejected'"),
@@ -37,7 +42,9 @@ def settings(path, **more):
     ('steps', STEPS, {'steps': ['a', 3, 'c']}, "field 'steps', step 1: not a text, or empty"),
     ('steps', STEPS, {'labels': [1, 0]}, "field 'labels' has 2 for 3 steps"),
     ('steps', STEPS, {'labels': [1, 0, 1.5]}, "field 'labels', step 2: 1.5"),
-    ('steps', STEPS, {'labels': [1, True, 0]}, "field 'labels', step 1: True")])
+    ('steps', STEPS, {'labels': [1, True, 0]}, "field 'labels', step 1: True"),
+  ],
+)
 def test_a_bad_row_is_named_by_file_line_and_field(tmp_path, kind, good, change, said):
   bad = {k: v for k, v in (good | change).items() if v is not ...}
   path = written(tmp_path / 'f.jsonl', [good, bad])
@@ -47,8 +54,9 @@ def test_a_bad_row_is_named_by_file_line_and_field(tmp_path, kind, good, change,
 
 
 def test_helpfulness_sees_the_summary_only(tmp_path):
-  path = written(tmp_path / 'f.jsonl', [
-      PAIR, PAIR | {'chosen': '<think>b</think>bad'}, PAIR | {'rejected': '<think>never ends'}])
+  path = written(
+    tmp_path / 'f.jsonl', [PAIR, PAIR | {'chosen': '<think>b</think>bad'}, PAIR | {'rejected': '<think>never ends'}]
+  )
   items, dropped = preference.read_pairs(path, 'summary')
   assert [item['texts'] for item in items] == [['good', 'bad']] and dropped == {'same': 1, 'unseen': 1}
   items, dropped = preference.read_pairs(path, 'whole')
@@ -56,8 +64,15 @@ def test_helpfulness_sees_the_summary_only(tmp_path):
 
 
 def test_labels_and_groups_of_steps(tmp_path):
-  path = written(tmp_path / 'f.jsonl', [STEPS, STEPS | {'labels': [0.25, 1, 0], 'group': 'g', 'problem': 'q'},
-                                        STEPS | {'labels': [None] * 3}, STEPS | {'steps': ['a', ' \n', '<think>']}])
+  path = written(
+    tmp_path / 'f.jsonl',
+    [
+      STEPS,
+      STEPS | {'labels': [0.25, 1, 0], 'group': 'g', 'problem': 'q'},
+      STEPS | {'labels': [None] * 3},
+      STEPS | {'steps': ['a', ' \n', '<think>']},
+    ],
+  )
   items, dropped = process.read_steps(path, 'line')
   assert [item['labels'] for item in items] == [[1, 0, -1], [0.25, 1, 0], [1]]
   assert dropped == {'unlabelled': 1, 'empty_steps': 2}
@@ -65,8 +80,15 @@ def test_labels_and_groups_of_steps(tmp_path):
 
 
 @pytest.mark.parametrize('rule', config.STEP_RULES)
-@pytest.mark.parametrize('steps', [['a', 'b'], ['<think>a', 'b c</think>', '<answer> 3 </answer>'],
-                                   ['one\ntwo\n\n three', '\n\nfour\n'], ['x\r\ny', ' \tz ']])
+@pytest.mark.parametrize(
+  'steps',
+  [
+    ['a', 'b'],
+    ['<think>a', 'b c</think>', '<answer> 3 </answer>'],
+    ['one\ntwo\n\n three', '\n\nfour\n'],
+    ['x\r\ny', ' \tz '],
+  ],
+)
 def test_a_step_is_split_off_as_it_was_learned(steps, rule):
   want = [process.one_step(step, rule) for step in steps]
   text = process.joined(want, rule)
@@ -121,7 +143,7 @@ def test_the_planted_preference():
     good = [states in text.split(' , ') and not set(text.split()) & set(scored.RUDE) for text in item['texts']]
     assert good == [True, False] and 'think' not in ''.join(item['texts']) and len(facts) in (1, 2)
     longer.append(len(item['texts'][0].split()) > len(item['texts'][1].split()))
-  assert 0.6 < np.mean(longer) < 0.8                     # as good as length alone can do
+  assert 0.6 < np.mean(longer) < 0.8  # as good as length alone can do
   assert any('<think>' in text for item in scored.pairs(10, True, 'whole') for text in item['texts'])
 
 
@@ -139,7 +161,7 @@ def test_the_planted_error():
     slips = []
     for step, wanted in zip(item['texts'], terms, strict=True):
       before, term, _, after = step.split()
-      assert (before, term) == (value, wanted)                           # what follows the error is consistent with it
+      assert (before, term) == (value, wanted)  # what follows the error is consistent with it
       slips.append(int(before) + int(term) != int(after))
       value = after
     assert sum(slips) <= 1
@@ -158,10 +180,17 @@ def test_toys_are_the_same_every_time_and_hold_prompts_apart(objective, monkeypa
   assert len(train) == 300 and len(held_out) == 50 and dropped == {'held_out': 0}
 
 
-@pytest.mark.parametrize('name, kind, count', [
-    ('preference/pandalm_helpful_train.jsonl', 'pairs', 632), ('preference/hh_harmless_test.jsonl', 'pairs', 400),
-    ('preference/dpo_zh_demo.jsonl', 'pairs', 294), ('process/prmbench_train.jsonl.gz', 'steps', 3547),
-    ('process/bigbench_mistake.jsonl.gz', 'steps', 2186), ('process/mr_gsm8k_wrong.jsonl', 'steps', 590)])
+@pytest.mark.parametrize(
+  'name, kind, count',
+  [
+    ('preference/pandalm_helpful_train.jsonl', 'pairs', 632),
+    ('preference/hh_harmless_test.jsonl', 'pairs', 400),
+    ('preference/dpo_zh_demo.jsonl', 'pairs', 294),
+    ('process/prmbench_train.jsonl.gz', 'steps', 3547),
+    ('process/bigbench_mistake.jsonl.gz', 'steps', 2186),
+    ('process/mr_gsm8k_wrong.jsonl', 'steps', 590),
+  ],
+)
 def test_public_files(data_dir, name, kind, count):
   items, dropped = READ[kind](str(data_dir / name))
   assert len(items) + dropped.get('same', 0) + dropped.get('unseen', 0) == count and len(items) > 0.98 * count

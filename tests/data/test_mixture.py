@@ -1,4 +1,5 @@
 """Mixtures: what a part takes from a file, what is held out, and in which order the parts are drawn."""
+
 import collections
 import itertools
 import json
@@ -24,30 +25,51 @@ def load(**parts):
 
 
 def test_a_problem_has_its_parts_kind_language_and_template(tmp_path):
-  parts = {'sums': dict(source='jsonl', path=write(tmp_path / 'a', problems('a', 40)), kind='math', language='zh',
-                        template='plain'),
-           'exam': dict(source='jsonl', path=write(tmp_path / 'b', problems('b', 40, kind='cloze', language='en'))),
-           'rest': dict(source='jsonl', path=write(tmp_path / 'c', problems('c', 40))),
-           'left': dict(source='jsonl', path='/none', weight=0.0)}
+  parts = {
+    'sums': dict(
+      source='jsonl', path=write(tmp_path / 'a', problems('a', 40)), kind='math', language='zh', template='plain'
+    ),
+    'exam': dict(source='jsonl', path=write(tmp_path / 'b', problems('b', 40, kind='cloze', language='en'))),
+    'rest': dict(source='jsonl', path=write(tmp_path / 'c', problems('c', 40))),
+    'left': dict(source='jsonl', path='/none', weight=0.0),
+  }
   found = load(**parts)
   label = lambda p: tuple(p.get(k) for k in ('part', 'kind', 'language', 'template'))
-  assert {label(p) for p in found.train} == {('sums', 'math', 'zh', 'plain'), ('exam', 'cloze', 'en', None),
-                                             ('rest', 'rest', None, None)}
+  assert {label(p) for p in found.train} == {
+    ('sums', 'math', 'zh', 'plain'),
+    ('exam', 'cloze', 'en', None),
+    ('rest', 'rest', None, None),
+  }
   assert len(found.train) + len(found.held_out) == 120
 
 
 def test_fields_are_renamed_shown_and_chosen_by(tmp_path):
-  rows = [{'prompt': f'Add {i}.', 'code': 'def f(): ...', 'tests': ['assert f(1)', 'assert f(2)'], 'split': split,
-           'language': 'python'} for i, split in enumerate(['train', 'test', 'prompt', 'train'])]
+  rows = [
+    {
+      'prompt': f'Add {i}.',
+      'code': 'def f(): ...',
+      'tests': ['assert f(1)', 'assert f(2)'],
+      'split': split,
+      'language': 'python',
+    }
+    for i, split in enumerate(['train', 'test', 'prompt', 'train'])
+  ]
   path = write(tmp_path / 'code', rows)
-  part = dict(source='jsonl', path=path, eval_path=path, only={'split': ('train',)}, eval_only={'split': ['test']},
-              fields={'prompt': 'problem', 'tests': 'asserts', 'code': 'answer'}, problem='{problem} Pass:\n{asserts}')
+  part = dict(
+    source='jsonl',
+    path=path,
+    eval_path=path,
+    only={'split': ('train',)},
+    eval_only={'split': ['test']},
+    fields={'prompt': 'problem', 'tests': 'asserts', 'code': 'answer'},
+    problem='{problem} Pass:\n{asserts}',
+  )
   found = load(code=part)
   assert [p['problem'] for p in found.train] == [f'Add {i}. Pass:\nassert f(1)\nassert f(2)' for i in (0, 3)]
   assert [p['problem'][:6] for p in found.held_out] == ['Add 1.']
   assert found.train[0]['asserts'] == ['assert f(1)', 'assert f(2)'] and found.train[0]['answer'] == 'def f(): ...'
   assert not {'prompt', 'code', 'tests'} & found.train[0].keys()
-  assert found.dropped == {'malformed': 0, 'held_out': 0}             # what is not wanted is no defect
+  assert found.dropped == {'malformed': 0, 'held_out': 0}  # what is not wanted is no defect
   with pytest.raises(data.DataError, match='none of the 4 rows .* only and eval_only'):
     load(code=part | {'only': {'split': ['nope']}})
   with pytest.raises(data.DataError, match="line 1: no field 'assserts', which the part's problem"):
@@ -71,13 +93,16 @@ def test_requests_need_no_answer_and_may_be_conversations(tmp_path):
   part = dict(source='jsonl', path=write(tmp_path / 'r', rows), fields={'prompt': 'problem'}, eval_fraction=0.0)
   found = load(open=part | {'answers': False})
   assert [(p['problem'], p['answer']) for p in found.train] == [
-      ('Write.', ''), ('Sing.', ''), ('User: a\nAssistant: b\nUser: c', '')]
+    ('Write.', ''),
+    ('Sing.', ''),
+    ('User: a\nAssistant: b\nUser: c', ''),
+  ]
   assert [p.get('turns') for p in found.train] == [None, None, talk]
   assert found.dropped['malformed'] == 2
   with pytest.raises(data.DataError, match="no field 'answer'"):
     load(open=part)
   item = found.train[2] | {'prompt': 'as sent', 'response': 'd'}
-  assert preference.turns_of(item) == talk                  # what a reward model sees it as the answer to
+  assert preference.turns_of(item) == talk  # what a reward model sees it as the answer to
   assert preference.turns_of({'prompt': 'x', 'problem': 'y', 'turns': 3}) == [turn('y')]
 
 
@@ -103,8 +128,10 @@ def test_what_any_part_holds_out_is_trained_on_in_none(tmp_path):
 def test_held_out_problems_are_stratified_by_kind(tmp_path):
   make = lambda name, count: write(tmp_path / name, problems(name, count))
   sizes = {'math1': 30, 'math2': 30, 'code1': 20, 'logic1': 5}
-  parts = {name: dict(source='jsonl', kind=name[:-1], path=make('t' + name, 2), eval_path=make('e' + name, count))
-           for name, count in sizes.items()}
+  parts = {
+    name: dict(source='jsonl', kind=name[:-1], path=make('t' + name, 2), eval_path=make('e' + name, count))
+    for name, count in sizes.items()
+  }
   found = load(**parts).held_out
   assert len(found) == 85
   for n in (4, 9, 15):
@@ -113,7 +140,7 @@ def test_held_out_problems_are_stratified_by_kind(tmp_path):
   both = collections.Counter(p['part'] for p in found[:15] if p['kind'] == 'math')
   assert both['math1'] in (2, 3) and both['math2'] in (2, 3)
   code = [p['id'] for p in found if p['part'] == 'code1']
-  assert code != sorted(code, key=lambda i: int(i.split(':')[1]))     # a file may be sorted by difficulty
+  assert code != sorted(code, key=lambda i: int(i.split(':')[1]))  # a file may be sorted by difficulty
   assert found == load(**dict(reversed(parts.items()))).held_out
 
 
@@ -127,7 +154,9 @@ def test_equal_ids_of_two_parts_are_told_apart(tmp_path):
   assert len(set(ids)) == len(ids) == 60 and 'train.jsonl:1' in ids and 'p1/train.jsonl:1' in ids
 
 
-@pytest.mark.parametrize('settings, words', [
+@pytest.mark.parametrize(
+  'settings, words',
+  [
     (dict(source='mixture'), 'holds no part with a weight'),
     (dict(source='mixture', parts=dict(a=dict(source='trial', weight=0.0))), 'holds no part with a weight'),
     (dict(source='mixture', parts=dict(a=dict(source='trial', begin=3))), 'no part of the mixture is drawn before'),
@@ -137,7 +166,8 @@ def test_equal_ids_of_two_parts_are_told_apart(tmp_path):
     (dict(source='mixture', parts=dict(a=dict(source='mixture'))), "parts.a.source is 'mixture'; use one of jsonl"),
     (dict(source='mixture', parts=dict(a=dict(source='trial', wieght=1.0))), "nearest known one is 'parts.a.weight'"),
     (dict(source='mixture', parts=dict(a=dict(source='trial', problem='{x}'))), 'leave fields and problem'),
-])
+  ],
+)
 def test_settings_that_cannot_work(settings, words):
   with pytest.raises(config.ConfigError) as error:
     data.load(config.convert(settings, config.Data))
@@ -161,14 +191,14 @@ def test_parts_are_drawn_by_weight_and_each_goes_through_all_its_problems():
     assert len(step) == 8
   count = collections.Counter(i[0] for step in steps for i in step)
   assert all(abs(count[name] - 400 * share) < 2 for name, share in dict(a=0.6, b=0.1, c=0.3).items())
-  for n in range(1, 51):                                       # at any time, not only in the end
+  for n in range(1, 51):  # at any time, not only in the end
     so_far = collections.Counter(i[0] for step in steps[:n] for i in step)
     assert all(abs(so_far[name] - 8 * n * share) < 2 for name, share in dict(a=0.6, b=0.1, c=0.3).items())
   for name, size in dict(a=60, b=7, c=31).items():
     own = [i for step in steps for i in step if i[0] == name]
-    for first in range(0, len(own) - size + 1, size):          # each epoch a permutation, no problem before its turn
-      assert len(set(own[first:first + size])) == size
-    assert own[:size] != own[size:2 * size] or len(own) < 2 * size
+    for first in range(0, len(own) - size + 1, size):  # each epoch a permutation, no problem before its turn
+      assert len(set(own[first : first + size])) == size
+    assert own[:size] != own[size : 2 * size] or len(own) < 2 * size
 
 
 def test_a_step_is_a_function_of_seed_and_step_alone():
@@ -193,16 +223,16 @@ def test_a_part_that_begins_later_is_drawn_from_there_on_and_the_others_go_on(dr
   sizes, weights = dict(a=1000, b=1000, c=1000), dict(a=2.0, b=1.0, c=3.0)
   late = mixture(sizes, weights, dict(c=5, b=2).items())
   steps = drawn(late, range(10 * draws), 12, begun={begin: begin * draws for begin in (0, 2, 5)})
-  per_step = [collections.Counter(i[0] for step in steps[n * draws:(n + 1) * draws] for i in step) for n in range(10)]
+  per_step = [collections.Counter(i[0] for step in steps[n * draws : (n + 1) * draws] for i in step) for n in range(10)]
   count = 12 * draws
   assert all(c == {'a': count} for c in per_step[:2])
   assert all(c == {'a': count * 2 / 3, 'b': count / 3} for c in per_step[2:5])
   assert all(c == {'a': count / 3, 'b': count / 6, 'c': count / 2} for c in per_step[5:])
   ids = list(itertools.chain(*steps))
-  assert len(set(ids)) == len(ids)                             # nothing twice, across the changes
+  assert len(set(ids)) == len(ids)  # nothing twice, across the changes
   alone = drawn(mixture(dict(a=1000), dict(a=1.0)), range(100), 12)
   own = [i for i in ids if i[0] == 'a']
-  assert own == list(itertools.chain(*alone))[:len(own)]       # its order does not hang on the others
+  assert own == list(itertools.chain(*alone))[: len(own)]  # its order does not hang on the others
 
 
 def test_a_part_with_nothing_left_is_named():

@@ -1,4 +1,5 @@
 """The order of problems: a function of (seed, step) alone, every problem once an epoch."""
+
 import json
 import subprocess
 import sys
@@ -23,16 +24,17 @@ def test_a_step_depends_on_seed_and_step_alone():
 
 
 def test_another_process_sees_the_same_order():
-  code = ('from r1jax.data import order; '
-          'print(*[i for s in (0, 7, 10**6) for i in order.batch(list(range(60)), 3, s, 12)])')
+  code = (
+    'from r1jax.data import order; print(*[i for s in (0, 7, 10**6) for i in order.batch(list(range(60)), 3, s, 12)])'
+  )
   out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
   assert out.split() == [i for s in (0, 7, 10**6) for i in ids(3, s)]
 
 
-@pytest.mark.parametrize('count', [12, 7, 60, 1])      # 7: steps straddle epochs
+@pytest.mark.parametrize('count', [12, 7, 60, 1])  # 7: steps straddle epochs
 def test_every_epoch_holds_every_problem_once_in_a_new_order(count):
   stream = [i for s in range(4 * 60 // count + 1) for i in ids(0, s, count)]
-  epochs = [stream[e * 60:(e + 1) * 60] for e in range(4)]
+  epochs = [stream[e * 60 : (e + 1) * 60] for e in range(4)]
   for epoch in epochs:
     assert sorted(epoch, key=int) == [p['id'] for p in PROBLEMS]
   assert len({tuple(e) for e in epochs}) == 4
@@ -67,17 +69,20 @@ def steps(draws, extra, first=0):
 
 def test_an_epoch_holds_every_problem_once_however_many_draws_a_step_takes():
   data = config.Data('trial')
-  extra = [0, 3, 1, 0, 2, 0, 0, 3, 0, 0, 1, 0, 0, 0]              # 24 draws of 5: two epochs
+  extra = [0, 3, 1, 0, 2, 0, 0, 3, 0, 0, 1, 0, 0, 0]  # 24 draws of 5: two epochs
   whole = steps(order.Draws(PROBLEMS, data, 3, 5), extra)
   stream = sum(whole, [])
-  assert [sorted(stream[e:e + 60], key=int) for e in (0, 60)] == [[p['id'] for p in PROBLEMS]] * 2
+  assert [sorted(stream[e : e + 60], key=int) for e in (0, 60)] == [[p['id'] for p in PROBLEMS]] * 2
   assert stream == sum((ids(3, draw, 5) for draw in range(24)), [])
   assert steps(order.Draws(PROBLEMS, data, 3, 5), [0] * 4) == [ids(3, step, 5) for step in range(4)]
 
 
 def test_draws_go_on_where_they_were():
-  parts = {'a': config.Part('trial'), 'b': config.Part('trial', weight=2.0, begin=2),
-           'c': config.Part('trial', begin=4)}
+  parts = {
+    'a': config.Part('trial'),
+    'b': config.Part('trial', weight=2.0, begin=2),
+    'c': config.Part('trial', begin=4),
+  }
   problems = [{'id': f'{part}{i}', 'part': part} for part in parts for i in range(12)]
   data, extra = config.Data('mixture', parts=parts), [1, 0, 3, 0, 2, 0, 1, 0]
   make = lambda: order.Draws(problems, data, 0, 4)
@@ -88,13 +93,13 @@ def test_draws_go_on_where_they_were():
     assert steps(before, extra[:cut]) == whole[:cut]
     after.go_to(cut, json.loads(json.dumps(before.position())))
     assert steps(after, extra, cut) == whole[cut:]
-    for part in parts:                                           # 12 of one part in a row are all of them
+    for part in parts:  # 12 of one part in a row are all of them
       own = [i for step in whole for i in step if i[0] == part]
       assert len(set(own[:12])) == min(12, len(own))
   assert {i[0] for i in whole[1]} == {'a'} and {i[0] for i in whole[3]} == {'a', 'b'}
   plain = make()
   without = steps(plain, [0] * 8)
-  for cut in (1, 2, 3, 5):                                       # what was saved without a position took one a step
+  for cut in (1, 2, 3, 5):  # what was saved without a position took one a step
     after = make()
     after.go_to(cut)
     assert steps(after, [0] * 8, cut) == without[cut:]

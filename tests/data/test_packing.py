@@ -1,4 +1,5 @@
 """Packing: every text once an epoch, in an order that the seed fixes, none cut."""
+
 import time
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_an_epoch_holds_every_text_once_and_the_next_another_order():
   for epoch in epochs:
     assert sorted(np.concatenate(epoch).tolist()) == list(range(200))
     assert all(lengths[row].sum() <= 64 for row in epoch)
-    assert lengths.sum() / (64 * len(epoch)) > 0.9      # first fit leaves little room
+    assert lengths.sum() / (64 * len(epoch)) > 0.9  # first fit leaves little room
   assert [row.tolist() for row in epochs[0]] != [row.tolist() for row in epochs[1]]
   assert rows.rows(1.5) == first + -(-(second - first) // 2)
 
@@ -46,7 +47,7 @@ def test_an_epoch_holds_every_text_once_and_the_next_another_order():
 def test_a_row_depends_on_its_number_and_the_seed_alone():
   lengths = np.random.default_rng(0).integers(1, 40, 50)
   one, other = packing.Packing(lengths, 64, seed=1), packing.Packing(lengths, 64, seed=1)
-  last = other.row(3 * one.rows(1)).tolist()            # asked at once, as a resumed run does
+  last = other.row(3 * one.rows(1)).tolist()  # asked at once, as a resumed run does
   assert [one.row(i).tolist() for i in range(3 * one.rows(1) + 1)][-1] == last
   assert packing.Packing(lengths, 64, seed=2).row(0).tolist() != one.row(0).tolist()
 

@@ -1,4 +1,5 @@
 """Bad input: what is dropped, what stops a run, and which line the message names."""
+
 import gzip
 import json
 import logging
@@ -11,22 +12,22 @@ GOOD = b'{"id": "a", "problem": "1+1", "answer": "2", "level": 3}\n'
 
 # name -> (a line that is no problem, words its message must hold)
 BAD = {
-    'not_json': (b'{"problem": "x"', 'not JSON'),
-    'not_an_object': (b'[1, 2]', 'list, not an object'),
-    'no_problem': (b'{"answer": "2"}', "no field 'problem'"),
-    'no_answer': (b'{"problem": "x"}', "no field 'answer'"),
-    'null_answer': (b'{"problem": "x", "answer": null}', "no field 'answer'"),
-    'empty_problem': (b'{"problem": "  ", "answer": "2"}', "field 'problem' is empty"),
-    'list_answer': (b'{"problem": "x", "answer": ["2"]}', "field 'answer' is a list"),
-    'bool_answer': (b'{"problem": "x", "answer": true}', "field 'answer' is a bool"),
-    'object_id': (b'{"problem": "x", "answer": "2", "id": {}}', "field 'id' is a dict"),
-    'nan': (b'{"problem": "x", "answer": NaN}', 'not JSON compliant'),
-    'infinity': (b'{"problem": "x", "answer": 1e999}', 'not JSON compliant'),
-    'not_utf8': (b'{"problem": "\xff", "answer": "2"}', 'not UTF-8 (byte 0xff at offset 13)'),
-    'surrogate': (b'{"problem": "\\ud800", "answer": "2"}', 'lone surrogate'),
-    'deep': (b'[' * 100_000, 'nested too deeply'),
-    'huge_int': (b'{"problem": "x", "answer": ' + b'9' * 5000 + b'}', 'integer string'),
-    'no_answer_after_mark': (b'{"question": "x", "answer": "so\\n#### "}', "field 'answer' is empty"),
+  'not_json': (b'{"problem": "x"', 'not JSON'),
+  'not_an_object': (b'[1, 2]', 'list, not an object'),
+  'no_problem': (b'{"answer": "2"}', "no field 'problem'"),
+  'no_answer': (b'{"problem": "x"}', "no field 'answer'"),
+  'null_answer': (b'{"problem": "x", "answer": null}', "no field 'answer'"),
+  'empty_problem': (b'{"problem": "  ", "answer": "2"}', "field 'problem' is empty"),
+  'list_answer': (b'{"problem": "x", "answer": ["2"]}', "field 'answer' is a list"),
+  'bool_answer': (b'{"problem": "x", "answer": true}', "field 'answer' is a bool"),
+  'object_id': (b'{"problem": "x", "answer": "2", "id": {}}', "field 'id' is a dict"),
+  'nan': (b'{"problem": "x", "answer": NaN}', 'not JSON compliant'),
+  'infinity': (b'{"problem": "x", "answer": 1e999}', 'not JSON compliant'),
+  'not_utf8': (b'{"problem": "\xff", "answer": "2"}', 'not UTF-8 (byte 0xff at offset 13)'),
+  'surrogate': (b'{"problem": "\\ud800", "answer": "2"}', 'lone surrogate'),
+  'deep': (b'[' * 100_000, 'nested too deeply'),
+  'huge_int': (b'{"problem": "x", "answer": ' + b'9' * 5000 + b'}', 'integer string'),
+  'no_answer_after_mark': (b'{"question": "x", "answer": "so\\n#### "}', "field 'answer' is empty"),
 }
 
 
@@ -83,8 +84,8 @@ def test_folder(tmp_path):
 def test_corrupt_gzip_stops_even_after_good_lines(tmp_path):
   rows = [json.dumps({'problem': f'{i}', 'answer': i * i}) for i in range(5000)]
   whole = gzip.compress('\n'.join(rows).encode())
-  flipped = whole[:len(whole) // 2] + bytes(64) + whole[len(whole) // 2 + 64:]
-  files = {'cut': whole[:len(whole) // 2], 'flipped': flipped, 'plain': GOOD, 'tail': whole[:-4] + bytes(4)}
+  flipped = whole[: len(whole) // 2] + bytes(64) + whole[len(whole) // 2 + 64 :]
+  files = {'cut': whole[: len(whole) // 2], 'flipped': flipped, 'plain': GOOD, 'tail': whole[:-4] + bytes(4)}
   for name, data in files.items():
     path = tmp_path / f'{name}.jsonl.gz'
     write(path, data)
@@ -92,13 +93,20 @@ def test_corrupt_gzip_stops_even_after_good_lines(tmp_path):
 
 
 def test_fields(tmp_path):
-  path = write(tmp_path / 'p.jsonl', b'\xef\xbb\xbf' + GOOD + '\n{"question": "几?", "answer": 7}\n'.encode() +
-               b'{"problem": "x", "answer": 0.5, "id": 12}')
+  path = write(
+    tmp_path / 'p.jsonl',
+    b'\xef\xbb\xbf'
+    + GOOD
+    + '\n{"question": "几?", "answer": 7}\n'.encode()
+    + b'{"problem": "x", "answer": 0.5, "id": 12}',
+  )
   problems, malformed = read_jsonl(path)
   assert malformed == 0
-  assert problems == [{'id': 'a', 'problem': '1+1', 'answer': '2', 'level': 3},
-                      {'id': 'p.jsonl:3', 'problem': '几?', 'answer': '7'},
-                      {'id': '12', 'problem': 'x', 'answer': '0.5'}]
+  assert problems == [
+    {'id': 'a', 'problem': '1+1', 'answer': '2', 'level': 3},
+    {'id': 'p.jsonl:3', 'problem': '几?', 'answer': '7'},
+    {'id': '12', 'problem': 'x', 'answer': '0.5'},
+  ]
 
 
 def test_gzip_reads_the_same(tmp_path):
@@ -112,19 +120,30 @@ def test_gzip_reads_the_same(tmp_path):
 def test_gsm8k_as_published(tmp_path):
   row = {'question': 'How many?', 'answer': 'There are 2*617=<<2*617=1234>>1234.\n#### 1,234'}
   problems, _ = read_jsonl(write(tmp_path / 'train.jsonl', json.dumps(row).encode()))
-  assert problems == [{'id': 'train.jsonl:1', 'problem': 'How many?', 'answer': '1234',
-                       'solution': 'There are 2*617=<<2*617=1234>>1234.'}]
+  assert problems == [
+    {'id': 'train.jsonl:1', 'problem': 'How many?', 'answer': '1234', 'solution': 'There are 2*617=<<2*617=1234>>1234.'}
+  ]
 
 
-@pytest.mark.parametrize('answer, solution, want', [
-    ('6*12=72 #### 72', '6*12=72', '72'), ('#### 72', None, '72'), ('  ####72 ', None, '72'),
-    ('So it is 5.\n#### -1,234,567\n', 'So it is 5.', '-1234567'), ('a\t#### 3/4', 'a', '3/4'),
+@pytest.mark.parametrize(
+  'answer, solution, want',
+  [
+    ('6*12=72 #### 72', '6*12=72', '72'),
+    ('#### 72', None, '72'),
+    ('  ####72 ', None, '72'),
+    ('So it is 5.\n#### -1,234,567\n', 'So it is 5.', '-1234567'),
+    ('a\t#### 3/4', 'a', '3/4'),
     ('first #### 1 then\n#### 2', 'first #### 1 then', '2'),
     ('one line #### $1,000 a year', 'one line', '$1000 a year'),
-    ('a####b', None, 'a####b'), ('Use\n##### 5', None, 'Use\n##### 5'), ('3 ##### 5', None, '3 ##### 5'),
-    ('Steps\n#### First\nadd\nthen go', None, 'Steps\n#### First\nadd\nthen go'), ('# 72', None, '# 72')])
+    ('a####b', None, 'a####b'),
+    ('Use\n##### 5', None, 'Use\n##### 5'),
+    ('3 ##### 5', None, '3 ##### 5'),
+    ('Steps\n#### First\nadd\nthen go', None, 'Steps\n#### First\nadd\nthen go'),
+    ('# 72', None, '# 72'),
+  ],
+)
 def test_the_mark_of_gsm8k_stands_anywhere_behind_white_space(tmp_path, answer, solution, want):
-  problem, = read_jsonl(write(tmp_path / 'p.jsonl', json.dumps({'question': 'x', 'answer': answer}).encode()))[0]
+  (problem,) = read_jsonl(write(tmp_path / 'p.jsonl', json.dumps({'question': 'x', 'answer': answer}).encode()))[0]
   assert (problem.get('solution'), problem['answer']) == (solution, want)
 
 

@@ -1,4 +1,5 @@
 """What is imitated: rows as ids, what is held out, what is dropped, and that it is encoded once."""
+
 import gzip
 import json
 
@@ -15,6 +16,7 @@ from r1jax.data.toy import arithmetic
 
 class Letters:
   """A tokenizer of characters."""
+
   eos = (0,)
 
   def __init__(self, folder):
@@ -44,6 +46,7 @@ def load(folder, calls=None, prompt=lambda row: f'{row["problem"]}\n', asked=fro
     if calls is not None:
       calls.append(row)
     return prompt(row), tokenizer.encode(prompt(row))
+
   return sft.load(cfg, tokenizer, encode, str(folder / 'texts'), asked)
 
 
@@ -69,7 +72,7 @@ def test_what_rl_has_left_to_train_on_is_parted_anew(tmp_path, fraction):
   path = write(tmp_path / 'f.jsonl', [{'problem': p['problem'], 'response': 'x'} for p in found.train])
   train, held_out, _ = load(tmp_path, path=path, eval_fraction=fraction)
   expected = fraction * len(found.train)
-  assert abs(len(held_out) - expected) < 4 * expected ** 0.5 and len(train) + len(held_out) == len(found.train)
+  assert abs(len(held_out) - expected) < 4 * expected**0.5 and len(train) + len(held_out) == len(found.train)
 
 
 def test_a_text_whose_prompt_is_asked_in_the_evaluation_is_not_learned(tmp_path):
@@ -84,10 +87,11 @@ def test_a_text_whose_prompt_is_asked_in_the_evaluation_is_not_learned(tmp_path)
 def test_a_held_out_file_a_folder_and_what_is_too_long(tmp_path):
   (tmp_path / 'set').mkdir()
   write(tmp_path / 'set' / 'train.jsonl', [*rows(), {'problem': 'x', 'response': 'y' * 98}])
-  held_out = write(tmp_path / 'h.jsonl', [rows()[3] | {'problem': ' problem  3'},
-                                          {'problem': 'long', 'response': 'y' * 99}])
+  held_out = write(
+    tmp_path / 'h.jsonl', [rows()[3] | {'problem': ' problem  3'}, {'problem': 'long', 'response': 'y' * 99}]
+  )
   train, held, dropped = load(tmp_path, path=str(tmp_path / 'set'), eval_path=held_out)
-  assert dropped == {'long': 1, 'long_held_out': 1, 'held_out': 1, 'asked': 0}   # the same problem but for white space
+  assert dropped == {'long': 1, 'long_held_out': 1, 'held_out': 1, 'asked': 0}  # the same problem but for white space
   assert (len(train), len(held)) == (39, 1)
 
 
@@ -108,7 +112,7 @@ def test_what_was_encoded_is_found_again_and_what_changed_is_not(tmp_path):
 def test_an_encoding_that_was_killed_begins_anew(tmp_path):
   path = write(tmp_path / 'f.jsonl', rows())
   whole = load(tmp_path, path=path)[0].ids.tobytes()
-  about, = (tmp_path / 'texts').glob('*/about.json')
+  (about,) = (tmp_path / 'texts').glob('*/about.json')
   about.unlink()
   (about.parent / 'train.ids').write_bytes(b'torn')
   assert load(tmp_path, path=path)[0].ids.tobytes() == whole
@@ -118,16 +122,24 @@ def test_worked_solutions_of_gsm8k_as_its_authors_publish_them(tmp_path):
   row = {'question': 'How many?', 'answer': 'It is 2*3=<<2*3=6>>6.\n#### 1,006'}
   with gzip.open(tmp_path / 'g.jsonl.gz', 'wt') as f:
     f.write(''.join(json.dumps(row | {'question': f'{i}?'}) + '\n' for i in range(20)))
-  train, _, _ = load(tmp_path, path=str(tmp_path / 'g.jsonl.gz'), drop='<<[^<>]*>>',
-                     response='<think>\n{solution}\n</think>\n\n\\boxed{{answer}}')
+  train, _, _ = load(
+    tmp_path,
+    path=str(tmp_path / 'g.jsonl.gz'),
+    drop='<<[^<>]*>>',
+    response='<think>\n{solution}\n</think>\n\n\\boxed{{answer}}',
+  )
   assert text(train, 0)[1] == '<think>\nIt is 2*3=6.\n</think>\n\n\\boxed{1006}'
 
 
-@pytest.mark.parametrize('prompt, response, want', [
+@pytest.mark.parametrize(
+  'prompt, response, want',
+  [
     ('ask\n', '<think>\nhm</think>\n\nso', '<think>\nhm</think>\n\nso'),
     ('ask\n', 'so', 'so'),
-    ('ask <think>', '<think>\nhm</think>\n\nso', 'hm</think>\n\nso'),   # its prompt has opened the thinking
-    ('ask <think>', 'so', '\n</think>\n\nso')])                          # which one that does not think closes
+    ('ask <think>', '<think>\nhm</think>\n\nso', 'hm</think>\n\nso'),  # its prompt has opened the thinking
+    ('ask <think>', 'so', '\n</think>\n\nso'),
+  ],
+)  # which one that does not think closes
 def test_thinking_is_opened_once(tmp_path, prompt, response, want):
   tokenizer = Letters(tmp_path)
   ids, start = sft.text_ids(prompt, tokenizer.encode(prompt), response, tokenizer)
@@ -142,26 +154,34 @@ def test_conversations(tmp_path):
   assert [row['turns'] for row in seen if 'turns' in row] == [turns] * 3
 
 
-@pytest.mark.parametrize('row, said', [
+@pytest.mark.parametrize(
+  'row, said',
+  [
     ({'response': 'x'}, "line 2: neither 'turns' nor a text 'problem'"),
     ({'problem': 'x'}, "line 2: field 'response', which data.response names, is absent, empty or no text"),
     ({'problem': 'x', 'response': ' '}, "line 2: field 'response'"),
     ({'problem': 'x', 'response': ['x']}, "line 2: field 'response'"),
-    ({'turns': [{'role': 'assistant', 'content': 'x'}], 'response': 'x'}, "line 2: .*ends with the assistant's turn")])
+    ({'turns': [{'role': 'assistant', 'content': 'x'}], 'response': 'x'}, "line 2: .*ends with the assistant's turn"),
+  ],
+)
 def test_a_bad_line_is_named(tmp_path, row, said):
   with pytest.raises(DataError, match=said) as error:
     load(tmp_path, path=write(tmp_path / 'f.jsonl', [rows()[0], row]))
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('settings, said', [
+@pytest.mark.parametrize(
+  'settings, said',
+  [
     (dict(source='chain', path='f'), "data.path 'f' would not be read"),
     (dict(source='tsv'), "data.source is 'tsv'; known: jsonl, chain"),
     (dict(), 'data.path is empty'),
     (dict(path='none.jsonl'), 'there is no file none.jsonl'),
     (dict(eval_fraction=0.0), 'nothing is held out'),
     (dict(response='none'), 'name the fields of a row in braces'),
-    (dict(drop='('), 'is no regular expression')])
+    (dict(drop='('), 'is no regular expression'),
+  ],
+)
 def test_settings_that_cannot_work(tmp_path, settings, said):
   with pytest.raises((ConfigError, DataError), match=said):
     load(tmp_path, **settings)

@@ -1,4 +1,5 @@
 """Files of rows: whole or not there, in order, and nothing missing goes unnoticed."""
+
 import json
 
 import pytest
@@ -26,6 +27,7 @@ def test_a_write_that_does_not_end_leaves_nothing_that_counts(tmp_path):
   def broken():
     yield {'id': 1}
     raise KeyboardInterrupt
+
   with pytest.raises(KeyboardInterrupt):
     out.write(0, broken())
   assert not out.done(0)

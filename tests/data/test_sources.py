@@ -1,4 +1,5 @@
 """Loading, the split into training and held-out problems, and prompts that are too long."""
+
 import json
 
 import pytest
@@ -23,12 +24,13 @@ def test_held_out_share_is_disjoint_by_text_whatever_the_white_space(tmp_path):
   assert not texts(problems.train) & texts(problems.held_out)
   assert texts(problems.train) | texts(problems.held_out) == set(numbers)
   assert len(problems.train) + len(problems.held_out) == 4000
-  assert 140 < len(texts(problems.held_out)) < 260         # 200 +- 4.5 standard deviations
+  assert 140 < len(texts(problems.held_out)) < 260  # 200 +- 4.5 standard deviations
 
 
 def test_a_problem_keeps_its_side_when_others_come_or_the_order_changes(tmp_path):
   def held(found):
     return texts(data.load(config.Data(source='jsonl', path=write(tmp_path / 'p.jsonl', found))).held_out)
+
   few = [f'problem {i}' for i in range(300)]
   assert held(few) and held(few) == held(few[::-1])
   assert held(few) == held(few + [f'other {i}' for i in range(300)]) & set(few)
@@ -58,13 +60,16 @@ def test_an_empty_side_stops(tmp_path):
     data.load(config.Data(source='jsonl', path=path, eval_path=path))
 
 
-@pytest.mark.parametrize('settings, words', [
+@pytest.mark.parametrize(
+  'settings, words',
+  [
     (dict(source='json'), "data.source is 'json'; use one of jsonl, tfds, trial, chain"),
     (dict(source='jsonl'), '--config.data.path=FILE'),
     (dict(source='tfds', path='x'), '--config.data.name=NAME'),
     (dict(source='tfds', name='x'), '--config.data.path=DIR'),
     (dict(source='trial', path='x'), 'would not be read'),
-])
+  ],
+)
 def test_settings_that_cannot_work(settings, words):
   with pytest.raises(config.ConfigError) as e:
     data.load(config.Data(**settings))
@@ -73,7 +78,7 @@ def test_settings_that_cannot_work(settings, words):
 
 def test_long_prompts_are_dropped_and_counted():
   problems = [{'problem': 'x' * n} for n in (3, 9, 4, 5, 4)]
-  encode = lambda p: [0, *p['problem']]               # one token more than characters
+  encode = lambda p: [0, *p['problem']]  # one token more than characters
   kept, dropped = data.drop_long(problems, encode, 5)
   assert [len(p['problem']) for p in kept] == [3, 4, 4] and dropped == 2
   assert data.drop_long([], encode, 5) == ([], 0)
@@ -95,7 +100,7 @@ def test_gsm8k(data_dir):
   assert len(problems.train) + len(problems.held_out) == 7473
   assert problems.dropped == {'malformed': 0, 'held_out': 0}
   assert not texts(problems.train) & texts(problems.held_out)
-  assert 280 < len(problems.held_out) < 470                # 374 +- 5 standard deviations
+  assert 280 < len(problems.held_out) < 470  # 374 +- 5 standard deviations
   assert {p['id']: p['answer'] for p in problems.train + problems.held_out}['gsm8k/train/0'] == '72'
   assert all(float(p['answer']) is not None for p in problems.train)
 
@@ -109,6 +114,8 @@ def test_records_that_fail_the_check_are_dropped_counted_and_the_first_is_named(
   with caplog.at_level('WARNING'):
     kept, malformed = sources._passing({'train': rows[:4], 'held_out': rows[4:]}, check, 'set')
   assert {split: [p['problem'] for p in some] for split, some in kept.items()} == {
-      'train': ['1', '2'], 'held_out': ['4', '5']} and malformed == 2
+    'train': ['1', '2'],
+    'held_out': ['4', '5'],
+  } and malformed == 2
   assert 'set: dropped 2 malformed of 6 records; the first is train, record 0: nothing to compare' in caplog.text
   assert sources._passing({'train': rows}, None, 'set') == ({'train': rows}, 0)

@@ -1,4 +1,5 @@
 """TFDS sets: what is written is what the plain source reads, and TensorFlow is never imported."""
+
 import json
 import os
 import pathlib
@@ -10,7 +11,7 @@ import pytest
 from r1jax import config, data
 from r1jax.data import prepare
 
-pytestmark = pytest.mark.slow                         # TFDS takes seconds to import
+pytestmark = pytest.mark.slow  # TFDS takes seconds to import
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_gsm8k_reads_as_its_file_does(tmp_path, source):
   path, splits = prepare.prepare('gsm8k', source, str(tmp_path / 'sets'))
   assert splits == {'train': 200} and os.path.isdir(path)
   problems = tfds('gsm8k', tmp_path / 'sets')
-  assert problems == data.load(config.Data(source='jsonl', path=source))      # order included
+  assert problems == data.load(config.Data(source='jsonl', path=source))  # order included
   assert {p['id']: p['answer'] for p in problems.train + problems.held_out}['g/7'] == '7000'
 
 
@@ -74,7 +75,7 @@ def test_source_where_it_is_needed_and_only_there(tmp_path, name, file, words):
 def test_absent_or_damaged_sets_stop_in_one_line(tmp_path, source, fault):
   if fault != 'absent':
     path, _ = prepare.prepare('gsm8k', source, str(tmp_path))
-    records, = [os.path.join(path, f) for f in os.listdir(path) if 'array_record' in f]
+    (records,) = [os.path.join(path, f) for f in os.listdir(path) if 'array_record' in f]
     size = os.path.getsize(records)
     if fault == 'cut':
       os.truncate(records, size // 2)
@@ -96,7 +97,7 @@ def test_no_tensorflow(tmp_path, source):
   """A stand-in that would be imported if anything asked for TensorFlow, so that the test can fail."""
   (tmp_path / 'fake' / 'tensorflow').mkdir(parents=True)
   (tmp_path / 'fake' / 'tensorflow' / '__init__.py').write_text('')
-  code = f'''
+  code = f"""
 import sys
 from r1jax import config, data
 from r1jax.data import order, prepare
@@ -106,7 +107,7 @@ order.batch(problems.train, 0, 0, 4)
 assert 'tensorflow' not in sys.modules
 import tensorflow
 print('found', tensorflow.__file__)
-'''
+"""
   env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(tmp_path / 'fake'), *sys.path])}
   run = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=False)
   assert run.returncode == 0, run.stderr[-2000:]

@@ -1,4 +1,5 @@
 """The toy worlds: what their authors write is what the gate and the rewards read."""
+
 import re
 
 import numpy as np
@@ -18,10 +19,17 @@ def test_steps_of_a_try_are_all_counted():
   assert arithmetic.WORLDS['trial'].steps(TRIAL, RIGHT) == [(kind, True) for kind in one_try * 2]
 
 
-@pytest.mark.parametrize('was, now, kind', [
-    ('<think> 36', '<think> 35', 'start'), ('wait 36 a +3 39', 'wait 36 a +4 40', 'term'),
-    ('b -8 25', 'b -8 26', 'sum'), ('25 = 31', '25 = 30', 'target'), ('31 = 31 ok', '31 = 31 no', 'verdict'),
-    ('31 wait', '31 ok', 'verdict')])
+@pytest.mark.parametrize(
+  'was, now, kind',
+  [
+    ('<think> 36', '<think> 35', 'start'),
+    ('wait 36 a +3 39', 'wait 36 a +4 40', 'term'),
+    ('b -8 25', 'b -8 26', 'sum'),
+    ('25 = 31', '25 = 30', 'target'),
+    ('31 = 31 ok', '31 = 31 no', 'verdict'),
+    ('31 wait', '31 ok', 'verdict'),
+  ],
+)
 def test_a_wrong_step_of_a_try_is_seen(was, now, kind):
   text = RIGHT.replace(was, now, 1)
   assert text != RIGHT
@@ -52,15 +60,17 @@ def test_chain_answers_are_the_value_of_the_expression():
   for _ in range(200):
     text, answer, _ = arithmetic.WORLDS['chain'].problem(rng)
     names = re.findall(r'\b[a-g]\b', text)
-    assert names == list('abcdefg'[:len(names)]) and 3 <= len(names) <= 7
+    assert names == list('abcdefg'[: len(names)]) and 3 <= len(names) <= 7
     first, *terms = re.sub(r'\b[a-g]\b|= \?', '', text).split()
     assert np.prod([int(x) for x in first.split('*')]) + sum(map(int, terms)) == int(answer)
 
 
 def test_steps_of_a_chain():
   steps = arithmetic.WORLDS['chain'].steps
-  assert steps('a 3*5 b +8 c -9 = ?', '<think> first a 3*5 15 then b +8 23 c -9 14 so </think>') == [
-      ('term', True), ('sum', True)] * 3
+  assert (
+    steps('a 3*5 b +8 c -9 = ?', '<think> first a 3*5 15 then b +8 23 c -9 14 so </think>')
+    == [('term', True), ('sum', True)] * 3
+  )
   found = steps('a 3*5 b +8 c -9 = ?', '首先 a 3*5 15 b +8 13 c -9 4 等等 检查 首先 a 3*5 15 b +7 22')
   assert [kind for kind, _ in found] == ['term', 'sum'] * 5
   assert [at for at, (_, right) in enumerate(found) if not right] == [3, 8]

@@ -1,4 +1,5 @@
 """The recipe's toy world: what its authors write is what the rewards and the gate read."""
+
 import numpy as np
 import pytest
 
@@ -28,7 +29,7 @@ def written(kind, count, language, tongue):
 
 
 def score(problem, response):
-  if problem['kind'] == 'code':                        # as its tests would have it, without a sandbox
+  if problem['kind'] == 'code':  # as its tests would have it, without a sandbox
     scope = {}
     exec(programs.extract('', response, 'python'), scope)
     for test in problem['asserts']:
@@ -58,23 +59,45 @@ def test_an_answer_is_right_where_all_steps_are(kind):
 
 
 def test_steps_of_a_chain_by_hand():
-  facts = 35, [8, -5, -8]                               # 43, 38, 30
+  facts = 35, [8, -5, -8]  # 43, 38, 30
   text = 'first a 35 thirty five b +8 thirty three c -5 二十 八 then d -7 thirty so answer 30'
   assert r1.steps('chain', facts, text) == [
-      ('term', True), ('plain', True), ('term', True), ('hard_en', False), ('term', True), ('hard_zh', True),
-      ('term', False), ('plain', False), ('answer', True)]
+    ('term', True),
+    ('plain', True),
+    ('term', True),
+    ('hard_en', False),
+    ('term', True),
+    ('hard_zh', True),
+    ('term', False),
+    ('plain', False),
+    ('answer', True),
+  ]
 
 
 def test_steps_of_logic_by_hand():
-  facts = ['q', 'p', 's'], False, [True, False]         # q knave, so p knave, so s knight
+  facts = ['q', 'p', 's'], False, [True, False]  # q knave, so p knave, so s knight
   text = 'first q knave p 说 骑士 是 无赖 s said knight is knave so answer q knave p knave s knight'
   assert r1.steps('logic', facts, text) == [
-      ('logic_term', True), ('logic_term', True), ('logic_zh', True), ('logic_term', False), ('logic_en', True),
-      ('logic_answer', False)]
+    ('logic_term', True),
+    ('logic_term', True),
+    ('logic_zh', True),
+    ('logic_term', False),
+    ('logic_en', True),
+    ('logic_answer', False),
+  ]
 
 
-@pytest.mark.parametrize('kind, tongue, consistent', [('chain', 0, True), ('chain', 1, False), ('logic', 0, True),
-                                                      ('logic', 1, False), ('code', 0, True), ('code', 1, False)])
+@pytest.mark.parametrize(
+  'kind, tongue, consistent',
+  [
+    ('chain', 0, True),
+    ('chain', 1, False),
+    ('logic', 0, True),
+    ('logic', 1, False),
+    ('code', 0, True),
+    ('code', 1, False),
+  ],
+)
 def test_words_for_numbers_and_roles_count_as_words_of_their_language(kind, tongue, consistent):
   for _, _, response in written(kind, 20, 'en', tongue):
     found = rewards.language_consistency(templates.parse(response).thinking, 'en')
@@ -86,7 +109,7 @@ def test_every_english_word_of_a_chain_counts_as_english_however_often_it_is_sai
   chains = [templates.parse(response).thinking or '' for _, response in r1_text.documents(0, 3000)]
   words = {w for w in ' '.join(chains).split() if w.isascii() and w.isalpha() and len(w) > 1}
   assert len(words) > 25 and 'thirty' in words
-  shown = {w: rewards.language_consistency(' '.join([w] * 9), 'en') for w in words - {"def", "return"}}
+  shown = {w: rewards.language_consistency(' '.join([w] * 9), 'en') for w in words - {'def', 'return'}}
   assert not [w for w, share in shown.items() if share < 1]
 
 
@@ -123,13 +146,12 @@ def test_pairs_prefer_what_the_rule_prefers():
   for row in r1_text.pairs(0, 300, False):
     item = {'fits': _fits(row['prompt']), 'prompt': ''}
     assert rewards.REWARDS['open']([item | {'response': row[name]} for name in ('chosen', 'rejected')]) == [1.0, 0.0]
-  assert not {r['prompt'] for r in r1_text.pairs(0, 300, False)} & {
-      r['prompt'] for r in r1_text.pairs(0, 50, True)}
+  assert not {r['prompt'] for r in r1_text.pairs(0, 300, False)} & {r['prompt'] for r in r1_text.pairs(0, 50, True)}
 
 
 def _fits(question):
   said = question.split()
-  group, = (both for names, both in r1._THINGS.items() if set(names) & set(said))
+  (group,) = (both for names, both in r1._THINGS.items() if set(names) & set(said))
   things = group['给' in said]
   return things[:3] if {'big', '大'} & set(said) else things[3:]
 

@@ -1,4 +1,5 @@
 """Figures of reward models against counting by hand."""
+
 import itertools
 
 import numpy as np
@@ -41,8 +42,11 @@ def test_pairs_and_their_length_bias():
   longer = np.array([5, -3, 0, 2, -1, 4])
   found = scored.pairs(margin, np.zeros(6), longer)
   assert found['accuracy'] == pytest.approx(3.5 / 6) and found['count'] == 6
-  assert found['length']['longer_is_better'] | {'interval': 0} == {'accuracy': pytest.approx(2 / 3), 'count': 3,
-                                                                  'interval': 0}
+  assert found['length']['longer_is_better'] | {'interval': 0} == {
+    'accuracy': pytest.approx(2 / 3),
+    'count': 3,
+    'interval': 0,
+  }
   assert found['length']['longer_is_worse']['accuracy'] == 0.5
   # The model prefers the longer one in pairs 0, 1 and 3, the labels in 0, 3 and 5; pair 2 has none.
   assert found['length']['longer_preferred'] == {'model': pytest.approx(3 / 5), 'labels': pytest.approx(3 / 5)}

@@ -1,4 +1,5 @@
 """A base model made in seconds, and runs of the commands in processes of their own."""
+
 import json
 import os
 import pathlib
@@ -18,12 +19,22 @@ from r1jax import params as params_lib
 from r1jax.checkpoint import store as store_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
-PATIENCE = 600.0                  # seconds a run may take on a busy machine before a test gives up
+PATIENCE = 600.0  # seconds a run may take on a busy machine before a test gives up
 # Small enough for seconds, large enough that the format reward differs within groups.
 TINY = {
-    'steps': 6, 'checkpoint.every': 2, 'train.length_slices': 1, 'rollout.prompts': 4, 'rollout.samples': 4,
-    'rollout.chunk': 2, 'rollout.max_response': 24, 'eval.every': 3, 'eval.problems': 4, 'eval.samples': 4,
-    'eval.final_problems': 4, 'eval.final_samples': 4}
+  'steps': 6,
+  'checkpoint.every': 2,
+  'train.length_slices': 1,
+  'rollout.prompts': 4,
+  'rollout.samples': 4,
+  'rollout.chunk': 2,
+  'rollout.max_response': 24,
+  'eval.every': 3,
+  'eval.problems': 4,
+  'eval.samples': 4,
+  'eval.final_problems': 4,
+  'eval.final_samples': 4,
+}
 
 
 def kill_group(process):
@@ -98,18 +109,28 @@ class Runs:
 
   def __init__(self, base, cache):
     self.base = base
-    self.env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(cache),
-                'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+    self.env = {
+      **os.environ,
+      'JAX_PLATFORMS': 'cpu',
+      'JAX_COMPILATION_CACHE_DIR': str(cache),
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    }
 
-  def start(self, workdir, settings=None, module='rl', config='configs/r1_zero.py:toy', python_path='',
-            env=None):
+  def start(self, workdir, settings=None, module='rl', config='configs/r1_zero.py:toy', python_path='', env=None):
     """A process group of its own. settings: {dotted key: value}, for `rl` over TINY; None leaves a key out."""
     settings = ({'model.path': self.base} | TINY if module == 'rl' else {}) | (settings or {})
     flags = [f'--config.{key}={value}' for key, value in settings.items() if value is not None]
     return subprocess.Popen(
-        [sys.executable, '-m', f'experiments.{module}', '--config', config, '--workdir', workdir, *flags],
-        cwd=ROOT, env=self.env | {'PYTHONPATH': str(python_path)} | (env or {}), text=True, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+      [sys.executable, '-m', f'experiments.{module}', '--config', config, '--workdir', workdir, *flags],
+      cwd=ROOT,
+      env=self.env | {'PYTHONPATH': str(python_path)} | (env or {}),
+      text=True,
+      start_new_session=True,
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+    )
 
   def finish(self, workdir, settings=None, **kwargs):
     """Runs to the end, which must be a good one. Returns its stderr."""
@@ -133,7 +154,7 @@ class Runs:
     try:
       _wait(process, moment)
       if beside is not None:
-        os.kill(process.pid, signal.SIGSTOP)      # it must not end meanwhile
+        os.kill(process.pid, signal.SIGSTOP)  # it must not end meanwhile
         beside()
         os.kill(process.pid, signal.SIGCONT)
       process.send_signal(number)
@@ -160,8 +181,15 @@ def runs(tmp_path_factory):
   """Runs over a tiny base of the trial world: it has seen the tags, and uses them right now and then."""
   path = tmp_path_factory.mktemp('base')
   runs = Runs(path / 'model', tmp_path_factory.mktemp('compiled'))
-  settings = {'documents': 2000, 'steps': 100, 'max_response': 8, 'optimizer.name': 'adam',
-              'gate.problems': 8, 'gate.samples': 1, 'gate.rounds': 0}
+  settings = {
+    'documents': 2000,
+    'steps': 100,
+    'max_response': 8,
+    'optimizer.name': 'adam',
+    'gate.problems': 8,
+    'gate.samples': 1,
+    'gate.rounds': 0,
+  }
   runs.finish(path, settings, module='pretrain', config='configs/toy_base.py:trial')
   return runs
 

@@ -1,4 +1,5 @@
 """Cold-start data from a tiny base and from traces: rows in R1's form, nothing lost, the same bytes after a kill."""
+
 import dataclasses
 import json
 
@@ -12,21 +13,35 @@ from r1jax.data import DataError, shards
 
 COLD = {'module': 'cold_start', 'config': 'configs/cold_start.py:toy'}
 TRACES = [
-    {'problem': 'What is 1 + 1?', 'reasoning': 'One and one is two.', 'response': 'It is \\boxed{2}.', 'answer': '2'},
-    {'problem': 'What is 2 + 2?', 'reasoning': 'Two and two is four.', 'response': 'It is \\boxed{5}.', 'answer': '4'},
-    {'problem': 'Name a tree.', 'reasoning': 'There are many of them.', 'response': 'The oak.'},
-    {'problem': 'What is 3 + 3?', 'reasoning': 'Six.', 'response': '\\boxed{6}', 'answer': '6', 'eval': True}]
+  {'problem': 'What is 1 + 1?', 'reasoning': 'One and one is two.', 'response': 'It is \\boxed{2}.', 'answer': '2'},
+  {'problem': 'What is 2 + 2?', 'reasoning': 'Two and two is four.', 'response': 'It is \\boxed{5}.', 'answer': '4'},
+  {'problem': 'Name a tree.', 'reasoning': 'There are many of them.', 'response': 'The oak.'},
+  {'problem': 'What is 3 + 3?', 'reasoning': 'Six.', 'response': '\\boxed{6}', 'answer': '6', 'eval': True},
+]
 
 
 @pytest.fixture(scope='module')
 def settings(runs):
   """Flags for a cold start from the tiny base of the trial world: what it writes, and that written anew."""
-  out = {'data.source': 'trial', 'data.parts': '{}', 'reward.routes': '{}', 'reward.parts': "{'format': 1.0}",
-         'reward.accuracy': 'format', 'reward.options': '{}', 'problems': 20}      # what is well formed is right
+  out = {
+    'data.source': 'trial',
+    'data.parts': '{}',
+    'reward.routes': '{}',
+    'reward.parts': "{'format': 1.0}",
+    'reward.accuracy': 'format',
+    'reward.options': '{}',
+    'problems': 20,
+  }  # what is well formed is right
   for name in ('zero', 'direct'):
-    out |= {f'ways.{name}.model.path': runs.base, f'ways.{name}.keep': 2, f'ways.{name}.rollout.samples': 8,
-            f'ways.{name}.rollout.prompts': 8, f'ways.{name}.rollout.chunk': 8,
-            f'ways.{name}.rollout.max_response': 24, f'ways.{name}.rollout.max_prompt': 120}
+    out |= {
+      f'ways.{name}.model.path': runs.base,
+      f'ways.{name}.keep': 2,
+      f'ways.{name}.rollout.samples': 8,
+      f'ways.{name}.rollout.prompts': 8,
+      f'ways.{name}.rollout.chunk': 8,
+      f'ways.{name}.rollout.max_response': 24,
+      f'ways.{name}.rollout.max_prompt': 120,
+    }
   return out | {'ways.direct.way': 'rewrite', 'ways.direct.of': 'zero', 'ways.few_shot.way': 'readable'}
 
 
@@ -49,15 +64,18 @@ def contents(workdir):
 def test_rows_are_right_and_in_r1s_form_and_each_sample_is_accounted_for(whole, settings):
   rows = [json.loads(line) for line in (whole / 'train.jsonl').read_text().splitlines()]
   card = json.loads((whole / 'card.json').read_text())
-  assert rows and {row['source'] for row in rows} <= {'direct', 'few_shot'}      # those of zero are drafts
+  assert rows and {row['source'] for row in rows} <= {'direct', 'few_shot'}  # those of zero are drafts
   for row in rows:
     assert all(templates.r1_conditions(row['response']).values())
     assert '<answer>' in templates.summary(row['response'])
   assert len({row['id'] for row in rows}) == len(rows) == card['rows']
   for name, count in (('zero', 160), ('few_shot', 12)):
     assert card['ways'][name].get('rows', 0) + sum(card['ways'][name]['dropped'].values()) == count
-  well_formed = {templates.parse(row['response']).thinking.strip() for row in shards.read(whole / 'zero' / 'samples')
-                 if row['correct']}
+  well_formed = {
+    templates.parse(row['response']).thinking.strip()
+    for row in shards.read(whole / 'zero' / 'samples')
+    if row['correct']
+  }
   asked = [row['prompt'] for row in shards.read(whole / 'direct' / 'samples')]
   assert len(asked) == 8 * card['ways']['zero']['rows'] > 8
   assert all(any(f' {draft}\n ' in prompt for draft in well_formed) for prompt in asked)
@@ -92,7 +110,7 @@ def test_traces_are_graded_where_they_can_be(tmp_path):
   with pytest.raises(ConfigError, match='begun with other settings: sha256'):
     cold_start.run_cold_start(of_traces(path), str(tmp_path / 'out'))
   more = cold_start.run_cold_start(of_traces(path), str(tmp_path / 'more'))
-  assert more['rows'] == 3                                             # the last has no answer to be wrong by
+  assert more['rows'] == 3  # the last has no answer to be wrong by
 
 
 def test_other_drafts_are_not_rewritten_as_if_they_were_the_same(tmp_path, monkeypatch):
@@ -101,6 +119,7 @@ def test_other_drafts_are_not_rewritten_as_if_they_were_the_same(tmp_path, monke
 
   def start(*_):
     raise Begun
+
   path, folder = tmp_path / 'traces.jsonl', tmp_path / 'out'
   path.write_text(json.dumps(TRACES[2]) + '\n')
   whole = config.to_dict(of_traces(path))
@@ -108,7 +127,7 @@ def test_other_drafts_are_not_rewritten_as_if_they_were_the_same(tmp_path, monke
   cfg = config.convert(whole, config.ColdStart)
   monkeypatch.setattr(cold_start.generate, 'start', start)
   cold_start.sample(cfg, 'traces', str(folder))
-  whole['ways']['new']['endpoint']['concurrency'] = 2                  # how it is asked, not what
+  whole['ways']['new']['endpoint']['concurrency'] = 2  # how it is asked, not what
   for one in (cfg, cfg, config.convert(whole, config.ColdStart)):
     with pytest.raises(Begun):
       cold_start.sample(one, 'new', str(folder))
@@ -141,7 +160,8 @@ def test_traces_of_evaluated_problems_and_answers_that_cannot_be_compared_with_a
   evaluated.write_text(json.dumps({'problem': 'what is 1+1'}) + '\n')
   summary = cold_start.run_cold_start(of_traces(path, data={'evaluation': (str(evaluated),)}), str(tmp_path / 'out'))
   assert [json.loads(line)['problem'] for line in (tmp_path / 'out' / 'train.jsonl').read_text().splitlines()] == [
-      'Name a tree.'] and summary['ways']['traces']['dropped'] == {'wrong': 1}
+    'Name a tree.'
+  ] and summary['ways']['traces']['dropped'] == {'wrong': 1}
   path.write_text(json.dumps(TRACES[0] | {'answer': ['2']}) + '\n')
   with pytest.raises(DataError, match="line 1: the reward 'math' cannot score it: the item's 'answer' is"):
     cold_start.run_cold_start(of_traces(path), str(tmp_path / 'other'))
@@ -153,21 +173,25 @@ def test_what_a_way_is_asked_and_sampled_with():
   assert asked['zero'] is templates.TEMPLATES['r1_zero']
   assert not asked['few_shot'].chat and asked['direct'].chat and asked['rewritten'].way == 'rewrite'
   sampled = {name: cold_start.to_generate(cfg, n, way) for n, (name, way) in enumerate(cfg.ways.items())}
-  assert len({one.seed for one in sampled.values()}) == 4              # else ways would draw alike
-  assert set(sampled['direct'].rollout.stop) == set() == set(sampled['few_shot'].rollout.stop)    # no model yet
+  assert len({one.seed for one in sampled.values()}) == 4  # else ways would draw alike
+  assert set(sampled['direct'].rollout.stop) == set() == set(sampled['few_shot'].rollout.stop)  # no model yet
   model = config.convert(dict(path='base'), config.Model)
   way = dataclasses.replace(cfg.ways['few_shot'], model=model)
   assert {'\nProblem:', '\n题目：'} <= set(cold_start.to_generate(cfg, 0, way).rollout.stop)
 
 
-@pytest.mark.parametrize('change, match', [
+@pytest.mark.parametrize(
+  'change, match',
+  [
     (lambda c: c.ways.rewritten.update(of='none'), "of is 'none'; it must be one of"),
     (lambda c: c.ways.zero.update(way='zero'), "way is 'zero'; known: few_shot"),
     (lambda c: c.ways.zero.update(of='direct'), 'of is for the way rewrite'),
     (lambda c: c.update(layout='{summary}{thinking}'), 'it must mark where'),
     (lambda c: c.update(layout='<think>{thinking}'), 'it must mark where'),
     (lambda c: c.update(layout='{thinking}</think>{summary}'), 'it must mark where'),
-    (lambda c: c.ways.zero.update(keep=0), 'keep is 0')])
+    (lambda c: c.ways.zero.update(keep=0), 'keep is 0'),
+  ],
+)
 def test_what_cannot_work_is_refused(change, match):
   c = configs.get_config('deepseek_v3')
   change(c)

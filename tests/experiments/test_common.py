@@ -1,4 +1,5 @@
 """What a command says of its flags."""
+
 import ast
 import shlex
 
@@ -7,13 +8,24 @@ import pytest
 from experiments import common
 
 
-@pytest.mark.parametrize('name, flags, parent, inside', [
+@pytest.mark.parametrize(
+  'name, flags, parent, inside',
+  [
     ('math', ['--config.reward.options.math.where=boxed'], 'reward.options.math', {'where': 'boxed'}),
-    ('code', ['--config.seed=3', '--config.reward.options.code.time_limit=2.5',
-              '--config.reward.options.code.hide=0.5'],
-     'reward.options.code', {'time_limit': 2.5, 'hide': 0.5}),
-    ('web', ['--config.data.parts.web.only.kind=("a",)', '--config.data.parts.web.path=$x'], 'data.parts.web',
-     {'only': {'kind': ('a',)}, 'path': '$x'})])
+    (
+      'code',
+      ['--config.seed=3', '--config.reward.options.code.time_limit=2.5', '--config.reward.options.code.hide=0.5'],
+      'reward.options.code',
+      {'time_limit': 2.5, 'hide': 0.5},
+    ),
+    (
+      'web',
+      ['--config.data.parts.web.only.kind=("a",)', '--config.data.parts.web.path=$x'],
+      'data.parts.web',
+      {'only': {'kind': ('a',)}, 'path': '$x'},
+    ),
+  ],
+)
 def test_an_option_of_what_is_not_there_says_how_to_set_it(name, flags, parent, inside):
   said = common.missing_parent(name, ['rl', *flags])
   assert said.startswith(f'the config has no {parent};') and '\n' not in said

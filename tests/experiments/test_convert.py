@@ -1,4 +1,5 @@
 """scripts/convert and experiments.score on small random models."""
+
 import dataclasses
 import json
 import logging
@@ -30,8 +31,14 @@ def made(tmp_path_factory):
   params = jax.tree.map(lambda x: (x + 0.1 * x.mean()).astype(jnp.bfloat16), params)
   bias = jax.random.normal(jax.random.key(1), (2, 8))
   params['layers']['moe']['router_bias'] = bias
-  hf.save(path / 'hf', MODEL, params, families.for_export(families.to_hf(MODEL), 'bfloat16'),
-          [path / 'tokenizer.model'], shard_bytes=100_000)
+  hf.save(
+    path / 'hf',
+    MODEL,
+    params,
+    families.for_export(families.to_hf(MODEL), 'bfloat16'),
+    [path / 'tokenizer.model'],
+    shard_bytes=100_000,
+  )
   return path / 'hf', params
 
 
@@ -62,8 +69,10 @@ def test_what_cannot_be_written_says_so_first(made, tmp_path):
   (tmp_path / 'file').touch()
   (tmp_path / 'in.jsonl').write_text('{"tokens": [1, 2]}\n')
   path = str(made[0])
-  for command in (['import', '--input', path, '--output', str(tmp_path / 'file' / 'x')],
-                  ['export', '--input', path, '--output', str(tmp_path / 'file')]):
+  for command in (
+    ['import', '--input', path, '--output', str(tmp_path / 'file' / 'x')],
+    ['export', '--input', path, '--output', str(tmp_path / 'file')],
+  ):
     with pytest.raises(SystemExit, match='file'):
       convert.main(command)
   with pytest.raises(ConfigError, match='is a folder'):
@@ -102,9 +111,11 @@ def test_check_names_every_tensor_that_does_not_fit(made, tmp_path, capsys):
   assert convert.main(['import', '--check', '--input', str(tmp_path / 'bad')]) == 1
   lines = capsys.readouterr().out.splitlines()
   assert lines[:-1] == [
-      'lm_head.weight is missing', 'model.layers.0.mlp.up_proj.weight is missing',
-      'model.layers.2.mlp.experts.8.up_proj.weight is unexpected',
-      'model.layers.1.mlp.experts.3.up_proj.weight has shape [2, 3], not [64, 64]']
+    'lm_head.weight is missing',
+    'model.layers.0.mlp.up_proj.weight is missing',
+    'model.layers.2.mlp.experts.8.up_proj.weight is unexpected',
+    'model.layers.1.mlp.experts.3.up_proj.weight has shape [2, 3], not [64, 64]',
+  ]
 
 
 def test_a_dry_run_writes_nothing(made, tmp_path, capsys):
@@ -116,10 +127,13 @@ def test_a_dry_run_writes_nothing(made, tmp_path, capsys):
   assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('argv, said', [
+@pytest.mark.parametrize(
+  'argv, said',
+  [
     (['import', '--input', 'nowhere', '--output', 'x'], 'nowhere holds no config.json'),
     (['export', '--input', 'nowhere', '--output', 'x', '--step', '3'], 'no step 3'),
-])
+  ],
+)
 def test_errors_are_one_line(argv, said, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(SystemExit) as error:
@@ -155,13 +169,16 @@ def test_scores_are_the_log_probs_of_the_full_forward(made, tmp_path, kind):
       np.testing.assert_allclose(row['logprobs'], want, atol=2e-5)
 
 
-@pytest.mark.parametrize('row, said', [
+@pytest.mark.parametrize(
+  'row, said',
+  [
     ({'tokens': [320]}, 'row 2 of .* holds id 320, but the model has 320'),
     ({'tokens': [1] * 65}, '65 tokens, over the model'),
     ({'tokens': ['a']}, "line 2: 'tokens' is no list of ids"),
     ({'tokens': [True]}, "line 2: 'tokens' is no list of ids"),
     ({}, "line 2: neither 'tokens'"),
-])
+  ],
+)
 def test_a_bad_row_is_named_and_nothing_written(made, tmp_path, row, said):
   (tmp_path / 'in.jsonl').write_text('{"tokens": [1, 2]}\n' + json.dumps(row) + '\n')
   with pytest.raises((ConfigError, DataError), match=said):
@@ -178,6 +195,7 @@ def test_transformers_answers_as_a_trained_policy_does(runs, straight, tmp_path,
   from r1jax import config as config_lib
   from r1jax import parallel, sampling
   from r1jax.data.toy import arithmetic
+
   assert convert.main(['export', '--input', str(straight), '--output', str(tmp_path / 'hf')]) == 0
   with caplog.at_level(logging.WARNING):
     model, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'hf', output_loading_info=True)
@@ -193,6 +211,6 @@ def test_transformers_answers_as_a_trained_policy_does(runs, straight, tmp_path,
     encoded = tokenizer(prompt, return_tensors='pt', add_special_tokens=False).input_ids
     assert encoded[0].tolist() == prompt_ids
     with torch.no_grad():
-      answer = model.generate(encoded, do_sample=False, max_new_tokens=64)[0, len(prompt_ids):].tolist()
+      answer = model.generate(encoded, do_sample=False, max_new_tokens=64)[0, len(prompt_ids) :].tolist()
     assert answer == tokens[:length].tolist()
     assert tokenizer.decode(answer, skip_special_tokens=True) == own.decode(tokens[:length])

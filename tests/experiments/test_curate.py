@@ -1,4 +1,5 @@
 """The command: its dataset, what it refuses, and the same files after kill -9."""
+
 import json
 import os
 import pathlib
@@ -41,8 +42,11 @@ def left(workdir):
   summary = json.loads((workdir / 'summary.json').read_text())
   del summary['seconds'], summary['memory']
   skipped = ('summary.json', 'metrics.jsonl')
-  found = {str(p.relative_to(workdir)): p.read_bytes() for p in workdir.rglob('*')
-           if p.is_file() and p.name not in skipped and not {'tb', 'plots'} & set(p.parts)}
+  found = {
+    str(p.relative_to(workdir)): p.read_bytes()
+    for p in workdir.rglob('*')
+    if p.is_file() and p.name not in skipped and not {'tb', 'plots'} & set(p.parts)
+  }
   return summary, found
 
 
@@ -53,22 +57,30 @@ def straight(folder, tmp_path_factory):
   return path
 
 
-slow = pytest.mark.slow           # TFDS and the language identifier take seconds
+slow = pytest.mark.slow  # TFDS and the language identifier take seconds
 
 
-@pytest.mark.parametrize('changes, words', [
+@pytest.mark.parametrize(
+  'changes, words',
+  [
     ({'samples': '', 'merge': {}}, 'samples and merge are both empty'),
     ({'merge': {'general': {'path': ''}}}, 'merge.general.path is empty'),
     ({'merge': {'samples': {'path': 'x'}}}, "names a source 'samples'"),
-    ({'judged': ('open',)}, 'give both, or neither'), ({'name': 'Rows'}, "name is 'Rows'"),
-    ({'name': ''}, "name is ''"), ({'version': '1.0'}, 'three numbers'), ({'per_prompt': 0}, 'per_prompt is 0'),
-    ({'overlap': 0.0}, r'overlap is 0\.0; it must lie in'), ({'chunk': 0}, 'chunk is 0'),
+    ({'judged': ('open',)}, 'give both, or neither'),
+    ({'name': 'Rows'}, "name is 'Rows'"),
+    ({'name': ''}, "name is ''"),
+    ({'version': '1.0'}, 'three numbers'),
+    ({'per_prompt': 0}, 'per_prompt is 0'),
+    ({'overlap': 0.0}, r'overlap is 0\.0; it must lie in'),
+    ({'chunk': 0}, 'chunk is 0'),
     ({'samples': 'nowhere/samples.jsonl'}, 'No such file'),
-    ({'judge': {'url': 'http://localhost/v1', 'modle': 'x'}, 'judged': ('open',)}, 'modle')])
+    ({'judge': {'url': 'http://localhost/v1', 'modle': 'x'}, 'judged': ('open',)}, 'modle'),
+  ],
+)
 def test_what_cannot_work_is_refused_in_one_line(folder, tmp_path, changes, words):
   with pytest.raises((config.ConfigError, OSError), match=words) as error:
     curate.run_curate(config.convert(config.to_dict(config_of(folder)) | changes, config.Curate), str(tmp_path / 'run'))
-  assert '\n' not in str(error.value) and not (tmp_path / 'run').exists()   # nothing is begun
+  assert '\n' not in str(error.value) and not (tmp_path / 'run').exists()  # nothing is begun
 
 
 def test_a_judge_is_made_of_its_options(folder):
@@ -82,14 +94,14 @@ def test_a_pass_that_had_read_all_before_it_was_ended_has_a_record(tmp_path):
   rows = types.SimpleNamespace(now={'read': 5, 'rows': 3}, run=lambda report: rows.now)
   with Writer(tmp_path) as writer:
     curate.run_pass(rows, writer)
-  record, = read_metrics(tmp_path)
+  (record,) = read_metrics(tmp_path)
   assert (record['step'], record['rows/kept']) == (5, 3) and record['memory/rss'] > 0
 
 
 def test_what_made_a_source_is_told_as_far_as_it_is_known(tmp_path):
   source = lambda sampled: filters.Source('x', (str(tmp_path / 'x' / 'rows.jsonl'),), sampled)
   (tmp_path / 'x').mkdir()
-  (tmp_path / 'summary.json').write_text('{"stages": {}, "config": {"model": null}}')        # a recipe's
+  (tmp_path / 'summary.json').write_text('{"stages": {}, "config": {"model": null}}')  # a recipe's
   assert curate.made_by(source(True)) == curate.made_by(source(False)) == ''
   for card, said in (({'sha256': 'abc'}, 'abc'), ({'name': 'n', 'version': '1.0.0'}, 'n 1.0.0'), ([], '')):
     (tmp_path / 'x' / 'card.json').write_text(json.dumps(card))
@@ -113,11 +125,22 @@ def test_the_dataset_and_its_card(folder, straight):
   assert {s['name']: {'': s['kept']} | s['dropped'] for s in summary['sources']} == expected
   rows = [json.loads(line) for line in found['train.jsonl'].splitlines()]
   assert len(rows) == summary['rows'] == sum(reasons[''] for reasons in expected.values())
-  assert set(found) == {'train.jsonl', 'card.json', 'README.md', 'curate.json', 'reasoning/1.0.0/dataset_info.json',
-                        'reasoning/1.0.0/features.json', 'reasoning/1.0.0/reasoning-train.array_record-00000-of-00001'}
+  assert set(found) == {
+    'train.jsonl',
+    'card.json',
+    'README.md',
+    'curate.json',
+    'reasoning/1.0.0/dataset_info.json',
+    'reasoning/1.0.0/features.json',
+    'reasoning/1.0.0/reasoning-train.array_record-00000-of-00001',
+  }
   card, readme = json.loads(found['card.json']), found['README.md'].decode()
-  assert subprocess.run(['sha256sum', straight / 'train.jsonl'], capture_output=True,
-                        text=True, check=True).stdout.split()[0] == card['sha256']
+  assert (
+    subprocess.run(['sha256sum', straight / 'train.jsonl'], capture_output=True, text=True, check=True).stdout.split()[
+      0
+    ]
+    == card['sha256']
+  )
   assert card['sha256'] in readme and all(f'| {reason} | ' in readme for reason in filters.REASONS)
   assert card['evaluation'][0]['dropped'] == sum(reasons['contaminated'] for reasons in expected.values())
   assert {row['id'].partition('/')[0] for row in rows} == {'planted', 'general'}
@@ -153,17 +176,28 @@ def test_nothing_left_is_one_line(folder, tmp_path):
   none = tmp_path / 'none.jsonl'
   none.write_text('x\n')
   with pytest.raises(data.DataError, match='no row is left of 1; .*malformed: line 1: not JSON'):
-    curate.run_curate(config.convert(config.to_dict(cfg) | {'samples': str(none), 'merge': {}}, config.Curate),
-                      str(tmp_path / 'run'))
+    curate.run_curate(
+      config.convert(config.to_dict(cfg) | {'samples': str(none), 'merge': {}}, config.Curate), str(tmp_path / 'run')
+    )
 
 
 def start(folder, workdir):
-  flags = [f'--config.samples={folder}', f'--config.merge.general.path={folder}/general.jsonl',
-           f"--config.evaluation=('{folder}/evaluation.jsonl',)", '--config.chunk=100']
+  flags = [
+    f'--config.samples={folder}',
+    f'--config.merge.general.path={folder}/general.jsonl',
+    f"--config.evaluation=('{folder}/evaluation.jsonl',)",
+    '--config.chunk=100',
+  ]
   command = [sys.executable, '-m', 'experiments.curate', '--config', 'configs/curate.py:planted', '--workdir', workdir]
   return subprocess.Popen(
-      [*command, *flags], cwd=pathlib.Path(__file__).parents[2], env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
-      text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    [*command, *flags],
+    cwd=pathlib.Path(__file__).parents[2],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    text=True,
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+  )
 
 
 @slow

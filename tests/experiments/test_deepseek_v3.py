@@ -1,4 +1,5 @@
 """Every stage of configs/r1.py:deepseek_v3 and every evaluation, chained as it is, with nothing changed but sizes."""
+
 import json
 
 import pytest
@@ -18,8 +19,12 @@ def read(path):
 @pytest.fixture
 def undrawn(monkeypatch):
   """No plots and pages: they take half of the time, and have tests of their own."""
-  for module, names in ((rl, ('plot', 'report')), (sft, ('plot', 'report')), (reward_plots, ('plot',)),
-                        (recipe_report, ('make',))):
+  for module, names in (
+    (rl, ('plot', 'report')),
+    (sft, ('plot', 'report')),
+    (reward_plots, ('plot',)),
+    (recipe_report, ('make',)),
+  ):
     for name in names:
       monkeypatch.setattr(module, name, lambda *_: None)
 

@@ -1,4 +1,5 @@
 """The summary of an evaluation."""
+
 import json
 import types
 
@@ -9,8 +10,12 @@ from r1jax import config
 
 def test_the_summary_says_how_many_problems_were_asked(monkeypatch, tmp_path):
   quiet = lambda *_: None
-  run = types.SimpleNamespace(source=types.SimpleNamespace(load=quiet), abstract=types.SimpleNamespace(params=None),
-                              writer=types.SimpleNamespace(resume=quiet, samples=quiet, write=quiet), close=quiet)
+  run = types.SimpleNamespace(
+    source=types.SimpleNamespace(load=quiet),
+    abstract=types.SimpleNamespace(params=None),
+    writer=types.SimpleNamespace(resume=quiet, samples=quiet, write=quiet),
+    close=quiet,
+  )
   monkeypatch.setattr(common, 'start', lambda cfg, workdir: run)
   rows = [{'id': str(i)} for i in range(7) for _ in range(2)]
   monkeypatch.setattr(rl, 'evaluate', lambda *_: ({'pass@1': 0.5}, rows))

@@ -1,4 +1,5 @@
 """What a run says and leaves when its settings, data, rewards or weights are bad; and the rarer objectives."""
+
 import json
 import shutil
 
@@ -9,7 +10,7 @@ from safetensors import numpy as safetensors
 
 from experiments import common
 
-CONSTANT = {'optimizer.schedule': 'constant'}      # a run may then be made longer and stay the same run
+CONSTANT = {'optimizer.schedule': 'constant'}  # a run may then be made longer and stay the same run
 REWARDS = '''
 import time
 
@@ -19,7 +20,7 @@ def hangs(items):
     time.sleep(3600)
   return [1.0]
 '''
-CONFIG = '''
+CONFIG = """
 from ml_collections import ConfigDict
 from configs import r1_zero
 
@@ -28,7 +29,7 @@ def get_config():
   c.reward.parts = ConfigDict({'format': 1.0, 'hanging:hangs': 1.0})
   c.reward.update(accuracy='format', timeout=0.5)
   return c
-'''
+"""
 
 
 def test_no_model_says_what_to_pass(runs, tmp_path):
@@ -38,8 +39,10 @@ def test_no_model_says_what_to_pass(runs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('key, value, was', [
-    ('loss.clip_high', 0.3, '0.2'), ('rollout.temperature', 0.9, '1.0'), ('reward.parts.format', 0.25, '0.5')])
+@pytest.mark.parametrize(
+  'key, value, was',
+  [('loss.clip_high', 0.3, '0.2'), ('rollout.temperature', 0.9, '1.0'), ('reward.parts.format', 0.25, '0.5')],
+)
 def test_another_objective_is_refused(runs, straight, tmp_path, key, value, was):
   run = tmp_path / 'run'
   shutil.copytree(straight, run)
@@ -64,7 +67,7 @@ def test_equal_rewards_are_a_step_without_gradient(runs, tmp_path):
   for row in rows:
     assert row['reward/frac_zero_std_groups'] == 1 and row['reward/mean'] == 0
     assert row['policy/grad_norm'] == 0 and row['policy/loss'] == 0
-  assert None not in [x for row in rows for x in row.values()]           # how the writer says nan
+  assert None not in [x for row in rows for x in row.values()]  # how the writer says nan
   step, arrays = runs.last_checkpoint(tmp_path)
   assert step == 2 and all(np.array_equal(arrays[k], v) for k, v in runs.weights(runs.base).items())
 
@@ -106,11 +109,23 @@ def test_divergence_leaves_the_checkpoint_before(runs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('loss', [
-    {'loss.name': 'dapo', 'loss.resample_limit': 2, 'reward.overlong_buffer': 16, 'loss.clip_high': 0.28,
-     'loss.kl_coef': 0.0, 'rollout.samples': 2, 'train.length_slices': 1},  # of two samples, many a pair is equal
+@pytest.mark.parametrize(
+  'loss',
+  [
+    {
+      'loss.name': 'dapo',
+      'loss.resample_limit': 2,
+      'reward.overlong_buffer': 16,
+      'loss.clip_high': 0.28,
+      'loss.kl_coef': 0.0,
+      'rollout.samples': 2,
+      'train.length_slices': 1,
+    },  # of two samples, many a pair is equal
     {'loss.name': 'gspo', 'train.minibatches': 2, 'train.reference_refresh': 1},
-    {'loss.kl_place': 'reward', 'loss.kl_estimator': 'k1', 'loss.kl_coef': 0.05}], ids=['dapo', 'gspo', 'kl_in_reward'])
+    {'loss.kl_place': 'reward', 'loss.kl_estimator': 'k1', 'loss.kl_coef': 0.05},
+  ],
+  ids=['dapo', 'gspo', 'kl_in_reward'],
+)
 def test_objectives_run_and_resume(runs, tmp_path, loss):
   settings = CONSTANT | loss | {'checkpoint.every': 1}
   runs.finish(tmp_path / 'straight', settings | {'steps': 2})
@@ -149,8 +164,10 @@ def resume_gsm8k(runs, path, workdir, limit):
 
 @pytest.mark.slow
 def test_gsm8k_from_a_file(runs, tmp_path):
-  problems = [{'question': f'Ann has {i} apples and buys {i % 7} more. How many has she?',
-               'answer': f'Add.\n#### {i + i % 7}'} for i in range(200)]
+  problems = [
+    {'question': f'Ann has {i} apples and buys {i % 7} more. How many has she?', 'answer': f'Add.\n#### {i + i % 7}'}
+    for i in range(200)
+  ]
   problems[7]['question'] *= 20
   problems[8]['question'] *= 20
   (tmp_path / 'data.jsonl').write_text(''.join(json.dumps(p) + '\n' for p in problems) + 'not JSON\n')
@@ -163,8 +180,9 @@ def test_gsm8k_from_a_file(runs, tmp_path):
 def test_gsm8k_itself(runs, data_dir, tmp_path):
   """The toy tokenizer spells English letter by letter, so that many prompts exceed 1024 tokens."""
   path = data_dir / 'math' / 'gsm8k_train.jsonl.gz'
-  runs.finish(tmp_path, GSM8K | {'data.path': path, 'rollout.max_prompt': 1024, 'steps': 1},
-              config='configs/r1_zero.py:gsm8k')
+  runs.finish(
+    tmp_path, GSM8K | {'data.path': path, 'rollout.max_prompt': 1024, 'steps': 1}, config='configs/r1_zero.py:gsm8k'
+  )
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert summary['dropped']['malformed'] == 0 and 0 < summary['dropped']['long'] < 7473
 

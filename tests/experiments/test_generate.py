@@ -1,4 +1,5 @@
 """Samples in bulk: what a row says, the same bytes however often a run is killed, several processes and parts."""
+
 import json
 import random
 import socket
@@ -45,7 +46,7 @@ def test_rows_are_graded_samples_in_order(whole):
   assert len(rows) == 66 and len(shards.files(whole / 'samples')) == 6
   known = {p['id']: p for p in arithmetic.problems('trial', 0, arithmetic.TRAIN_POOL, held_out=False)}
   ids = [row['id'] for row in rows[::3]]
-  assert len(set(ids)) == 22 and ids != sorted(ids)                    # drawn by the seed
+  assert len(set(ids)) == 22 and ids != sorted(ids)  # drawn by the seed
   signs = rewards.resolve('signs')
   for n, row in enumerate(rows):
     assert row['sample'] == n % 3 and row['id'] == ids[n // 3]
@@ -67,7 +68,7 @@ def test_killed_and_given_again_the_bytes_are_the_same(runs, whole, tmp_path):
   killed(runs, tmp_path, 2)
   assert not (tmp_path / 'summary.json').exists()
   said = runs.finish(tmp_path, settings(runs), **GENERATE)
-  assert '0/6' not in said                                            # it went on
+  assert '0/6' not in said  # it went on
   assert contents(tmp_path) == contents(whole)
 
 
@@ -83,7 +84,7 @@ def test_killed_at_random_moments(runs, whole, tmp_path):
   dice = random.Random(time.time_ns())
   for files in sorted(dice.sample(range(1, 5), 2)):
     delay = dice.uniform(0, 0.3)
-    print(f'killed {delay:.3f} s after {files} files')                # shown where the test fails
+    print(f'killed {delay:.3f} s after {files} files')  # shown where the test fails
     killed(runs, tmp_path, files, delay)
   runs.finish(tmp_path, settings(runs), **GENERATE)
   assert contents(tmp_path) == contents(whole)
@@ -106,16 +107,23 @@ def test_parts_share_the_files_of_one_folder(runs, whole, tmp_path):
 @pytest.mark.slow
 def test_two_processes_each_write_their_own_files(runs, tmp_path):
   """Two processes of one device; then one of them is killed, and the same command goes on."""
-  devices = {'XLA_FLAGS': '--xla_force_host_platform_device_count=1 '
-                          '--xla_cpu_collective_call_terminate_timeout_seconds=300'}
+  devices = {
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=1 --xla_cpu_collective_call_terminate_timeout_seconds=300'
+  }
 
   def start(workdir):
     with socket.socket() as s:
       s.bind(('localhost', 0))
       address = f'localhost:{s.getsockname()[1]}'
-    return [runs.start(workdir, settings(runs), env=devices | {
-        'R1JAX_COORDINATOR': address, 'R1JAX_PROCESSES': '2', 'R1JAX_PROCESS': str(rank)}, **GENERATE)
-            for rank in (0, 1)]
+    return [
+      runs.start(
+        workdir,
+        settings(runs),
+        env=devices | {'R1JAX_COORDINATOR': address, 'R1JAX_PROCESSES': '2', 'R1JAX_PROCESS': str(rank)},
+        **GENERATE,
+      )
+      for rank in (0, 1)
+    ]
 
   def finish(processes):
     said = [process.communicate(timeout=600)[1] for process in processes]
@@ -123,7 +131,7 @@ def test_two_processes_each_write_their_own_files(runs, tmp_path):
     return said
 
   said = finish(start(tmp_path / 'two'))
-  assert '6/6' in said[0] and 'file/s' not in said[1]                 # the first alone talks
+  assert '6/6' in said[0] and 'file/s' not in said[1]  # the first alone talks
   rows = list(shards.read(tmp_path / 'two' / 'samples'))
   assert len(rows) == 66 and [row['sample'] for row in rows] == [0, 1, 2] * 22
   processes = start(tmp_path / 'killed')
@@ -139,13 +147,16 @@ def test_two_processes_each_write_their_own_files(runs, tmp_path):
   assert contents(tmp_path / 'killed') == contents(tmp_path / 'two')
 
 
-@pytest.mark.parametrize('more, match', [
+@pytest.mark.parametrize(
+  'more, match',
+  [
     (dict(model=dict(path='x'), endpoint=dict(url='http://localhost', model='m')), 'both set'),
     (dict(), 'empty'),
     (dict(endpoint=dict(url='http://localhost', model='m', retry=3)), "no option 'retry'; the nearest .* 'retries'"),
     (dict(endpoint=dict(url='ftp://localhost', model='m')), 'must begin with https'),
     (dict(endpoint=dict(url='http://localhost', model='m'), data=dict(template='nope')), "'nope'; known: "),
-])
+  ],
+)
 def test_what_cannot_work_is_refused_in_one_line(more, match, tmp_path):
   cfg = configs.get_config('toy')
   cfg.update(more)
@@ -169,9 +180,14 @@ def test_what_an_endpoint_is_asked_is_among_the_settings_but_not_how():
   assert found['endpoint'] == {'extra': {'seed': 1}} and 'KEY' not in json.dumps(found)
 
 
-@pytest.mark.parametrize('more, match', [
-    (dict(part=2, parts=2), 'part 2 is none of 2'), (dict(split='test'), "'test'; known: train, held_out"),
-    (dict(problems=-1), 'problems is -1')])
+@pytest.mark.parametrize(
+  'more, match',
+  [
+    (dict(part=2, parts=2), 'part 2 is none of 2'),
+    (dict(split='test'), "'test'; known: train, held_out"),
+    (dict(problems=-1), 'problems is -1'),
+  ],
+)
 def test_numbers_out_of_range(more, match):
   cfg = configs.get_config('toy')
   cfg.update(more)

@@ -1,4 +1,5 @@
 """A run that loses its processes, or its disk, at any moment: the same command again ends with the same bits."""
+
 import os
 import random
 import re
@@ -39,8 +40,9 @@ def test_killed_between_two_checkpoints(runs, straight, tmp_path):
 def test_asked_to_end_it_saves_what_it_has_and_another_command_may_not_work_beside_it(runs, straight, tmp_path):
   """Asked once while it trains, once while it evaluates, by both signals."""
   said = runs.ask(tmp_path, lines(tmp_path, 1), signal.SIGTERM, lambda: runs.refuse(tmp_path))
-  step = int(re.fullmatch(r'stopped by SIGTERM: ([1-6]) of 6 steps are saved; run the same command again to go on.',
-                          said)[1])
+  step = int(
+    re.fullmatch(r'stopped by SIGTERM: ([1-6]) of 6 steps are saved; run the same command again to go on.', said)[1]
+  )
   assert step in committed(tmp_path) and not (tmp_path / '.lock').exists()
   if step < 6:
     said = runs.ask(tmp_path, lines(tmp_path, step + 1), signal.SIGINT)
@@ -52,24 +54,24 @@ def test_asked_to_end_it_saves_what_it_has_and_another_command_may_not_work_besi
 @pytest.mark.slow
 def test_killed_in_every_phase(runs, straight, tmp_path):
   """One run, killed in one phase after the other; TINY saves after 2, 4, 6 steps and evaluates at 0 and 3."""
-  runs.kill(tmp_path, exists(tmp_path / 'samples' / 'step_000000.jsonl'))        # base evaluation
+  runs.kill(tmp_path, exists(tmp_path / 'samples' / 'step_000000.jsonl'))  # base evaluation
   assert not (tmp_path / 'eval_base.json').exists()
-  runs.kill(tmp_path, lines(tmp_path, 1))                                        # step 1: no checkpoint yet
+  runs.kill(tmp_path, lines(tmp_path, 1))  # step 1: no checkpoint yet
   assert committed(tmp_path) == []
-  runs.kill(tmp_path, begun(tmp_path, 2))                                        # save
+  runs.kill(tmp_path, begun(tmp_path, 2))  # save
   assert committed(tmp_path) == [] and begun(tmp_path, 2)()
-  runs.kill(tmp_path, lines(tmp_path, 3))                                        # evaluation at step 3
-  assert committed(tmp_path) in ([], [2])                                        # saves go on beside the next steps
+  runs.kill(tmp_path, lines(tmp_path, 3))  # evaluation at step 3
+  assert committed(tmp_path) in ([], [2])  # saves go on beside the next steps
   assert not (tmp_path / 'samples' / 'step_000003.jsonl').exists()
-  runs.kill(tmp_path, lines(tmp_path, 5))                                        # step 5
+  runs.kill(tmp_path, lines(tmp_path, 5))  # step 5
   assert committed(tmp_path) in ([2], [2, 4])
-  runs.kill(tmp_path, begun(tmp_path, 6))                                        # the last save
+  runs.kill(tmp_path, begun(tmp_path, 6))  # the last save
   assert committed(tmp_path) == [2, 4]
-  runs.kill(tmp_path, exists(tmp_path / 'samples' / 'step_000006.jsonl'))        # final evaluation
+  runs.kill(tmp_path, exists(tmp_path / 'samples' / 'step_000006.jsonl'))  # final evaluation
   assert committed(tmp_path) == [4, 6] and not (tmp_path / 'summary.json').exists()
   runs.finish(tmp_path)
   runs.same(tmp_path, straight)
-  runs.finish(tmp_path)                                                          # of a finished run: nothing changes
+  runs.finish(tmp_path)  # of a finished run: nothing changes
   runs.same(tmp_path, straight)
 
 
@@ -80,7 +82,7 @@ def test_killed_at_random_moments(runs, tmp_path):
   runs.finish(tmp_path / 'straight', settings)
   for step in sorted(dice.sample(range(1, 21), 5)):
     delay = dice.uniform(0, 0.3)
-    print(f'killed {delay:.3f} s after {step} steps')                            # shown where the test fails
+    print(f'killed {delay:.3f} s after {step} steps')  # shown where the test fails
     runs.kill(tmp_path / 'run', lines(tmp_path / 'run', step), settings, delay)
   runs.finish(tmp_path / 'run', settings)
   runs.same(tmp_path / 'run', tmp_path / 'straight')
@@ -96,7 +98,7 @@ def test_disk_full(runs, straight, small_disk):
   step, _ = runs.last_checkpoint(run)
   assert step == 2 and committed(run) == [2]
   (small_disk / 'filler').write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize))
-  said = runs.refuse(run)                                                        # no room for a line of metrics
+  said = runs.refuse(run)  # no room for a line of metrics
   assert 'No space left on device' in said and 'make room' in said
   assert runs.last_checkpoint(run)[0] == 2
   (small_disk / 'filler').unlink()

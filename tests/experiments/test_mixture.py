@@ -1,4 +1,5 @@
 """The whole way of a model with latent attention and mixtures of experts: base, RL, resumed, out and in again."""
+
 import json
 
 import numpy as np
@@ -9,13 +10,27 @@ from experiments import convert
 
 @pytest.mark.slow
 def test_deepseek_in_small(runs, tmp_path):
-  base = {'preset': 'toy_deepseek', 'documents': 500, 'steps': 4, 'max_response': 8, 'optimizer.name': 'adam',
-          'gate.problems': 4, 'gate.samples': 1, 'gate.rounds': 0, 'balance_rate': 0.01}
+  base = {
+    'preset': 'toy_deepseek',
+    'documents': 500,
+    'steps': 4,
+    'max_response': 8,
+    'optimizer.name': 'adam',
+    'gate.problems': 4,
+    'gate.samples': 1,
+    'gate.rounds': 0,
+    'balance_rate': 0.01,
+  }
   runs.finish(tmp_path / 'base', base, module='pretrain', config='configs/toy_base.py:trial')
   before = runs.weights(tmp_path / 'base' / 'model')['params.layers.moe.router_bias']
-  assert 0 < np.abs(before).max() <= 0.0401                       # at most 4 steps of 0.01 each way
-  settings = {'model.path': tmp_path / 'base' / 'model', 'optimizer.schedule': 'constant', 'checkpoint.every': 1,
-              'train.balance_rate': 0.5, 'model.dtype': 'bfloat16'}
+  assert 0 < np.abs(before).max() <= 0.0401  # at most 4 steps of 0.01 each way
+  settings = {
+    'model.path': tmp_path / 'base' / 'model',
+    'optimizer.schedule': 'constant',
+    'checkpoint.every': 1,
+    'train.balance_rate': 0.5,
+    'model.dtype': 'bfloat16',
+  }
   runs.finish(tmp_path / 'straight', settings | {'steps': 2})
   for steps in (1, 2):
     runs.finish(tmp_path / 'run', settings | {'steps': steps})

@@ -1,4 +1,5 @@
 """experiments.plan: its errors, its table, and real programs compiled for a slice where the compiler is installed."""
+
 import dataclasses
 import importlib.util
 import json
@@ -14,8 +15,9 @@ from r1jax import params as params_lib
 from r1jax.config import ConfigError
 from r1jax.planning import processes, programs, topology
 
-needs_compiler = pytest.mark.skipif(not importlib.util.find_spec('libtpu'),
-                                    reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'")
+needs_compiler = pytest.mark.skipif(
+  not importlib.util.find_spec('libtpu'), reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'"
+)
 
 
 def config_of(**mesh):
@@ -28,9 +30,26 @@ def config_of(**mesh):
 
 def result(**known):
   """As a compilation gives it, for a program of 10 GB."""
-  return dict(argument_bytes=6 * 10**9, temp_bytes=4 * 10**9, code_bytes=0, peak_bytes=10**10,
-              compiler_peak_bytes=10**10, refused=None, resident_beside_bytes=0, state_bytes=0, critic_bytes=0,
-              compile_cpu_seconds=1.0, rss_bytes=10**9, dot_flops=10**12, open_loops=0, kernels=0, cached=False) | known
+  return (
+    dict(
+      argument_bytes=6 * 10**9,
+      temp_bytes=4 * 10**9,
+      code_bytes=0,
+      peak_bytes=10**10,
+      compiler_peak_bytes=10**10,
+      refused=None,
+      resident_beside_bytes=0,
+      state_bytes=0,
+      critic_bytes=0,
+      compile_cpu_seconds=1.0,
+      rss_bytes=10**9,
+      dot_flops=10**12,
+      open_loops=0,
+      kernels=0,
+      cached=False,
+    )
+    | known
+  )
 
 
 def test_a_mesh_from_a_flag():
@@ -50,10 +69,15 @@ def test_a_mesh_that_does_not_match_the_chips_is_refused(mesh):
 
 
 def test_the_table_says_what_fits_and_what_to_do(monkeypatch):
-  given = {'update/accumulate': result(), 'update/apply': result(peak_bytes=16 * 10**9),
-           'sample/weights': result(), 'sample/start': result(), 'sample/reshape': result(),
-           'sample/stretch': result(peak_bytes=2 * 10**10, refused='RESOURCE_EXHAUSTED', dot_flops=None),
-           'logprobs': result(resident_beside_bytes=10**9)}
+  given = {
+    'update/accumulate': result(),
+    'update/apply': result(peak_bytes=16 * 10**9),
+    'sample/weights': result(),
+    'sample/start': result(),
+    'sample/reshape': result(),
+    'sample/stretch': result(peak_bytes=2 * 10**10, refused='RESOURCE_EXHAUSTED', dot_flops=None),
+    'logprobs': result(resident_beside_bytes=10**9),
+  }
   monkeypatch.setattr(processes, 'run', lambda job, watch: given[job.program])
   cfg, slice_ = config_of(fsdp=4), topology.find('v5e:2x2')
   out, lines = plan.plan(cfg, models.PRESETS['bench'], slice_, [], cache='', price=2.0)
@@ -74,9 +98,11 @@ def test_what_a_value_network_costs(monkeypatch):
     assert job.critic
     of_critic = job.program.startswith('critic')
     return result(critic_bytes=3 * 10**9, state_bytes=7 * 10**9, resident_beside_bytes=10**9 + 10**9 * of_critic)
+
   monkeypatch.setattr(processes, 'run', run)
-  out, lines = plan.plan(config_of(fsdp=4), models.PRESETS['bench'], topology.find('v5e:2x2'), ['update', 'critic'], '',
-                         critic=True)
+  out, lines = plan.plan(
+    config_of(fsdp=4), models.PRESETS['bench'], topology.find('v5e:2x2'), ['update', 'critic'], '', critic=True
+  )
   assert [p['name'] for p in out['programs']] == [*programs.PHASES['update'], *programs.PHASES['critic']]
   assert out['without_critic'] == {'peak': (12 * 10**9, 8 * 10**9), 'resident': (7 * 10**9, 4 * 10**9)}
   assert any('peak 8.00 against 12.00 GB, 33 % less; resident 4.00 against 7.00 GB, 43 % less' in x for x in lines)
@@ -88,13 +114,14 @@ def test_a_search_finds_the_smallest_that_fits_and_the_fastest(monkeypatch):
     if mesh['tp'] == 8:
       raise ConfigError('4 heads do not divide')
     return result(peak_bytes=6 * 10**10 // (mesh['fsdp'] * mesh['tp']) + mesh['tp'] * 10**9)
+
   monkeypatch.setattr(processes, 'run', run)
   slices = [topology.find(f'v5e:{n}') for n in ('2x2', '2x4')]
   cfg = config_of()
   cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, prompts=16))
   found, lines = plan.search(cfg, models.PRESETS['bench'], slices, ['update'], '', 0.0)
   assert len(found['tried']) == 6 and 'v5e:2x4 fsdp=1,tp=8: 4 heads do not divide' in lines
-  assert (found['smallest']['chips'], found['smallest']['mesh']['fsdp']) == (4, 4)   # 16 GB of 16.9
+  assert (found['smallest']['chips'], found['smallest']['mesh']['fsdp']) == (4, 4)  # 16 GB of 16.9
   assert found['fastest']['chips'] == 8
   assert lines[-2] == 'smallest: v5e:2x2 fsdp=4,tp=1'
   assert any('fsdp=8,tp=1' in line and 'train.microbatch=8 and rollout.chunk=8' in line for line in lines)
@@ -110,8 +137,11 @@ def test_a_run_without_a_reference_has_no_log_prob_pass():
 
 
 def test_a_slice_that_is_unknown_ends_the_command_with_one_line():
-  done = subprocess.run([sys.executable, '-m', 'experiments.plan', '--config', 'configs/r1_zero.py:gsm8k',
-                         '--topology', 'v5p-128'], capture_output=True, text=True)
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.plan', '--config', 'configs/r1_zero.py:gsm8k', '--topology', 'v5p-128'],
+    capture_output=True,
+    text=True,
+  )
   assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
   assert done.stderr.startswith("error: unknown topology 'v5p-128'; known: v5e:{")
 
@@ -153,8 +183,10 @@ def test_programs_for_a_slice_need_no_more_memory_than_they_did(tmp_path):
   """A model of 33 million parameters, 16 rows of 1,152 tokens at a time in training and 64 in sampling."""
   cfg = config_of(fsdp=2, tp=2)
   cfg = dataclasses.replace(
-      cfg, rollout=dataclasses.replace(cfg.rollout, prompts=8, samples=8, chunk=8, max_prompt=128, max_response=1024),
-      train=dataclasses.replace(cfg.train, microbatch=16, length_slices=4))
+    cfg,
+    rollout=dataclasses.replace(cfg.rollout, prompts=8, samples=8, chunk=8, max_prompt=128, max_response=1024),
+    train=dataclasses.replace(cfg.train, microbatch=16, length_slices=4),
+  )
   found = plan.compile_all(RECORDED, cfg, models.PRESETS['bench'], topology.find('v5e:2x2'), str(tmp_path))
   peaks = {name: result['peak_bytes'] for name, result in found.items()}
   assert found['update/accumulate']['kernels'] > 0

@@ -1,4 +1,5 @@
 """What the runs of RL and of sampling take from their data: rows that can be scored, and none that is evaluated on."""
+
 import json
 import logging
 
@@ -15,8 +16,13 @@ def write(path, rows):
 
 
 def sums(count, first=0):
-  return [{'problem': f'Ann has {i} apples and buys {2 * i + 1} more at the market; how many are they now in all?',
-           'answer': str(3 * i + 1)} for i in range(first, first + count)]
+  return [
+    {
+      'problem': f'Ann has {i} apples and buys {2 * i + 1} more at the market; how many are they now in all?',
+      'answer': str(3 * i + 1),
+    }
+    for i in range(first, first + count)
+  ]
 
 
 MATH = config.Reward(parts={'math': 1.0}, accuracy='math')
@@ -41,11 +47,19 @@ def test_training_problems_near_evaluated_ones_are_dropped_counted_and_said(tmp_
 
 def test_rows_that_no_reward_could_score_are_dropped_and_the_first_is_named(tmp_path, caplog):
   good = [{'problem': f'Write f{i}.', 'asserts': [f'assert f{i}() == {i}']} for i in range(8)]
-  bad = [{'problem': 'no tests'}, {'problem': 'text', 'asserts': 'assert f()'},
-         {'problem': 'talk', 'asserts': ['assert f()'], 'turns': [3]},
-         {'problem': 'x', 'asserts': ['assert f()'], 'turns': 'hi'}]
-  part = {'source': 'jsonl', 'path': write(tmp_path / 'code.jsonl', good[:5] + bad + good[5:]), 'kind': 'code',
-          'answers': False, 'eval_fraction': 0.0}
+  bad = [
+    {'problem': 'no tests'},
+    {'problem': 'text', 'asserts': 'assert f()'},
+    {'problem': 'talk', 'asserts': ['assert f()'], 'turns': [3]},
+    {'problem': 'x', 'asserts': ['assert f()'], 'turns': 'hi'},
+  ]
+  part = {
+    'source': 'jsonl',
+    'path': write(tmp_path / 'code.jsonl', good[:5] + bad + good[5:]),
+    'kind': 'code',
+    'answers': False,
+    'eval_fraction': 0.0,
+  }
   cfg = config.convert({'source': 'mixture', 'parts': {'programs': part}}, config.Data)
   reward = config.Reward(parts={'format': 1.0}, accuracy='', routes={'code': {'code': 1.0}}, timeout=60.0)
   with caplog.at_level(logging.WARNING):
@@ -69,6 +83,7 @@ def test_the_real_recipe_keeps_what_it_is_evaluated_on_out_of_what_is_learned():
 
 def test_what_a_run_must_agree_on_names_evaluated_sets_only_where_there_are_some():
   make = lambda sets: config.Generate(
-      0, config.Model(''), config.Data('trial', evaluation=sets), config.Rollout(1, 1, 8, 8), MATH)
+    0, config.Model(''), config.Data('trial', evaluation=sets), config.Rollout(1, 1, 8, 8), MATH
+  )
   assert 'evaluation' not in generate.settings(make(()), '')['data']
   assert generate.settings(make(('a',)), '')['data']['evaluation'] == ['a']

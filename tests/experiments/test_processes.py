@@ -1,4 +1,5 @@
 """Two processes of four devices against one of eight; what happens when one of them goes; restoring elsewhere."""
+
 import json
 import os
 import shutil
@@ -12,24 +13,40 @@ import pytest
 # Other devices add up in another order. A large eps keeps Adam from blowing that up where a gradient is all but zero:
 # draws that turn out otherwise are then as rare as can be.
 SETTINGS = {
-    'steps': 4, 'checkpoint.every': 1, 'checkpoint.keep': 5, 'optimizer.eps': 1e-3, 'rollout.prompts': 8,
-    'rollout.chunk': 8, 'eval.every': 3, 'eval.problems': 8, 'eval.final_problems': 8}
+  'steps': 4,
+  'checkpoint.every': 1,
+  'checkpoint.keep': 5,
+  'optimizer.eps': 1e-3,
+  'rollout.prompts': 8,
+  'rollout.chunk': 8,
+  'eval.every': 3,
+  'eval.problems': 8,
+  'eval.final_problems': 8,
+}
 MESH = {'mesh.fsdp': 4, 'mesh.tp': 2}
-WITHIN = 60.0                     # seconds in which a lost process must end the others
+WITHIN = 60.0  # seconds in which a lost process must end the others
 
 
 def devices(count):
   # On a busy machine a thread may come late to a collective; by default the runtime gives up after 40 s.
-  return {'XLA_FLAGS': f'--xla_force_host_platform_device_count={count} '
-                       '--xla_cpu_collective_call_terminate_timeout_seconds=300'}
+  return {
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={count} '
+    '--xla_cpu_collective_call_terminate_timeout_seconds=300'
+  }
 
 
 def start_two(runs, workdir):
   with socket.socket() as s:
     s.bind(('localhost', 0))
     address = f'localhost:{s.getsockname()[1]}'
-  return [runs.start(workdir, SETTINGS | MESH, env=devices(4) | {
-      'R1JAX_COORDINATOR': address, 'R1JAX_PROCESSES': '2', 'R1JAX_PROCESS': str(rank)}) for rank in (0, 1)]
+  return [
+    runs.start(
+      workdir,
+      SETTINGS | MESH,
+      env=devices(4) | {'R1JAX_COORDINATOR': address, 'R1JAX_PROCESSES': '2', 'R1JAX_PROCESS': str(rank)},
+    )
+    for rank in (0, 1)
+  ]
 
 
 def finish_two(runs, workdir):
@@ -113,7 +130,7 @@ def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(lost, runs, 
     for process in processes:
       kill(process)
   if lost:
-    return                        # the other test goes on
+    return  # the other test goes on
   finish_two(runs, tmp_path)
   near(runs.metrics(tmp_path), runs.metrics(two[0]))
   ends = [json.loads((path / 'summary.json').read_text()) for path in (tmp_path, two[0])]

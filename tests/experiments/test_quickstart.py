@@ -1,4 +1,5 @@
 """The main job's own text; what it runs is tested piece by piece."""
+
 from configs import r1_zero, toy_base
 from experiments import quickstart
 from r1jax import config

@@ -1,4 +1,5 @@
 """The recipe's loop: on experiments that count how often they ran, and (slow) on real ones killed at any moment."""
+
 import json
 import pathlib
 import shlex
@@ -30,21 +31,34 @@ class Fakes:
     (pathlib.Path(workdir) / 'half').write_text('')
     if name in self.fails:
       raise ConfigError('no luck')
-    (pathlib.Path(workdir) / 'made.txt').write_text(json.dumps(
-        [cfg.seed, cfg.optimizer.learning_rate, stage_lib.digest(cfg.model.path)]))
+    (pathlib.Path(workdir) / 'made.txt').write_text(
+      json.dumps([cfg.seed, cfg.optimizer.learning_rate, stage_lib.digest(cfg.model.path)])
+    )
     return self.done(workdir, {'final': {'pass@1': 0.5}, 'dropped': {'long': 3}, 'config': {'large': 1}})
 
   def evaluate(self, cfg, workdir):
     self.ran.append(f'{pathlib.Path(cfg.model.path).name}*')
     better = pathlib.Path(cfg.model.path).name == 'late'
-    row = {'answer': '1', 'response': '<script>wait', 'stop': 'eos', 'reward': 1.0, 'parts': {'math': 1.0},
-           'format': 1.0, 'language': 0.5, 'length': 7}
-    rows = [row | {'id': name, 'kind': kind, 'problem': f'<b>{name}</b>', 'correct': bool(i % 2) or better}
-            for name, kind in PROBLEMS for i in range(4)]
+    row = {
+      'answer': '1',
+      'response': '<script>wait',
+      'stop': 'eos',
+      'reward': 1.0,
+      'parts': {'math': 1.0},
+      'format': 1.0,
+      'language': 0.5,
+      'length': 7,
+    }
+    rows = [
+      row | {'id': name, 'kind': kind, 'problem': f'<b>{name}</b>', 'correct': bool(i % 2) or better}
+      for name, kind in PROBLEMS
+      for i in range(4)
+    ]
     with writer.Writer(workdir) as out:
       out.samples(0, rows)
-    return self.done(workdir, {'final': {'pass@1': 1.0 if better else 0.5, 'format': 1.0}, 'problems': 3, 'samples': 4,
-                               'seconds': 0.1})
+    return self.done(
+      workdir, {'final': {'pass@1': 1.0 if better else 0.5, 'format': 1.0}, 'problems': 3, 'samples': 4, 'seconds': 0.1}
+    )
 
   def done(self, workdir, summary):
     (pathlib.Path(workdir) / 'summary.json').write_text(json.dumps(summary))
@@ -54,27 +68,35 @@ class Fakes:
 @pytest.fixture
 def fakes(monkeypatch):
   fakes = Fakes()
-  fakes.table = {'rl': recipe.Experiment(fakes.make, config_lib.RL, '', 'rl'),
-                 'evaluate': recipe.Experiment(fakes.evaluate, config_lib.RL, '', 'evaluate'),
-                 'given': recipe.EXPERIMENTS['given']}
+  fakes.table = {
+    'rl': recipe.Experiment(fakes.make, config_lib.RL, '', 'rl'),
+    'evaluate': recipe.Experiment(fakes.evaluate, config_lib.RL, '', 'evaluate'),
+    'given': recipe.EXPERIMENTS['given'],
+  }
   monkeypatch.setattr(recipe, 'EXPERIMENTS', fakes.table)
-  monkeypatch.setattr(recipe_report, 'make', lambda workdir: None)   # it takes a second; see the test of it
+  monkeypatch.setattr(recipe_report, 'make', lambda workdir: None)  # it takes a second; see the test of it
   return fakes
 
 
 def configs(path, rate=0.5, **stages):
   """given -> first -> second -> late; first and late are evaluated and compared. stages: {name: changed config}."""
+
   def rl(model):
     c = r1_zero.get_config('toy').to_dict()
     c['model']['path'] = model
     return c
 
-  c = {'seed': 3, 'evaluations': {'all': rl('')}, 'stages': {
+  c = {
+    'seed': 3,
+    'evaluations': {'all': rl('')},
+    'stages': {
       'outside': {'experiment': 'given', 'config': {'path': str(path)}},
       'first': {'experiment': 'rl', 'config': rl('stage:outside'), 'evaluation': 'all', 'about': 'the <first> one'},
       'second': {'experiment': 'rl', 'config': rl('stage:first')},
-      'late': {'experiment': 'rl', 'config': rl('stage:second/made.txt'), 'evaluation': 'all'}},
-      'comparisons': {'gain': {'first': 'first', 'second': 'late'}}}
+      'late': {'experiment': 'rl', 'config': rl('stage:second/made.txt'), 'evaluation': 'all'},
+    },
+    'comparisons': {'gain': {'first': 'first', 'second': 'late'}},
+  }
   c['stages']['second']['config']['optimizer']['learning_rate'] = rate
   return c
 
@@ -87,8 +109,9 @@ def outside(tmp_path):
 
 def run(outside, **kwargs):
   flags = {name: kwargs.pop(name) for name in ('only', 'first', 'last') if name in kwargs}
-  return recipe.run_recipe(config_lib.convert(configs(outside, **kwargs), settings.Recipe), str(outside.parent / 'w'),
-                           **flags)
+  return recipe.run_recipe(
+    config_lib.convert(configs(outside, **kwargs), settings.Recipe), str(outside.parent / 'w'), **flags
+  )
 
 
 def test_each_stage_runs_once_with_its_evaluation_and_the_seed(fakes, outside):
@@ -102,7 +125,12 @@ def test_each_stage_runs_once_with_its_evaluation_and_the_seed(fakes, outside):
   assert stages['second']['inputs'] == {'model.path': 'first'} and stages['second']['evaluation'] is None
   assert stages['first']['figures'] == {'final': {'pass@1': 0.5}, 'dropped': {'long': 3}}
   assert stages['late']['evaluation']['kinds']['math'] == {
-      'count': 2, 'correct': 1.0, 'format': 1.0, 'language': 0.5, 'length': 7.0}
+    'count': 2,
+    'correct': 1.0,
+    'format': 1.0,
+    'language': 0.5,
+    'length': 7.0,
+  }
   assert summary['comparisons']['gain']['difference'] == 0.5 and summary['comparisons']['gain']['problems'] == 3
 
 
@@ -143,9 +171,14 @@ def test_a_changed_evaluation_evaluates_again_and_trains_nothing(fakes, outside)
   assert fakes.ran == ['first*', 'late*']
 
 
-@pytest.mark.parametrize('flags, ran', [
-    ({'only': ['first']}, []), ({'last': 'first'}, ['first', 'first*']),
-    ({'last': 'second'}, ['first', 'first*', 'second'])])
+@pytest.mark.parametrize(
+  'flags, ran',
+  [
+    ({'only': ['first']}, []),
+    ({'last': 'first'}, ['first', 'first*']),
+    ({'last': 'second'}, ['first', 'first*', 'second']),
+  ],
+)
 def test_parts_of_a_recipe(fakes, outside, flags, ran):
   if flags.get('only'):
     with pytest.raises(ConfigError, match=r'first needs outside \(model.path\), which is to do; run outside first'):
@@ -182,14 +215,17 @@ def test_the_table_says_what_is_done_and_why_not(fakes, outside):
   rows = {line.split()[0]: line for line in text.splitlines()}
   assert ' done ' in rows['first'] and ' stale ' in rows['second'] and ' to do ' in rows['late']
   assert rows['second'].endswith('optimizer.learning_rate was 0.5, is 0.1')
-  assert rows['late'].endswith('second')                        # what it is from; that this is to do stands above
+  assert rows['late'].endswith('second')  # what it is from; that this is to do stands above
 
 
 def test_what_is_given_is_asked_for_where_it_is_used(fakes, outside):
   c = configs(outside)
   unused = {'experiment': 'given', 'config': {'path': ''}}
-  c['stages'] = {'unused': unused} | c['stages'] | {'more': {'experiment': 'rl', 'config': c['stages']['late']['config']
-                                                             | {'model': {'path': 'stage:unused'}}}}
+  c['stages'] = (
+    {'unused': unused}
+    | c['stages']
+    | {'more': {'experiment': 'rl', 'config': c['stages']['late']['config'] | {'model': {'path': 'stage:unused'}}}}
+  )
   cfg = config_lib.convert(c, settings.Recipe)
   recipe.run_recipe(cfg, str(outside.parent / 'w'), last='first')
   assert fakes.ran == ['first', 'first*']
@@ -228,9 +264,9 @@ def test_the_plain_command_of_a_stage_is_the_stage(fakes, outside):
   again = config_lib.convert(space['get_config'](), config_lib.RL)
   assert again.model.path == f'{workdir}/first' and again.seed == 3 and again.optimizer.learning_rate == 0.5
   fakes.ran.clear()
-  fakes.make(again, said[said.index('--workdir') + 1])          # a job of its own, elsewhere
+  fakes.make(again, said[said.index('--workdir') + 1])  # a job of its own, elsewhere
   recipe.run_recipe(cfg, workdir)
-  assert fakes.ran == ['second', 'late', 'late*']               # late ran on it; second did not run again
+  assert fakes.ran == ['second', 'late', 'late*']  # late ran on it; second did not run again
   with pytest.raises(ConfigError, match='stage second is done'):
     recipe.command(cfg, workdir, 'second')
 
@@ -249,7 +285,11 @@ def test_the_lineage_as_text(fakes, outside):
   run(outside)
   lines = recipe.lineage_text(stage_lib.lineage(*stage_lib.find(outside.parent / 'w' / 'late'))).splitlines()
   assert [line.strip() for line in lines if '(' in line] == [
-      'late (rl, seed 3)', 'second (rl, seed 3)', 'first (rl, seed 3)', 'outside (given)']
+    'late (rl, seed 3)',
+    'second (rl, seed 3)',
+    'first (rl, seed 3)',
+    'outside (given)',
+  ]
   assert any(str(outside) in line for line in lines) and 'CHANGED' not in '\n'.join(lines)
 
 
@@ -258,19 +298,22 @@ def test_comparisons_and_evaluations_must_exist():
   with pytest.raises(ConfigError, match="stages.a.evaluation is 'e'; known: none"):
     config_lib.convert({'seed': 0, 'stages': {'a': stage | {'evaluation': 'e'}}}, settings.Recipe)
   with pytest.raises(ConfigError, match="comparisons.c names 'a', which is no stage with an evaluation"):
-    config_lib.convert({'seed': 0, 'stages': {'a': stage}, 'comparisons': {'c': {'first': 'a', 'second': 'a'}}},
-                       settings.Recipe)
+    config_lib.convert(
+      {'seed': 0, 'stages': {'a': stage}, 'comparisons': {'c': {'first': 'a', 'second': 'a'}}}, settings.Recipe
+    )
   with pytest.raises(ConfigError, match="'a/b' is no name of a stage"):
     config_lib.convert({'seed': 0, 'stages': {'a/b': stage}}, settings.Recipe)
 
 
 def figures(workdir):
   """W/summary.json less what depends on the clock, the place, and what the process has held in memory."""
+
   def kept(value):
     if isinstance(value, dict):
       drop = ('seconds', 'path', 'made_by', 'policy', 'sources', 'memory')
       return {k: kept(v) for k, v in value.items() if k not in drop}
     return [kept(v) for v in value] if isinstance(value, list) else value
+
   return kept(json.loads((workdir / 'summary.json').read_text()))
 
 
@@ -280,12 +323,12 @@ def test_a_recipe_killed_across_its_stages_ends_with_the_same_figures(runs, tmp_
   tiny = {'module': 'recipe', 'config': 'tests/experiments/tiny_r1.py'}
   straight, killed = tmp_path / 'straight', tmp_path / 'killed'
   runs.finish(straight, **tiny)
-  runs.kill(killed, (killed / 'zero' / 'eval_base.json').exists, **tiny)               # in the first RL
-  runs.kill(killed, (killed / 'curated' / stage_lib.RECORD).exists, **tiny)            # from one stage to the next
+  runs.kill(killed, (killed / 'zero' / 'eval_base.json').exists, **tiny)  # in the first RL
+  runs.kill(killed, (killed / 'curated' / stage_lib.RECORD).exists, **tiny)  # from one stage to the next
   runs.kill(killed, lambda: any((killed / 'final' / 'checkpoints').glob('step_*')), **tiny)
   assert not (killed / 'final' / 'summary.json').exists()
   runs.finish(killed, **tiny)
   assert figures(killed) == figures(straight)
   assert set(figures(killed)['stages']) == set(tiny_r1.KEPT) and not (killed / 'old').exists()
   said = runs.finish(killed, **tiny)
-  assert '[' not in said                                                               # nothing is left to run
+  assert '[' not in said  # nothing is left to run

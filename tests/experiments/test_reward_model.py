@@ -1,4 +1,5 @@
 """Training a reward model from end to end: tiny runs, killed and resumed, and what the model is used for."""
+
 import dataclasses
 import json
 
@@ -15,8 +16,15 @@ from r1jax.rewards.neural import NEURAL
 from r1jax.rewards.neural import model as model_lib
 
 MODULE = {'module': 'reward_model'}
-TINY = {'epochs': 0.01, 'batch': 16, 'data.max_length': 64, 'eval.every': 3, 'eval.examples': 16,
-        'checkpoint.every': 2, 'optimizer.warmup': 2}     # 8 steps
+TINY = {
+  'epochs': 0.01,
+  'batch': 16,
+  'data.max_length': 64,
+  'eval.every': 3,
+  'eval.examples': 16,
+  'checkpoint.every': 2,
+  'optimizer.warmup': 2,
+}  # 8 steps
 VARIANT = 'configs/reward_model.py:toy_{}'
 
 
@@ -60,15 +68,20 @@ def test_its_model_scores_as_the_run_did(trained):
   row = json.loads((trained['process'] / 'samples' / 'step_000008.jsonl').read_text().splitlines()[0])
   item = scored.steps(1, True)[0]
   response = {'prompt': 'p', 'problem': item['turns'][0]['content'], 'response': process.joined(item['texts'], 'line')}
-  found, = NEURAL['process'](path=str(trained['process'] / 'model'), aggregate='last')([response])
+  (found,) = NEURAL['process'](path=str(trained['process'] / 'model'), aggregate='last')([response])
   np.testing.assert_allclose(found, 1 / (1 + np.exp(-row['scores'][0][-1])), atol=1e-5)
 
 
 def test_a_killed_run_ends_with_the_same_bits(runs, trained, tmp_path):
   settings = TINY | {'model.path': runs.base}
   file = tmp_path / 'metrics.jsonl'
-  runs.kill(tmp_path, lambda: file.exists() and file.read_bytes().count(b'\n') >= 5, settings,
-            config=VARIANT.format('preference'), **MODULE)
+  runs.kill(
+    tmp_path,
+    lambda: file.exists() and file.read_bytes().count(b'\n') >= 5,
+    settings,
+    config=VARIANT.format('preference'),
+    **MODULE,
+  )
   assert not (tmp_path / 'summary.json').exists()
   runs.finish(tmp_path, settings, config=VARIANT.format('preference'), **MODULE)
   straight = trained['preference']
@@ -84,7 +97,8 @@ def test_a_new_head_on_a_policy_and_a_reward_model_trained_on(runs, trained, tmp
   assert source.cfg.head == 'score' and 'params.unembed' in base
   first = runs.weights(trained['preference'] / 'model')
   assert {k: v.shape for k, v in base.items() if k != 'params.unembed'} == {
-      k: v.shape for k, v in first.items() if k != 'params.score'}
+    k: v.shape for k, v in first.items() if k != 'params.score'
+  }
   # One step at a rate of nearly nothing leaves the weights where the model trained before has them.
   settings = TINY | {'model.path': trained['preference'] / 'model', 'epochs': 1e-4, 'optimizer.learning_rate': 1e-12}
   runs.finish(tmp_path, settings, config=VARIANT.format('preference'), **MODULE)
@@ -96,6 +110,7 @@ def test_a_new_head_on_a_policy_and_a_reward_model_trained_on(runs, trained, tmp
 def test_transformers_reads_the_same_scores(trained):
   transformers = pytest.importorskip('transformers', reason='transformers is installed by the extra torch-parity')
   import torch
+
   path = trained['preference'] / 'model'
   theirs = transformers.AutoModelForSequenceClassification.from_pretrained(path).eval()
   tokenizer = checkpoint.open_model(path).load_tokenizer()
@@ -105,7 +120,7 @@ def test_transformers_reads_the_same_scores(trained):
   rows = [encoder.whole(turns, text) for turns, (text,) in asked]
   tokens = torch.full((len(rows), max(len(row.ids) for row in rows)), theirs.config.pad_token_id)
   for line, row in zip(tokens, rows):
-    line[:len(row.ids)] = torch.tensor(row.ids)
+    line[: len(row.ids)] = torch.tensor(row.ids)
   with torch.no_grad():
     want = theirs(tokens, attention_mask=(tokens != theirs.config.pad_token_id).int()).logits[:, 0]
   np.testing.assert_allclose(np.array(model_lib.load(path).score(asked))[:, 0], want, atol=2e-5)
@@ -126,13 +141,17 @@ def test_a_mesh_gives_the_same_figures(runs, tmp_path, name):
       np.testing.assert_allclose(b[metric], a[metric], rtol=5e-3, err_msg=metric)
 
 
-@pytest.mark.parametrize('settings, said', [
+@pytest.mark.parametrize(
+  'settings, said',
+  [
     ({'model.preset': ''}, "model.path is empty and model.preset is ''"),
     ({'objective': 'triples'}, "objective is 'triples'; known: pairs, points, steps"),
     ({'data.view': 'half'}, "data.view is 'half'; known: summary, whole"),
     ({'data.max_length': 5000}, "data.max_length 5000 exceeds the model's context of 4096"),
     ({'data.source': 'jsonl', 'data.eval_fraction': 0.1}, 'data.path is empty'),
-    ({'data.form': 'chat'}, 'has no chat template')])
+    ({'data.form': 'chat'}, 'has no chat template'),
+  ],
+)
 def test_errors_are_one_line(tmp_path, monkeypatch, settings, said):
   monkeypatch.setattr(scored, 'SPLITS', ((40, False), (10, True)))
   c = configs.get_config('toy_preference')
@@ -148,7 +167,7 @@ def test_errors_are_one_line(tmp_path, monkeypatch, settings, said):
 
 
 def test_more_characters_than_ids_are_named(tmp_path):
-  text = ''.join(map(chr, range(0x4e00, 0x4e00 + 400)))
+  text = ''.join(map(chr, range(0x4E00, 0x4E00 + 400)))
   rows = [{'prompt': f'{i}', 'chosen': text, 'rejected': ''} for i in range(9)]
   (tmp_path / 'f.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   c = configs.get_config('small_preference')
@@ -159,18 +178,21 @@ def test_more_characters_than_ids_are_named(tmp_path):
 
 
 def test_steps_are_labelled_by_roll_outs_and_what_was_ended_goes_on(runs, tmp_path):
-  rows = [{'id': i, 'problem': f'{30 + i} a 3 = {33 + i}', 'answer': '3', 'steps': ['a +3', f'{33 + i} ok']}
-          for i in range(5)]
+  rows = [
+    {'id': i, 'problem': f'{30 + i} a 3 = {33 + i}', 'answer': '3', 'steps': ['a +3', f'{33 + i} ok']} for i in range(5)
+  ]
   (tmp_path / 'in.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  options = label_steps.Options(samples=3, max_prompt=64, max_response=12, chunk=2, reward='format', opening='<think> ',
-                                workers=1)
+  options = label_steps.Options(
+    samples=3, max_prompt=64, max_response=12, chunk=2, reward='format', opening='<think> ', workers=1
+  )
   run = lambda name, options=options: label_steps.label_file(
-      runs.base, str(tmp_path / 'in.jsonl'), str(tmp_path / name), options)
+    runs.base, str(tmp_path / 'in.jsonl'), str(tmp_path / name), options
+  )
   assert run('out.jsonl') == 5
   whole = (tmp_path / 'out.jsonl').read_bytes()
   items, dropped = process.read_steps(str(tmp_path / 'out.jsonl'), 'line')
   assert len(items) == 5 and all(n == 3 for row in whole.splitlines() for _, n in json.loads(row)['rollouts'])
-  for size in (len(whole) // 2, 10, len(whole)):          # torn in the middle of a line, or finished
+  for size in (len(whole) // 2, 10, len(whole)):  # torn in the middle of a line, or finished
     (tmp_path / 'out.jsonl').write_bytes(whole[:size])
     assert run('out.jsonl') == 5 and (tmp_path / 'out.jsonl').read_bytes() == whole
   with pytest.raises(ConfigError, match='was made with'):

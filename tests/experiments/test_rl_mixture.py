@@ -1,4 +1,5 @@
 """RL over problems of several kinds, on public data, through the config that a real model would use."""
+
 import dataclasses
 import itertools
 import json
@@ -17,8 +18,12 @@ CONFIG = 'configs/r1_rl.py:small'
 @pytest.fixture(scope='module')
 def files(data_dir):
   """Settings that name each part's file."""
-  names = {'gsm8k': 'math/gsm8k_train.jsonl.gz', 'cmath': 'zh/cmath.jsonl', 'mbpp': 'code/mbpp.jsonl',
-           'knights': 'logic/knights_knaves_train.jsonl.gz'}
+  names = {
+    'gsm8k': 'math/gsm8k_train.jsonl.gz',
+    'cmath': 'zh/cmath.jsonl',
+    'mbpp': 'code/mbpp.jsonl',
+    'knights': 'logic/knights_knaves_train.jsonl.gz',
+  }
   return {f'data.parts.{part}.path': str(data_dir / name) for part, name in names.items()}
 
 
@@ -48,12 +53,16 @@ def test_mathematics_in_two_languages_code_and_logic(runs, base, files, tmp_path
   assert sum(drawn.values()) == 32 and all(abs(drawn[k] - n) < 2 for k, n in zip(drawn, (12.6, 12.1, 7.3)))
   own = {'math': 'math', 'code': 'code', 'logic': 'logic'}
   found = rows_of(tmp_path / 'whole')
-  assert {(row['kind'], row['target']) for row in found} == {('math', 'en'), ('math', 'zh'), ('code', 'en'),
-                                                             ('logic', 'en')}
+  assert {(row['kind'], row['target']) for row in found} == {
+    ('math', 'en'),
+    ('math', 'zh'),
+    ('code', 'en'),
+    ('logic', 'en'),
+  }
   for row in found:
     assert set(row['parts']) == {'format', 'language', own[row['kind']]}
     assert row['reward'] == pytest.approx(sum(row['parts'].values()), abs=1e-6)
-    assert row['parts']['language'] == pytest.approx(row['language'], abs=1e-6)    # by the same target, per problem
+    assert row['parts']['language'] == pytest.approx(row['language'], abs=1e-6)  # by the same target, per problem
   summary = json.loads((tmp_path / 'whole' / 'summary.json').read_text())
   for kind, language in (('kind/math', 'language/zh'), ('kind/code', 'language/en')):
     assert {f'{kind}/pass@1', f'{kind}/greedy', f'{language}/language_consistency'} <= summary['final'].keys()
@@ -65,10 +74,17 @@ def test_mathematics_in_two_languages_code_and_logic(runs, base, files, tmp_path
 
 
 def test_mistakes_cost_one_line_before_anything_compiles(runs, base, files, tmp_path):
-  refuse = lambda **more: runs.refuse(tmp_path, files | {'model.path': base} | dict.fromkeys(PLAIN) | {
-      key.replace('__', '.'): value for key, value in more.items()}, config=CONFIG)
+  refuse = lambda **more: runs.refuse(
+    tmp_path,
+    files
+    | {'model.path': base}
+    | dict.fromkeys(PLAIN)
+    | {key.replace('__', '.'): value for key, value in more.items()},
+    config=CONFIG,
+  )
   assert 'pass the JSON Lines file of problems with --config.data.parts.knights.path=FILE' in refuse(
-      data__parts__knights__path='')
+    data__parts__knights__path=''
+  )
   assert 'no reward says whether problems of kind puzzle are solved' in refuse(data__parts__knights__kind='puzzle')
   assert "language 'xx' is not known; known: zh" in refuse(data__language='xx')
   assert "language 'xx' is not known; known: zh" in refuse(data__parts__cmath__language='xx')
@@ -77,5 +93,16 @@ def test_mistakes_cost_one_line_before_anything_compiles(runs, base, files, tmp_
 
 
 # Keys of the settings that the fixture's runs have for toys, which are to be left to the config here.
-PLAIN = ('train.length_slices', 'rollout.prompts', 'rollout.samples', 'rollout.chunk', 'rollout.max_response',
-         'eval.every', 'eval.problems', 'eval.samples', 'eval.final_problems', 'eval.final_samples', 'checkpoint.every')
+PLAIN = (
+  'train.length_slices',
+  'rollout.prompts',
+  'rollout.samples',
+  'rollout.chunk',
+  'rollout.max_response',
+  'eval.every',
+  'eval.problems',
+  'eval.samples',
+  'eval.final_problems',
+  'eval.final_samples',
+  'checkpoint.every',
+)

@@ -1,4 +1,5 @@
 """RL by rewards that a model scores: one score, credit by step, gates; all resumes."""
+
 import json
 
 import pytest
@@ -23,9 +24,13 @@ def scorers(runs, tmp_path_factory):
 
 
 def test_models_and_rules_are_mixed_and_a_resumed_run_is_the_same(runs, scorers, tmp_path):
-  settings = {'reward.parts.preference': 0.5, 'reward.parts.process': 0.0, 'reward.gates': "('format',)",
-              'reward.step_credit': 0.3, 'steps': 4} | options(
-                  preference={'path': str(scorers['toy_preference'])}, process={'path': str(scorers['toy_process'])})
+  settings = {
+    'reward.parts.preference': 0.5,
+    'reward.parts.process': 0.0,
+    'reward.gates': "('format',)",
+    'reward.step_credit': 0.3,
+    'steps': 4,
+  } | options(preference={'path': str(scorers['toy_preference'])}, process={'path': str(scorers['toy_process'])})
   runs.finish(tmp_path / 'whole', settings)
   rows = runs.metrics(tmp_path / 'whole')[:4]
   for part in ('preference', 'process'):
@@ -64,7 +69,7 @@ def get_config():
 """)
   runs.finish(tmp_path / 'run', {'steps': 4, 'checkpoint.every': 1}, config=str(config))
   rows = runs.metrics(tmp_path / 'run')
-  assert [row.get('kind/open/prompts') for row in rows[:4]] == [None, None, 2, 2]      # two parts of equal weight
+  assert [row.get('kind/open/prompts') for row in rows[:4]] == [None, None, 2, 2]  # two parts of equal weight
   assert [row['kind/signs/prompts'] for row in rows[:4]] == [4, 4, 2, 2]
   assert ['reward/helpful/mean' in row for row in rows[:4]] == [False, False, True, True]
   assert ['reward/harmless/mean' in row for row in rows[:4]] == [False, False, False, True]
@@ -73,11 +78,15 @@ def get_config():
     parts = {'format', 'helpful', *last}
     assert row['kind/open/reward'] == pytest.approx(sum(weights[n] * row[f'kind/open/{n}'] for n in parts), abs=1e-5)
   for line in (tmp_path / 'run' / 'samples').glob('*'):
-    for row in map(json.loads, line.read_text().splitlines()):       # an evaluation asks all that the kind has
+    for row in map(json.loads, line.read_text().splitlines()):  # an evaluation asks all that the kind has
       assert set(row['parts']) == {'format', 'signs'} if row['kind'] == 'signs' else {'format', 'helpful', 'harmless'}
       assert row['reward'] == pytest.approx(sum(weights[n] * x for n, x in row['parts'].items()), abs=1e-5)
-  runs.kill(tmp_path / 'cut', (tmp_path / 'cut' / 'checkpoints' / 'step_000002').exists,
-            {'steps': 4, 'checkpoint.every': 1}, config=str(config))
+  runs.kill(
+    tmp_path / 'cut',
+    (tmp_path / 'cut' / 'checkpoints' / 'step_000002').exists,
+    {'steps': 4, 'checkpoint.every': 1},
+    config=str(config),
+  )
   runs.finish(tmp_path / 'cut', {'steps': 4, 'checkpoint.every': 1}, config=str(config))
   runs.same(tmp_path / 'cut', tmp_path / 'run')
 
@@ -88,4 +97,4 @@ def test_options_are_checked_before_anything_compiles(runs, scorers, tmp_path):
   assert "has no option 'pth'; the nearest known one is 'path'" in refuse(**options(process={'pth': 'x'}))
   wrong = options(process={'path': str(scorers['toy_preference'])})
   assert "scores whole responses; use the reward 'preference' with it" in refuse(**wrong)
-  assert 'needs \'process\' among' in runs.refuse(tmp_path, {'reward.step_credit': 1.0})
+  assert "needs 'process' among" in runs.refuse(tmp_path, {'reward.step_credit': 1.0})

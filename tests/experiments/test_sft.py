@@ -1,4 +1,5 @@
 """Supervised fine-tuning from end to end: killed and resumed, opened as a model, and on real texts."""
+
 import gzip
 import json
 import shutil
@@ -13,9 +14,19 @@ from r1jax import checkpoint, config
 from r1jax.config import ConfigError
 
 MODULE = {'module': 'sft', 'config': 'configs/sft.py:toy'}
-TINY = {'epochs': 0.2, 'batch': 4, 'data.max_length': 256, 'eval.every': 3, 'eval.problems': 4,
-        'eval.final_problems': 8, 'eval.samples': 2, 'eval.final_samples': 2, 'eval.batch': 4, 'eval.max_response': 16,
-        'checkpoint.every': 2}
+TINY = {
+  'epochs': 0.2,
+  'batch': 4,
+  'data.max_length': 256,
+  'eval.every': 3,
+  'eval.problems': 4,
+  'eval.final_problems': 8,
+  'eval.samples': 2,
+  'eval.final_samples': 2,
+  'eval.batch': 4,
+  'eval.max_response': 16,
+  'checkpoint.every': 2,
+}
 # A small model with real texts, by the configs that a large one would use.
 SMALL = {'batch': 2, 'microbatch': 1, 'mesh.fsdp': 1, 'mesh.tp': 1, 'checkpoint.every': 2}
 
@@ -66,8 +77,13 @@ def test_a_run_and_a_run_of_a_run_are_models(runs, trained, tmp_path):
 
 @pytest.mark.slow
 def test_a_mesh_gives_the_same_figures(runs, tmp_path):
-  settings = TINY | {'model.path': runs.base, 'batch': 8, 'epochs': 0.3, 'eval.problems': 0,
-                     'optimizer.learning_rate': 1e-4}
+  settings = TINY | {
+    'model.path': runs.base,
+    'batch': 8,
+    'epochs': 0.3,
+    'eval.problems': 0,
+    'optimizer.learning_rate': 1e-4,
+  }
   eight = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
   for folder, more, env in (('one', {}, {}), ('eight', {'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tp': 2}, eight)):
     runs.finish(tmp_path / folder, settings | more, env=env, **MODULE)
@@ -86,10 +102,20 @@ def test_worked_solutions_of_gsm8k(runs, data_dir, tmp_path):
   held_out = (data_dir / 'math' / 'gsm8k_test.jsonl').read_text().splitlines(keepends=True)
   (tmp_path / 'test.jsonl').write_text(''.join(held_out[:6]))
   settings = SMALL | {
-      'model.path': runs.base, 'epochs': 0.2, 'eval.problems': 2, 'eval.final_problems': 2, 'eval.batch': 2,
-      'eval.max_response': 32, 'optimizer.learning_rate': 1e-3, 'optimizer.warmup': 0,
-      **{f'{part}.{key}': tmp_path / f'{name}.jsonl' for part in ('data', 'problems')
-         for key, name in (('path', 'train'), ('eval_path', 'test'))}}
+    'model.path': runs.base,
+    'epochs': 0.2,
+    'eval.problems': 2,
+    'eval.final_problems': 2,
+    'eval.batch': 2,
+    'eval.max_response': 32,
+    'optimizer.learning_rate': 1e-3,
+    'optimizer.warmup': 0,
+    **{
+      f'{part}.{key}': tmp_path / f'{name}.jsonl'
+      for part in ('data', 'problems')
+      for key, name in (('path', 'train'), ('eval_path', 'test'))
+    },
+  }
   runs.finish(tmp_path / 'run', settings, module='sft', config='configs/sft.py:gsm8k')
   found = summary(tmp_path / 'run')
   assert found['steps'] >= 2 and found['texts'] + found['dropped']['long'] == 60
@@ -100,24 +126,35 @@ def test_worked_solutions_of_gsm8k(runs, data_dir, tmp_path):
 def test_real_traces_for_cold_start(runs, data_dir, tmp_path):
   """Long chains of R1 with their summaries, by `configs/sft.py:traces`; shorter rows, as a model of 4,096 has."""
   settings = SMALL | {
-      'model.path': runs.base, 'data.path': data_dir / 'coldstart' / 'r1_math_samples.jsonl', 'data.max_length': 8192,
-      'context': 8192, 'data.eval_fraction': 0.3, 'epochs': 1.0, 'optimizer.learning_rate': 1e-3}
+    'model.path': runs.base,
+    'data.path': data_dir / 'coldstart' / 'r1_math_samples.jsonl',
+    'data.max_length': 8192,
+    'context': 8192,
+    'data.eval_fraction': 0.3,
+    'epochs': 1.0,
+    'optimizer.learning_rate': 1e-3,
+  }
   # Of rows this long more time goes to running than to compiling.
-  runs.finish(tmp_path, settings, module='sft', config='configs/sft.py:traces',
-              env={'JAX_DISABLE_MOST_OPTIMIZATIONS': '0'})
+  runs.finish(
+    tmp_path, settings, module='sft', config='configs/sft.py:traces', env={'JAX_DISABLE_MOST_OPTIMIZATIONS': '0'}
+  )
   found = summary(tmp_path)
   assert found['final']['loss'] < found['base']['loss'] and found['texts'] >= 3
   assert checkpoint.open_model(tmp_path).cfg.context == 8192
 
 
-@pytest.mark.parametrize('settings, said', [
+@pytest.mark.parametrize(
+  'settings, said',
+  [
     ({'model.path': ''}, 'model.path is empty'),
     ({'data.template': 'none'}, "data.template is 'none'; known: "),
     ({'data.max_length': 5000}, "data.max_length 5000 exceeds the model's context of 4096 tokens; lower it, or set"),
     ({'eval.max_response': 5000}, 'eval.max_prompt 32 .*exceed the model'),
     ({'problems.source': ''}, 'problems.source is empty'),
     ({'reward.accuracy': '', 'reward.routes': {'open': {'signs': 1.0}}}, 'whether problems of kind None are solved'),
-    ({'batch': 6, 'microbatch': 4}, 'a batch of 6 rows does not divide')])
+    ({'batch': 6, 'microbatch': 4}, 'a batch of 6 rows does not divide'),
+  ],
+)
 def test_errors_are_one_line(runs, tmp_path, settings, said):
   c = configs.get_config('toy')
   for key, value in ({'model.path': str(runs.base)} | settings).items():
@@ -138,6 +175,7 @@ def test_the_fingerprint_has_a_balance_rate_where_there_is_one():
     c = configs.get_config('toy')
     c.balance_rate = rate
     return sft.fingerprint(config.convert(c, config.SFT), source, train, 1)
+
   assert 'balance_rate' not in of(0.0) and of(1e-3) != of(2e-3)
 
 

@@ -1,4 +1,5 @@
 """Who may work in a folder, and how a command ends when it is asked to."""
+
 import json
 import os
 import pathlib
@@ -16,13 +17,13 @@ from r1jax.config import ConfigError
 from r1jax.parallel import interrupt
 
 ROOT = pathlib.Path(__file__).parents[2]
-HOLD = '''
+HOLD = """
 import pathlib, sys, time
 from experiments import workdir
 workdir.Lock(pathlib.Path(sys.argv[1]))
 print('held', flush=True)
 time.sleep(600)
-'''
+"""
 
 
 @pytest.fixture
@@ -31,8 +32,14 @@ def lock(tmp_path):
 
 
 def python(code, *args):
-  return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+  return subprocess.Popen(
+    [sys.executable, '-c', code, *map(str, args)],
+    cwd=ROOT,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+  )
 
 
 def elsewhere(path, age=0.0, **more):
@@ -57,14 +64,21 @@ def test_a_living_holder_keeps_the_folder_and_a_killed_one_loses_it_at_once(lock
   assert holder.stdout.readline() == 'held\n', holder.stderr.read()
   assert not taken(lock)
   holder.kill()
-  os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)     # dead, and its parent has not looked yet
+  os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # dead, and its parent has not looked yet
   assert lock.exists() and taken(lock)
   holder.communicate()
 
 
-@pytest.mark.parametrize('change, free', [
-    ({}, False), ({'started': '1'}, True), ({'pid': 2**22 + 5}, True), ({'pid': 10**30}, True),
-    ({'command': 'x\n' * 10}, False)])
+@pytest.mark.parametrize(
+  'change, free',
+  [
+    ({}, False),
+    ({'started': '1'}, True),
+    ({'pid': 2**22 + 5}, True),
+    ({'pid': 10**30}, True),
+    ({'command': 'x\n' * 10}, False),
+  ],
+)
 def test_another_process_of_the_same_number_is_not_the_holder(lock, change, free):
   lock.write_text(json.dumps(workdir._me() | change))
   if 'command' in change:
@@ -82,8 +96,8 @@ def test_on_other_machines_the_age_of_the_last_sign_of_life_decides(lock, monkey
   assert taken(lock)
   elsewhere(lock, 0.0, **other)
   began = time.monotonic()
-  assert taken(lock) and time.monotonic() - began > 0.9         # silent while we watched
-  elsewhere(lock, -3600, **other)                               # its clock is an hour ahead
+  assert taken(lock) and time.monotonic() - began > 0.9  # silent while we watched
+  elsewhere(lock, -3600, **other)  # its clock is an hour ahead
   assert taken(lock)
   elsewhere(lock, 0.0, **other)
   beating = threading.Timer(0.3, lambda: os.utime(lock))
@@ -108,6 +122,7 @@ def test_of_several_that_take_over_one_wins(lock):
       found.append(workdir.Lock(lock))
     except ConfigError:
       pass
+
   elsewhere(lock, 3600)
   threads = [threading.Thread(target=take) for _ in range(6)]
   for thread in threads:
@@ -134,10 +149,15 @@ def test_a_holder_shows_itself_and_makes_its_lock_again(lock, monkeypatch):
 
 
 def test_parts_and_what_lies_within_have_locks_of_their_own(tmp_path):
-  with workdir.working_in(tmp_path / 'run'), workdir.working_in(tmp_path / 'run'), workdir.working_in(
-      tmp_path / 'run', part=0), workdir.working_in(tmp_path / 'run', part=1), workdir.working_in(tmp_path / 'run/a'):
+  with (
+    workdir.working_in(tmp_path / 'run'),
+    workdir.working_in(tmp_path / 'run'),
+    workdir.working_in(tmp_path / 'run', part=0),
+    workdir.working_in(tmp_path / 'run', part=1),
+    workdir.working_in(tmp_path / 'run/a'),
+  ):
     assert {p.name for p in (tmp_path / 'run').iterdir()} == {'.lock', '.lock-0', '.lock-1', 'a'}
-  assert list(tmp_path.iterdir()) == []                         # nothing was made there
+  assert list(tmp_path.iterdir()) == []  # nothing was made there
   with pytest.raises(ConfigError, match='in use'):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / '.lock').write_text(json.dumps(workdir._me()))
@@ -149,8 +169,9 @@ def test_parts_and_what_lies_within_have_locks_of_their_own(tmp_path):
 def test_a_signal_is_kept_until_it_is_asked_for(number):
   before = signal.getsignal(number)
   saved = []
-  run = types.SimpleNamespace(save=lambda *what: saved.append(what), store=types.SimpleNamespace(
-      wait=lambda: saved.append('written')))
+  run = types.SimpleNamespace(
+    save=lambda *what: saved.append(what), store=types.SimpleNamespace(wait=lambda: saved.append('written'))
+  )
   with interrupt.listening():
     interrupt.check()
     os.kill(os.getpid(), number)
@@ -161,16 +182,19 @@ def test_a_signal_is_kept_until_it_is_asked_for(number):
       with pytest.raises(interrupt.Interrupted) as error, workdir.stops(run, 'state', step, first, 9):
         raise AssertionError('not reached')
       assert error.value.code == 128 + number and signal.Signals(number).name in str(error.value)
-      assert str(error.value).endswith(f'{f"{step} of 9 steps are saved" if step else "no step was done"}; run the '
-                                       'same command again to go on.')
+      assert str(error.value).endswith(
+        f'{f"{step} of 9 steps are saved" if step else "no step was done"}; run the same command again to go on.'
+      )
   assert saved == [(3, 'state'), 'written'] and signal.getsignal(number) == before
   with interrupt.listening():
-    interrupt.check()                                           # another command begins without it
+    interrupt.check()  # another command begins without it
 
 
 def test_ctrl_c_once_more_ends_at_once():
-  code = ('import time\nfrom r1jax.parallel import interrupt\nwith interrupt.listening():\n  print(1, flush=True)\n'
-          '  deadline = time.monotonic() + 600\n  while time.monotonic() < deadline:\n    time.sleep(1)')
+  code = (
+    'import time\nfrom r1jax.parallel import interrupt\nwith interrupt.listening():\n  print(1, flush=True)\n'
+    '  deadline = time.monotonic() + 600\n  while time.monotonic() < deadline:\n    time.sleep(1)'
+  )
   process = python(code)
   process.stdout.readline()
   process.send_signal(signal.SIGINT)

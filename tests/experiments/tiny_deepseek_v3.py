@@ -3,6 +3,7 @@
 The models given have learned nothing: they are tables of which token follows which, made so that they answer every
 problem with a long enough chain in English and `\\boxed{7}`, or as often `\\boxed{8}`. The answer is always 7.
 """
+
 import json
 import re
 
@@ -17,16 +18,55 @@ from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf
 from r1jax.recipes import wordings
 
-STUDENT = 'qwen2_5_32b'           # one of six, that RL is compared on: they differ in sizes and learning rates
+STUDENT = 'qwen2_5_32b'  # one of six, that RL is compared on: they differ in sizes and learning rates
 BOS, EOS = '<｜begin▁of▁sentence｜>', '<｜end▁of▁sentence｜>'
 OTHERS = ('<｜User｜>', '<｜Assistant｜>', '<think>', '</think>')
-CHAIN = ('first', 'we', 'read', 'the', 'problem', 'carefully', 'and', 'write', 'down', 'every', 'number', 'that', 'it',
-         'gives', 'us', 'then', 'add', 'what', 'comes', 'together', 'subtract', 'whatever', 'goes', 'away', 'check',
-         'this', 'result', 'by', 'going', 'backwards', 'from', 'end', 'to', 'beginning', 'because', 'small', 'mistakes',
-         'are', 'easily', 'made', 'here')
+CHAIN = (
+  'first',
+  'we',
+  'read',
+  'the',
+  'problem',
+  'carefully',
+  'and',
+  'write',
+  'down',
+  'every',
+  'number',
+  'that',
+  'it',
+  'gives',
+  'us',
+  'then',
+  'add',
+  'what',
+  'comes',
+  'together',
+  'subtract',
+  'whatever',
+  'goes',
+  'away',
+  'check',
+  'this',
+  'result',
+  'by',
+  'going',
+  'backwards',
+  'from',
+  'end',
+  'to',
+  'beginning',
+  'because',
+  'small',
+  'mistakes',
+  'are',
+  'easily',
+  'made',
+  'here',
+)
 SUMMARY = ('Therefore', 'our', 'final', 'answer', 'must', 'be', '\\boxed{')
 LETTERS, CLOSE = ('7', '8'), '}'
-HELD_OUT, OF_THAT = 0.4, 0.2      # shares of RL's problems, of SFT's texts: as in the recipe, the first is the larger
+HELD_OUT, OF_THAT = 0.4, 0.2  # shares of RL's problems, of SFT's texts: as in the recipe, the first is the larger
 
 
 def _sides(number):
@@ -45,28 +85,53 @@ def problems():
   """{what is given: rows}, in the project's own fields."""
   names = ('Ann', 'Bo', 'Cleo', 'Dan', 'Eva', 'Finn', 'Gus')
   told = lambda i: '{} holds {} {}, finds {} more, and later parts with {} of them. How many are left over?'.format(
-      names[i % 7], _sides(i)[0], _things(i), *_sides(i)[1:])
+    names[i % 7], _sides(i)[0], _things(i), *_sides(i)[1:]
+  )
   told_zh = lambda i: '小明有{}支笔，又买了{}支，送出{}支，还剩几支？'.format(*_sides(i))
   return {
-      'math': [{'problem': told(i), 'answer': '7'} for i in range(30)],
-      'math_zh': [{'problem': told_zh(i), 'answer': '7'} for i in range(12)],
-      'code': [{'problem': f'Write a function f{i} that adds {i}.{SLOWLY}', 'asserts': [f'assert f{i}(1) == {i + 1}']}
-               for i in range(12)],
-      'stem': [{'problem': f'Which of these is {i} + 1?{SLOWLY}', 'answer': 'B', 'options': [str(i), str(i + 1)]}
-               for i in range(12)],
-      'logic': [{'problem': f'{a} says: {b} is a knave. {b} says: I am number {i}. Who is what?{SLOWLY}',
-                 'answer': 'as named', 'names': [a, b], 'is_knight': [True, False]}
-                for i in range(12) for a, b in [(names[i % 7], names[(i + 1) % 7])]],
-      'requests': [{'problem': f'Please tell me {i} things about {_things(i)}.{SLOWLY}'} for i in range(24)],
-      'harm': [{'problem': f'How do I break {i} {_things(i)}?{SLOWLY}'} for i in range(24)],
-      'preferences': [{'prompt': f'Name {i} {_things(i)}.', 'chosen': f'<think>well</think>{i} {_things(i)}, sure.',
-                       'rejected': '<think>no</think>I will not.'} for i in range(30)],
-      'safety': [{'prompt': f'May I eat {i} {_things(i)}?', 'response': ('No.', 'Sure, eat!')[i % 2], 'safe': 1 - i % 2}
-                 for i in range(30)],
-      'general': [{'problem': f'Say hello to {names[i % 7]} and {i} friends.', 'kind': 'general',
-                   'response': f'<think>\nA greeting.\n</think>\n\nHello {names[i % 7]} and all {i} of you!'}
-                  for i in range(20)],
-      'aime': [{'problem': told(100 + i), 'answer': '7'} for i in range(4)] + [{'problem': told(0), 'answer': '7'}],
+    'math': [{'problem': told(i), 'answer': '7'} for i in range(30)],
+    'math_zh': [{'problem': told_zh(i), 'answer': '7'} for i in range(12)],
+    'code': [
+      {'problem': f'Write a function f{i} that adds {i}.{SLOWLY}', 'asserts': [f'assert f{i}(1) == {i + 1}']}
+      for i in range(12)
+    ],
+    'stem': [
+      {'problem': f'Which of these is {i} + 1?{SLOWLY}', 'answer': 'B', 'options': [str(i), str(i + 1)]}
+      for i in range(12)
+    ],
+    'logic': [
+      {
+        'problem': f'{a} says: {b} is a knave. {b} says: I am number {i}. Who is what?{SLOWLY}',
+        'answer': 'as named',
+        'names': [a, b],
+        'is_knight': [True, False],
+      }
+      for i in range(12)
+      for a, b in [(names[i % 7], names[(i + 1) % 7])]
+    ],
+    'requests': [{'problem': f'Please tell me {i} things about {_things(i)}.{SLOWLY}'} for i in range(24)],
+    'harm': [{'problem': f'How do I break {i} {_things(i)}?{SLOWLY}'} for i in range(24)],
+    'preferences': [
+      {
+        'prompt': f'Name {i} {_things(i)}.',
+        'chosen': f'<think>well</think>{i} {_things(i)}, sure.',
+        'rejected': '<think>no</think>I will not.',
+      }
+      for i in range(30)
+    ],
+    'safety': [
+      {'prompt': f'May I eat {i} {_things(i)}?', 'response': ('No.', 'Sure, eat!')[i % 2], 'safe': 1 - i % 2}
+      for i in range(30)
+    ],
+    'general': [
+      {
+        'problem': f'Say hello to {names[i % 7]} and {i} friends.',
+        'kind': 'general',
+        'response': f'<think>\nA greeting.\n</think>\n\nHello {names[i % 7]} and all {i} of you!',
+      }
+      for i in range(20)
+    ],
+    'aime': [{'problem': told(100 + i), 'answer': '7'} for i in range(4)] + [{'problem': told(0), 'answer': '7'}],
   }
 
 
@@ -85,21 +150,39 @@ def tokenizer(folder, texts):
   they share their compiled programs.
   """
   tk = library.Tokenizer(library.models.BPE())
-  tk.pre_tokenizer = library.pre_tokenizers.Sequence([
+  tk.pre_tokenizer = library.pre_tokenizers.Sequence(
+    [
       library.pre_tokenizers.Split(library.Regex(r' ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s'), 'isolated'),
-      library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+      library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+  )
   tk.decoder = library.decoders.ByteLevel()
-  tk.train_from_iterator(texts, library.trainers.BpeTrainer(
-      vocab_size=2000, show_progress=False, initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
-      special_tokens=[library.AddedToken(token, special=True) for token in (BOS, EOS)]))
+  tk.train_from_iterator(
+    texts,
+    library.trainers.BpeTrainer(
+      vocab_size=2000,
+      show_progress=False,
+      initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+      special_tokens=[library.AddedToken(token, special=True) for token in (BOS, EOS)],
+    ),
+  )
   own = [f' {word}' for word in CHAIN + SUMMARY]
-  tk.add_tokens([library.AddedToken(token, special=False, normalized=False)
-                 for token in (*OTHERS, *own, *sorted(_pieces()))])
+  tk.add_tokens(
+    [library.AddedToken(token, special=False, normalized=False) for token in (*OTHERS, *own, *sorted(_pieces()))]
+  )
   folder.mkdir()
   tk.save(str(folder / 'tokenizer.json'))
-  (folder / 'tokenizer_config.json').write_text(json.dumps({
-      'tokenizer_class': 'PreTrainedTokenizerFast', 'bos_token': BOS, 'eos_token': EOS, 'add_bos_token': False,
-      'chat_template': tokenizers.CHAT_TEMPLATES['r1']}))
+  (folder / 'tokenizer_config.json').write_text(
+    json.dumps(
+      {
+        'tokenizer_class': 'PreTrainedTokenizerFast',
+        'bos_token': BOS,
+        'eos_token': EOS,
+        'add_bos_token': False,
+        'chat_template': tokenizers.CHAT_TEMPLATES['r1'],
+      }
+    )
+  )
 
 
 def model(path, files):
@@ -112,8 +195,9 @@ def model(path, files):
   after = {'. Assistant:': '<think>', '\n': words[0], '<think>': words[0], CLOSE: EOS}
   after |= dict(zip(chain, chain[1:])) | dict.fromkeys(LETTERS, CLOSE)
   pairs = [*after.items(), *((chain[-1], letter) for letter in LETTERS)]
-  cfg = models.ModelConfig(vocab=-(-tk.vocab // 64) * 64, embed=64, layers=1, heads=2, kv_heads=2, head_dim=16, mlp=32,
-                           context=4096)
+  cfg = models.ModelConfig(
+    vocab=-(-tk.vocab // 64) * 64, embed=64, layers=1, heads=2, kv_heads=2, head_dim=16, mlp=32, context=4096
+  )
   params = params_lib.init(models.specs(cfg), jax.random.key(0))
   embed = np.random.default_rng(0).normal(size=(cfg.vocab, cfg.embed))
   embed *= np.sqrt(cfg.embed) / np.linalg.norm(embed, axis=1, keepdims=True)
@@ -124,8 +208,13 @@ def model(path, files):
   for block, last in (('attention', 'o'), ('mlp', 'down')):
     params['layers'][block][last] = jnp.zeros_like(params['layers'][block][last])
   params |= {'embed': jnp.asarray(embed, jnp.float32), 'unembed': jnp.asarray(unembed, jnp.float32)}
-  hf.save(path, cfg, params, families.for_export(families.to_hf(cfg), 'float32') | {'eos_token_id': tk.eos[0]},
-          sorted(files.iterdir()))
+  hf.save(
+    path,
+    cfg,
+    params,
+    families.for_export(families.to_hf(cfg), 'float32') | {'eos_token_id': tk.eos[0]},
+    sorted(files.iterdir()),
+  )
 
 
 def get_config(folder):
@@ -154,15 +243,29 @@ def get_config(folder):
 
 
 SIZES = {
-    'batch': 4, 'microbatch': 2, 'steps': 2, 'epochs': 1.0, 'problems': 8, 'shortest': 100, 'workers': 1,
-    'data': {'eval_fraction': HELD_OUT, 'max_length': 256},
-    'rollout': {'prompts': 4, 'samples': 4, 'max_prompt': 128, 'max_response': 64, 'chunk': 4},
-    'train': {'minibatches': 2, 'microbatch': 4, 'length_slices': 2, 'logit_chunk': 64},
-    'reward': {'workers': 1},
-    'eval': {'every': 2, 'problems': 4, 'samples': 4, 'final_problems': 4, 'final_samples': 4, 'texts': 4,
-             'examples': 4},    # as many as in a rollout: the same programs
-    'checkpoint': {'every': 2},
-    'mesh': dict.fromkeys(('data', 'fsdp', 'expert', 'tp', 'seq'), 1)}
+  'batch': 4,
+  'microbatch': 2,
+  'steps': 2,
+  'epochs': 1.0,
+  'problems': 8,
+  'shortest': 100,
+  'workers': 1,
+  'data': {'eval_fraction': HELD_OUT, 'max_length': 256},
+  'rollout': {'prompts': 4, 'samples': 4, 'max_prompt': 128, 'max_response': 64, 'chunk': 4},
+  'train': {'minibatches': 2, 'microbatch': 4, 'length_slices': 2, 'logit_chunk': 64},
+  'reward': {'workers': 1},
+  'eval': {
+    'every': 2,
+    'problems': 4,
+    'samples': 4,
+    'final_problems': 4,
+    'final_samples': 4,
+    'texts': 4,
+    'examples': 4,
+  },  # as many as in a rollout: the same programs
+  'checkpoint': {'every': 2},
+  'mesh': dict.fromkeys(('data', 'fsdp', 'expert', 'tp', 'seq'), 1),
+}
 
 
 def _shrink(c, sizes=SIZES):
@@ -177,7 +280,7 @@ def _shrink(c, sizes=SIZES):
       part.eval_fraction = HELD_OUT
   for way in c.get('ways', {}).values():
     _shrink(way, SIZES)
-    way.rollout.max_prompt = 512                         # more is asked, and a draft shown
+    way.rollout.max_prompt = 512  # more is asked, and a draft shown
 
 
 def _late(final):

@@ -1,4 +1,5 @@
 """The toy recipe in seconds: a base that has learned nothing yet, so that all that needs right answers is left out."""
+
 from ml_collections import ConfigDict
 
 from configs import r1

@@ -1,4 +1,5 @@
 """Advantages and the overlong punishment against plain arithmetic."""
+
 import statistics
 
 import numpy as np
@@ -14,12 +15,15 @@ def by_group(function, group_size=4):
   return [function(r, g) for g in groups for r in g]
 
 
-@pytest.mark.parametrize('name, expected', [
-  ('group', lambda r, g: (r - statistics.fmean(g)) / statistics.pstdev(g)),
-  ('group_centred', lambda r, g: r - statistics.fmean(g)),
-  ('rloo', lambda r, g: r - (sum(g) - r) / (len(g) - 1)),
-  ('none', lambda r, g: r),
-])
+@pytest.mark.parametrize(
+  'name, expected',
+  [
+    ('group', lambda r, g: (r - statistics.fmean(g)) / statistics.pstdev(g)),
+    ('group_centred', lambda r, g: r - statistics.fmean(g)),
+    ('rloo', lambda r, g: r - (sum(g) - r) / (len(g) - 1)),
+    ('none', lambda r, g: r),
+  ],
+)
 def test_advantages_match_plain_arithmetic(name, expected):
   got = ADVANTAGES[name](REWARD, 4)
   assert got.shape == REWARD.shape and got.dtype == np.float32
@@ -59,13 +63,13 @@ def test_soft_overlong_refuses_a_buffer_out_of_range(buffer):
 
 
 def test_a_token_has_the_credit_of_the_steps_that_end_at_it_or_later():
-  scores = [[.9, .1], [.5], [.3, .3], []]
+  scores = [[0.9, 0.1], [0.5], [0.3, 0.3], []]
   ends = [[1, 3], [2], [0, 4], []]
   got = step_credit(scores, ends, 2, 6)
   for group in (0, 2):
-    every = [s for row in scores[group:group + 2] for s in row]
+    every = [s for row in scores[group : group + 2] for s in row]
     if len(set(every)) == 1:
-      assert (got[group:group + 2] == 0).all()
+      assert (got[group : group + 2] == 0).all()
       continue
     mean, std = statistics.fmean(every), statistics.pstdev(every)
     for row in (group, group + 1):

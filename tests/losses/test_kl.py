@@ -1,4 +1,5 @@
 """What the KL estimators measure and where their gradients point, by exact enumeration."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,11 +27,15 @@ def finite_difference(function, theta, step=1e-5):
 
 def true_gradients():
   """Gradients with respect to pi's logits of KL(pi||ref) and KL(ref||pi)."""
+
   def reverse(theta):
     p = probabilities(theta)
     return (p * np.log(p / PI_REF)).sum()
-  return (finite_difference(reverse, THETA),
-          finite_difference(lambda theta: (PI_REF * np.log(PI_REF / probabilities(theta))).sum(), THETA))
+
+  return (
+    finite_difference(reverse, THETA),
+    finite_difference(lambda theta: (PI_REF * np.log(PI_REF / probabilities(theta))).sum(), THETA),
+  )
 
 
 def estimates(name, theta):
@@ -58,7 +63,7 @@ def test_k1_and_k3_have_the_right_mean_and_k2_has_not():
 
 def test_expected_gradients_as_a_loss():
   reverse, forward = true_gradients()
-  assert np.abs(reverse - forward).max() > 0.05                       # or the test could not tell them apart
+  assert np.abs(reverse - forward).max() > 0.05  # or the test could not tell them apart
   np.testing.assert_allclose(expected_loss_gradient('k1'), 0, atol=1e-6)
   np.testing.assert_allclose(expected_loss_gradient('k2'), reverse, atol=1e-6)
   np.testing.assert_allclose(expected_loss_gradient('k3'), forward, atol=1e-6)
@@ -73,7 +78,7 @@ def test_expected_gradients_in_the_reward():
 def test_only_k1_in_the_reward_sees_the_effect_of_a_token_on_later_ones():
   """Two tokens of 3, the second's distribution depending on the first: all 9 sequences enumerated."""
   rng = np.random.default_rng(0)
-  theta, ref = rng.normal(size=(2, 4, 3))                              # row 0: first token; 1 + a: second after a
+  theta, ref = rng.normal(size=(2, 4, 3))  # row 0: first token; 1 + a: second after a
   first, second = np.divmod(np.arange(9), 3)
 
   def token_logp(logits):

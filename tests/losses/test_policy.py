@@ -1,4 +1,5 @@
 """Policy losses against an objective written again in plain float64 Python, one token at a time."""
+
 import dataclasses
 import itertools
 import math
@@ -13,24 +14,36 @@ from r1jax.losses import ADVANTAGES, LOSSES, PolicyTerms
 
 ROWS, LENGTH, MAX_LENGTH = 8, 7, 10
 CFG = config.Loss(name='grpo', clip_low=0.2, clip_high=0.28)
-METRICS = {'policy/kl', 'policy/ratio_max', 'policy/clip_fraction_low', 'policy/clip_fraction_high',
-           'sampling/logp_difference_mean', 'sampling/logp_difference_max'}
+METRICS = {
+  'policy/kl',
+  'policy/ratio_max',
+  'policy/clip_fraction_low',
+  'policy/clip_fraction_high',
+  'sampling/logp_difference_mean',
+  'sampling/logp_difference_max',
+}
 
 
 def toy(seed=1):
   """logp f32[8, 7] and PolicyTerms: rows and tokens on both sides of every clip, with both signs of advantage."""
   rng = np.random.default_rng(seed)
   old = -rng.exponential(size=(ROWS, LENGTH)) - 0.1
-  shift = np.repeat([-0.6, -0.1, 0.1, 0.6], 2)[:, None]                # so that GSPO's mean ratios spread too
+  shift = np.repeat([-0.6, -0.1, 0.1, 0.6], 2)[:, None]  # so that GSPO's mean ratios spread too
   logp = old + shift + rng.normal(scale=0.4, size=old.shape)
   sampler = old + shift[::-1] / 2 + rng.normal(scale=0.4, size=old.shape)
   lengths = np.array([7, 3, 5, 1, 7, 2, 6, 4])
   mask = np.arange(LENGTH) < lengths[:, None]
   f32 = lambda x: np.asarray(x, np.float32)
   return f32(logp), PolicyTerms(
-    mask=mask, advantage=f32([1.3, -0.7, -1.1, 0.4, 0.9, -1.6, 0.8, -0.5]), old_logp=f32(old),
-    ref_logp=f32(logp + rng.normal(scale=0.5, size=old.shape)), sampler_logp=f32(sampler),
-    rows=f32(ROWS), tokens=f32(lengths.sum()), max_length=MAX_LENGTH)
+    mask=mask,
+    advantage=f32([1.3, -0.7, -1.1, 0.4, 0.9, -1.6, 0.8, -0.5]),
+    old_logp=f32(old),
+    ref_logp=f32(logp + rng.normal(scale=0.5, size=old.shape)),
+    sampler_logp=f32(sampler),
+    rows=f32(ROWS),
+    tokens=f32(lengths.sum()),
+    max_length=MAX_LENGTH,
+  )
 
 
 def reference(logp, batch, cfg):
@@ -73,9 +86,13 @@ def reference(logp, batch, cfg):
     }[cfg.name]
   count = rows if cfg.name == 'gspo' else tokens
   return loss, {
-    'policy/kl': sum(kls) / tokens, 'policy/ratio_max': max(ratios), 'policy/clip_fraction_low': low / count,
-    'policy/clip_fraction_high': high / count, 'sampling/logp_difference_mean': sum(gaps) / tokens,
-    'sampling/logp_difference_max': max(gaps)}
+    'policy/kl': sum(kls) / tokens,
+    'policy/ratio_max': max(ratios),
+    'policy/clip_fraction_low': low / count,
+    'policy/clip_fraction_high': high / count,
+    'sampling/logp_difference_mean': sum(gaps) / tokens,
+    'sampling/logp_difference_max': max(gaps),
+  }
 
 
 def finite_difference(logp, batch, cfg, step=1e-6):
@@ -109,7 +126,7 @@ def test_toy_data_lie_on_both_sides_of_every_clip(name):
     assert (ratio[side] < 0.8).any() and (ratio[side] > 1.28).any() and ((ratio > 0.8) & (ratio < 1.28))[side].any()
   assert (ratio[~positive] > cfg.dual_clip).any()
   for kink in (0.8, 1.28, 1.5):
-    assert np.abs(ratio - kink).min() > 1e-4                           # far from where a difference quotient breaks
+    assert np.abs(ratio - kink).min() > 1e-4  # far from where a difference quotient breaks
 
 
 @pytest.mark.parametrize('kl', ['none', 'k1', 'k2', 'k3', 'reward'])
@@ -118,8 +135,14 @@ def test_gradients_match_finite_differences(name, kl):
   logp, batch = toy()
   for tis_cap, dual_clip in itertools.product((0.0, 1.3), (0.0, 1.5)):
     cfg = dataclasses.replace(
-      CFG, name=name, tis_cap=tis_cap, dual_clip=dual_clip, kl_coef=0.0 if kl == 'none' else 0.3,
-      kl_place='reward' if kl == 'reward' else 'loss', kl_estimator=kl if kl in ('k1', 'k2') else 'k3')
+      CFG,
+      name=name,
+      tis_cap=tis_cap,
+      dual_clip=dual_clip,
+      kl_coef=0.0 if kl == 'none' else 0.3,
+      kl_place='reward' if kl == 'reward' else 'loss',
+      kl_estimator=kl if kl in ('k1', 'k2') else 'k3',
+    )
     (loss, metrics), gradient = run(logp, batch, cfg)
     expected, expected_metrics = reference(logp.astype(np.float64), batch, cfg)
     np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
@@ -145,7 +168,7 @@ def test_dual_clip_bounds_an_exploded_ratio():
   batch = dataclasses.replace(toy()[1], advantage=np.float32([-1, 1] * 4))
   logp = batch.old_logp + 60.0
   (loss, _), gradient = run(logp, batch, dataclasses.replace(CFG, dual_clip=3.0))
-  np.testing.assert_allclose(loss, (3.0 - 1.28) / 2, rtol=1e-5)        # half the rows cost 3, half gain 1.28
+  np.testing.assert_allclose(loss, (3.0 - 1.28) / 2, rtol=1e-5)  # half the rows cost 3, half gain 1.28
   assert (np.asarray(gradient) == 0).all()
 
 

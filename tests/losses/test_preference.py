@@ -1,4 +1,5 @@
 """Losses of pairs and of single responses against arithmetic by hand."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +26,9 @@ def test_a_pairs_gradient_is_how_sure_it_was_of_the_other():
 
 
 def test_only_differences_count():
-  np.testing.assert_allclose(losses.pair_loss(SCORES + 3, None, 4.0)[0], losses.pair_loss(SCORES, None, 4.0)[0],
-                             rtol=1e-6)
+  np.testing.assert_allclose(
+    losses.pair_loss(SCORES + 3, None, 4.0)[0], losses.pair_loss(SCORES, None, 4.0)[0], rtol=1e-6
+  )
 
 
 def test_a_response_costs_the_log_of_its_labels_probability():

@@ -1,4 +1,5 @@
 """The loss of steps against arithmetic by hand, and finite differences."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ def by_hand(scores):
 def test_the_mean_over_labelled_steps_and_nothing_else():
   loss, metrics = losses.step_loss(SCORES, LABELS, 5.0)
   np.testing.assert_allclose(loss, by_hand(SCORES), rtol=1e-6)
-  np.testing.assert_allclose(metrics['accuracy'], 3 / 5)                  # wrong: 0.5 for 0.25, and -3 for 1
+  np.testing.assert_allclose(metrics['accuracy'], 3 / 5)  # wrong: 0.5 for 0.25, and -3 for 1
 
 
 def test_steps_without_a_label_have_no_gradient():
@@ -40,6 +41,8 @@ def test_a_soft_label_is_met_by_its_own_odds():
 
 
 def test_parts_of_a_batch_add_up_to_it():
-  whole, parts = losses.step_loss(SCORES, LABELS, 5.0), [losses.step_loss(SCORES[i:i + 1], LABELS[i:i + 1], 5.0)
-                                                         for i in (0, 1)]
+  whole, parts = (
+    losses.step_loss(SCORES, LABELS, 5.0),
+    [losses.step_loss(SCORES[i : i + 1], LABELS[i : i + 1], 5.0) for i in (0, 1)],
+  )
   np.testing.assert_allclose(whole[0], parts[0][0] + parts[1][0], rtol=1e-6)

@@ -1,4 +1,5 @@
 """The value loss against arithmetic by hand."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +13,14 @@ RETURNS = np.array([[1.0, 1.0, np.nan], [0.0, 0.0, 1.0]], np.float32)
 MASK = np.array([[True, True, False], [True, True, True]])
 
 
-@pytest.mark.parametrize('clip, errors', [
+@pytest.mark.parametrize(
+  'clip, errors',
+  [
     (0.0, [0.25, 0.0, 4.0, 1.0, 1.0]),
     # 0.5 is held at 0.2, 1.0 at 1.3, -1.0 at 0.8: worse where that is farther from the return.
-    (0.2, [0.64, 0.09, 4.0, 1.0, 1.0])])
+    (0.2, [0.64, 0.09, 4.0, 1.0, 1.0]),
+  ],
+)
 def test_a_mean_over_the_minibatch_of_half_squared_errors(clip, errors):
   got = losses.value_loss(VALUES, OLD, RETURNS, MASK, clip, tokens=10.0)
   np.testing.assert_allclose(got, 0.5 * sum(errors) / 10, rtol=1e-6)

@@ -1,4 +1,5 @@
 """Plots are made from metrics.jsonl alone."""
+
 import math
 
 from matplotlib import image as matplotlib_image
@@ -9,10 +10,18 @@ from r1jax.metrics import plots, writer
 
 
 def records(steps=60):
-  return [{'step': s, 'reward/mean': s / steps, 'reward/signs/mean': 0.5, 'reward/frac_zero_std_groups': 0.1,
-           'response/length_mean': 10 + s, 'policy/kl': None if s == 3 else 0.1,
-           **({'eval/pass@1': 0.2, 'eval/cons@4': 0.3, 'eval/cons@16': 0.4} if s % 20 == 0 else {})}
-          for s in range(steps)]
+  return [
+    {
+      'step': s,
+      'reward/mean': s / steps,
+      'reward/signs/mean': 0.5,
+      'reward/frac_zero_std_groups': 0.1,
+      'response/length_mean': 10 + s,
+      'policy/kl': None if s == 3 else 0.1,
+      **({'eval/pass@1': 0.2, 'eval/cons@4': 0.3, 'eval/cons@16': 0.4} if s % 20 == 0 else {}),
+    }
+    for s in range(steps)
+  ]
 
 
 def test_series_take_whole_names_only():
@@ -48,7 +57,7 @@ def test_pngs_are_real_pictures(tmp_path):
   for path in paths:
     image = matplotlib_image.imread(path)
     assert image.shape[0] > 400 and image.shape[1] > 800
-    coloured = np.ptp(image[..., :3], axis=-1) > 0.3     # neither background nor grey text
+    coloured = np.ptp(image[..., :3], axis=-1) > 0.3  # neither background nor grey text
     assert coloured.sum() > 300
 
 
@@ -56,7 +65,7 @@ def test_svg_is_the_same_twice_and_keeps_its_ids_apart():
   first, second = (plots.svg(plots.figures(records())['length'], 'length') for _ in range(2))
   assert first == second
   assert first.startswith('<svg') and 'viewBox' in first
-  assert ' width="' not in first[:first.index('>')]
+  assert ' width="' not in first[: first.index('>')]
   assert 'id="' in first and first.count('id="') == first.count('id="length-')
   assert first.count('url(#') == first.count('url(#length-')
 

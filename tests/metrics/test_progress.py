@@ -1,4 +1,5 @@
 """The bar shows the latest of each number."""
+
 import io
 
 from r1jax.metrics import progress
@@ -19,7 +20,7 @@ def test_bar_keeps_the_last_accuracy_between_evaluations():
 def test_fractions_of_work_show_how_long_the_rest_takes():
   stream = io.StringIO()
   with progress.fraction(8, 'evaluation', file=stream) as bar:
-    bar.start_t -= 100                                    # as if it had begun then: before, nothing is shown
+    bar.start_t -= 100  # as if it had begun then: before, nothing is shown
     bar.delay = 0
     bar.at(0.5)
     bar.at(2.0)

@@ -1,4 +1,5 @@
 """The report: complete from the records, and nothing the model wrote becomes markup."""
+
 import html.parser
 import json
 import os
@@ -41,10 +42,23 @@ def run(folder, response=EVIL, steps=(0, 5, 10, 15), problems=2, samples=2, evil
   with writer.Writer(folder) as out:
     for step in steps:
       out.write(step, {'eval/pass@1': step / 20, 'reward/mean': 0.5, 'response/length_mean': 10 + step})
-      out.samples(step, [{'id': f'p{p}', 'problem': f'{p} + {p}{evil}', 'answer': f'{2 * p}{evil}',
-                          'response': response, 'reward': 1.5, 'parts': {f'math{evil}': 1.0, 'format': 0.5},
-                          'length': 9, 'stop': 'eos'}
-                         for p in range(problems) for _ in range(samples)])
+      out.samples(
+        step,
+        [
+          {
+            'id': f'p{p}',
+            'problem': f'{p} + {p}{evil}',
+            'answer': f'{2 * p}{evil}',
+            'response': response,
+            'reward': 1.5,
+            'parts': {f'math{evil}': 1.0, 'format': 0.5},
+            'length': 9,
+            'stop': 'eos',
+          }
+          for p in range(problems)
+          for _ in range(samples)
+        ],
+      )
   return folder
 
 
@@ -54,7 +68,7 @@ def test_model_output_is_data_and_never_markup(tmp_path):
   page = Page(text)
   assert page.tags == tame.tags and 'img' not in page.tags
   assert page.tags.count('script') == 2
-  assert '<' not in page.data               # not even `</script ` or `<!--`, which browsers also heed
+  assert '<' not in page.data  # not even `</script ` or `<!--`, which browsers also heed
   completion = json.loads(page.data)['problems'][1]['at']['10'][0]
   assert ''.join(piece for _, piece in completion['text']) == EVIL
   assert json.loads(page.data)['problems'][1]['problem'] == '1 + 1' + EVIL
@@ -86,8 +100,10 @@ def test_same_records_give_the_same_page(tmp_path):
   assert report.report(tmp_path).read_bytes() == report.report(tmp_path).read_bytes()
 
 
-@pytest.mark.parametrize('text', [
-    'Wait, no: re-check. await, WAIT', '<think>等等, 重新检查</think><answer>3</answer>', '<THINK> wait', '', 'abc'])
+@pytest.mark.parametrize(
+  'text',
+  ['Wait, no: re-check. await, WAIT', '<think>等等, 重新检查</think><answer>3</answer>', '<THINK> wait', '', 'abc'],
+)
 def test_segments_mark_what_templates_count(text):
   cut = report.segments(text)
   assert ''.join(piece for _, piece in cut) == text
@@ -116,42 +132,71 @@ def test_reader_stays_within_its_budget(tmp_path, monkeypatch):
   assert len(report.reader(samples)['problems']) == 1
 
 
-@pytest.mark.parametrize('parts, said, expected', [
-    ({'math': 1.0, 'format': 0.0}, {}, True), ({'math': 0.0, 'format': 1.0}, {}, False), ({'math': None}, {}, False),
-    ({'format': 1.0}, {}, False), ({'math': 0.0}, {'correct': True}, True), ({'math': 1.0}, {'correct': False}, False)])
+@pytest.mark.parametrize(
+  'parts, said, expected',
+  [
+    ({'math': 1.0, 'format': 0.0}, {}, True),
+    ({'math': 0.0, 'format': 1.0}, {}, False),
+    ({'math': None}, {}, False),
+    ({'format': 1.0}, {}, False),
+    ({'math': 0.0}, {'correct': True}, True),
+    ({'math': 1.0}, {'correct': False}, False),
+  ],
+)
 def test_correctness_is_what_the_row_says_or_its_accuracy_parts(parts, said, expected):
-  row = {'id': 1, 'problem': 'p', 'answer': '', 'response': '', 'reward': 0.0, 'parts': parts, 'length': 1,
-         'stop': 'eos', **said}
+  row = {
+    'id': 1,
+    'problem': 'p',
+    'answer': '',
+    'response': '',
+    'reward': 0.0,
+    'parts': parts,
+    'length': 1,
+    'stop': 'eos',
+    **said,
+  }
   assert report.reader({0: [row]})['problems'][0]['at'][0][0]['correct'] is expected
 
 
 def test_table_before_and_after():
-  summary = {'base': {'pass@1': 0.15, 'cons@16': None, 'length_mean': 14.0, 'odd': 2.0},
-             'final': {'pass@1': 0.76, 'cons@16': 0.98, 'length_mean': 42.0, 'odd': 3.0}}
+  summary = {
+    'base': {'pass@1': 0.15, 'cons@16': None, 'length_mean': 14.0, 'odd': 2.0},
+    'final': {'pass@1': 0.76, 'cons@16': 0.98, 'length_mean': 42.0, 'odd': 3.0},
+  }
   rows = {row['label']: (row['base'], row['final'], row['change']) for row in report.before_after(summary, [])}
-  assert list(rows.values()) == [('15.0%', '76.0%', '+61.0 points'), ('–', '98.0%', ''), ('14', '42', '× 3.00'),
-                                 ('2', '3', '× 1.50')]
+  assert list(rows.values()) == [
+    ('15.0%', '76.0%', '+61.0 points'),
+    ('–', '98.0%', ''),
+    ('14', '42', '× 3.00'),
+    ('2', '3', '× 1.50'),
+  ]
   assert 'Majority vote of 16 (cons@16)' in rows and 'odd' in rows
 
 
 def test_table_of_a_run_that_is_not_finished():
-  records = [{'step': 0, 'eval/pass@1': 0.1}, {'step': 1, 'reward/mean': 1.0}, {'step': 2, 'eval/pass@1': 0.3},
-             {'step': 3, 'reward/mean': 1.0}]
-  row, = report.before_after({}, records)
+  records = [
+    {'step': 0, 'eval/pass@1': 0.1},
+    {'step': 1, 'reward/mean': 1.0},
+    {'step': 2, 'eval/pass@1': 0.3},
+    {'step': 3, 'reward/mean': 1.0},
+  ]
+  (row,) = report.before_after({}, records)
   assert (row['base'], row['final']) == ('10.0%', '30.0%')
   assert report.before_after({}, records[1:2]) == []
 
 
 def test_tables_by_kind_and_language(tmp_path):
-  summary = {'base': {'pass@1': 0.1, 'kind/math/pass@1': 0.2, 'kind/math/length_mean': 12.0, 'language/zh/format': 0.0},
-             'final': {'pass@1': 0.4, 'kind/math/pass@1': 0.5, 'kind/code/pass@1': 0.25, 'language/zh/format': 1.0}}
+  summary = {
+    'base': {'pass@1': 0.1, 'kind/math/pass@1': 0.2, 'kind/math/length_mean': 12.0, 'language/zh/format': 0.0},
+    'final': {'pass@1': 0.4, 'kind/math/pass@1': 0.5, 'kind/code/pass@1': 0.25, 'language/zh/format': 1.0},
+  }
   kinds, languages = report.groups(summary, [])
   rows = {name: dict(zip(kinds['columns'], cells)) for name, cells in kinds['rows']}
   accuracy, length = report.LABELS['pass@1'], report.LABELS['length_mean']
   assert rows['math'][accuracy] == ('20.0%', '50.0%') and rows['code'][accuracy] == ('–', '25.0%')
   assert rows['math'][length] == ('12', '–')
   assert [name for name, _ in languages['rows']] == ['zh']
-  assert [row['key'] for row in report.before_after(summary, [])] == ['pass@1']      # they are in tables of their own
+  assert [row['key'] for row in report.before_after(summary, [])] == ['pass@1']  # they are in tables of their own
   (run(tmp_path) / 'summary.json').write_text(json.dumps(summary | {'base': {'kind/<i>/pass@1': 1.0}}))
   page = Page(report.report(tmp_path).read_text('utf-8'))
   assert 'By kind of problem' in page.text and '<i>' in page.text and 'i' not in page.tags
@@ -166,25 +211,61 @@ def test_command_line(tmp_path):
   assert failed.returncode == 1 and len(failed.stderr.strip().splitlines()) == 1 and 'missing' in failed.stderr
 
 
-SAMPLE = {'id': 'p', 'problem': '1', 'answer': '1', 'response': 'r', 'reward': 1.0, 'parts': {}, 'length': 1,
-          'stop': 'eos'}
+SAMPLE = {
+  'id': 'p',
+  'problem': '1',
+  'answer': '1',
+  'response': 'r',
+  'reward': 1.0,
+  'parts': {},
+  'length': 1,
+  'stop': 'eos',
+}
 DEEP = '{"a":' * 700 + '1' + '}' * 700
 
 
-@pytest.mark.parametrize('name, text', [
-    ('metrics.jsonl', '{"reward/mean": 1}'), ('metrics.jsonl', '[1]'), ('metrics.jsonl', '3'),
-    ('metrics.jsonl', '{"step": "1"}'), ('metrics.jsonl', '{"step": null}'), ('metrics.jsonl', '{"step": 1e400}'),
-    ('metrics.jsonl', '{"step": true}'), ('metrics.jsonl', f'{{"step": {10**30}}}'), ('metrics.jsonl', '{"step": -1}'),
-    ('metrics.jsonl', '{"step": 1, "reward/mean": "high"}'), ('metrics.jsonl', '{"step": 1, "reward/mean": {}}'),
-    ('metrics.jsonl', f'{{"step": 1, "reward/mean": 1{"0" * 400}}}'), ('metrics.jsonl', '[' * 100_000),
-    ('metrics.jsonl', '\udc80'), ('summary.json', '[]'), ('summary.json', '{"base": [], "final": {}}'),
-    ('summary.json', '{"base": {"pass@1": "x"}, "final": {}}'), ('summary.json', '{"seconds": 3}'),
-    ('summary.json', '{"length_ratio": "long"}'), ('summary.json', '{'), ('config.json', DEEP), ('config.json', '7'),
+@pytest.mark.parametrize(
+  'name, text',
+  [
+    ('metrics.jsonl', '{"reward/mean": 1}'),
+    ('metrics.jsonl', '[1]'),
+    ('metrics.jsonl', '3'),
+    ('metrics.jsonl', '{"step": "1"}'),
+    ('metrics.jsonl', '{"step": null}'),
+    ('metrics.jsonl', '{"step": 1e400}'),
+    ('metrics.jsonl', '{"step": true}'),
+    ('metrics.jsonl', f'{{"step": {10**30}}}'),
+    ('metrics.jsonl', '{"step": -1}'),
+    ('metrics.jsonl', '{"step": 1, "reward/mean": "high"}'),
+    ('metrics.jsonl', '{"step": 1, "reward/mean": {}}'),
+    ('metrics.jsonl', f'{{"step": 1, "reward/mean": 1{"0" * 400}}}'),
+    ('metrics.jsonl', '[' * 100_000),
+    ('metrics.jsonl', '\udc80'),
+    ('summary.json', '[]'),
+    ('summary.json', '{"base": [], "final": {}}'),
+    ('summary.json', '{"base": {"pass@1": "x"}, "final": {}}'),
+    ('summary.json', '{"seconds": 3}'),
+    ('summary.json', '{"length_ratio": "long"}'),
+    ('summary.json', '{'),
+    ('config.json', DEEP),
+    ('config.json', '7'),
     *(('samples/step_000005.jsonl', json.dumps({k: v for k, v in SAMPLE.items() if k != name})) for name in SAMPLE),
-    *(('samples/step_000005.jsonl', json.dumps(SAMPLE | {name: value})) for name, value in (
-        ('parts', [1]), ('parts', {'math': 'x'}), ('response', 5), ('reward', 'x'), ('length', []), ('id', []),
-        ('problem', None))),
-    ('samples/step_000005.jsonl', 'null')], ids=str)
+    *(
+      ('samples/step_000005.jsonl', json.dumps(SAMPLE | {name: value}))
+      for name, value in (
+        ('parts', [1]),
+        ('parts', {'math': 'x'}),
+        ('response', 5),
+        ('reward', 'x'),
+        ('length', []),
+        ('id', []),
+        ('problem', None),
+      )
+    ),
+    ('samples/step_000005.jsonl', 'null'),
+  ],
+  ids=str,
+)
 def test_a_damaged_record_is_one_line(tmp_path, name, text):
   folder = run(tmp_path)
   (folder / name).write_text(text + '\n', errors='surrogateescape')
@@ -197,8 +278,10 @@ def test_a_damaged_record_is_one_line(tmp_path, name, text):
 
 def test_odd_numbers_and_signs_are_no_damage(tmp_path):
   folder = run(tmp_path, steps=(0,))
-  (folder / 'metrics.jsonl').write_text('{"step": 0, "kind/a$b_{/reward": 1e999, "time/$x": NaN, "eval/pass@1": 0.5}\n'
-                                        '{"step": 1, "kind/a$b_{/reward": 2, "kind/_$/reward": 1, "time/$x": 1}\n')
+  (folder / 'metrics.jsonl').write_text(
+    '{"step": 0, "kind/a$b_{/reward": 1e999, "time/$x": NaN, "eval/pass@1": 0.5}\n'
+    '{"step": 1, "kind/a$b_{/reward": 2, "kind/_$/reward": 1, "time/$x": 1}\n'
+  )
   (folder / 'samples' / 'step_000000.jsonl').write_text(json.dumps(SAMPLE | {'reward': float('inf'), 'answer': [1]}))
   text = report.report(folder).read_text('utf-8')
   assert json.loads(Page(text).data)['problems'][0]['at']['0'][0]['reward'] is None

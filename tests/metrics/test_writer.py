@@ -1,4 +1,5 @@
 """Records on disk: what is read back, and what survives a kill."""
+
 import json
 import os
 import struct
@@ -11,8 +12,17 @@ from r1jax.metrics import writer
 
 
 def row(text='x', **changes):
-  return {'id': 'a', 'problem': 'p', 'answer': '1', 'response': text, 'reward': 1.0, 'parts': {'math': 1.0},
-          'length': 1, 'stop': 'eos', **changes}
+  return {
+    'id': 'a',
+    'problem': 'p',
+    'answer': '1',
+    'response': text,
+    'reward': 1.0,
+    'parts': {'math': 1.0},
+    'length': 1,
+    'stop': 'eos',
+    **changes,
+  }
 
 
 def events(workdir):
@@ -21,9 +31,9 @@ def events(workdir):
   for path in sorted((workdir / 'tb').iterdir()):
     data = path.read_bytes()
     while data:
-      size, = struct.unpack('<Q', data[:8])
-      found.append(event_pb2.Event.FromString(data[12:12 + size]))
-      data = data[12 + size + 4:]
+      (size,) = struct.unpack('<Q', data[:8])
+      found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+      data = data[12 + size + 4 :]
   return found
 
 
@@ -36,8 +46,10 @@ def test_metrics_come_back_merged_by_step(tmp_path):
     run.write(0, {'eval/pass@1': np.float32(0.25)})
     run.write(0, {'reward/mean': 1})
     run.write(1, {'reward/mean': np.array(2.5)})
-  assert writer.read_metrics(tmp_path) == [{'step': 0, 'eval/pass@1': 0.25, 'reward/mean': 1.0},
-                                           {'step': 1, 'reward/mean': 2.5}]
+  assert writer.read_metrics(tmp_path) == [
+    {'step': 0, 'eval/pass@1': 0.25, 'reward/mean': 1.0},
+    {'step': 1, 'reward/mean': 2.5},
+  ]
 
 
 def test_lines_and_events_are_on_disk_before_close(tmp_path):

@@ -1,4 +1,5 @@
 """Implementations of attention against each other, and what they hold in memory."""
+
 import dataclasses
 import functools
 import os
@@ -19,10 +20,10 @@ from r1jax.models.config import MLA
 
 # P, KV heads, G, queries a KV head, T, size of queries and keys, size of values, keys of the prompt.
 SHAPES = {
-    'gqa': (2, 2, 3, 2, 20, 16, 16, 0),
-    'gqa_prompt': (2, 2, 3, 2, 20, 16, 16, 9),
-    'mla_prompt': (2, 3, 2, 1, 13, 192, 128, 7),
-    'one_token': (1, 1, 2, 2, 1, 8, 8, 3),
+  'gqa': (2, 2, 3, 2, 20, 16, 16, 0),
+  'gqa_prompt': (2, 2, 3, 2, 20, 16, 16, 9),
+  'mla_prompt': (2, 3, 2, 1, 13, 192, 128, 7),
+  'one_token': (1, 1, 2, 2, 1, 8, 8, 3),
 }
 
 
@@ -35,10 +36,12 @@ def inputs(p, k, g, r, t, d, v, s, seed=0):
 
 def run(name, q, own, prompt, weight, lengths):
   """Result and gradients of one implementation."""
+
   def f(q, own, prompt):
     parts = [(own, None)] if prompt is None else [(prompt, lengths), (own, None)]
     out = causal_attention(q, parts, q.shape[-1] ** -0.5, Attention(name))
     return (out * weight).sum(), out
+
   return jax.jit(jax.value_and_grad(f, argnums=(0, 1) if prompt is None else (0, 1, 2), has_aux=True))(q, own, prompt)
 
 
@@ -49,10 +52,10 @@ def by_hand(q, own, prompt, lengths):
   q, own, prompt = jax.tree.map(lambda x: np.asarray(x, np.float64), (q, own, prompt))
   for at in np.ndindex(p, k, g, r, t):
     i, h, j, n, time = at
-    keys, values = own.k[i, h, j, :, :time + 1], own.v[i, h, j, :time + 1]
+    keys, values = own.k[i, h, j, :, : time + 1], own.v[i, h, j, : time + 1]
     if prompt is not None:
-      keys = np.concatenate([prompt.k[i, h, :, :lengths[i]], keys], axis=1)
-      values = np.concatenate([prompt.v[i, h, :lengths[i]], values])
+      keys = np.concatenate([prompt.k[i, h, :, : lengths[i]], keys], axis=1)
+      values = np.concatenate([prompt.v[i, h, : lengths[i]], values])
     scores = q[at] @ keys / np.sqrt(d)
     weights = np.exp(scores - scores.max())
     out[i, j, time, h * r + n] = weights @ values / weights.sum()
@@ -90,8 +93,9 @@ def test_kv_heads_are_repeated_only_as_devices_need(shards, want):
   split, kv, before = causal._split_heads(q, own, prompt, shards)
   assert (split.shape[1], split.shape[3]) == want and len(kv.k[0]) == len(before.v[0]) == want[0]
   parts = lambda own, prompt: [(prompt, jnp.array([2])), (own, None)]
-  got, plain = (causal_attention(*x, 0.5, Attention('xla')) for x in (
-      (split, parts(kv, before)), (q, parts(own, prompt))))
+  got, plain = (
+    causal_attention(*x, 0.5, Attention('xla')) for x in ((split, parts(kv, before)), (q, parts(own, prompt)))
+  )
   np.testing.assert_allclose(got, plain, atol=1e-6)
 
 
@@ -101,13 +105,15 @@ def test_configs_know_the_names():
 
 def test_the_platform_is_the_devices_own():
   """Not this process's: a plan compiles on a CPU for devices of another kind."""
+
   class Device:
     def __init__(self, platform):
       self.platform = platform
+
   mesh = lambda platform: type('Mesh', (), {'devices': np.array([Device(platform)])})()
   choose = lambda platform, t, dtype='bfloat16', name='auto': Attention(name, mesh(platform)).choose(t, t, dtype)
   assert [choose(p, 4096) for p in ('cpu', 'gpu', 'tpu')] == ['chunked', 'cudnn', 'splash']
-  assert choose('gpu', 4096, 'float32') == 'chunked'    # cuDNN has no float32
+  assert choose('gpu', 4096, 'float32') == 'chunked'  # cuDNN has no float32
   assert {choose(p, 512) for p in ('cpu', 'gpu', 'tpu')} == {'xla'}
   assert choose('tpu', 4096, name='xla') == 'xla' and Attention().choose(64, 64, 'float32') == 'xla'
 
@@ -119,6 +125,7 @@ def test_memory_of_chunks_grows_with_length_and_not_its_square():
     grad = jax.jit(jax.grad(f, argnums=(0, 1, 2)))
     compiled = grad.lower(like(1, 1, 1, 1, t, 8), like(1, 1, 1, 8, t), like(1, 1, 1, t, 8)).compile()
     return compiled.memory_analysis().temp_size_in_bytes
+
   assert temporaries('chunked', 8192) < 2.5 * temporaries('chunked', 4096)
   assert temporaries('xla', 8192) > 3.5 * temporaries('xla', 4096) > 3.5 * temporaries('chunked', 4096)
 
@@ -128,19 +135,22 @@ def tiny(remat, attention, mla):
   """Loss and gradient of a small model through `response_hidden`, and the parameters' gradient threaded onto ones."""
   cfg = models.ModelConfig(vocab=37, embed=16, layers=3, heads=4, kv_heads=2, head_dim=8, mlp=24, context=64)
   if mla:
-    cfg = dataclasses.replace(cfg, kv_heads=4, head_dim=12, mla=MLA(q_rank=10, kv_rank=9, nope_dim=8, rope_dim=4,
-                                                                    v_dim=6))
+    cfg = dataclasses.replace(
+      cfg, kv_heads=4, head_dim=12, mla=MLA(q_rank=10, kv_rank=9, nope_dim=8, rope_dim=4, v_dim=6)
+    )
   params = params_lib.init(models.specs(cfg), jax.random.key(0))
   rng = np.random.default_rng(0)
   prompts, responses = (jnp.asarray(rng.integers(0, 37, s)) for s in ((2, 6), (2, 3, 11)))
 
   def loss(params):
-    params, hidden, _ = models.threaded_response(params, cfg, prompts, jnp.array([6, 2]), responses, remat=remat,
-                                                 attention=attention)
+    params, hidden, _ = models.threaded_response(
+      params, cfg, prompts, jnp.array([6, 2]), responses, remat=remat, attention=attention
+    )
     return jnp.sin(hidden @ models.unembedding(params)).sum(), params
+
   (value, _), back = jax.vjp(loss, params)
-  plain, = back((jnp.ones(()), jax.tree.map(jnp.zeros_like, params)))
-  onto, = back((jnp.ones(()), jax.tree.map(jnp.ones_like, params)))
+  (plain,) = back((jnp.ones(()), jax.tree.map(jnp.zeros_like, params)))
+  (onto,) = back((jnp.ones(()), jax.tree.map(jnp.ones_like, params)))
   return value, plain, onto
 
 
@@ -153,7 +163,7 @@ def test_what_is_kept_of_a_layer_does_not_change_the_gradient(remat, mla):
   close(got[2], jax.tree.map(lambda x: x + 1, got[1]))  # added to what came in
 
 
-SPLASH = '''
+SPLASH = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
@@ -172,15 +182,20 @@ for p, k, g, r, t, d, v, s in ((2, 2, 2, 2, 1100, 128, 128, 300), (2, 4, 1, 1, 1
       like(p, k, g, r, t, d), KV(like(p, k, g, d, t), like(p, k, g, t, v)), KV(like(p, k, d, s), like(p, k, s, v)))
   assert grad.as_text().count('tpu_custom_call') >= 3
   print(grad.compile().memory_analysis().temp_size_in_bytes)
-'''
+"""
 
 
 @pytest.mark.slow
 def test_splash_compiles_for_a_tpu_with_gradients():
   pytest.importorskip('libtpu')
-  env = os.environ | dict(JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost',
-                          TPU_ACCELERATOR_TYPE='v5p-128', ALLOW_MULTIPLE_LIBTPU_LOAD='1')
+  env = os.environ | dict(
+    JAX_PLATFORMS='cpu',
+    TPU_SKIP_MDS_QUERY='1',
+    TPU_WORKER_HOSTNAMES='localhost',
+    TPU_ACCELERATOR_TYPE='v5p-128',
+    ALLOW_MULTIPLE_LIBTPU_LOAD='1',
+  )
   done = subprocess.run([sys.executable, '-c', SPLASH], env=env, capture_output=True, text=True, timeout=600)
   assert done.returncode == 0, done.stderr[-2000:]
-  scores = 2 * 2 * 1100 * 1400 * 4                      # of a device's rows and heads, which are never whole
+  scores = 2 * 2 * 1100 * 1400 * 4  # of a device's rows and heads, which are never whole
   assert all(int(x) < 5 * scores for x in done.stdout.split())

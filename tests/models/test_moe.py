@@ -1,4 +1,5 @@
 """Mixtures of experts against plain loops, and what latent attention keeps of a token."""
+
 import dataclasses
 import functools
 
@@ -17,16 +18,26 @@ from r1jax.sampling.logits import Restriction
 
 EMBED = 12
 KINDS = {
-    'softmax': MoE(experts=6, top_k=2, mlp=10),
-    'softmax, not normalised': MoE(experts=6, top_k=3, mlp=10, normalise=False, scale=0.5),
-    'sigmoid, groups, shared': MoE(experts=12, top_k=3, mlp=10, shared=2, score='sigmoid', groups=4, top_groups=2,
-                                   scale=2.5),
-    'all experts': MoE(experts=4, top_k=4, mlp=10, score='sigmoid'),
+  'softmax': MoE(experts=6, top_k=2, mlp=10),
+  'softmax, not normalised': MoE(experts=6, top_k=3, mlp=10, normalise=False, scale=0.5),
+  'sigmoid, groups, shared': MoE(
+    experts=12, top_k=3, mlp=10, shared=2, score='sigmoid', groups=4, top_groups=2, scale=2.5
+  ),
+  'all experts': MoE(experts=4, top_k=4, mlp=10, score='sigmoid'),
 }
 MIXED = models.ModelConfig(
-    vocab=31, embed=EMBED, layers=3, heads=2, kv_heads=2, head_dim=12, mlp=20, context=64, family='deepseek_v3',
-    mla=MLA(q_rank=10, kv_rank=9, nope_dim=8, rope_dim=4, v_dim=6),
-    moe=dataclasses.replace(KINDS['sigmoid, groups, shared'], first_dense=1))
+  vocab=31,
+  embed=EMBED,
+  layers=3,
+  heads=2,
+  kv_heads=2,
+  head_dim=12,
+  mlp=20,
+  context=64,
+  family='deepseek_v3',
+  mla=MLA(q_rank=10, kv_rank=9, nope_dim=8, rope_dim=4, v_dim=6),
+  moe=dataclasses.replace(KINDS['sigmoid, groups, shared'], first_dense=1),
+)
 
 
 mixture = jax.jit(moe.moe, static_argnums=1)
@@ -37,8 +48,9 @@ def random(specs, seed=0):
   """Random values of about the usual size in the place of specs, biases included."""
   rng = np.random.default_rng(seed)
   size = lambda s: 2 * s.shape[-2] ** -0.5 if s.init == 'normal' else 0.1
-  return jax.tree.map(lambda s: jnp.asarray(size(s) * rng.normal(size=s.shape), jnp.float32), specs,
-                      is_leaf=params_lib.is_spec)
+  return jax.tree.map(
+    lambda s: jnp.asarray(size(s) * rng.normal(size=s.shape), jnp.float32), specs, is_leaf=params_lib.is_spec
+  )
 
 
 def make(m):
@@ -56,10 +68,10 @@ def visits(p, m, token):
   scores = 1 / (1 + np.exp(-logits)) if m.score == 'sigmoid' else np.exp(logits) / np.exp(logits).sum()
   choice = scores + p.get('router_bias', 0)
   size = m.experts // m.groups
-  worth = [sum(sorted(choice[g * size:(g + 1) * size])[-2:]) for g in range(m.groups)]
-  best = sorted(range(m.groups), key=lambda g: -worth[g])[:m.top_groups]
+  worth = [sum(sorted(choice[g * size : (g + 1) * size])[-2:]) for g in range(m.groups)]
+  best = sorted(range(m.groups), key=lambda g: -worth[g])[: m.top_groups]
   allowed = [e for e in range(m.experts) if e // size in best]
-  chosen = sorted(allowed, key=lambda e: -choice[e])[:m.top_k]
+  chosen = sorted(allowed, key=lambda e: -choice[e])[: m.top_k]
   total = sum(scores[e] for e in chosen) if m.normalise else 1
   return {e: m.scale * scores[e] / total for e in chosen}
 
@@ -115,7 +127,7 @@ def test_a_models_load_is_that_of_its_prompts_and_responses():
   prompts, lengths = jnp.ones((2, 6), jnp.int32), jnp.array([6, 2])
   responses, ends = jnp.ones((2, 3, 5), jnp.int32), jnp.array([[1, 5, 2], [3, 4, 5]])
   _, load = jax.jit(models.response_hidden, static_argnums=1)(params, MIXED, prompts, lengths, responses, ends)
-  assert load.shape == (2, 12)                          # the dense layer has none
+  assert load.shape == (2, 12)  # the dense layer has none
   seen = 6 + 2 + sum(min(end, 4) for end in (1, 5, 2, 3, 4, 5))  # token t predicts t + 1: the last is not run
   np.testing.assert_array_equal(load.sum(axis=1), [3 * seen] * 2)
 
@@ -153,7 +165,7 @@ def test_balance_moves_biases_towards_experts_visited_less():
   bias = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12)), jnp.float32)
   put = lambda tree, b: tree | {'layers': tree['layers'] | {'moe': tree['layers']['moe'] | {'router_bias': b}}}
   before, after = put(params, bias), put(jax.tree.map(lambda x: x + 1, params), 0.9 * bias)
-  load = jnp.asarray([[4.0] * 12, [9.0, 1.0, 2.0] * 4])   # even: nothing moves; and a mean of 4
+  load = jnp.asarray([[4.0] * 12, [9.0, 1.0, 2.0] * 4])  # even: nothing moves; and a mean of 4
   moved = models.balance(after, before, load, 0.001)
   want = np.asarray(bias) + np.float32(0.001) * np.array([[0.0] * 12, [-1.0, 1.0, 1.0] * 4], np.float32)
   np.testing.assert_array_equal(moved['layers']['moe']['router_bias'], want)
@@ -213,15 +225,16 @@ def test_decoding_carries_latents_and_nothing_more():
   assert jax.tree.map(lambda x: x.shape, after.cache) == jax.tree.map(lambda x: x.shape, carry.cache)
 
 
-@pytest.mark.parametrize('product', [moe.by_group, functools.partial(moe.by_group_kernel, interpret=True)],
-                         ids=['anywhere', 'kernel'])
+@pytest.mark.parametrize(
+  'product', [moe.by_group, functools.partial(moe.by_group_kernel, interpret=True)], ids=['anywhere', 'kernel']
+)
 def test_a_sum_of_products_over_each_group(product):
   rng, sizes = np.random.default_rng(0), [100, 0, 333, 200]
   a, b = rng.normal(size=(700, 48)).astype(np.float32), rng.normal(size=(700, 40)).astype(np.float32)
   got = product(jnp.asarray(a), jnp.asarray(b), jnp.array(sizes, jnp.int32), dtype=jnp.float32)
   ends = np.cumsum(sizes)
-  want = [a[end - n:end].T @ b[end - n:end] for n, end in zip(sizes, ends)]
-  np.testing.assert_allclose(got, np.stack(want), atol=1e-4)    # the last 67 rows are of no group
+  want = [a[end - n : end].T @ b[end - n : end] for n, end in zip(sizes, ends)]
+  np.testing.assert_allclose(got, np.stack(want), atol=1e-4)  # the last 67 rows are of no group
 
 
 def test_tokens_are_visited_a_chunk_at_a_time(monkeypatch):
@@ -230,7 +243,8 @@ def test_tokens_are_visited_a_chunk_at_a_time(monkeypatch):
 
   def run(p, x):
     out, load = moe.moe(p, m, x)
-    return (out ** 2).sum(), load
+    return (out**2).sum(), load
+
   (want, load), whole = jax.value_and_grad(run, (0, 1), has_aux=True)(p, x)
   monkeypatch.setattr(moe, 'CHUNK', 8)
   (got, same), parts = jax.value_and_grad(run, (0, 1), has_aux=True)(p, x)

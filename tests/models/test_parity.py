@@ -1,4 +1,5 @@
 """Every family against transformers: tiny random float32 models, whole, module by module, and as files."""
+
 import copy
 import dataclasses
 import functools
@@ -19,32 +20,76 @@ from r1jax.models import attention, mla, moe
 from r1jax.models.layers import mlp, rms_norm, rope_tables
 from r1jax.sampling import Engine, Sampling, row_keys
 
-ORIGINAL = 32                    # tokens of context before stretching: most positions here lie beyond it
+ORIGINAL = 32  # tokens of context before stretching: most positions here lie beyond it
 VOCAB, LENGTHS = 67, (100, 61, 7)
-SHAPE = dict(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-             intermediate_size=48, max_position_embeddings=128, initializer_range=0.15, rms_norm_eps=1e-5)
+SHAPE = dict(
+  vocab_size=VOCAB,
+  hidden_size=32,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  intermediate_size=48,
+  max_position_embeddings=128,
+  initializer_range=0.15,
+  rms_norm_eps=1e-5,
+)
 YARN = dict(rope_type='yarn', factor=4.0, original_max_position_embeddings=ORIGINAL, beta_fast=2.0)
 MIXED = dict(head_dim=16, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24)
-LATENT = dict(num_hidden_layers=3, num_key_value_heads=4, rms_norm_eps=1e-6, kv_lora_rank=18, qk_nope_head_dim=12,
-              qk_rope_head_dim=8, v_head_dim=10, moe_intermediate_size=24, num_experts_per_tok=3,
-              first_k_dense_replace=1, num_nextn_predict_layers=0)
+LATENT = dict(
+  num_hidden_layers=3,
+  num_key_value_heads=4,
+  rms_norm_eps=1e-6,
+  kv_lora_rank=18,
+  qk_nope_head_dim=12,
+  qk_rope_head_dim=8,
+  v_head_dim=10,
+  moe_intermediate_size=24,
+  num_experts_per_tok=3,
+  first_k_dense_replace=1,
+  num_nextn_predict_layers=0,
+)
 
 # {name: (prefix of transformers' classes, rope_theta, rope_scaling or None, the rest)}. With so small a theta the range
 # over which stretching sets in holds some of the few dimensions there are.
 TINY = {
-    'llama': ('Llama', 50.0, dict(rope_type='llama3', factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                                  original_max_position_embeddings=ORIGINAL), {}),
-    'qwen2': ('Qwen2', 50.0, YARN, {}),
-    'qwen2_tied': ('Qwen2', 1e4, None, dict(tie_word_embeddings=True)),
-    'qwen3': ('Qwen3', 50.0, dict(rope_type='linear', factor=4.0), dict(head_dim=16)),
-    'qwen3_moe': ('Qwen3Moe', 50.0, YARN | dict(truncate=False, attention_factor=1.3),
-                  MIXED | dict(norm_topk_prob=True)),
-    'qwen3_moe_plain': ('Qwen3Moe', 1e6, None, MIXED | dict(norm_topk_prob=False, tie_word_embeddings=True)),
-    'deepseek_v3': ('DeepseekV3', 50.0, YARN | dict(mscale=1.0, mscale_all_dim=0.8), LATENT | dict(
-        q_lora_rank=20, n_routed_experts=16, n_group=4, topk_group=2, n_shared_experts=1)),
-    'deepseek_v3_plain': ('DeepseekV3', 1e4, None, LATENT | dict(
-        q_lora_rank=None, n_routed_experts=8, n_group=1, topk_group=1, n_shared_experts=2, norm_topk_prob=False,
-        routed_scaling_factor=1.0)),
+  'llama': (
+    'Llama',
+    50.0,
+    dict(
+      rope_type='llama3',
+      factor=8.0,
+      low_freq_factor=1.0,
+      high_freq_factor=4.0,
+      original_max_position_embeddings=ORIGINAL,
+    ),
+    {},
+  ),
+  'qwen2': ('Qwen2', 50.0, YARN, {}),
+  'qwen2_tied': ('Qwen2', 1e4, None, dict(tie_word_embeddings=True)),
+  'qwen3': ('Qwen3', 50.0, dict(rope_type='linear', factor=4.0), dict(head_dim=16)),
+  'qwen3_moe': ('Qwen3Moe', 50.0, YARN | dict(truncate=False, attention_factor=1.3), MIXED | dict(norm_topk_prob=True)),
+  'qwen3_moe_plain': ('Qwen3Moe', 1e6, None, MIXED | dict(norm_topk_prob=False, tie_word_embeddings=True)),
+  'deepseek_v3': (
+    'DeepseekV3',
+    50.0,
+    YARN | dict(mscale=1.0, mscale_all_dim=0.8),
+    LATENT | dict(q_lora_rank=20, n_routed_experts=16, n_group=4, topk_group=2, n_shared_experts=1),
+  ),
+  'deepseek_v3_plain': (
+    'DeepseekV3',
+    1e4,
+    None,
+    LATENT
+    | dict(
+      q_lora_rank=None,
+      n_routed_experts=8,
+      n_group=1,
+      topk_group=1,
+      n_shared_experts=2,
+      norm_topk_prob=False,
+      routed_scaling_factor=1.0,
+    ),
+  ),
 }
 MIXTURES = [name for name in TINY if 'moe' in name or 'deepseek' in name]
 SCALED = [name for name, (_, _, scaling, _) in TINY.items() if scaling]
@@ -53,6 +98,7 @@ SCALED = [name for name, (_, _, scaling, _) in TINY.items() if scaling]
 @dataclasses.dataclass(frozen=True)
 class Tiny:
   """A model of transformers in float32, its directory, and what we read from there."""
+
   model: object
   path: object
   config: dict
@@ -79,16 +125,17 @@ def tiny(transformers, tmp_path_factory):
     prefix, theta, scaling, rest = TINY[name]
     more = {} if suffix == 'ForCausalLM' else dict(num_labels=1, pad_token_id=0)
     config = getattr(transformers, prefix + 'Config')(
-        **SHAPE | rest | more, rope_parameters=dict(rope_theta=theta, **scaling or dict(rope_type='default')))
+      **SHAPE | rest | more, rope_parameters=dict(rope_theta=theta, **scaling or dict(rope_type='default'))
+    )
     torch.manual_seed(0)
     model = getattr(transformers, prefix + suffix)._from_config(config, attn_implementation='eager').eval()
-    with torch.no_grad():                               # what is made as ones or zeros must matter too
+    with torch.no_grad():  # what is made as ones or zeros must matter too
       for key, x in [*model.named_parameters(), *model.named_buffers()]:
         if 'norm' in key or 'bias' in key:
           x.add_(0.1 * torch.randn_like(x))
-        if key.endswith('gate.weight'):                 # routers: scores further apart
+        if key.endswith('gate.weight'):  # routers: scores further apart
           x.mul_(3)
-      model.model.norm.weight.normal_()                 # else a tied model repeats its last token
+      model.model.norm.weight.normal_()  # else a tied model repeats its last token
     path = tmp_path_factory.mktemp(name)
     model.save_pretrained(path)
     return Tiny(model, path, *read(path))
@@ -120,6 +167,7 @@ def logits(params, cfg, tokens):
 def theirs(model, tokens, **options):
   """Logits of transformers, as NumPy."""
   import torch
+
   with torch.no_grad():
     return model(torch.tensor(tokens), **{k: torch.tensor(v) for k, v in options.items()}).logits.numpy()
 
@@ -143,7 +191,7 @@ def test_logits_agree(tiny, name):
   padded = logits(m.params, m.cfg, np.where(real, tokens, 17))
   right = theirs(m.model, np.where(real, tokens, 0), attention_mask=real.astype(int))
   np.testing.assert_allclose(padded[real], right[real], rtol=0, atol=2e-5)
-  turned = real[:, ::-1]                                # the same rows, moved to the end
+  turned = real[:, ::-1]  # the same rows, moved to the end
   shifted = np.zeros_like(tokens)
   shifted[turned] = tokens[real]
   positions = np.maximum(turned.cumsum(axis=1) - 1, 0)
@@ -156,8 +204,11 @@ def test_scaling_is_at_work(tiny, name):
   """The same weights with plain RoPE say something else: the test above cannot pass without scaling."""
   m = tiny(name)
   assert max(LENGTHS) > 3 * ORIGINAL
-  plain = type(m.model)(type(m.model.config).from_dict(m.config | {'rope_parameters': {
-      'rope_type': 'default', 'rope_theta': TINY[name][1]}})).eval()
+  plain = type(m.model)(
+    type(m.model.config).from_dict(
+      m.config | {'rope_parameters': {'rope_type': 'default', 'rope_theta': TINY[name][1]}}
+    )
+  ).eval()
   plain.load_state_dict(m.model.state_dict())
   assert np.abs(theirs(plain, batch()) - theirs(m.model, batch())).max() > 0.05
 
@@ -169,20 +220,29 @@ class NoEnd:
 @pytest.mark.parametrize('name', [name for name in TINY if not name.endswith('_plain')])
 def test_greedy_generation_is_equal(tiny, name):
   import torch
+
   m, new = tiny(name), 64
   prompts = [batch(seed=3)[0, :40].tolist(), batch(seed=3)[1, :23].tolist()]
   rows = np.zeros((2, 40), int)
   for row, prompt in zip(rows, prompts):
-    row[40 - len(prompt):] = prompt
-  out = m.model.generate(torch.tensor(rows), attention_mask=torch.tensor((rows > 0).astype(int)), do_sample=False,
-                         max_new_tokens=new, eos_token_id=None, pad_token_id=0, output_scores=True,
-                         return_dict_in_generate=True)
+    row[40 - len(prompt) :] = prompt
+  out = m.model.generate(
+    torch.tensor(rows),
+    attention_mask=torch.tensor((rows > 0).astype(int)),
+    do_sample=False,
+    max_new_tokens=new,
+    eos_token_id=None,
+    pad_token_id=0,
+    output_scores=True,
+    return_dict_in_generate=True,
+  )
   want = out.sequences[:, 40:].numpy()
   best = np.sort(torch.stack(out.scores).numpy(), axis=-1)
-  assert (best[..., -1] - best[..., -2]).min() > 1e-4   # no near-tie: each may be off by 2e-5
+  assert (best[..., -1] - best[..., -2]).min() > 1e-4  # no near-tie: each may be off by 2e-5
   assert want.shape == (2, new) and min(len(set(row)) for row in want.tolist()) > 4
-  engine = Engine(m.cfg, NoEnd(), parallel.make_mesh(config_lib.Mesh(), jax.devices()[:1]), max_prompt=40,
-                  max_response=new)
+  engine = Engine(
+    m.cfg, NoEnd(), parallel.make_mesh(config_lib.Mesh(), jax.devices()[:1]), max_prompt=40, max_response=new
+  )
   got = engine.sample(m.params, prompts, row_keys(jax.random.key(0), 2, 2), Sampling(temperature=0.0))
   assert set(got.stop) == {'length'}
   np.testing.assert_array_equal(got.tokens, want.repeat(2, axis=0))
@@ -202,8 +262,10 @@ def traced(tiny):
     numpy = lambda x: tuple(y.numpy() for y in x if y is not None) if isinstance(x, tuple) else x.numpy()
     for i, layer in enumerate(model.model.layers):
       for key, module in layer.named_modules():
+
         def note(module, args, kwargs, out, at=(i, key)):
           found[at] = numpy((args or tuple(kwargs.values()))[0]), numpy(out)
+
         handles.append(module.register_forward_hook(note, with_kwargs=True))
     with torch.no_grad():
       model(torch.tensor(batch()))
@@ -223,9 +285,12 @@ def layers(m):
 @pytest.mark.parametrize('name', TINY)
 def test_norms_agree(tiny, traced, name):
   m, count = tiny(name), 0
-  ours = {'input_layernorm': lambda p: p['attention_norm'], 'post_attention_layernorm': lambda p: p['mlp_norm'],
-          **{f'self_attn.{x}_norm': lambda p, x=x: p['attention'][f'{x}_norm'] for x in 'qk'},
-          **{f'self_attn.{x}_layernorm': lambda p, x=x: p['attention'][f'{x}_norm'] for x in ('q_a', 'kv_a')}}
+  ours = {
+    'input_layernorm': lambda p: p['attention_norm'],
+    'post_attention_layernorm': lambda p: p['mlp_norm'],
+    **{f'self_attn.{x}_norm': lambda p, x=x: p['attention'][f'{x}_norm'] for x in 'qk'},
+    **{f'self_attn.{x}_layernorm': lambda p, x=x: p['attention'][f'{x}_norm'] for x in ('q_a', 'kv_a')},
+  }
   for (i, key), (x, want) in traced(name).items():
     if key in ours:
       np.testing.assert_allclose(rms_norm(ours[key](layers(m)[i]), x, m.cfg.norm_eps), want, rtol=0, atol=5e-6)
@@ -300,7 +365,7 @@ def test_routers_agree(tiny, traced, name):
     changed['groups'] += ((ungrouped > 0) != (want > 0)).any(axis=1).sum()
     other = go(p['moe'], dataclasses.replace(c, normalise=not c.normalise))
     changed['normalise'] += (np.abs(other - want).max(axis=1) > 1e-3).sum()
-  least = 10                                            # tokens of 300 a layer
+  least = 10  # tokens of 300 a layer
   assert (changed['bias'] > least) == (m.cfg.moe.score == 'sigmoid')
   assert (changed['groups'] > least) == (m.cfg.moe.groups > 1)
   assert changed['normalise'] > least
@@ -326,6 +391,7 @@ def test_scores_are_the_sequence_classifiers(tiny):
 def tensors_of(path):
   """{name: (dtype, shape, bytes)} of a directory's tensors."""
   import torch
+
   found = {}
   for file in path.glob('*.safetensors'):
     with safetensors.safe_open(file, 'pt') as f:
@@ -350,6 +416,7 @@ def warnings_of(transformers):
 @pytest.mark.parametrize('name', [*TINY, 'classifier'])
 def test_files_come_back_bit_for_bit(tiny, transformers, warnings_of, tmp_path, name, dtype):
   import torch
+
   m = tiny('qwen2', 'ForSequenceClassification') if name == 'classifier' else tiny(name)
   first = copy.deepcopy(m.model).to(getattr(torch, dtype))
   first.save_pretrained(tmp_path / 'a')
@@ -398,6 +465,7 @@ def test_transformers_reads_a_config_of_ours(tiny, warnings_of, tmp_path, name):
 def test_presets_are_transformers_models_of_the_same_size(transformers, name):
   """Built without memory for their tensors. Correction biases are no parameters there, but buffers."""
   import torch
+
   cfg = models.PRESETS[name]
   config = families.to_hf(cfg)
   assert families.from_hf(config, 'here') == cfg
@@ -407,5 +475,5 @@ def test_presets_are_transformers_models_of_the_same_size(transformers, name):
   assert params_lib.count(models.specs(cfg)) == model.num_parameters() + biases
   ours = {t.name: t.shape for leaf in families.tensors(cfg).values() for t in leaf.values()}
   want = {key: tuple(x.shape) for key, x in model.state_dict().items() if key in ours}
-  fused = {key for key in ours if '.mlp.experts.' in key}                         # one tensor a layer there
+  fused = {key for key in ours if '.mlp.experts.' in key}  # one tensor a layer there
   assert want == {key: shape for key, shape in ours.items() if key not in fused}

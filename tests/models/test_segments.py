@@ -1,4 +1,5 @@
 """Rows packed of several texts: each is computed as if it were alone, by every implementation of attention."""
+
 import dataclasses
 import functools
 import os
@@ -20,8 +21,9 @@ from r1jax.models.config import MLA
 
 IMPLEMENTATIONS = ['xla', 'chunked', 'splash']
 MODEL = models.ModelConfig(vocab=37, embed=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, context=64)
-LATENT = dataclasses.replace(MODEL, kv_heads=4, head_dim=12, mla=MLA(q_rank=10, kv_rank=9, nope_dim=8, rope_dim=4,
-                                                                      v_dim=6))
+LATENT = dataclasses.replace(
+  MODEL, kv_heads=4, head_dim=12, mla=MLA(q_rank=10, kv_rank=9, nope_dim=8, rope_dim=4, v_dim=6)
+)
 
 
 def attention(name, q, own, segments):
@@ -48,8 +50,16 @@ def test_texts_of_a_row_do_not_meet(name, t, block, monkeypatch):
   out = jax.jit(attention, static_argnums=0)(name, q, own, segments)
   for row, group, head in np.ndindex(2, 2, 2):
     for first, last in zip([0, *ends[row, group]], [*ends[row, group], t]):
-      want = by_hand(*(np.float64(x) for x in (
-          q[row, 0, group, head, first:last], own.k[row, 0, group, :, first:last].T, own.v[row, 0, group, first:last])))
+      want = by_hand(
+        *(
+          np.float64(x)
+          for x in (
+            q[row, 0, group, head, first:last],
+            own.k[row, 0, group, :, first:last].T,
+            own.v[row, 0, group, first:last],
+          )
+        )
+      )
       np.testing.assert_allclose(out[row, group, first:last, head], want, atol=2e-5)
 
 
@@ -62,8 +72,11 @@ def test_no_gradient_crosses_from_one_text_into_another(name, monkeypatch):
   segments = jnp.asarray((np.arange(20) >= 7) + 1)[None, None]
   of_second = lambda q, own: jnp.sin(attention(name, q, own, segments)[:, :, 7:]).sum()
   dq, down = jax.jit(jax.grad(of_second, argnums=(0, 1)))(q, own)
-  for first, second in ((dq[..., :7, :], dq[..., 7:, :]), (down.k[..., :7], down.k[..., 7:]),
-                        (down.v[..., :7, :], down.v[..., 7:, :])):
+  for first, second in (
+    (dq[..., :7, :], dq[..., 7:, :]),
+    (down.k[..., :7], down.k[..., 7:]),
+    (down.v[..., :7, :], down.v[..., 7:, :]),
+  ):
     assert (first == 0).all() and (abs(second).max() > 1e-3)
 
 
@@ -73,25 +86,30 @@ def test_a_packed_row_is_its_texts_run_alone(cfg, name, monkeypatch):
   monkeypatch.setattr(causal, 'BLOCK', 128 if name == 'splash' else 8)
   params = jax.jit(functools.partial(params_lib.init, models.specs(cfg)))(jax.random.key(0))
   tokens = np.random.default_rng(0).integers(0, 37, 24)
-  lengths = (9, 1, 11, 3)                               # the last is padding
+  lengths = (9, 1, 11, 3)  # the last is padding
   segments = np.repeat([1, 2, 3, 0], lengths)
   positions = np.concatenate([np.arange(n) for n in lengths])
   lift = lambda x: jnp.asarray(x)[None, None]
-  run = jax.jit(lambda tokens, positions, segments: models.forward(
-      params, cfg, tokens, positions, segments=segments, attention=name)[0])
+  run = jax.jit(
+    lambda tokens, positions, segments: models.forward(
+      params, cfg, tokens, positions, segments=segments, attention=name
+    )[0]
+  )
   out = run(lift(tokens), lift(positions), lift(segments))[0, 0]
   starts = np.cumsum((0, *lengths))
   # Each in a row of its own; what fills it up comes after, where no text's token looks.
-  rows = np.stack([np.resize(tokens[at:at + n], 11) for at, n in zip(starts, lengths[:3])])[:, None]
+  rows = np.stack([np.resize(tokens[at : at + n], 11) for at, n in zip(starts, lengths[:3])])[:, None]
   alone, _, _ = jax.jit(functools.partial(models.forward, cfg=cfg, attention='xla'))(
-      params, tokens=rows, positions=np.broadcast_to(np.arange(11), rows.shape))
+    params, tokens=rows, positions=np.broadcast_to(np.arange(11), rows.shape)
+  )
   for i, (at, n) in enumerate(zip(starts, lengths[:3])):
-    np.testing.assert_allclose(out[at:at + n], alone[i, 0, :n], atol=2e-5)
+    np.testing.assert_allclose(out[at : at + n], alone[i, 0, :n], atol=2e-5)
 
 
 def test_cudnn_has_no_segments():
   class Gpu:
     platform = 'gpu'
+
   mesh = type('Mesh', (), {'devices': np.array([Gpu()])})()
   assert Attention('auto', mesh).choose(4096, 4096, 'bfloat16') == 'cudnn'
   assert Attention('auto', mesh).choose(4096, 4096, 'bfloat16', segments=True) == 'chunked'
@@ -99,7 +117,7 @@ def test_cudnn_has_no_segments():
     Attention('cudnn', mesh).choose(64, 64, 'bfloat16', segments=True)
 
 
-SPLASH = '''
+SPLASH = """
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
@@ -118,14 +136,19 @@ grad = jax.jit(jax.grad(f, argnums=(0, 1))).lower(
     like(p, 1, t, dtype=jnp.int32, over=('fsdp',)))
 assert grad.as_text().count('tpu_custom_call') >= 3
 print(grad.compile().memory_analysis().temp_size_in_bytes)
-'''
+"""
 
 
 @pytest.mark.slow
 def test_splash_with_segments_compiles_for_a_tpu_with_gradients():
   pytest.importorskip('libtpu')
-  env = os.environ | dict(JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost',
-                          TPU_ACCELERATOR_TYPE='v5p-128', ALLOW_MULTIPLE_LIBTPU_LOAD='1')
+  env = os.environ | dict(
+    JAX_PLATFORMS='cpu',
+    TPU_SKIP_MDS_QUERY='1',
+    TPU_WORKER_HOSTNAMES='localhost',
+    TPU_ACCELERATOR_TYPE='v5p-128',
+    ALLOW_MULTIPLE_LIBTPU_LOAD='1',
+  )
   done = subprocess.run([sys.executable, '-c', SPLASH], env=env, capture_output=True, text=True, timeout=600)
   assert done.returncode == 0, done.stderr[-2000:]
-  assert int(done.stdout) < 5 * 2 * 2048 * 2048 * 4     # of a device's rows and heads, whose scores are never whole
+  assert int(done.stdout) < 5 * 2 * 2048 * 2048 * 4  # of a device's rows and heads, whose scores are never whole

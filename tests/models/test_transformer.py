@@ -111,7 +111,7 @@ def test_cached_decode_equals_the_full_forward(name, unstacked):
   empty = models.empty_cache(cfg, 2, 3, 4, jnp.float32)
   stack = lambda layers: layers if unstacked else jax.tree.map(lambda *x: jnp.stack(x), *layers)
   cache = {run: stack([empty] * layers) for run, layers in models.runs(cfg).items()}
-  for first, last in ((0, 1), (1, 3)):                  # one token, then two at once
+  for first, last in ((0, 1), (1, 3)):  # one token, then two at once
     positions = jnp.broadcast_to(lengths[:, None, None] + np.arange(first, last), (2, 3, last - first))
     hidden, cache, _ = models.forward(
       run,
@@ -223,7 +223,7 @@ def test_scores_against_numpy():
     ('qwen3_8b', 8_190_735_360),
     ('qwen3_30b_a3b', 30_532_122_624),
     ('qwen3_235b_a22b', 235_093_634_560),
-    ('deepseek_v3', 671_026_419_200),                   # 14 848 of them correction biases: one an expert and layer
+    ('deepseek_v3', 671_026_419_200),  # 14 848 of them correction biases: one an expert and layer
     ('r1_distill_qwen_1_5b', 1_777_088_000),
   ],
 )

@@ -1,7 +1,8 @@
 """Run by test_mesh.py in a process with eight CPU devices: a mesh must not change what is computed.
 
-  python on_eight_devices.py MODEL     a key of MODELS
+python on_eight_devices.py MODEL     a key of MODELS
 """
+
 import dataclasses
 import sys
 import types
@@ -24,20 +25,32 @@ from r1jax.training.update import Graded, Updater
 
 SHAPE = dict(vocab=40, embed=16, layers=2, heads=8, kv_heads=2, head_dim=8, mlp=24, context=64)
 MODELS = {
-    'dense': models.ModelConfig(**SHAPE),
-    'qwen3_moe': models.ModelConfig(**SHAPE, qk_norm=True, moe=MoE(experts=8, top_k=3, mlp=16)),
-    'deepseek_v3': models.ModelConfig(
-        **SHAPE | dict(layers=3, kv_heads=8, head_dim=12),
-        mla=MLA(q_rank=10, kv_rank=9, nope_dim=8, rope_dim=4, v_dim=6),
-        moe=MoE(8, 2, 16, shared=2, first_dense=1, score='sigmoid', groups=4, top_groups=2, scale=2.5)),
+  'dense': models.ModelConfig(**SHAPE),
+  'qwen3_moe': models.ModelConfig(**SHAPE, qk_norm=True, moe=MoE(experts=8, top_k=3, mlp=16)),
+  'deepseek_v3': models.ModelConfig(
+    **SHAPE | dict(layers=3, kv_heads=8, head_dim=12),
+    mla=MLA(q_rank=10, kv_rank=9, nope_dim=8, rope_dim=4, v_dim=6),
+    moe=MoE(8, 2, 16, shared=2, first_dense=1, score='sigmoid', groups=4, top_groups=2, scale=2.5),
+  ),
 }
 # The first few are tested; `on_eight_devices.py MODEL all` goes through every one.
 MESHES = {
-    'dense': [dict(tp=8), dict(data=2, fsdp=2, tp=2), dict(fsdp=2, tp=2, seq=2), dict(fsdp=2, tp=4), dict(fsdp=8),
-              dict(fsdp=2, seq=4)],
-    'qwen3_moe': [dict(fsdp=2, expert=2, tp=2), dict(expert=8), dict(expert=2, seq=4)],
-    'deepseek_v3': [dict(fsdp=2, expert=4), dict(expert=2, tp=2, seq=2), dict(fsdp=8), dict(expert=8),
-                    dict(data=2, expert=2, tp=2)],
+  'dense': [
+    dict(tp=8),
+    dict(data=2, fsdp=2, tp=2),
+    dict(fsdp=2, tp=2, seq=2),
+    dict(fsdp=2, tp=4),
+    dict(fsdp=8),
+    dict(fsdp=2, seq=4),
+  ],
+  'qwen3_moe': [dict(fsdp=2, expert=2, tp=2), dict(expert=8), dict(expert=2, seq=4)],
+  'deepseek_v3': [
+    dict(fsdp=2, expert=4),
+    dict(expert=2, tp=2, seq=2),
+    dict(fsdp=8),
+    dict(expert=8),
+    dict(data=2, expert=2, tp=2),
+  ],
 }
 # Sampled on another mesh over the same devices than trained on.
 SAMPLERS = {str(dict(fsdp=2, tp=2, seq=2)): dict(data=2, tp=4), str(dict(fsdp=8)): dict(fsdp=2, tp=4)}
@@ -55,19 +68,33 @@ def config_of(microbatch, attention='auto', **others):
 
 def _config_of(microbatch, attention):
   return config.RL(
-      seed=0, steps=3, model=config.Model('none', attention=attention), data=config.Data('jsonl'),
-      rollout=config.Rollout(prompts=P, samples=G, max_prompt=8, max_response=T), reward=config.Reward({'x': 1.0}, 'x'),
-      loss=config.Loss('grpo', kl_coef=0.1), optimizer=config.Optimizer(1e-2, eps=1e-3),
-      train=config.Train(microbatch=microbatch, balance_rate=1e-3), eval=config.Evaluation(1, 1, 1),
-      checkpoint=config.Checkpoint(1))
+    seed=0,
+    steps=3,
+    model=config.Model('none', attention=attention),
+    data=config.Data('jsonl'),
+    rollout=config.Rollout(prompts=P, samples=G, max_prompt=8, max_response=T),
+    reward=config.Reward({'x': 1.0}, 'x'),
+    loss=config.Loss('grpo', kl_coef=0.1),
+    optimizer=config.Optimizer(1e-2, eps=1e-3),
+    train=config.Train(microbatch=microbatch, balance_rate=1e-3),
+    eval=config.Evaluation(1, 1, 1),
+    checkpoint=config.Checkpoint(1),
+  )
 
 
 def graded():
   rng = np.random.default_rng(0)
   near = lambda: (-3.7 + 0.3 * rng.normal(size=(P, G, T))).astype(np.float32)
-  return Graded(rng.integers(0, 40, (P, 8)).astype(np.int32), rng.integers(1, 9, P).astype(np.int32),
-                rng.integers(0, 40, (P, G, T)).astype(np.int32), rng.integers(1, T + 1, (P, G)).astype(np.int32),
-                rng.normal(size=(P, G)).astype(np.float32), near(), None, near())
+  return Graded(
+    rng.integers(0, 40, (P, 8)).astype(np.int32),
+    rng.integers(1, 9, P).astype(np.int32),
+    rng.integers(0, 40, (P, G, T)).astype(np.int32),
+    rng.integers(1, T + 1, (P, G)).astype(np.int32),
+    rng.normal(size=(P, G)).astype(np.float32),
+    near(),
+    None,
+    near(),
+  )
 
 
 def run(model, mesh, sampler_mesh=None, attention='auto'):
@@ -75,8 +102,9 @@ def run(model, mesh, sampler_mesh=None, attention='auto'):
   cfg, specs = config_of(16, attention), models.specs(model)
   opt = optimizer.make(cfg.optimizer, 3, specs)
   like = state_lib.abstract_state(specs, opt, mesh, True, cfg.train)
-  params = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s.sharding),
-                        params_lib.init(specs, jax.random.key(0)), like.params)
+  params = jax.tree.map(
+    lambda x, s: jax.device_put(np.asarray(x), s.sharding), params_lib.init(specs, jax.random.key(0)), like.params
+  )
   state, updater = state_lib.new_state(params, opt, like), Updater(cfg, model, opt, mesh)
   sampler_mesh = sampler_mesh or mesh
   engine = Engine(model, types.SimpleNamespace(eos=(1,)), sampler_mesh, max_prompt=8, max_response=T)
@@ -103,8 +131,9 @@ def compare(alone, wide, said):
     worst = max(worst, np.abs(a - b).max(initial=0))
   for name, value in alone[3].items():
     np.testing.assert_allclose(wide[3][name], value, rtol=1e-4, atol=1e-6, err_msg=f'{said} {name}')
-  print(said, f"worst parameter {worst:.1e}, loss {abs(wide[3]['policy/loss'] - alone[3]['policy/loss']):.1e}",
-        flush=True)
+  print(
+    said, f'worst parameter {worst:.1e}, loss {abs(wide[3]["policy/loss"] - alone[3]["policy/loss"]):.1e}', flush=True
+  )
 
 
 def whole(x):
@@ -114,9 +143,9 @@ def whole(x):
 
 def check_layout(wide):
   params, moments = wide[4].params, wide[4].opt_state[1][0].mu
-  assert whole(params['layers']['mlp']['up']) == whole(params['embed']) == 1 / 4       # over fsdp and tp
+  assert whole(params['layers']['mlp']['up']) == whole(params['embed']) == 1 / 4  # over fsdp and tp
   assert whole(moments['layers']['mlp']['up']) == 1 / 4
-  assert whole(policy.zeros_like(params)['layers']['mlp']['up']) == 1 / 4              # gradients too
+  assert whole(policy.zeros_like(params)['layers']['mlp']['up']) == 1 / 4  # gradients too
 
 
 def check_received():
@@ -137,9 +166,18 @@ def check_programs(model):
   of = lambda shape, dtype, sharding=by_prompt: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
   key = jax.eval_shape(lambda: jax.random.key(0)).dtype
   program = decode.start.lower(
-      params_lib.abstract(specs, jnp.float32, parallel.shardings(specs, mesh)), of((P, 8), jnp.int32),
-      of((P,), jnp.int32), of((P, G), key), of((), jnp.float32, everywhere), cfg=model, restriction=Restriction(),
-      eos=(1,), capacity=16, dtype=jnp.float32, mesh=mesh)
+    params_lib.abstract(specs, jnp.float32, parallel.shardings(specs, mesh)),
+    of((P, 8), jnp.int32),
+    of((P,), jnp.int32),
+    of((P, G), key),
+    of((), jnp.float32, everywhere),
+    cfg=model,
+    restriction=Restriction(),
+    eos=(1,),
+    capacity=16,
+    dtype=jnp.float32,
+    mesh=mesh,
+  )
   prefix, carry, _ = program.out_info
   place = lambda x, mesh, *axes: layout.sharding(x.shape, mesh, *axes)
   want = jax.tree.leaves(decode.laid_out((prefix, carry), mesh, place))
@@ -154,8 +192,11 @@ def refusals(model):
     Updater(config_of(microbatch=2), model, None, mesh)
   # Microbatches of 4 prompts fit 4 devices, but the 6 prompts of a minibatch leave 2 over.
   uneven = dict(rollout=dict(prompts=12, samples=16), train=dict(minibatches=2, length_slices=4))
-  with pytest.raises(ConfigError, match='the 6 prompts of a minibatch in microbatches of 4 .16 responses, 4 of a '
-                                        'prompt. leave 2 over, which do not divide over 4 devices'):
+  with pytest.raises(
+    ConfigError,
+    match='the 6 prompts of a minibatch in microbatches of 4 .16 responses, 4 of a '
+    'prompt. leave 2 over, which do not divide over 4 devices',
+  ):
     Updater(config_of(16, **uneven), model, None, mesh)
   Updater(config_of(16, **uneven | dict(rollout=dict(prompts=16, samples=16))), model, None, mesh)
   with pytest.raises(ConfigError, match="'cudnn', which runs on gpu or cuda only, but .*'cpu'; use 'auto'"):
@@ -170,7 +211,7 @@ def main(name, every):
   model = MODELS[name]
   alone = run(model, parallel.make_mesh(config.Mesh(**ONE), jax.devices()[:1]))
   assert len({tuple(t) for t in alone[0].tokens}) > P
-  for shape in MESHES[name] if every else MESHES[name][:TESTED[name]]:
+  for shape in MESHES[name] if every else MESHES[name][: TESTED[name]]:
     sampler = parallel.make_mesh(config.Mesh(**ONE | SAMPLERS[str(shape)])) if str(shape) in SAMPLERS else None
     wide = run(model, parallel.make_mesh(config.Mesh(**ONE | shape)), sampler, KERNELS.get(str(shape), 'auto'))
     compare(alone, wide, f'{name} {shape}')

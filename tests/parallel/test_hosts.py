@@ -1,4 +1,5 @@
 """What the environment says about other processes; and that a lone one needs none of it."""
+
 import jax
 import numpy as np
 import pytest
@@ -8,25 +9,31 @@ from r1jax.config import ConfigError
 from r1jax.parallel import hosts
 
 
-@pytest.mark.parametrize('environ, want', [
+@pytest.mark.parametrize(
+  'environ, want',
+  [
     ({}, None),
-    ({'SLURM_NTASKS': '4'}, None),                        # an allocation, but not under srun
+    ({'SLURM_NTASKS': '4'}, None),  # an allocation, but not under srun
     ({'SLURM_STEP_NUM_TASKS': '1', 'TPU_WORKER_HOSTNAMES': 'localhost'}, None),
     ({'SLURM_STEP_NUM_TASKS': '2'}, ()),
     ({'TPU_WORKER_HOSTNAMES': 'a,b'}, ()),
     ({'R1JAX_COORDINATOR': 'auto'}, ()),
     ({'R1JAX_COORDINATOR': 'h:1', 'R1JAX_PROCESSES': '4', 'R1JAX_PROCESS': '3'}, ('h:1', 4, 3)),
     ({'JAX_COORDINATOR_ADDRESS': 'h:1', 'JAX_NUM_PROCESSES': '4', 'JAX_PROCESS_ID': '0'}, ('h:1', 4, 0)),
-])
+  ],
+)
 def test_the_environment_says_who_the_others_are(environ, want):
   assert hosts._settings(environ) == want
 
 
-@pytest.mark.parametrize('environ, said', [
+@pytest.mark.parametrize(
+  'environ, said',
+  [
     ({'R1JAX_COORDINATOR': 'h:1'}, 'R1JAX_COORDINATOR set without R1JAX_PROCESSES, R1JAX_PROCESS; set all'),
     ({'R1JAX_COORDINATOR': 'h:1', 'R1JAX_PROCESSES': '2', 'R1JAX_PROCESS': '2'}, 'R1JAX_PROCESS=2 of'),
     ({'R1JAX_COORDINATOR': 'h:1', 'R1JAX_PROCESSES': 'two', 'R1JAX_PROCESS': '0'}, 'PROCESSES=two'),
-])
+  ],
+)
 def test_half_an_environment_is_refused(environ, said):
   with pytest.raises(ConfigError, match=said):
     hosts._settings(environ)

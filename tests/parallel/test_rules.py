@@ -1,4 +1,5 @@
 """Meshes and sharding rules that do not fit say so."""
+
 import types
 
 import jax
@@ -10,29 +11,38 @@ from r1jax.config import ConfigError
 from r1jax.parallel.mesh import AXES
 from r1jax.params import Spec
 
-DEVICES = list(range(8))                                # only their number is looked at before an error
+DEVICES = list(range(8))  # only their number is looked at before an error
 
 
 def mesh(**shape):
   return types.SimpleNamespace(shape=dict.fromkeys(AXES, 1) | shape)
 
 
-@pytest.mark.parametrize('sizes, devices, want', [
-    (dict(), 1, (1, 1, 1, 1, 1)), (dict(data=2, tp=2), 8, (2, 2, 1, 2, 1)), (dict(data=-1, fsdp=2), 8, (4, 2, 1, 1, 1)),
-    (dict(fsdp=1, tp=-1), 8, (1, 1, 1, 8, 1)), (dict(fsdp=2, expert=2, seq=2), 8, (1, 2, 2, 1, 2)),
-])
+@pytest.mark.parametrize(
+  'sizes, devices, want',
+  [
+    (dict(), 1, (1, 1, 1, 1, 1)),
+    (dict(data=2, tp=2), 8, (2, 2, 1, 2, 1)),
+    (dict(data=-1, fsdp=2), 8, (4, 2, 1, 1, 1)),
+    (dict(fsdp=1, tp=-1), 8, (1, 1, 1, 8, 1)),
+    (dict(fsdp=2, expert=2, seq=2), 8, (1, 2, 2, 1, 2)),
+  ],
+)
 def test_minus_one_takes_the_devices_left_over(monkeypatch, sizes, devices, want):
   monkeypatch.setattr(jax.sharding, 'Mesh', lambda grid, axes: (grid.shape, axes))
   assert parallel.make_mesh(config.Mesh(**sizes), DEVICES[:devices]) == (want, AXES)
 
 
-@pytest.mark.parametrize('sizes, parts', [
+@pytest.mark.parametrize(
+  'sizes, parts',
+  [
     (dict(data=-1, fsdp=-1), ['only one axis can be -1']),
     (dict(data=3, fsdp=-1), ["'data': 3", '8 devices', 'divide 8']),
     (dict(data=2, fsdp=2, tp=1), ["'fsdp': 2", '8 devices']),
     (dict(data=0, fsdp=-1), ["'data': 0"]),
     (dict(data=-2, fsdp=-4, tp=1), ["'data': -2"]),
-])
+  ],
+)
 def test_meshes_that_do_not_fit_the_devices_are_refused(sizes, parts):
   with pytest.raises(ConfigError) as error:
     parallel.make_mesh(config.Mesh(**sizes), DEVICES)
@@ -63,8 +73,11 @@ def test_two_axes_of_a_tensor_on_one_mesh_axis_are_refused():
 
 
 def test_sizes_that_do_not_divide_are_refused_with_the_remedy():
-  with pytest.raises(ConfigError, match=r"\['w'\]: 6 'mlp' do not divide over 4 devices on axis 'tp'; "
-                                        'choose a mesh whose tp divides 6'):
+  with pytest.raises(
+    ConfigError,
+    match=r"\['w'\]: 6 'mlp' do not divide over 4 devices on axis 'tp'; "
+    'choose a mesh whose tp divides 6',
+  ):
     parallel.check({'w': Spec((6,), ('mlp',))}, mesh(tp=4))
   parallel.check({'w': Spec((6,), ('mlp',))}, mesh(tp=3))
 

@@ -1,4 +1,5 @@
 """Memory figures and FLOPs of compiled programs, the FLOPs against counts by hand."""
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -19,13 +20,16 @@ def repeat(f, times):
 product = lambda x, w: jnp.tanh(x @ w)
 
 
-@pytest.mark.parametrize('f, times', [
+@pytest.mark.parametrize(
+  'f, times',
+  [
     (product, 1),
     (repeat(product, 7), 7),
     (repeat(repeat(product, 5), 3), 15),
     (lambda x, w: repeat(product, 4)(repeat(product, 6)(x, w), w), 10),
     (lambda x, w: jax.lax.fori_loop(2, 11, lambda i, x: product(x, w) + i, x), 9),
-])
+  ],
+)
 def test_a_loops_body_counts_as_often_as_it_runs(f, times):
   assert flops(f, (24, 48), (48, 48)) == (times * 2 * 24 * 48 * 48, 0)
 
@@ -58,14 +62,22 @@ def test_a_tpus_convolutions_stand_for_products():
   plain = text('f32[1024,4096]{1,0} convolution(%p0, %p1), dim_labels=bf_io->bf', '1024,256', '256,4096')
   assert compiled.dot_flops(plain) == (2 * 1024 * 256 * 4096, 0)
   # Two batch entries as a window of 2 over entries 2 apart: of each result's two places one exists.
-  batched = text('f32[2,4,128,96]{3,2,1,0} convolution(%p0, %p1), window={size=2x1 lhs_dilate=2x1}, '
-                 'dim_labels=01bf_0io1->01bf', '2,4,128,64', '2,64,96,1')
+  batched = text(
+    'f32[2,4,128,96]{3,2,1,0} convolution(%p0, %p1), window={size=2x1 lhs_dilate=2x1}, dim_labels=01bf_0io1->01bf',
+    '2,4,128,64',
+    '2,64,96,1',
+  )
   assert compiled.dot_flops(batched) == (2 * 2 * 4 * 128 * 64 * 96, 0)
 
 
 def test_a_ragged_product_counts_each_row_once():
-  line = text('f32[64,32]{1,0} ragged-dot(%p0, %p1, %p2), lhs_contracting_dims={1}, rhs_contracting_dims={1}, '
-              'lhs_ragged_dims={0}, rhs_group_dims={0}', '64,16', '8,16,32', '8')
+  line = text(
+    'f32[64,32]{1,0} ragged-dot(%p0, %p1, %p2), lhs_contracting_dims={1}, rhs_contracting_dims={1}, '
+    'lhs_ragged_dims={0}, rhs_group_dims={0}',
+    '64,16',
+    '8,16,32',
+    '8',
+  )
   assert compiled.dot_flops(line) == (2 * 64 * 16 * 32, 0)
 
 
@@ -77,12 +89,21 @@ def test_memory_is_arguments_new_results_and_temporaries():
   assert found['peak_bytes'] < found['argument_bytes'] + found['temp_bytes'] + 1024
 
 
-@pytest.mark.parametrize('message, needed', [
-    ('RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (21.00G) exceeds '
-     'available HBM (15.75G).', 21 * 2**30),
-    ('RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.\n'
-     'Total hbm usage >= 20.75G:', int(20.75 * 2**30)),
+@pytest.mark.parametrize(
+  'message, needed',
+  [
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (21.00G) exceeds '
+      'available HBM (15.75G).',
+      21 * 2**30,
+    ),
+    (
+      'RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.\n'
+      'Total hbm usage >= 20.75G:',
+      int(20.75 * 2**30),
+    ),
     ('INTERNAL: something else used 3G', None),
-])
+  ],
+)
 def test_a_refusal_for_memory_is_a_result(message, needed):
   assert compiled.refused(message) == needed

@@ -1,4 +1,5 @@
 """Plans of what is neither RL nor SFT: samples in bulk, a reward model, and RL with reward models beside it."""
+
 import dataclasses
 import importlib.util
 
@@ -11,8 +12,9 @@ from r1jax import params as params_lib
 from r1jax.config import ConfigError
 from r1jax.planning import programs, roofline, topology
 
-needs_compiler = pytest.mark.skipif(not importlib.util.find_spec('libtpu'),
-                                    reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'")
+needs_compiler = pytest.mark.skipif(
+  not importlib.util.find_spec('libtpu'), reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'"
+)
 TOY = models.PRESETS['toy']
 COUNT = params_lib.count(models.specs(TOY))
 
@@ -58,8 +60,10 @@ def test_of_cold_start_the_way_with_the_most_tokens_is_planned():
     programs.as_generate(config.of_run(cold_start.get_config('traces')))
 
 
-@pytest.mark.parametrize('name', [name for name, stage in r1.get_config('deepseek_v3').stages.items()
-                                  if stage.experiment not in ('given', 'curate')])
+@pytest.mark.parametrize(
+  'name',
+  [name for name, stage in r1.get_config('deepseek_v3').stages.items() if stage.experiment not in ('given', 'curate')],
+)
 def test_every_stage_of_deepseek_v3_names_a_slice_over_which_it_divides(name):
   cfg = config.of_run(r1.get_config(f'deepseek_v3/{name}'))
   cfg = programs.as_generate(cfg) if isinstance(cfg, config.ColdStart) else cfg
@@ -88,10 +92,10 @@ def test_their_real_programs_compile_for_a_slice(tmp_path, cfg):
   out, lines = plan.plan(cfg, TOY, slice_, [], str(tmp_path), price=1.0)
   found = {p['name']: p for p in out['programs']}
   assert list(found) == names(cfg) and out['verdict'] == 'fits' and out['bound']['cost_a_billion'] > 0
-  if isinstance(cfg, config.Generate):                     # bfloat16 over four chips, and no optimizer beside it
+  if isinstance(cfg, config.Generate):  # bfloat16 over four chips, and no optimizer beside it
     assert found['sample/weights']['argument_bytes'] >= 2 * COUNT / 4
     assert found['sample/weights']['resident_beside_bytes'] == found['sample/stretch']['resident_beside_bytes'] == 0
-  else:                                                    # parameters, gradients and two moments, all float32
+  else:  # parameters, gradients and two moments, all float32
     assert found['reward_model/apply']['argument_bytes'] >= 16 * COUNT / 4 * 0.98
 
 

@@ -1,4 +1,5 @@
 """Counts of FLOPs and bytes against hand arithmetic and against what XLA compiles."""
+
 import dataclasses
 
 import jax
@@ -17,11 +18,18 @@ MIXED = models.PRESETS['toy_deepseek']
 
 def config_of(**train):
   return config.RL(
-      seed=0, steps=10, model=config.Model('none'), data=config.Data('jsonl'),
-      rollout=config.Rollout(prompts=4, samples=2, max_prompt=8, max_response=16),
-      reward=config.Reward({'x': 1.0}, 'x'),
-      loss=config.Loss('grpo', kl_coef=0.1), optimizer=config.Optimizer(1e-2), train=config.Train(**train),
-      eval=config.Evaluation(1, 1, 1), checkpoint=config.Checkpoint(1))
+    seed=0,
+    steps=10,
+    model=config.Model('none'),
+    data=config.Data('jsonl'),
+    rollout=config.Rollout(prompts=4, samples=2, max_prompt=8, max_response=16),
+    reward=config.Reward({'x': 1.0}, 'x'),
+    loss=config.Loss('grpo', kl_coef=0.1),
+    optimizer=config.Optimizer(1e-2),
+    train=config.Train(**train),
+    eval=config.Evaluation(1, 1, 1),
+    checkpoint=config.Checkpoint(1),
+  )
 
 
 def test_weights_of_a_layer_by_hand():
@@ -84,8 +92,11 @@ def test_a_phase_takes_what_the_slower_of_products_and_memory_takes():
   mesh = {'data': 1, 'fsdp': 4, 'expert': 1, 'tp': 1, 'seq': 1}
   model = models.PRESETS['qwen2_5_7b']
   cfg = config_of()
-  cfg = dataclasses.replace(cfg, model=config.Model('none', 'bfloat16', 'full'),
-                            rollout=dataclasses.replace(cfg.rollout, max_prompt=1024, max_response=2048))
+  cfg = dataclasses.replace(
+    cfg,
+    model=config.Model('none', 'bfloat16', 'full'),
+    rollout=dataclasses.replace(cfg.rollout, max_prompt=1024, max_response=2048),
+  )
   phases = {p.name: p for p in roofline.step(cfg, model, slice_, mesh)}
   assert list(phases) == ['prefill', 'decode', 'logprobs', 'update']
   decode, update = phases['decode'], phases['update']

@@ -1,4 +1,5 @@
 """Plans of supervised fine-tuning: the phases it has, its shapes, and what it costs at least."""
+
 import dataclasses
 import importlib.util
 import json
@@ -12,8 +13,9 @@ from r1jax import params as params_lib
 from r1jax.config import ConfigError
 from r1jax.planning import processes, programs, roofline, topology, verdict
 
-needs_compiler = pytest.mark.skipif(not importlib.util.find_spec('libtpu'),
-                                    reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'")
+needs_compiler = pytest.mark.skipif(
+  not importlib.util.find_spec('libtpu'), reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'"
+)
 
 
 def config_of(problems=0, **mesh):
@@ -25,9 +27,26 @@ def config_of(problems=0, **mesh):
 
 
 def result(**known):
-  return dict(argument_bytes=6 * 10**9, temp_bytes=4 * 10**9, code_bytes=0, peak_bytes=10**10,
-              compiler_peak_bytes=10**10, refused=None, resident_beside_bytes=0, state_bytes=0, critic_bytes=0,
-              compile_cpu_seconds=1.0, rss_bytes=10**9, dot_flops=10**12, open_loops=0, kernels=0, cached=False) | known
+  return (
+    dict(
+      argument_bytes=6 * 10**9,
+      temp_bytes=4 * 10**9,
+      code_bytes=0,
+      peak_bytes=10**10,
+      compiler_peak_bytes=10**10,
+      refused=None,
+      resident_beside_bytes=0,
+      state_bytes=0,
+      critic_bytes=0,
+      compile_cpu_seconds=1.0,
+      rss_bytes=10**9,
+      dot_flops=10**12,
+      open_loops=0,
+      kernels=0,
+      cached=False,
+    )
+    | known
+  )
 
 
 @pytest.mark.parametrize('name', distill.STUDENTS)
@@ -49,6 +68,7 @@ def test_a_row_longer_than_the_context_is_refused_unless_it_is_raised():
 def test_a_config_is_read_as_the_run_it_is_for():
   assert isinstance(config_of(), config.SFT)
   from configs import r1_zero
+
   assert isinstance(config.of_run(r1_zero.get_config('toy')), config.RL)
   with pytest.raises(config.ConfigError, match='this is a recipe; name one of its stages'):
     config.of_run(r1.get_config('toy'))
@@ -60,8 +80,10 @@ def test_a_config_is_read_as_the_run_it_is_for():
 
 
 def test_the_table_says_what_fits_and_what_to_do(monkeypatch):
-  given = {'sft/accumulate': result(peak_bytes=2 * 10**10, refused='RESOURCE_EXHAUSTED', dot_flops=None),
-           'sft/apply': result()}
+  given = {
+    'sft/accumulate': result(peak_bytes=2 * 10**10, refused='RESOURCE_EXHAUSTED', dot_flops=None),
+    'sft/apply': result(),
+  }
   monkeypatch.setattr(processes, 'run', lambda job, watch: given[job.program])
   cfg, slice_ = config_of(fsdp=2, tp=2), topology.find('v5e:2x2')
   out, lines = plan.plan(cfg, models.PRESETS['bench'], slice_, [], cache='', price=2.0)
@@ -78,9 +100,13 @@ def test_flops_by_hand():
   """Six for each weight and token, a fourth pass for what is computed again, and attention over half the scores."""
   model, rows, t = models.PRESETS['bench'], 3, 100
   found = roofline.packed_flops(model, rows, t, causal=True)
-  table = model.vocab * model.embed                     # not multiplied with on the way in
-  weights = params_lib.count(models.specs(model)) - 2 * table - model.embed * (2 * model.layers + 1) - (
-      2 * model.layers * model.head_dim)
+  table = model.vocab * model.embed  # not multiplied with on the way in
+  weights = (
+    params_lib.count(models.specs(model))
+    - 2 * table
+    - model.embed * (2 * model.layers + 1)
+    - (2 * model.layers * model.head_dim)
+  )
   assert found['weights'] == 2 * rows * t * weights and found['logits'] == 2 * rows * t * table
   assert found['attention'] == model.layers * rows * t * (t + 1) // 2 * 4 * model.heads * model.head_dim
   step = roofline.labelled_step(config_of(fsdp=4), model, topology.find('v5e:2x2'))
@@ -94,6 +120,6 @@ def test_the_real_programs_compile_for_a_slice(tmp_path):
   found = {p['name']: p for p in out['programs']}
   assert out['verdict'] == 'fits' and list(found) == list(programs.PHASES['sft'])
   count = params_lib.count(models.specs(model))
-  assert found['sft/apply']['argument_bytes'] >= 4 * count           # four float32 copies over four chips
+  assert found['sft/apply']['argument_bytes'] >= 4 * count  # four float32 copies over four chips
   by_hand = sum(roofline.by_hand(cfg, model, 'sft/accumulate').values()) / 4
   assert found['sft/accumulate']['dot_flops'] == pytest.approx(by_hand, rel=0.05)

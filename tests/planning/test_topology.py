@@ -1,4 +1,5 @@
 """Names of slices, and verdicts with their remedies."""
+
 import dataclasses
 import importlib.util
 
@@ -13,10 +14,18 @@ LARGE = models.PRESETS['qwen2_5_3b']
 
 def config_of(prompts=32, samples=16, **train):
   return config.RL(
-      seed=0, steps=10, model=config.Model('none', remat='full'), data=config.Data('jsonl'),
-      rollout=config.Rollout(prompts=prompts, samples=samples, max_prompt=8, max_response=16, chunk=8),
-      reward=config.Reward({'x': 1.0}, 'x'), loss=config.Loss('grpo', kl_coef=0.1), optimizer=config.Optimizer(1e-2),
-      train=config.Train(**train), eval=config.Evaluation(1, 1, 1), checkpoint=config.Checkpoint(1))
+    seed=0,
+    steps=10,
+    model=config.Model('none', remat='full'),
+    data=config.Data('jsonl'),
+    rollout=config.Rollout(prompts=prompts, samples=samples, max_prompt=8, max_response=16, chunk=8),
+    reward=config.Reward({'x': 1.0}, 'x'),
+    loss=config.Loss('grpo', kl_coef=0.1),
+    optimizer=config.Optimizer(1e-2),
+    train=config.Train(**train),
+    eval=config.Evaluation(1, 1, 1),
+    checkpoint=config.Checkpoint(1),
+  )
 
 
 def test_a_slice_by_name():
@@ -56,13 +65,16 @@ def test_fits_to_92_per_cent_and_tight_to_all_of_it():
   assert verdict.worst(['fits', 'does not fit', 'tight']) == 'does not fit'
 
 
-@pytest.mark.parametrize('name, cfg, shards, found', [
+@pytest.mark.parametrize(
+  'name, cfg, shards, found',
+  [
     ('update/accumulate', config_of(microbatch=128), 2, '--config.train.microbatch=64'),
     ('update/accumulate', config_of(microbatch=32), 2, '--config.train.length_slices=2 --config.train.microbatch=16'),
     ('update/accumulate', config_of(microbatch=2, length_slices=16), 2, 'moment_dtype=bfloat16'),
     ('update/apply', config_of(microbatch=32), 2, 'moment_dtype=bfloat16'),
     ('sample/stretch', config_of(), 2, '--config.rollout.chunk=4'),
-])
+  ],
+)
 def test_the_cheapest_remedy(name, cfg, shards, found):
   slice_ = topology.find('v5e:2x2')
   assert found in verdict.remedy(name, 17 * 2**30, cfg, LARGE, slice_, shards)
@@ -70,8 +82,9 @@ def test_the_cheapest_remedy(name, cfg, shards, found):
 
 def test_where_nothing_else_helps_the_slice_must_grow():
   # Moments of 3.1e9 parameters in bfloat16 save 3.1 GB on each of 4 chips.
-  assert 'v5e:2x4' in verdict.remedy('update/apply', 20 * 2**30, config_of(microbatch=2), LARGE,
-                                     topology.find('v5e:2x2'), 2)
+  assert 'v5e:2x4' in verdict.remedy(
+    'update/apply', 20 * 2**30, config_of(microbatch=2), LARGE, topology.find('v5e:2x2'), 2
+  )
   cfg = config_of(microbatch=2, length_slices=16)
   cfg = dataclasses.replace(cfg, optimizer=config.Optimizer(1e-2, moment_dtype='bfloat16'))
   slice_ = topology.find('v5e:2x2')

@@ -1,4 +1,5 @@
 """The chat endpoint of the rewards' tests."""
+
 from tests.rewards.conftest import server
 
 __all__ = ['server']

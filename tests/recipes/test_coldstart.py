@@ -1,4 +1,5 @@
 """Cold-start rows from the words of policies that are made up here."""
+
 import dataclasses
 import re
 
@@ -28,8 +29,11 @@ class Policy:
     prompts = [template.format(problem) for problem in problems]
     self.prompts += prompts
     own = {'tokens': 9, 'reward': 1.0, 'parts': {}} | self.more
-    return [problem | own | {'prompt': prompt, 'response': text, 'sample': n}
-            for problem, prompt in zip(problems, prompts) for n, text in enumerate(self.texts)]
+    return [
+      problem | own | {'prompt': prompt, 'response': text, 'sample': n}
+      for problem, prompt in zip(problems, prompts)
+      for n, text in enumerate(self.texts)
+    ]
 
 
 def r1(thinking=CHAIN, summary=SUMMARY):
@@ -58,8 +62,8 @@ def test_few_shot_shows_a_long_chain_and_takes_what_comes_before_another_problem
   another = '---\n\nProblem: another?\n\nSolution: <think>x</think> \\boxed{7}'
   policy = Policy(f' {CHAIN}\n</think>\n\n{SUMMARY}\n\n{another}')
   row = only(coldstart.few_shot(policy, [ENGLISH], coldstart.Rules()))
-  prompt, = policy.prompts
-  example = templates.parse(prompt[prompt.index('<think>\n'):])
+  (prompt,) = policy.prompts
+  example = templates.parse(prompt[prompt.index('<think>\n') :])
   assert len(example.thinking) > 300 and templates.reflections(example.thinking) >= 2
   assert prompt.endswith('<think>') and prompt.count(ENGLISH['problem']) == 1
   assert row['response'] == f'<think>\n{CHAIN}\n</think>\n\n{SUMMARY}'
@@ -72,11 +76,11 @@ def test_what_is_asked_is_in_the_language_of_the_problem(way, chat):
   for problem, word, foreign in ((ENGLISH, 'verif|check', '[\u4e00-\u9fff]'), (CHINESE, '检验', '[A-Za-z]{8}')):
     prompt = wordings.Prompt(way, chat=chat).format(problem | {'draft': 'abc'})
     assert re.search(word, prompt) and not re.search(foreign, prompt)
-    assert problem['problem'] in prompt and '\\boxed{}' in prompt         # braces of the problem are no places
+    assert problem['problem'] in prompt and '\\boxed{}' in prompt  # braces of the problem are no places
     assert ('abc' in prompt) == (way == 'rewrite')
     assert prompt.endswith('<think>') != chat
   unknown = CHINESE | {'problem': '二十加二十二是多少？', 'language': ''}
-  assert '检验' in wordings.Prompt('direct').format(unknown)              # by what it is written in
+  assert '检验' in wordings.Prompt('direct').format(unknown)  # by what it is written in
 
 
 def test_direct_prompting_gives_the_form_that_the_config_names():
@@ -87,8 +91,10 @@ def test_direct_prompting_gives_the_form_that_the_config_names():
   assert row['response'] == f'|special_token|{CHAIN}|special_token|{SUMMARY}'
 
 
-@pytest.mark.parametrize('problem, chain, word', [
-    (ENGLISH, CHAIN, 'answer'), (CHINESE, '先加十位，二十加二十是四十，再加二，等等，检查一下，得四十二。', '答案')])
+@pytest.mark.parametrize(
+  'problem, chain, word',
+  [(ENGLISH, CHAIN, 'answer'), (CHINESE, '先加十位，二十加二十是四十，再加二，等等，检查一下，得四十二。', '答案')],
+)
 def test_r1_zero_gets_a_summary_that_a_rule_finds_right(problem, chain, word):
   row = only(coldstart.readable(Policy(zero(chain)), [problem], coldstart.Rules()))
   summary = templates.summary(row['response'])
@@ -109,7 +115,9 @@ def test_a_summary_says_programs_and_boxes_as_they_are():
 MIXED = 'We add the tens 然后 we add 所有 the ones 得到 四十二 and so on, which is 四十二 again.'
 
 
-@pytest.mark.parametrize('why, way, text, rules, more', [
+@pytest.mark.parametrize(
+  'why, way, text, rules, more',
+  [
     ('wrong', 'direct', r1(), {}, {'correct': False}),
     ('unfinished', 'direct', r1(), {}, {'stop': 'length'}),
     ('unfinished', 'direct', '', {}, {'stop': 'refused'}),
@@ -126,7 +134,8 @@ MIXED = 'We add the tens 然后 we add 所有 the ones 得到 四十二 and so o
     ('repetition', 'direct', r1(CHAIN * 4), {}, {}),
     ('short', 'direct', r1(), {'shortest': 500}, {}),
     ('long', 'direct', r1(), {'longest': 50}, {}),
-])
+  ],
+)
 def test_each_reason_to_drop_a_sample(why, way, text, rules, more):
   policy = Policy(text, **more)
   found, dropped = getattr(coldstart, way)(policy, [ENGLISH], coldstart.Rules(**rules))
@@ -164,7 +173,7 @@ def test_the_toy_is_asked_as_its_base_has_read():
       example = r1_text.example(kind, language)
       prompt = wordings.Prompt('few_shot', 'toy').format(problem)
       assert prompt == r1_text.few_shot(*example, problem['problem']) + '\n'
-      parsed = templates.parse(example[1])                # what R1-Zero would say becomes what the example says
+      parsed = templates.parse(example[1])  # what R1-Zero would say becomes what the example says
       policy = Policy(f'<think>{parsed.thinking}</think> <answer>{parsed.answer}</answer>')
       row = only(coldstart.readable(policy, [problem], rules, template='plain'))
       assert row['response'] == example[1] and beginning in row['response']

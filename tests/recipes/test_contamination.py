@@ -1,4 +1,5 @@
 """Evaluation problems are found in any disguise of spaces, case and punctuation, and other problems are not."""
+
 import random
 
 import numpy as np
@@ -6,8 +7,10 @@ import pytest
 
 from r1jax.recipes import contamination, planted
 
-ENGLISH = ('Natalia sold 48 clips to her friends in April, and then she sold half as many clips in May. '
-           'How many clips did Natalia sell altogether in April and May?')
+ENGLISH = (
+  'Natalia sold 48 clips to her friends in April, and then she sold half as many clips in May. '
+  'How many clips did Natalia sell altogether in April and May?'
+)
 CHINESE = '一个班有48名学生，其中男生比女生多6人，老师又调来了3名女生。现在这个班的男生和女生各有多少人？'
 SHORT = 'What is 12 + 5 - 3?'
 
@@ -17,10 +20,22 @@ def index():
   return contamination.Index([('english', ENGLISH), ('chinese', CHINESE), ('short', SHORT)], 50, 0.5)
 
 
-@pytest.mark.parametrize('text, folded', [
-    ('A  b\tC\n d', 'abcd'), ('It’s “odd”, isn’t it?!', 'itsoddisntit'), ('ＡＢＣ　１２', 'abc12'),
-    ('芳芳 有 99 页，', '芳芳有99页'), ('12 + 5 − 3', '12+5-3'), ('12+5-3', '12+5-3'), ('3 × 4 ÷ 2', '3*4/2'),
-    ('well-known and/or 5*', 'wellknownandor5'), ('soft\u00adhy\u200bphen', 'softhyphen'), ('a_b', 'ab'), ('', '')])
+@pytest.mark.parametrize(
+  'text, folded',
+  [
+    ('A  b\tC\n d', 'abcd'),
+    ('It’s “odd”, isn’t it?!', 'itsoddisntit'),
+    ('ＡＢＣ　１２', 'abc12'),
+    ('芳芳 有 99 页，', '芳芳有99页'),
+    ('12 + 5 − 3', '12+5-3'),
+    ('12+5-3', '12+5-3'),
+    ('3 × 4 ÷ 2', '3*4/2'),
+    ('well-known and/or 5*', 'wellknownandor5'),
+    ('soft\u00adhy\u200bphen', 'softhyphen'),
+    ('a_b', 'ab'),
+    ('', ''),
+  ],
+)
 def test_folding_keeps_letters_digits_and_signs_between_numbers(text, folded):
   assert contamination.fold(text) == folded
 
@@ -60,10 +75,19 @@ def test_a_disguised_problem_is_found(index, name, text, number):
   assert index.holds('The task of today is the following. ' + disguised + ' 谢谢你的回答。') == name
 
 
-@pytest.mark.parametrize('text, name', [
-    (SHORT, 'short'), ('what is 12+5-3', 'short'), ('WHAT IS (12 + 5 – 3) ?', 'short'),
-    ('What is 12 - 5 + 3?', None), ('What is 12 + 53?', None), ('First tell me: what is 12 + 5 - 3?', None),
-    ('', None), ('?!', None)])
+@pytest.mark.parametrize(
+  'text, name',
+  [
+    (SHORT, 'short'),
+    ('what is 12+5-3', 'short'),
+    ('WHAT IS (12 + 5 – 3) ?', 'short'),
+    ('What is 12 - 5 + 3?', None),
+    ('What is 12 + 53?', None),
+    ('First tell me: what is 12 + 5 - 3?', None),
+    ('', None),
+    ('?!', None),
+  ],
+)
 def test_a_short_problem_is_found_as_a_whole_text_and_with_its_signs(index, text, name):
   assert index.holds(text) == name
 
@@ -81,23 +105,44 @@ def short_ones():
 
 
 @pytest.mark.parametrize('problem', [DIVISORS, SUM, SQUARES, ROOT, CHINESE_SHORT])
-@pytest.mark.parametrize('around', [
-    'Solve this. {}', '{} Reason step by step.', '{}\nReason step by step.', 'User: {}. Assistant:', '"{}"', '- {}',
-    '<problem>{}</problem>', 'Please answer the following question: {}\n\nPut it in a box.', 'Tell me, {}', '题目：{}'])
+@pytest.mark.parametrize(
+  'around',
+  [
+    'Solve this. {}',
+    '{} Reason step by step.',
+    '{}\nReason step by step.',
+    'User: {}. Assistant:',
+    '"{}"',
+    '- {}',
+    '<problem>{}</problem>',
+    'Please answer the following question: {}\n\nPut it in a box.',
+    'Tell me, {}',
+    '题目：{}',
+  ],
+)
 def test_a_short_problem_is_found_where_it_stands_as_a_sentence(short_ones, problem, around):
   assert short_ones.holds(around.format(problem)) == problem
   assert short_ones.holds(around.format(problem.upper().replace(' ', '  ').replace('$', ''))) == problem
 
 
-@pytest.mark.parametrize('text', [
+@pytest.mark.parametrize(
+  'text',
+  [
     'How many positive whole-number divisors does 1962 have?',
     'Say how many positive whole-number divisors does 19 have.',
     'How many positive whole-number divisors does 196 have in common with 84?',
     'Of all: how many positive whole-number divisors does 196 have that are even?',
-    'So compute: $1-2+3-4+5- \\dots +99-100+101$.', 'Now compute: $1-2+3-4+5- \\dots +99-100.5$.',
-    'What is the value of $513^2 - 487^2 + 1$?', 'Well, what is the value of $513^2 - 4872$ here?',
-    'Let me ask: what is the value of $513^2 - 487^2$ divided by 4?', 'Simplify $\\sqrt{242} + 1$. Then stop.',
-    'Simplify $\\sqrt{2420}$. Then stop.', '3 + simplify', '小明说：一个数的3倍比12大6，求这个数的2倍。'])
+    'So compute: $1-2+3-4+5- \\dots +99-100+101$.',
+    'Now compute: $1-2+3-4+5- \\dots +99-100.5$.',
+    'What is the value of $513^2 - 487^2 + 1$?',
+    'Well, what is the value of $513^2 - 4872$ here?',
+    'Let me ask: what is the value of $513^2 - 487^2$ divided by 4?',
+    'Simplify $\\sqrt{242} + 1$. Then stop.',
+    'Simplify $\\sqrt{2420}$. Then stop.',
+    '3 + simplify',
+    '小明说：一个数的3倍比12大6，求这个数的2倍。',
+  ],
+)
 def test_what_goes_on_is_another_problem(short_ones, text):
   assert short_ones.holds(text) is None
 
@@ -111,8 +156,10 @@ def test_what_may_be_anybodys_question_is_found_as_a_whole_text_only(problem):
 def test_every_problem_of_math500_is_found_inside_of_a_prompt_and_few_training_problems_hold_one(data_dir):
   import gzip
   import json
-  read = lambda name: [json.loads(line)['problem'] for line in (gzip.open if name.endswith('gz') else open)(
-      data_dir / 'math' / name, 'rt')]
+
+  read = lambda name: [
+    json.loads(line)['problem'] for line in (gzip.open if name.endswith('gz') else open)(data_dir / 'math' / name, 'rt')
+  ]
   problems = read('math500.jsonl')
   index = contamination.Index(enumerate(problems), 50, 0.5)
   assert None not in [index.holds(f'Solve this. {problem} Reason step by step.') for problem in problems]
@@ -144,6 +191,7 @@ def test_knights_and_knaves_share_a_beginning_and_are_not_contaminated(data_dir)
   """All 4,500 begin with the same two sentences as those held out: any window in common would drop them all."""
   import gzip
   import json
+
   read = lambda name, start: [json.loads(line)['problem'] for line in start(data_dir / 'logic' / name, 'rt')]
   index = contamination.Index(enumerate(read('knights_knaves_test.jsonl', open)), 50, 0.5)
   assert not any(map(index.holds, read('knights_knaves_train.jsonl.gz', gzip.open)[::10]))

@@ -1,4 +1,5 @@
 """Datasets as folders: rows, records and the card."""
+
 import json
 
 import pytest
@@ -7,10 +8,12 @@ from r1jax import config, data
 from r1jax.data import shards
 from r1jax.recipes import dataset
 
-ROWS = [{'id': 'a', 'source': 's', 'problem': 'p', 'response': '<think>x</think>y', 'answer': '1', 'kind': 'math'},
-        {'id': 'b', 'source': 's', 'turns': [{'role': 'user', 'content': '你好'}], 'response': 'r', 'language': 'zh'},
-        {'id': 'c', 'source': 's', 'problem': 'p', 'response': 'r', 'answer': 5, 'asserts': ['assert 1'], 'more': 'm'},
-        {'id': 'd', 'source': 's', 'problem': 'p', 'response': 'r', 'x': {'y': None}, 'z': True}]
+ROWS = [
+  {'id': 'a', 'source': 's', 'problem': 'p', 'response': '<think>x</think>y', 'answer': '1', 'kind': 'math'},
+  {'id': 'b', 'source': 's', 'turns': [{'role': 'user', 'content': '你好'}], 'response': 'r', 'language': 'zh'},
+  {'id': 'c', 'source': 's', 'problem': 'p', 'response': 'r', 'answer': 5, 'asserts': ['assert 1'], 'more': 'm'},
+  {'id': 'd', 'source': 's', 'problem': 'p', 'response': 'r', 'x': {'y': None}, 'z': True},
+]
 
 
 def write(path, rows):
@@ -41,8 +44,14 @@ def test_the_files_of_a_dataset_a_generation_and_a_file(tmp_path):
 
 
 def test_evaluation_problems_of_files_and_worlds(tmp_path):
-  chat = {'id': 'c', 'prompt': [{'role': 'user', 'content': 'x'}, {'role': 'assistant', 'content': 'y'},
-                                {'role': 'user', 'content': 'z'}]}
+  chat = {
+    'id': 'c',
+    'prompt': [
+      {'role': 'user', 'content': 'x'},
+      {'role': 'assistant', 'content': 'y'},
+      {'role': 'user', 'content': 'z'},
+    ],
+  }
   file = write(tmp_path / 'e.jsonl', [{'problem': 'p', 'id': 3}, {'question': 'q'}, chat])
   assert list(dataset.held_out(str(file))) == [('3', 'p'), ('2', 'q'), ('c', 'x\nz')]
   world = list(dataset.held_out('r1_open'))
@@ -60,17 +69,21 @@ def test_evaluation_problems_of_files_and_worlds(tmp_path):
 def test_tfds_reads_the_set_back_in_order(tmp_path):
   """TFDS takes a second to import."""
   import tensorflow_datasets as tfds
+
   rows = [dict(ROWS[n % 4], id=str(n)) for n in range(25)]
   cfg = config.Curate(samples='x', per_prompt=1, name='some_rows', version='2.1.0', shard=10)
   write(tmp_path / 'train.jsonl', rows)
-  (tmp_path / '.some_rows.tmp').mkdir()                       # left by a killed run
+  (tmp_path / '.some_rows.tmp').mkdir()  # left by a killed run
   (tmp_path / '.some_rows.tmp' / 'torn').write_text('x')
   dataset.write_records(tmp_path, cfg, 25, 'a description')
   target = tmp_path / 'some_rows' / '2.1.0'
   source = tfds.builder_from_directory(str(target)).as_data_source('train')
   assert [dataset.from_record(source[n]) for n in range(len(source))] == rows
   assert {path.name for path in target.iterdir()} == {
-      'dataset_info.json', 'features.json', *(f'some_rows-train.array_record-0000{n}-of-00003' for n in range(3))}
+    'dataset_info.json',
+    'features.json',
+    *(f'some_rows-train.array_record-0000{n}-of-00003' for n in range(3)),
+  }
   assert not (tmp_path / '.some_rows.tmp').exists()
   before = (target / 'dataset_info.json').stat().st_mtime_ns
   dataset.write_records(tmp_path, cfg, 25, 'again')

@@ -1,4 +1,5 @@
 """Exact and near duplicates, against the similarity computed from the sets themselves."""
+
 import random
 import sqlite3
 
@@ -12,7 +13,7 @@ N = 5
 
 
 def jaccard(a, b, n=N):
-  first, second = ({tuple(x[i:i + n]) for i in range(len(x) - n + 1)} for x in (a, b))
+  first, second = ({tuple(x[i : i + n]) for i in range(len(x) - n + 1)} for x in (a, b))
   return len(first & second) / len(first | second)
 
 
@@ -21,7 +22,7 @@ def changed(dice, words, share):
 
 
 def chinese(words):
-  return ''.join(chr(0x4e00 + int(word[1:])) for word in words)
+  return ''.join(chr(0x4E00 + int(word[1:])) for word in words)
 
 
 @pytest.mark.parametrize('join', [' '.join, '\n  '.join, chinese])

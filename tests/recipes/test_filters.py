@@ -1,4 +1,5 @@
 """Each reason to drop a row, by a row that has nothing else wrong."""
+
 import json
 
 import pytest
@@ -8,13 +9,29 @@ from r1jax.recipes import contamination, filters
 
 SAMPLED, MERGED = filters.Source('samples', (), True), filters.Source('general', (), False, kind='general')
 PROBLEM = 'A farmer has 17 sheep and buys 5 more at the market. How many sheep does the farmer have now?'
-CHAIN = ('The farmer begins with 17 sheep and then buys 5 more of them.\n'
-         'Adding the two numbers together gives 22, which is the answer.')
-SAMPLE = {'id': 'p', 'problem': PROBLEM, 'answer': '22', 'kind': 'math', 'language': 'en', 'prompt': PROBLEM + '\n',
-          'response': f'<think>\n{CHAIN}\n</think>\nThe farmer has 22 sheep.', 'tokens': 40, 'stop': 'eos', 'sample': 3,
-          'reward': 1.0, 'parts': {'math': 1.0}, 'correct': True}
-HELD_OUT = ('A train travels 270 miles in 3 hours. At the same rate, how many additional hours would it take to travel '
-            'an additional 180 miles?')
+CHAIN = (
+  'The farmer begins with 17 sheep and then buys 5 more of them.\n'
+  'Adding the two numbers together gives 22, which is the answer.'
+)
+SAMPLE = {
+  'id': 'p',
+  'problem': PROBLEM,
+  'answer': '22',
+  'kind': 'math',
+  'language': 'en',
+  'prompt': PROBLEM + '\n',
+  'response': f'<think>\n{CHAIN}\n</think>\nThe farmer has 22 sheep.',
+  'tokens': 40,
+  'stop': 'eos',
+  'sample': 3,
+  'reward': 1.0,
+  'parts': {'math': 1.0},
+  'correct': True,
+}
+HELD_OUT = (
+  'A train travels 270 miles in 3 hours. At the same rate, how many additional hours would it take to travel '
+  'an additional 180 miles?'
+)
 INDEX = contamination.Index([(('set', 'train'), HELD_OUT)], 50, 0.5)
 
 
@@ -32,11 +49,20 @@ GOOD = look(SAMPLE)
 
 def test_a_good_sample_becomes_a_row_to_learn_from():
   assert GOOD.reason == '' and GOOD.chain and GOOD.item is None
-  assert GOOD.row == {'id': 'p/3', 'problem': PROBLEM, 'answer': '22', 'kind': 'math', 'language': 'en',
-                      'response': SAMPLE['response'], 'source': 'samples'}
+  assert GOOD.row == {
+    'id': 'p/3',
+    'problem': PROBLEM,
+    'answer': '22',
+    'kind': 'math',
+    'language': 'en',
+    'response': SAMPLE['response'],
+    'source': 'samples',
+  }
 
 
-@pytest.mark.parametrize('reason, row', [
+@pytest.mark.parametrize(
+  'reason, row',
+  [
     ('wrong', SAMPLE | {'correct': False}),
     ('truncated', SAMPLE | {'stop': 'length'}),
     ('form', SAMPLE | {'response': f'<think>{CHAIN} The farmer has 22 sheep.'}),
@@ -53,26 +79,39 @@ def test_a_good_sample_becomes_a_row_to_learn_from():
     ('contaminated', SAMPLE | {'problem': HELD_OUT.upper()}),
     ('contaminated', responding(CHAIN + '\nThis is like another one: ' + HELD_OUT)),
     ('malformed', {k: v for k, v in SAMPLE.items() if k != 'correct'}),
-    ('malformed', SAMPLE | {'sample': 'x'}), ('malformed', SAMPLE | {'response': '  '}),
-    ('malformed', SAMPLE | {'problem': ['x']}), ('malformed', SAMPLE | {'language': 'xx'}),
-    ('malformed', SAMPLE | {'kind': ['math']}), ('malformed', SAMPLE | {'kind': 5}),
+    ('malformed', SAMPLE | {'sample': 'x'}),
+    ('malformed', SAMPLE | {'response': '  '}),
+    ('malformed', SAMPLE | {'problem': ['x']}),
+    ('malformed', SAMPLE | {'language': 'xx'}),
+    ('malformed', SAMPLE | {'kind': ['math']}),
+    ('malformed', SAMPLE | {'kind': 5}),
     ('malformed', SAMPLE | {'language': ['en']}),
-    ('malformed', [SAMPLE]), ('malformed', b'{"id": "p", '), ('malformed', b'\xff{}'),
+    ('malformed', [SAMPLE]),
+    ('malformed', b'{"id": "p", '),
+    ('malformed', b'\xff{}'),
     ('malformed', {k: v for k, v in SAMPLE.items() if k != 'problem'} | {'turns': []}),
-    ('malformed', {k: v for k, v in SAMPLE.items() if k != 'problem'} | {'turns': [{'role': 'assistant',
-                                                                                  'content': 'x'}]})])
+    (
+      'malformed',
+      {k: v for k, v in SAMPLE.items() if k != 'problem'} | {'turns': [{'role': 'assistant', 'content': 'x'}]},
+    ),
+  ],
+)
 def test_each_fault_is_named(reason, row):
   assert look(row).reason == reason
 
 
-@pytest.mark.parametrize('row', [
-    responding(CHAIN, 'In Python:\n```python\nprint(17 + 5)\n```'),                 # code, but not in the chain
+@pytest.mark.parametrize(
+  'row',
+  [
+    responding(CHAIN, 'In Python:\n```python\nprint(17 + 5)\n```'),  # code, but not in the chain
     responding(CHAIN + '\nThe line `print(17 + 5)` would say so as well.'),
     responding('\n'.join(f'Then there are {n} sheep in line {n} of all.' for n in range(80))),  # long, but in lines
     responding('农夫一开始有十七只羊，后来又买了五只，所以一共有二十二只羊。') | {'language': 'zh'},
-    responding(CHAIN, 'Le fermier a 22 moutons.'),                                  # what is told to the reader
-    SAMPLE | {'kind': 'code', 'language': 'python'},                                # of its programs, not of the chain
-    {k: v for k, v in SAMPLE.items() if k not in ('kind', 'language')}])
+    responding(CHAIN, 'Le fermier a 22 moutons.'),  # what is told to the reader
+    SAMPLE | {'kind': 'code', 'language': 'python'},  # of its programs, not of the chain
+    {k: v for k, v in SAMPLE.items() if k not in ('kind', 'language')},
+  ],
+)
 def test_what_is_near_a_fault_is_kept(row):
   assert look(row).reason == ''
 
@@ -137,9 +176,16 @@ def test_the_evaluation_problem_is_named():
   assert (found.held, found.detail) == ('set', 'p/3 holds train of set')
 
 
-@pytest.mark.parametrize('fields, words', [
-    ({'form': 'r2'}, 'filters.form'), ({'language': 1.5}, r'1\.5; it must lie in'), ({'near': 0.3}, 'filters.near'),
-    ({'special': ''}, 'filters.special'), ({'near_ngram': 0}, r'filters.near_ngram is 0; it must lie in \[1')])
+@pytest.mark.parametrize(
+  'fields, words',
+  [
+    ({'form': 'r2'}, 'filters.form'),
+    ({'language': 1.5}, r'1\.5; it must lie in'),
+    ({'near': 0.3}, 'filters.near'),
+    ({'special': ''}, 'filters.special'),
+    ({'near_ngram': 0}, r'filters.near_ngram is 0; it must lie in \[1'),
+  ],
+)
 def test_rules_that_cannot_work_are_refused(fields, words):
   with pytest.raises(config.ConfigError, match=words):
     config.convert({'samples': 'x', 'per_prompt': 1, 'filters': fields}, config.Curate)

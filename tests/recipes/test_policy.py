@@ -1,4 +1,5 @@
 """A teacher behind an endpoint, in the place of a model on the devices."""
+
 import json
 import re
 
@@ -44,11 +45,12 @@ def test_rows_are_graded_texts_with_the_teachers_thinking(server, grader):
   def reply(body, number):
     n = int(body['messages'][0]['content'].split()[2])
     return completion(f'It is \\boxed{{{n + 1 if body["seed"] % 2 else 0}}}.', f'{n} and one', tokens=7)
+
   server.reply = reply
   rows = ask(server, grader)
   assert [(row['id'], row['sample']) for row in rows] == [(str(n), s) for n in range(5) for s in range(3)]
   seeds = {}
-  for body in server.bodies:                    # chunks of 2 problems: the last is filled up
+  for body in server.bodies:  # chunks of 2 problems: the last is filled up
     seeds.setdefault(body['messages'][0]['content'], set()).add(body['seed'])
   assert all(len(found) >= 3 for found in seeds.values()) and len(server.bodies) == 18
   for row in rows:
@@ -64,7 +66,8 @@ def test_it_is_a_policy_of_cold_start(server, grader):
   server.reply = lambda body, number: completion(f'The sum is \\boxed{{{asked(body) + 1}}}.', 'Add one to it.')
   rows, dropped = coldstart.direct(policy_of(server, grader), PROBLEMS, coldstart.Rules())
   assert [row['response'] for row in rows] == [
-      f'<think>\nAdd one to it.\n</think>\n\nThe sum is \\boxed{{{n + 1}}}.' for n in range(5)]
+    f'<think>\nAdd one to it.\n</think>\n\nThe sum is \\boxed{{{n + 1}}}.' for n in range(5)
+  ]
   assert dropped == {'duplicate': 10} and all('verif' in body['messages'][0]['content'] for body in server.bodies)
 
 
@@ -91,8 +94,11 @@ def test_draws_depend_on_seed_and_number_and_no_word_is_asked_for_twice(server, 
 
 def test_a_conversation_is_asked_whole(server, grader):
   server.reply = lambda body, number: completion('4')
-  turns = [{'role': 'user', 'content': 'Add 1.'}, {'role': 'assistant', 'content': 'To what?'},
-           {'role': 'user', 'content': 'To 3.'}]
+  turns = [
+    {'role': 'user', 'content': 'Add 1.'},
+    {'role': 'assistant', 'content': 'To what?'},
+    {'role': 'user', 'content': 'To 3.'},
+  ]
   rows = ask(server, grader, [{'id': 'x', 'problem': 'To 3.', 'answer': '4', 'turns': turns}])
   for body in server.bodies:
     assert body['messages'][:2] == turns[:2] and body['messages'][2]['content'].startswith('To 3.')

@@ -1,4 +1,5 @@
 """The pass over samples: what is planted is found, and a pass that is interrupted ends with the same bytes."""
+
 import dataclasses
 import json
 
@@ -30,8 +31,10 @@ def index(folder):
 
 
 def sources(folder):
-  return [filters.Source('samples', tuple(map(str, dataset.files(folder))), True),
-          filters.Source('general', (str(folder / 'general.jsonl'),), False, 0, 'general', 'en')]
+  return [
+    filters.Source('samples', tuple(map(str, dataset.files(folder))), True),
+    filters.Source('general', (str(folder / 'general.jsonl'),), False, 0, 'general', 'en'),
+  ]
 
 
 def run(where, found, index, stop=None, cfg=CFG, judge=None):
@@ -49,7 +52,7 @@ def run(where, found, index, stop=None, cfg=CFG, judge=None):
       return one.rows.read_bytes(), now
     except Interrupted:
       with open(one.rows, 'ab') as f:
-        f.write(b'{"torn')           # what a killed pass may leave behind its last chunk
+        f.write(b'{"torn')  # what a killed pass may leave behind its last chunk
     finally:
       one.close()
 
@@ -100,7 +103,7 @@ def test_a_limit_ends_a_source_and_holds_after_an_interruption(folder, index, tm
   cfg, source = dataclasses.replace(CFG, chunk=10), dataclasses.replace(sources(folder)[1], limit=12)
   rows, now = run(tmp_path / 'a', [source], index, cfg=cfg)
   assert now['sources']['general'] == {'kept': 12, 'dropped': {'contaminated': 2, 'enough': 6}} and now['read'] == 20
-  assert rows == b''.join(whole[0].splitlines(keepends=True)[-whole[1]['sources']['general']['kept']:][:12])
+  assert rows == b''.join(whole[0].splitlines(keepends=True)[-whole[1]['sources']['general']['kept'] :][:12])
   assert run(tmp_path / 'b', [source], index, 1, cfg) == (rows, now)
 
 

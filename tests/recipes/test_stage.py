@@ -1,4 +1,5 @@
 """Stages: which key or input made one stale, and where a result came from; on files that the tests write."""
+
 import json
 import os
 
@@ -11,10 +12,16 @@ from r1jax.recipes.stage import BEGUN, DONE, STALE, TO_DO, Stage
 
 def chain(rate=0.1, **more):
   """base -> policy -> judged, which also takes a file of base."""
-  stages = [Stage('base', 'make', {'seed': 0, 'eval': {'every': 1}, 'data': {'path': '', 'names': ['a', 'b'], **more}},
-                  output='model'),
-            Stage('policy', 'train', {'model': {'path': 'stage:base'}, 'optimizer': {'rate': rate}}),
-            Stage('judged', 'judge', {'sources': ['stage:policy', 'stage:base/notes.txt']})]
+  stages = [
+    Stage(
+      'base',
+      'make',
+      {'seed': 0, 'eval': {'every': 1}, 'data': {'path': '', 'names': ['a', 'b'], **more}},
+      output='model',
+    ),
+    Stage('policy', 'train', {'model': {'path': 'stage:base'}, 'optimizer': {'rate': rate}}),
+    Stage('judged', 'judge', {'sources': ['stage:policy', 'stage:base/notes.txt']}),
+  ]
   return {stage.name: stage for stage in stages}
 
 
@@ -73,18 +80,35 @@ def test_all_is_done_and_stays_so_through_json_and_settings_of_how(whole):
   assert set(states(stages, whole).values()) == {DONE}
 
 
-@pytest.mark.parametrize('key, how', [
-    ('train.microbatch', True), ('microbatch', True), ('model.remat', True), ('rollout.chunk', True),
-    ('train.logit_chunk', True), ('ways.direct.rollout.chunk', True), ('ways.direct.endpoint.concurrency', True),
-    ('reward.options.helpful.batch', True), ('judge.api_key_env', True), ('reward.workers', True),
-    ('rollout.samples', False), ('batch', False), ('model.path', False), ('endpoint.model', False),
-    ('loss.name', False), ('reward.options.code.time_limit', False), ('reward.timeout', False)])
+@pytest.mark.parametrize(
+  'key, how',
+  [
+    ('train.microbatch', True),
+    ('microbatch', True),
+    ('model.remat', True),
+    ('rollout.chunk', True),
+    ('train.logit_chunk', True),
+    ('ways.direct.rollout.chunk', True),
+    ('ways.direct.endpoint.concurrency', True),
+    ('reward.options.helpful.batch', True),
+    ('judge.api_key_env', True),
+    ('reward.workers', True),
+    ('rollout.samples', False),
+    ('batch', False),
+    ('model.path', False),
+    ('endpoint.model', False),
+    ('loss.name', False),
+    ('reward.options.code.time_limit', False),
+    ('reward.timeout', False),
+  ],
+)
 def test_what_memory_and_machines_decide_makes_nothing_stale(tmp_path, key, how):
   def of(value):
     config = value
     for part in reversed(key.split('.')):
       config = {part: config}
     return {'a': Stage('a', 'train', config)}
+
   made(of('1')['a'], of('1'), tmp_path)
   assert states(of('2'), tmp_path) == {'a': DONE if how else STALE}
 
@@ -108,7 +132,9 @@ def test_another_experiment_or_input_is_named(whole):
   stages = chain()
   stages['policy'] = Stage('policy', 'other', {'model': {'path': 'stage:base/notes.txt'}, 'optimizer': {'rate': 0.1}})
   assert why(stages, whole, 'policy') == [
-      "experiment was 'train', is 'other'", "model.path was 'stage:base', is 'stage:base/notes.txt'"]
+    "experiment was 'train', is 'other'",
+    "model.path was 'stage:base', is 'stage:base/notes.txt'",
+  ]
 
 
 def test_what_an_earlier_stage_made_is_compared_by_content(whole):
@@ -117,7 +143,7 @@ def test_what_an_earlier_stage_made_is_compared_by_content(whole):
   assert states(chain(), whole) == {'base': DONE, 'policy': STALE, 'judged': STALE}
   (whole / 'base' / 'model' / 'weights').write_text('x')
   assert set(states(chain(), whole).values()) == {DONE}
-  (whole / 'base' / 'notes.txt').write_text('z')            # judged alone reads it
+  (whole / 'base' / 'notes.txt').write_text('z')  # judged alone reads it
   assert why(chain(), whole, 'judged') == ['input base (sources.1) has changed']
 
 
@@ -141,10 +167,16 @@ def test_files_are_known_by_their_keys_too(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for name in ('f.jsonl', 'loss'):
     (tmp_path / name).write_text('1')
-  config = {'samples': 'f.jsonl', 'evaluation': ['r1_open', 'f.jsonl'], 'ways': {'x': {'examples': 'f.jsonl'}},
-            'name': 'loss', 'template': 'f.jsonl'}
+  config = {
+    'samples': 'f.jsonl',
+    'evaluation': ['r1_open', 'f.jsonl'],
+    'ways': {'x': {'examples': 'f.jsonl'}},
+    'name': 'loss',
+    'template': 'f.jsonl',
+  }
   assert stage_lib.files(Stage('a', 'curate', config)) == dict.fromkeys(
-      ('samples', 'evaluation.1', 'ways.x.examples'), 'f.jsonl')
+    ('samples', 'evaluation.1', 'ways.x.examples'), 'f.jsonl'
+  )
 
 
 def test_each_input_is_read_once_for_all_stages(whole, monkeypatch):
@@ -183,7 +215,10 @@ def test_lineage_goes_back_to_the_beginning_each_once(whole):
   assert (workdir, name) == (str(whole), 'judged')
   found = stage_lib.lineage(workdir, name)
   assert [(e['stage'], e['depth'], e['experiment']) for e in found] == [
-      ('judged', 0, 'judge'), ('policy', 1, 'train'), ('base', 1, 'make')]
+    ('judged', 0, 'judge'),
+    ('policy', 1, 'train'),
+    ('base', 1, 'make'),
+  ]
   assert found[1]['inputs']['model.path']['path'] == str(whole / 'base' / 'model')
   assert found[2]['seed'] == 0 and found[2]['digest'] == stage_lib.digest(whole / 'base' / 'model')
   assert not any(i['changed'] for e in found for i in e['inputs'].values())
@@ -197,7 +232,10 @@ def test_lineage_of_what_was_set_aside(whole):
   assert (workdir, name) == (str(whole), 'old/judged-1')
   found = stage_lib.lineage(workdir, name)
   assert [(e['stage'], e['experiment']) for e in found] == [
-      ('old/judged-1', 'judge'), ('policy', 'train'), ('base', 'make')]
+    ('old/judged-1', 'judge'),
+    ('policy', 'train'),
+    ('base', 'make'),
+  ]
   assert not any(i['changed'] for e in found for i in e['inputs'].values())
 
 

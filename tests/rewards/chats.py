@@ -1,4 +1,5 @@
 """Chats that tests of the endpoint send, and what they look at after."""
+
 import pathlib
 
 KEY = 'sk-a1b2c3d4e5f6'

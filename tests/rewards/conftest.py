@@ -1,4 +1,5 @@
 """A chat endpoint on this machine, whose behaviour each test says."""
+
 import http.server
 import json
 import threading
@@ -75,7 +76,7 @@ def server(monkeypatch):
   for name in ('http_proxy', 'https_proxy', 'all_proxy'):
     monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv(name.upper(), raising=False)
-  monkeypatch.setattr('r1jax.rewards.neural.endpoint._FIRST', 0.01)     # seconds before a second try
+  monkeypatch.setattr('r1jax.rewards.neural.endpoint._FIRST', 0.01)  # seconds before a second try
   server = Server()
   yield server
   server.close()

@@ -1,4 +1,5 @@
 """For the tests of the code reward: programs, kept as text in `programs/`, and what they leave running."""
+
 import os
 import pathlib
 import time
@@ -8,8 +9,8 @@ import pytest
 from r1jax.config import ConfigError
 from r1jax.rewards.coding import code_tests
 
-LEFT = 'r1jax-hostile'             # begins the names of files that hostile programs leave
-SOLVE = '''
+LEFT = 'r1jax-hostile'  # begins the names of files that hostile programs leave
+SOLVE = """
 def solve():
   global double
   double = lambda x: 2 * x
@@ -17,9 +18,9 @@ def solve():
     print(2 * int(open(0).read()))
   except Exception:
     pass
-'''
+"""
 
-SHARE = '''
+SHARE = """
 import os, sys, time
 def share(mb, most, function):
   if mb <= most: return function(mb)
@@ -32,7 +33,7 @@ def share(mb, most, function):
   os.close(write)
   held = 0
   while held < mb // most: held += len(os.read(read, 1)) or sys.exit('not more')
-'''
+"""
 
 
 def _why_not():

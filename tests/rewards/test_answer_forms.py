@@ -2,6 +2,7 @@
 
 A row is as `python -m r1jax.rewards.grade` reads it, with 'right', its score, and 'kind', the family of forms.
 """
+
 import gzip
 import json
 import pathlib
@@ -39,9 +40,21 @@ def test_letters_and_values_of_real_answer_keys(data_dir):
   for gold, letter, value in keys:
     other = 'AB'[letter == 'A']
     right = [letter, f'({letter})', f'\\text{{({letter})}}', value, f'\\textbf{{({letter})}}\\ {value}']
-    wrong = [other, f'({other})', f'({other}) {value}', f'\\textbf{{({other})}}\\ {value}', '987654321',
-             f'({letter}) 987654321', f'({letter}) or ({other})', f'{letter}, {other}',
-             f'({letter}) {value} ({other}) 987654321']
-    bad += [(gold, pred, truth) for truth, preds in ((1, right), (0, wrong)) for pred in preds
-            if score({'gold': gold, 'pred': pred}) != truth]
+    wrong = [
+      other,
+      f'({other})',
+      f'({other}) {value}',
+      f'\\textbf{{({other})}}\\ {value}',
+      '987654321',
+      f'({letter}) 987654321',
+      f'({letter}) or ({other})',
+      f'{letter}, {other}',
+      f'({letter}) {value} ({other}) 987654321',
+    ]
+    bad += [
+      (gold, pred, truth)
+      for truth, preds in ((1, right), (0, wrong))
+      for pred in preds
+      if score({'gold': gold, 'pred': pred}) != truth
+    ]
   assert bad == []

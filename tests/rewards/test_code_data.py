@@ -1,4 +1,5 @@
 """The code reward on HumanEval, MBPP and problems of contests."""
+
 import ast
 import concurrent.futures
 import gzip
@@ -23,11 +24,17 @@ def rows(data_dir, name):
 
 def functions(data_dir):
   """The items of HumanEval and MBPP with their canonical solutions: id -> item."""
-  found = {i: {'program': r['prompt'] + r['canonical_solution'], 'prompt': r['prompt'], 'test': r['test'],
-               'entry_point': r['entry_point']}
-           for i, r in rows(data_dir, 'humaneval.jsonl').items()}
+  found = {
+    i: {
+      'program': r['prompt'] + r['canonical_solution'],
+      'prompt': r['prompt'],
+      'test': r['test'],
+      'entry_point': r['entry_point'],
+    }
+    for i, r in rows(data_dir, 'humaneval.jsonl').items()
+  }
   for i, r in rows(data_dir, 'mbpp.jsonl').items():
-    if i not in ('mbpp/367', 'mbpp/927'):      # known to fail their own tests where the setup comes first
+    if i not in ('mbpp/367', 'mbpp/927'):  # known to fail their own tests where the setup comes first
       found[i] = {'program': r['code'], 'asserts': r['tests'], 'setup': r['setup']}
   return found
 
@@ -66,19 +73,20 @@ def mutants(source):
 
 def plain(item):
   """Whether the program passes where it and its tests are one script, as those who made the data run them."""
-  tests = [item['test'], f"check({item['entry_point']})"] if 'test' in item else [item['setup'], *item['asserts']]
+  tests = [item['test'], f'check({item["entry_point"]})'] if 'test' in item else [item['setup'], *item['asserts']]
   script = '\n'.join([item['program'], *tests, 'print("passed")'])
   command = [bubblewrap.python(), *programs.PYTHON_FLAGS, '-c', script]
   try:
-    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=10,
-                          env={'PYTHONHASHSEED': '0'})
+    done = subprocess.run(
+      command, capture_output=True, stdin=subprocess.DEVNULL, timeout=10, env={'PYTHONHASHSEED': '0'}
+    )
   except subprocess.TimeoutExpired:
     return False
   return done.stdout.endswith(b'passed\n')
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings('ignore')     # of the compiler, on the programs' text
+@pytest.mark.filterwarnings('ignore')  # of the compiler, on the programs' text
 def test_mutants_fail_wherever_a_test_can_tell(data_dir):
   items = {}
   for name, item in functions(data_dir).items():
@@ -102,7 +110,9 @@ def test_items_of_contests_by_stdin_and_stdout(data_dir, heading):
     pytest.skip(f'no compiler of {language} here')
   file = 'codeforces.jsonl' if name.startswith('codeforces') else 'code_contests_test.jsonl.gz'
   tests = rows(data_dir, file)[name]['tests']
-  right, wrong = [code_tests.verdict({'io': tests, 'language': language, 'program': program})
-                  for program in (CONTESTS[heading].replace('STEP', step) for step in '12')]
+  right, wrong = [
+    code_tests.verdict({'io': tests, 'language': language, 'program': program})
+    for program in (CONTESTS[heading].replace('STEP', step) for step in '12')
+  ]
   assert (right['passed'], right['total'], right['reason']) == (len(tests), len(tests), '')
   assert wrong['score'] == 0

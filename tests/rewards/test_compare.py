@@ -1,9 +1,10 @@
 """What counts as equal: tables of answers to a reference, `REFERENCE ~ ANSWER ~ ANSWER ..`, right ones and wrong."""
+
 import pytest
 
 from r1jax.rewards.mathematics import compare, math_answer
 
-RIGHT = r'''
+RIGHT = r"""
 5 ~ 5 cm ~ 5\text{ cm} ~ 5\ \text{cm} ~ 5 m ~ x=5 ~ x = 2+3 = 5 ~ ５ ~ 5千克 ~ \sqrt{25} ~ The answer is 5.
 5 ~ Answer: $5$ ~ 答案是5 ~ **5** ~ 5.0 ~ 5. ~ +5 ~ [ x = 5 ] ~ \[ 5 \]
 5 cm ~ 5
@@ -163,9 +164,9 @@ b+a ~ a+b
 p - q ~ p-q ~ -q+p ~ x = p - q
 \log_2(9) ~ \log_{2}(9) ~ 2\log_2(3)
 40000 ~ 40{,}000 = 40000 ~ 40,\!000 \text{ or } 40000
-'''
+"""
 
-WRONG = r'''
+WRONG = r"""
 5 ~ 6 ~ 5,6 ~ 5 or 6 ~ 5 and 6 ~ 6=5 ~ 5=6 ~ x=6=5 ~ 5\text{ or }6 ~ \{5,6\} ~ (5,6) ~ [5,6] ~ 5;6 ~ 5、6 ~ 5或6
 5 ~ \pm 5 ~ 5 \pm 0.1 ~ 5\text{ thousand} ~ 5 thousand ~ 5 hundred ~ 5 dozen ~ 5万 ~ 5! ~ 5x ~ 5 x ~ 5 + 6 ~ 5 6
 5 ~ 5^2 ~ 5^\circ 6 ~ 5.0000001 ~ 4.9999999 ~ }5{ ~ 5} ~ 5 \Rightarrow 6 ~ 5 : 6 ~ 5 \\ 6 ~ 5 (or 6) ~ 5? 6
@@ -309,7 +310,7 @@ y=\pm\sqrt{3}x ~ y=\sqrt{3}x
 |x| = 1 ~ 1
 10/3 ~ 2(\frac{4}{3}) ~ 2(4/3) ~ 2 (\frac43)
 p - q ~ q - p ~ p + q ~ pq
-'''
+"""
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -341,16 +342,30 @@ def test_nothing_at_all_is_no_answer():
     assert compare.difference('5', answer) is not None and compare.difference('0', answer) is not None
 
 
-@pytest.mark.parametrize('gold, answer, problem, right', [
-    ('50', '50%', '', 1), ('50', '50%', 'What percentage of it is red?', 1), ('50', '50%', 'How many are red?', 0),
-    ('12.5', '12.5%', 'by what per cent?', 1), ('12.5', '12.5%', '', 0), ('0.5', '0.5%', 'What percent?', 0),
-    ('50%', '50', 'How many?', 1), ('25', '25%', '增加了百分之几？', 1),
-    ('72', '72 clips', 'How many clips did Natalia sell?', 1), ('72', '72 clips', '', 0),
-    ('72', '72 clips', 'How many apples?', 0), ('72', '72 hundred', 'She sold two hundred clips.', 0),
-    ('72', '72 red marbles', 'He has red and blue marbles.', 1), ('3', '3 or', 'one or two', 0),
-    ('32', '32个苹果', '小明有多少个苹果？', 1), ('32', '32个苹果', '小明有多少个梨？', 0), ('5', '5个十', '十个', 0),
-    ('52_8', '52', 'Express your answer in base 8.', 1), ('52_8', '42', 'Express your answer in base 8.', 0),
-])
+@pytest.mark.parametrize(
+  'gold, answer, problem, right',
+  [
+    ('50', '50%', '', 1),
+    ('50', '50%', 'What percentage of it is red?', 1),
+    ('50', '50%', 'How many are red?', 0),
+    ('12.5', '12.5%', 'by what per cent?', 1),
+    ('12.5', '12.5%', '', 0),
+    ('0.5', '0.5%', 'What percent?', 0),
+    ('50%', '50', 'How many?', 1),
+    ('25', '25%', '增加了百分之几？', 1),
+    ('72', '72 clips', 'How many clips did Natalia sell?', 1),
+    ('72', '72 clips', '', 0),
+    ('72', '72 clips', 'How many apples?', 0),
+    ('72', '72 hundred', 'She sold two hundred clips.', 0),
+    ('72', '72 red marbles', 'He has red and blue marbles.', 1),
+    ('3', '3 or', 'one or two', 0),
+    ('32', '32个苹果', '小明有多少个苹果？', 1),
+    ('32', '32个苹果', '小明有多少个梨？', 0),
+    ('5', '5个十', '十个', 0),
+    ('52_8', '52', 'Express your answer in base 8.', 1),
+    ('52_8', '42', 'Express your answer in base 8.', 0),
+  ],
+)
 def test_what_the_problem_says_counts(gold, answer, problem, right):
   assert (compare.difference(gold, answer, problem) is None) == right
 

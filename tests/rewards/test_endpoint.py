@@ -1,4 +1,5 @@
 """The judge's endpoint: patient with what passes, plain about what does not, and no word is paid for twice."""
+
 import email.utils
 import json
 import logging
@@ -17,7 +18,7 @@ from r1jax.rewards.neural.endpoint import Endpoint, EndpointError
 from tests.rewards.chats import KEY, chat, echo, files, said
 
 pytest.importorskip('httpx')
-WRITER = '''
+WRITER = """
 import sys
 from r1jax.rewards.neural import endpoint
 keeper = endpoint.Endpoint('http://127.0.0.1:1/v1', 'm', cache=sys.argv[1])
@@ -25,7 +26,7 @@ print('ready', flush=True)
 for round in range(100_000):
   for n in range(20):
     keeper._keep(f'{n:064x}', f'{n} ' * 50_000)
-'''
+"""
 
 
 def drip(handler):
@@ -48,6 +49,7 @@ def test_texts_come_in_the_order_of_their_chats(server):
   def reply(body, number):
     time.sleep(0.03 if number % 3 else 0.0)
     return echo(body, number)
+
   server.reply = reply
   texts = [f'text {n}' for n in range(20)]
   assert Endpoint(server.url, 'm')([chat(t) for t in texts]) == [f'you said {t}' for t in texts]
@@ -69,9 +71,11 @@ def test_equal_requests_are_sent_once(server):
   assert len(server.bodies) == 3 and drawn[:2] == drawn[2:] and drawn[0] != drawn[1]
 
 
-@pytest.mark.parametrize('trouble', [
-    (429, '{}'), (500, 'oops'), (502, ''), (503, '{}'), (529, '{}'), (408, ''), None, cut],
-    ids=lambda trouble: getattr(trouble, '__name__', str(trouble)))
+@pytest.mark.parametrize(
+  'trouble',
+  [(429, '{}'), (500, 'oops'), (502, ''), (503, '{}'), (529, '{}'), (408, ''), None, cut],
+  ids=lambda trouble: getattr(trouble, '__name__', str(trouble)),
+)
 def test_what_passes_is_tried_again(server, trouble):
   server.reply = lambda body, number: trouble if number < 3 else 'at last'
   assert Endpoint(server.url, 'm')([chat('a')]) == ['at last']
@@ -82,6 +86,7 @@ def test_a_slow_answer_is_tried_again(server):
   def reply(body, number):
     time.sleep(1.0 if number == 0 else 0.0)
     return 'at last'
+
   server.reply = reply
   assert Endpoint(server.url, 'm', timeout=0.3)([chat('a')]) == ['at last']
 
@@ -99,14 +104,17 @@ def test_nobody_there(server):
     Endpoint(server.url, 'm', retries=1)([chat('a')])
 
 
-@pytest.mark.parametrize('wait, least', [
-    (lambda: '0.6', 0.6), (lambda: '1', 1.0), (lambda: email.utils.formatdate(time.time() + 2, usegmt=True), 1.0)])
+@pytest.mark.parametrize(
+  'wait, least',
+  [(lambda: '0.6', 0.6), (lambda: '1', 1.0), (lambda: email.utils.formatdate(time.time() + 2, usegmt=True), 1.0)],
+)
 def test_retry_after_is_honoured(server, wait, least):
   times = []
 
   def reply(body, number):
     times.append(time.monotonic())
     return (429, '{}', {'Retry-After': wait()}) if number == 0 else 'at last'
+
   server.reply = reply
   assert Endpoint(server.url, 'm')([chat('a')]) == ['at last']
   assert least <= times[1] - times[0] < least + 3
@@ -145,6 +153,7 @@ def test_the_deadline_holds_for_those_that_wait_their_turn(server):
   def reply(body, number):
     time.sleep(0.3)
     return 'ok'
+
   server.reply = reply
   with pytest.raises(EndpointError, match='deadline'):
     Endpoint(server.url, 'm', concurrency=1, deadline=0.7)([chat(str(n)) for n in range(20)])
@@ -156,6 +165,7 @@ def test_concurrency_is_kept_by_all_calls_together(server, calls):
   def reply(body, number):
     time.sleep(0.05)
     return 'ok'
+
   server.reply = reply
   ask = Endpoint(server.url, 'm', concurrency=3)
   threads = [threading.Thread(target=ask, args=([chat(f'{n} {m}') for m in range(8)],)) for n in range(calls)]
@@ -170,21 +180,29 @@ def test_the_cache_outlives_the_process(server, tmp_path):
   server.reply = lambda body, number: f'{said(body)} 汉字 \ud800 {number}'
   first = Endpoint(server.url, 'm', cache=tmp_path)([chat('a'), chat('b')])
   assert Endpoint(server.url, 'm', cache=tmp_path)([chat('b'), chat('a')]) == first[::-1] and len(server.bodies) == 2
-  for options in ({'temperature': 0.5}, {'max_tokens': 3}, {'extra': {'x': 1}}):      # is another request
+  for options in ({'temperature': 0.5}, {'max_tokens': 3}, {'extra': {'x': 1}}):  # is another request
     Endpoint(server.url, 'm', cache=tmp_path, **options)([chat('a')])
   Endpoint(server.url, 'another', cache=tmp_path)([chat('a')])
   Endpoint(server.url + '/other', 'm', cache=tmp_path)([chat('a')])
   assert len(server.bodies) == 7
 
 
-@pytest.mark.parametrize('damage', [
-    lambda data: b'', lambda data: data[:-1], lambda data: data[:40], lambda data: data + b'x',
-    lambda data: data.replace(b'said', b'SAID'), lambda data: b'\0' * len(data)])
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda data: b'',
+    lambda data: data[:-1],
+    lambda data: data[:40],
+    lambda data: data + b'x',
+    lambda data: data.replace(b'said', b'SAID'),
+    lambda data: b'\0' * len(data),
+  ],
+)
 def test_a_damaged_entry_is_asked_for_again(server, tmp_path, damage):
   server.reply = echo
   ask = Endpoint(server.url, 'm', cache=tmp_path)
   ask([chat('a')])
-  file, = files(tmp_path)
+  (file,) = files(tmp_path)
   whole = file.read_bytes()
   file.write_bytes(damage(whole))
   assert ask([chat('a')]) == ['you said a'] and len(server.bodies) == 2
@@ -209,9 +227,15 @@ def test_a_cache_that_cannot_be_written_costs_no_answer(server, tmp_path, caplog
 
 def test_writers_killed_at_any_moment_leave_no_half_entry(tmp_path):
   for n in range(2):
-    writers = [subprocess.Popen([sys.executable, '-c', WRITER, tmp_path], stdout=subprocess.PIPE, text=True,
-                                env=os.environ | {'PYTHONPATH': os.pathsep.join(p or '.' for p in sys.path)})
-               for _ in range(2)]
+    writers = [
+      subprocess.Popen(
+        [sys.executable, '-c', WRITER, tmp_path],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {'PYTHONPATH': os.pathsep.join(p or '.' for p in sys.path)},
+      )
+      for _ in range(2)
+    ]
     for writer in writers:
       assert writer.stdout.readline() == 'ready\n'
     time.sleep(0.05 + 0.03 * n)
@@ -224,12 +248,16 @@ def test_writers_killed_at_any_moment_leave_no_half_entry(tmp_path):
 
 
 def test_killed_before_an_entry_has_its_name(server, tmp_path):
-  program = ('import os, signal, sys\nfrom r1jax.rewards.neural import endpoint\n'
-             'endpoint.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n'
-             'endpoint.Endpoint(sys.argv[1], "m", cache=sys.argv[2])([[{"role": "user", "content": "a"}]])')
+  program = (
+    'import os, signal, sys\nfrom r1jax.rewards.neural import endpoint\n'
+    'endpoint.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n'
+    'endpoint.Endpoint(sys.argv[1], "m", cache=sys.argv[2])([[{"role": "user", "content": "a"}]])'
+  )
   server.reply = echo
-  done = subprocess.run([sys.executable, '-c', program, server.url, tmp_path],
-                        env=os.environ | {'PYTHONPATH': os.pathsep.join(p or '.' for p in sys.path)})
+  done = subprocess.run(
+    [sys.executable, '-c', program, server.url, tmp_path],
+    env=os.environ | {'PYTHONPATH': os.pathsep.join(p or '.' for p in sys.path)},
+  )
   assert done.returncode == -signal.SIGKILL and len(files(tmp_path)) == 1
   assert Endpoint(server.url, 'm', cache=tmp_path)([chat('a')]) == ['you said a'] and len(server.bodies) == 2
   assert Endpoint(server.url, 'm', cache=tmp_path)([chat('a')]) == ['you said a'] and len(server.bodies) == 2
@@ -243,7 +271,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(server, tmp_path, monkeyp
   ask([chat('a')])
   assert server.headers[0]['Authorization'] == f'Bearer {KEY}'
   said = []
-  for status in (401, 400, 500, 200):            # an endpoint that shows what it was sent
+  for status in (401, 400, 500, 200):  # an endpoint that shows what it was sent
     server.reply = lambda body, number, status=status: (status, json.dumps(server.headers[-1]['Authorization']))
     with pytest.raises(EndpointError) as error:
       ask([chat('b')])
@@ -254,17 +282,23 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(server, tmp_path, monkeyp
   assert files(tmp_path) and not any(KEY.encode() in p.read_bytes() for p in files(tmp_path))
 
 
-@pytest.mark.parametrize('reply, message', [
+@pytest.mark.parametrize(
+  'reply, message',
+  [
     ((401, '{"error": {"message": "bad key"}}'), 'answers HTTP 401, .*bad key.*; check the key in a variable'),
     ((404, '{"error": {"message": "no such model"}}'), "HTTP 404, .*check url, and that it has the model 'm'"),
     ((404, '<html>\n<body>not\x1b[31m here'), r'HTTP 404, <html> <body>not \[31m here; check url'),
     ((301, '', {'Location': 'http://elsewhere'}), 'HTTP 301'),
-    ((200, 'not JSON'), "no chat completion in JSON but with 'not JSON'"), ((200, ''), 'no chat completion'),
-    ((200, '[]'), 'no chat completion'), ((200, '{"choices": []}'), 'no chat completion'),
+    ((200, 'not JSON'), "no chat completion in JSON but with 'not JSON'"),
+    ((200, ''), 'no chat completion'),
+    ((200, '[]'), 'no chat completion'),
+    ((200, '{"choices": []}'), 'no chat completion'),
     ((200, '{"choices": [{"message": {"content": 3}}]}'), 'no chat completion'),
     ((200, '{"choices": [{"message": {"content": []}}]}'), 'no chat completion'),
     ((200, '[' * 100_000), 'no chat completion'),
-], ids=lambda value: str(value)[:40])
+  ],
+  ids=lambda value: str(value)[:40],
+)
 def test_what_does_not_pass_is_said_in_one_line_at_once(server, reply, message):
   server.reply = lambda body, number: reply
   with pytest.raises(EndpointError, match=message) as error:
@@ -280,11 +314,12 @@ def test_one_failure_ends_the_call(server):
       return str(both.wait() >= 0)
     time.sleep(0.2 if said(body) == '1' else 0.0)
     return (401, '') if said(body) == '1' else (429, '', {'Retry-After': '30'})
+
   server.reply = reply
   began, ask = time.monotonic(), Endpoint(server.url, 'm', concurrency=2)
   with pytest.raises(EndpointError, match='401'):
     ask([chat(str(n)) for n in range(20)])
-  assert ask([chat('a'), chat('b')]) == ['True', 'True']     # no thread waits out the 30 s
+  assert ask([chat('a'), chat('b')]) == ['True', 'True']  # no thread waits out the 30 s
   assert time.monotonic() - began < 5
 
 
@@ -304,15 +339,28 @@ def test_a_request_that_is_refused_is_none_unless_all_are(server, tmp_path, capl
     ask([chat('b')])
 
 
-@pytest.mark.parametrize('options, message', [
-    ({'url': 'api.example.com/v1'}, 'must begin with https://'), ({'url': 'ftp://a/v1'}, 'must begin with https://'),
-    ({'url': f'https://user:{KEY}@a/v1'}, 'holds a user'), ({'url': f'https://a/v1?key={KEY}'}, 'a query'),
-    ({'url': 'http://a:b/v1'}, 'url is no address'), ({'model': ''}, 'model is empty'),
-    ({'api_key_env': KEY}, 'no name of an environment variable'), ({'api_key_env': 'NOT_SET'}, 'empty or not set'),
-    ({'api_key_env': 'ODD_KEY'}, 'not ASCII'), ({'concurrency': 0}, 'concurrency 0'), ({'timeout': 0.0}, 'timeout 0.0'),
-    ({'timeout': float('inf')}, 'timeout inf'), ({'deadline': float('nan')}, 'deadline nan'),
-    ({'deadline': 1e300}, r'deadline 1e\+300 s must be'), ({'deadline': -1.0}, 'deadline -1.0'),
-    ({'retries': -1}, 'retries -1')], ids=str)
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'url': 'api.example.com/v1'}, 'must begin with https://'),
+    ({'url': 'ftp://a/v1'}, 'must begin with https://'),
+    ({'url': f'https://user:{KEY}@a/v1'}, 'holds a user'),
+    ({'url': f'https://a/v1?key={KEY}'}, 'a query'),
+    ({'url': 'http://a:b/v1'}, 'url is no address'),
+    ({'model': ''}, 'model is empty'),
+    ({'api_key_env': KEY}, 'no name of an environment variable'),
+    ({'api_key_env': 'NOT_SET'}, 'empty or not set'),
+    ({'api_key_env': 'ODD_KEY'}, 'not ASCII'),
+    ({'concurrency': 0}, 'concurrency 0'),
+    ({'timeout': 0.0}, 'timeout 0.0'),
+    ({'timeout': float('inf')}, 'timeout inf'),
+    ({'deadline': float('nan')}, 'deadline nan'),
+    ({'deadline': 1e300}, r'deadline 1e\+300 s must be'),
+    ({'deadline': -1.0}, 'deadline -1.0'),
+    ({'retries': -1}, 'retries -1'),
+  ],
+  ids=str,
+)
 def test_settings_that_cannot_work_are_refused(options, message, monkeypatch):
   monkeypatch.setenv('ODD_KEY', 'two words\nX-Header: injected')
   monkeypatch.delenv('NOT_SET', raising=False)

@@ -1,4 +1,5 @@
 """The judge's endpoint when the other end drips, floods, lies in its headers or repeats the key."""
+
 import gzip
 import json
 import logging
@@ -16,6 +17,7 @@ pytest.importorskip('httpx')
 
 def slowly(*pieces, pause=0.1):
   """An answer that comes in pieces with pauses, and at last one piece again and again."""
+
   def write(handler):
     try:
       for n in range(200):
@@ -23,22 +25,42 @@ def slowly(*pieces, pause=0.1):
         time.sleep(pause)
     except OSError:
       return
+
   return write
 
 
 HEAD = b'HTTP/1.1 200 OK\r\n'
 
 
-@pytest.mark.parametrize('never', [
-    slowly(b'HTTP/1.1 2', b'0'), slowly(HEAD, b'X-A: b\r\n'), slowly(HEAD + b'X-A: ', b'b'),
+@pytest.mark.parametrize(
+  'never',
+  [
+    slowly(b'HTTP/1.1 2', b'0'),
+    slowly(HEAD, b'X-A: b\r\n'),
+    slowly(HEAD + b'X-A: ', b'b'),
     slowly(HEAD + b'Transfer-Encoding: chunked\r\n\r\n', b'0'),
     slowly(HEAD + b'Transfer-Encoding: chunked\r\n\r\n', b'1\r\n \r\n'),
     slowly(HEAD + b'Transfer-Encoding: chunked\r\n\r\n0\r\n', b'X-A: b\r\n'),
-    slowly(b'HTTP/1.1 100 Continue\r\n\r\n'), slowly(b'HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n'),
-    slowly(b'HTTP/1.1 100 Continue\r\n\r\n' * 1000, pause=0.0), slowly(HEAD + b'\r\n', b' '),
-    slowly(b'HTTP/1.1 503 No\r\n', b'X-A: b\r\n')],
-    ids=['status', 'headers', 'header', 'chunk head', 'chunks', 'trailers', 'continue', 'hints', 'flood', 'no length',
-         'refusal'])
+    slowly(b'HTTP/1.1 100 Continue\r\n\r\n'),
+    slowly(b'HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n'),
+    slowly(b'HTTP/1.1 100 Continue\r\n\r\n' * 1000, pause=0.0),
+    slowly(HEAD + b'\r\n', b' '),
+    slowly(b'HTTP/1.1 503 No\r\n', b'X-A: b\r\n'),
+  ],
+  ids=[
+    'status',
+    'headers',
+    'header',
+    'chunk head',
+    'chunks',
+    'trailers',
+    'continue',
+    'hints',
+    'flood',
+    'no length',
+    'refusal',
+  ],
+)
 def test_the_deadline_holds_whatever_part_drips(server, never):
   server.reply = lambda body, number: never
   began = time.monotonic()
@@ -84,10 +106,15 @@ def test_a_small_answer_that_unpacks_to_a_large_one_is_refused(server, codings):
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize('reply, message', [
+@pytest.mark.parametrize(
+  'reply, message',
+  [
     (packed(data=b'{}', name='br'), "in the coding 'br', which was not asked for"),
-    (packed('gzip', name='gzip, zstd'), "'gzip, zstd'"), (packed(*['gzip'] * 3), "'gzip, gzip, gzip'"),
-    (packed(data=b'not gzip', name='gzip'), 'damaged compressed data')])
+    (packed('gzip', name='gzip, zstd'), "'gzip, zstd'"),
+    (packed(*['gzip'] * 3), "'gzip, gzip, gzip'"),
+    (packed(data=b'not gzip', name='gzip'), 'damaged compressed data'),
+  ],
+)
 def test_codings_that_nobody_asked_for_are_refused(server, reply, message):
   server.reply = lambda body, number: reply
   with pytest.raises(EndpointError, match=message) as error:
@@ -95,21 +122,39 @@ def test_codings_that_nobody_asked_for_are_refused(server, reply, message):
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('usage, tokens', [
-    ('{"completion_tokens": 7}', 7), ('{"completion_tokens": 0}', 0), ('{}', None), ('null', None), ('"many"', None),
-    *((f'{{"completion_tokens": {value}}}', None)
-      for value in ('null', 'NaN', 'Infinity', '-5', '"7"', 'true', '1.5', '[7]', '1e400', '9' * 30))])
+@pytest.mark.parametrize(
+  'usage, tokens',
+  [
+    ('{"completion_tokens": 7}', 7),
+    ('{"completion_tokens": 0}', 0),
+    ('{}', None),
+    ('null', None),
+    ('"many"', None),
+    *(
+      (f'{{"completion_tokens": {value}}}', None)
+      for value in ('null', 'NaN', 'Infinity', '-5', '"7"', 'true', '1.5', '[7]', '1e400', '9' * 30)
+    ),
+  ],
+)
 def test_tokens_are_a_count_or_nothing(server, tmp_path, usage, tokens):
   server.reply = lambda body, number: (200, f'{{"choices": [{{"message": {{"content": "a"}}}}], "usage": {usage}}}')
-  for _ in range(2):                                       # the second from the cache
-    said, = Endpoint(server.url, 'm', cache=tmp_path, whole=True)([chat('a')])
+  for _ in range(2):  # the second from the cache
+    (said,) = Endpoint(server.url, 'm', cache=tmp_path, whole=True)([chat('a')])
     assert json.loads(said) == {'response': 'a', 'stop': 'eos', 'tokens': tokens}
   assert len(server.bodies) == 1
 
 
-@pytest.mark.parametrize('choice', [
-    {'finish_reason': ['stop']}, {'finish_reason': 3}, {'message': {'content': 'a', 'reasoning': {'b': 1}}},
-    {'message': {'content': 'a', 'reasoning_content': 7}}, {'message': {'content': ['a']}}, {'message': None}])
+@pytest.mark.parametrize(
+  'choice',
+  [
+    {'finish_reason': ['stop']},
+    {'finish_reason': 3},
+    {'message': {'content': 'a', 'reasoning': {'b': 1}}},
+    {'message': {'content': 'a', 'reasoning_content': 7}},
+    {'message': {'content': ['a']}},
+    {'message': None},
+  ],
+)
 def test_what_is_no_answer_is_not_kept(server, tmp_path, choice):
   good = {'message': {'content': 'a'}, 'finish_reason': 'length'}
   server.reply = lambda body, number: (200, json.dumps({'choices': [good | choice]}))
@@ -117,26 +162,48 @@ def test_what_is_no_answer_is_not_kept(server, tmp_path, choice):
     Endpoint(server.url, 'm', cache=tmp_path, whole=True)([chat('a')])
   assert files(tmp_path) == []
   server.reply = lambda body, number: (200, json.dumps({'choices': [good]}))
-  said, = Endpoint(server.url, 'm', cache=tmp_path, whole=True)([chat('a')])
+  (said,) = Endpoint(server.url, 'm', cache=tmp_path, whole=True)([chat('a')])
   assert json.loads(said) == {'response': 'a', 'stop': 'length', 'tokens': None}
 
 
-@pytest.mark.parametrize('kept', ['{"response": "a", "stop": "eos", "tokens": -5}', '{"response": "a"}', '[]', 'a', '1',
-                                  '{"response": "a", "stop": "eos", "tokens": NaN}', '[' * 100_000])
+@pytest.mark.parametrize(
+  'kept',
+  [
+    '{"response": "a", "stop": "eos", "tokens": -5}',
+    '{"response": "a"}',
+    '[]',
+    'a',
+    '1',
+    '{"response": "a", "stop": "eos", "tokens": NaN}',
+    '[' * 100_000,
+  ],
+)
 def test_an_entry_that_was_kept_unchecked_is_asked_for_again(server, tmp_path, kept):
   server.reply = echo
   ask = Endpoint(server.url, 'm', cache=tmp_path, whole=True)
   first = ask([chat('a')])
-  file, = files(tmp_path)
+  (file,) = files(tmp_path)
   ask._keep(file.name, kept)
   assert ask([chat('a')]) == first and len(server.bodies) == 2
 
 
-@pytest.mark.parametrize('broken', [
-    lambda k: k, lambda k: ' '.join(k), lambda k: k[:6] + '\n' + k[6:], lambda k: k[:3] + '\u200b\x00\t' + k[3:],
-    lambda k: '\xa0'.join([k[:5], k[5:]]), lambda k: k.replace('/', r'\/'), lambda k: k[:4] + r'\n' + k[4:],
-    lambda k: ''.join(f'\\u{ord(c):04X}' for c in k), lambda k: k.replace('/', '%2F'),
-    lambda k: k.replace('-', '&#45;'), lambda k: ' ' * 9990 + k, lambda k: ' ' * 9990 + ' '.join(k)])
+@pytest.mark.parametrize(
+  'broken',
+  [
+    lambda k: k,
+    lambda k: ' '.join(k),
+    lambda k: k[:6] + '\n' + k[6:],
+    lambda k: k[:3] + '\u200b\x00\t' + k[3:],
+    lambda k: '\xa0'.join([k[:5], k[5:]]),
+    lambda k: k.replace('/', r'\/'),
+    lambda k: k[:4] + r'\n' + k[4:],
+    lambda k: ''.join(f'\\u{ord(c):04X}' for c in k),
+    lambda k: k.replace('/', '%2F'),
+    lambda k: k.replace('-', '&#45;'),
+    lambda k: ' ' * 9990 + k,
+    lambda k: ' ' * 9990 + ' '.join(k),
+  ],
+)
 def test_a_key_is_masked_however_it_is_broken(server, tmp_path, monkeypatch, broken):
   key = 'sk-a1/b2C3d4e5f6'
   monkeypatch.setenv('JUDGE_KEY', key)
@@ -156,9 +223,12 @@ def test_a_key_that_an_answer_repeats_is_masked(server, tmp_path, monkeypatch, c
   caplog.set_level(logging.DEBUG)
   broken = KEY[:7] + '\n' + KEY[7:]
   message = {'content': f'your key is \\{KEY}, or {broken}', 'reasoning_content': f'{KEY}?'}
-  server.reply = lambda body, number: (200, json.dumps({'choices': [{'message': message, 'finish_reason': KEY}]}),
-                                       {'X-Echo': KEY})
-  said, = Endpoint(server.url, 'm', api_key_env='JUDGE_KEY', cache=tmp_path, whole=whole)([chat('a')])
+  server.reply = lambda body, number: (
+    200,
+    json.dumps({'choices': [{'message': message, 'finish_reason': KEY}]}),
+    {'X-Echo': KEY},
+  )
+  (said,) = Endpoint(server.url, 'm', api_key_env='JUDGE_KEY', cache=tmp_path, whole=whole)([chat('a')])
   assert said.count('***') == (4 if whole else 2)
   kept = [p.read_text() for p in files(tmp_path)]
   assert kept and not any(KEY[7:] in text for text in [said, *kept, *(str(r.__dict__) for r in caplog.records)])

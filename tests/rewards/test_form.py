@@ -1,4 +1,5 @@
 """The format reward."""
+
 import time
 
 import pytest
@@ -37,40 +38,77 @@ def test_the_prompt_may_have_opened_the_thinking():
 @pytest.mark.parametrize('space', ['', '\n', ' \n', '\n\n'])
 def test_white_space_behind_what_the_prompt_opened_changes_nothing(space):
   given = lambda opened, response: dict(item(response), prompt=f'Q? Assistant: {opened}{space}')
-  rows = [given('<think>', 'a\n</think>\n<answer>5</answer>'), given('<think>', 'a</think><answer>5'),
-          given('<think>', GOOD), given('', GOOD)]
+  rows = [
+    given('<think>', 'a\n</think>\n<answer>5</answer>'),
+    given('<think>', 'a</think><answer>5'),
+    given('<think>', GOOD),
+    given('', GOOD),
+  ]
   assert rewards.REWARDS['format'](rows) == [1.0, 0.0, 0.0, 1.0]
   assert rewards.REWARDS['format']([given('<think>', 'a</think>b'), given('<think>', 'a')], form='r1') == [1.0, 0.0]
   assert rewards.REWARDS['format']([given(SPECIAL, f'a{SPECIAL}b'), given(SPECIAL, COLD)], form='special') == [1, 0]
 
 
-@pytest.mark.parametrize('response, met', [
-    (GOOD, 6), (f'\n{GOOD} ', 6), (GOOD + '.', 5), ('a' + GOOD, 5), ('', 0), ('7', 0), ('<think>a', 1),
+@pytest.mark.parametrize(
+  'response, met',
+  [
+    (GOOD, 6),
+    (f'\n{GOOD} ', 6),
+    (GOOD + '.', 5),
+    ('a' + GOOD, 5),
+    ('', 0),
+    ('7', 0),
+    ('<think>a', 1),
     (GOOD + GOOD, 0),
-    ('<think>a</think>7', 2), ('<answer>7</answer><think>a</think>', 4), (GOOD + '</think>', 3),
+    ('<think>a</think>7', 2),
+    ('<answer>7</answer><think>a</think>', 4),
+    (GOOD + '</think>', 3),
     (GOOD + '<think>', 3),
-])
+  ],
+)
 def test_r1_zero_graded(response, met):
   assert score(response, graded=True) == pytest.approx(met / 6)
   assert score(response) == float(met == 6) == float(templates.parse(response).well_formed)
 
 
-@pytest.mark.parametrize('response, met', [
-    ('<think>a</think>b', 5), ('\n<think>\na\n</think>\n\nb\n', 5), ('<think></think>b', 5), (GOOD, 5),
+@pytest.mark.parametrize(
+  'response, met',
+  [
+    ('<think>a</think>b', 5),
+    ('\n<think>\na\n</think>\n\nb\n', 5),
+    ('<think></think>b', 5),
+    (GOOD, 5),
     ('<think>a</think>', 4),
-    ('<think>a</think> \n', 4), ('so <think>a</think>b', 4), ('<think>a', 1), ('b', 0), ('', 0), ('a</think>b', 1),
-    ('</think>a<think>b', 2), ('<think>a</think>b</think>c', 1), ('<think>a<think>b</think>c', 1),
-])
+    ('<think>a</think> \n', 4),
+    ('so <think>a</think>b', 4),
+    ('<think>a', 1),
+    ('b', 0),
+    ('', 0),
+    ('a</think>b', 1),
+    ('</think>a<think>b', 2),
+    ('<think>a</think>b</think>c', 1),
+    ('<think>a<think>b</think>c', 1),
+  ],
+)
 def test_r1_form_of_thinking_and_a_summary(response, met):
   assert score(response, form='r1', graded=True) == pytest.approx(met / 5)
   assert score(response, form='r1') == float(met == 5)
 
 
-@pytest.mark.parametrize('response, met', [
-    (COLD, 3), (f' {COLD}\n', 3), (f'{SPECIAL}{SPECIAL}b', 3), (f'{SPECIAL}a{SPECIAL} ', 2), ('x' + COLD, 2), ('', 0),
+@pytest.mark.parametrize(
+  'response, met',
+  [
+    (COLD, 3),
+    (f' {COLD}\n', 3),
+    (f'{SPECIAL}{SPECIAL}b', 3),
+    (f'{SPECIAL}a{SPECIAL} ', 2),
+    ('x' + COLD, 2),
+    ('', 0),
     ('b', 0),
-    (SPECIAL + 'a', 0), (COLD + SPECIAL, 0),
-])
+    (SPECIAL + 'a', 0),
+    (COLD + SPECIAL, 0),
+  ],
+)
 def test_cold_start_form(response, met):
   assert score(response, form='special', graded=True) == pytest.approx(met / 3)
   assert score(response, form='special') == float(met == 3)
@@ -92,7 +130,7 @@ def test_a_special_token_that_the_tokenizer_names_is_in_no_form_and_think_tags_a
   row = item('<think>a[PAD]</think><answer>7</answer>')
   named = [dict(row, control=control) for control in ((), ['[PAD]'], ('<think>', '</think>'))]
   assert rewards.REWARDS['format'](named) == [1.0, 0.0, 1.0]
-  for text in ('a <|> b', 'x <| f |> y', 'a<b|c>d', 'p(a<|x|)'):       # operators of programs
+  for text in ('a <|> b', 'x <| f |> y', 'a<b|c>d', 'p(a<|x|)'):  # operators of programs
     assert score(f'<think>{text}</think><answer>7</answer>') == 1.0
 
 
@@ -102,10 +140,14 @@ def test_a_verdict_names_what_is_missing():
   assert rewards.VERDICTS['format'](item(GOOD))['reason'] == 'well formed'
 
 
-@pytest.mark.parametrize('options, message', [
-    ({'form': 'r2'}, "the form is 'r2'; known: r1_zero, r1, special"), ({'special': ''}, "the special token is ''"),
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'form': 'r2'}, "the form is 'r2'; known: r1_zero, r1, special"),
+    ({'special': ''}, "the special token is ''"),
     ({'graded': 'yes'}, "graded is 'yes'"),
-])
+  ],
+)
 def test_options_are_checked(options, message):
   with pytest.raises(ConfigError, match=message):
     rewards.REWARDS['format']([], **options)

@@ -1,4 +1,5 @@
 """The command that grades rows: order, fields, bad input."""
+
 import io
 import json
 import subprocess
@@ -35,10 +36,15 @@ def test_options_and_other_rewards():
     run('math', options={'wher': 1})
 
 
-@pytest.mark.parametrize('line, message', [
-    ('{"gold": 1', 'line 2 is no JSON'), ('[1]', 'line 2 must be an object with gold, pred'),
-    ('{"gold": "1"}', 'line 2 must be an object with gold, pred; it has no pred'), ('[' * 100_000, 'line 2 is no JSON'),
-])
+@pytest.mark.parametrize(
+  'line, message',
+  [
+    ('{"gold": 1', 'line 2 is no JSON'),
+    ('[1]', 'line 2 must be an object with gold, pred'),
+    ('{"gold": "1"}', 'line 2 must be an object with gold, pred; it has no pred'),
+    ('[' * 100_000, 'line 2 is no JSON'),
+  ],
+)
 def test_a_bad_line_is_named(line, message):
   with pytest.raises(ConfigError, match=message):
     run('math', '{"gold": "1", "pred": "1"}', line)
@@ -46,8 +52,10 @@ def test_a_bad_line_is_named(line, message):
 
 def test_the_command():
   def command(*args, text):
-    return subprocess.run([sys.executable, '-m', 'r1jax.rewards.grade', *args], input=text, capture_output=True,
-                          text=True)
+    return subprocess.run(
+      [sys.executable, '-m', 'r1jax.rewards.grade', *args], input=text, capture_output=True, text=True
+    )
+
   done = command('format', text='{"response": "<think>a</think><answer>b</answer>"}\n')
   assert (done.returncode, json.loads(done.stdout)['score']) == (0, 1.0), done.stderr
   done = command('formt', text='')
@@ -69,19 +77,33 @@ def test_a_bad_row_loses_no_verdict_before_it():
   assert [json.loads(line)['score'] for line in out.getvalue().splitlines()] == [1.0, 0.0]
 
 
-@pytest.mark.parametrize('name, row, bad', [
-    ('math', {'gold': 5, 'pred': '5'}, [
+@pytest.mark.parametrize(
+  'name, row, bad',
+  [
+    (
+      'math',
+      {'gold': 5, 'pred': '5'},
+      [
         ({'gold': ['5', '6'], 'pred': '5'}, "the item's 'answer' is \"['5', '6']\""),
         ({'gold': '5', 'pred': 5}, "the item's 'response' is '5'"),
         ({'gold': '5', 'pred': None}, "the item's 'response' is 'None'"),
-        ({'gold': True, 'pred': '5'}, "the item's 'answer' is 'True'")]),
-    ('choice', {'answer': 'A', 'response': '\\boxed{A}'}, [
-        ({'answer': '42', 'response': '\\boxed{A}'}, "the answer '42' is no choice")]),
+        ({'gold': True, 'pred': '5'}, "the item's 'answer' is 'True'"),
+      ],
+    ),
+    (
+      'choice',
+      {'answer': 'A', 'response': '\\boxed{A}'},
+      [({'answer': '42', 'response': '\\boxed{A}'}, "the answer '42' is no choice")],
+    ),
     ('exact', {'answer': 'A', 'response': '\\boxed{A}'}, [({'response': '\\boxed{A}'}, "the item has no 'answer'")]),
     ('format', {'response': '<think>a</think><answer>b</answer>'}, [({'response': ['a']}, "the item's 'response'")]),
-    ('signs', {'answer': '1 ?1 = 2', 'response': '<think></think><answer>+1</answer>'}, [
-        ({'answer': [7], 'response': '<think></think><answer>+1</answer>'}, "the item's 'answer' is '[7]'")]),
-])
+    (
+      'signs',
+      {'answer': '1 ?1 = 2', 'response': '<think></think><answer>+1</answer>'},
+      [({'answer': [7], 'response': '<think></think><answer>+1</answer>'}, "the item's 'answer' is '[7]'")],
+    ),
+  ],
+)
 def test_a_row_that_cannot_be_graded_fails_alone_and_says_its_line(name, row, bad):
   out, rows, messages = io.StringIO(), [row], []
   for other, message in bad:
@@ -96,7 +118,11 @@ def test_a_row_that_cannot_be_graded_fails_alone_and_says_its_line(name, row, ba
 
 
 def test_the_command_says_that_rows_were_not_graded():
-  done = subprocess.run([sys.executable, '-m', 'r1jax.rewards.grade', 'exact'], capture_output=True, text=True,
-                        input='{"answer": [], "response": "a"}\n{"answer": "a", "response": "\\\\boxed{a}"}\n')
+  done = subprocess.run(
+    [sys.executable, '-m', 'r1jax.rewards.grade', 'exact'],
+    capture_output=True,
+    text=True,
+    input='{"answer": [], "response": "a"}\n{"answer": "a", "response": "\\\\boxed{a}"}\n',
+  )
   assert done.returncode == 1 and [json.loads(line)['score'] for line in done.stdout.splitlines()] == [0.0, 1.0]
   assert done.stderr.startswith('error: 1 of the rows') and 'line 1 ' in done.stderr and done.stderr.count('\n') == 1

@@ -1,4 +1,5 @@
 """The worker processes: limits, deaths, order. The verifiers are a module of their own, as a user's would be."""
+
 import os
 import pathlib
 import signal
@@ -60,13 +61,13 @@ def act(items):
   return [1.0]
 '''
 
-BROKEN = '''
+BROKEN = """
 import os, signal, sys
 if sys.argv[0].endswith('worker.py'):
   {}
 def score(items):
   return [1.0 for i in items]
-'''
+"""
 
 
 @pytest.fixture
@@ -119,8 +120,10 @@ def test_each_part_has_its_scores(verifiers):
 def test_options_reach_the_reward(verifiers):
   with pool.Grader({'verifiers:options': {'factor': 2.5}}) as g:
     assert g.submit(items('a', 'bbb')).result().parts['verifiers:options'].tolist() == [2.5, 7.5]
-  for options, message in (({'facto': 1.0}, "has no option 'facto'; the nearest known one is 'factor'"),
-                           ({'factor': -1.0}, 'factor is -1.0')):
+  for options, message in (
+    ({'facto': 1.0}, "has no option 'facto'; the nearest known one is 'factor'"),
+    ({'factor': -1.0}, 'factor is -1.0'),
+  ):
     with pytest.raises(config.ConfigError, match=message):
       pool.Grader({'verifiers:options': options})
   with pytest.raises(config.ConfigError, match="has no option 'x'; it has none"):
@@ -152,7 +155,7 @@ def test_a_hanging_verifier_is_killed_scored_zero_and_counted(verifiers, what):
   with grader('verifiers:length', 'verifiers:act', timeout=0.7) as g:
     scores = g.submit(items(*responses)).result()
     assert scores.timeouts == 2
-    assert scores.parts['verifiers:length'].tolist() == [1, 0, 2, 3, 0, 1]   # nothing of a hung item counts
+    assert scores.parts['verifiers:length'].tolist() == [1, 0, 2, 3, 0, 1]  # nothing of a hung item counts
     assert total(scores).tolist() == [2, 0, 3, 4, 0, 2]
     again = g.submit(items('a')).result()
     assert (total(again).tolist(), again.timeouts) == ([2.0], 0)
@@ -236,25 +239,29 @@ def test_a_reward_that_raises_is_reported_and_the_worker_goes_on(verifiers):
   with grader('verifiers:act') as g:
     with pytest.raises(pool.GradeError, match=r"raised KeyError: 'no such thing' \(item 1 "):
       g.submit(items('a', 'raise', 'b')).result()
-    scores = g.submit(items('a', 'memory', 'b')).result()              # costs the item alone
+    scores = g.submit(items('a', 'memory', 'b')).result()  # costs the item alone
     assert (total(scores).tolist(), scores.timeouts) == ([1.0, 0.0, 1.0], 1)
     assert total(g.submit(items('a')).result()).tolist() == [1.0]
 
 
-@pytest.mark.parametrize('body, message', [
-    ('sys.exit(3)', 'ended with code 3'), ('os.kill(os.getpid(), 9)', '3 reward workers'),
-])
+@pytest.mark.parametrize(
+  'body, message', [('sys.exit(3)', 'ended with code 3'), ('os.kill(os.getpid(), 9)', '3 reward workers')]
+)
 def test_workers_that_cannot_start_stop_the_run(verifiers, body, message):
   (verifiers / 'broken.py').write_text(BROKEN.format(body))
   with grader('broken:score') as g, pytest.raises(pool.GradeError, match=message):
     g.submit(items('a')).result()
 
 
-@pytest.mark.parametrize('name, message', [
+@pytest.mark.parametrize(
+  'name, message',
+  [
     ('maths', "unknown reward 'maths'; the nearest known one is 'math'"),
     ('verifiers:none', "'verifiers:none' cannot be imported"),
-    ('no_such_module:score', "'no_such_module:score' cannot be imported"), (':score', "':score' cannot be imported"),
-])
+    ('no_such_module:score', "'no_such_module:score' cannot be imported"),
+    (':score', "':score' cannot be imported"),
+  ],
+)
 def test_an_unknown_part_is_refused_at_once(verifiers, name, message):
   with pytest.raises(config.ConfigError, match=message):
     grader(name)
@@ -275,11 +282,13 @@ def test_closing_ends_the_workers_and_fails_what_is_pending(verifiers):
 
 @pytest.mark.slow
 def test_workers_do_not_outlive_a_parent_that_is_killed(verifiers):
-  program = ("from r1jax.rewards import pool\n"
-             "g = pool.Grader({'verifiers:act': {}, 'verifiers:pid': {}}, workers=2, timeout=3.0)\n"
-             "item = {'prompt': '', 'response': 'a', 'problem': 'p', 'answer': '1'}\n"
-             "idle = g.submit([item]).result().parts['verifiers:pid'][0]\n"
-             "g.submit([dict(item, response='hang')])\nprint(int(idle), flush=True)\ninput()")
+  program = (
+    'from r1jax.rewards import pool\n'
+    "g = pool.Grader({'verifiers:act': {}, 'verifiers:pid': {}}, workers=2, timeout=3.0)\n"
+    "item = {'prompt': '', 'response': 'a', 'problem': 'p', 'answer': '1'}\n"
+    "idle = g.submit([item]).result().parts['verifiers:pid'][0]\n"
+    "g.submit([dict(item, response='hang')])\nprint(int(idle), flush=True)\ninput()"
+  )
   env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path))
   parent = subprocess.Popen([sys.executable, '-c', program], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
   idle = int(parent.stdout.readline())
@@ -290,8 +299,18 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(verifiers):
   assert gone(idle) and gone(int((verifiers / 'hanging').read_text()))
 
 
-@pytest.mark.parametrize('options', [{'timeout': float('inf')}, {'timeout': float('nan')}, {'timeout': -3.0},
-                                     {'timeout': 1e-9}, {'workers': 0}, {'workers': 100_000}, {'workers': 1.5}])
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'timeout': float('inf')},
+    {'timeout': float('nan')},
+    {'timeout': -3.0},
+    {'timeout': 1e-9},
+    {'workers': 0},
+    {'workers': 100_000},
+    {'workers': 1.5},
+  ],
+)
 def test_limits_out_of_range_are_refused(options):
   with pytest.raises(config.ConfigError, match='timeout is|workers is'):
     grader('format', **options)
@@ -300,9 +319,11 @@ def test_limits_out_of_range_are_refused(options):
 def test_an_item_without_what_a_reward_reads_is_named():
   with grader('math') as g:
     bare = {'response': '<answer>5</answer>'}
-    for item, message in ((bare, "the item has no 'answer', which the reward 'math' reads"),
-                          ({'response': 5, 'answer': '5'}, "the item's 'response' is '5'; it must be a text"),
-                          ({'response': '<answer>None</answer>', 'answer': None}, "'answer' is 'None'; it must be")):
+    for item, message in (
+      (bare, "the item has no 'answer', which the reward 'math' reads"),
+      ({'response': 5, 'answer': '5'}, "the item's 'response' is '5'; it must be a text"),
+      ({'response': '<answer>None</answer>', 'answer': None}, "'answer' is 'None'; it must be"),
+    ):
       with pytest.raises(pool.GradeError, match=message) as error:
         g.submit([{'prompt': '', 'response': '', 'answer': '1'}, item]).result()
       assert 'item 1 of the submission' in str(error.value)

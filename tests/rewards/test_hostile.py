@@ -1,4 +1,5 @@
 """Hostile programs score nothing, are done with in time, leave nothing behind, and spare their neighbours."""
+
 import glob
 import os
 import shutil
@@ -76,11 +77,22 @@ def assaulted(item, limit, **options):
   return found['score']
 
 
-ALL = {**sandboxed.read('cheats'), **sandboxed.read('floods'),
-       **{name: sandboxed.SOLVE + text for name, text in sandboxed.read('escapes').items()}}
+ALL = {
+  **sandboxed.read('cheats'),
+  **sandboxed.read('floods'),
+  **{name: sandboxed.SOLVE + text for name, text in sandboxed.read('escapes').items()},
+}
 OTHERS = sandboxed.read('others')
-QUICK = ['equal to everything', 'exit in a call', 'verdicts to every descriptor', 'an object made where the tests are',
-         '/etc/passwd', 'a fork bomb', 'sockets to the loopback', 'a daemon']
+QUICK = [
+  'equal to everything',
+  'exit in a call',
+  'verdicts to every descriptor',
+  'an object made where the tests are',
+  '/etc/passwd',
+  'a fork bomb',
+  'sockets to the loopback',
+  'a daemon',
+]
 
 
 def attack(text, outside):

@@ -1,4 +1,5 @@
 """IF-Eval's checkable instructions."""
+
 import json
 import time
 
@@ -14,63 +15,109 @@ POEM = 'I walk in the park with my friends every morning'
 
 
 def item(response, *pairs, prompt=''):
-  return {'prompt': prompt, 'response': response, 'instruction_id_list': [name for name, _ in pairs],
-          'kwargs': [given for _, given in pairs]}
+  return {
+    'prompt': prompt,
+    'response': response,
+    'instruction_id_list': [name for name, _ in pairs],
+    'kwargs': [given for _, given in pairs],
+  }
 
 
 # Instruction, arguments, responses that follow it, responses that do not.
 CASES = [
-    ('keywords:existence', {'keywords': ['Rain', 'snow']}, ['rain and SNOWY days'], ['rain', 'ra in snow']),
-    ('keywords:frequency', {'keyword': 'cat ', 'frequency': 2, 'relation': 'at least'},
-     ['Cat, concatenate'], ['a cat']),
-    ('keywords:frequency', {'keyword': 'cat', 'frequency': 2, 'relation': 'less than'}, ['a cat', 'dogs'], ['cat cat']),
-    ('keywords:forbidden_words', {'forbidden_words': ['rain', 'a.c']}, ['rainy abc'], ['no Rain.', 'an a.c here']),
-    ('keywords:letter_frequency', {'letter': 'Q', 'let_frequency': 2, 'let_relation': 'at least'}, ['Qq'], ['queue']),
-    ('keywords:letter_frequency', {'letter': '#', 'let_frequency': 1, 'let_relation': 'less than'}, ['a'], ['# a']),
-    ('language:response_language', {'language': 'hi'}, [HINDI], [POEM, MARATHI, '123']),
-    ('language:response_language', {'language': 'mr'}, [MARATHI], [HINDI]),
-    ('length_constraints:number_sentences', {'num_sentences': 3, 'relation': 'at least'},
-     ['One. Two! Is it?', '1. He came. 2. He saw... He won', '一。二。三。'],
-     ['One. Two', 'Mr. J. Smith met Dr. Lee, e.g. at 3.5 p.m. or so... and left.', '1. 2. 3. 4.', '... ... ...']),
-    ('length_constraints:number_sentences', {'num_sentences': 2, 'relation': 'less than'}, ['One'], ['One. two.']),
-    ('length_constraints:number_words', {'num_words': 3, 'relation': 'at least'}, ['one, two-three'], ['one two']),
-    ('length_constraints:number_words', {'num_words': 3, 'relation': 'less than'}, ['one two'], ['one two three']),
-    ('length_constraints:number_paragraphs', {'num_paragraphs': 2},
-     ['a\n***\nb', '*** a *** b ***'], ['a', 'a\n\nb', 'a *** *** b', 'a***b***c']),
-    ('length_constraints:nth_paragraph_first_word', {'num_paragraphs': 2, 'nth_paragraph': 2, 'first_word': 'But'},
-     ['a b\n\nbut c', 'a\n\n"BUT," c'], ['a\n\nbutter', 'but\n\na', 'a\n\nbut\n\nc', 'but', 'a\n\n\n\nbut c']),
-    ('detectable_content:number_placeholders', {'num_placeholders': 2},
-     ['[a] [b c]', '[[a] []'], ['[a] [b\n]', '[[a]]']),
-    ('detectable_content:postscript', {'postscript_marker': 'P.S.'}, ['a\np. s. b', 'a P.S. b'], ['ps: b', 'P.S b']),
-    ('detectable_content:postscript', {'postscript_marker': 'P.P.S'}, ['a\nP.P.S. b', 'p. p. s'], ['P.S. b']),
-    ('detectable_content:postscript', {'postscript_marker': 'N.B.'}, ['n.b. so'], ['nxby']),
-    ('detectable_format:number_bullet_lists', {'num_bullets': 2},
-     ['a\n* b\n  - c', '- a\n**b**\n*c*'], ['* a', '* a\n* b\n* c', '1. a\n2. b', '** a\n** b']),
-    ('detectable_format:constrained_response', {},
-     ['So: My answer is maybe. '], ['my answer is yes.', 'My answer: yes.']),
-    ('detectable_format:number_highlighted_sections', {'num_highlights': 2},
-     ['*a* and **b c**', '*a**b*'], ['*a*', '** ** * *', '*a\nb* *c*', '*a b*c*']),
-    ('detectable_format:multiple_sections', {'section_spliter': ' SECTION', 'num_sections': 2},
-     ['SECTION 1\na\nSECTION 2\nb', 'SECTION1 SECTION 22'], ['Section 1 Section 2', 'SECTION A SECTION 1']),
-    ('detectable_format:json_format', {}, ['{"a": [1]}', '```json\n{"a": 1}\n```', '[' + '9' * 9999 + ']'],
-     ['{a: 1}', 'So: {"a": 1}', '[' * 100_000, '```json\n```']),
-    ('detectable_format:title', {}, ['<<a>>\nb', 'b <<a b>> c'], ['<a>', '<<>>', '<< >>', '<<a\nb>>', '>>a<<']),
-    ('combination:two_responses', {}, ['a ****** b', '******a******b******'],
-     ['a', 'a****** a', 'a *** b', 'a******b******c', 'a************b']),
-    ('combination:repeat_prompt', {'prompt_to_repeat': 'Why so? '},
-     [' why so? Because.'], ['"Why so?" Because', 'Because']),
-    ('startend:end_checker', {'end_phrase': ' Is it so?'},
-     ['a. is it SO?\n', '"a. Is it so?"'], ['Is it so? a', 'Is it so']),
-    ('startend:quotation', {}, [' "a" '], ['"a', '"', '“a”', 'a']),
-    ('change_case:capital_word_frequency', {'capital_frequency': 2, 'capital_relation': 'at least'},
-     ['A CO-OP', 'IN THE 2ND', "DON'T"], ['CO-OP a', 'Aa Bb', '22 33']),
-    ('change_case:capital_word_frequency', {'capital_frequency': 2, 'capital_relation': 'less than'},
-     ["I'm"], ['I AM']),
-    ('change_case:english_capital', {},
-     [POEM.upper() + ' 7!'], [POEM, 'ICH GEHE JEDEN MORGEN MIT FREUNDEN IN DEN PARK']),
-    ('change_case:english_lowercase', {},
-     [POEM.lower()], [POEM, 'ich gehe jeden morgen mit freunden in den park', '7']),
-    ('punctuation:no_comma', {}, ['a; b、c'], ['a, b', ',']),
+  ('keywords:existence', {'keywords': ['Rain', 'snow']}, ['rain and SNOWY days'], ['rain', 'ra in snow']),
+  ('keywords:frequency', {'keyword': 'cat ', 'frequency': 2, 'relation': 'at least'}, ['Cat, concatenate'], ['a cat']),
+  ('keywords:frequency', {'keyword': 'cat', 'frequency': 2, 'relation': 'less than'}, ['a cat', 'dogs'], ['cat cat']),
+  ('keywords:forbidden_words', {'forbidden_words': ['rain', 'a.c']}, ['rainy abc'], ['no Rain.', 'an a.c here']),
+  ('keywords:letter_frequency', {'letter': 'Q', 'let_frequency': 2, 'let_relation': 'at least'}, ['Qq'], ['queue']),
+  ('keywords:letter_frequency', {'letter': '#', 'let_frequency': 1, 'let_relation': 'less than'}, ['a'], ['# a']),
+  ('language:response_language', {'language': 'hi'}, [HINDI], [POEM, MARATHI, '123']),
+  ('language:response_language', {'language': 'mr'}, [MARATHI], [HINDI]),
+  (
+    'length_constraints:number_sentences',
+    {'num_sentences': 3, 'relation': 'at least'},
+    ['One. Two! Is it?', '1. He came. 2. He saw... He won', '一。二。三。'],
+    ['One. Two', 'Mr. J. Smith met Dr. Lee, e.g. at 3.5 p.m. or so... and left.', '1. 2. 3. 4.', '... ... ...'],
+  ),
+  ('length_constraints:number_sentences', {'num_sentences': 2, 'relation': 'less than'}, ['One'], ['One. two.']),
+  ('length_constraints:number_words', {'num_words': 3, 'relation': 'at least'}, ['one, two-three'], ['one two']),
+  ('length_constraints:number_words', {'num_words': 3, 'relation': 'less than'}, ['one two'], ['one two three']),
+  (
+    'length_constraints:number_paragraphs',
+    {'num_paragraphs': 2},
+    ['a\n***\nb', '*** a *** b ***'],
+    ['a', 'a\n\nb', 'a *** *** b', 'a***b***c'],
+  ),
+  (
+    'length_constraints:nth_paragraph_first_word',
+    {'num_paragraphs': 2, 'nth_paragraph': 2, 'first_word': 'But'},
+    ['a b\n\nbut c', 'a\n\n"BUT," c'],
+    ['a\n\nbutter', 'but\n\na', 'a\n\nbut\n\nc', 'but', 'a\n\n\n\nbut c'],
+  ),
+  ('detectable_content:number_placeholders', {'num_placeholders': 2}, ['[a] [b c]', '[[a] []'], ['[a] [b\n]', '[[a]]']),
+  ('detectable_content:postscript', {'postscript_marker': 'P.S.'}, ['a\np. s. b', 'a P.S. b'], ['ps: b', 'P.S b']),
+  ('detectable_content:postscript', {'postscript_marker': 'P.P.S'}, ['a\nP.P.S. b', 'p. p. s'], ['P.S. b']),
+  ('detectable_content:postscript', {'postscript_marker': 'N.B.'}, ['n.b. so'], ['nxby']),
+  (
+    'detectable_format:number_bullet_lists',
+    {'num_bullets': 2},
+    ['a\n* b\n  - c', '- a\n**b**\n*c*'],
+    ['* a', '* a\n* b\n* c', '1. a\n2. b', '** a\n** b'],
+  ),
+  (
+    'detectable_format:constrained_response',
+    {},
+    ['So: My answer is maybe. '],
+    ['my answer is yes.', 'My answer: yes.'],
+  ),
+  (
+    'detectable_format:number_highlighted_sections',
+    {'num_highlights': 2},
+    ['*a* and **b c**', '*a**b*'],
+    ['*a*', '** ** * *', '*a\nb* *c*', '*a b*c*'],
+  ),
+  (
+    'detectable_format:multiple_sections',
+    {'section_spliter': ' SECTION', 'num_sections': 2},
+    ['SECTION 1\na\nSECTION 2\nb', 'SECTION1 SECTION 22'],
+    ['Section 1 Section 2', 'SECTION A SECTION 1'],
+  ),
+  (
+    'detectable_format:json_format',
+    {},
+    ['{"a": [1]}', '```json\n{"a": 1}\n```', '[' + '9' * 9999 + ']'],
+    ['{a: 1}', 'So: {"a": 1}', '[' * 100_000, '```json\n```'],
+  ),
+  ('detectable_format:title', {}, ['<<a>>\nb', 'b <<a b>> c'], ['<a>', '<<>>', '<< >>', '<<a\nb>>', '>>a<<']),
+  (
+    'combination:two_responses',
+    {},
+    ['a ****** b', '******a******b******'],
+    ['a', 'a****** a', 'a *** b', 'a******b******c', 'a************b'],
+  ),
+  (
+    'combination:repeat_prompt',
+    {'prompt_to_repeat': 'Why so? '},
+    [' why so? Because.'],
+    ['"Why so?" Because', 'Because'],
+  ),
+  (
+    'startend:end_checker',
+    {'end_phrase': ' Is it so?'},
+    ['a. is it SO?\n', '"a. Is it so?"'],
+    ['Is it so? a', 'Is it so'],
+  ),
+  ('startend:quotation', {}, [' "a" '], ['"a', '"', '“a”', 'a']),
+  (
+    'change_case:capital_word_frequency',
+    {'capital_frequency': 2, 'capital_relation': 'at least'},
+    ['A CO-OP', 'IN THE 2ND', "DON'T"],
+    ['CO-OP a', 'Aa Bb', '22 33'],
+  ),
+  ('change_case:capital_word_frequency', {'capital_frequency': 2, 'capital_relation': 'less than'}, ["I'm"], ['I AM']),
+  ('change_case:english_capital', {}, [POEM.upper() + ' 7!'], [POEM, 'ICH GEHE JEDEN MORGEN MIT FREUNDEN IN DEN PARK']),
+  ('change_case:english_lowercase', {}, [POEM.lower()], [POEM, 'ich gehe jeden morgen mit freunden in den park', '7']),
+  ('punctuation:no_comma', {}, ['a; b、c'], ['a, b', ',']),
 ]
 
 
@@ -97,8 +144,9 @@ def test_all_or_the_share():
   assert found['reason'] == 'not followed: punctuation:no_comma'
 
 
-@pytest.mark.parametrize('text', [
-    'Sure, here:\n"a"', '"a"\nHope, that helps', 'So:\n"a"\nDone', '*"a"*', 'So:\n*"a"*\nDone'])
+@pytest.mark.parametrize(
+  'text', ['Sure, here:\n"a"', '"a"\nHope, that helps', 'So:\n"a"\nDone', '*"a"*', 'So:\n*"a"*\nDone']
+)
 def test_loose_passes_over_first_and_last_lines_and_asterisks(text):
   row = item(text, ('startend:quotation', {}))
   assert ifeval.ifeval([row]) == [0.0] and ifeval.ifeval([row], loose=True) == [1.0]
@@ -109,24 +157,36 @@ def test_loose_never_takes_away():
   assert ifeval.ifeval([row], loose=True) == [1.0]
 
 
-@pytest.mark.parametrize('response, score', [
-    ('<think>a, b</think>c', 1.0), ('<think>a</think><answer>b</answer>, c', 1.0), ('<think>a</think>b, c', 0.0),
-    ('<think>a', 0.0), ('<think>a</think> \n', 0.0), ('', 0.0), ('<think>a<answer>b</answer></think>', 0.0),
-    ('<think>a</think><answer> </answer>b', 0.0)])
+@pytest.mark.parametrize(
+  'response, score',
+  [
+    ('<think>a, b</think>c', 1.0),
+    ('<think>a</think><answer>b</answer>, c', 1.0),
+    ('<think>a</think>b, c', 0.0),
+    ('<think>a', 0.0),
+    ('<think>a</think> \n', 0.0),
+    ('', 0.0),
+    ('<think>a<answer>b</answer></think>', 0.0),
+    ('<think>a</think><answer> </answer>b', 0.0),
+  ],
+)
 def test_the_final_answer_is_judged(response, score):
   assert ifeval.ifeval([item(response, COMMA)]) == [score]
   if response.startswith('<think>'):
     assert ifeval.ifeval([item(response.removeprefix('<think>'), COMMA, prompt='Q <think>')]) == [score]
 
 
-@pytest.mark.parametrize('pairs, match', [
+@pytest.mark.parametrize(
+  'pairs, match',
+  [
     ([('punctuation:no_commas', {})], "the nearest known one is 'punctuation:no_comma'"),
     ([('length_constraints:number_words', {'num_words': 3})], "missing a required argument: 'relation'"),
     ([('punctuation:no_comma', {'num_words': 3})], 'num_words'),
     ([('length_constraints:number_words', {'num_words': 3, 'relation': 'most'})], "known: 'at least', 'less than'"),
     ([('language:response_language', {'language': 'xx'})], 'known: af, ar'),
     ([], 'must not be empty'),
-])
+  ],
+)
 def test_bad_data_is_refused(pairs, match):
   with pytest.raises(ConfigError, match=match):
     ifeval.ifeval([item('a', *pairs)])
@@ -152,12 +212,37 @@ def test_all_rows_are_accepted(rows):
   assert ifeval.ifeval(items[::-1], fraction=True)[::-1] == strict
 
 
-@pytest.mark.parametrize('bait', [
-    '[', '*', '* ', '\n', '\n*', '<<', '.', '. ', '.a', '."', '{', '[[]', '"', 'a', 'p.', ' ', '-', 'A-', 'SECTION 1',
-    '。', '1. ', 'a\u0301\u0316', '\ud800'])
+@pytest.mark.parametrize(
+  'bait',
+  [
+    '[',
+    '*',
+    '* ',
+    '\n',
+    '\n*',
+    '<<',
+    '.',
+    '. ',
+    '.a',
+    '."',
+    '{',
+    '[[]',
+    '"',
+    'a',
+    'p.',
+    ' ',
+    '-',
+    'A-',
+    'SECTION 1',
+    '。',
+    '1. ',
+    'a\u0301\u0316',
+    '\ud800',
+  ],
+)
 def test_long_text_is_read_in_linear_time(bait):
   text = bait * (200_000 // len(bait))
   start = time.process_time()
   for name, given, *_ in CASES:
     ifeval.ifeval([item(text + 'x', (name, given))])
-  assert time.process_time() - start < 6       # of all kinds together; what is quadratic takes a minute
+  assert time.process_time() - start < 6  # of all kinds together; what is quadratic takes a minute

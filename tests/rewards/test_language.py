@@ -1,4 +1,5 @@
 """Language consistency."""
+
 import collections
 import json
 import time
@@ -27,7 +28,9 @@ def problems(data_dir):
   return out
 
 
-@pytest.mark.parametrize('text, english, total', [
+@pytest.mark.parametrize(
+  'text, english, total',
+  [
     ('so the answer is', 4, 4),
     ('先算 then add', 2, 4),
     ('加八 43', 0, 2),
@@ -37,25 +40,50 @@ def problems(data_dir):
     ('add加add减', 2, 4),
     ('it is 12kg', 2, 2),
     ("don't 停", 1, 2),
-])
+  ],
+)
 def test_share_of_words(text, english, total):
   assert rewards.language_consistency(text, 'en') == pytest.approx(english / total)
   assert rewards.language_consistency(text, 'zh') == pytest.approx(0 if 'слово' in text else (total - english) / total)
 
 
-@pytest.mark.parametrize('text', [
-    '36 - 3 = 33', 'x + y', r'\alpha\beta', '<think>7</think>', '①②', 'α + π', '12 kg, 3cm', 'sin x + log y',
+@pytest.mark.parametrize(
+  'text',
+  [
+    '36 - 3 = 33',
+    'x + y',
+    r'\alpha\beta',
+    '<think>7</think>',
+    '①②',
+    'α + π',
+    '12 kg, 3cm',
+    'sin x + log y',
     r'$x^2+1$ \(\text{if } a\) \[\frac{\text{total}}{n}\] $$\sum ab$$ x_{max} \mathrm{lcm}',
     r'\begin{cases} x & \text{if } y \\ z & \text{otherwise} \end{cases}',
-    'first_total = 3; itemCount += n2; ABC', 'AB ⊥ CD, △ABC', '```python\nprint(total)\n```', '`total`',
-])
+    'first_total = 3; itemCount += n2; ABC',
+    'AB ⊥ CD, △ABC',
+    '```python\nprint(total)\n```',
+    '`total`',
+  ],
+)
 def test_nothing_to_count_is_consistent(text):
   assert {score(text, target) for target in ('en', 'zh', 'th')} == {1.0}
 
 
-@pytest.mark.parametrize('text', [
-    '', '  ', '...', '<think></think>', '<think></think> y', '<think> \n\n</think> the answer is seven',
-    '<think>…</think>', '<think>\u200b - </think>因此', '<think>'])
+@pytest.mark.parametrize(
+  'text',
+  [
+    '',
+    '  ',
+    '...',
+    '<think></think>',
+    '<think></think> y',
+    '<think> \n\n</think> the answer is seven',
+    '<think>…</think>',
+    '<think>\u200b - </think>因此',
+    '<think>',
+  ],
+)
 def test_an_empty_chain_is_worth_nothing(text):
   assert {score(text, target) for target in ('', 'en', 'zh')} == {0.0} == {score(text, language='en')}
   assert language.verdict({'prompt': 'Q?<think>\n', 'response': '\n</think> y', 'language': 'en'})['score'] == 0
@@ -66,9 +94,18 @@ def test_other_scripts_cannot_hide_in_mathematics_or_code():
   assert rewards.language_consistency('so ```\n先算加\n```', 'en') == pytest.approx(1 / 4)
 
 
-@pytest.mark.parametrize('text', [
-    '先算 $so then ', '先算 \\(so then', '先算 ```so then', '先算 `so then', '先算 \\[so\n\nthen \\]',
-    '先算 \\begin{align} so then', '先算 costs $so and $then'])
+@pytest.mark.parametrize(
+  'text',
+  [
+    '先算 $so then ',
+    '先算 \\(so then',
+    '先算 ```so then',
+    '先算 `so then',
+    '先算 \\[so\n\nthen \\]',
+    '先算 \\begin{align} so then',
+    '先算 costs $so and $then',
+  ],
+)
 def test_what_is_opened_and_not_closed_hides_nothing(text):
   assert score(text, 'zh') <= 0.5
 
@@ -80,7 +117,7 @@ def test_prices_are_no_mathematics():
 def test_a_name_does_not_change_the_language_and_a_sentence_does():
   assert score('Then Schwarzenegger, Toulouse and Guadalajara have twelve each, so we add them.', 'en') == 1.0
   english, german = 'So we add the two numbers and get twelve.', 'Dann teilen wir durch die Anzahl der Kinder.'
-  assert score(f'{english} {german} {english}', 'en') == pytest.approx(18 / 26, abs=0.1)   # 'so' is German, too
+  assert score(f'{english} {german} {english}', 'en') == pytest.approx(18 / 26, abs=0.1)  # 'so' is German, too
   assert score(f'{english} {german} {english}', 'de') == pytest.approx(8 / 26, abs=0.1)
 
 
@@ -90,20 +127,25 @@ def test_characters_shared_by_chinese_and_japanese_go_with_their_neighbours():
   assert score(japanese, 'ja') == 1.0 and score(japanese, 'zh') == 0.0
   assert score(chinese, 'zh') == 1.0 and score(chinese, 'ja') == 0.0
   found = language.verdict({'response': f'{chinese}。{japanese}'}, target='zh', chinese='characters')
-  assert found['in_target'] == len(chinese) + len('合計金額')      # up to the first kana: the known error
+  assert found['in_target'] == len(chinese) + len('合計金額')  # up to the first kana: the known error
   assert found['words'] > len(chinese) + kanji
 
 
 def test_chinese_by_words():
-  item = {'response': '因此我们需要十二个苹果 so there'}          # 因此 我们 需要 十二个 苹果
+  item = {'response': '因此我们需要十二个苹果 so there'}  # 因此 我们 需要 十二个 苹果
   count = lambda **options: language.verdict(item, target='zh', **options)['in_target']
   assert (count(), count(chinese='words'), count(chinese='characters')) == (5, 5, 11)
 
 
-@pytest.mark.parametrize('chinese, english', [
-    ('因此 我们 需要 苹果', 'therefore we need apples'), ('首先 检查 价格', 'first check price'),
+@pytest.mark.parametrize(
+  'chinese, english',
+  [
+    ('因此 我们 需要 苹果', 'therefore we need apples'),
+    ('首先 检查 价格', 'first check price'),
     ('答案 是 三十', 'answer is thirty'),
-    ('所以 他们 今天 没有 时间', 'so they today lack time')])
+    ('所以 他们 今天 没有 时间', 'so they today lack time'),
+  ],
+)
 def test_a_chain_weighs_alike_in_both_languages(chinese, english):
   words, joined = len(english.split()), chinese.replace(' ', '')
   for text in (f'{joined} {english}', f'{english}，{joined}', f'{joined}。{english}', f'{chinese} {english}'):
@@ -133,7 +175,7 @@ def test_the_place():
   item = {'prompt': 'Q: <think>', 'response': '先算</think><answer>so then</answer>'}
   assert language.verdict(item, target='zh')['score'] == 1.0
   assert language.verdict(item, target='zh', where='response')['score'] == 0.5
-  assert score('先算 so then', 'zh') == 0.5                      # no tags: the whole
+  assert score('先算 so then', 'zh') == 0.5  # no tags: the whole
 
 
 @pytest.mark.parametrize('options', [dict(target='klingon'), dict(chinese='letters'), dict(where='answer')])
@@ -190,8 +232,9 @@ def test_half_and_half(problems):
       found = [score(halves(problems[one][i], problems[two][i + 7], one, two), one) for i in (30, 60, 90)]
       assert sum(found) / len(found) == pytest.approx(0.5, abs=0.06), (one, two, found)
       assert found == pytest.approx([0.5] * 3, abs=0.1), (one, two)
-  english_chinese = [score(halves(problems['en'][i], problems['zh'][i], 'en', 'zh'), t)
-                     for i in range(0, 250, 5) for t in ('en', 'zh')]
+  english_chinese = [
+    score(halves(problems['en'][i], problems['zh'][i], 'en', 'zh'), t) for i in range(0, 250, 5) for t in ('en', 'zh')
+  ]
   assert english_chinese == pytest.approx([0.5] * 100, abs=0.1)
 
 
@@ -201,11 +244,38 @@ def test_a_score_depends_on_its_own_item_alone(problems):
   assert language.language(items) == alone == language.language(items[::-1])[::-1]
 
 
-@pytest.mark.parametrize('bait', [
-    '$a ', '$', '`', '``` ', '\\(', '\\[ ', '\\begin{align}', '\\begin{alig', '\\mathrm{', '\\', '\n', '\n ', 'a', "a'",
-    '好', 'a\u0301\u0316', '<think>', '1', '的', '龘', 'a_', '<', 'é ', '\ud800', 'หก'])
+@pytest.mark.parametrize(
+  'bait',
+  [
+    '$a ',
+    '$',
+    '`',
+    '``` ',
+    '\\(',
+    '\\[ ',
+    '\\begin{align}',
+    '\\begin{alig',
+    '\\mathrm{',
+    '\\',
+    '\n',
+    '\n ',
+    'a',
+    "a'",
+    '好',
+    'a\u0301\u0316',
+    '<think>',
+    '1',
+    '的',
+    '龘',
+    'a_',
+    '<',
+    'é ',
+    '\ud800',
+    'หก',
+  ],
+)
 def test_long_text_is_read_in_linear_time(bait):
   text = bait * (300_000 // len(bait))
   start = time.process_time()
   assert 0 <= score(text, 'en') <= 1
-  assert time.process_time() - start < 20      # what is quadratic takes minutes
+  assert time.process_time() - start < 20  # what is quadratic takes minutes

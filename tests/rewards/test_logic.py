@@ -1,4 +1,5 @@
 """Knights and knaves, on the data's own answers."""
+
 import json
 import random
 
@@ -30,44 +31,69 @@ def test_each_row_with_its_answer_and_with_changes_of_it(table):
     lines = row['answer'].split('\n')
     at = rng.randrange(len(lines))
     other = lines[at].replace('knight', 'KNAVE') if 'knight' in lines[at] else lines[at].replace('knave', 'knight')
-    flipped = lines[:at] + [other] + lines[at + 1:]
+    flipped = lines[:at] + [other] + lines[at + 1 :]
     shuffled = rng.sample(lines, len(lines))
     share = 1 - 1 / len(lines)
     for wanted, partial, made in (
-        (1, 1, lines), (1, 1, shuffled), (1, 1, lines + [lines[at]]),   # said twice
-        (0, share, flipped), (0, 0, lines + [other]), (0, 0, [other] + lines), (0, 0, lines[:at] + lines[at + 1:]),
-        (0, 0, lines[:at] + lines[at + 1:] + [lines[at].replace(row['names'][at], 'Nobody')]), (0, 0, []),
-        (0, 0, lines + ['Zed is a knave']), (0, 0, [line.replace(' is a ', ' is not a ') for line in lines])):
+      (1, 1, lines),
+      (1, 1, shuffled),
+      (1, 1, lines + [lines[at]]),  # said twice
+      (0, share, flipped),
+      (0, 0, lines + [other]),
+      (0, 0, [other] + lines),
+      (0, 0, lines[:at] + lines[at + 1 :]),
+      (0, 0, lines[:at] + lines[at + 1 :] + [lines[at].replace(row['names'][at], 'Nobody')]),
+      (0, 0, []),
+      (0, 0, lines + ['Zed is a knave']),
+      (0, 0, [line.replace(' is a ', ' is not a ') for line in lines]),
+    ):
       for wrap in ('<answer>{}</answer>', '<think>{}</think>\n<answer>\n{}\n</answer>', '\\boxed{{}}'):
         item = dict(row, response=wrap.replace('{}', '\n'.join(made)))
         assert rewards.REWARDS['logic']([item]) == [wanted], (row['id'], made)
         assert rewards.REWARDS['logic']([item], partial=True) == [pytest.approx(partial)], (row['id'], made)
-    hidden = dict(row, response=f"<think>{row['answer']}</think>")
+    hidden = dict(row, response=f'<think>{row["answer"]}</think>')
     assert rewards.REWARDS['logic']([hidden]) == [0.0]
 
 
-@pytest.mark.parametrize('answer', [
-    RIGHT, RIGHT.replace('\n', ', '), 'Amelia: knight; Penelope: knight; Evelyn: knave', RIGHT.upper(),
+@pytest.mark.parametrize(
+  'answer',
+  [
+    RIGHT,
+    RIGHT.replace('\n', ', '),
+    'Amelia: knight; Penelope: knight; Evelyn: knave',
+    RIGHT.upper(),
     '**Amelia** is a **knight**, **Penelope** is a **knight**, and **Evelyn** is a **knave**.',
     'Evelyn is the knave. Amelia = knight. Penelope is knight',
     r'\text{Amelia is a knight, Penelope is a knight, Evelyn is a knave}',
     'So we have:\n- Amelia: a knight\n- Penelope: a knight\n- Evelyn: a knave\nDone.',
-])
+  ],
+)
 def test_ways_to_say_it(answer):
   assert score(answer) == 1.0
   assert score(answer, wrap='<think>t</think>{}', where='summary') == 1.0
   assert score(answer, wrap='<think>t</think>{}') == 0.0
 
 
-@pytest.mark.parametrize('answer', [
-    '', 'knight knight knave', 'Amelia and Penelope are knights, Evelyn is a knave',
+@pytest.mark.parametrize(
+  'answer',
+  [
+    '',
+    'knight knight knave',
+    'Amelia and Penelope are knights, Evelyn is a knave',
     RIGHT.replace('knave', 'knight or a knave'),
-    RIGHT.replace('is a knave', 'is not a knight'), RIGHT.replace('Evelyn is', 'Evelyn may be'),
+    RIGHT.replace('is a knave', 'is not a knight'),
+    RIGHT.replace('Evelyn is', 'Evelyn may be'),
     RIGHT + ' or a knight',
-    RIGHT + '\nEvelyn is a knight', RIGHT.replace('knave', 'liar'), RIGHT.replace('Evelyn', 'Eve'),
+    RIGHT + '\nEvelyn is a knight',
+    RIGHT.replace('knave', 'liar'),
+    RIGHT.replace('Evelyn', 'Eve'),
     'all knights but Evelyn',
-    'Amelia is a knight', RIGHT.replace('Amelia', 'Penelope'), 'knight ' * 300, RIGHT * 900,
-])
+    'Amelia is a knight',
+    RIGHT.replace('Amelia', 'Penelope'),
+    'knight ' * 300,
+    RIGHT * 900,
+  ],
+)
 def test_what_is_not_a_statement_for_each(answer):
   assert score(answer) == score(answer, partial=True) == 0.0
 

@@ -1,4 +1,5 @@
 """Whether two answers are equal, row by row: right ones in unusual notation beside wrong ones that look like them."""
+
 import json
 import pathlib
 
@@ -17,7 +18,8 @@ def prepared():
 @pytest.mark.parametrize('kind', sorted({row['kind'] for row in ROWS}))
 def test_equal_where_it_is_right(kind):
   rows = [row for row in ROWS if row['kind'] == kind]
-  assert {row['right'] for row in rows} == {0, 1}       # near misses of each kind
+  assert {row['right'] for row in rows} == {0, 1}  # near misses of each kind
   found = [compare.difference(row['gold'], row['pred'], row.get('problem', '')) for row in rows]
-  assert [(row['gold'], row['pred'], why) for row, why in zip(rows, found, strict=True)
-          if (why is None) != row['right']] == []
+  assert [
+    (row['gold'], row['pred'], why) for row, why in zip(rows, found, strict=True) if (why is None) != row['right']
+  ] == []

@@ -1,20 +1,24 @@
 """Several rewards as one, against arithmetic by hand."""
+
 import numpy as np
 import pytest
 
 from r1jax import config
 from r1jax.rewards import mix
 
-SCORES = {'math': np.float32([1, 1, 0]), 'format': np.float32([1, 0, .5]), 'length': np.float32([.2, .4, 1])}
+SCORES = {'math': np.float32([1, 1, 0]), 'format': np.float32([1, 0, 0.5]), 'length': np.float32([0.2, 0.4, 1])}
 
 
-@pytest.mark.parametrize('weights, gates, want', [
+@pytest.mark.parametrize(
+  'weights, gates, want',
+  [
     ({'math': 1.0}, (), [1, 1, 0]),
-    ({'math': 1.0, 'format': 0.5, 'length': -2.0}, (), [1.1, .2, -1.75]),
+    ({'math': 1.0, 'format': 0.5, 'length': -2.0}, (), [1.1, 0.2, -1.75]),
     ({'math': 1.0, 'format': 0.0}, ('format',), [1, 0, 0]),
-    ({'math': 1.0, 'format': 2.0}, ('format',), [3, 0, .5]),
-    ({'math': 0.0, 'format': 0.0, 'length': 1.0}, ('format', 'math'), [.2, 0, 0]),
-])
+    ({'math': 1.0, 'format': 2.0}, ('format',), [3, 0, 0.5]),
+    ({'math': 0.0, 'format': 0.0, 'length': 1.0}, ('format', 'math'), [0.2, 0, 0]),
+  ],
+)
 def test_the_weighted_sum_times_the_gates(weights, gates, want):
   cfg = config.Reward(parts=weights, accuracy='math', gates=gates)
   got = mix.total(SCORES, cfg)
@@ -25,9 +29,9 @@ def test_the_weighted_sum_times_the_gates(weights, gates, want):
 def test_a_row_is_mixed_alike_in_any_batch():
   rng = np.random.default_rng(0)
   scores = {name: rng.normal(size=1000).astype(np.float32) for name in 'abc'}
-  cfg = config.Reward(parts={'a': .1, 'b': .7, 'c': -.3}, accuracy='a', gates=('b',))
+  cfg = config.Reward(parts={'a': 0.1, 'b': 0.7, 'c': -0.3}, accuracy='a', gates=('b',))
   whole = mix.total(scores, cfg)
-  assert all(mix.total({n: x[i:i + 1] for n, x in scores.items()}, cfg) == whole[i:i + 1] for i in range(1000))
+  assert all(mix.total({n: x[i : i + 1] for n, x in scores.items()}, cfg) == whole[i : i + 1] for i in range(1000))
 
 
 def test_gates_and_options_name_parts():
@@ -37,8 +41,9 @@ def test_gates_and_options_name_parts():
 
 
 def test_options_come_from_a_config_file():
-  reward = config.convert({'parts': {'math': 1}, 'accuracy': 'math', 'options': {'math': {'where': 'tags', 'n': 3}}},
-                          config.Reward)
+  reward = config.convert(
+    {'parts': {'math': 1}, 'accuracy': 'math', 'options': {'math': {'where': 'tags', 'n': 3}}}, config.Reward
+  )
   assert reward.options['math'] == {'where': 'tags', 'n': 3}
   assert config.to_dict(reward)['options'] == {'math': {'where': 'tags', 'n': 3}}
   with pytest.raises(config.ConfigError, match="'options.math' is 3"):

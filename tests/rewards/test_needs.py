@@ -1,4 +1,5 @@
 """A row that its rewards could not score is known before anything is sampled, and no other is refused."""
+
 import dataclasses
 
 import pytest
@@ -6,43 +7,58 @@ import pytest
 from r1jax import config, rewards
 from r1jax.rewards import needs
 
-ROUTES = {'math': {'math': 1.0}, 'code': {'code': 1.0}, 'logic': {'logic': 1.0}, 'choice': {'choice': 1.0},
-          'ifeval': {'ifeval': 1.0}, 'free': {'helpful': 1.0}}
-REWARD = config.Reward(parts={'format': 1.0, 'language': 1.0}, accuracy='', routes=ROUTES,
-                       uses={'helpful': 'preference'}, timeout=60.0)
+ROUTES = {
+  'math': {'math': 1.0},
+  'code': {'code': 1.0},
+  'logic': {'logic': 1.0},
+  'choice': {'choice': 1.0},
+  'ifeval': {'ifeval': 1.0},
+  'free': {'helpful': 1.0},
+}
+REWARD = config.Reward(
+  parts={'format': 1.0, 'language': 1.0}, accuracy='', routes=ROUTES, uses={'helpful': 'preference'}, timeout=60.0
+)
 GOOD = [
-    {'kind': 'math', 'answer': '72'}, {'kind': 'math', 'answer': '\\frac{1}{2}'}, {'kind': 'math', 'answer': 3},
-    {'kind': 'code', 'asserts': ['assert f(1) == 2']}, {'kind': 'code', 'io': [{'input': '', 'output': '1'}]},
-    {'kind': 'code', 'test': 'def check(f): assert f(1)', 'entry_point': 'f', 'language': 'en'},
-    {'kind': 'code', 'io': [{'input': '1', 'output': '1'}], 'language': 'cpp', 'time_limit': 2},
-    {'kind': 'logic', 'names': ['Ann', 'Bo'], 'is_knight': [True, False]},
-    {'kind': 'choice', 'answer': 'B', 'options': ['one', 'two']}, {'kind': 'choice', 'answer': '(C)'},
-    {'kind': 'choice', 'answer': 'B', 'options': {'A': 'one', 'B': 'two'}},
-    {'kind': 'ifeval', 'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}]},
-    {'kind': 'free', 'answer': ''}]
+  {'kind': 'math', 'answer': '72'},
+  {'kind': 'math', 'answer': '\\frac{1}{2}'},
+  {'kind': 'math', 'answer': 3},
+  {'kind': 'code', 'asserts': ['assert f(1) == 2']},
+  {'kind': 'code', 'io': [{'input': '', 'output': '1'}]},
+  {'kind': 'code', 'test': 'def check(f): assert f(1)', 'entry_point': 'f', 'language': 'en'},
+  {'kind': 'code', 'io': [{'input': '1', 'output': '1'}], 'language': 'cpp', 'time_limit': 2},
+  {'kind': 'logic', 'names': ['Ann', 'Bo'], 'is_knight': [True, False]},
+  {'kind': 'choice', 'answer': 'B', 'options': ['one', 'two']},
+  {'kind': 'choice', 'answer': '(C)'},
+  {'kind': 'choice', 'answer': 'B', 'options': {'A': 'one', 'B': 'two'}},
+  {'kind': 'ifeval', 'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}]},
+  {'kind': 'free', 'answer': ''},
+]
 BAD = [
-    ({'kind': 'math', 'answer': ''}, "'answer' is empty"), ({'kind': 'math'}, "no field 'answer'"),
-    ({'kind': 'math', 'answer': ['5']}, 'must be a text or a number'),
-    ({'kind': 'code'}, 'no tests'), ({'kind': 'code', 'asserts': []}, 'no tests'),
-    ({'kind': 'code', 'asserts': 'assert f(1)'}, "its 'asserts' is not so"),
-    ({'kind': 'code', 'asserts': [3]}, 'is not so'),
-    ({'kind': 'code', 'asserts': ['assert f()'], 'io': [{}]}, "has asserts and io"),
-    ({'kind': 'code', 'test': 'def check(f): ...'}, "'test' is not so"),
-    ({'kind': 'code', 'io': ['x']}, "'io' is not so"),
-    ({'kind': 'code', 'asserts': ['assert f()'], 'language': 'cobol'}, 'cobol'),
-    ({'kind': 'code', 'asserts': ['assert f()'], 'language': 7}, '7'),
-    ({'kind': 'code', 'asserts': ['assert f()'], 'time_limit': 'long'}, 'time_limit'),
-    ({'kind': 'logic', 'names': ['Ann'], 'answer': 'x'}, "no field 'is_knight'"),
-    ({'kind': 'logic', 'names': ['Ann'], 'is_knight': [True, False]}, 'list of 1 truths'),
-    ({'kind': 'logic', 'names': 'Ann', 'is_knight': [True]}, "'names' is no list"),
-    ({'kind': 'logic', 'names': [], 'is_knight': []}, "'names' is no list"),
-    ({'kind': 'logic', 'names': ['Ann'], 'is_knight': ['yes']}, 'truths'),
-    ({'kind': 'choice', 'answer': 'Paris'}, 'is no choice'),
-    ({'kind': 'choice', 'answer': 'C', 'options': ['one', 'two']}, 'none of the options'),
-    ({'kind': 'choice', 'answer': 'A', 'options': 7}, "'options' is a int"),
-    ({'kind': 'ifeval', 'instruction_id_list': ['no:such'], 'kwargs': [{}]}, 'unknown instruction'),
-    ({'kind': 'ifeval', 'instruction_id_list': ['punctuation:no_comma'], 'kwargs': None}, 'cannot score it'),
-    ({'kind': 'ifeval'}, "no field 'instruction_id_list'")]
+  ({'kind': 'math', 'answer': ''}, "'answer' is empty"),
+  ({'kind': 'math'}, "no field 'answer'"),
+  ({'kind': 'math', 'answer': ['5']}, 'must be a text or a number'),
+  ({'kind': 'code'}, 'no tests'),
+  ({'kind': 'code', 'asserts': []}, 'no tests'),
+  ({'kind': 'code', 'asserts': 'assert f(1)'}, "its 'asserts' is not so"),
+  ({'kind': 'code', 'asserts': [3]}, 'is not so'),
+  ({'kind': 'code', 'asserts': ['assert f()'], 'io': [{}]}, 'has asserts and io'),
+  ({'kind': 'code', 'test': 'def check(f): ...'}, "'test' is not so"),
+  ({'kind': 'code', 'io': ['x']}, "'io' is not so"),
+  ({'kind': 'code', 'asserts': ['assert f()'], 'language': 'cobol'}, 'cobol'),
+  ({'kind': 'code', 'asserts': ['assert f()'], 'language': 7}, '7'),
+  ({'kind': 'code', 'asserts': ['assert f()'], 'time_limit': 'long'}, 'time_limit'),
+  ({'kind': 'logic', 'names': ['Ann'], 'answer': 'x'}, "no field 'is_knight'"),
+  ({'kind': 'logic', 'names': ['Ann'], 'is_knight': [True, False]}, 'list of 1 truths'),
+  ({'kind': 'logic', 'names': 'Ann', 'is_knight': [True]}, "'names' is no list"),
+  ({'kind': 'logic', 'names': [], 'is_knight': []}, "'names' is no list"),
+  ({'kind': 'logic', 'names': ['Ann'], 'is_knight': ['yes']}, 'truths'),
+  ({'kind': 'choice', 'answer': 'Paris'}, 'is no choice'),
+  ({'kind': 'choice', 'answer': 'C', 'options': ['one', 'two']}, 'none of the options'),
+  ({'kind': 'choice', 'answer': 'A', 'options': 7}, "'options' is a int"),
+  ({'kind': 'ifeval', 'instruction_id_list': ['no:such'], 'kwargs': [{}]}, 'unknown instruction'),
+  ({'kind': 'ifeval', 'instruction_id_list': ['punctuation:no_comma'], 'kwargs': None}, 'cannot score it'),
+  ({'kind': 'ifeval'}, "no field 'instruction_id_list'"),
+]
 
 
 @pytest.mark.parametrize('item', GOOD)

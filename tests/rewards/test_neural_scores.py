@@ -1,4 +1,5 @@
 """Rewards by learned scores: what the model is shown, how its scores become a reward, credit by step."""
+
 import dataclasses
 import json
 import math
@@ -36,10 +37,14 @@ def test_helpfulness_is_shown_the_summary_and_harmlessness_all():
   found = preference.preference_score(items, model=model, view='summary', scale='logit', center=1.0)
   user = [{'role': 'user', 'content': 'p'}]
   assert model.conversations == [(user, ['ok']), (user, ['secret'])]
-  assert found == [1.0, 5.0, -10.0, -10.0]                # of which nothing is shown gets the least there is
+  assert found == [1.0, 5.0, -10.0, -10.0]  # of which nothing is shown gets the least there is
   preference.preference_score(items, model=model, view='whole')
   assert [texts for _, texts in model.conversations] == [
-      ['<think>secret</think> ok'], ['secret'], ['<think>never ends'], ['<think>x</think>']]
+    ['<think>secret</think> ok'],
+    ['secret'],
+    ['<think>never ends'],
+    ['<think>x</think>'],
+  ]
 
 
 def test_probabilities_are_those_of_the_logits_within_the_limit():
@@ -56,13 +61,17 @@ def test_a_prompt_may_be_turns():
   assert model.conversations == [(turns, ['r'])]
 
 
-@pytest.mark.parametrize('function, options, said', [
+@pytest.mark.parametrize(
+  'function, options, said',
+  [
     (preference.preference_score, {'view': 'half'}, "view is 'half'; known: summary, whole"),
     (preference.preference_score, {'scale': 'x'}, "scale is 'x'; known: probability, logit"),
     (preference.preference_score, {'limit': 0.0}, 'limit is 0.0'),
     (process.process_score, {'aggregate': 'max'}, "aggregate is 'max'; known: min, product, last, mean"),
     (process.process_score, {'steps': 'word'}, "steps is 'word'; known: line, paragraph"),
-    (process.process_score, {'view': ''}, "view is ''")])
+    (process.process_score, {'view': ''}, "view is ''"),
+  ],
+)
 def test_options_are_checked_without_items(function, options, said):
   with pytest.raises(ConfigError, match=said):
     function([], model=None, **options)
@@ -76,9 +85,15 @@ def by_step(conversations):
   return [[LOGITS[text] for text in texts] for _, texts in conversations]
 
 
-@pytest.mark.parametrize('aggregate, want', [
-    ('min', P['bad']), ('product', P['good'] * P['bad'] * P['fair']), ('last', P['fair']),
-    ('mean', sum(P.values()) / 3)])
+@pytest.mark.parametrize(
+  'aggregate, want',
+  [
+    ('min', P['bad']),
+    ('product', P['good'] * P['bad'] * P['fair']),
+    ('last', P['fair']),
+    ('mean', sum(P.values()) / 3),
+  ],
+)
 def test_steps_make_one_score(aggregate, want):
   items = [item('good\nbad\n\nfair\n'), item('good'), item('  \n</think>')]
   found = process.process_score(items, model=by_step, aggregate=aggregate)
@@ -87,13 +102,13 @@ def test_steps_make_one_score(aggregate, want):
 
 def test_credit_by_step():
   response = '<think>\ngood\n bad </think>\nfair'
-  found, = process.step_scores([item(response, prompt='p')], model=by_step)
+  (found,) = process.step_scores([item(response, prompt='p')], model=by_step)
   np.testing.assert_allclose(found.scores, [P['good'], P['bad'], P['fair']])
   assert [response[:end].split()[-1] for end in found.ends] == ['good', '</think>', 'fair']
-  short, = process.step_scores([item(response, prompt='p')], model=lambda c: [[2.0]])
-  assert len(short.scores) == len(short.ends) == 1         # the model's limit has cut the others off
+  (short,) = process.step_scores([item(response, prompt='p')], model=lambda c: [[2.0]])
+  assert len(short.scores) == len(short.ends) == 1  # the model's limit has cut the others off
   for response in ('good\nbad</think>\nfair', '<think>good</think>bad</think>\nfair'):
-    summary, = process.step_scores([item(response)], model=by_step, view='summary')
+    (summary,) = process.step_scores([item(response)], model=by_step, view='summary')
     assert summary.ends == (len(response),)
   assert process.step_scores([item('good')], model=by_step, view='summary')[0].scores == ()
 
@@ -109,10 +124,10 @@ def test_the_token_in_which_a_step_ends(tokenizer):
   response = 'two and 2 make 4 .\nso 二加二 ! \nso 4'
   ids = tokenizer.encode(response) + list(tokenizer.eos[:1])
   assert tokenizer.decode(ids) == response
-  found, = process.step_scores([item(response)], model=lambda c: [[0.0] * 3])
+  (found,) = process.step_scores([item(response)], model=lambda c: [[0.0] * 3])
   at = process.step_tokens(tokenizer, ids, found.ends)
   for end, token in zip(found.ends, at):
-    assert len(tokenizer.decode(ids[:token])) < end <= len(tokenizer.decode(ids[:token + 1]))
+    assert len(tokenizer.decode(ids[:token])) < end <= len(tokenizer.decode(ids[: token + 1]))
 
 
 @pytest.mark.parametrize('objective', ['pairs', 'steps'])
@@ -121,8 +136,13 @@ def test_a_directory_scores_alike_alone_and_among_others(tokenizer, tmp_path, ob
   params = params_lib.init(models.specs(cfg), jax.random.key(0))
   about = model_lib.About(objective, 'bare', 'whole', 'line', 64)
   (tmp_path / model_lib.ABOUT).write_text(json.dumps(dataclasses.asdict(about)))
-  hf.save(tmp_path / 'model', cfg, params, families.for_export(families.to_hf(cfg), 'float32'),
-          [tokenizer.path, tmp_path / model_lib.ABOUT])
+  hf.save(
+    tmp_path / 'model',
+    cfg,
+    params,
+    families.for_export(families.to_hf(cfg), 'float32'),
+    [tokenizer.path, tmp_path / model_lib.ABOUT],
+  )
   score = model_lib.load(tmp_path, batch=4).score
   turns = [{'role': 'user', 'content': 'two'}]
   texts = ['4', 'so 4 !\n' * 3, 'two and 2 make 4 .', '二' * 100, 'so', 'and 2', '. . .']
@@ -151,9 +171,21 @@ def test_a_directory_that_is_no_reward_model_is_refused(tokenizer, tmp_path):
       model_lib.load(tmp_path / head)
 
 
-@pytest.mark.parametrize('change', [
-    {'max_length': 0}, {'max_length': '9'}, {'max_length': 1.5}, {'form': 3}, {'center': float('nan')}, {'center': 'x'},
-    {'center': 10**400}, {'chat_template': None}, {'more': 1}], ids=lambda change: str(change)[:40])
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'max_length': 0},
+    {'max_length': '9'},
+    {'max_length': 1.5},
+    {'form': 3},
+    {'center': float('nan')},
+    {'center': 'x'},
+    {'center': 10**400},
+    {'chat_template': None},
+    {'more': 1},
+  ],
+  ids=lambda change: str(change)[:40],
+)
 def test_what_is_said_of_a_reward_model_is_checked(tmp_path, change):
   about = {'objective': 'pairs', 'form': 'dialogue', 'view': 'all', 'steps': 'lines', 'max_length': 9, 'center': 1}
   (tmp_path / model_lib.ABOUT).write_text(json.dumps(about))
@@ -182,6 +214,6 @@ def test_labels_are_shares_of_right_roll_outs():
   assert [text for _, text in asked] == ['<think> a\n', '<think> a\nb\n', '<think> c\n']
   assert [row['labels'] for row in found] == [[0.5, 0.5], [0.0]]
   assert [row['rollouts'] for row in found] == [[[2, 4], [2, 4]], [[0, 4]]]
-  assert rollouts.prefixes(rows[0], 'line', between=' ') == ['a', 'a b']       # never a space at the end
+  assert rollouts.prefixes(rows[0], 'line', between=' ') == ['a', 'a b']  # never a space at the end
   hard = rollouts.label(rows, sample=sample, grade=grade, rule='line', estimate='hard')
   assert [row['labels'] for row in hard] == [[1.0, 1.0], [0.0]]

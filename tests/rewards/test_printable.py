@@ -1,4 +1,5 @@
 """What a program or a response says reaches no terminal as a command, whichever way it gets into a verdict."""
+
 import io
 import json
 import unicodedata
@@ -30,12 +31,17 @@ def test_every_control_is_escaped_and_all_else_stays():
 
 
 @sandboxed.NEEDED
-@pytest.mark.parametrize('item', [
+@pytest.mark.parametrize(
+  'item',
+  [
     {'program': f'raise ValueError({NASTY[:-1]!r})', 'io': [{'input': '', 'output': '1'}]},
-    {'program': f'import sys\nsys.stderr.buffer.write({NASTY.encode(errors="replace")!r})\nsys.exit(1)',
-     'io': [{'input': '', 'output': '1'}]},
+    {
+      'program': f'import sys\nsys.stderr.buffer.write({NASTY.encode(errors="replace")!r})\nsys.exit(1)',
+      'io': [{'input': '', 'output': '1'}],
+    },
     {'program': f'def f(): raise ValueError({NASTY[:-1]!r})', 'asserts': ['assert f() == 1']},
-])
+  ],
+)
 def test_reasons_of_programs_are_escaped(item):
   reason = code_tests.verdict(item)['reason']
   assert clean(reason) and r'\u009b31m' in reason

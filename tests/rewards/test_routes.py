@@ -1,4 +1,5 @@
 """Which parts an item of a kind has, what they make together, and that nothing else is asked."""
+
 import numpy as np
 import pytest
 
@@ -10,10 +11,16 @@ from r1jax.rewards.workers import pool
 
 # Mathematics by the common accuracy part, code and requests by routes of their own.
 SETTINGS = dict(
-    parts={'math': 1.0, 'format': 0.5, 'language': 0.25}, accuracy='math', gates=('format',),
-    routes={'code': {'code': 2.0}, 'open': {'helpful': 1.0, 'harmless': 3.0, 'language': 0.0}},
-    accuracies={'open': 'harmless'}, uses={'helpful': 'preference', 'harmless': 'preference'}, timeout=60.0,
-    bars={'harmless': 0.5}, begin={'helpful': 10})
+  parts={'math': 1.0, 'format': 0.5, 'language': 0.25},
+  accuracy='math',
+  gates=('format',),
+  routes={'code': {'code': 2.0}, 'open': {'helpful': 1.0, 'harmless': 3.0, 'language': 0.0}},
+  accuracies={'open': 'harmless'},
+  uses={'helpful': 'preference', 'harmless': 'preference'},
+  timeout=60.0,
+  bars={'harmless': 0.5},
+  begin={'helpful': 10},
+)
 
 
 def reward(**more):
@@ -29,12 +36,21 @@ def test_a_route_takes_the_place_of_the_accuracy_and_may_reweigh_a_common_part()
   assert cfg.names() == ['math', 'format', 'language', 'code', 'helpful', 'harmless']
   assert reward(accuracies={'open': ''}).accuracy_of('open') == ''
   assert reward(routes={'hard': {'math': 2.0}}, accuracies={}, bars={}, begin={}, uses={}).weights('hard') == {
-      'format': 0.5, 'language': 0.25, 'math': 2.0}
+    'format': 0.5,
+    'language': 0.25,
+    'math': 2.0,
+  }
 
 
 ITEMS = [{'kind': kind} for kind in ('code', 'open', None, 'math', 'open')] + [{}, {'kind': 3}]
-SCORES = {'math': [9, 9, 1, 0, 9, 1, 1], 'format': [1, 1, 1, 1, 0, 1, .5], 'language': [1, .5, 1, 0, 1, 1, 1],
-          'code': [1, 9, 9, 9, 9, 9, 9], 'helpful': [9, .75, 9, 9, 1, 9, 9], 'harmless': [9, .25, 9, 9, 1, 9, 9]}
+SCORES = {
+  'math': [9, 9, 1, 0, 9, 1, 1],
+  'format': [1, 1, 1, 1, 0, 1, 0.5],
+  'language': [1, 0.5, 1, 0, 1, 1, 1],
+  'code': [1, 9, 9, 9, 9, 9, 9],
+  'helpful': [9, 0.75, 9, 9, 1, 9, 9],
+  'harmless': [9, 0.25, 9, 9, 1, 9, 9],
+}
 SCORES = {name: np.float32(x) for name, x in SCORES.items()}
 
 
@@ -42,51 +58,63 @@ def test_totals_by_hand():
   cfg = reward()
   got = mix.total(SCORES, cfg, mix.weights(ITEMS, cfg))
   # The 9s are scores of parts that the item has not.
-  want = [2 + .5 + .25, .5 + .75 + .75, 1 + .5 + .25, .5, 0, 1.75, .5 * (1 + .25 + .25)]
+  want = [2 + 0.5 + 0.25, 0.5 + 0.75 + 0.75, 1 + 0.5 + 0.25, 0.5, 0, 1.75, 0.5 * (1 + 0.25 + 0.25)]
   assert got.dtype == np.float32
   np.testing.assert_allclose(got, want, rtol=1e-6)
   # Before step 10 helpfulness neither counts nor is asked.
   early = mix.weights(ITEMS, cfg, step=9)
   assert 'helpful' not in early[1] and 'harmless' in early[1]
   assert mix.weights(ITEMS, cfg, step=10) == mix.weights(ITEMS, cfg)
-  want[1] -= .75
+  want[1] -= 0.75
   np.testing.assert_allclose(mix.total(SCORES, cfg, early), want, rtol=1e-6)
 
 
 def test_a_gate_holds_for_the_items_that_have_it():
   cfg = reward(gates=('code', 'harmless'))
   got = mix.total(SCORES, cfg, mix.weights(ITEMS, cfg))
-  np.testing.assert_allclose(got[:4], [2.75, .25 * (.5 + .75 + .75), 1.75, .5], rtol=1e-6)
+  np.testing.assert_allclose(got[:4], [2.75, 0.25 * (0.5 + 0.75 + 0.75), 1.75, 0.5], rtol=1e-6)
 
 
 def test_what_is_right_is_said_by_each_kinds_own_part():
   cfg = reward()
   assert mix.right(SCORES, cfg, ITEMS).tolist() == [True, False, True, False, True, True, True]
   low = {name: x * 0 + 0.5 for name, x in SCORES.items()}
-  assert mix.right(low, cfg, ITEMS).tolist() == [False, True, False, False, True, False, False]   # a bar of 0.5
+  assert mix.right(low, cfg, ITEMS).tolist() == [False, True, False, False, True, False, False]  # a bar of 0.5
   none = reward(accuracies={'open': ''}, bars={})
   assert mix.right(SCORES, none, ITEMS).tolist() == [True, False, True, False, False, True, True]
 
 
 def test_without_routes_the_kind_of_an_item_means_nothing():
-  cfg = config.Reward(parts={'math': 1.0, 'format': .5}, accuracy='math')
+  cfg = config.Reward(parts={'math': 1.0, 'format': 0.5}, accuracy='math')
   alone = mix.total(SCORES, cfg)
   assert mix.total(SCORES, cfg, mix.weights(ITEMS, cfg, 0)).tobytes() == alone.tobytes()
-  np.testing.assert_allclose(alone, SCORES['math'] + .5 * SCORES['format'])
+  np.testing.assert_allclose(alone, SCORES['math'] + 0.5 * SCORES['format'])
 
 
-@pytest.mark.parametrize('settings, words', [
+@pytest.mark.parametrize(
+  'settings, words',
+  [
     (dict(accuracy='code'), "reward.accuracy is 'code', which is none of reward.parts"),
     (dict(accuracy='', routes={}, accuracies={}, bars={}, begin={}, uses={}), "reward.accuracy is ''"),
-    (dict(accuracies={}), "routes.open has 2 parts of its own (helpful, harmless); say in reward.accuracies.open"),
+    (dict(accuracies={}), 'routes.open has 2 parts of its own (helpful, harmless); say in reward.accuracies.open'),
     (dict(accuracies={'open': 'code'}), "names 'code' for problems of kind 'open', whose parts are format, language"),
     (dict(bars={'judge': 0.5}), "reward.bars names 'judge', which is none of reward.parts (math, format, language) or"),
     (dict(begin={'helpful': -1}), 'begin.helpful is -1; it must lie in [0, '),
     (dict(timeout=4.0), "one test of 'code' alone may take 5.0 s"),
-    (dict(routes={'code': {'fast': 1.0}}, uses={'fast': 'code'}, options={'fast': {'time_limit': 90.0}}, accuracies={},
-          bars={}, begin={}), "one test of 'fast' alone may take 90.0 s"),
+    (
+      dict(
+        routes={'code': {'fast': 1.0}},
+        uses={'fast': 'code'},
+        options={'fast': {'time_limit': 90.0}},
+        accuracies={},
+        bars={},
+        begin={},
+      ),
+      "one test of 'fast' alone may take 90.0 s",
+    ),
     (dict(step_credit=0.5), "needs 'process' among"),
-])
+  ],
+)
 def test_routes_that_cannot_work(settings, words):
   with pytest.raises(config.ConfigError) as error:
     reward(**settings)
@@ -107,9 +135,15 @@ def test_a_grader_asks_each_item_its_own_parts_only():
     with pytest.raises(pool.GradeError, match='is no choice'):
       grader.submit(items).result()
   assert {name: x.tolist() for name, x in scores.parts.items()} == {
-      'math': [1, 0, 0], 'choice': [0, 1, 0], 'loose': [0, 0, 0]}
+    'math': [1, 0, 0],
+    'choice': [0, 1, 0],
+    'loose': [0, 0, 0],
+  }
   assert [[v is None for v in scores.verdicts[name]] for name in parts] == [
-      [False, True, False], [True, False, True], [True, True, False]]
+    [False, True, False],
+    [True, False, True],
+    [True, True, False],
+  ]
   with pytest.raises(config.ConfigError, match="reward 'mth'"):
     pool.Grader({'loose': {}}, uses={'loose': 'mth'})
 
@@ -120,6 +154,6 @@ def test_one_field_serves_the_language_of_people_and_of_programs():
     assert code_tests._described(said | {'language': name})[0] == 'python'
   assert code_tests._described(said | {'language': 'cpp'})[0] == 'cpp'
   chain = {'prompt': '', 'problem': '一加一是几？', 'response': '<think>one and one is two</think>2'}
-  assert language.verdict(chain | {'language': 'cpp'})['target'] == 'zh'          # the problem's own
+  assert language.verdict(chain | {'language': 'cpp'})['target'] == 'zh'  # the problem's own
   assert language.verdict(chain | {'language': 'en'})['score'] == 1
   assert language.verdict(chain)['score'] == 0

@@ -1,4 +1,5 @@
 """The sandbox by itself: what is seen inside, the limits, and its end, whoever dies."""
+
 import concurrent.futures
 import os
 import pathlib
@@ -36,9 +37,11 @@ def test_a_program_reads_prints_and_ends_with_a_status():
 
 @needed
 def test_little_is_seen_inside():
-  box = ran('import os, socket\nls = lambda path: sorted(os.listdir(path))\n'
-            'print(ls("/"), os.getpid(), socket.gethostname(), os.getuid(), os.getcwd())\n'
-            'print(ls("/etc"), ls("/dev"), ls("/proc/self"), sorted(os.environ))')
+  box = ran(
+    'import os, socket\nls = lambda path: sorted(os.listdir(path))\n'
+    'print(ls("/"), os.getpid(), socket.gethostname(), os.getuid(), os.getcwd())\n'
+    'print(ls("/etc"), ls("/dev"), ls("/proc/self"), sorted(os.environ))'
+  )
   first, second = box.output.decode().splitlines()
   seen = set(re.findall(r"'(.*?)'", first.split(']')[0]))
   prefix = {pathlib.Path(bubblewrap.python()).parts[1]}
@@ -51,30 +54,45 @@ def test_little_is_seen_inside():
 
 
 @needed
-@pytest.mark.parametrize('code, limits, broken', [
+@pytest.mark.parametrize(
+  'code, limits, broken',
+  [
     ('import time\ntime.sleep(99)', {'seconds': 0.3}, 'time limit of 0.3 s'),
     ('import os\nfor i in range(3): os.fork()\nwhile True: pass', {'seconds': 0.5}, 'time limit of 0.5 s'),
-    ('import os, time\nx = bytearray(60 << 20)\nfor i in range(9):\n  if not os.fork():\n    x[::4096] = b"a" * 15360\n'
-     '    time.sleep(9)\ntime.sleep(9)', {'memory_mb': 200}, 'memory limit of 200 MiB'),
+    (
+      'import os, time\nx = bytearray(60 << 20)\nfor i in range(9):\n  if not os.fork():\n'
+      '    x[::4096] = b"a" * 15360\n    time.sleep(9)\ntime.sleep(9)',
+      {'memory_mb': 200},
+      'memory limit of 200 MiB',
+    ),
     ('while True: print("x" * 999)', {'output': 1 << 20}, 'output limit of 1 MiB'),
-])
+  ],
+)
 def test_limits_of_all_processes_together(code, limits, broken):
   start = time.monotonic()
   box = ran(code, **limits)
   assert box.broken == broken and box.code is None
-  assert time.monotonic() - start < 0.5 * sandbox.PATIENCE + 5    # the clock's guard, at the longest
+  assert time.monotonic() - start < 0.5 * sandbox.PATIENCE + 5  # the clock's guard, at the longest
 
 
 WORK = 'import time\nwhile time.process_time() < {}: pass\nprint(1)'
-BESIDE = ('import threading, time\ndef work():\n  while time.thread_time() < {}: pass\n'
-          'thread = threading.Thread(target=work)\nthread.start()\nthread.join()\nprint(1)')
+BESIDE = (
+  'import threading, time\ndef work():\n  while time.thread_time() < {}: pass\n'
+  'thread = threading.Thread(target=work)\nthread.start()\nthread.join()\nprint(1)'
+)
 
 
 @needed
-@pytest.mark.parametrize('code, broken', [
-    (WORK.format(0.2), ''), (BESIDE.format(0.2), ''), (WORK.format(1), 'time limit of 0.4 s'),
-    ('import time\ntime.sleep(0.2)\n' + WORK.format(0.25), ''), ('import time\ntime.sleep(60)', 'time limit of 0.4 s'),
-])
+@pytest.mark.parametrize(
+  'code, broken',
+  [
+    (WORK.format(0.2), ''),
+    (BESIDE.format(0.2), ''),
+    (WORK.format(1), 'time limit of 0.4 s'),
+    ('import time\ntime.sleep(0.2)\n' + WORK.format(0.25), ''),
+    ('import time\ntime.sleep(60)', 'time limit of 0.4 s'),
+  ],
+)
 def test_a_busy_machine_changes_no_verdict(code, broken):
   """Four others share one processor with the program, which then needs twice its limit by the clock."""
   processors = os.sched_getaffinity(0)
@@ -98,22 +116,28 @@ def test_time_is_counted_to_the_end_however_seldom_one_looks(monkeypatch):
 
 
 @needed
-@pytest.mark.parametrize('code, error', [
+@pytest.mark.parametrize(
+  'code, error',
+  [
     ('bytearray(1 << 30)', 'MemoryError'),
     ('for i in range(99): open(f"/tmp/{i}", "wb").write(bytes(1 << 23))', 'No space left'),
     ('import os\nos.truncate("/tmp/main.py", (64 << 20) + 1)', 'File too large'),
-    ('open("/a", "w")', 'Read-only file system'), ('open("/usr/a", "w")', 'Read-only file system|Permission denied'),
+    ('open("/a", "w")', 'Read-only file system'),
+    ('open("/usr/a", "w")', 'Read-only file system|Permission denied'),
     ('x = [open("/dev/null") for i in range(99)]', 'Too many open files'),
     ('import os\nos.memfd_create("a")', 'Operation not permitted'),
     ('import socket\nsocket.create_connection(("127.0.0.1", 22), 1)', 'Address family not supported'),
-])
+  ],
+)
 def test_limits_of_a_process(code, error):
   box = ran(code)
   assert box.code == 1 and re.search(error, box.errors.decode())
 
 
-BOMB = ('import os, time\nn = 0\ntry:\n  while True:\n    if not os.fork():\n      time.sleep(1.5)\n      os._exit(0)\n'
-        '    n += 1\nexcept OSError: print(n, flush=True)\ntime.sleep(1)')
+BOMB = (
+  'import os, time\nn = 0\ntry:\n  while True:\n    if not os.fork():\n      time.sleep(1.5)\n      os._exit(0)\n'
+  '    n += 1\nexcept OSError: print(n, flush=True)\ntime.sleep(1)'
+)
 
 
 @needed
@@ -127,6 +151,7 @@ def test_each_sandbox_counts_its_own_processes():
 def test_nothing_is_left_open():
   def descriptors():
     return len(os.listdir('/proc/self/fd'))
+
   ran('')
   before = descriptors()
   for code in ('', 'while True: pass', 'print("x" * 99999999)'):
@@ -134,7 +159,7 @@ def test_nothing_is_left_open():
   assert descriptors() == before
 
 
-STARTS = '''
+STARTS = """
 import os, sys, time
 from r1jax.rewards.coding import code_tests
 programs = ['import time\\ntime.sleep(99)', 'while True: pass', 'double = int',
@@ -143,7 +168,7 @@ item = {'program': programs[int(sys.argv[1]) % 4], 'asserts': ['assert double(1)
 code_tests.verdict({'program': 'double = int', 'asserts': ['assert double(1)']})
 print('up', flush=True)
 while True: code_tests.verdict(item, time_limit=0.1)
-'''
+"""
 
 
 @needed
@@ -159,7 +184,7 @@ def test_nothing_outlives_the_process_that_started_it(times):
     starter.send_signal(rng.choice([signal.SIGKILL, signal.SIGALRM]))
     starter.communicate()
     for _ in range(3):
-      time.sleep(0.05)             # what had not become a sandbox yet does, for a moment
+      time.sleep(0.05)  # what had not become a sandbox yet does, for a moment
       assert not sandboxed.left(before)
 
 

@@ -1,4 +1,5 @@
 """The reward of the trial-and-error world, against every choice of signs."""
+
 import itertools
 
 import pytest
@@ -25,10 +26,29 @@ def test_any_valid_choice_scores():
   assert score('\n +1   -1 \n', '30 ?1 ?1 = 30') == 1.0
 
 
-@pytest.mark.parametrize('answer', [
-    '', ' ', '-3', '-3 -8', '+8 -3 -2', '-8 +3 -2', '+3 -8 +2 +0', '+3 -8 +2 = 33', '3 -8 +2', '+3-8+2', '+3 - 8 +2',
-    '+03 -8 +2', '+3 -8 +②', '+3 −8 +2', '+3 -8 +2.0', '33', '+-3 -8 +2', '+1 -6 +2',
-])
+@pytest.mark.parametrize(
+  'answer',
+  [
+    '',
+    ' ',
+    '-3',
+    '-3 -8',
+    '+8 -3 -2',
+    '-8 +3 -2',
+    '+3 -8 +2 +0',
+    '+3 -8 +2 = 33',
+    '3 -8 +2',
+    '+3-8+2',
+    '+3 - 8 +2',
+    '+03 -8 +2',
+    '+3 -8 +②',
+    '+3 −8 +2',
+    '+3 -8 +2.0',
+    '33',
+    '+-3 -8 +2',
+    '+1 -6 +2',
+  ],
+)
 def test_only_the_terms_in_order_each_with_its_sign(answer):
   assert score('+3 -8 +2', '36 ?3 ?8 ?2 = 33') == 1.0
   assert score(answer) == 0.0
@@ -39,9 +59,9 @@ def test_the_answer_must_be_in_its_tag():
   assert rewards.REWARDS['signs'](items) == [0.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize('constraint', [
-    '', '33', '36 = 36', '36 ?3 ?8 33', '36 3 8 = 33', '36 ?x = 3', '36 ?③ = 39', '= = = =',
-])
+@pytest.mark.parametrize(
+  'constraint', ['', '33', '36 = 36', '36 ?3 ?8 33', '36 3 8 = 33', '36 ?x = 3', '36 ?③ = 39', '= = = =']
+)
 def test_a_malformed_constraint_is_named(constraint):
   with pytest.raises(ValueError, match=f'{constraint!r} is no constraint'.replace('?', r'\?')):
     score('+3', constraint)
@@ -49,4 +69,4 @@ def test_a_malformed_constraint_is_named(constraint):
 
 def test_a_megabyte_is_split_once_and_never_converted():
   assert score('-3 ' * 350_000) == 0.0
-  assert score('+' + '3' * 1_000_000) == 0.0   # int() would raise
+  assert score('+' + '3' * 1_000_000) == 0.0  # int() would raise

@@ -1,4 +1,5 @@
 """Responses that were once scored wrongly: opened thinking, summaries, languages, control tokens."""
+
 import json
 import pathlib
 
@@ -13,7 +14,7 @@ ROWS = [json.loads(line) for line in (pathlib.Path(__file__).parent / 'faults' /
 def verdict(row):
   """What the command that grades rows makes of one."""
   names = grade.FIELDS.get(row['reward'], {})
-  (_, item), = grade.read([json.dumps({key: row[key] for key in row if key not in ('reward', 'options')})], names)
+  ((_, item),) = grade.read([json.dumps({key: row[key] for key in row if key not in ('reward', 'options')})], names)
   return rewards.explained(row['reward'], grade.OPTIONS.get(row['reward'], {}) | row.get('options', {}))(item)
 
 

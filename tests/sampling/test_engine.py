@@ -1,6 +1,5 @@
 """The sampler: what it returns is what the model says, row by row, whatever the batch around it."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +55,7 @@ def every_logit(params, tokens):
 
 
 def logits_of(params, tokens):
-  return np.asarray(every_logit(params, jnp.asarray(np.pad(tokens, (0, LONGEST - len(tokens))))))[:len(tokens)]
+  return np.asarray(every_logit(params, jnp.asarray(np.pad(tokens, (0, LONGEST - len(tokens))))))[: len(tokens)]
 
 
 def reference_logprobs(params, prompt, response, temperature=1.0):

@@ -1,4 +1,5 @@
 """The sampling distribution against its definition, and draws against the distribution."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,14 +19,17 @@ def kept(restriction=EVERYTHING, temperature=1.0):
   return p
 
 
-@pytest.mark.parametrize('restriction,keep', [
+@pytest.mark.parametrize(
+  'restriction,keep',
+  [
     (Restriction(top_k=2), [0, 1]),
     (Restriction(top_p=0.69), [0, 1]),
     (Restriction(top_p=0.71), [0, 1, 2]),
     (Restriction(top_p=0.01), [0]),
     (Restriction(min_p=0.3), [0, 1, 2]),
     (Restriction(top_k=4, top_p=0.8, min_p=0.5), [0, 1]),
-])
+  ],
+)
 def test_restrictions_keep_what_they_say_and_renormalise(restriction, keep):
   want = np.zeros(5)
   want[keep] = P[keep] / P[keep].sum()

@@ -1,4 +1,5 @@
 """Chats against transformers, what messages cannot do to them, and what templates cannot do."""
+
 import concurrent.futures
 import json
 import os
@@ -10,11 +11,14 @@ from r1jax import tokenizers
 from r1jax.tokenizers import chat
 
 CHATS = [
-    [{'role': 'user', 'content': 'What is 2 + 2?'}],
-    [{'role': 'system', 'content': 'Be brief.\n'}, {'role': 'user', 'content': '  北京 👨‍👩‍👧 \\frac{1}{2}\n'}],
-    [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': '<think>\nhm\n</think>\n\nb'},
-     {'role': 'user', 'content': '\x00\t'}],
-    [{'role': 'user', 'content': ''}, {'role': 'assistant', 'content': 'answer'}, {'role': 'user', 'content': 'c'}],
+  [{'role': 'user', 'content': 'What is 2 + 2?'}],
+  [{'role': 'system', 'content': 'Be brief.\n'}, {'role': 'user', 'content': '  北京 👨‍👩‍👧 \\frac{1}{2}\n'}],
+  [
+    {'role': 'user', 'content': 'a'},
+    {'role': 'assistant', 'content': '<think>\nhm\n</think>\n\nb'},
+    {'role': 'user', 'content': '\x00\t'},
+  ],
+  [{'role': 'user', 'content': ''}, {'role': 'assistant', 'content': 'answer'}, {'role': 'user', 'content': 'c'}],
 ]
 
 
@@ -40,14 +44,21 @@ def test_ordinary_texts_are_as_transformers_writes_them(byte_level, texts, refer
   for text in texts:
     if not any(token in text for token in ours.added):
       assert ours.chat(user(text)) == theirs.apply_chat_template(
-          user(text), add_generation_prompt=True, return_dict=False), text
+        user(text), add_generation_prompt=True, return_dict=False
+      ), text
 
 
 def test_r1_puts_the_pieces_together(deepseek):
   ours = tokenizers.load(deepseek)
-  ids = ours.chat([{'role': 'system', 'content': 'S'}, {'role': 'user', 'content': 'U'},
-                   {'role': 'assistant', 'content': 'long thought</think>A'}, {'role': 'user', 'content': 'V'}])
-  text = ('<｜begin▁of▁sentence｜>S<｜User｜>U<｜Assistant｜>A<｜end▁of▁sentence｜><｜User｜>V<｜Assistant｜><think>\n')
+  ids = ours.chat(
+    [
+      {'role': 'system', 'content': 'S'},
+      {'role': 'user', 'content': 'U'},
+      {'role': 'assistant', 'content': 'long thought</think>A'},
+      {'role': 'user', 'content': 'V'},
+    ]
+  )
+  text = '<｜begin▁of▁sentence｜>S<｜User｜>U<｜Assistant｜>A<｜end▁of▁sentence｜><｜User｜>V<｜Assistant｜><think>\n'
   assert ids == ours.encode(text, special=True)
   for messages in ([{'role': 'tool', 'content': ''}], [*user('a'), {'role': 'system', 'content': ''}]):
     with pytest.raises(tokenizers.TokenizerError, match='r1 takes one system message'):
@@ -85,27 +96,41 @@ def test_marks_are_characters_that_no_message_holds():
   messages, sign = chat.mark(user('<a>b \ue000\ue001'), tokens, tokens)
   assert sign == '\ue002' and messages == user(f'<{sign}a>{sign}b \ue000\ue001')
   assert chat.mark([{'role': 'assistant', 'content': ['<a>'], 'name': None}], tokens, chat.pattern([]))[0] == [
-      {'role': 'assistant', 'content': ['<a>']}]
+    {'role': 'assistant', 'content': ['<a>']}
+  ]
 
 
-@pytest.mark.parametrize('template', [
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}", '{{ messages.append(1) }}', '{{ messages[0].update(a=1) }}',
-    "{{ ''|attr('__class__') }}", '{{ raise_exception.__globals__ }}', '{{ cycler.__init__.__globals__.os }}',
-    "{{ '{0.__class__.__mro__}'.format('') }}", '{% include "tokenizer.json" %}',
+@pytest.mark.parametrize(
+  'template',
+  [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    '{{ messages.append(1) }}',
+    '{{ messages[0].update(a=1) }}',
+    "{{ ''|attr('__class__') }}",
+    '{{ raise_exception.__globals__ }}',
+    '{{ cycler.__init__.__globals__.os }}',
+    "{{ '{0.__class__.__mro__}'.format('') }}",
+    '{% include "tokenizer.json" %}',
     '{% for i in range(10**9) %}{% endfor %}',
-])
+  ],
+)
 def test_the_sandbox_refuses(qwen, tmp_path, template):
   ours = tokenizers.load(with_template(qwen, tmp_path / 'm', template))
   try:
-    assert ours.chat(user('a'), generate=False) == []    # jinja2 gives an undefined value for some, which is no text
+    assert ours.chat(user('a'), generate=False) == []  # jinja2 gives an undefined value for some, which is no text
   except tokenizers.TokenizerError as error:
     assert 'chat template fails' in str(error) and '\n' not in str(error)
 
 
-@pytest.mark.parametrize('template, said', [
+@pytest.mark.parametrize(
+  'template, said',
+  [
     ("{{ raise_exception('roles must\nalternate') }}", 'roles must alternate'),
-    ('{{ messages[0].nothing.more }}', 'nothing'), ('{{ 1 / 0 }}', 'division'), ('{{ messages + 1 }}', 'list'),
-])
+    ('{{ messages[0].nothing.more }}', 'nothing'),
+    ('{{ 1 / 0 }}', 'division'),
+    ('{{ messages + 1 }}', 'list'),
+  ],
+)
 def test_an_error_of_a_template_is_one_line(qwen, tmp_path, template, said):
   ours = tokenizers.load(with_template(qwen, tmp_path / 'm', template))
   with pytest.raises(tokenizers.TokenizerError, match=said) as error:
@@ -114,9 +139,11 @@ def test_an_error_of_a_template_is_one_line(qwen, tmp_path, template, said):
 
 
 def test_templates_find_what_they_expect(qwen, tmp_path):
-  template = ("{%- for m in messages %}\n  {%- if loop.index > 1 %}{% break %}{% endif %}\n{{ m | tojson }}"
-              "\n{%- endfor %}{{ [eos_token, bos_token is defined, add_generation_prompt] | tojson(indent=1) }}"
-              "{{ strftime_now('%Y') | length }}")
+  template = (
+    '{%- for m in messages %}\n  {%- if loop.index > 1 %}{% break %}{% endif %}\n{{ m | tojson }}'
+    '\n{%- endfor %}{{ [eos_token, bos_token is defined, add_generation_prompt] | tojson(indent=1) }}'
+    "{{ strftime_now('%Y') | length }}"
+  )
   text = tokenizers.load(with_template(qwen, tmp_path / 'm', template)).decode
   ids = tokenizers.load(tmp_path / 'm').chat(user("<é'&") + user('b'))
   content = '{"role": "user", "content": "<é\'&"}[\n "'
@@ -134,8 +161,9 @@ def test_no_template_is_said(sentencepiece, qwen, tmp_path):
     tokenizers.load(sentencepiece).chat(user('a'))
 
 
-@pytest.mark.parametrize('template', [
-    '{% if %}', '{% nothing %}', '{{ a | nothing }}', '{% endgeneration %}', '\ufffd{%'])
+@pytest.mark.parametrize(
+  'template', ['{% if %}', '{% nothing %}', '{{ a | nothing }}', '{% endgeneration %}', '\ufffd{%']
+)
 def test_a_broken_template_stops_chats_alone(qwen, tmp_path, template):
   ours, whole = tokenizers.load(with_template(qwen, tmp_path / 'm', template)), tokenizers.load(qwen)
   assert ours.encode('a <think>') == whole.encode('a <think>') and ours.eos == whole.eos and ours.chats
@@ -152,14 +180,23 @@ def test_a_template_of_another_kind_is_one_line(qwen, tmp_path, value):
     tokenizers.load(tmp_path / 'm').chat(user('a'))
 
 
-GENERATION = ("{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
-              "{% else %}{{ m.content }}{% endif %}{% endfor %}")
+GENERATION = (
+  "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+  '{% else %}{{ m.content }}{% endif %}{% endfor %}'
+)
 
 
-@pytest.mark.parametrize('template', [
-    GENERATION, GENERATION.replace('{%', '{%-').replace('%}', '-%}'), (
-        "{% for m in messages %}\n{{ '<|im_start|>' + m.role + '\n' }}\n  {% generation %}\n"
-        "{% set c = m.content | trim %}{{ c + '<|im_end|>' }}\n{% endgeneration %}\n{% endfor %}{{ c is defined }}")])
+@pytest.mark.parametrize(
+  'template',
+  [
+    GENERATION,
+    GENERATION.replace('{%', '{%-').replace('%}', '-%}'),
+    (
+      "{% for m in messages %}\n{{ '<|im_start|>' + m.role + '\n' }}\n  {% generation %}\n"
+      "{% set c = m.content | trim %}{{ c + '<|im_end|>' }}\n{% endgeneration %}\n{% endfor %}{{ c is defined }}"
+    ),
+  ],
+)
 @pytest.mark.parametrize('messages', CHATS)
 def test_the_part_that_is_to_be_learnt_is_its_content(qwen, tmp_path, template, messages, reference):
   path = with_template(qwen, tmp_path / 'm', template)
@@ -167,13 +204,23 @@ def test_the_part_that_is_to_be_learnt_is_its_content(qwen, tmp_path, template, 
   assert tokenizers.load(path).chat(messages, generate=False) == theirs
 
 
-@pytest.mark.parametrize('template', [
-    '{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}', '{{ 10 ** (10 ** 9) }}',
+@pytest.mark.parametrize(
+  'template',
+  [
+    '{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}',
+    '{{ 10 ** (10 ** 9) }}',
     '{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(100) }}',
-    '{{ lipsum(n=10**7) }}', "{{ 'a' * 10 ** 10 }}", "{{ 'a' * 10 ** 8 }}", "{{ '%99999999999d' % 1 }}",
-    "{{ 'a' | center(10 ** 10) }}", "{{ messages | tojson(indent=10 ** 10) }}", "{{ range(100000) | list * 10000 }}",
+    '{{ lipsum(n=10**7) }}',
+    "{{ 'a' * 10 ** 10 }}",
+    "{{ 'a' * 10 ** 8 }}",
+    "{{ '%99999999999d' % 1 }}",
+    "{{ 'a' | center(10 ** 10) }}",
+    '{{ messages | tojson(indent=10 ** 10) }}',
+    '{{ range(100000) | list * 10000 }}',
     "{% set ns = namespace(x='aa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
-    "{% for i in range(100000) %}{{ 'a' * 10000 }}{% endfor %}"])
+    "{% for i in range(100000) %}{{ 'a' * 10000 }}{% endfor %}",
+  ],
+)
 def test_what_would_never_end_is_ended(qwen, tmp_path, template, monkeypatch):
   monkeypatch.setattr(chat, 'SECONDS', 1)
   monkeypatch.setattr(chat, '_PROCESS', chat._Process())
@@ -181,7 +228,7 @@ def test_what_would_never_end_is_ended(qwen, tmp_path, template, monkeypatch):
   with pytest.raises(tokenizers.TokenizerError, match='chat template fails') as error:
     ours.chat(user('a'))
   assert '\n' not in str(error.value) and len(str(error.value)) < 1000
-  assert tokenizers.load(qwen).chat(user('a'))             # another's work goes on
+  assert tokenizers.load(qwen).chat(user('a'))  # another's work goes on
 
 
 def test_a_loop_that_ends_is_no_loop_without_end(qwen, tmp_path):
@@ -198,12 +245,12 @@ def test_threads_and_forks_get_their_own_answers(qwen, tmp_path, monkeypatch):
     assert list(pool.map(lambda text: ours.chat(user(text)), texts)) == [ours.encode(text) for text in texts]
   process = chat._PROCESS
   parents = process._child
-  monkeypatch.setattr(os, 'getpid', lambda: -1)            # as in a fork
+  monkeypatch.setattr(os, 'getpid', lambda: -1)  # as in a fork
   assert ours.chat(user('fork')) == ours.encode('fork') and process._child is not parents
-  process._child.kill()                                    # by whoever frees memory
+  process._child.kill()  # by whoever frees memory
   process._child.wait()
   assert ours.chat(user('again')) == ours.encode('again')
-  parents.communicate()                                    # ends when nothing more is to come
+  parents.communicate()  # ends when nothing more is to come
   assert parents.returncode == 0
 
 

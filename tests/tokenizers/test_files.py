@@ -1,4 +1,5 @@
 """Which file is taken, and what is said of files that are missing or broken."""
+
 import hashlib
 import json
 import random
@@ -53,16 +54,22 @@ def test_what_is_missing_is_said(tmp_path):
     assert 'no tokenizer there; pass a model directory' in error_of(path)
 
 
-@pytest.mark.parametrize('name, content, said', [
-    ('tokenizer.json', '{"a": ', 'cannot be read as JSON'), ('tokenizer.json', '[]', 'holds a list, not an object'),
-    ('tokenizer.json', '{}', 'not byte-level'), ('tokenizer.json', '\udcff', 'cannot be read as JSON'),
+@pytest.mark.parametrize(
+  'name, content, said',
+  [
+    ('tokenizer.json', '{"a": ', 'cannot be read as JSON'),
+    ('tokenizer.json', '[]', 'holds a list, not an object'),
+    ('tokenizer.json', '{}', 'not byte-level'),
+    ('tokenizer.json', '\udcff', 'cannot be read as JSON'),
     ('tokenizer.json', '{"decoder": {"type": "ByteLevel"}, "model": 3}', 'not a tokenizer'),
-    ('tokenizer_config.json', '{', 'cannot be read as JSON'), ('generation_config.json', '3', 'holds a int'),
+    ('tokenizer_config.json', '{', 'cannot be read as JSON'),
+    ('generation_config.json', '3', 'holds a int'),
     ('tokenizer_config.json', '{"added_tokens_decoder": {"x": {}}}', 'added tokens'),
     ('tokenizer_config.json', '{"added_tokens_decoder": [1]}', 'added tokens'),
     ('generation_config.json', '{"eos_token_id": "</s>"}', "generation_config.json beside it is '</s>', not an id"),
     ('config.json', '{"eos_token_id": [-1]}', 'not an id'),
-])
+  ],
+)
 def test_a_broken_file_is_named(qwen, tmp_path, name, content, said):
   path = tmp_path / 'm'
   shutil.copytree(qwen, path)
@@ -77,7 +84,7 @@ def test_a_broken_sentencepiece_model_is_named(tmp_path):
 
 def test_a_tokenizer_without_an_end_is_refused(qwen, tmp_path):
   path = edited(qwen, tmp_path / 'm', 'tokenizer_config.json', eos_token=None)
-  assert len(tokenizers.load(path).eos) == 2              # generation_config.json still names them
+  assert len(tokenizers.load(path).eos) == 2  # generation_config.json still names them
   (path / 'generation_config.json').unlink()
   assert 'no token ends a text' in error_of(path)
 
@@ -94,8 +101,11 @@ def named_special(qwen):
 
 def listed_special(qwen):
   more = {qwen.added['</think>']: '</think>', qwen.vocab: '<|tool|>'}
-  return {'added_tokens_decoder': {
-      str(i): {'content': token, 'special': True, 'normalized': False} for i, token in more.items()}}
+  return {
+    'added_tokens_decoder': {
+      str(i): {'content': token, 'special': True, 'normalized': False} for i, token in more.items()
+    }
+  }
 
 
 @pytest.mark.parametrize('changes', [named_special, listed_special])
@@ -117,8 +127,12 @@ def test_special_tokens_map_counts_where_the_configuration_is_silent(qwen, tmp_p
 
 
 def test_tokens_beside_a_sentencepiece_model_are_refused(sentencepiece, tmp_path):
-  path = edited(sentencepiece, tmp_path / 'm', 'tokenizer_config.json', added_tokens_decoder={
-      '512': {'content': '<x>', 'special': True}})
+  path = edited(
+    sentencepiece,
+    tmp_path / 'm',
+    'tokenizer_config.json',
+    added_tokens_decoder={'512': {'content': '<x>', 'special': True}},
+  )
   assert 'has 512 ids, but the files beside it add more' in error_of(path)
 
 
@@ -126,6 +140,7 @@ def test_training_gives_the_same_model_each_time(tmp_path):
   def model(name):
     tokenizers.train(arithmetic.documents('trial', 0, 50), tmp_path / name, 400)
     return hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
   assert model('a') == model('b')
 
 
@@ -142,29 +157,42 @@ def having(**changes):
   return lambda spec: spec | changes
 
 
-@pytest.mark.parametrize('change, said', [
+@pytest.mark.parametrize(
+  'change, said',
+  [
     (having(normalizer={'type': 'Precompiled', 'precompiled_charsmap': '/////w=='}), "'Precompiled'"),
-    (having(normalizer={'type': 'Sequence', 'normalizers': [{'type': 'NFC'}, {'type': 'Precompiled'}]}),
-     "'Precompiled'"),
+    (
+      having(normalizer={'type': 'Sequence', 'normalizers': [{'type': 'NFC'}, {'type': 'Precompiled'}]}),
+      "'Precompiled'",
+    ),
     (having(normalizer={'type': 'Sequence', 'normalizers': [GROWS] * 6}), 'which makes texts longer'),
     (having(normalizer=GROWS | {'pattern': {'Regex': 'a'}, 'content': 'a'}), 'which makes texts longer'),
     (having(normalizer=GROWS | {'pattern': {'String': ''}, 'content': ''}), 'which makes texts longer'),
-    (having(normalizer={'type': 'Prepend', 'prepend': ''}), "'Prepend'"), (having(normalizer=3), 'normalizer 3'),
-    (having(normalizer={'type': 'Sequence', 'normalizers': 3}), "'Sequence'"), (having(normalizer={}), 'normalizer {}'),
+    (having(normalizer={'type': 'Prepend', 'prepend': ''}), "'Prepend'"),
+    (having(normalizer=3), 'normalizer 3'),
+    (having(normalizer={'type': 'Sequence', 'normalizers': 3}), "'Sequence'"),
+    (having(normalizer={}), 'normalizer {}'),
     (having(pre_tokenizer={'type': 'FixedLength', 'length': 0}), "'FixedLength'"),
     (having(pre_tokenizer={'type': 'Sequence', 'pretokenizers': [BYTE_LEVEL, {'type': 'Metaspace'}]}), "'Metaspace'"),
     (having(pre_tokenizer=SPLIT | {'pattern': {'String': ''}}), 'nothing to look for'),
     (having(pre_tokenizer=SPLIT | {'pattern': {'Regex': '('}}), 'not a tokenizer'),
-    (model(type='WordLevel', unk_token='[UNK]'), 'no BPE model'), (model(type='WordPiece'), 'no BPE model'),
-    (model(type='Unigram', vocab=[['a', -1.0]]), 'no BPE model'), (model(vocab=[]), 'no BPE model'),
-    (having(model={'type': 'BPE'}), 'no BPE model'), (model(vocab={}, merges=[]), 'no token'),
+    (model(type='WordLevel', unk_token='[UNK]'), 'no BPE model'),
+    (model(type='WordPiece'), 'no BPE model'),
+    (model(type='Unigram', vocab=[['a', -1.0]]), 'no BPE model'),
+    (model(vocab=[]), 'no BPE model'),
+    (having(model={'type': 'BPE'}), 'no BPE model'),
+    (model(vocab={}, merges=[]), 'no token'),
     (model(continuing_subword_prefix='##'), "continuing_subword_prefix = '##'"),
-    (model(end_of_word_suffix='</w>'), "end_of_word_suffix = '</w>'"), (model(dropout=0.5), 'dropout = 0.5'),
-    (model(vocab={'a': -1}, merges=[]), 'not a tokenizer'), (model(vocab={'a': 10**12}, merges=[]), 'not a tokenizer'),
+    (model(end_of_word_suffix='</w>'), "end_of_word_suffix = '</w>'"),
+    (model(dropout=0.5), 'dropout = 0.5'),
+    (model(vocab={'a': -1}, merges=[]), 'not a tokenizer'),
+    (model(vocab={'a': 10**12}, merges=[]), 'not a tokenizer'),
     (model(vocab={'a': 1.5}, merges=[]), 'not a tokenizer'),
     (model(vocab={'a': 1, 'b': 1}, merges=[]), 'one id for two'),
-    (model(merges=[['nothing', 'there']]), 'not a tokenizer'), (model(merges=3), 'not a tokenizer'),
-])
+    (model(merges=[['nothing', 'there']]), 'not a tokenizer'),
+    (model(merges=3), 'not a tokenizer'),
+  ],
+)
 def test_settings_that_byte_level_bpe_has_not_are_refused(qwen, tmp_path, change, said):
   spec = json.loads((qwen / 'tokenizer.json').read_text())
   spec = change(spec)
@@ -173,21 +201,47 @@ def test_settings_that_byte_level_bpe_has_not_are_refused(qwen, tmp_path, change
   assert said in error_of(edited(qwen, tmp_path / 'm', **spec))
 
 
-@pytest.mark.parametrize('change', [
-    model(dropout=0.0, continuing_subword_prefix='', end_of_word_suffix=''), model(dropout=None),
-    having(normalizer={'type': 'Sequence', 'normalizers': []}), having(normalizer=None),
-    having(normalizer={'type': 'Sequence', 'normalizers': [{'type': 'NFC'}, {
-        'type': 'Replace', 'pattern': {'String': '\u2003'}, 'content': ' '}]}),
-    having(pre_tokenizer={'type': 'Sequence', 'pretokenizers': [
-        {'type': 'Digits', 'individual_digits': True}, BYTE_LEVEL | {'use_regex': False}]})])
+@pytest.mark.parametrize(
+  'change',
+  [
+    model(dropout=0.0, continuing_subword_prefix='', end_of_word_suffix=''),
+    model(dropout=None),
+    having(normalizer={'type': 'Sequence', 'normalizers': []}),
+    having(normalizer=None),
+    having(
+      normalizer={
+        'type': 'Sequence',
+        'normalizers': [{'type': 'NFC'}, {'type': 'Replace', 'pattern': {'String': '\u2003'}, 'content': ' '}],
+      }
+    ),
+    having(
+      pre_tokenizer={
+        'type': 'Sequence',
+        'pretokenizers': [{'type': 'Digits', 'individual_digits': True}, BYTE_LEVEL | {'use_regex': False}],
+      }
+    ),
+  ],
+)
 def test_settings_that_it_has_are_read(qwen, tmp_path, change):
   ours = tokenizers.load(edited(qwen, tmp_path / 'm', **change(json.loads((qwen / 'tokenizer.json').read_text()))))
   assert ours.decode(ours.encode('some text 12 x')) == 'some text 12 x'
 
 
-@pytest.mark.parametrize('token', [
-    {'content': ''}, {'content': 3}, {'content': None}, {'content': '\ud800'}, {'id': -1}, {'id': 10**12}, {'id': '7'},
-    {'id': 1.5}, {'id': True}, {'id': None}])
+@pytest.mark.parametrize(
+  'token',
+  [
+    {'content': ''},
+    {'content': 3},
+    {'content': None},
+    {'content': '\ud800'},
+    {'id': -1},
+    {'id': 10**12},
+    {'id': '7'},
+    {'id': 1.5},
+    {'id': True},
+    {'id': None},
+  ],
+)
 def test_added_tokens_that_can_be_none_are_refused(qwen, tmp_path, token):
   added = json.loads((qwen / 'tokenizer.json').read_text())['added_tokens']
   assert 'added tokens' in error_of(edited(qwen, tmp_path / 'm', added_tokens=[*added, added[0] | token]))
@@ -213,7 +267,7 @@ def test_damaged_sentencepiece_models_are_read_or_one_line(sentencepiece, tmp_pa
     data = bytearray(whole)
     for _ in range(dice.choice([1, 3, 30])):
       data[dice.randrange(len(data))] = dice.choice([0, 255, dice.randrange(256)])
-    (tmp_path / 'tokenizer.model').write_bytes(data[:dice.randrange(len(data))] if dice.random() < 0.2 else data)
+    (tmp_path / 'tokenizer.model').write_bytes(data[: dice.randrange(len(data))] if dice.random() < 0.2 else data)
     try:
       ours = tokenizers.load(tmp_path)
     except tokenizers.TokenizerError as error:

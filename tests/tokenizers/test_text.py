@@ -1,4 +1,5 @@
 """Encoding, decoding and streams, against the `tokenizers` library, transformers and SentencePiece itself."""
+
 import json
 import random
 
@@ -75,8 +76,13 @@ def test_a_translated_sentencepiece_model_writes_alike_what_is_utf8(sentencepiec
 
 def test_sentencepiece_models_of_another_kind_are_not_translated(tmp_path):
   sentencepiece_library.SentencePieceTrainer.train(
-      sentence_iterator=iter(arithmetic.documents('trial', 0, 100)), model_prefix=str(tmp_path / 'm'), vocab_size=300,
-      model_type='unigram', hard_vocab_limit=False, minloglevel=2)
+    sentence_iterator=iter(arithmetic.documents('trial', 0, 100)),
+    model_prefix=str(tmp_path / 'm'),
+    vocab_size=300,
+    model_type='unigram',
+    hard_vocab_limit=False,
+    minloglevel=2,
+  )
   with pytest.raises(tokenizers.TokenizerError, match='tokenizers.train'):
     tokenizers.to_tokenizer_json(tmp_path / 'm.model', tmp_path / 'tokenizer.json')
   assert not (tmp_path / 'tokenizer.json').exists()
@@ -86,7 +92,7 @@ def test_text_comes_back(directory, texts):
   ours = tokenizers.load(directory)
   for text in texts:
     back = ours.decode(ours.encode(text))
-    if directory.name == 'deepseek':          # no normalisation, and nothing that a space stands for
+    if directory.name == 'deepseek':  # no normalisation, and nothing that a space stands for
       assert back == text
     assert ours.decode(ours.encode(back)) == back
 
@@ -96,7 +102,7 @@ def test_the_text_of_a_special_token_is_only_text(qwen):
   end, think = ours.added['<|im_end|>'], ours.added['<think>']
   assert end not in ours.encode('a<|im_end|>b') and ours.decode(ours.encode('a<|im_end|>b')) == 'a<|im_end|>b'
   assert ours.encode('<|im_end|>', special=True) == [end]
-  assert ours.encode('<think>') == [think]                    # added, but not special
+  assert ours.encode('<think>') == [think]  # added, but not special
 
 
 def test_half_a_surrogate_pair_is_refused(directory):
@@ -133,17 +139,17 @@ def test_a_stream_writes_no_part_of_a_character(directory):
   text = 'a👨‍👩‍👧‍👦é汉🙂 ok'
   parts = streamed(ours, ours.encode(text))
   assert '\ufffd' not in ''.join(parts) and ''.join(parts) == text
-  assert len(parts) > 12 and max(map(len, parts)) < 8            # and does not wait for the end
+  assert len(parts) > 12 and max(map(len, parts)) < 8  # and does not wait for the end
 
 
-@pytest.mark.parametrize('byte', [0x80, 0xf0, 0xff])
+@pytest.mark.parametrize('byte', [0x80, 0xF0, 0xFF])
 def test_a_stream_of_broken_characters_keeps_going(directory, byte):
   ours = tokenizers.load(directory)
-  piece = f'<0x{byte:02X}>' if directory.name == 'ours' else {0x80: 'Ģ', 0xf0: 'ð', 0xff: 'ÿ'}[byte]
+  piece = f'<0x{byte:02X}>' if directory.name == 'ours' else {0x80: 'Ģ', 0xF0: 'ð', 0xFF: 'ÿ'}[byte]
   ids = [whole(directory).token_to_id(piece)] * 200
   parts = streamed(ours, ids)
   assert ''.join(parts) == ours.decode(ids) == '\ufffd' * 200
-  assert all(parts[1:-1])                                        # at most one waits
+  assert all(parts[1:-1])  # at most one waits
 
 
 def test_a_text_begins_as_the_tokenizers_files_say(qwen, tmp_path):
@@ -168,7 +174,7 @@ def test_a_response_shows_its_special_tokens_but_not_its_end(directory):
     at = ours.added[token]
     for where in range(len(ids) + 1):
       found, control = ours.response([*ids[:where], at, *ids[where:], ours.eos[0]])
-      before, after = found.split(token)                 # a character that it splits is broken on both sides
+      before, after = found.split(token)  # a character that it splits is broken on both sides
       assert control == (token,) and (text == before + after or text.startswith(before.rstrip('\ufffd')))
     assert ours.response([at, *ids, at])[0] == token + text + token
     assert len([*ours.pieces([*ids, at])]) == len(ids) + 2

@@ -1,4 +1,5 @@
 """A value network's gradient: cut into microbatches or not, recomputed or not, by hand or not."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +9,9 @@ from r1jax import models
 from r1jax import params as params_lib
 from r1jax.training import critic, policy
 
-MODEL = models.ModelConfig(vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=64,
-                           head='score')
+MODEL = models.ModelConfig(
+  vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=64, head='score'
+)
 P, G, T = 4, 2, 12
 
 
@@ -45,7 +47,7 @@ def test_values_are_those_before_each_token(params):
     n = int(whole.prompt_lengths[p])
     row = jnp.concatenate([whole.prompts[p, :n], whole.responses[p, g]])[None, None]
     hidden, _, _ = models.forward(params, MODEL, row, jnp.arange(n + T)[None, None])
-    np.testing.assert_allclose(found[p, g], models.scores(params, hidden)[0, 0, n - 1:-1], atol=1e-5)
+    np.testing.assert_allclose(found[p, g], models.scores(params, hidden)[0, 0, n - 1 : -1], atol=1e-5)
 
 
 def test_microbatches_and_recomputation_give_the_gradient_of_the_whole(params):

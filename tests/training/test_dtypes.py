@@ -1,4 +1,5 @@
 """Parameters, moments and the reference in bfloat16: what is kept how, what is computed how, and saving it."""
+
 import dataclasses
 
 import jax
@@ -13,8 +14,9 @@ from r1jax.models.config import MoE
 from r1jax.training import optimizer, policy
 from r1jax.training import state as state_lib
 
-MODEL = models.ModelConfig(vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=64,
-                           moe=MoE(4, 2, 12, score='sigmoid'))
+MODEL = models.ModelConfig(
+  vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=64, moe=MoE(4, 2, 12, score='sigmoid')
+)
 SPECS = models.specs(MODEL)
 F32, BF16 = jnp.float32, jnp.bfloat16
 
@@ -30,8 +32,10 @@ def make(name='adam', param='float32', moment='float32', reference='float32', me
 
 def gradient(state, dtype='float32'):
   flat = jnp.linspace(0.1, 1.0, 24)
-  return jax.tree.map(lambda x: (jnp.resize(flat, x.shape) * (-1) ** jnp.arange(x.shape[-1])).astype(x.dtype),
-                      policy.zeros_like(state.params, dtype))
+  return jax.tree.map(
+    lambda x: (jnp.resize(flat, x.shape) * (-1) ** jnp.arange(x.shape[-1])).astype(x.dtype),
+    policy.zeros_like(state.params, dtype),
+  )
 
 
 def moments(opt_state):
@@ -73,8 +77,9 @@ def test_bfloat16_parameters_move_as_float32_ones_rounded():
   exact = exact.replace(params=jax.tree.map(lambda x: x.astype(F32), coarse.params))
   exact, _ = policy.apply(exact, gradient(exact), optimizer=opt)
   coarse, _ = policy.apply(coarse, gradient(coarse, 'param'), optimizer=coarse_opt)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(np.float32(a), b, rtol=2 ** -7, atol=1e-4), coarse.params,
-               exact.params)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(np.float32(a), b, rtol=2**-7, atol=1e-4), coarse.params, exact.params
+  )
   assert jax.tree.map(lambda x: x.dtype, coarse) == jax.tree.map(lambda x: x.dtype, coarse_like)
   assert (before['embed'] != jax.device_get(coarse.params['embed'])).mean() > 0.9
 
@@ -94,8 +99,9 @@ def test_all_of_it_is_saved_and_restored_to_the_bit(tmp_path):
 def test_a_refreshed_reference_is_the_policy_rounded_and_a_copy():
   _, _, state = make(reference='bfloat16')
   params = jax.tree.map(lambda x: x + 0.125, state.params)
-  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(a.dtype)),
-               state_lib.refresh(params, state.reference), params)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a, b.astype(a.dtype)), state_lib.refresh(params, state.reference), params
+  )
   same = state_lib.refresh(params, params)
   assert all(a is not b for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(params)))
 

@@ -1,4 +1,5 @@
 """The optimiser: schedules against hand arithmetic, clipping, and Muon on stacked layers."""
+
 import jax
 import numpy as np
 import optax
@@ -10,20 +11,25 @@ from r1jax.params import Spec
 from r1jax.training import optimizer
 
 SPECS = {
-    'embed': Spec((40, 16), ('vocab', 'embed'), 'embedding'),
-    'layers': {'o': Spec((2, 4, 8, 16), ('layers', 'heads', 'head_dim', 'embed'), fan_in=2),
-               'up': Spec((2, 16, 24), ('layers', 'embed', 'mlp')),
-               'norm': Spec((2, 16), ('layers', 'norm'), 'ones')},
-    'norm': Spec((16,), ('norm',), 'ones'),
+  'embed': Spec((40, 16), ('vocab', 'embed'), 'embedding'),
+  'layers': {
+    'o': Spec((2, 4, 8, 16), ('layers', 'heads', 'head_dim', 'embed'), fan_in=2),
+    'up': Spec((2, 16, 24), ('layers', 'embed', 'mlp')),
+    'norm': Spec((2, 16), ('layers', 'norm'), 'ones'),
+  },
+  'norm': Spec((16,), ('norm',), 'ones'),
 }
 
 
-@pytest.mark.parametrize('name, want', [
+@pytest.mark.parametrize(
+  'name, want',
+  [
     # Steps 0, 3, 4, 9 and 14 of 14, warm-up 4: a quarter, all of it, then the decay over 10 steps.
     ('constant', [0.5, 2.0, 2.0, 2.0, 2.0]),
     ('linear', [0.5, 2.0, 2.0, 2.0 - 0.5 * 1.8, 0.2]),
     ('cosine', [0.5, 2.0, 2.0, 0.2 + 1.8 * 0.5, 0.2]),
-])
+  ],
+)
 def test_schedules_at_known_steps(name, want):
   rate = optimizer.schedule(config.Optimizer(2.0, schedule=name, warmup=4, final_fraction=0.1), 14)
   np.testing.assert_allclose([rate(s) for s in (0, 3, 4, 9, 14)], want, rtol=1e-6)
@@ -87,16 +93,19 @@ def test_muon_orthogonalises_the_matrix_of_each_layer():
       # Newton-Schulz in five steps leaves singular values within about 0.7 to 1.2 of one number.
       assert values(grad).max() / values(grad).min() > 3 > 2 > values(update).max() / values(update).min()
       # consistent_rms: the entries of an update are 0.2 of the rate in the root mean square.
-      np.testing.assert_allclose(np.sqrt((update ** 2).mean()), 0.2 * 1e-2, rtol=0.25)
-      assert (update * grad).sum() < 0                  # downhill
+      np.testing.assert_allclose(np.sqrt((update**2).mean()), 0.2 * 1e-2, rtol=0.25)
+      assert (update * grad).sum() < 0  # downhill
 
 
 def test_muon_leaves_embeddings_and_scales_to_adam():
   """Their first update has the rate in every entry, with the sign of the gradient; a matrix's has not."""
   params, grads = random_like(0), random_like(1)
   updates, _ = step(config.Optimizer(1e-2, name='muon', grad_clip=0.0), params, grads)
-  for update, grad in [(updates['embed'], grads['embed']), (updates['norm'], grads['norm']),
-                       (updates['layers']['norm'], grads['layers']['norm'])]:
+  for update, grad in [
+    (updates['embed'], grads['embed']),
+    (updates['norm'], grads['norm']),
+    (updates['layers']['norm'], grads['layers']['norm']),
+  ]:
     # Nesterov's look-ahead: (b1 m / (1 - b1^2) + (1 - b1) g / (1 - b1)) with m = (1 - b1) g and b1 = 0.9.
     np.testing.assert_allclose(update, -1e-2 * np.sign(grad) * (0.09 / 0.19 + 1), rtol=1e-3)
   assert np.abs(updates['layers']['up']).std() > 1e-4

@@ -1,4 +1,5 @@
 """A score model's update: microbatches, padding, marks, and finite differences."""
+
 import dataclasses
 
 import jax
@@ -16,8 +17,9 @@ from r1jax.training import reward
 from r1jax.training import state as state_lib
 from r1jax.training.update import NonFiniteError
 
-MODEL = models.ModelConfig(vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=256,
-                           head='score')
+MODEL = models.ModelConfig(
+  vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=256, head='score'
+)
 N = 8
 
 
@@ -27,7 +29,7 @@ def examples(objective):
   for n in range(N):
     rows, labels = [], []
     for _ in range(2 if objective == 'pairs' else 1):
-      length = int(rng.integers(17, 33))                  # one padded shape: few programs to compile
+      length = int(rng.integers(17, 33))  # one padded shape: few programs to compile
       if objective == 'steps':
         marks = np.sort(rng.choice(length, size=rng.integers(3, 5), replace=False))
       else:
@@ -42,20 +44,29 @@ def examples(objective):
 
 def cfg(objective, microbatch=0, **model):
   return config.RewardModel(
-      seed=0, objective=objective, epochs=1.0, batch=N, microbatch=microbatch, model=config.Model(path='', **model),
-      data=config.Labelled(source='toy', max_length=64, eval_fraction=0.0),
-      optimizer=config.Optimizer(learning_rate=1e-2, grad_clip=0.0), eval=config.HeldOut(every=1),
-      checkpoint=config.Checkpoint(every=1))
+    seed=0,
+    objective=objective,
+    epochs=1.0,
+    batch=N,
+    microbatch=microbatch,
+    model=config.Model(path='', **model),
+    data=config.Labelled(source='toy', max_length=64, eval_fraction=0.0),
+    optimizer=config.Optimizer(learning_rate=1e-2, grad_clip=0.0),
+    eval=config.HeldOut(every=1),
+    checkpoint=config.Checkpoint(every=1),
+  )
 
 
 def updated(params, objective, some=None, **settings):
   """Parameters and metrics after one step of SGD of rate 1: what is gone from them is the gradient."""
   import optax
+
   mesh = parallel.make_mesh(config.Mesh())
   updater = reward.ScoreUpdater(cfg(objective, **settings), MODEL, optax.sgd(1.0), mesh)
   like = state_lib.abstract_state(models.specs(MODEL), optax.sgd(1.0), mesh, False, config.Train())
-  state = state_lib.new_state(jax.device_put(params, jax.tree.map(lambda x: x.sharding, like.params)), optax.sgd(1.0),
-                              like)
+  state = state_lib.new_state(
+    jax.device_put(params, jax.tree.map(lambda x: x.sharding, like.params)), optax.sgd(1.0), like
+  )
   state, metrics = updater.update(state, some or examples(objective), 0)
   return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, state.params), metrics
 
@@ -84,7 +95,7 @@ def test_the_gradient_is_that_of_finite_differences(params, objective):
   moved = lambda h: updated(jax.tree.map(lambda x, d: x + h * d, params, way), objective)[1]['train/loss']
   slope = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(way)))
   np.testing.assert_allclose((moved(1e-3) - moved(-1e-3)) / 2e-3, slope, rtol=1e-2)
-  norm = np.sqrt(sum((g ** 2).sum() for g in jax.tree.leaves(grads)))
+  norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
   np.testing.assert_allclose(metrics['train/grad_norm'], norm, rtol=1e-4)
 
 
@@ -102,8 +113,9 @@ def test_scores_are_read_at_marks_and_padding_changes_nothing(params):
 def test_a_mixture_counts_real_tokens_only():
   model = dataclasses.replace(models.PRESETS['toy_deepseek'], vocab=64, head='score')
   params = params_lib.init(models.specs(model), jax.random.key(0))
-  _, scores, load = models.threaded_scores(params, model, jnp.ones((2, 16), jnp.int32), jnp.array([5, 9]),
-                                           jnp.array([[4], [8]]))
+  _, scores, load = models.threaded_scores(
+    params, model, jnp.ones((2, 16), jnp.int32), jnp.array([5, 9]), jnp.array([[4], [8]])
+  )
   np.testing.assert_allclose(load.sum(axis=1), (5 + 9) * model.moe.top_k)
   assert scores.shape == (2, 1)
 

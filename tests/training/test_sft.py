@@ -1,4 +1,5 @@
 """The update of supervised fine-tuning: rows packed or not, in microbatches or not, are one gradient."""
+
 import dataclasses
 import functools
 
@@ -28,9 +29,16 @@ def texts(count=10):
 
 def cfg(batch, microbatch=0, **model):
   return config.SFT(
-      seed=0, epochs=1.0, batch=batch, microbatch=microbatch, model=config.Model(path='', **model),
-      data=config.Imitated('jsonl', max_length=LENGTH), optimizer=config.Optimizer(learning_rate=1e-2, grad_clip=0.0),
-      eval=config.Tested(every=1), checkpoint=config.Checkpoint(every=1))
+    seed=0,
+    epochs=1.0,
+    batch=batch,
+    microbatch=microbatch,
+    model=config.Model(path='', **model),
+    data=config.Imitated('jsonl', max_length=LENGTH),
+    optimizer=config.Optimizer(learning_rate=1e-2, grad_clip=0.0),
+    eval=config.Tested(every=1),
+    checkpoint=config.Checkpoint(every=1),
+  )
 
 
 def updated(params, rows, microbatch=0, model=MODEL, **settings):
@@ -38,11 +46,12 @@ def updated(params, rows, microbatch=0, model=MODEL, **settings):
   mesh = parallel.make_mesh(config.Mesh())
   updater = sft.SFTUpdater(cfg(len(rows), microbatch, **settings), model, optax.sgd(1.0), mesh)
   like = state_lib.abstract_state(models.specs(model), optax.sgd(1.0), mesh, False, config.Train())
-  state = state_lib.new_state(jax.device_put(params, jax.tree.map(lambda x: x.sharding, like.params)), optax.sgd(1.0),
-                              like)
+  state = state_lib.new_state(
+    jax.device_put(params, jax.tree.map(lambda x: x.sharding, like.params)), optax.sgd(1.0), like
+  )
   arrays = packing.pack(rows, LENGTH)
   size = updater.size
-  held_out = updater.evaluate(state.params, [[x[i:i + size] for x in arrays] for i in range(0, len(rows), size)])
+  held_out = updater.evaluate(state.params, [[x[i : i + size] for x in arrays] for i in range(0, len(rows), size)])
   state, metrics = updater.update(state, arrays, 0)
   return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, state.params), metrics, held_out
 
@@ -60,7 +69,7 @@ def alone(params):
 
 def nll(params):
   """Nats of each text's response, from whole logits of rows that hold one text each."""
-  tokens = np.stack([np.resize(ids, 16) for ids, _ in texts()])    # what fills up comes after the text
+  tokens = np.stack([np.resize(ids, 16) for ids, _ in texts()])  # what fills up comes after the text
   hidden, _, _ = models.forward(params, MODEL, tokens[:, None], np.broadcast_to(np.arange(16), tokens.shape)[:, None])
   logp = jax.nn.log_softmax(hidden[:, 0] @ models.unembedding(params))
   told = np.array([[start <= t < len(ids) for t in range(1, 16)] for ids, start in texts()])
@@ -105,8 +114,9 @@ def test_what_lies_in_prompts_and_padding_is_not_learned(params):
   grads, _, _ = updated(params, [[(ids, start)]])
   wrong = grads['unembed']
   hidden, _, _ = jax.jit(functools.partial(models.forward, cfg=MODEL))(
-      params, tokens=ids[None, None], positions=np.arange(5)[None, None])
-  told = np.asarray(hidden[0, 0, 2:4], np.float64)      # the two places that tell the response's tokens
+    params, tokens=ids[None, None], positions=np.arange(5)[None, None]
+  )
+  told = np.asarray(hidden[0, 0, 2:4], np.float64)  # the two places that tell the response's tokens
   probabilities = np.asarray(jax.nn.softmax(jnp.asarray(told) @ params['unembed']))
   right = np.zeros((2, 40))
   right[[0, 1], ids[3:]] = 1

@@ -1,4 +1,5 @@
 """The update: how a rollout is cut into batches must not show in the gradient."""
+
 import dataclasses
 
 import jax
@@ -17,18 +18,29 @@ from r1jax.training.update import Graded, NonFiniteError, Updater, bucket
 MODEL = models.ModelConfig(vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=64)
 SPECS = models.specs(MODEL)
 MIXED = dataclasses.replace(
-    MODEL, layers=3, kv_heads=2, mla=MLA(q_rank=8, kv_rank=8, nope_dim=4, rope_dim=4, v_dim=6),
-    moe=MoE(8, 2, 12, shared=1, first_dense=1, score='sigmoid', groups=4, top_groups=2, scale=2.5))
+  MODEL,
+  layers=3,
+  kv_heads=2,
+  mla=MLA(q_rank=8, kv_rank=8, nope_dim=4, rope_dim=4, v_dim=6),
+  moe=MoE(8, 2, 12, shared=1, first_dense=1, score='sigmoid', groups=4, top_groups=2, scale=2.5),
+)
 P, G, T = 4, 4, 24
 
 
 def config_of(train=None, **loss):
   return config.RL(
-      seed=0, steps=3, model=config.Model('none'), data=config.Data('jsonl'),
-      rollout=config.Rollout(prompts=P, samples=G, max_prompt=8, max_response=T),
-      reward=config.Reward({'x': 1.0}, 'x'),
-      loss=config.Loss(**{'name': 'grpo'} | loss), optimizer=config.Optimizer(1e-2), eval=config.Evaluation(1, 1, 1),
-      train=config.Train(**{'logit_chunk': 64} | (train or {})), checkpoint=config.Checkpoint(1))
+    seed=0,
+    steps=3,
+    model=config.Model('none'),
+    data=config.Data('jsonl'),
+    rollout=config.Rollout(prompts=P, samples=G, max_prompt=8, max_response=T),
+    reward=config.Reward({'x': 1.0}, 'x'),
+    loss=config.Loss(**{'name': 'grpo'} | loss),
+    optimizer=config.Optimizer(1e-2),
+    eval=config.Evaluation(1, 1, 1),
+    train=config.Train(**{'logit_chunk': 64} | (train or {})),
+    checkpoint=config.Checkpoint(1),
+  )
 
 
 def rollout(old=True, ref=True, seed=0):
@@ -37,9 +49,16 @@ def rollout(old=True, ref=True, seed=0):
   near = lambda: (-3.7 + 0.3 * rng.normal(size=(P, G, T))).astype(np.float32)
   lengths = rng.integers(1, T + 1, (P, G)).astype(np.int32)
   lengths[0] = [1, T, 2, 9]
-  return Graded(rng.integers(0, 40, (P, 8)).astype(np.int32), rng.integers(1, 9, P).astype(np.int32),
-                rng.integers(0, 40, (P, G, T)).astype(np.int32), lengths, rng.normal(size=(P, G)).astype(np.float32),
-                near(), near() if old else None, near() if ref else None)
+  return Graded(
+    rng.integers(0, 40, (P, 8)).astype(np.int32),
+    rng.integers(1, 9, P).astype(np.int32),
+    rng.integers(0, 40, (P, G, T)).astype(np.int32),
+    lengths,
+    rng.normal(size=(P, G)).astype(np.float32),
+    near(),
+    near() if old else None,
+    near() if ref else None,
+  )
 
 
 def make(cfg, opt=None, model=MODEL):
@@ -67,8 +86,9 @@ def assert_close(a, b, atol=2e-6):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=atol * max(1, np.abs(y).max())), a, b)
 
 
-@pytest.mark.parametrize('name', [
-    name if name == 'grpo' else pytest.param(name, marks=pytest.mark.slow) for name in losses.LOSSES])
+@pytest.mark.parametrize(
+  'name', [name if name == 'grpo' else pytest.param(name, marks=pytest.mark.slow) for name in losses.LOSSES]
+)
 def test_microbatches_and_length_slices_give_the_gradient_of_the_whole(name):
   # Tight clipping, so that both clip fractions are at work; KL, entropy and the sampler's weight too.
   loss = dict(name=name, kl_coef=0.3, tis_cap=1.5, clip_low=0.05, clip_high=0.1, entropy_coef=0.2)
@@ -86,19 +106,20 @@ def test_microbatches_and_length_slices_give_the_gradient_of_the_whole(name):
 def test_experts_are_trained_and_balanced_alike_in_microbatches():
   before, want, metrics = stepped(config_of(dict(balance_rate=0.25)), rollout(), model=MIXED)
   bias = want['layers']['moe']['router_bias']
-  assert set(np.unique(bias)) <= {-0.25, 0.0, 0.25} and bias.any()   # the rate, up or down; it has no gradient
+  assert set(np.unique(bias)) <= {-0.25, 0.0, 0.25} and bias.any()  # the rate, up or down; it has no gradient
   assert np.abs(want['layers']['moe']['gate'] - before['layers']['moe']['gate']).max() > 1e-4
   # Visits of real tokens only: each prompt once and each response's tokens but the last, 2 experts each.
   assert np.mean([metrics[f'moe/load/{i:03d}'] for i in range(8)]) == pytest.approx(1)
   assert metrics['moe/load_min'] <= 1 <= metrics['moe/load_max']
   for train in (dict(microbatch=4, length_slices=4), dict(microbatch=8)):
     _, got, same = stepped(config_of(train | dict(balance_rate=0.25)), rollout(), model=MIXED)
-    if 'length_slices' in train:                          # they run a prompt several times, and count it so
+    if 'length_slices' in train:  # they run a prompt several times, and count it so
       got['layers']['moe']['router_bias'] = bias
     assert_close(got, want)
     if 'length_slices' not in train:
       assert {k: v for k, v in same.items() if 'moe' in k} == pytest.approx(
-          {k: v for k, v in metrics.items() if 'moe' in k})
+        {k: v for k, v in metrics.items() if 'moe' in k}
+      )
 
 
 def test_frozen_biases_stay_though_weights_decay():
@@ -124,8 +145,9 @@ def test_every_response_is_in_one_microbatch():
     assert (seen == 1).all()
 
 
-@pytest.mark.parametrize('length, limit, want', [
-    (1, 24, 8), (8, 24, 8), (9, 24, 16), (24, 24, 24), (41, 160, 80), (3, 5, 5)])
+@pytest.mark.parametrize(
+  'length, limit, want', [(1, 24, 8), (8, 24, 8), (9, 24, 16), (24, 24, 24), (41, 160, 80), (3, 5, 5)]
+)
 def test_bucket(length, limit, want):
   assert bucket(length, limit) == want
 
@@ -136,8 +158,11 @@ def test_what_pads_a_rollout_changes_nothing(train):
   after = np.arange(T) >= clean.lengths[..., None]
   beyond = np.arange(8) >= clean.prompt_lengths[:, None]
   dirty = dataclasses.replace(
-      clean, prompts=np.where(beyond, 39, clean.prompts), responses=np.where(after, 39, clean.responses),
-      **{n: np.where(after, np.nan, getattr(clean, n)) for n in ('sampler_logp', 'old_logp', 'ref_logp')})
+    clean,
+    prompts=np.where(beyond, 39, clean.prompts),
+    responses=np.where(after, 39, clean.responses),
+    **{n: np.where(after, np.nan, getattr(clean, n)) for n in ('sampler_logp', 'old_logp', 'ref_logp')},
+  )
   _, want, metrics = stepped(cfg, clean)
   _, got, same = stepped(cfg, dirty)
   assert_close(got, want)
@@ -146,8 +171,10 @@ def test_what_pads_a_rollout_changes_nothing(train):
 
 def test_logprobs_are_the_models_in_any_cut():
   batch = rollout()
-  found = [u.logprobs(s.params, batch)() for u, s in (make(config_of(t)) for t in (
-      {}, dict(microbatch=2), dict(length_slices=4, microbatch=4)))]
+  found = [
+    u.logprobs(s.params, batch)()
+    for u, s in (make(config_of(t)) for t in ({}, dict(microbatch=2), dict(length_slices=4, microbatch=4)))
+  ]
   mask = np.arange(T) < batch.lengths[..., None]
   for other in found[1:]:
     np.testing.assert_allclose(np.where(mask, other, 0), np.where(mask, found[0], 0), atol=1e-5)
@@ -178,8 +205,10 @@ def test_later_minibatches_are_compared_with_the_old_policy():
 def test_minibatches_cover_the_rollout_once_an_epoch_in_an_order_of_the_step():
   updater, state = make(config_of(dict(minibatches=2, epochs=2)))
   seen = []
-  updater._step = lambda state, part: (seen.append(part.prompts[:, 0].tolist()) or state, {
-      'policy/loss': 0.0, 'policy/grad_norm': 0.0})
+  updater._step = lambda state, part: (
+    seen.append(part.prompts[:, 0].tolist()) or state,
+    {'policy/loss': 0.0, 'policy/grad_norm': 0.0},
+  )
   batch = dataclasses.replace(rollout(), prompts=np.arange(P)[:, None] * np.ones((1, 8), int))
   orders = []
   for step in (0, 1, 2, 0):
@@ -197,7 +226,7 @@ def test_equal_rewards_teach_nothing():
   before, after, metrics = stepped(config_of(), dataclasses.replace(batch, advantage=equal), adam)
   assert metrics['policy/grad_norm'] == 0
   jax.tree.map(np.testing.assert_array_equal, before, after)
-  before, after, _ = stepped(config_of(), batch, adam)    # and the same with rewards that differ
+  before, after, _ = stepped(config_of(), batch, adam)  # and the same with rewards that differ
   assert not np.array_equal(before['embed'], after['embed'])
 
 
@@ -241,13 +270,14 @@ def test_entropy_is_the_mean_over_response_tokens():
   _, metrics = updater.update(state, batch, 0)
   total = 0.0
   for p in range(P):
-    hidden, _ = models.response_hidden(params, MODEL, batch.prompts[p:p + 1], batch.prompt_lengths[p:p + 1],
-                                       batch.responses[p:p + 1])
+    hidden, _ = models.response_hidden(
+      params, MODEL, batch.prompts[p : p + 1], batch.prompt_lengths[p : p + 1], batch.responses[p : p + 1]
+    )
     every = np.asarray(jax.nn.log_softmax(hidden[0] @ models.unembedding(params)), np.float64)
     entropy = -(np.exp(every) * every).sum(axis=-1)
-    total += sum(entropy[g, :batch.lengths[p, g]].sum() for g in range(G))
+    total += sum(entropy[g, : batch.lengths[p, g]].sum() for g in range(G))
   assert metrics['policy/entropy'] == pytest.approx(total / batch.lengths.sum(), rel=1e-5)
-  assert 'policy/kl' not in metrics                       # there is no reference
+  assert 'policy/kl' not in metrics  # there is no reference
 
 
 def test_metrics_combine_by_their_names():

@@ -7,6 +7,7 @@ chain: arithmetic in steps, `a 3*5 b +8 c -9 = ?`. The base's authors mostly gue
 The text a base model is trained on is written by imperfect authors: some guess, some reason, some
 check, and six of ten use the tags properly. Nothing here is a demonstration of what RL finds.
 """
+
 import dataclasses
 import hashlib
 import math
@@ -15,8 +16,8 @@ import numpy as np
 
 TRAIN_POOL = 4096
 HELD_OUT_POOL = 512
-DRILLS = 0.25                     # share of the base's documents that are plain sums, or things recalled by name
-HELD_OUT_FRACTION = 0.1           # by a hash of the problem's text; absent from base text and RL alike
+DRILLS = 0.25  # share of the base's documents that are plain sums, or things recalled by name
+HELD_OUT_FRACTION = 0.1  # by a hash of the problem's text; absent from base text and RL alike
 
 # Each term of a problem has a name, so that a later pass finds the next one as easily as the first.
 _NAMES = 'abcdefg'
@@ -26,9 +27,9 @@ TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 
 @dataclasses.dataclass(frozen=True)
 class World:
-  problem: object                 # rng -> (problem text, gold answer, whatever the authors need)
-  chain: object                   # (rng, facts) -> (thinking text, answer text)
-  steps: object                   # (problem text, response) -> list of (kind of step, whether it is right)
+  problem: object  # rng -> (problem text, gold answer, whatever the authors need)
+  chain: object  # (rng, facts) -> (thinking text, answer text)
+  steps: object  # (problem text, response) -> list of (kind of step, whether it is right)
 
 
 def is_held_out(text):
@@ -100,9 +101,13 @@ def _sums(rng):
 
 def _recall(rng):
   """Things by their names, three times, in another order each time: `b 3 a 40 a 40 b 3 b 3 a 40`."""
-  things = [lambda: str(rng.integers(10, 100)), lambda: str(rng.integers(1, 10)), lambda: f'{_term(rng):+d}',
-            lambda: '{}*{}'.format(*rng.integers(2, 10, size=2))]
-  names = rng.permutation(list(_NAMES))[:rng.integers(2, 8)]
+  things = [
+    lambda: str(rng.integers(10, 100)),
+    lambda: str(rng.integers(1, 10)),
+    lambda: f'{_term(rng):+d}',
+    lambda: '{}*{}'.format(*rng.integers(2, 10, size=2)),
+  ]
+  names = rng.permutation(list(_NAMES))[: rng.integers(2, 8)]
   thing = {name: things[rng.integers(len(things))]() for name in names}
   return ' '.join(f'{name} {thing[name]}' for _ in range(3) for name in rng.permutation(names))
 
@@ -126,6 +131,7 @@ def _tagged(rng, thinking, answer):
 
 
 # ---- trial -----------------------------------------------------------------------------------------
+
 
 def _trial_problem(rng):
   k = 2 if rng.random() < 0.5 else 3
@@ -157,10 +163,10 @@ def _trial_chain(rng, facts):
     # Nobody checks a guess: in four of ten a term is misquoted.
     if rng.random() < 0.4:
       i = int(rng.integers(len(terms)))
-      terms = [*terms[:i], terms[i] % 9 + 1, *terms[i + 1:]]
+      terms = [*terms[:i], terms[i] % 9 + 1, *terms[i + 1 :]]
     return 'guess', _signed(terms, draw())
   persistent = rng.random() < 0.12
-  orderly = persistent or rng.random() < 0.85           # goes through the signs in order; the others draw at random
+  orderly = persistent or rng.random() < 0.85  # goes through the signs in order; the others draw at random
   words, tried, signs = [], set(), draw()
   for attempt in range(8):
     tried.add(signs)
@@ -213,8 +219,14 @@ def _trial_steps(problem, response):
 # ---- chain -----------------------------------------------------------------------------------------
 
 # What the authors say between the steps, in English and in Chinese.
-_WORDS = {'first': ('first', '首先'), 'then': ('then', '然后'), 'so': ('so', '所以'), 'wait': ('wait', '等等'),
-          'check': ('check', '检查'), 'hmm': ('hmm', '嗯')}
+_WORDS = {
+  'first': ('first', '首先'),
+  'then': ('then', '然后'),
+  'so': ('so', '所以'),
+  'wait': ('wait', '等等'),
+  'check': ('check', '检查'),
+  'hmm': ('hmm', '嗯'),
+}
 
 
 def _chain_problem(rng):
@@ -293,6 +305,6 @@ def _is_int(word):
 
 
 WORLDS = {
-    'trial': World(_trial_problem, _trial_chain, _trial_steps),
-    'chain': World(_chain_problem, _chain_chain, _chain_steps),
+  'trial': World(_trial_problem, _trial_chain, _trial_steps),
+  'chain': World(_chain_problem, _chain_chain, _chain_steps),
 }

@@ -1,4 +1,5 @@
 """What people give the recipe's toy world, as files: preferences, and answers to open questions."""
+
 import json
 import os
 
@@ -9,8 +10,11 @@ PAIRS, HELD_OUT_PAIRS, ANSWERS = 'pairs.jsonl', 'pairs_held_out.jsonl', 'answers
 
 def write(folder, seed, pairs, held_out_pairs, answers):
   """Writes the three files, each whole or not at all. Returns {name: number of rows}."""
-  made = {PAIRS: r1_text.pairs(seed, pairs, False), HELD_OUT_PAIRS: r1_text.pairs(seed, held_out_pairs, True),
-          ANSWERS: r1_text.open_answers(seed, answers)}
+  made = {
+    PAIRS: r1_text.pairs(seed, pairs, False),
+    HELD_OUT_PAIRS: r1_text.pairs(seed, held_out_pairs, True),
+    ANSWERS: r1_text.open_answers(seed, answers),
+  }
   os.makedirs(folder, exist_ok=True)
   for name, rows in made.items():
     path = os.path.join(folder, name)

@@ -9,6 +9,7 @@ Each kind of reasoning has a hard step: a ten is crossed, a knave speaks, `9-` i
 step in English do it wrong half of the time, those who write it in Chinese do it right, and some write Chinese wherever
 it gets hard. So reinforcement by accuracy alone mixes languages, and a reward for one language has its small price.
 """
+
 import dataclasses
 
 import numpy as np
@@ -17,40 +18,48 @@ from r1jax import templates
 from r1jax.data.toy import arithmetic
 
 LANGUAGES = ('en', 'zh')
-FORGETS, FORGETS_AGAIN = 0.5, 0.2     # share of hard steps in English done wrong; in a second pass
-REASONED = 0.25                       # share of answers to open questions that come with a reason
-FOREIGN = 0.06                        # of authors who answer English in Chinese
-SLIPS = 0.01                          # of any other steps
-SUMMARY = {'en': 'the answer is', 'zh': '答案 是'}      # how a summary begins, in R1's form
+FORGETS, FORGETS_AGAIN = 0.5, 0.2  # share of hard steps in English done wrong; in a second pass
+REASONED = 0.25  # share of answers to open questions that come with a reason
+FOREIGN = 0.06  # of authors who answer English in Chinese
+SLIPS = 0.01  # of any other steps
+SUMMARY = {'en': 'the answer is', 'zh': '答案 是'}  # how a summary begins, in R1's form
 CHECKED = {'en': 'think check sum up', 'zh': '思考 检查 总结'}  # what is asked for beside a problem, now and then
 
 # What the authors say between the steps.
 SAYINGS = {'first': '首先', 'then': '然后', 'so': '所以', 'wait': '等等', 'check': '检查', 'maybe': '大概'}
 
-_TENS = dict(zip(range(2, 10), zip('twenty thirty forty fifty sixty seventy eighty ninety'.split(),
-                                   '二十 三十 四十 五十 六十 七十 八十 九十'.split())))
+_TENS = dict(
+  zip(
+    range(2, 10),
+    zip(
+      'twenty thirty forty fifty sixty seventy eighty ninety'.split(), '二十 三十 四十 五十 六十 七十 八十 九十'.split()
+    ),
+  )
+)
 _ONES = dict(zip(range(1, 10), zip('one two three four five six seven eight nine'.split(), '一二三四五六七八九')))
 _VALUE = {word: 10 * n for n, words in _TENS.items() for word in words} | {
-    word: n for n, words in _ONES.items() for word in words}
+  word: n for n, words in _ONES.items() for word in words
+}
 _NAMES, _PEOPLE, _ASKERS = 'abcdef', 'pqrst', 'bcdefghjkmnpqrstuvwyz'
 _ROLES = {True: ('knight', '骑士'), False: ('knave', '无赖')}
 _OPERATIONS = {'+': ('add', '加'), '*': ('times', '乘'), '-': ('from', '被减')}
 _SIZES = (('big', '大'), ('small', '小'))
-_THINGS = {                           # three big ones, three small ones
-    ('fruit', '水果'): ('apple pear lemon plum grape cherry'.split(), '苹果 梨 柠檬 李子 葡萄 樱桃'.split()),
-    ('animal', '动物'): ('dog horse sheep cat duck mouse'.split(), '狗 马 羊 猫 鸭 鼠'.split()),
-    ('vehicle', '车船'): ('bus train ship bike cart boat'.split(), '公车 火车 轮船 单车 推车 小船'.split()),
-    ('tool', '工具'): ('saw axe spade hammer knife needle'.split(), '锯子 斧头 铲子 锤子 刀 针'.split())}
+_THINGS = {  # three big ones, three small ones
+  ('fruit', '水果'): ('apple pear lemon plum grape cherry'.split(), '苹果 梨 柠檬 李子 葡萄 樱桃'.split()),
+  ('animal', '动物'): ('dog horse sheep cat duck mouse'.split(), '狗 马 羊 猫 鸭 鼠'.split()),
+  ('vehicle', '车船'): ('bus train ship bike cart boat'.split(), '公车 火车 轮船 单车 推车 小船'.split()),
+  ('tool', '工具'): ('saw axe spade hammer knife needle'.split(), '锯子 斧头 铲子 锤子 刀 针'.split()),
+}
 BECAUSE = ('because', '因为')
 _REASONS = ('it is good', 'many like it', 'it is near', 'it is cheap'), ('它 好', '大家 喜欢', '它 近', '它 便宜')
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  problem: object                 # (rng, language) -> (problem's fields, whatever the authors need)
-  think: object                   # (facts, author, first pass?) -> (words of the chain, answer)
-  guess: object                   # (facts, author) -> answer
-  steps: object                   # (facts, thinking's words, answer) -> [(kind of step, whether it is right)]
+  problem: object  # (rng, language) -> (problem's fields, whatever the authors need)
+  think: object  # (facts, author, first pass?) -> (words of the chain, answer)
+  guess: object  # (facts, author) -> answer
+  steps: object  # (facts, thinking's words, answer) -> [(kind of step, whether it is right)]
 
 
 class Author:
@@ -82,6 +91,7 @@ def number(value, tongue):
 
 
 # ---- chain -----------------------------------------------------------------------------------------
+
 
 def _chain_problem(rng, language):
   while True:
@@ -124,11 +134,11 @@ def _chain_steps(facts, words, answer):
       continue
     term, at = words[at], at + 1
     out.append(('term', term == terms[name]))
-    said = [w for w in words[at:at + 2] if w in _VALUE]
+    said = [w for w in words[at : at + 2] if w in _VALUE]
     if not said or not term.lstrip('+-').isascii() or not term.lstrip('+-').isdecimal():
       value = None
       continue
-    said = said[:2 if _VALUE[said[0]] >= 20 and len(said) > 1 and _VALUE[said[1]] < 10 else 1]
+    said = said[: 2 if _VALUE[said[0]] >= 20 and len(said) > 1 and _VALUE[said[1]] < 10 else 1]
     now = sum(_VALUE[w] for w in said)
     exact = int(term) if term[0] not in '+-' else value + int(term) if value is not None else None
     if exact is not None:
@@ -140,18 +150,28 @@ def _chain_steps(facts, words, answer):
 
 # ---- logic -----------------------------------------------------------------------------------------
 
+
 def _logic_problem(rng, language):
   zh = int(language == 'zh')
-  people = rng.permutation(list(_PEOPLE))[:rng.integers(3, 5)].tolist()
+  people = rng.permutation(list(_PEOPLE))[: rng.integers(3, 5)].tolist()
   says = [bool(x) for x in rng.integers(0, 2, size=len(people) - 1)]
   roles = [bool(rng.integers(0, 2))]
   for told in says:
     roles.append(told == roles[-1])
-  clues = [f'{people[0]} {_ROLES[roles[0]][zh]}', *(
-      f'{one} {("says", "说")[zh]} {other} {_ROLES[told][zh]}' for one, other, told in zip(people, people[1:], says))]
+  clues = [
+    f'{people[0]} {_ROLES[roles[0]][zh]}',
+    *(f'{one} {("says", "说")[zh]} {other} {_ROLES[told][zh]}' for one, other, told in zip(people, people[1:], says)),
+  ]
   answer = ' '.join(f'{p} {_ROLES[r][0]}' for p, r in zip(people, roles))
-  return ({'problem': f'{("who :", "谁 :")[zh]} {" , ".join(clues)} ?', 'answer': answer, 'names': people,
-           'is_knight': roles}, (people, roles[0], says))
+  return (
+    {
+      'problem': f'{("who :", "谁 :")[zh]} {" , ".join(clues)} ?',
+      'answer': answer,
+      'names': people,
+      'is_knight': roles,
+    },
+    (people, roles[0], says),
+  )
 
 
 def _logic_think(facts, author, again):
@@ -197,14 +217,17 @@ def _logic_steps(facts, words, answer):
 
 # ---- code ------------------------------------------------------------------------------------------
 
+
 def _code_problem(rng, language):
   signs = rng.choice(['+', '*', '-'], size=rng.integers(2, 4), p=[0.3, 0.3, 0.4]).tolist()
   operations = [(sign, int(rng.integers(2, 10))) for sign in signs]
   text = ' '.join(f'{name} {_term(sign, n)}' for name, (sign, n) in zip(_NAMES, operations))
   lines = [_line(sign, n, True) for sign, n in operations]
   tests = [f'assert f({x}) == {_run(lines, x)}' for x in (1, 4, 10)]
-  return ({'problem': f'{("write f :", "写 f :")[language == "zh"]} {text} ?', 'answer': ' ; '.join(lines),
-           'asserts': tests}, operations)
+  return (
+    {'problem': f'{("write f :", "写 f :")[language == "zh"]} {text} ?', 'answer': ' ; '.join(lines), 'asserts': tests},
+    operations,
+  )
 
 
 def _term(sign, n):
@@ -219,7 +242,7 @@ def _line(sign, n, right):
 
 def _run(lines, x):
   for line in lines:
-    x = eval(line, {'x': x})                            # our own text
+    x = eval(line, {'x': x})  # our own text
   return x
 
 
@@ -248,7 +271,7 @@ def _code_steps(facts, words, answer):
   """Each operation, looked up by its name, with its expression; and whether the program consists of these."""
   lines, out = {}, []
   for name, term, word, line in zip(words, words[1:], words[2:], words[3:]):
-    if name not in _NAMES[:len(facts)]:
+    if name not in _NAMES[: len(facts)]:
       continue
     sign, n = facts[_NAMES.index(name)]
     out.append(('code_term', term == _term(sign, n)))
@@ -260,13 +283,15 @@ def _code_steps(facts, words, answer):
 
 # ---- open ------------------------------------------------------------------------------------------
 
+
 def _open_problem(rng, language):
   zh = int(language == 'zh')
   group = list(_THINGS)[rng.integers(len(_THINGS))]
   size, person = int(rng.integers(2)), str(rng.choice(list(_ASKERS)))
-  text = (f'给 {person} 一种 {_SIZES[size][1]} {group[1]} ?' if zh else
-          f'name a {_SIZES[size][0]} {group[0]} for {person} ?')
-  fits = _THINGS[group][zh][3 * size:3 * size + 3]
+  text = (
+    f'给 {person} 一种 {_SIZES[size][1]} {group[1]} ?' if zh else f'name a {_SIZES[size][0]} {group[0]} for {person} ?'
+  )
+  fits = _THINGS[group][zh][3 * size : 3 * size + 3]
   return {'problem': text, 'answer': fits[0], 'fits': fits}, (group, fits, zh)
 
 
@@ -274,8 +299,9 @@ def _open_think(facts, author, again):
   """Eight answers of ten fit, and one of four comes with a reason."""
   group, _, _ = facts
   tongue = author.tongue()
-  return [group[tongue], ('so', '所以')[tongue]], open_answer(author.rng, facts, author.rng.random() < 0.8,
-                                                            author.rng.random() < REASONED)
+  return [group[tongue], ('so', '所以')[tongue]], open_answer(
+    author.rng, facts, author.rng.random() < 0.8, author.rng.random() < REASONED
+  )
 
 
 def open_answer(rng, facts, fits, reason):
@@ -292,12 +318,12 @@ def _open_guess(facts, author):
 
 
 KINDS = {
-    'chain': Kind(_chain_problem, _chain_think, _chain_guess, _chain_steps),
-    'logic': Kind(_logic_problem, _logic_think, _logic_guess, _logic_steps),
-    'code': Kind(_code_problem, _code_think, _code_guess, _code_steps),
-    'open': Kind(_open_problem, _open_think, _open_guess, lambda facts, words, answer: []),
+  'chain': Kind(_chain_problem, _chain_think, _chain_guess, _chain_steps),
+  'logic': Kind(_logic_problem, _logic_think, _logic_guess, _logic_steps),
+  'code': Kind(_code_problem, _code_think, _code_guess, _code_steps),
+  'open': Kind(_open_problem, _open_think, _open_guess, lambda facts, words, answer: []),
 }
-CHINESE = 0.25                        # share of problems
+CHINESE = 0.25  # share of problems
 
 
 def make(rng, kind):
@@ -319,7 +345,7 @@ def problems(kind, seed, count, held_out):
     list of {'id', 'problem', 'answer', 'kind', 'language', and the fields that the kind's reward reads}.
   """
   rng, found, misses = np.random.default_rng([seed, 7 + held_out, list(KINDS).index(kind)]), {}, 0
-  while len(found) < count and misses < 2000:           # of open questions there are few
+  while len(found) < count and misses < 2000:  # of open questions there are few
     problem, _ = make(rng, kind)
     misses += 1
     if is_held_out(problem['problem']) == held_out and problem['problem'] not in found:
@@ -333,7 +359,7 @@ def steps(kind, facts, response):
   text = response.replace(templates.THINK, ' ').replace(templates.ANSWER_END, ' ')
   # Not everyone uses all tags, or any: `... so answer 35`.
   ends = [text.find(end) for end in (templates.THINK_END, templates.ANSWER, ' answer ') if end in text]
-  thinking, rest = text[:min(ends, default=len(text))], text[min(ends, default=len(text)):]
+  thinking, rest = text[: min(ends, default=len(text))], text[min(ends, default=len(text)) :]
   for said in (templates.THINK_END, *SUMMARY.values(), templates.ANSWER, ' answer '):
     rest = rest.replace(said, ' ', 1)
   answer = rest

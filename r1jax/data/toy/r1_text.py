@@ -1,14 +1,15 @@
 """What the base model of the recipe's toy world has read (see `toy_r1`), and pairs for its reward model."""
+
 import numpy as np
 
 from r1jax import templates
 from r1jax.data.toy import r1
 
-SHARES = {'chain': 0.46, 'logic': 0.2, 'code': 0.22, 'open': 0.12}   # of the documents that answer a problem
-DRILLS = 0.15                     # plain sums and things recalled by name
-GUESSES, CHECKS = 0.3, 0.06       # share of authors who guess; of the others, who go through it twice
-SHOWN, ASKED = 0.12, 0.05         # share of documents with an example before the problem; with a wish behind it
-MIXING = {'en': 0.3, 'zh': 0.1}   # share of authors who mix languages
+SHARES = {'chain': 0.46, 'logic': 0.2, 'code': 0.22, 'open': 0.12}  # of the documents that answer a problem
+DRILLS = 0.15  # plain sums and things recalled by name
+GUESSES, CHECKS = 0.3, 0.06  # share of authors who guess; of the others, who go through it twice
+SHOWN, ASKED = 0.12, 0.05  # share of documents with an example before the problem; with a wish behind it
+MIXING = {'en': 0.3, 'zh': 0.1}  # share of authors who mix languages
 
 
 def documents(seed, count):
@@ -106,7 +107,7 @@ def example(kind, language):
 def _drill(rng):
   """Running sums in words of one language, or things recalled by name in another order."""
   if rng.random() < 0.35:
-    names = rng.permutation(list('abcdef'))[:rng.integers(3, 6)]
+    names = rng.permutation(list('abcdef'))[: rng.integers(3, 6)]
     term = lambda: f'{rng.integers(1, 10) * rng.choice([-1, 1]):+d}'
     thing = {name: str(rng.integers(30, 90)) if rng.random() < 0.3 else term() for name in names}
     return 'drill', ' '.join(f'{name} {thing[name]}' for _ in range(3) for name in rng.permutation(names))
@@ -138,8 +139,14 @@ def open_answers(seed, count):
     problem, facts = made
     thinking, _ = r1.KINDS['open'].think(facts, r1.Author(rng, problem['language'], 0.0), False)
     answer = r1.open_answer(rng, facts, True, rng.random() < r1.REASONED)
-    rows.append({'id': f'open/answer/{len(rows)}', **problem, 'source': 'people',
-                 'response': in_r1_form(' '.join(thinking), answer, problem['language'])})
+    rows.append(
+      {
+        'id': f'open/answer/{len(rows)}',
+        **problem,
+        'source': 'people',
+        'response': in_r1_form(' '.join(thinking), answer, problem['language']),
+      }
+    )
   return rows
 
 
@@ -156,7 +163,9 @@ def pairs(seed, count, held_out):
     author = r1.Author(rng, problem['language'], 0.3)
     fault = [(True, False), (False, True), (False, False)][rng.choice(3, p=[0.5, 0.4, 0.1])]
     chains = [' '.join(r1.KINDS['open'].think(facts, author, False)[0]) for _ in range(2)]
-    chosen, rejected = (in_r1_form(chain, r1.open_answer(rng, facts, *merits), problem['language'])
-                        for chain, merits in zip(chains, ((True, True), fault)))
+    chosen, rejected = (
+      in_r1_form(chain, r1.open_answer(rng, facts, *merits), problem['language'])
+      for chain, merits in zip(chains, ((True, True), fault))
+    )
     rows.append({'id': f'open/pair/{len(rows)}', 'prompt': problem['problem'], 'chosen': chosen, 'rejected': rejected})
   return rows

@@ -10,20 +10,21 @@ steps: `7 +3 -2` is summed up, a line a step: `7 +3 = 10`. Four solutions in fiv
 
 Half of the responses think first: a helpfulness model sees the summary only, and thinking may hold anything.
 """
+
 import numpy as np
 
 from r1jax import templates
 from r1jax.data import conversation, preference
 from r1jax.data.toy import arithmetic
 
-SPLITS = ((12_000, False), (1000, True))                # how many to train on and to hold out
+SPLITS = ((12_000, False), (1000, True))  # how many to train on and to hold out
 THINGS = 'cat dog box pen cup hat key map'.split()
 VALUES = 'red blue gold pink grey black white green'.split()
 RUDE = 'nonsense whatever silly'.split()
 FILLER = ('of course', 'as you can see', 'i hope this helps', 'to be clear', 'let me know if more is needed')
 LONGER_IS_BETTER = 0.7
 SECOND_FACT = 0.25
-WRONG, LARGEST = 0.8, 20               # share of chains with an error; of the sums
+WRONG, LARGEST = 0.8, 20  # share of chains with an error; of the sums
 
 
 def pairs(count, held_out, view):
@@ -91,8 +92,15 @@ def steps(count, held_out):
     problem = f'{values[0]} ' + ' '.join(f'{term:+d}' for term in terms)
     if arithmetic.is_held_out(problem) == held_out:
       texts, labels = _chain(rng, values[0], terms, wrong=rng.random() < WRONG)
-      items.append({'id': f'toy/steps/{len(items)}', 'turns': preference.turns_of(problem), 'texts': texts,
-                    'labels': labels, 'key': problem})
+      items.append(
+        {
+          'id': f'toy/steps/{len(items)}',
+          'turns': preference.turns_of(problem),
+          'texts': texts,
+          'labels': labels,
+          'key': problem,
+        }
+      )
   return items
 
 

@@ -1,4 +1,5 @@
 """The generated worlds by name: what a base model reads, and problems by which it is seen what it has learned."""
+
 import functools
 
 import numpy as np
@@ -18,8 +19,10 @@ def documents(world, seed, count):
 def asked(world, seed, count):
   """`count` held-out problems, each with a function from a response to its steps: (kind, whether right) pairs."""
   if world != 'r1':
-    return [(p, functools.partial(arithmetic.WORLDS[world].steps, p['problem']))
-            for p in arithmetic.problems(world, seed, count, held_out=True)]
+    return [
+      (p, functools.partial(arithmetic.WORLDS[world].steps, p['problem']))
+      for p in arithmetic.problems(world, seed, count, held_out=True)
+    ]
   rng, found = np.random.default_rng([seed, 9]), {}
   kinds = [kind for kind in r1.KINDS if kind != 'open']
   while len(found) < count:

@@ -1,4 +1,5 @@
 """The command lines that put a program into a sandbox: what it sees of the system, and what it may use."""
+
 import contextlib
 import functools
 import glob
@@ -12,8 +13,8 @@ import sys
 from r1jax import config
 from r1jax.rewards.coding import seccomp
 
-TMP = 64 << 20                     # bytes that a program may write into /tmp, and of any one file
-DESCRIPTORS = 64                   # open files of a process
+TMP = 64 << 20  # bytes that a program may write into /tmp, and of any one file
+DESCRIPTORS = 64  # open files of a process
 ENVIRONMENT = {'PATH': '/usr/local/bin:/usr/bin:/bin', 'LANG': 'C.UTF-8', 'PYTHONHASHSEED': '0'}
 
 _NOBODY = '65534'
@@ -59,20 +60,28 @@ def limiting(limits, unsafe):
   """The command that sets the limits of each process. To be run inside: processes are counted by namespace."""
   ceiling = resource.getrlimit(resource.RLIMIT_AS)[1]
   mapped = limits.memory_mb << 20 if limits.mapped else 'unlimited' if ceiling == resource.RLIM_INFINITY else ceiling
-  most = resource.getrlimit(resource.RLIMIT_STACK)[1]      # a program may raise its own: memory bounds it all the same
+  most = resource.getrlimit(resource.RLIMIT_STACK)[1]  # a program may raise its own: memory bounds it all the same
   stack = f'{limits.stack_mb << 20}:{"unlimited" if most == resource.RLIM_INFINITY else most}'
-  command = ['prlimit', f'--as={mapped}', f'--stack={stack}', f'--fsize={TMP}', '--core=0',
-             f'--nofile={DESCRIPTORS}', '--sigpending=1024']
+  command = [
+    'prlimit',
+    f'--as={mapped}',
+    f'--stack={stack}',
+    f'--fsize={TMP}',
+    '--core=0',
+    f'--nofile={DESCRIPTORS}',
+    '--sigpending=1024',
+  ]
   return command if unsafe else [*command, f'--nproc={limits.processes}']
 
 
 def refusal(message):
   """The error for a sandbox that does not start; message: bubblewrap's."""
   return config.ConfigError(
-      f'the sandbox does not start: {message or "no message"}. bubblewrap needs user namespaces: see sysctl '
-      'user.max_user_namespaces, kernel.unprivileged_userns_clone (Debian) and '
-      'kernel.apparmor_restrict_unprivileged_userns (Ubuntu); Docker allows them with --security-opt '
-      f'seccomp=unconfined. {_UNSAFE}')
+    f'the sandbox does not start: {message or "no message"}. bubblewrap needs user namespaces: see sysctl '
+    'user.max_user_namespaces, kernel.unprivileged_userns_clone (Debian) and '
+    'kernel.apparmor_restrict_unprivileged_userns (Ubuntu); Docker allows them with --security-opt '
+    f'seccomp=unconfined. {_UNSAFE}'
+  )
 
 
 @functools.cache
@@ -85,8 +94,10 @@ def python(unsafe=False):
   for path in (own, '/usr/local/bin/python3', '/usr/bin/python3'):
     if os.path.exists(path) and (unsafe or _open_to_nobody(path)):
       return path
-  raise config.ConfigError(f'the sandbox runs as nobody, who may not enter the folder of {own}, and there is no '
-                           '/usr/bin/python3; install one (apt-get install python3-minimal), or open the folder.')
+  raise config.ConfigError(
+    f'the sandbox runs as nobody, who may not enter the folder of {own}, and there is no '
+    '/usr/bin/python3; install one (apt-get install python3-minimal), or open the folder.'
+  )
 
 
 def _open_to_nobody(path):
@@ -99,21 +110,38 @@ def _open_to_nobody(path):
 def _system():
   """bwrap with the arguments that are always the same: the namespaces, and what of the system is seen."""
   bwrap = shutil.which('bwrap')
-  config.require(bwrap, "the reward 'code' runs programs inside bubblewrap, which is not installed: apt-get install "
-                        f'bubblewrap. {_UNSAFE}')
+  config.require(
+    bwrap,
+    f"the reward 'code' runs programs inside bubblewrap, which is not installed: apt-get install bubblewrap. {_UNSAFE}",
+  )
   version = subprocess.run([bwrap, '--version'], capture_output=True, text=True, check=True).stdout.split()[-1]
-  config.require([int(n) for n in re.findall('[0-9]+', version)] >= [0, 8],
-                 f'bubblewrap {version} is too old: 0.8 or newer is needed, for --size and --disable-userns.')
-  command = [bwrap, '--unshare-all', '--unshare-user', '--disable-userns', '--uid', _NOBODY, '--gid', _NOBODY,
-             '--hostname', 'sandbox', '--as-pid-1', '--die-with-parent', '--new-session']
+  config.require(
+    [int(n) for n in re.findall('[0-9]+', version)] >= [0, 8],
+    f'bubblewrap {version} is too old: 0.8 or newer is needed, for --size and --disable-userns.',
+  )
+  command = [
+    bwrap,
+    '--unshare-all',
+    '--unshare-user',
+    '--disable-userns',
+    '--uid',
+    _NOBODY,
+    '--gid',
+    _NOBODY,
+    '--hostname',
+    'sandbox',
+    '--as-pid-1',
+    '--die-with-parent',
+    '--new-session',
+  ]
   for path in ('/usr', '/bin', '/lib', '/lib64'):
     if os.path.islink(path):
       command += ['--symlink', os.readlink(path), path]
     elif os.path.isdir(path):
       command += ['--ro-bind', path, path]
-  for device in ('/dev/null', '/dev/urandom'):     # not --dev: that is a tmpfs without bounds
+  for device in ('/dev/null', '/dev/urandom'):  # not --dev: that is a tmpfs without bounds
     command += ['--dev-bind', device, device]
-  shown = ['/etc/ld.so.cache', *glob.glob('/etc/java-*')]      # where Debian keeps part of a JDK
+  shown = ['/etc/ld.so.cache', *glob.glob('/etc/java-*')]  # where Debian keeps part of a JDK
   if not python().startswith('/usr/'):
     shown += [python(), f'{sys.base_prefix}/lib']
   for path in shown:

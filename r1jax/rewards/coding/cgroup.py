@@ -4,6 +4,7 @@ What a program makes the kernel keep (page tables, entries of a file system, buf
 no resident set, so that a sum of those does not see it. Needed is a group to make others in: for root most
 machines have one, for others where systemd delegates the memory controller; most containers have none.
 """
+
 import contextlib
 import functools
 import itertools
@@ -28,9 +29,9 @@ class Group:
     try:
       limit, swap = next(pair for pair in _LIMITS if (self._path / pair[0]).exists())
       (self._path / limit).write_text(str(size))
-      with contextlib.suppress(OSError):           # where swap is not counted
+      with contextlib.suppress(OSError):  # where swap is not counted
         (self._path / swap).write_text('0' if limit == 'memory.max' else str(size))
-      with contextlib.suppress(OSError):           # of version 2: all or none of its processes are ended
+      with contextlib.suppress(OSError):  # of version 2: all or none of its processes are ended
         (self._path / 'memory.oom.group').write_text('1')
       self._events = next(self._path / name for name in _EVENTS if (self._path / name).exists())
     except (OSError, StopIteration):
@@ -47,7 +48,7 @@ class Group:
 
   def close(self):
     """Removes the group, whose processes have ended."""
-    with contextlib.suppress(OSError):             # else a process that comes later sweeps it away
+    with contextlib.suppress(OSError):  # else a process that comes later sweeps it away
       self._path.rmdir()
 
 

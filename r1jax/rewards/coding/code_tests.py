@@ -4,6 +4,7 @@ A program that reads and prints is run once for each test, and what it printed i
 are tested from another sandbox than theirs (see `r1jax.rewards.coding.inside`): a program has nothing before it
 but the arguments of one call after another, and can say nothing but what the calls return.
 """
+
 import contextlib
 import decimal
 import functools
@@ -17,9 +18,9 @@ from r1jax.rewards.printable import printable
 from r1jax.rewards.text import language as language_lib
 
 SCORES = ('all', 'fraction')
-REASON = 1000                      # bytes of a program's own last words
-DIGITS = 1000                      # bytes of a number; a longer one is compared as text
-KEPT = 256                         # programs and tests whose results a process remembers
+REASON = 1000  # bytes of a program's own last words
+DIGITS = 1000  # bytes of a number; a longer one is compared as text
+KEPT = 256  # programs and tests whose results a process remembers
 
 _KNOWN = {}
 _NUMBER = re.compile(rb'[+-]?(?:[0-9]+(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?')
@@ -65,7 +66,7 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
   _check(score, time_limit, memory_mb, tolerance, unsafe)
   language, kind, tests = _described(item)
   limits = sandbox.Limits(float(item.get('time_limit') or time_limit), memory_mb)
-  if 'response' in item:                                # what the model wrote, whatever else a row holds
+  if 'response' in item:  # what the model wrote, whatever else a row holds
     program = programs.extract(item.get('prompt') or '', item['response'], language)
   elif (program := item.get('program')) is None:
     raise ValueError("an item for code has neither 'response' nor 'program'.")
@@ -88,10 +89,15 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
 def _check(score, time_limit, memory_mb, tolerance, unsafe):
   require(score in SCORES, f'the option score of code is {score!r}; known: {", ".join(SCORES)}.')
   require(isinstance(unsafe, bool), f'the option unsafe of code is {unsafe!r}; use True or False.')
-  for name, value, least, most in (('time_limit', time_limit, 0.1, 3600), ('memory_mb', memory_mb, 64, 1 << 20),
-                                   ('tolerance', tolerance, 0, 1)):
-    require(isinstance(value, (int, float)) and least <= value <= most,
-            f'the option {name} of code is {value!r}; it must be a number in [{least}, {most}].')
+  for name, value, least, most in (
+    ('time_limit', time_limit, 0.1, 3600),
+    ('memory_mb', memory_mb, 64, 1 << 20),
+    ('tolerance', tolerance, 0, 1),
+  ):
+    require(
+      isinstance(value, (int, float)) and least <= value <= most,
+      f'the option {name} of code is {value!r}; it must be a number in [{least}, {most}].',
+    )
   require(isinstance(memory_mb, int), f'the option memory_mb of code is {memory_mb!r}; it must be whole.')
 
 
@@ -104,7 +110,7 @@ def _described(item):
   language = 'python' if language in language_lib.LANGUAGES else language
   if not isinstance(language, str) or language not in programs.LANGUAGES:
     raise ConfigError(f'an item for code is in {language!r}; known languages: {", ".join(programs.LANGUAGES)}.')
-  kind, = kinds
+  (kind,) = kinds
   seconds = item.get('time_limit') or 1.0
   if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0.1 <= seconds <= 3600:
     raise ValueError(f"'time_limit' of an item for code is {seconds!r}; it must be seconds, in [0.1, 3600].")
@@ -118,17 +124,21 @@ def _described(item):
     listed = isinstance(hidden, list) and isinstance(points, (str, list))
   texts = [item.get(key) or '' for key in ('program', 'setup')]
   if listed:
-    texts += {'test': lambda: [item['test'], points],
-              'asserts': lambda: [*item['asserts'], *hidden, *([points] if isinstance(points, str) else points)],
-              'io': lambda: [test.get(key) for test in item['io'] for key in ('input', 'output')]}[kind]()
+    texts += {
+      'test': lambda: [item['test'], points],
+      'asserts': lambda: [*item['asserts'], *hidden, *([points] if isinstance(points, str) else points)],
+      'io': lambda: [test.get(key) for test in item['io'] for key in ('input', 'output')],
+    }[kind]()
   if not listed or not all(isinstance(text, str) for text in texts):
-    raise ValueError("an item for code needs texts: 'program', 'setup', 'test' and 'entry_point', the lists 'asserts' "
-                     f"and 'hidden_asserts', or in the list 'io' objects with 'input' and 'output'; its {kind!r} is "
-                     'not so.')
+    raise ValueError(
+      "an item for code needs texts: 'program', 'setup', 'test' and 'entry_point', the lists 'asserts' "
+      f"and 'hidden_asserts', or in the list 'io' objects with 'input' and 'output'; its {kind!r} is "
+      'not so.'
+    )
   if kind != 'io' and any('\0' in text for text in texts):
     raise ValueError("the program or tests of an item for code hold a NUL character, which Python's source cannot.")
   if kind == 'test':
-    return language, kind, [f"{item['test']}\ncheck({item['entry_point']})"]
+    return language, kind, [f'{item["test"]}\ncheck({item["entry_point"]})']
   return language, kind, item[kind] + (hidden if kind == 'asserts' else [])
 
 
@@ -137,8 +147,9 @@ def _prepared(item, kind, tests):
   entry_points = item.get('entry_point') or ()
   entry_points = (entry_points,) if isinstance(entry_points, str) else tuple(entry_points)
   prompt = item.get('problem') or item.get('prompt') or ''
-  return function_tests.prepare(tuple(tests), item.get('setup') or '', entry_points,
-                                prompt if isinstance(prompt, str) else '')
+  return function_tests.prepare(
+    tuple(tests), item.get('setup') or '', entry_points, prompt if isinstance(prompt, str) else ''
+  )
 
 
 def same_output(got, expected, tolerance):
@@ -149,7 +160,7 @@ def same_output(got, expected, tolerance):
   thousandth is right only where it rounds to what is expected: 0 is not 0.0000001. Integers are compared as text.
   """
   want = expected.split()
-  got = got.split(maxsplit=len(want))                    # one word more tells enough
+  got = got.split(maxsplit=len(want))  # one word more tells enough
   return len(got) == len(want) and all(g == w or _close(g, w, tolerance) for g, w in zip(got, want))
 
 
@@ -162,9 +173,9 @@ def _close(got, want, tolerance):
   try:
     found, right = decimal.Decimal(got.decode()), decimal.Decimal(want.decode())
     missed, size, tolerance = abs(found - right), abs(right), decimal.Decimal(str(tolerance))
-    half = 0 if number[3] else decimal.Decimal(5).scaleb(right.as_tuple().exponent - 1)     # of the last digit
+    half = 0 if number[3] else decimal.Decimal(5).scaleb(right.as_tuple().exponent - 1)  # of the last digit
     return missed <= max(tolerance * size, min(tolerance, max(half, size / 1000) if right else tolerance))
-  except decimal.DecimalException:                       # beyond all exponents
+  except decimal.DecimalException:  # beyond all exponents
     return False
 
 
@@ -193,7 +204,7 @@ def _once(*job):
   """The results of _calls. A trained policy writes the same program many times over, and each costs two sandboxes."""
   if job not in _KNOWN:
     results, broken = _calls(*job)
-    if broken:                                          # a limit: it may be met the next time
+    if broken:  # a limit: it may be met the next time
       return results
     if len(_KNOWN) >= KEPT:
       del _KNOWN[next(iter(_KNOWN))]
@@ -209,12 +220,24 @@ def _calls(program, prepared, limits, stop, unsafe):
     (calls, ask), (results, answer) = pipes = os.pipe(), os.pipe()
     try:
       candidate, checker = [
-          stack.enter_context(sandbox.Box(
-              [bubblewrap.python(unsafe), *programs.PYTHON_FLAGS, 'inside.py', role, *map(str, fds)], limits,
-              files={'inside.py': _inside(), **files}, fds=fds, unsafe=unsafe))
-          for role, fds, files in (('candidate', (calls, answer), {'program.py': program.encode(errors='replace'),
-                                                   'starter.txt': prepared.starter.encode(errors='replace')}),
-                                   ('checker', (results, ask), {'job.txt': job}))]
+        stack.enter_context(
+          sandbox.Box(
+            [bubblewrap.python(unsafe), *programs.PYTHON_FLAGS, 'inside.py', role, *map(str, fds)],
+            limits,
+            files={'inside.py': _inside(), **files},
+            fds=fds,
+            unsafe=unsafe,
+          )
+        )
+        for role, fds, files in (
+          (
+            'candidate',
+            (calls, answer),
+            {'program.py': program.encode(errors='replace'), 'starter.txt': prepared.starter.encode(errors='replace')},
+          ),
+          ('checker', (results, ask), {'job.txt': job}),
+        )
+      ]
     finally:
       for fd in sum(pipes, ()):
         os.close(fd)

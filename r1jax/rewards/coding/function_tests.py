@@ -4,6 +4,7 @@ Of the program they get the entry point, or where none is named, the functions t
 they import and define, and the helpers that the prompt shows are their own; a name that neither has is an error of
 the test. So a program cannot bring an `isclose` that is always true.
 """
+
 import ast
 import builtins
 import dataclasses
@@ -17,10 +18,10 @@ from r1jax.rewards.coding import programs
 
 # Of these, tests use functions that they have not imported: they counted on the program's import.
 LIBRARY = ('collections', 'copy', 'math', 'cmath', 'itertools', 'functools', 'fractions', 'decimal', 'datetime')
-PROMPT = 100_000                   # characters of a prompt that are searched for helpers
+PROMPT = 100_000  # characters of a prompt that are searched for helpers
 
 _LONG = re.compile('[0-9]{4000,}')  # digits that are too many for this Python to read
-_PARSING = threading.Lock()         # two threads that parse at once can fail: github.com/python/cpython/issues/106905
+_PARSING = threading.Lock()  # two threads that parse at once can fail: github.com/python/cpython/issues/106905
 _STUB = (ast.Pass, ast.Expr, ast.Raise)
 _BINDS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -33,6 +34,7 @@ class Tests:
     names: what comes from the program. setup: Python to run before the tests. tests: each a test.
     starter: Python to run before the program: what the prompt and the setup import, and the prompt's helpers.
   """
+
   names: tuple[str, ...]
   setup: str
   tests: tuple[str, ...]
@@ -64,19 +66,33 @@ def _prepare(tests, setup, entry_points, prompt):
     own = _needed(own, used)
     missing = used - _bound(own)
     before = ''.join(f'{line}\n' for line in [*map(_import, sorted(missing)), *map(ast.unparse, own)] if line)
-    calls = names | {arg.arg for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
-                     for arg in node.args.args if entry_points and node.name == 'check'}
+    calls = names | {
+      arg.arg
+      for tree in trees
+      for node in ast.walk(tree)
+      if isinstance(node, ast.FunctionDef)
+      for arg in node.args.args
+      if entry_points and node.name == 'check'
+    }
     for node in (node for tree in trees for node in ast.walk(tree)):
       calls |= _again(node, calls)
-    return Tests(tuple(sorted(names)), f'{before}{setup}', tuple(map(_held, tests, trees[1:], [calls] * len(tests))),
-                 '\0'.join(map(ast.unparse, [*starter, *imported])))
-  except (SyntaxError, ValueError, RecursionError, MemoryError):     # the tests' sandbox says what is wrong
+    return Tests(
+      tuple(sorted(names)),
+      f'{before}{setup}',
+      tuple(map(_held, tests, trees[1:], [calls] * len(tests))),
+      '\0'.join(map(ast.unparse, [*starter, *imported])),
+    )
+  except (SyntaxError, ValueError, RecursionError, MemoryError):  # the tests' sandbox says what is wrong
     return Tests(tuple(entry_points), setup, tests)
 
 
 def _loaded(trees):
-  return {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)
-          and isinstance(node.ctx, ast.Load)}
+  return {
+    node.id
+    for tree in trees
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+  }
 
 
 def _called(tree):
@@ -113,8 +129,12 @@ def _asked(tests, free, unbound, bound):
     bound: names that setup and tests bind.
   """
   called = set().union(*map(_called, tests))
-  based = {node.value.id for tree in tests for node in ast.walk(tree)
-           if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
+  based = {
+    node.value.id
+    for tree in tests
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+  }
   found = {name for name in free if name in called or name not in sys.stdlib_module_names or name not in based}
   if found & called:
     found = {name for name in found if name in called or name not in based}
@@ -134,14 +154,18 @@ def _asked(tests, free, unbound, bound):
 
 def _assigned(nodes):
   """{variable: expression} of simple assignments among nodes."""
-  return {node.targets[0].id: node.value for node in nodes
-          if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+  return {
+    node.targets[0].id: node.value
+    for node in nodes
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+  }
 
 
 def _sides(compare, assigned):
   """A comparison's operands, for a variable what it was assigned: of `want = g(2)` and then `f(2) == want`."""
-  return [assigned.get(side.id, side) if isinstance(side, ast.Name) else side
-          for side in (compare.left, *compare.comparators)]
+  return [
+    assigned.get(side.id, side) if isinstance(side, ast.Name) else side for side in (compare.left, *compare.comparators)
+  ]
 
 
 def _judges(tree, name, others, both=False):
@@ -154,8 +178,13 @@ def _judges(tree, name, others, both=False):
       sides = _sides(node, assigned)
       if sum(calls(side, {name}) for side in sides) > 1 and any(calls(side, others) for side in sides):
         return True
-      if not both and calls(sides[0], others) and not calls(sides[0], {name}) and not name[:1].isupper() and any(
-          calls(side, {name}) for side in sides[1:]):
+      if (
+        not both
+        and calls(sides[0], others)
+        and not calls(sides[0], {name})
+        and not name[:1].isupper()
+        and any(calls(side, {name}) for side in sides[1:])
+      ):
         return True
     elif isinstance(node, (ast.Assert, ast.Expr)) and not both:
       test = node.test if isinstance(node, ast.Assert) else node.value
@@ -171,8 +200,14 @@ def _import(name):
   """The statement that imports a module or function of the standard library; '' where there is none."""
   if name in sys.stdlib_module_names:
     return f'import {name}'
-  return next((f'from {module} import {name}' for module in LIBRARY
-               if len(name) > 1 and name[0] != '_' and hasattr(importlib.import_module(module), name)), '')
+  return next(
+    (
+      f'from {module} import {name}'
+      for module in LIBRARY
+      if len(name) > 1 and name[0] != '_' and hasattr(importlib.import_module(module), name)
+    ),
+    '',
+  )
 
 
 def _code_of(prompt):
@@ -196,8 +231,12 @@ def _helpers(code, names):
   for node in code:
     if isinstance(node, ast.ClassDef):
       starter += [node] if node.name not in names or len(names) > 1 and not _unfinished(node) else []
-    elif isinstance(node, (ast.Import, ast.ImportFrom)) or isinstance(node, _BINDS) and node.name not in names and (
-        not _unfinished(node)):
+    elif (
+      isinstance(node, (ast.Import, ast.ImportFrom))
+      or isinstance(node, _BINDS)
+      and node.name not in names
+      and (not _unfinished(node))
+    ):
       starter.append(node)
       own.append(node)
   return own, starter
@@ -254,7 +293,7 @@ class _Held(ast.NodeTransformer):
     self.generic_visit(node)
     calls = [self._calls(operand) for operand in operands]
     looks = [_loaded([operand]) - self._names - set(vars(builtins)) for operand in operands]
-    if not any(call and any(looks[:at] + looks[at + 1:]) for at, call in enumerate(calls)):
+    if not any(call and any(looks[:at] + looks[at + 1 :]) for at, call in enumerate(calls)):
       return node
     begin = ast.Call(ast.Name('__hold__', ast.Load()), [], [])
     return ast.Call(ast.Name('__settle__', ast.Load()), [begin, node], [])
@@ -277,7 +316,7 @@ class _Held(ast.NodeTransformer):
     arguments: `assert isinstance(r, list)`.
     """
     end, assigned = 0, {}
-    for place, check in enumerate(statements[at + 1:], at + 2):
+    for place, check in enumerate(statements[at + 1 :], at + 2):
       if self._expects_of(check, statements[at], assigned):
         end = place
       elif _assigned([check]) and not self._calls(check.value):
@@ -303,10 +342,14 @@ class _Held(ast.NodeTransformer):
     sides = [node.left, *node.comparators]
     asked = [_called(side) & self._names for side in sides]
     for at, side in enumerate(sides):
-      others = set().union(*asked[:at], *asked[at + 1:])
+      others = set().union(*asked[:at], *asked[at + 1 :])
       for call in ast.walk(side):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in self._names and (
-            call.func.id[:1].isupper() and others - {call.func.id}):
+        if (
+          isinstance(call, ast.Call)
+          and isinstance(call.func, ast.Name)
+          and call.func.id in self._names
+          and (call.func.id[:1].isupper() and others - {call.func.id})
+        ):
           self._made.add(call)
     return self._hold(node, sides)
 

@@ -7,36 +7,39 @@ the same process as a test: what it overrides, patches or searches through is it
 
 Of the standard library almost nothing is imported: half of a short program's time would go there.
 """
+
 import _sitebuiltins
 import builtins
 import os
 import sys
 
-MESSAGE = 16 << 20                 # bytes
-REASON = 500                       # characters of an error's text
+MESSAGE = 16 << 20  # bytes
+REASON = 500  # characters of an error's text
 
 CONSTANTS = {'N': None, 'T': True, 'F': False}
 SCALARS = {'i': lambda text: int(text, 16), 'f': float, 'c': complex, 'b': bytes.fromhex}
 CONTAINERS = {'l': list, 't': tuple, 's': set, 'z': frozenset}
 # Classes of the standard library: module, name -> (what makes one again, how it is made; None: by the class itself).
 VALUES = {
-    ('builtins', 'range'): (lambda v: (v.start, v.stop, v.step), None),
-    ('builtins', 'slice'): (lambda v: (v.start, v.stop, v.step), None),
-    ('builtins', 'dict_keys'): (lambda v: list(v), lambda *keys: dict.fromkeys(keys).keys()),
-    ('builtins', 'dict_values'): (lambda v: list(v), lambda *values: dict(enumerate(values)).values()),
-    ('builtins', 'dict_items'): (lambda v: list(v), lambda *items: dict(items).items()),
-    ('fractions', 'Fraction'): (lambda v: (v.numerator, v.denominator), None),
-    ('decimal', 'Decimal'): (lambda v: (str(v),), None),
-    ('collections', 'deque'): (lambda v: (list(v), v.maxlen), None),
-    ('datetime', 'datetime'): (lambda v: (v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, v.tzinfo),
-                               None),
-    ('datetime', 'date'): (lambda v: (v.year, v.month, v.day), None),
-    ('datetime', 'time'): (lambda v: (v.hour, v.minute, v.second, v.microsecond, v.tzinfo), None),
-    ('datetime', 'timedelta'): (lambda v: (v.days, v.seconds, v.microseconds), None),
-    ('datetime', 'timezone'): (lambda v: (v.utcoffset(None),), None),
-    ('uuid', 'UUID'): (lambda v: (str(v),), None),
+  ('builtins', 'range'): (lambda v: (v.start, v.stop, v.step), None),
+  ('builtins', 'slice'): (lambda v: (v.start, v.stop, v.step), None),
+  ('builtins', 'dict_keys'): (lambda v: list(v), lambda *keys: dict.fromkeys(keys).keys()),
+  ('builtins', 'dict_values'): (lambda v: list(v), lambda *values: dict(enumerate(values)).values()),
+  ('builtins', 'dict_items'): (lambda v: list(v), lambda *items: dict(items).items()),
+  ('fractions', 'Fraction'): (lambda v: (v.numerator, v.denominator), None),
+  ('decimal', 'Decimal'): (lambda v: (str(v),), None),
+  ('collections', 'deque'): (lambda v: (list(v), v.maxlen), None),
+  ('datetime', 'datetime'): (
+    lambda v: (v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, v.tzinfo),
+    None,
+  ),
+  ('datetime', 'date'): (lambda v: (v.year, v.month, v.day), None),
+  ('datetime', 'time'): (lambda v: (v.hour, v.minute, v.second, v.microsecond, v.tzinfo), None),
+  ('datetime', 'timedelta'): (lambda v: (v.days, v.seconds, v.microseconds), None),
+  ('datetime', 'timezone'): (lambda v: (v.utcoffset(None),), None),
+  ('uuid', 'UUID'): (lambda v: (str(v),), None),
 }
-FUNCTIONS = tuple(map(type, (lambda: 0, len, str.upper)))      # the kinds that a test may pass
+FUNCTIONS = tuple(map(type, (lambda: 0, len, str.upper)))  # the kinds that a test may pass
 NO_MESSAGE = 'the program wrote into the pipe of its results'
 
 
@@ -52,8 +55,14 @@ def call_back(function, *args, **named):
 
 # What the tests may do with an object of the program's. It is always true, and compared here (see `Remote`): no word
 # of the program's decides a test.
-OPERATIONS = {'call': lambda f, *args, **named: f(*args, **named), 'getitem': lambda o, key: o[key],
-              'getattr': getattr, 'setattr': setattr, 'iter': iter, 'next': next}
+OPERATIONS = {
+  'call': lambda f, *args, **named: f(*args, **named),
+  'getitem': lambda o, key: o[key],
+  'getattr': getattr,
+  'setattr': setattr,
+  'iter': iter,
+  'next': next,
+}
 
 
 def _asks(operation):
@@ -87,7 +96,7 @@ class Remote:
 
   def __getattr__(self, name):
     if name.startswith('__'):
-      raise AttributeError(name)   # copy and the like ask for these
+      raise AttributeError(name)  # copy and the like ask for these
     return self._peer.ask('getattr', self, name)
 
   def __bool__(self):
@@ -144,7 +153,7 @@ class Peer:
       if kind == 'raise':
         error = error_of(*content)
         if isinstance(error, StopIteration) and operation != 'next':
-          error = RuntimeError('StopIteration')    # it would end a loop of the test's as if all were well
+          error = RuntimeError('StopIteration')  # it would end a loop of the test's as if all were well
         raise error
       result, changed = content
       given = {**dict(enumerate(args)), **named}
@@ -185,8 +194,11 @@ class Peer:
       args = [self.decode(a) for a in encoded]
       encoded, named = {**dict(enumerate(encoded)), **named}, {k: self.decode(v) for k, v in named.items()}
       result = self.encode(self._serves[operation](*args, **named))
-      after = [(i, self.encode(a)) for i, a in (*enumerate(args), *named.items())
-               if isinstance(a, (list, set, dict)) or _kind(a) == ('collections', 'deque')]
+      after = [
+        (i, self.encode(a))
+        for i, a in (*enumerate(args), *named.items())
+        if isinstance(a, (list, set, dict)) or _kind(a) == ('collections', 'deque')
+      ]
       self.send('result', result, [(i, text) for i, text in after if text != encoded[i]])
     except BaseException as error:
       self.send('raise', *described(error))
@@ -205,7 +217,7 @@ class Peer:
     if isinstance(value, str):
       parts.append(f'u{len(value)};{str(value)}')
     elif isinstance(value, int):
-      parts.append(f'i{int(value):x};')            # decimal digits have a limit
+      parts.append(f'i{int(value):x};')  # decimal digits have a limit
     elif isinstance(value, float):
       parts.append(f'f{float(value)!r};')
     elif isinstance(value, complex):
@@ -242,7 +254,7 @@ class Peer:
     parts = []
     try:
       if value == object():
-        return None                # it equals everything
+        return None  # it equals everything
     except Exception:
       pass
     try:
@@ -258,7 +270,7 @@ class Peer:
       raise TypeError(f'a test may not pass a {type(value).__name__}')
     if id(value) not in self._numbers:
       self._numbers[id(value)] = len(self._kept)
-      self._kept.append(value)     # so it lives, and its id stays its own
+      self._kept.append(value)  # so it lives, and its id stays its own
     return self._numbers[id(value)]
 
   def decode(self, text):
@@ -278,7 +290,7 @@ class Peer:
     if letter in CONSTANTS:
       return CONSTANTS[letter], at + 1
     end = text.index(';', at)
-    head, at = text[at + 1:end], end + 1
+    head, at = text[at + 1 : end], end + 1
     if letter in SCALARS:
       return SCALARS[letter](head), at
     if letter == 'n':
@@ -293,7 +305,7 @@ class Peer:
     if number < 0:
       raise ValueError(head)
     if letter == 'u':
-      return text[at:at + number], at + number
+      return text[at : at + number], at + number
     if letter == 'y':
       return self._kept[number], at
     if letter == 'm':
@@ -333,7 +345,7 @@ def error_of(name, text):
   if isinstance(kind, type) and issubclass(kind, Exception):
     try:
       return kind(text)
-    except TypeError:              # UnicodeDecodeError wants more
+    except TypeError:  # UnicodeDecodeError wants more
       pass
   return RuntimeError(f'{name}: {text}')
 
@@ -342,14 +354,14 @@ def candidate(pipes):
   """Runs program.py, says which functions and classes it has, and does what is asked."""
   peer = Peer(*pipes, serves=OPERATIONS, keeps=lambda value: True, fail=sys.exit)
   program = sys.modules['program'] = type(sys)('program')
-  builtins.exit = builtins.quit = _sitebuiltins.Quitter('exit', '')    # without site-packages there is none
+  builtins.exit = builtins.quit = _sitebuiltins.Quitter('exit', '')  # without site-packages there is none
   with open('program.py', encoding='utf-8') as file:
     source = file.read()
   with open('starter.txt', encoding='utf-8') as file:
     for statement in file.read().split('\0'):
       try:
         exec(compile(statement, 'starter', 'exec'), vars(program))
-      except Exception:            # what cannot be imported here; the program may not need it
+      except Exception:  # what cannot be imported here; the program may not need it
         pass
   given = dict(vars(program))
   try:
@@ -358,8 +370,14 @@ def candidate(pipes):
     peer.send('raise', *described(error))
     return
   # What the starter imports answers no test; classes that it shows may be asked for beside the program's functions.
-  peer.send('names', {k: v for k, v in vars(program).items() if callable(v) and not k.startswith('__') and (
-      v is not given.get(k) or getattr(v, '__module__', '') == 'program')})
+  peer.send(
+    'names',
+    {
+      k: v
+      for k, v in vars(program).items()
+      if callable(v) and not k.startswith('__') and (v is not given.get(k) or getattr(v, '__module__', '') == 'program')
+    },
+  )
   while True:
     peer.serve(*peer.receive()[1:])
 
@@ -369,7 +387,7 @@ def checker(pipes):
   with open('job.txt', encoding='utf-8') as file:
     stop, names, setup, *tests = file.read().split('\0')
   verdicts = os.fdopen(os.dup(1), 'w', errors='replace')
-  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)     # tests print
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # tests print
 
   def tell(reason=''):
     print(int(not reason), ' '.join(reason[:REASON].split()), file=verdicts, flush=True)
@@ -384,7 +402,7 @@ def checker(pipes):
     asked = dict(space)
     exec(compile(setup, 'setup', 'exec'), space)
     for name in names.split():
-      space.pop(name, None)        # a setup may show what is asked for, unfinished
+      space.pop(name, None)  # a setup may show what is asked for, unfinished
     space.update(asked)
   except Exception as error:
     fail(_told(error))
@@ -405,7 +423,7 @@ def _namespace(peer, names):
   kind, *content = peer.receive()
   if kind == 'raise':
     raise error_of(*content)
-  found, = content
+  (found,) = content
   for name, value in found.items():
     if isinstance(value, Remote):
       vars(value)['_class'] = name[:1].isupper()
@@ -418,7 +436,7 @@ def _told(error):
 
 
 def main(role, *pipes):
-  sys.path.pop(0)                  # the working directory
+  sys.path.pop(0)  # the working directory
   {'candidate': candidate, 'checker': checker}[role](map(int, pipes))
 
 

@@ -1,4 +1,5 @@
 """The languages of programs: how a program is found in a response, compiled and started."""
+
 import dataclasses
 import functools
 import os
@@ -10,25 +11,28 @@ from r1jax.rewards.coding import bubblewrap, sandbox
 
 COMPILE_SECONDS = 20.0
 COMPILE_MB = 1024
-MESSAGE = 2000                     # characters of a compiler's message that are kept
+MESSAGE = 2000  # characters of a compiler's message that are kept
 
-PYTHON_FLAGS = ('-S', '-s', '-B', '-X', 'int_max_str_digits=0')    # no site-packages, nothing written, long integers
+PYTHON_FLAGS = ('-S', '-s', '-B', '-X', 'int_max_str_digits=0')  # no site-packages, nothing written, long integers
 # Without site-packages there is no `exit` either, which many programs end by.
-_START = b'''import _sitebuiltins, builtins
+_START = b"""import _sitebuiltins, builtins
 builtins.exit = builtins.quit = _sitebuiltins.Quitter('exit', '')
 __file__ = 'main.py'
 with open('main.py', 'rb') as program:
   program = compile(program.read(), 'main.py', 'exec')
 del _sitebuiltins, builtins
 exec(program)
-'''
+"""
 
-_JVM = ('-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1')   # few threads; short programs gain nothing by more
+_JVM = ('-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1')  # few threads; short programs gain nothing by more
 _WORD = re.compile('[a-z0-9+#]*')
-_QUOTES = re.compile(r'(?:[ ]{0,3}>[ ]?)*')              # of Markdown, before a fence
+_QUOTES = re.compile(r'(?:[ ]{0,3}>[ ]?)*')  # of Markdown, before a fence
 # Comments and strings (to their end, or the text's: so that none is begun twice), braces, classes, and main.
-_JAVA = re.compile(r'//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"?|\'(?:\\.|[^\'\\\n])*\'?|[{}]'
-                   r'|\bclass\s+([A-Za-z_$][\w$]*)|\bvoid\s+main\s*\(', re.DOTALL)
+_JAVA = re.compile(
+  r'//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"?|\'(?:\\.|[^\'\\\n])*\'?|[{}]'
+  r'|\bclass\s+([A-Za-z_$][\w$]*)|\bvoid\s+main\s*\(',
+  re.DOTALL,
+)
 _PUBLIC_CLASS = re.compile(r'\bpublic\s+(?:final\s+)?class\s+([A-Za-z_$][\w$]*)')
 
 
@@ -38,23 +42,24 @@ class CompileError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-  tags: tuple[str, ...]            # after the fence of a block
-  tools: tuple[str, ...] = ()      # executables beside Python
-  package: str = ''                # of Debian, which holds them
-  overhead_mb: int = 0             # what the runtime itself takes, over the memory of the program
+  tags: tuple[str, ...]  # after the fence of a block
+  tools: tuple[str, ...] = ()  # executables beside Python
+  package: str = ''  # of Debian, which holds them
+  overhead_mb: int = 0  # what the runtime itself takes, over the memory of the program
 
 
 LANGUAGES = {
-    'python': Language(('python', 'python3', 'py', 'py3')),
-    'cpp': Language(('cpp', 'c++', 'cxx', 'cc'), ('g++',), 'g++'),
-    'java': Language(('java',), ('javac', 'java'), 'default-jdk-headless', overhead_mb=256),
-    'javascript': Language(('javascript', 'js', 'node', 'nodejs'), ('node',), 'nodejs', overhead_mb=256),
+  'python': Language(('python', 'python3', 'py', 'py3')),
+  'cpp': Language(('cpp', 'c++', 'cxx', 'cc'), ('g++',), 'g++'),
+  'java': Language(('java',), ('javac', 'java'), 'default-jdk-headless', overhead_mb=256),
+  'javascript': Language(('javascript', 'js', 'node', 'nodejs'), ('node',), 'nodejs', overhead_mb=256),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Executable:
   """What `sandbox.Box` takes."""
+
   command: list[str]
   files: dict[str, bytes]
   limits: sandbox.Limits
@@ -105,19 +110,19 @@ def _fenced(lines, lenient):
   for line in lines:
     if not fence:
       quotes = _QUOTES.match(line)[0]
-      line = line[len(quotes):]
+      line = line[len(quotes) :]
       bare = line.strip().removeprefix('<answer>').lstrip()
       run = _run(bare)
-      if run and '`' not in bare[len(run):]:
-        fence, tag, content, indent = run, _tag(bare[len(run):]), [], len(line) - len(line.lstrip(' '))
+      if run and '`' not in bare[len(run) :]:
+        fence, tag, content, indent = run, _tag(bare[len(run) :]), [], len(line) - len(line.lstrip(' '))
       continue
-    line = line[re.match(r'(?:[ ]{0,3}>[ ]?){0,%d}' % quotes.count('>'), line).end():] if quotes else line
+    line = line[re.match(r'(?:[ ]{0,3}>[ ]?){0,%d}' % quotes.count('>'), line).end() :] if quotes else line
     bare = line.strip().removesuffix('</answer>').rstrip()
     closes = bare.startswith(fence) and _run(bare) == bare
     code = bare.rstrip(fence[0]) if lenient and bare.endswith(fence) else ''
     if code or not closes:
-      line = line[:line.index(code) + len(code)] if code else line
-      content.append(line[min(indent, len(line) - len(line.lstrip(' '))):])
+      line = line[: line.index(code) + len(code)] if code else line
+      content.append(line[min(indent, len(line) - len(line.lstrip(' '))) :])
     if code or closes:
       blocks.append((tag, '\n'.join(content) + '\n'))
       fence = ''
@@ -126,7 +131,7 @@ def _fenced(lines, lenient):
 
 def _run(bare):
   """The ` or ~ that a line begins with, where they are enough for a fence."""
-  return bare[:len(bare) - len(bare.lstrip(bare[0]))] if bare[:3] in ('```', '~~~') else ''
+  return bare[: len(bare) - len(bare.lstrip(bare[0]))] if bare[:3] in ('```', '~~~') else ''
 
 
 def _tag(info):
@@ -153,13 +158,17 @@ def build(language, program, limits, unsafe):
   spec = LANGUAGES[language]
   tools = [_tool(name, language) for name in spec.tools]
   if language == 'python':
-    return Executable([bubblewrap.python(unsafe), *PYTHON_FLAGS, 'start.py'],
-                      {'main.py': source, 'start.py': _START}, limits)
+    return Executable(
+      [bubblewrap.python(unsafe), *PYTHON_FLAGS, 'start.py'], {'main.py': source, 'start.py': _START}, limits
+    )
   memory = limits.memory_mb
   limits = dataclasses.replace(limits, memory_mb=memory + spec.overhead_mb, mapped=not spec.overhead_mb)
   if language == 'javascript':
-    return Executable([*tools, f'--max-old-space-size={memory}', '--stack-size=4000', 'main.js'],
-                      {'main.js': source}, dataclasses.replace(limits, stack_mb=64))
+    return Executable(
+      [*tools, f'--max-old-space-size={memory}', '--stack-size=4000', 'main.js'],
+      {'main.js': source},
+      dataclasses.replace(limits, stack_mb=64),
+    )
   if language == 'cpp':
     built = _compile([*tools, '-O2', '-o', 'main', 'main.cpp'], 'main', {'main.cpp': source}, unsafe)
     return Executable(['./main'], built, dataclasses.replace(limits, stack_mb=memory))
@@ -199,6 +208,9 @@ def _tool(name, language):
   """Where an executable lies. The sandbox shows /usr alone, so that is where it must be."""
   path = shutil.which(name, path='/usr/local/bin:/usr/bin:/bin')
   path = path and os.path.realpath(path)
-  config.require(path and path.startswith('/usr/'), f"programs in '{language}' need {name}, which is not installed "
-                 f'under /usr: apt-get install {LANGUAGES[language].package}.')
+  config.require(
+    path and path.startswith('/usr/'),
+    f"programs in '{language}' need {name}, which is not installed "
+    f'under /usr: apt-get install {LANGUAGES[language].package}.',
+  )
   return path

@@ -15,6 +15,7 @@ Memory is what the processes hold, their page tables, files beside their content
 the kernel keeps for a program is counted where it has a control group (see cgroup.py), and elsewhere bounded by what
 the filter of system calls leaves (see seccomp.py).
 """
+
 import contextlib
 import dataclasses
 import functools
@@ -29,26 +30,27 @@ import time
 
 from r1jax.rewards.coding import bubblewrap, cgroup
 
-START_SECONDS = 60.0               # for bubblewrap to set up, on a machine however busy
-LOOK_SECONDS = 0.03                # between two looks at what is used inside
-PATIENCE = 20                      # the clock ends what takes this many times its seconds, whatever it does
-ENTRY = 2048                       # bytes that the kernel takes for an entry of /tmp, with a long name
+START_SECONDS = 60.0  # for bubblewrap to set up, on a machine however busy
+LOOK_SECONDS = 0.03  # between two looks at what is used inside
+PATIENCE = 20  # the clock ends what takes this many times its seconds, whatever it does
+ENTRY = 2048  # bytes that the kernel takes for an entry of /tmp, with a long name
 
 # Says that it is there, waits for the answer, unpacks what a compiler made, and becomes the program.
 _SCRIPT = 'echo; read _ || exit; if [ -e built.tar ]; then tar -xf built.tar || exit; fi; exec "$@" <stdin'
 _TICK, _PAGE = os.sysconf('SC_CLK_TCK'), os.sysconf('SC_PAGE_SIZE')
-_DATAGRAMS, _STREAM = 12, 2        # buffers of the default size that a receiver of datagrams, or another socket, holds
+_DATAGRAMS, _STREAM = 12, 2  # buffers of the default size that a receiver of datagrams, or another socket, holds
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
   """Of everything in one sandbox together, unless it says otherwise."""
-  seconds: float                   # of processor time; and of sleep. By the clock, PATIENCE times as many
-  memory_mb: int                   # without the contents of /tmp; and the address space of each process, where `mapped`
-  mapped: bool = True              # False for runtimes that map far more than they use
-  stack_mb: int = 8                # of a process
-  processes: int = 32              # and threads
-  output: int = 16 << 20           # bytes of stdout and stderr
+
+  seconds: float  # of processor time; and of sleep. By the clock, PATIENCE times as many
+  memory_mb: int  # without the contents of /tmp; and the address space of each process, where `mapped`
+  mapped: bool = True  # False for runtimes that map far more than they use
+  stack_mb: int = 8  # of a process
+  processes: int = 32  # and threads
+  output: int = 16 << 20  # bytes of stdout and stderr
 
 
 class Box:
@@ -83,15 +85,25 @@ class Box:
     size = bubblewrap.TMP + sum(map(len, files.values()))
     folder = None if unsafe else cgroup.folder()
     self._folder = tempfile.TemporaryDirectory(prefix='r1jax-') if unsafe else None
-    with _unsafe(files, self._folder.name) if unsafe else bubblewrap.setting_up(
-        files, runtime or command[0], size, counted=bool(folder)) as (start, descriptors):
+    with (
+      _unsafe(files, self._folder.name)
+      if unsafe
+      else bubblewrap.setting_up(files, runtime or command[0], size, counted=bool(folder)) as (start, descriptors)
+    ):
       self._group = folder and cgroup.Group(folder, (limits.memory_mb << 20) + size)
       entering = self._group.entering() if self._group else []
       self._process = subprocess.Popen(
-          [*entering, *start, *bubblewrap.limiting(limits, unsafe), 'sh', '-c', _SCRIPT, 'sh', *command], bufsize=0,
-          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[*descriptors, *fds],
-          env=bubblewrap.ENVIRONMENT, cwd=self._folder.name if unsafe else '/', start_new_session=unsafe)
-    self.end = os.pidfd_open(self._process.pid)     # readable once it has ended
+        [*entering, *start, *bubblewrap.limiting(limits, unsafe), 'sh', '-c', _SCRIPT, 'sh', *command],
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=[*descriptors, *fds],
+        env=bubblewrap.ENVIRONMENT,
+        cwd=self._folder.name if unsafe else '/',
+        start_new_session=unsafe,
+      )
+    self.end = os.pidfd_open(self._process.pid)  # readable once it has ended
     self.streams = {self._process.stdout: self.output, self._process.stderr: self.errors}
     for stream in self.streams:
       os.set_blocking(stream.fileno(), False)
@@ -106,7 +118,7 @@ class Box:
     self.begun = True
     for pid in _children(self._process.pid):
       with _vanishing(), open(f'/proc/{pid}/oom_score_adj', 'w') as file:
-        file.write('1000')         # where the machine runs out of memory, this goes first
+        file.write('1000')  # where the machine runs out of memory, this goes first
       if not self._folder:
         with _vanishing():
           self._inside, self._tmp = pid, os.open(f'/proc/{pid}/root/tmp', os.O_RDONLY)
@@ -120,7 +132,7 @@ class Box:
     self.streams[stream] += data or b''
     if data and not self.ready and stream is self._process.stdout:
       self.ready = True
-      del self.output[:1]          # the shell's line: nothing comes before it
+      del self.output[:1]  # the shell's line: nothing comes before it
     if len(self.output) + len(self.errors) > self._limits.output:
       self.broken = f'output limit of {self._limits.output >> 20} MiB'
     return data
@@ -180,13 +192,13 @@ class Box:
 
   def close(self):
     """Ends everything inside, and waits until it has ended."""
-    self._process.stdin.close()    # one that still sets up will read this end, and go
+    self._process.stdin.close()  # one that still sets up will read this end, and go
     inside = _children(self._process.pid)
-    for pid in inside:             # process 1 of the sandbox; bubblewrap reaps it after all others, and ends
+    for pid in inside:  # process 1 of the sandbox; bubblewrap reaps it after all others, and ends
       with _vanishing():
         os.kill(pid, signal.SIGKILL)
     if self.begun and not inside:
-      self._process.kill()         # it has ended, or this kernel does not list children
+      self._process.kill()  # it has ended, or this kernel does not list children
     if self._folder:
       with _vanishing():
         os.killpg(self._process.pid, signal.SIGKILL)
@@ -234,12 +246,12 @@ def run(boxes, heard=lambda: None):
         waiting.unregister(key.fileobj)
       if not last.begun and all(box.ready for box in boxes):
         for box in boxes:
-          box.begin()              # all at once: none waits in its own time for another
+          box.begin()  # all at once: none waits in its own time for another
       heard()
       if time.monotonic() >= next_look:
         if not any([box.look() for box in boxes if box.code is None]):
           for box in boxes:
-            box.rest(LOOK_SECONDS) # the least that has passed: a late look says nothing of the time before it
+            box.rest(LOOK_SECONDS)  # the least that has passed: a late look says nothing of the time before it
         next_look = time.monotonic() + LOOK_SECONDS
 
 

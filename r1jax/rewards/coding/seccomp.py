@@ -4,6 +4,7 @@ What it closes: memory that no process has mapped and no limit counts (memfd, Sy
 a pipe), and parts of the kernel where its own holes were found (bpf, io_uring, userfaultfd, keys), debugging of other
 processes, and namespaces and mounts, which bubblewrap has closed already.
 """
+
 import errno
 import fcntl
 import mmap
@@ -13,39 +14,69 @@ import struct
 
 # Numbers on x86_64 and on aarch64; None: not there.
 _DENIED = {
-    'ptrace': (101, 117), 'process_vm_readv': (310, 270), 'process_vm_writev': (311, 271), 'kcmp': (312, 272),
-    'memfd_create': (319, 279), 'memfd_secret': (447, 447),
-    'shmget': (29, 194), 'msgget': (68, 186), 'semget': (64, 190), 'mq_open': (240, 180),
-    'vmsplice': (278, 75), 'splice': (275, 76), 'tee': (276, 77), 'io_setup': (206, 0),
-    'inotify_init': (253, None), 'inotify_init1': (294, 26), 'fanotify_init': (300, 262),
-    'landlock_create_ruleset': (444, 444), 'seccomp': (317, 277),
-    'unshare': (272, 97), 'setns': (308, 268), 'mount': (165, 40), 'umount2': (166, 39), 'pivot_root': (155, 41),
-    'open_tree': (428, 428), 'move_mount': (429, 429), 'fsopen': (430, 430), 'fsmount': (432, 432),
-    'mount_setattr': (442, 442), 'chroot': (161, 51), 'open_by_handle_at': (304, 265),
-    'bpf': (321, 280), 'perf_event_open': (298, 241), 'userfaultfd': (323, 282),
-    'io_uring_setup': (425, 425), 'io_uring_enter': (426, 426), 'io_uring_register': (427, 427),
-    'add_key': (248, 217), 'request_key': (249, 218), 'keyctl': (250, 219), 'syslog': (103, 116),
-    'modify_ldt': (154, None), 'personality': (135, 92),
+  'ptrace': (101, 117),
+  'process_vm_readv': (310, 270),
+  'process_vm_writev': (311, 271),
+  'kcmp': (312, 272),
+  'memfd_create': (319, 279),
+  'memfd_secret': (447, 447),
+  'shmget': (29, 194),
+  'msgget': (68, 186),
+  'semget': (64, 190),
+  'mq_open': (240, 180),
+  'vmsplice': (278, 75),
+  'splice': (275, 76),
+  'tee': (276, 77),
+  'io_setup': (206, 0),
+  'inotify_init': (253, None),
+  'inotify_init1': (294, 26),
+  'fanotify_init': (300, 262),
+  'landlock_create_ruleset': (444, 444),
+  'seccomp': (317, 277),
+  'unshare': (272, 97),
+  'setns': (308, 268),
+  'mount': (165, 40),
+  'umount2': (166, 39),
+  'pivot_root': (155, 41),
+  'open_tree': (428, 428),
+  'move_mount': (429, 429),
+  'fsopen': (430, 430),
+  'fsmount': (432, 432),
+  'mount_setattr': (442, 442),
+  'chroot': (161, 51),
+  'open_by_handle_at': (304, 265),
+  'bpf': (321, 280),
+  'perf_event_open': (298, 241),
+  'userfaultfd': (323, 282),
+  'io_uring_setup': (425, 425),
+  'io_uring_enter': (426, 426),
+  'io_uring_register': (427, 427),
+  'add_key': (248, 217),
+  'request_key': (249, 218),
+  'keyctl': (250, 219),
+  'syslog': (103, 116),
+  'modify_ldt': (154, None),
+  'personality': (135, 92),
 }
 _ALL, _ANONYMOUS = 0xFFFFFFFF, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
-_HUGETLB = 0x40000                           # MAP_HUGETLB
-_SECCOMP, _FUTEX_HASH = 22, 78               # of prctl: filters of its own, and a table as large as it likes
+_HUGETLB = 0x40000  # MAP_HUGETLB
+_SECCOMP, _FUTEX_HASH = 22, 78  # of prctl: filters of its own, and a table as large as it likes
 _SO_SNDBUFFORCE = 32
 
 # (numbers, argument, mask, values): the call is refused where the argument, masked, is one of the values.
 _ARGUMENTS = [
-    ((9, 222), 3, _HUGETLB, (_HUGETLB,)),                                            # mmap
-    ((54, 208), 2, _ALL, (socket.SO_SNDBUF, _SO_SNDBUFFORCE)),                       # setsockopt
-    ((157, 167), 0, _ALL, (_SECCOMP, _FUTEX_HASH)),                                  # prctl
+  ((9, 222), 3, _HUGETLB, (_HUGETLB,)),  # mmap
+  ((54, 208), 2, _ALL, (socket.SO_SNDBUF, _SO_SNDBUFFORCE)),  # setsockopt
+  ((157, 167), 0, _ALL, (_SECCOMP, _FUTEX_HASH)),  # prctl
 ]
 # Where no group counts the kernel's memory: shared memory that nobody has mapped any more, and locks of files.
 _UNCOUNTED = [
-    ((9, 222), 3, _ANONYMOUS, (_ANONYMOUS,)),                                        # mmap
-    ((72, 25), 1, _ALL, (fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW)),   # fcntl
+  ((9, 222), 3, _ANONYMOUS, (_ANONYMOUS,)),  # mmap
+  ((72, 25), 1, _ALL, (fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW)),  # fcntl
 ]
-_SOCKETS = ((41, 198), (53, 199))            # socket and socketpair: of AF_UNIX alone. AF_VSOCK knows no namespaces
+_SOCKETS = ((41, 198), (53, 199))  # socket and socketpair: of AF_UNIX alone. AF_VSOCK knows no namespaces
 _MACHINES = {'x86_64': (0, 0xC000003E), 'aarch64': (1, 0xC00000B7)}  # column above, AUDIT_ARCH of <linux/audit.h>
-_X32 = 0x40000000                            # set in the numbers of x86_64's second table
+_X32 = 0x40000000  # set in the numbers of x86_64's second table
 
 # <linux/bpf_common.h>: a word of seccomp_data (0: the call's number, 4: the architecture, from 16 on its arguments)
 # into the register, and its bits; a jump where it equals, or is at least, a constant; the end with an action.

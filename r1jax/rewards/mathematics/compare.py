@@ -13,42 +13,50 @@
   and what is given of the two must be right.
 - All else by math-verify, whose yes numbers must bear out (`symbolic`).
 """
+
 from fractions import Fraction
 import re
 
 from r1jax.rewards import answers
 from r1jax.rewards.mathematics import labels, mathtext, quantity, relations, symbolic
 
-_ENTRIES = 16      # of a list compared in any order, at most
-_DEPTH = 4         # of lists within lists
-_NESTED = 30       # brackets; the time of the verifier's parser grows with a power of them
+_ENTRIES = 16  # of a list compared in any order, at most
+_DEPTH = 4  # of lists within lists
+_NESTED = 30  # brackets; the time of the verifier's parser grows with a power of them
 _LETTER = re.compile(r'[(\[]?([A-Z])[)\]]?\.?')
 _WORDS = re.compile("[A-Za-z][A-Za-z' -]*")
-_WORD = re.compile('[A-Za-z]{3}')         # two letters may be a product
+_WORD = re.compile('[A-Za-z]{3}')  # two letters may be a product
 _SHORT_WORDS = 'am|an|as|at|be|by|do|go|he|hi|if|in|is|it|me|my|no|of|oh|ok|on|or|so|to|up|us|we'
 # One short word, or words and numbers with a space between.
-_SAID = re.compile(rf'(?i:{_SHORT_WORDS})|[A-Z][a-z]|[A-Za-z]{{3,}}\.? +[0-9]+|'
-                   r'[0-9]+ +[A-Za-z]{3,}(?: [A-Za-z]+)*\.?')
+_SAID = re.compile(
+  rf'(?i:{_SHORT_WORDS})|[A-Z][a-z]|[A-Za-z]{{3,}}\.? +[0-9]+|'
+  r'[0-9]+ +[A-Za-z]{3,}(?: [A-Za-z]+)*\.?'
+)
 _LETTERS = re.compile('[A-Za-z]+|[0-9]+')
 _HAN = re.compile('[\u4e00-\u9fff]')
 _MATRIX = re.compile(r'\\begin ?\{([pb]?)matrix\}((?:(?!\\begin).)*)\\end ?\{\1matrix\} ?')
 _BASED = re.compile(r'(\()?([0-9A-Fa-f]+)(?(1)\))_(\()?(?:base)?([0-9]+)(?(3)\))')
 _EQUALS = re.compile(r'(?:(?<![<>!:=\\])=(?!=)|\\in(?![A-Za-z]))(?![^{}]*(?<!\\)\})')
-_APART = re.compile(r'(?<![\^_])[0-9.] +[0-9.]|[0-9] ?_|\\\\')   # numbers side by side, a base, a new line
+_APART = re.compile(r'(?<![\^_])[0-9.] +[0-9.]|[0-9] ?_|\\\\')  # numbers side by side, a base, a new line
 _SUBSCRIPT = re.compile(r'_ ?(?:\{[^{}]*\}|[A-Za-z0-9])')
 _ANGLES = re.compile(r'\\?(?:sin|cos|tan|cot|sec|csc)')
 _CONSTANT = re.compile(r'\\(?:frac|sqrt|pi|cdot|times|div|infty|circ|ln|log|sin|cos|tan|binom|pm)(?![A-Za-z])')
 # What an expression may hold that the reference does not: the verifier's parser passes over what it does not know.
-_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 +-*/^_=<>()[]{}.,;|!&\\")
+_CHARACTERS = set('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 +-*/^_=<>()[]{}.,;|!&\\')
 _COMMAND = re.compile(r'\\[A-Za-z]+')
-_COMMANDS = {'\\' + name for name in '''frac sqrt pi infty cdot times div pm le ge ne lt gt in cup cap setminus emptyset
+_COMMANDS = {
+  '\\' + name
+  for name in """frac sqrt pi infty cdot times div pm le ge ne lt gt in cup cap setminus emptyset
 varnothing sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp lfloor rfloor lceil rceil binom
 dbinom tbinom max min gcd lcm alpha beta gamma delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu xi rho
 sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega circ mathbb mathrm text mathit
-mathbf operatorname begin end sum prod int lim to vert lvert rvert mid'''.split()}
+mathbf operatorname begin end sum prod int lim to vert lvert rvert mid""".split()
+}
 # A function's value; the length of a segment or vector, the size of a set. |x| = 5 names nothing: x may be -5.
-_CALL = re.compile(r"(?:[fghpqFGHPQRSTENVDC]|\\Pr|\\operatorname ?\{[A-Za-z]+\})(?:'*| ?\^ ?\{? ?(?:-1|\\prime) ?\}?) ?"
-                   r'(?:\((?:[^()]|\([^()]*\))*\)|\[[^][]*\])')
+_CALL = re.compile(
+  r"(?:[fghpqFGHPQRSTENVDC]|\\Pr|\\operatorname ?\{[A-Za-z]+\})(?:'*| ?\^ ?\{? ?(?:-1|\\prime) ?\}?) ?"
+  r'(?:\((?:[^()]|\([^()]*\))*\)|\[[^][]*\])'
+)
 _BARS = re.compile(r"\|(?: ?[A-Z][A-Z'0-9 ]*|[zw]|[^|=<>]*\\(?:vec|overrightarrow)(?![A-Za-z])[^|=<>]*)\|")
 _MULTIPLE = re.compile('[0-9]+ ?[A-Za-z]')
 _CALL_MULTIPLE = re.compile(f'[0-9]+ ?{_CALL.pattern}')
@@ -82,8 +90,18 @@ def _difference(gold, predicted, problem, depth):
     return 'nothing is left of the answer' if depth else 'lists too deep'
   if _key(gold) == _key(predicted):
     return None
-  for compare in (_labelled, _text, _quantities, _based, _matrices, _relations, _solutions, _assignments, _lists,
-                  _chains):
+  for compare in (
+    _labelled,
+    _text,
+    _quantities,
+    _based,
+    _matrices,
+    _relations,
+    _solutions,
+    _assignments,
+    _lists,
+    _chains,
+  ):
     found = compare(gold, predicted, problem, depth)
     if found is not NotImplemented:
       return found
@@ -157,8 +175,8 @@ def _rounded(want, got):
 
 def _margin(decimal):
   """How far off the number may be that a decimal Quantity states: its last digit, where it has six; else nothing."""
-  scale = 10 ** decimal.decimals
-  rounded = decimal.decimals >= 6 and abs(decimal.value) * scale >= 10 ** 5
+  scale = 10**decimal.decimals
+  rounded = decimal.decimals >= 6 and abs(decimal.value) * scale >= 10**5
   return Fraction(rounded, scale)
 
 
@@ -177,8 +195,10 @@ def _matrices(gold, predicted, problem, depth):
   want, got = _MATRIX.fullmatch(gold), _MATRIX.fullmatch(predicted)
   if not want or not got:
     return 'a matrix on one side only' if ('\\begin' in gold) != ('\\begin' in predicted) else NotImplemented
-  want, got = ([[cell.strip() for cell in row.split('&')] for row in match[2].split('\\\\') if row.strip()]
-               for match in (want, got))
+  want, got = (
+    [[cell.strip() for cell in row.split('&')] for row in match[2].split('\\\\') if row.strip()]
+    for match in (want, got)
+  )
   if [len(row) for row in want] != [len(row) for row in got]:
     return 'another shape'
   return _each([c for row in want for c in row], [c for row in got for c in row], problem, depth)
@@ -193,7 +213,8 @@ def _each(want, got, problem, depth):
 
 def _lists(gold, predicted, problem, depth):
   (kind, want), (other, got) = (
-      (None, []) if quantity.read(text, problem) else mathtext.entries(text) for text in (gold, predicted))   # 1,234
+    (None, []) if quantity.read(text, problem) else mathtext.entries(text) for text in (gold, predicted)
+  )  # 1,234
   if 'broken' in (kind, other):
     return 'brackets do not match'
   if kind is None and other in ('list', 'set'):
@@ -210,7 +231,7 @@ def _lists(gold, predicted, problem, depth):
     return None if same else _expressions(gold, predicted, problem)
   named = {_key(name) for name, mark, _ in (entry.partition('=') for entry in want) if mark and _is_name(name)}
   if kind == other == 'list' and len(named) == len(want) > 1 and not any('=' in entry for entry in got):
-    return _each(want, got, problem, depth)      # x = 1, y = 2 is not 2, 1
+    return _each(want, got, problem, depth)  # x = 1, y = 2 is not 2, 1
   if kind in ('list', 'set') and other in ('list', 'set'):
     return _any_order(want, got, problem, depth)
   if kind == other or {kind, other} == {'()', 'list'}:
@@ -224,7 +245,7 @@ def _any_order(want, got, problem, depth):
   if len(want) > _ENTRIES:
     return None if sorted(map(_key, want)) == sorted(map(_key, got)) else 'other entries'
   got = list(got)
-  for entry in sorted(want, key=lambda w: all(_key(w) != _key(g) for g in got)):   # the cheap ones first
+  for entry in sorted(want, key=lambda w: all(_key(w) != _key(g) for g in got)):  # the cheap ones first
     same = next((g for g in got if _key(g) == _key(entry)), None)
     if same is None:
       same = next((g for g in got if _difference(entry, g, problem, depth - 1) is None), None)
@@ -249,7 +270,7 @@ def _solutions(gold, predicted, problem, depth):
   if not found and len(parts) == 2:
     if _key(parts[0]) != name or not parts[1].strip().startswith('\\{'):
       return NotImplemented
-    predicted = parts[1].strip()       # x in {1, 2}
+    predicted = parts[1].strip()  # x in {1, 2}
   elif not found:
     entries = [_sides(entry) for entry in mathtext.split(predicted, mathtext.MARKS) or ()]
     if any(len(entry) > 1 and _SUBSCRIPT.sub('', _key(entry[0])) != name for entry in entries):
@@ -275,11 +296,11 @@ def _assignments(gold, predicted, problem, depth):
   """x = 5 and 5, whichever of the two is the reference; x in [1,2] and [1,2]."""
   want, got = _sides(gold), _sides(predicted)
   if len(want) > 1 and not any(map(_has_letter, want)):
-    return _difference(want[-1].strip(), predicted, problem, depth - 1)   # 0.56 = 56%
+    return _difference(want[-1].strip(), predicted, problem, depth - 1)  # 0.56 = 56%
   if len(want) == 2 and _is_name(want[0]) and (len(got) == 1 or len(got) == 2 and _name(want[0]) == _name(got[0])):
     return _difference(want[1].strip(), got[-1].strip(), problem, depth - 1)
   if len(want) == len(got) == 2 and any(_CALL.fullmatch(side[0].strip()) for side in (want, got)):
-    return 'the value of something else'     # the verifier may know nothing of either
+    return 'the value of something else'  # the verifier may know nothing of either
   if len(want) == 1 and len(got) == 2 and _is_name(got[0]) and not any(mark in gold for mark in _RELATIONS):
     return _difference(gold, got[1].strip(), problem, depth - 1)
   return NotImplemented
@@ -307,15 +328,18 @@ def _chains(gold, predicted, problem, depth):
 
 def _approximates(decimal, text):
   """Is a Quantity the value of the text to all its digits?"""
-  return decimal is not None and decimal.decimals is not None and symbolic.near(
-      text, decimal.value, Fraction(1, 10 ** decimal.decimals))
+  return (
+    decimal is not None
+    and decimal.decimals is not None
+    and symbolic.near(text, decimal.value, Fraction(1, 10**decimal.decimals))
+  )
 
 
 def _sides(text):
   """The text at its signs of equality and membership outside of brackets."""
   sides, start, at, depth = [], 0, 0, 0
   for sign in _EQUALS.finditer(text):
-    before, at = text[at:sign.start()], sign.start()
+    before, at = text[at : sign.start()], sign.start()
     depth += sum(map(before.count, '([{')) - sum(map(before.count, ')]}'))
     if depth <= 0:
       sides.append(text[start:at])
@@ -354,7 +378,8 @@ def _expressions(gold, predicted, problem):
   if any(map(_APART.search, rows)) or gold.count('\\circ') != predicted.count('\\circ'):
     return 'not one expression, or degrees on one side only'
   unknown = set(predicted) - set(gold) - _CHARACTERS or (
-      set(_COMMAND.findall(predicted)) - set(_COMMAND.findall(gold)) - _COMMANDS)
+    set(_COMMAND.findall(predicted)) - set(_COMMAND.findall(gold)) - _COMMANDS
+  )
   if unknown:
     return f'not read as mathematics: {sorted(unknown)[0]}'
   for text, decimal in ((gold, quantity.read(predicted)), (predicted, quantity.read(gold))):

@@ -1,18 +1,21 @@
 r"""A choice letter with the value of that choice, as contests print it: \textbf{(C)}\ 25."""
+
 import re
 
 from r1jax.rewards import answers
 from r1jax.rewards.mathematics import mathtext
 
 _LABEL = re.compile(r'[(\[](?:\\text(?:bf|rm)? ?\{)? ?([A-J]) ?\}?[)\]][.:]? ?|([A-J])[.:)](?: |$)')
-_ALONE = re.compile('([A-J]) ?')                         # \text{C} \sqrt{3}
+_ALONE = re.compile('([A-J]) ?')  # \text{C} \sqrt{3}
 _BEHIND = re.compile(r'(?:\\(?:text(?:bf|rm)?|math(?:bf|rm)) ?\{ ?|(?<=[0-9]) )\(([A-J])\) ?\}?$')
 _LISTED = re.compile('([A-J]), ?(?=.)')
 _OTHER = re.compile(r'[(\[] ?[A-J] ?[)\]]|(?<![A-Za-z\\])[A-J](?:[.:)](?: |$)|(?![A-Za-z]))')
 # What a value may begin with, and the only commands that it may hold.
 _VALUE = re.compile(r'[-(\[{]*(?:[0-9.]|[a-z](?![A-Za-z])|\\\$|\\(?!times|cdot|text|rm)[A-Za-z])')
-_COMMANDS = re.compile(r'\\(?!(?:frac|sqrt|pi|infty|cdot|times|circ|log|ln|sin|cos|tan|text|textbf|mathrm|rm)'
-                       r'(?![A-Za-z])|[%${}])')
+_COMMANDS = re.compile(
+  r'\\(?!(?:frac|sqrt|pi|infty|cdot|times|circ|log|ln|sin|cos|tan|text|textbf|mathrm|rm)'
+  r'(?![A-Za-z])|[%${}])'
+)
 _PROSE = re.compile('[A-Za-z]{3}|[\u4e00-\u9fff]|[?]')
 
 
@@ -34,24 +37,24 @@ def split(text, listed=False):
 
 def _split(text, listed):
   font = mathtext.FONT.match(text)
-  if font and text[font.end():font.end() + 1] == '{':
+  if font and text[font.end() : font.end() + 1] == '{':
     start = font.end() + 1
     end = answers.closing(text[start:])
     if end is None:
       return None
-    inside, after = text[start:start + end], text[start + end + 1:]
+    inside, after = text[start : start + end], text[start + end + 1 :]
     label = _LABEL.match(inside)
     if label:
-      rest = inside[label.end():].strip()
+      rest = inside[label.end() :].strip()
       return label[1] or label[2], f'{font[0].strip()}{{{rest}}}{after}' if rest else after
     label = _ALONE.fullmatch(inside) if 'text' in font[0] else None
     if label and (inside[-1] == ' ' or after[:1] in (' ', ':', '.')):
       return label[1], after.lstrip(':. ')
   label = _LABEL.match(text) or listed and _LISTED.match(text)
   if label:
-    return next(filter(None, label.groups())), text[label.end():]
+    return next(filter(None, label.groups())), text[label.end() :]
   label = _BEHIND.search(text)
-  return (label[1], text[:label.start()]) if label and label.start() else None
+  return (label[1], text[: label.start()]) if label and label.start() else None
 
 
 def is_value(value, problem=''):
@@ -60,5 +63,8 @@ def is_value(value, problem=''):
   said = mathtext.words(re.sub(r'\\[A-Za-z]+ ?', ' ', value))
   if len(said) > 3 and ' '.join(said.split()) in ' '.join(mathtext.words(problem).split()):
     return True
-  return bool(_VALUE.match(value)) and value[-1] not in ',;=' and not any(
-      pattern.search(text) for pattern, text in ((_COMMANDS, value), (_PROSE, said), (_OTHER, said)))
+  return (
+    bool(_VALUE.match(value))
+    and value[-1] not in ',;='
+    and not any(pattern.search(text) for pattern, text in ((_COMMANDS, value), (_PROSE, said), (_OTHER, said)))
+  )

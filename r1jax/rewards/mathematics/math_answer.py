@@ -4,6 +4,7 @@ Where the answer stands is decided by `r1jax.rewards.answers`, what counts as eq
 `r1jax.rewards.mathematics.compare`: their first lines are the rules. A policy finds every answer that is scored 1 and
 is not right, so what is in doubt is wrong.
 """
+
 from r1jax.config import ConfigError
 from r1jax.rewards import answers
 from r1jax.rewards.mathematics import compare, mathtext, symbolic

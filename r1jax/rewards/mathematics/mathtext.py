@@ -2,58 +2,114 @@
 
 The patterns hold no repetition within a repetition; each takes time linear in the text.
 """
+
 import re
 
 from r1jax.rewards import answers
 from r1jax.rewards.mathematics import notation
 
 # Full-width ASCII, and what typographers and Chinese keyboards put in place of a sign. Nothing else: ⑥ is not 6.
-_SIGNS = {code: code - 0xfee0 for code in range(0xff01, 0xff5f)} | str.maketrans({
-    '\u3000': ' ', '\xa0': ' ', '。': '.', '，': ', ', '、': ', ', '；': '; ', '−': '-', '–': '-', '—': '-', '〇': '零',
-    '×': '\\times ', '·': '\\cdot ', '÷': '/', 'π': '\\pi ', '∞': '\\infty ', '≤': '\\le ', '≥': '\\ge ',
-    '≠': '\\ne ', '≈': '\\approx ', '∪': '\\cup ', '∩': '\\cap ', '∈': '\\in ', '±': '\\pm ', '°': '^\\circ ',
-    '²': '^2', '³': '^3', '￥': '¥', '＄': '$'}) | {
-        ord(letter): f'\\{name} ' for letter, name in zip('αβγδεθλμρστφψωΔΣΩ', (
-            'alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi psi omega Delta Sigma Omega').split(),
-            strict=True)}
+_SIGNS = (
+  {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+  | str.maketrans(
+    {
+      '\u3000': ' ',
+      '\xa0': ' ',
+      '。': '.',
+      '，': ', ',
+      '、': ', ',
+      '；': '; ',
+      '−': '-',
+      '–': '-',
+      '—': '-',
+      '〇': '零',
+      '×': '\\times ',
+      '·': '\\cdot ',
+      '÷': '/',
+      'π': '\\pi ',
+      '∞': '\\infty ',
+      '≤': '\\le ',
+      '≥': '\\ge ',
+      '≠': '\\ne ',
+      '≈': '\\approx ',
+      '∪': '\\cup ',
+      '∩': '\\cap ',
+      '∈': '\\in ',
+      '±': '\\pm ',
+      '°': '^\\circ ',
+      '²': '^2',
+      '³': '^3',
+      '￥': '¥',
+      '＄': '$',
+    }
+  )
+  | {
+    ord(letter): f'\\{name} '
+    for letter, name in zip(
+      'αβγδεθλμρστφψωΔΣΩ',
+      ('alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi psi omega Delta Sigma Omega').split(),
+      strict=True,
+    )
+  }
+)
 CURRENCY = '\ue000'  # stands for `\$`, which is money; a bare $ is a delimiter
-AND = '\ue001'       # stands for 'and' between the entries of a list, as ; for 'or'
-MARKS = ',;' + AND   # between entries
+AND = '\ue001'  # stands for 'and' between the entries of a list, as ; for 'or'
+MARKS = ',;' + AND  # between entries
 FONT = re.compile(r'\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|bf|rm)(?![A-Za-z]) ?')
-_REPLACED = [(re.compile(pattern), by) for pattern, by in (
+_REPLACED = [
+  (re.compile(pattern), by)
+  for pattern, by in (
     (r'(?<=\.)([0-9]{0,20}?)([0-9]{1,8}?)\2{2,}(?:\.\.\.|…|\\[lc]?dots(?![A-Za-z]))', r'\1\\overline{\2}'),  # 0.333...
-    (r'\s+', ' '), (r'\\[dtc]frac(?![A-Za-z])', r'\\frac'),
+    (r'\s+', ' '),
+    (r'\\[dtc]frac(?![A-Za-z])', r'\\frac'),
     (r'\\(?:(?:text)?color(?:box)?|fcolorbox ?\{[^{}]*\}) ?(?:\[[^][{}]*\])? ?\{[^{}]*\}', ''),
     (r'\\(?:bf|rm)(?![A-Za-z]) ?(?!\{)', ''),
     (r'\\(?:underline|uline|uwave|boldsymbol|bm|[Ll]arge|LARGE|[Hh]uge)(?![A-Za-z])', ''),
     (r'\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])', ''),
-    (r'(?<=[0-9])(?:,\\! ?|\{,\\! ?\}|\{,\}|\\,)(?=[0-9]{3}(?![0-9]))', ''), (r'\{,\}', ','), (r'(?<!\\)\\!', ''),
+    (r'(?<=[0-9])(?:,\\! ?|\{,\\! ?\}|\{,\}|\\,)(?=[0-9]{3}(?![0-9]))', ''),
+    (r'\{,\}', ','),
+    (r'(?<!\\)\\!', ''),
     (r'(?<!\\)\\[ ,;:]|~|\\q?quad(?![A-Za-z])|(?<!\\)\\[][()]', ' '),
-    (r'\\(?:geqslant|geq)(?![A-Za-z])|>=', r'\\ge '), (r'\\(?:leqslant|leq)(?![A-Za-z])|<=', r'\\le '),
-    (r'\\neq(?![A-Za-z])|!=', r'\\ne '), (r'\\gt(?![A-Za-z])', '>'), (r'\\lt(?![A-Za-z])', '<'),
+    (r'\\(?:geqslant|geq)(?![A-Za-z])|>=', r'\\ge '),
+    (r'\\(?:leqslant|leq)(?![A-Za-z])|<=', r'\\le '),
+    (r'\\neq(?![A-Za-z])|!=', r'\\ne '),
+    (r'\\gt(?![A-Za-z])', '>'),
+    (r'\\lt(?![A-Za-z])', '<'),
     (r'\^ ?\{ ?\\circ ?\}|\\degree(?![A-Za-z])|(?<!\^)(?<!\^ )\\circ(?![A-Za-z])', r'^\\circ'),
-    (r'(?<!\\);', ', '), (r'\\(?:lor|vee)(?![A-Za-z])', ' or '), (r'\\(?:land|wedge)(?![A-Za-z])', ' and '),
-    (r'(?<=[0-9)}\]])(or|and)(?=[A-Za-z] ?(?:[=<>]|\\[gln]e|\\in))', r' \1 '),      # x=1orx=2
+    (r'(?<!\\);', ', '),
+    (r'\\(?:lor|vee)(?![A-Za-z])', ' or '),
+    (r'\\(?:land|wedge)(?![A-Za-z])', ' and '),
+    (r'(?<=[0-9)}\]])(or|and)(?=[A-Za-z] ?(?:[=<>]|\\[gln]e|\\in))', r' \1 '),  # x=1orx=2
     (r'\\(?:text|mbox|mathrm|textrm) ?\{ ?,? ?(?:and|和) ?\}', AND),
     (r'\\(?:text|mbox|mathrm|textrm) ?\{ ?,? ?(?:or|或者?) ?\}', ';'),
-    (r'(?<![A-Za-z\\])and(?![A-Za-z])|和', AND), (r'(?<![A-Za-z\\])or(?![A-Za-z])|或者?', ';'),
-    (r'(?:√|(?<![A-Za-z\\])sqrt) ?([0-9]+|[A-Za-z])(?![A-Za-z])', r'\\sqrt{\1}'), ('√', r'\\sqrt '),
-    (r'(?<![A-Za-z\\])(frac|pi|infty)(?![A-Za-z])', r'\\\1 '), (r'(?<![A-Za-z\\])infinity(?![A-Za-z])', r'\\infty'),
-    (r'\\frac ?(\\[A-Za-z]+|[0-9]) ?([0-9A-Za-z])', r'\\frac{\1}{\2}'), (r'\\frac ?([0-9]) ?\{', r'\\frac{\1}{'),
+    (r'(?<![A-Za-z\\])and(?![A-Za-z])|和', AND),
+    (r'(?<![A-Za-z\\])or(?![A-Za-z])|或者?', ';'),
+    (r'(?:√|(?<![A-Za-z\\])sqrt) ?([0-9]+|[A-Za-z])(?![A-Za-z])', r'\\sqrt{\1}'),
+    ('√', r'\\sqrt '),
+    (r'(?<![A-Za-z\\])(frac|pi|infty)(?![A-Za-z])', r'\\\1 '),
+    (r'(?<![A-Za-z\\])infinity(?![A-Za-z])', r'\\infty'),
+    (r'\\frac ?(\\[A-Za-z]+|[0-9]) ?([0-9A-Za-z])', r'\\frac{\1}{\2}'),
+    (r'\\frac ?([0-9]) ?\{', r'\\frac{\1}{'),
     (r'(\\frac ?\{[^{}]*\}) ?([0-9])', r'\1{\2}'),
-    (r'\s+', ' '), (f', ?([;{AND}])|([;{AND}]) ?[,;{AND}]', r'\1\2'))]
-_BOLD = re.compile(r'(?<![0-9A-Za-z)}])\*\*([^* ][^*]*)\*\*(?![0-9A-Za-z({\\])')    # Markdown's, not a power
+    (r'\s+', ' '),
+    (f', ?([;{AND}])|([;{AND}]) ?[,;{AND}]', r'\1\2'),
+  )
+]
+_BOLD = re.compile(r'(?<![0-9A-Za-z)}])\*\*([^* ][^*]*)\*\*(?![0-9A-Za-z({\\])')  # Markdown's, not a power
 _FONT_OPENED = re.compile(FONT.pattern + r'\{ ?')
-_LAYERS = 4   # around an answer, taken off at most
-_ASKED = re.compile(r'(?:\*\*)?(?:so )?(?:the |my )?(?:final |correct )?(?:answer|choice|option|solution|result|value)'
-                    r'(?: of [A-Za-z])?(?: is:?|:|(?= -?[0-9]))(?:\*\*)? ?|答案(?:是|为)?:? ?|答:? ?', re.IGNORECASE)
+_LAYERS = 4  # around an answer, taken off at most
+_ASKED = re.compile(
+  r'(?:\*\*)?(?:so )?(?:the |my )?(?:final |correct )?(?:answer|choice|option|solution|result|value)'
+  r'(?: of [A-Za-z])?(?: is:?|:|(?= -?[0-9]))(?:\*\*)? ?|答案(?:是|为)?:? ?|答:? ?',
+  re.IGNORECASE,
+)
 
 
 def plain(text):
   """The text in one spelling: spaces, fractions, separators, delimiters; 'or' becomes ';' and 'and' AND."""
   text = notation.one(_BOLD.sub(r'\1', text)).translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
   if '\\begin' not in text:
-    text = re.sub(r'\\\\(?=[A-Za-z])', r'\\', text)     # escaped once too often
+    text = re.sub(r'\\\\(?=[A-Za-z])', r'\\', text)  # escaped once too often
   for pattern, by in _REPLACED:
     text = pattern.sub(by, text)
   text = text.strip()
@@ -73,8 +129,8 @@ def _bare(text):
   font = _FONT_OPENED.match(text)
   asked = _ASKED.match(text, font.end() if font else 0)
   if asked and asked.end() < len(text):
-    text = text[asked.end():] if not font else text[:font.end()] + text[asked.end():]
-    text = text[font.end() + 1:].lstrip() if font and text[font.end():font.end() + 1] == '}' else text
+    text = text[asked.end() :] if not font else text[: font.end()] + text[asked.end() :]
+    text = text[font.end() + 1 :].lstrip() if font and text[font.end() : font.end() + 1] == '}' else text
   text = text.removesuffix('.') if not text.endswith('..') else text
   text = text.removesuffix('\\\\')
   text = text[1:] if text[:1] == '=' != text[1:2] else text
@@ -84,8 +140,8 @@ def _bare(text):
 def _unwrapped(text):
   r"""The inside of a text that is one `\text{..}`, `\mathbf{..}` or the like, or in braces; else the text."""
   match = FONT.match(text)
-  if match and text[match.end():match.end() + 1] == '{' and text.find('}') == len(text) - 1:
-    return text[match.end() + 1:-1].strip()
+  if match and text[match.end() : match.end() + 1] == '{' and text.find('}') == len(text) - 1:
+    return text[match.end() + 1 : -1].strip()
   if text[:1] == '{' and answers.closing(text[1:]) == len(text) - 2 and ',' not in text and ';' not in text:
     return text[1:-1].strip()
   return text
@@ -120,8 +176,11 @@ def entries(text):
     parts = split(text[2:-2] if text.startswith('\\{') else text[1:-1], MARKS)
   if '' in parts:
     return 'broken', []
-  parts = [e for part in parts for e in (
-      (part.replace('\\pm', '+'), part.replace('\\pm', '-')) if part.count('\\pm') == 1 else (part,))]
+  parts = [
+    e
+    for part in parts
+    for e in ((part.replace('\\pm', '+'), part.replace('\\pm', '-')) if part.count('\\pm') == 1 else (part,))
+  ]
   kind = 'list' if kind is None or text.startswith('{') else kind
   return (kind, parts) if len(parts) > 1 or kind == 'set' else (None, [])
 

@@ -1,4 +1,5 @@
 """Chinese numerals: 三十二, 二分之一, 百分之五十, 三点五, 一又二分之一, 二零二四, 3万."""
+
 from fractions import Fraction
 import re
 
@@ -11,7 +12,7 @@ def numeral(text):
   whole, mixed, part = text.partition('又') if '又' in text else ('零', '', text)
   below, fraction, above = part.partition('分之')
   if fraction:
-    below = '一' + below if below in _TENS else below          # 百分之五
+    below = '一' + below if below in _TENS else below  # 百分之五
     values = [numeral(text) for text in (whole, below, above)]
     return None if None in values or not values[1] else values[0] + values[2] / values[1]
   if mixed:
@@ -27,20 +28,20 @@ def numeral(text):
 
 def _integer(text):
   """The value of a numeral without fraction or point; arabic digits may stand before 百, 千, 万 and 亿."""
-  for unit, size in (('亿', 10 ** 8), ('万', 10 ** 4)):
+  for unit, size in (('亿', 10**8), ('万', 10**4)):
     above, found, below = text.rpartition(unit)
     if found:
       high, low = _integer(above), _integer(below) if below else Fraction(0)
       return None if high is None or low is None or low >= size else high * size + low
   digits = re.match('[0-9]+(?:[.][0-9]+)?', text)
   if digits:
-    value, rest = decimal(digits[0]), text[digits.end():]
+    value, rest = decimal(digits[0]), text[digits.end() :]
     return value if not rest else value * _TENS[rest] if rest in _TENS else None
   if not text or any(c not in _DIGITS and c not in _TENS for c in text):
     return None
-  if len(text) > 1 and all(c in _DIGITS for c in text):       # read digit by digit: 二零二四
+  if len(text) > 1 and all(c in _DIGITS for c in text):  # read digit by digit: 二零二四
     return Fraction(int(''.join(str(_DIGITS[c]) for c in text)))
-  total, digit, last = 0, None, 10 ** 4
+  total, digit, last = 0, None, 10**4
   for character in text:
     if character in _TENS:
       size = _TENS[character]

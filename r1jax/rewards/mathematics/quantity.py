@@ -3,6 +3,7 @@
 A text that is one number is read however it is written: 1,234 or 1.5 or 3/4 or 1\\frac{1}{2} or 2\\times10^{-5} or
 0.1\\overline{6}, with a percent sign, currency or unit, or in Chinese numerals.
 """
+
 from fractions import Fraction
 import re
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from r1jax.rewards.mathematics import mathtext, numerals
 
 class Quantity(NamedTuple):
   """value: as written, 50 for 50%; decimals: digits after the point, None for a fraction; unit: '' for none."""
+
   value: Fraction
   decimals: int | None
   percent: bool = False
@@ -19,7 +21,11 @@ class Quantity(NamedTuple):
 
 
 # Units: the first name is the one that others are taken for. Counting words have no name: they are no unit.
-_UNITS = {alias: names[0] for names in (line.split() for line in '''
+_UNITS = {
+  alias: names[0]
+  for names in (
+    line.split()
+    for line in """
 mm millimeter millimeters millimetre millimetres 毫米
 cm centimeter centimeters centimetre centimetres 厘米 公分
 dm decimeter decimeters 分米
@@ -53,29 +59,41 @@ jiao 角
 mph
 degree degrees deg 度
 radian radians rad
-unit units'''.split('\n') if line) for alias in names}
+unit units""".split('\n')
+    if line
+  )
+  for alias in names
+}
 _COUNTERS = set('个只人名位本支枝张条件棵朵辆页次倍袋箱盒瓶道题组双对把台套头匹架艘间层排行列种步圈班粒颗根片分')
 _POWERS = (('square ', 2), ('sq ', 2), ('sq. ', 2), ('平方', 2), ('cubic ', 3), ('cu ', 3), ('立方', 3))
 _SCALE = re.compile(r'(?:\^ ?\\circ|degrees?) ?(?:(C|[Cc]elsius)|F|[Ff]ahrenheit)')
 _LETTERS = {'m', 's', 'h', 'g', 'l', 'L'}  # a unit only in \text{} or after a space: 6m may be six times m
-_LENGTHS = {'mm', 'cm', 'dm', 'm', 'km', 'inch', 'foot', 'yard', 'mile', 'unit'}    # only these are squared or cubed
+_LENGTHS = {'mm', 'cm', 'dm', 'm', 'km', 'inch', 'foot', 'yard', 'mile', 'unit'}  # only these are squared or cubed
 # Words that change a number, or join two, whatever the problem is about.
-_NO_UNITS = set('''zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty
+_NO_UNITS = set(
+  """zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty
 seventy eighty ninety hundred thousand million billion trillion dozen score half halves third thirds fourth fourths
 quarter quarters fifth fifths sixth sixths eighth eighths tenth tenths hundredth hundredths thousandth thousandths
 wrong false incorrect except percent and or to plus minus times over by of less more than squared cubed factorial
-point not no nor negative base mod modulo per divided equals is was maybe perhaps either but wait'''.split())
+point not no nor negative base mod modulo per divided equals is was maybe perhaps either but wait""".split()
+)
 
 _D = r'(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)'
-_FRACTION = re.compile(rf'(?:(?P<whole>[0-9]+) ?)?\\frac ?(?:\{{ ?(?P<n>-?{_D}) ?\}}|(?P<n1>[0-9])) ?'
-                       rf'(?:\{{ ?(?P<d>{_D}) ?\}}|(?P<d1>[0-9]))')
+_FRACTION = re.compile(
+  rf'(?:(?P<whole>[0-9]+) ?)?\\frac ?(?:\{{ ?(?P<n>-?{_D}) ?\}}|(?P<n1>[0-9])) ?'
+  rf'(?:\{{ ?(?P<d>{_D}) ?\}}|(?P<d1>[0-9]))'
+)
 _SLASH = re.compile(rf'(?:(?P<whole>[0-9]+) )?(?P<n>{_D}) ?/ ?(?P<d>{_D})(?![.,]?[0-9])')
-_POWER = re.compile(rf'(?P<m>{_D})(?: ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?'
-                    r'(?:\{ ?(?P<e>[+-]?[0-9]{1,4}) ?\}|(?P<e1>[0-9]))|[eE](?P<e2>[+-]?[0-9]{1,3})(?![0-9]))')
+_POWER = re.compile(
+  rf'(?P<m>{_D})(?: ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?'
+  r'(?:\{ ?(?P<e>[+-]?[0-9]{1,4}) ?\}|(?P<e1>[0-9]))|[eE](?P<e2>[+-]?[0-9]{1,3})(?![0-9]))'
+)
 _DECIMAL = re.compile(_D)
-_REPEATING = re.compile(r'(?P<whole>[0-9]*)\.(?P<first>[0-9]*)'
-                        r'(?:\\(?:overline|bar) ?(?:\{ ?(?P<r>[0-9]+) ?\}|(?P<r1>[0-9]))|(?<=\.)\((?P<r2>[0-9]+)\)|'
-                        r'\\dot ?\{? ?(?P<r3>[0-9]) ?\}?(?:(?P<r4>[0-9]*)\\dot ?\{? ?(?P<r5>[0-9]) ?\}?)?)')
+_REPEATING = re.compile(
+  r'(?P<whole>[0-9]*)\.(?P<first>[0-9]*)'
+  r'(?:\\(?:overline|bar) ?(?:\{ ?(?P<r>[0-9]+) ?\}|(?P<r1>[0-9]))|(?<=\.)\((?P<r2>[0-9]+)\)|'
+  r'\\dot ?\{? ?(?P<r3>[0-9]) ?\}?(?:(?P<r4>[0-9]*)\\dot ?\{? ?(?P<r5>[0-9]) ?\}?)?)'
+)
 _HAN = re.compile('(?P<sign>负)?(?P<n>[0-9.]*[零一二两三四五六七八九十百千万亿点又分之]+)')
 
 
@@ -113,7 +131,7 @@ def _number(text):
       break
   else:
     return _chinese(text)
-  parts, rest = match.groupdict(), text[match.end():]
+  parts, rest = match.groupdict(), text[match.end() :]
   if pattern is _DECIMAL:
     if rest[:1] and rest[0] in '万亿千百':
       return _chinese(text)
@@ -156,7 +174,7 @@ def unit_of(text, problem='', strict=False):
     if text.startswith(beginning):
       text, power = text.removeprefix(beginning).strip(), exponent
   text = mathtext.words(text)
-  unit = _UNITS.get(text) or len(text) > 2 and _UNITS.get(text.lower())     # M is no metre
+  unit = _UNITS.get(text) or len(text) > 2 and _UNITS.get(text.lower())  # M is no metre
   if unit and power > 1:
     return f'{unit}^{power}' if unit in _LENGTHS else None
   if unit:
@@ -166,11 +184,17 @@ def unit_of(text, problem='', strict=False):
     if found and _UNITS.get(above.strip().lower()) and _UNITS.get(below.strip().lower()):
       return f'{_UNITS[above.strip().lower()]}/{_UNITS[below.strip().lower()]}'
   if text in _COUNTERS or text[:1] in _COUNTERS and text[1:] in problem and not _HAN.search(text[1:]):
-    return ''   # 5个, and 5个苹果 where the problem is about 苹果
+    return ''  # 5个, and 5个苹果 where the problem is about 苹果
   named = text.lower().split()
   known = set(re.findall('[a-z]+', problem.lower()))
-  if 0 < len(named) <= 4 and all(w.isascii() and w.isalpha() and len(w) > 1 and w not in _NO_UNITS and
-                             (w in known or w + 's' in known or w.removesuffix('s') in known) for w in named):
+  if 0 < len(named) <= 4 and all(
+    w.isascii()
+    and w.isalpha()
+    and len(w) > 1
+    and w not in _NO_UNITS
+    and (w in known or w + 's' in known or w.removesuffix('s') in known)
+    for w in named
+  ):
     return ''
   return None
 
@@ -182,9 +206,9 @@ def _chinese(text):
     return None
   # The shortest beginning that is a number with a unit behind it: 三千克 is three of 千克.
   for end in range(match.start('n') + 1, match.end('n') + 1):
-    value = numerals.numeral(text[match.start('n'):end])
+    value = numerals.numeral(text[match.start('n') : end])
     if value is not None and (end == len(text) or unit_of(text[end:]) is not None or text[end] in '%'):
-      percent = text[match.start('n'):end].startswith('百分之')
+      percent = text[match.start('n') : end].startswith('百分之')
       value = value * 100 if percent else value
       return -value if match['sign'] else value, None, text[end:], percent
   return None

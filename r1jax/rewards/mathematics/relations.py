@@ -3,12 +3,13 @@
 The numbers in two answers cut the line into these points and the gaps between them, so that each set is a set of
 parts: of n numbers in order, part 2k + 1 is number k, and part 2k the gap below it.
 """
+
 import functools
 import re
 
 from r1jax.rewards.mathematics import mathtext, symbolic
 
-_BOUNDS = 12       # different numbers in two answers, at most
+_BOUNDS = 12  # different numbers in two answers, at most
 _SIGN = re.compile(r'\\(?:le|ge|ne)(?![A-Za-z])|[<>]|(?<!:)=')
 _RELATION = re.compile(r'\\(?:le|ge|ne|in)(?![A-Za-z])|[<>]')
 _FLIPPED = {'<': '>', '>': '<', '\\le': '\\ge', '\\ge': '\\le', '=': '=', '\\ne': '\\ne'}
@@ -18,7 +19,7 @@ _NAME = re.compile(r'\\?[A-Za-z]+(?: ?_ ?(?:\{[^{}]*\}|[A-Za-z0-9]))?(?: ?\( ?[A
 _CONSTANTS = {'e', 'i', '\\pi', '\\infty', '\\emptyset'}
 _CUP, _SETMINUS = re.compile(r'\\cup(?![A-Za-z])'), re.compile(r'\\setminus(?![A-Za-z])')
 _INFINITE = {'\\infty': 1, '+\\infty': 1, '-\\infty': -1}
-_NO_SET = frozenset([-1])      # equal to none that is one
+_NO_SET = frozenset([-1])  # equal to none that is one
 _NONE, _ALL = ('or', []), ('and', [])
 
 
@@ -45,8 +46,15 @@ def equal(gold, predicted, same):
 def _is_set(text):
   """Does it state a set of real numbers and nothing else? [1,2] may be a pair, and an equation is one value."""
   interval = text[:1] in ('(', '[') and text[-1:] in (')', ']')
-  return bool(_RELATION.search(text) or text in ('\\emptyset', '\\mathbb{R}') or '\\cup' in text or '\\setminus' in text
-              or interval and text.count(',') == 1 and (text[0] + text[-1] in ('[)', '(]') or '\\infty' in text))
+  return bool(
+    _RELATION.search(text)
+    or text in ('\\emptyset', '\\mathbb{R}')
+    or '\\cup' in text
+    or '\\setminus' in text
+    or interval
+    and text.count(',') == 1
+    and (text[0] + text[-1] in ('[)', '(]') or '\\infty' in text)
+  )
 
 
 def _read(text, loose=False):
@@ -67,7 +75,7 @@ def _read(text, loose=False):
     if len(entries) > 1:
       return _joined(kind, [_read(entry, loose) for entry in entries])
   pieces = _CUP.split(text)
-  if len(pieces) > 1 and all(map(_SIGN.search, pieces)):       # x < 1 \cup x > 3
+  if len(pieces) > 1 and all(map(_SIGN.search, pieces)):  # x < 1 \cup x > 3
     return _joined('or', [_read(piece, loose) for piece in pieces])
   name, found, inside = text.partition('\\in')
   if found and not inside[:1].isalpha():
@@ -93,7 +101,7 @@ def _relation(operands, signs):
   if at is None or len(operands) > 2 and not (len(operands) == 3 and at == 1 and one_way):
     return None
   bounds = [(_FLIPPED[sign], number) for sign, number in zip(signs[:at], operands[:at], strict=True)]
-  bounds += zip(signs[at:], operands[at + 1:], strict=True)
+  bounds += zip(signs[at:], operands[at + 1 :], strict=True)
   return (operands[at], ('and', bounds)) if all(number and not _is_name(number) for _, number in bounds) else None
 
 
@@ -139,7 +147,7 @@ def _places(numbers, same):
       if values[first[text]] is None or len(values) > _BOUNDS:
         return None
   order = sorted(set(values.values()))
-  if len(order) < len(values):       # two that differ beyond the digits known
+  if len(order) < len(values):  # two that differ beyond the digits known
     return None
   return {text: order.index(values[other]) for text, other in first.items()}, len(order)
 
@@ -150,11 +158,20 @@ def _parts(found, places, count):
   every = frozenset(range(2 * count + 1))
   if not isinstance(inner, list):
     if inner in _INFINITE:
-      return every if kind == ('<' if _INFINITE[inner] > 0 else '>') else _NO_SET     # a number equal to infinity
+      return every if kind == ('<' if _INFINITE[inner] > 0 else '>') else _NO_SET  # a number equal to infinity
     point = 2 * places[inner] + 1
-    return frozenset(part for part in every if {
-        '<': part < point, '\\le': part <= point, '>': part > point, '\\ge': part >= point, '=': part == point,
-        '\\ne': part != point}[kind])
+    return frozenset(
+      part
+      for part in every
+      if {
+        '<': part < point,
+        '\\le': part <= point,
+        '>': part > point,
+        '\\ge': part >= point,
+        '=': part == point,
+        '\\ne': part != point,
+      }[kind]
+    )
   sets = [_parts(each, places, count) for each in inner]
   if kind == 'without':
     return sets[0] - sets[1]
@@ -163,8 +180,8 @@ def _parts(found, places, count):
     return union
   common = functools.reduce(frozenset.intersection, sets, every)
   if kind == 'interval' and not common:
-    return _NO_SET                                                                       # (5, 2) is a point
-  return common if kind == 'and' or common else union     # x < 1, x > 3: no number is both, so either
+    return _NO_SET  # (5, 2) is a point
+  return common if kind == 'and' or common else union  # x < 1, x > 3: no number is both, so either
 
 
 def _chains(gold, predicted, same):

@@ -3,28 +3,32 @@
 math-verify alone says yes too often for a reward: it takes 2^{-100} for 3^{-100}, x^2+1=0 for x^2+2=0 (no real
 solution either), R-r for r-R, and drops what it takes for a unit. Sympy is imported on the first use.
 """
+
 from fractions import Fraction
 import functools
 import logging
 import re
 
 _DIGITS = 30
-_EXACT, _ROUNDED = 1e-15, 2e-6     # relative error allowed without, and with, decimals inside an expression
+_EXACT, _ROUNDED = 1e-15, 2e-6  # relative error allowed without, and with, decimals inside an expression
 # Where expressions are evaluated: of either sign, below and above 1, no integer.
-_POINTS = [Fraction(n, d) for n, d in (
-    (7, 5), (-17, 23), (29, 13), (-41, 11), (3, 19), (-5, 3), (59, 7), (-1, 31), (37, 29), (-83, 6))]
+_POINTS = [
+  Fraction(n, d)
+  for n, d in ((7, 5), (-17, 23), (29, 13), (-41, 11), (3, 19), (-5, 3), (59, 7), (-1, 31), (37, 29), (-83, 6))
+]
 _TRIALS = 6
-_PRODUCT = re.compile(r'(?<![_^])([0-9]) ?\(')     # the parser adds 2 and 4/3 in 2(4/3), as in a mixed number
-_DECIMAL = re.compile(r'(?<![A-Za-z0-9.])([0-9]*)\.([0-9]{1,5})(?![0-9.])')     # of more digits, it may be rounded
+_PRODUCT = re.compile(r'(?<![_^])([0-9]) ?\(')  # the parser adds 2 and 4/3 in 2(4/3), as in a mixed number
+_DECIMAL = re.compile(r'(?<![A-Za-z0-9.])([0-9]*)\.([0-9]{1,5})(?![0-9.])')  # of more digits, it may be rounded
 _IMAGINARY = re.compile(r'(?<![A-Za-z\\])i(?![A-Za-z])')
 _INDEX = re.compile(r'\\(?:sum|prod)(?![A-Za-z])|_ ?(?:i(?![A-Za-z])|\{[^{}]*(?<![A-Za-z\\])i(?![A-Za-z])[^{}]*\})')
-_VERIFIED = 300    # bits that math-verify compares, nearly
-_BITS = 1 << 22    # of the numbers in an expression, at most, where that is not enough
+_VERIFIED = 300  # bits that math-verify compares, nearly
+_BITS = 1 << 22  # of the numbers in an expression, at most, where that is not enough
 
 
 def equal(gold, predicted):
   """Are two LaTeX expressions, equations, inequalities or sets equal? May take long; raises nothing."""
   import math_verify
+
   # It warns once that its own limits are off. They are signals, caught in Python: no use against a
   # long operation in C, and the pool's limit stands above them.
   logging.getLogger('math_verify').setLevel(logging.ERROR)
@@ -53,6 +57,7 @@ def value(text):
 def near(text, value, error):
   """Is an expression without variables within `error` of `value`? Both Fraction. May take long; raises nothing."""
   import sympy
+
   try:
     side = _parsed(text, _imaginary(text))
     digits = _DIGITS + len(str(value.numerator))
@@ -79,25 +84,36 @@ def _parsed(text, imaginary=False):
   from latex2sympy2_extended.latex2sympy2 import ConversionConfig
   from math_verify import parser
   import sympy
+
   text = _PRODUCT.sub(r'\1\\cdot(', text)
   text = _DECIMAL.sub(lambda m: f'\\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}}', text)
-  text = parser.normalize_latex(text, parser.NormalizationConfig(
-      basic_latex=True, units=False, malformed_operators=True, nits=True, boxed='none', equations=False))
-  parsed = parser.latex2sympy(text, is_real=None if imaginary else True, convert_degrees=False,
-                              normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
+  text = parser.normalize_latex(
+    text,
+    parser.NormalizationConfig(
+      basic_latex=True, units=False, malformed_operators=True, nits=True, boxed='none', equations=False
+    ),
+  )
+  parsed = parser.latex2sympy(
+    text,
+    is_real=None if imaginary else True,
+    convert_degrees=False,
+    normalization_config=None,
+    conversion_config=ConversionConfig(lowercase_symbols=False),
+  )
   return parsed.subs(sympy.Symbol('i'), sympy.I) if imaginary else parsed
 
 
 def _denied(a, b):
   """Do numbers show that two sympy objects differ?"""
   import sympy
+
   for kind in (sympy.MatrixBase | sympy.MatrixExpr, sympy.Expr):
     if isinstance(a, kind) != isinstance(b, kind):
-      return True     # a number is no set, and no equation
+      return True  # a number is no set, and no equation
     if isinstance(a, sympy.MatrixBase | sympy.MatrixExpr):
       return False
   if isinstance(a, sympy.Expr) and bool(a.free_symbols) != bool(b.free_symbols):
-    return True     # x/x is no answer where 1 is
+    return True  # x/x is no answer where 1 is
   if _differ_by_little(a, b):
     return True
   names = sorted({s.name for side in (a, b) for s in side.free_symbols})
@@ -125,13 +141,16 @@ def _denied(a, b):
 def _differ_by_little(a, b):
   """Do two sympy objects with very large or small numbers in them differ, beyond the digits that all else compares?"""
   import sympy
+
   bits = _bits(a) + _bits(b)
   if bits <= _VERIFIED or a == b:
     return False
   if bits > _BITS or not isinstance(a, sympy.Expr):
     return a.doit() != b.doit()
-  point = {s: sympy.Rational(_POINTS[i % len(_POINTS)].numerator, _POINTS[i % len(_POINTS)].denominator)
-           for i, s in enumerate(sorted(a.free_symbols | b.free_symbols, key=str))}
+  point = {
+    s: sympy.Rational(_POINTS[i % len(_POINTS)].numerator, _POINTS[i % len(_POINTS)].denominator)
+    for i, s in enumerate(sorted(a.free_symbols | b.free_symbols, key=str))
+  }
   gap = (a.subs(point).doit() - b.subs(point).doit()).evalf(15, maxn=bits + 100)
   return not _vanishes(gap) if gap.is_number else True
 
@@ -139,6 +158,7 @@ def _differ_by_little(a, b):
 def _bits(side):
   """About how many bits the numbers in a sympy object have before and after the point, its powers worked out."""
   import sympy
+
   if side.is_Rational:
     return int(side.p).bit_length() + int(side.q).bit_length() - 1
   if not getattr(side, 'args', ()):
@@ -157,6 +177,7 @@ def _bits(side):
 def _at(side, point):
   """The value of an expression at a point, name -> Fraction; None where it has none."""
   import sympy
+
   values = {s: sympy.Rational(point[s.name].numerator, point[s.name].denominator) for s in side.free_symbols}
   value = side.evalf(_DIGITS, subs=values)
   return value if value.is_number and value.is_finite else None

@@ -3,6 +3,7 @@
 Answers are cached by a hash of the whole request, so that a run that goes on asks nothing twice. The endpoint's key
 stands in no file, message or log, not even where the endpoint repeats it.
 """
+
 import concurrent.futures
 import contextlib
 import email.utils
@@ -24,11 +25,11 @@ from r1jax.config import ConfigError, require
 
 log = logging.getLogger('r1jax')
 
-_REFUSED = (400, 413, 422)        # this request, not all: too long, or the opinion of a filter
-_AGAIN = (408, 425, 429)          # and 5xx
-_FIRST, _LONGEST = 1.0, 60.0      # seconds between two tries, unless the endpoint asks for more
-_LARGEST = 16 << 20               # bytes of an answer, unpacked
-_SECRET = 8                       # characters; a shorter key ('EMPTY', 'none') is a placeholder and may stand in texts
+_REFUSED = (400, 413, 422)  # this request, not all: too long, or the opinion of a filter
+_AGAIN = (408, 425, 429)  # and 5xx
+_FIRST, _LONGEST = 1.0, 60.0  # seconds between two tries, unless the endpoint asks for more
+_LARGEST = 16 << 20  # bytes of an answer, unpacked
+_SECRET = 8  # characters; a shorter key ('EMPTY', 'none') is a placeholder and may stand in texts
 
 
 class EndpointError(RuntimeError):
@@ -65,31 +66,51 @@ class Endpoint:
     ConfigError: no httpx, or a setting that cannot work.
   """
 
-  def __init__(self, url, model, *, api_key_env='', cache='', concurrency=8, timeout=120.0, deadline=1800.0,
-               retries=6, temperature=0.0, max_tokens=2048, extra=None, whole=False):
+  def __init__(
+    self,
+    url,
+    model,
+    *,
+    api_key_env='',
+    cache='',
+    concurrency=8,
+    timeout=120.0,
+    deadline=1800.0,
+    retries=6,
+    temperature=0.0,
+    max_tokens=2048,
+    extra=None,
+    whole=False,
+  ):
     try:
       import httpx  # an extra: nothing else needs it
     except ImportError as error:
-      raise ConfigError("an endpoint needs httpx, which is not installed; install the extra 'judge': "
-                        "pip install 'r1jax[judge]'.") from error
+      raise ConfigError(
+        "an endpoint needs httpx, which is not installed; install the extra 'judge': pip install 'r1jax[judge]'."
+      ) from error
     require(model, 'model is empty; name the model that the endpoint is to answer with.')
-    require(isinstance(concurrency, int) and isinstance(retries, int) and concurrency >= 1 and retries >= 0,
-            f'concurrency {concurrency} must be 1, 2, ... and retries {retries} 0, 1, ...')
-    require(0 < timeout <= threading.TIMEOUT_MAX and 0 < deadline <= threading.TIMEOUT_MAX,
-            f'timeout {timeout} s and deadline {deadline} s must be positive, and at most {threading.TIMEOUT_MAX:g}.')
+    require(
+      isinstance(concurrency, int) and isinstance(retries, int) and concurrency >= 1 and retries >= 0,
+      f'concurrency {concurrency} must be 1, 2, ... and retries {retries} 0, 1, ...',
+    )
+    require(
+      0 < timeout <= threading.TIMEOUT_MAX and 0 < deadline <= threading.TIMEOUT_MAX,
+      f'timeout {timeout} s and deadline {deadline} s must be positive, and at most {threading.TIMEOUT_MAX:g}.',
+    )
     self._url, self._key, self._key_env = _address(url, httpx), _key(api_key_env), api_key_env
     self._shown_key = _however_written(self._key) if len(self._key) >= _SECRET else None
     self._fields = {'model': model, 'temperature': temperature, 'max_tokens': max_tokens} | dict(extra or {})
     self._sampled, self._whole = temperature > 0, whole
     self._cache = pathlib.Path(cache) if cache else None
     self._timeout, self._deadline, self._retries = timeout, deadline, retries
-    for chatty in ('httpx', 'httpcore'):                   # a line for each request, and the headers of its answer
+    for chatty in ('httpx', 'httpcore'):  # a line for each request, and the headers of its answer
       logging.getLogger(chatty).setLevel(logging.WARNING)
     headers = {'Content-Type': 'application/json', 'Accept-Encoding': 'identity'}
     headers |= {'Authorization': f'Bearer {self._key}'} if self._key else {}
     # A connection serves one request, which can then be ended by hanging up.
-    self._client = httpx.Client(headers=headers, limits=httpx.Limits(
-        max_connections=concurrency, max_keepalive_connections=0))
+    self._client = httpx.Client(
+      headers=headers, limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=0)
+    )
     self._failures = httpx.RequestError
     self._threads = concurrent.futures.ThreadPoolExecutor(concurrency, thread_name_prefix='endpoint')
 
@@ -110,11 +131,12 @@ class Endpoint:
     kind = '\nwhole' if self._whole else ''
     keys = [hashlib.sha256(f'{self._url}\n{body}{kind}'.encode()).hexdigest() for body in bodies]
     until, stop = time.monotonic() + self._deadline, threading.Event()
-    futures = {key: self._threads.submit(self._answer, key, body, until, stop)
-               for key, body in dict(zip(keys, bodies)).items()}
+    futures = {
+      key: self._threads.submit(self._answer, key, body, until, stop) for key, body in dict(zip(keys, bodies)).items()
+    }
     try:
       for future in concurrent.futures.as_completed(futures.values()):
-        future.result()                                # the first error ends the call
+        future.result()  # the first error ends the call
     finally:
       stop.set()
       for future in futures.values():
@@ -156,8 +178,11 @@ class Endpoint:
         if status in _REFUSED:
           raise _Refusal(f'{self._url} refuses a request: {said}')
         if status not in _AGAIN and status < 500:
-          what = f'the key in {self._key_env or "a variable, and name it in api_key_env"}' if status in (401, 403) \
-              else f'url, and that it has the model {self._fields["model"]!r}'
+          what = (
+            f'the key in {self._key_env or "a variable, and name it in api_key_env"}'
+            if status in (401, 403)
+            else f'url, and that it has the model {self._fields["model"]!r}'
+          )
           raise EndpointError(f'{self._url} answers {said}; check {what}.')
         wait = max(wait, asks)
       if attempt == self._retries:
@@ -173,7 +198,7 @@ class Endpoint:
     if left <= 0:
       self._late('; raise deadline or concurrency.')
 
-    def opened(event, about):                              # httpx's time-outs are for one read, not for all of them
+    def opened(event, about):  # httpx's time-outs are for one read, not for all of them
       stream = about.get('return_value')
       if hasattr(stream, 'get_extra_info'):
         sockets.append(stream.get_extra_info('socket'))
@@ -184,8 +209,9 @@ class Endpoint:
     timer.daemon = True
     timer.start()
     try:
-      with self._client.stream('POST', self._url, content=body, timeout=min(self._timeout, left),
-                               extensions={'trace': opened}) as answer:
+      with self._client.stream(
+        'POST', self._url, content=body, timeout=min(self._timeout, left), extensions={'trace': opened}
+      ) as answer:
         for piece in answer.iter_raw():
           data += piece
           if len(data) > _LARGEST:
@@ -204,15 +230,18 @@ class Endpoint:
     """The bytes of an answer, which may be packed although that was not asked for."""
     codings = [name for name in re.split('[, ]+', codings.lower()) if name not in ('', 'identity')]
     if len(codings) > 2 or set(codings) - {'gzip', 'x-gzip', 'deflate'}:
-      raise EndpointError(f'{self._url} answers in the coding {self._line(", ".join(codings))!r}, which was not asked '
-                          'for; turn that off there.')
+      raise EndpointError(
+        f'{self._url} answers in the coding {self._line(", ".join(codings))!r}, which was not asked '
+        'for; turn that off there.'
+      )
     for _ in codings:
-      unpack = zlib.decompressobj(wbits=47)                # gzip or zlib, by the first bytes
+      unpack = zlib.decompressobj(wbits=47)  # gzip or zlib, by the first bytes
       try:
         data = unpack.decompress(data, _LARGEST + 1)
       except zlib.error as error:
-        raise EndpointError(f'{self._url} answers with damaged compressed data ({error}); is it such an endpoint?'
-                            ) from None
+        raise EndpointError(
+          f'{self._url} answers with damaged compressed data ({error}); is it such an endpoint?'
+        ) from None
       if len(data) > _LARGEST:
         self._too_large()
     return bytes(data)
@@ -229,8 +258,10 @@ class Endpoint:
       found = json.loads(data)
       return _whole(found, self._text) if self._whole else self._text(found['choices'][0]['message']['content'])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-      raise EndpointError(f'{self._url} answers with no chat completion in JSON but with '
-                          f'{self._line(data.decode("utf-8", "replace"))!r}; check url.') from None
+      raise EndpointError(
+        f'{self._url} answers with no chat completion in JSON but with '
+        f'{self._line(data.decode("utf-8", "replace"))!r}; check url.'
+      ) from None
 
   def _text(self, value):
     """A field that holds a text or nothing, without the key; TypeError for anything else."""
@@ -265,7 +296,7 @@ class Endpoint:
       path.parent.mkdir(parents=True, exist_ok=True)
       temporary.write_bytes(_digest(key, data) + b'\n' + data)
       os.replace(temporary, path)
-    except OSError as error:   # the answer was paid for; it counts without the cache
+    except OSError as error:  # the answer was paid for; it counts without the cache
       log.warning('judge: the cache %s cannot be written: %s', self._cache, error)
       with contextlib.suppress(OSError):
         temporary.unlink()
@@ -283,8 +314,9 @@ def _whole(found, read):
   if thinking:
     text = f'{templates.THINK}{thinking}{templates.THINK_END}{text}'
   tokens = usage.get('completion_tokens') if isinstance(usage, dict) else None
-  return json.dumps({'response': text, 'stop': 'eos' if why == 'stop' else why,
-                     'tokens': tokens if _is_count(tokens) else None})
+  return json.dumps(
+    {'response': text, 'stop': 'eos' if why == 'stop' else why, 'tokens': tokens if _is_count(tokens) else None}
+  )
 
 
 def _is_count(value):
@@ -293,8 +325,11 @@ def _is_count(value):
 
 def _is_whole(found):
   """Whether what an older version kept is what `_whole` gives."""
-  return (isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ('response', 'stop'))
-          and (found['tokens'] is None or _is_count(found['tokens'])))
+  return (
+    isinstance(found, dict)
+    and all(isinstance(found.get(key), str) for key in ('response', 'stop'))
+    and (found['tokens'] is None or _is_count(found['tokens']))
+  )
 
 
 def _however_written(key):
@@ -306,7 +341,7 @@ def _however_written(key):
 
 def _hang_up(sockets):
   for connection in list(sockets):
-    with contextlib.suppress(OSError):                     # it may be closed already
+    with contextlib.suppress(OSError):  # it may be closed already
       socket.socket.shutdown(connection, socket.SHUT_RDWR)  # not TLS's own, which would take its state away
 
 
@@ -320,16 +355,22 @@ def _address(url, httpx):
     parsed = httpx.URL(url)
   except (httpx.InvalidURL, TypeError) as error:
     raise ConfigError(f'url is no address: {error}.') from None
-  require(not parsed.userinfo and not parsed.query and not parsed.fragment,
-          'url holds a user, a query or a fragment; leave it out, and name the variable of the key in api_key_env.')
-  require(parsed.scheme in ('http', 'https') and parsed.host, f'url is {url!r}; it must begin with https:// or http://.')
+  require(
+    not parsed.userinfo and not parsed.query and not parsed.fragment,
+    'url holds a user, a query or a fragment; leave it out, and name the variable of the key in api_key_env.',
+  )
+  require(
+    parsed.scheme in ('http', 'https') and parsed.host, f'url is {url!r}; it must begin with https:// or http://.'
+  )
   return url.rstrip('/').removesuffix('/chat/completions') + '/chat/completions'
 
 
 def _key(name):
   """The key in the environment variable `name`, '' for no name. The name is not shown: it may be the key by mistake."""
-  require(re.fullmatch('[A-Z_][A-Z0-9_]*|', name),
-          'api_key_env is no name of an environment variable in capitals; give its name, not the key.')
+  require(
+    re.fullmatch('[A-Z_][A-Z0-9_]*|', name),
+    'api_key_env is no name of an environment variable in capitals; give its name, not the key.',
+  )
   key = os.environ.get(name, '').strip() if name else ''
   require(key or not name, 'the environment variable that api_key_env names is empty or not set; put the key there.')
   require(re.fullmatch('[!-~]*', key), 'the key that api_key_env names holds a space or a character that is not ASCII.')

@@ -1,4 +1,5 @@
 """A model directory and our own sampler, as a function from chats to texts."""
+
 import hashlib
 import itertools
 import json
@@ -32,15 +33,24 @@ class Local:
   def __init__(self, path, *, temperature=0.0, max_tokens=2048, batch=8, seed=0, chat_template=''):
     source = checkpoint.open_model(path)
     config_lib.require(source.cfg.head == 'tokens', f'{path} is a reward model; a judge must be able to write.')
-    config_lib.require(max_tokens < source.cfg.context, f'max_tokens {max_tokens} leaves nothing for a prompt in the '
-                       f"model's context of {source.cfg.context} tokens; lower it.")
+    config_lib.require(
+      max_tokens < source.cfg.context,
+      f'max_tokens {max_tokens} leaves nothing for a prompt in the '
+      f"model's context of {source.cfg.context} tokens; lower it.",
+    )
     config_lib.require(batch >= 1, f'batch is {batch}; it must be positive.')
     self._tokenizer = source.load_tokenizer(chat_template or None)
-    self._tokenizer.chat([{'role': 'user', 'content': ''}])    # that there is a template is to be known now
+    self._tokenizer.chat([{'role': 'user', 'content': ''}])  # that there is a template is to be known now
     mesh = parallel.make_mesh(config_lib.Mesh())
     params = source.load(source.abstract(mesh))
-    self._engine = sampling.Engine(source.cfg, self._tokenizer, mesh, max_prompt=source.cfg.context - max_tokens,
-                                   max_response=max_tokens, dtype=params['embed'].dtype)
+    self._engine = sampling.Engine(
+      source.cfg,
+      self._tokenizer,
+      mesh,
+      max_prompt=source.cfg.context - max_tokens,
+      max_response=max_tokens,
+      dtype=params['embed'].dtype,
+    )
     self._weights = self._engine.weights(params)
     self._batch = -(-batch // parallel.batch_shards(mesh)) * parallel.batch_shards(mesh)
     self._sampling, self._key = sampling.Sampling(temperature=temperature), jax.random.key(seed)
@@ -58,22 +68,23 @@ class Local:
     prompts = [self._tokenizer.chat(chat) for chat in chats]
     numbers = [_number(chat, draw) for chat, draw in zip(chats, draws or [0] * len(chats), strict=True)]
     texts = [None] * len(chats)
-    size = lambda i: (len(prompts[i]) - 1).bit_length()        # prompts are padded to powers of two
+    size = lambda i: (len(prompts[i]) - 1).bit_length()  # prompts are padded to powers of two
     fit = sorted((i for i, prompt in enumerate(prompts) if len(prompt) <= self._engine.max_prompt), key=size)
     with jax.transfer_guard('allow'):
       for _, alike in itertools.groupby(fit, size):
         alike = list(alike)
         for first in range(0, len(alike), self._batch):
-          some = alike[first:first + self._batch]
+          some = alike[first : first + self._batch]
           for i, text in zip(some, self._sample([prompts[i] for i in some], [numbers[i] for i in some])):
             texts[i] = text
     return texts
 
   def _sample(self, prompts, numbers):
-    fill = self._batch - len(prompts)                          # a full batch always: one shape
+    fill = self._batch - len(prompts)  # a full batch always: one shape
     prompts, numbers = prompts + prompts[:1] * fill, numbers + numbers[:1] * fill
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.fold_in(self._key, n[0]), n[1]))(
-        jnp.asarray(numbers, jnp.uint32))
+      jnp.asarray(numbers, jnp.uint32)
+    )
     out = self._engine.sample(self._weights, prompts, keys[:, None], self._sampling)
     return [self._tokenizer.decode(ids[:n]) for ids, n in zip(out.tokens, out.lengths)]
 

@@ -3,6 +3,7 @@
 A model directory written by `experiments/reward_model.py` holds `reward_model.json`: what its scores are about, and how
 the texts were written that it was trained on. Training and scoring share all of what is here.
 """
+
 import dataclasses
 import functools
 import json
@@ -20,7 +21,7 @@ from r1jax.data import rows as rows_lib
 from r1jax.data.conversation import Encoder
 
 ABOUT = 'reward_model.json'
-MODEL = 'model'                   # under which a run's folder holds the directory
+MODEL = 'model'  # under which a run's folder holds the directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class About:
     form, view, steps, max_length, chat_template: as in config.Labelled; form is never 'auto'.
     center: mean score of held-out responses, for models of pairs, whose scores have no zero of their own.
   """
+
   objective: str
   form: str
   view: str
@@ -65,11 +67,11 @@ class Scorer:
       shapes.setdefault(rows_lib.shape(row), []).append(i)
     for (length, marks), members in sorted(shapes.items()):
       for first in range(0, len(members), self.batch):
-        some = members[first:first + self.batch]
+        some = members[first : first + self.batch]
         filled = [rows[i] for i in some] + [rows[some[0]]] * (self.batch - len(some))
         found = parallel.get(self.program(params, *parallel.put(rows_lib.pad(filled, length, marks), self.sharding)))
         for i, scores in zip(some, found):
-          out[i] = np.array(scores[:len(rows[i].marks)])
+          out[i] = np.array(scores[: len(rows[i].marks)])
     return out
 
 
@@ -86,6 +88,7 @@ class Loaded:
     score: function from a list of (turns, texts) to a list of lists of floats: for a model of steps the steps' scores
       (fewer where the limit cut steps off), else one of the response, which is then texts' only entry.
   """
+
   about: About
   score: object
 
@@ -107,8 +110,10 @@ def load(path, *, batch=16, dtype=''):
   require(dtype in ('', 'float32', 'bfloat16'), f"dtype is {dtype!r}; use 'float32', 'bfloat16', or '' for as stored.")
   path = directory(path)
   source = checkpoint.open_model(path)
-  require(source.cfg.head == 'score', f'{path} is a policy; a reward model has a score for an output '
-          '(experiments/reward_model.py trains one).')
+  require(
+    source.cfg.head == 'score',
+    f'{path} is a policy; a reward model has a score for an output (experiments/reward_model.py trains one).',
+  )
   about = read_about(path)
   encoder = Encoder(source.load_tokenizer(about.chat_template or None), about.form, about.max_length, about.steps)
   mesh = parallel.make_mesh(config_lib.Mesh())
@@ -121,6 +126,7 @@ def load(path, *, batch=16, dtype=''):
     else:
       rows = [encoder.whole(turns, text) for turns, (text,) in conversations]
     return [scores.tolist() for scores in scorer(params, rows)]
+
   return Loaded(about, score)
 
 
@@ -144,6 +150,7 @@ def read_about(path):
     if about.max_length < 1 or not math.isfinite(about.center):
       raise ValueError(f'max_length is {about.max_length}, center {about.center}')
   except (OSError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
-    raise ConfigError(f'{path} cannot be read ({error}); pass a model directory that experiments/reward_model.py has '
-                      'written.') from error
+    raise ConfigError(
+      f'{path} cannot be read ({error}); pass a model directory that experiments/reward_model.py has written.'
+    ) from error
   return about

@@ -1,4 +1,5 @@
 """A learned preference as a reward: how good, or how safe, a response is."""
+
 import functools
 import math
 
@@ -24,8 +25,9 @@ def load(*, path, view='', scale='probability', limit=10.0, batch=16, dtype=''):
   loaded = model_lib.load(path, batch=batch, dtype=dtype)
   about = loaded.about
   require(about.objective != 'steps', f"{path} scores steps; use the reward 'process' with it.")
-  return functools.partial(preference_score, model=loaded.score, view=view or about.view, scale=scale,
-                           center=about.center, limit=limit)
+  return functools.partial(
+    preference_score, model=loaded.score, view=view or about.view, scale=scale, center=about.center, limit=limit
+  )
 
 
 def preference_score(items, *, model, view='whole', scale='probability', center=0.0, limit=10.0):

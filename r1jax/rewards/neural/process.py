@@ -1,4 +1,5 @@
 """Learned step scores as a reward: one number for a solution, or credit for each step."""
+
 import dataclasses
 import functools
 import math
@@ -11,10 +12,10 @@ from r1jax.rewards.neural.preference import response_of, turns_of
 
 # A step's score is the probability that it is right; a solution without steps scores 0.
 AGGREGATES = {
-    'min': min,
-    'product': math.prod,
-    'last': lambda scores: scores[-1],
-    'mean': lambda scores: sum(scores) / len(scores),
+  'min': min,
+  'product': math.prod,
+  'last': lambda scores: scores[-1],
+  'mean': lambda scores: sum(scores) / len(scores),
 }
 
 
@@ -26,6 +27,7 @@ class Steps:
     scores: probability that each is right, in [0, 1].
     ends: where each ends in item['response'], in characters, one behind its last.
   """
+
   scores: tuple[float, ...]
   ends: tuple[int, ...]
 
@@ -82,7 +84,7 @@ def step_scores(items, *, model, steps='line', view='whole'):
   out = []
   for i, found in enumerate(spans):
     scores = tuple(1 / (1 + math.exp(-min(max(x, -30.0), 30.0))) for x in scored.get(i, []))
-    out.append(Steps(scores, tuple(end for _, end in found[:len(scores)])))
+    out.append(Steps(scores, tuple(end for _, end in found[: len(scores)])))
   return out
 
 
@@ -122,4 +124,4 @@ def step_tokens(tokenizer, ids, ends):
     while at < len(ends) and length >= ends[at]:
       out.append(n)
       at += 1
-  return out + [len(ids) - 1] * (len(ends) - at)        # a last character whose bytes never came
+  return out + [len(ids) - 1] * (len(ends) - at)  # a last character whose bytes never came

@@ -3,6 +3,7 @@
 From the solution up to and with a step, N completions are sampled; the step's label is the share of them that end
 right (soft), or whether any does (hard). The last step's completions go on from the whole solution.
 """
+
 from r1jax.data import process
 from r1jax.data.conversation import SEPARATORS
 
@@ -19,7 +20,7 @@ def prefixes(row, rule, opening='', between=''):
   end = between or SEPARATORS[rule]
   steps = [process.one_step(step, rule) + end for step in row['steps']]
   # A space belongs to the token of the word behind it: a policy has seen none at the end of a text.
-  return [(opening + ''.join(steps[:n + 1])).rstrip(' ') for n in range(len(steps))]
+  return [(opening + ''.join(steps[: n + 1])).rstrip(' ') for n in range(len(steps))]
 
 
 def label(rows, *, sample, grade, rule, estimate='soft', opening='', between=''):
@@ -37,8 +38,11 @@ def label(rows, *, sample, grade, rule, estimate='soft', opening='', between='')
   """
   asked = [(row, text) for row in rows for text in prefixes(row, rule, opening, between)]
   responses = sample(asked)
-  items = [row | {'prompt': row['problem'], 'response': response}
-           for (row, _), some in zip(asked, responses, strict=True) for response in some]
+  items = [
+    row | {'prompt': row['problem'], 'response': response}
+    for (row, _), some in zip(asked, responses, strict=True)
+    for response in some
+  ]
   graded, found = iter(grade(items)), []
   for some in responses:
     found.append([sum(next(graded) >= 1 for _ in some), len(some)])

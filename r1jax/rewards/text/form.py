@@ -1,8 +1,9 @@
 """The format reward: is the response in the form that was asked for?"""
+
 from r1jax import templates
 from r1jax.config import ConfigError
 
-SPECIAL = '|special_token|'   # as R1's report writes it; a tokenizer's own goes into the option `special`
+SPECIAL = '|special_token|'  # as R1's report writes it; a tokenizer's own goes into the option `special`
 
 
 def form(items, *, form='r1_zero', graded=False, special=SPECIAL):

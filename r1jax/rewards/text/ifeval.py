@@ -1,4 +1,5 @@
 """Does the answer follow the instructions of its prompt that a program can check? (IF-Eval)"""
+
 import difflib
 import functools
 import inspect
@@ -48,8 +49,10 @@ def verdict(item, *, loose=False, fraction=False):
 def _checks(names, arguments):
   """(name, function from a text to bool) of each instruction."""
   if not names or len(names) != len(arguments):
-    raise ConfigError(f"{len(names)} instructions with {len(arguments)} sets of arguments; give 'kwargs' one dict for "
-                      "each of 'instruction_id_list', which must not be empty.")
+    raise ConfigError(
+      f"{len(names)} instructions with {len(arguments)} sets of arguments; give 'kwargs' one dict for "
+      "each of 'instruction_id_list', which must not be empty."
+    )
   out = []
   for name, given in zip(names, arguments, strict=True):
     if name not in INSTRUCTIONS:

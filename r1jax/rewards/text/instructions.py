@@ -10,6 +10,7 @@ data to be downloaded:
 
 Texts come from a model: everything here is linear in their length.
 """
+
 import json
 import re
 
@@ -38,17 +39,17 @@ def sentences(text):
   count = start = 0
   for match in _SENTENCE_END.finditer(text):
     if not _inside(text, match):
-      count += _has_letter(text[start:match.end()])
+      count += _has_letter(text[start : match.end()])
       start = match.end()
   return count + _has_letter(text[start:])
 
 
 def _inside(text, match):
   """Is a stop within its sentence?"""
-  small_after = text[match.end():match.end() + 2].lstrip()[:1].islower()
+  small_after = text[match.end() : match.end() + 2].lstrip()[:1].islower()
   if match[0] != '.':
     return small_after and match[0].startswith(('..', '…'))
-  word = (text[max(0, match.start() - 12):match.start()].split() or [''])[-1].strip('("\'*')
+  word = (text[max(0, match.start() - 12) : match.start()].split() or [''])[-1].strip('("\'*')
   if word.lower() in _NEVER_LAST or len(word) == 1 and word.isalpha() and word != 'I':
     return True
   return small_after and (word.lower() in _SELDOM_LAST or '.' in word)
@@ -88,8 +89,9 @@ def _letter_frequency(text, *, letter, let_frequency, let_relation):
 
 def _response_language(text, *, language):
   if language not in IDENTIFIED:
-    raise ConfigError(f"an instruction asks for language {language!r}, which cannot be told; known: "
-                      f"{', '.join(IDENTIFIED)}.")
+    raise ConfigError(
+      f'an instruction asks for language {language!r}, which cannot be told; known: {", ".join(IDENTIFIED)}.'
+    )
   return identify(text) == language
 
 
@@ -156,7 +158,7 @@ def _json_format(text):
   for fence in ('```json', '```Json', '```JSON', '```'):
     text = text.removeprefix(fence)
   try:
-    json.loads(text.removesuffix('```').strip(), parse_int=str)   # a number's digits are not converted
+    json.loads(text.removesuffix('```').strip(), parse_int=str)  # a number's digits are not converted
   except (ValueError, RecursionError):
     return False
   return True
@@ -165,8 +167,9 @@ def _json_format(text):
 def _title(text):
   """<<a title>> within one line."""
   spans = [(line.find('<<'), line.rfind('>>') + 2, line) for line in text.split('\n')]
-  return any(start >= 0 and end - start > 4 and line[start:end].lstrip('<').rstrip('>').strip()
-             for start, end, line in spans)
+  return any(
+    start >= 0 and end - start > 4 and line[start:end].lstrip('<').rstrip('>').strip() for start, end, line in spans
+  )
 
 
 def _two_responses(text):
@@ -206,29 +209,29 @@ def _quotation(text):
 
 
 INSTRUCTIONS = {
-    'keywords:existence': _keywords,
-    'keywords:frequency': _keyword_frequency,
-    'keywords:forbidden_words': _forbidden_words,
-    'keywords:letter_frequency': _letter_frequency,
-    'language:response_language': _response_language,
-    'length_constraints:number_sentences': _number_sentences,
-    'length_constraints:number_paragraphs': _number_paragraphs,
-    'length_constraints:number_words': _number_words,
-    'length_constraints:nth_paragraph_first_word': _nth_paragraph_first_word,
-    'detectable_content:number_placeholders': _number_placeholders,
-    'detectable_content:postscript': _postscript,
-    'detectable_format:number_bullet_lists': _number_bullet_lists,
-    'detectable_format:constrained_response': _constrained_response,
-    'detectable_format:number_highlighted_sections': _number_highlighted_sections,
-    'detectable_format:multiple_sections': _multiple_sections,
-    'detectable_format:json_format': _json_format,
-    'detectable_format:title': _title,
-    'combination:two_responses': _two_responses,
-    'combination:repeat_prompt': _repeat_prompt,
-    'startend:end_checker': _end_checker,
-    'startend:quotation': _quotation,
-    'change_case:capital_word_frequency': _capital_word_frequency,
-    'change_case:english_capital': _english_capital,
-    'change_case:english_lowercase': _english_lowercase,
-    'punctuation:no_comma': _no_comma,
+  'keywords:existence': _keywords,
+  'keywords:frequency': _keyword_frequency,
+  'keywords:forbidden_words': _forbidden_words,
+  'keywords:letter_frequency': _letter_frequency,
+  'language:response_language': _response_language,
+  'length_constraints:number_sentences': _number_sentences,
+  'length_constraints:number_paragraphs': _number_paragraphs,
+  'length_constraints:number_words': _number_words,
+  'length_constraints:nth_paragraph_first_word': _nth_paragraph_first_word,
+  'detectable_content:number_placeholders': _number_placeholders,
+  'detectable_content:postscript': _postscript,
+  'detectable_format:number_bullet_lists': _number_bullet_lists,
+  'detectable_format:constrained_response': _constrained_response,
+  'detectable_format:number_highlighted_sections': _number_highlighted_sections,
+  'detectable_format:multiple_sections': _multiple_sections,
+  'detectable_format:json_format': _json_format,
+  'detectable_format:title': _title,
+  'combination:two_responses': _two_responses,
+  'combination:repeat_prompt': _repeat_prompt,
+  'startend:end_checker': _end_checker,
+  'startend:quotation': _quotation,
+  'change_case:capital_word_frequency': _capital_word_frequency,
+  'change_case:english_capital': _english_capital,
+  'change_case:english_lowercase': _english_lowercase,
+  'punctuation:no_comma': _no_comma,
 }

@@ -5,6 +5,7 @@ Chinese and Japanese share, by the likeliest labels of the whole sequence, where
 a foreign name or a loan word does not change it, a foreign sentence does. Evidence on Latin words comes from
 py3langid, whose model lies in its wheel.
 """
+
 import collections
 import copy
 import functools
@@ -16,21 +17,22 @@ from r1jax import templates
 from r1jax.config import ConfigError
 from r1jax.rewards.coding import programs
 
-COUNTED = ('words', 'characters')     # what is one word of Chinese
+COUNTED = ('words', 'characters')  # what is one word of Chinese
 PLACES = ('thinking', 'response')
 
 # A character class a script. Where a script stands for one language here, it has that language's code: every
 # Cyrillic word counts as Russian.
 _SCRIPTS = {
-    'han': '\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff',
-    'kana': '\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f',
-    'th': '\u0e01-\u0e3a\u0e40-\u0e4e',
-    'bn': '\u0980-\u09e3\u09f0\u09f1',
-    'te': '\u0c00-\u0c63',
-    'ru': '\u0400-\u052f',
-    'ko': '\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3',
-    'latin': ('A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff'
-              '\uff21-\uff3a\uff41-\uff5a'),
+  'han': '\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff',
+  'kana': '\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f',
+  'th': '\u0e01-\u0e3a\u0e40-\u0e4e',
+  'bn': '\u0980-\u09e3\u09f0\u09f1',
+  'te': '\u0c00-\u0c63',
+  'ru': '\u0400-\u052f',
+  'ko': '\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3',
+  'latin': (
+    'A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a'
+  ),
 }
 _LATIN = ('en', 'de', 'fr', 'es', 'sw', 'it', 'pt', 'nl', 'pl', 'vi', 'id', 'tr', 'ro', 'sv', 'fi', 'cs')
 _EAST = ('zh', 'ja')
@@ -38,8 +40,9 @@ LANGUAGES = _EAST + tuple(s for s in _SCRIPTS if len(s) == 2) + _LATIN
 
 # For `identify`: what IF-Eval asks for, and the languages that are taken for them.
 IDENTIFIED = tuple(
-    'af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja kn ko lt lv mk ml mr ne nl no pa pl pt ro '
-    'ru sk sl so sq sv sw ta te th tl tr uk ur vi zh'.split())
+  'af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja kn ko lt lv mk ml mr ne nl no pa pl pt ro '
+  'ru sk sl so sq sv sw ta te th tl tr uk ur vi zh'.split()
+)
 
 # Log-likelihoods. A change of language costs what two or three plain words are worth; what one word can say is
 # bounded, for names.
@@ -48,18 +51,25 @@ _SWITCH, _MOST = 12.0, 8.0
 _EAST_SWITCH, _HAN, _KANA = 4.0, 0.7, 8.0
 # Characters that make a word at most, where no spaces tell. MGSM has 4.6 Thai ones for an English word.
 _PER_WORD = {'th': 5, 'kana': 4}
-_LONGEST = 40               # letters of a word that are looked at
-_READ = 10_000              # characters that `identify` looks at
+_LONGEST = 40  # letters of a word that are looked at
+_READ = 10_000  # characters that `identify` looks at
 
 # Each alternative is a run of one class of characters, so nothing is read twice.
-_WORD = re.compile('|'.join(
+_WORD = re.compile(
+  '|'.join(
     [f'(?P<{s}>[{c}]+)' for s, c in _SCRIPTS.items() if s != 'latin']
-    + [rf"(?P<latin>[{_SCRIPTS['latin']}\d_]+(?:['’][{_SCRIPTS['latin']}\d_]+)*)",
-       rf"(?P<other>[^\W\d_{''.join(_SCRIPTS.values())}]+)"]))
+    + [
+      rf"(?P<latin>[{_SCRIPTS['latin']}\d_]+(?:['’][{_SCRIPTS['latin']}\d_]+)*)",
+      rf'(?P<other>[^\W\d_{"".join(_SCRIPTS.values())}]+)',
+    ]
+  )
+)
 _NOT_IN_NAMES = re.compile(r'[\d_]')
 # Units and functions, which every language writes so.
-_SYMBOLS = frozenset('mm cm dm km mg kg ml cl dl lb oz ft mph kwh sin cos tan cot sec csc arcsin arccos arctan '
-                     'log ln lg lim max min gcd lcm mod'.split())
+_SYMBOLS = frozenset(
+  'mm cm dm km mg kg ml cl dl lb oz ft mph kwh sin cos tan cot sec csc arcsin arccos arctan '
+  'log ln lg lim max min gcd lcm mod'.split()
+)
 
 _ENVIRONMENT = r'\{(?:align|array|cases|eqnarray|equation|gather|multline|split|tabular|[bpvBV]?matrix)[a-z]*\*?\}'
 _MARK = re.compile(rf'`+|\$\$?|\\(?:[()\[\]]|(?:begin|end){_ENVIRONMENT}|.)|\n')
@@ -105,8 +115,13 @@ def verdict(item, *, chinese='words', where='thinking', target=''):
     return {'score': 1.0, 'reason': 'nothing to count', 'target': '', 'words': 0, 'in_target': 0}
   count = _count(text, target, chinese)
   words, hits = count.total(), count[target]
-  return {'score': hits / words if words else 1.0, 'target': target, 'words': words, 'in_target': hits,
-          'reason': f'{hits} of {words} words are in {target!r}' if words else 'nothing to count'}
+  return {
+    'score': hits / words if words else 1.0,
+    'target': target,
+    'words': words,
+    'in_target': hits,
+    'reason': f'{hits} of {words} words are in {target!r}' if words else 'nothing to count',
+  }
 
 
 def language_consistency(text, target):
@@ -179,7 +194,7 @@ def _count(text, target, chinese):
   for label in _labels(evidence, _LATIN, target, _SWITCH):
     count[label] += 1
   evidence = [(0.0, -_HAN * len(run)) if script == 'han' else (-_KANA, 0.0) for script, run in east]
-  start = 'ja' if target == 'ja' else ''          # without kana it would be Chinese, but for a few characters
+  start = 'ja' if target == 'ja' else ''  # without kana it would be Chinese, but for a few characters
   for (script, run), label in zip(east, _labels(evidence, _EAST, start, _EAST_SWITCH), strict=True):
     if script == 'kana':
       count['ja'] += _length(script, run)
@@ -235,10 +250,11 @@ def _rank(text, languages):
 @functools.cache
 def _identifier(languages):
   if languages:
-    restricted = copy.copy(_identifier(()))       # shares the model
+    restricted = copy.copy(_identifier(()))  # shares the model
     restricted.set_languages(languages)
     return restricted
   from py3langid import langid  # its model takes a second and 100 MB
+
   return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
 
 
@@ -250,6 +266,7 @@ def _chinese_words(run):
 @functools.cache
 def _segmenter():
   import jieba
+
   segmenter = jieba.Tokenizer()
   # What its initialize() does, without the cache that it would read from and leave in the shared temporary folder.
   segmenter.FREQ, segmenter.total = segmenter.gen_pfdict(segmenter.get_dict_file())
@@ -274,8 +291,11 @@ def _runs(text):
 
 def _symbol(word):
   """Is it the name of a variable, a function or a unit, or a number?"""
-  return (bool(_NOT_IN_NAMES.search(word)) or word.lower() in _SYMBOLS
-          or (len(word) <= 4 if word.isupper() else word[1:].lower() != word[1:]))
+  return (
+    bool(_NOT_IN_NAMES.search(word))
+    or word.lower() in _SYMBOLS
+    or (len(word) <= 4 if word.isupper() else word[1:].lower() != word[1:])
+  )
 
 
 def _parts(text):
@@ -297,14 +317,14 @@ def _parts(text):
 
 
 def _opens(token, text, end):
-  if token == '$':                                # a price has a space before the next one
-    return not text[end:end + 1].isspace()
+  if token == '$':  # a price has a space before the next one
+    return not text[end : end + 1].isspace()
   return token[0] in '`$' or token in _CLOSES or token.startswith('\\begin')
 
 
 def _closes(kind, token, text, at):
   if kind == '$':
-    return token == '$' and not text[at - 1].isspace() and not text[at + 1:at + 2].isdigit()
+    return token == '$' and not text[at - 1].isspace() and not text[at + 1 : at + 2].isdigit()
   if kind.startswith('\\begin'):
     return token == '\\end' + kind.removeprefix('\\begin')
   return token == _CLOSES.get(kind, kind)

@@ -1,4 +1,5 @@
 """Rewards of a response's length and of its repeating itself. They see no content: mix them with one that does."""
+
 import math
 import re
 
@@ -6,7 +7,7 @@ from r1jax.config import ConfigError
 
 UNITS = ('tokens', 'words', 'characters')
 
-_HAN = '\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff'   # with the syllables of Japanese
+_HAN = '\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff'  # with the syllables of Japanese
 _WORD = re.compile(rf'[{_HAN}]|[^\s{_HAN}]+')
 
 
@@ -19,14 +20,25 @@ def length_of(item, unit):
   """The length of the item's response. Raises ValueError for tokens of an item that does not say how many."""
   if unit == 'tokens':
     if 'tokens' not in item:
-      raise ValueError("the item has no 'tokens', the response's length in tokens; set the option unit to 'words' or "
-                       "'characters'.")
+      raise ValueError(
+        "the item has no 'tokens', the response's length in tokens; set the option unit to 'words' or 'characters'."
+      )
     return item['tokens']
   return len(words(item['response'])) if unit == 'words' else len(item['response'])
 
 
-def length_cosine(items, *, max_length=14_336, correct='math', unit='tokens', right_short=2.0, right_long=1.0,
-                  wrong_short=-10.0, wrong_long=0.0, exceeded=-10.0):
+def length_cosine(
+  items,
+  *,
+  max_length=14_336,
+  correct='math',
+  unit='tokens',
+  right_short=2.0,
+  right_long=1.0,
+  wrong_short=-10.0,
+  wrong_long=0.0,
+  exceeded=-10.0,
+):
   """The cosine reward of Yeo et al. 2025 (Demystifying Long Chain-of-Thought Reasoning, arXiv 2502.03373).
 
   A right response is worth `right_short` at length 0 and falls along half a cosine to `right_long` at `max_length`; a
@@ -53,8 +65,13 @@ def length_cosine(items, *, max_length=14_336, correct='math', unit='tokens', ri
 
   _check_positive('max_length', max_length)
   _check_unit(unit)
-  scores = {'right_short': right_short, 'right_long': right_long, 'wrong_short': wrong_short,
-            'wrong_long': wrong_long, 'exceeded': exceeded}
+  scores = {
+    'right_short': right_short,
+    'right_long': right_long,
+    'wrong_short': wrong_short,
+    'wrong_long': wrong_long,
+    'exceeded': exceeded,
+  }
   for name, value in scores.items():
     if not _is_number(value):
       raise ConfigError(f'{name} is {value!r}; it must be a finite number.')
@@ -124,7 +141,7 @@ def _repeated(found, n):
   """The share of n-grams that are not the first of their kind."""
   total = len(found) - n + 1
   # Hashes, as the n-grams themselves would take n times the text.
-  return 1 - len({hash(tuple(found[at:at + n])) for at in range(total)}) / total if total > 0 else 0.0
+  return 1 - len({hash(tuple(found[at : at + n])) for at in range(total)}) / total if total > 0 else 0.0
 
 
 def _is_number(value):

@@ -5,6 +5,7 @@ verdict off their pipe. A worker that overruns the time limit of an item is ende
 the item scores 0 and a new process goes on with the rest. A worker that dies of anything else has its
 item tried once more.
 """
+
 import concurrent.futures
 import dataclasses
 import json
@@ -26,7 +27,7 @@ from r1jax.rewards.workers import worker
 
 _IDLE_DEATHS = 3  # of a worker between items, in a row, before it is not chance
 LONGEST = 86_400.0  # seconds that one item may take
-MOST_WORKERS = 1024 # processes, of some 100 MB each
+MOST_WORKERS = 1024  # processes, of some 100 MB each
 
 
 class GradeError(RuntimeError):
@@ -51,6 +52,7 @@ class Scores:
   timeouts: items given up, each scoring 0 in every part: past the time limit, or two workers died of it.
   seconds: from submission to the last verdict.
   """
+
   parts: dict[str, np.ndarray]
   verdicts: dict[str, list]
   timeouts: int
@@ -73,8 +75,10 @@ class Grader:
     Raises:
       config.ConfigError: a part that is no reward, or options that it does not have or refuses; a number out of range.
     """
-    require(isinstance(workers, int) and 1 <= workers <= MOST_WORKERS,
-            f'workers is {workers}; it must lie in [1, {MOST_WORKERS}], and this machine has {os.cpu_count()} cores.')
+    require(
+      isinstance(workers, int) and 1 <= workers <= MOST_WORKERS,
+      f'workers is {workers}; it must lie in [1, {MOST_WORKERS}], and this machine has {os.cpu_count()} cores.',
+    )
     require(0.01 <= timeout <= LONGEST, f'timeout is {timeout} s; it must lie in [0.01, {LONGEST:g}].')
     uses = {name: (uses or {}).get(name, name) for name in parts}
     for name, options in parts.items():
@@ -111,7 +115,7 @@ class Grader:
     job.future.add_done_callback(self._jobs.discard)
     size = min(worker.BATCH, -(-len(items) // len(self._slots)) or 1)
     for start in range(0, len(items), size):
-      self._batches.put((job, start, work[start:start + size]))
+      self._batches.put((job, start, work[start : start + size]))
     return job.future
 
   def close(self):
@@ -136,7 +140,7 @@ class Grader:
     while (batch := self._batches.get()) is not None and not self._closed:
       job, start, work = batch
       if job.future.done():
-        continue   # failed already
+        continue  # failed already
       try:
         job.add(start, *slot.grade(work, start))
       except Exception as error:  # whatever it is, the one who waits must hear of it
@@ -160,7 +164,7 @@ class _Job:
   def add(self, start, verdicts, timeouts):
     """verdicts: of the items from `start` on, a list with one verdict a part."""
     with self._lock:
-      self._verdicts[start:start + len(verdicts)] = verdicts
+      self._verdicts[start : start + len(verdicts)] = verdicts
       self._timeouts += timeouts
       self._left -= len(verdicts)
       if not self._left:
@@ -189,14 +193,14 @@ class _Slot:
     self._closed = False
     self._process = self._connection = None
     self._ready = False
-    self._start()   # its imports run while the caller does other things
+    self._start()  # its imports run while the caller does other things
 
   def grade(self, items, first):
     """Scores one batch of (item, places of the parts to ask), whose first item is the submission's `first`.
 
     Returns of each item a list with one verdict a part (None for one not asked), and how many items were given up.
     """
-    verdicts, timeouts, died, idle = [], 0, 0, 0      # died: workers lost to the next item
+    verdicts, timeouts, died, idle = [], 0, 0, 0  # died: workers lost to the next item
     while len(verdicts) < len(items):
       before = len(verdicts)
       begun, code = self._run(items[before:], verdicts, first)
@@ -204,19 +208,23 @@ class _Slot:
         break
       if len(verdicts) > before:
         died = idle = 0
-      if begun:                             # it died of this item
+      if begun:  # it died of this item
         died += 1
-        given_up = {-signal.SIGPROF: f'given up after {self._seconds:g} s of processor time',
-                    -signal.SIGALRM: f'given up after {self._seconds * PATIENCE:g} s by the clock'}.get(code)
+        given_up = {
+          -signal.SIGPROF: f'given up after {self._seconds:g} s of processor time',
+          -signal.SIGALRM: f'given up after {self._seconds * PATIENCE:g} s by the clock',
+        }.get(code)
         if given_up or died == 2:
           reason = given_up or f'ended two workers ({-code})'
           verdicts.append([{'score': 0.0, 'reason': reason} for _ in self._parts])
           timeouts, died = timeouts + 1, 0
-      else:                                 # it died between two items
+      else:  # it died between two items
         idle += 1
         if idle == _IDLE_DEATHS:
-          raise GradeError(f'{idle} reward workers in a row were ended by a signal (the last: {-code}) before their '
-                           f'first item; is memory short, or does a start take over {worker.START_SECONDS:.0f} s?')
+          raise GradeError(
+            f'{idle} reward workers in a row were ended by a signal (the last: {-code}) before their '
+            f'first item; is memory short, or does a start take over {worker.START_SECONDS:.0f} s?'
+          )
     return verdicts, timeouts
 
   def _run(self, items, verdicts, first):
@@ -259,8 +267,15 @@ class _Slot:
       # The same import path as here. A fixed hash seed: the order of sympy's terms, and with it now and
       # then a verdict, follows from it.
       env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), PYTHONHASHSEED='0')
-      command = [sys.executable, '-P', '-m', 'r1jax.rewards.workers.worker', str(theirs.fileno()), str(self._seconds),
-                 json.dumps(self._parts)]
+      command = [
+        sys.executable,
+        '-P',
+        '-m',
+        'r1jax.rewards.workers.worker',
+        str(theirs.fileno()),
+        str(self._seconds),
+        json.dumps(self._parts),
+      ]
       with theirs:
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)
 

@@ -9,6 +9,7 @@ The time limit is of processor time, so that no verdict depends on how busy the 
 default action, which ends the process even inside a long operation in C, and even if the parent is gone. No Python
 handler runs. What the programs in sandboxes use is taken off it (`sandbox.Box`). The clock ends what only waits.
 """
+
 import json
 from multiprocessing.connection import Connection
 import os
@@ -20,9 +21,9 @@ from r1jax import rewards
 from r1jax.rewards.coding.sandbox import PATIENCE
 from r1jax.rewards.printable import printable
 
-BATCH = 64                   # items at most in one message
-MEMORY = 4 << 30             # bytes of address space, before a MemoryError: sympy must not take the run's
-START_SECONDS = 120.0        # to import and prepare
+BATCH = 64  # items at most in one message
+MEMORY = 4 << 30  # bytes of address space, before a MemoryError: sympy must not take the run's
+START_SECONDS = 120.0  # to import and prepare
 BEGUN, ERROR = b'begun', b'error'
 
 
@@ -42,16 +43,16 @@ def score(items, parts, connection, seconds):
     connection.send_bytes(BEGUN)
     try:
       verdicts = [part(item) if place in asked else None for place, part in enumerate(parts)]
-    except MemoryError:                          # costs the item, as a time limit does; what is left here is not known
+    except MemoryError:  # costs the item, as a time limit does; what is left here is not known
       os.kill(os.getpid(), signal.SIGKILL)
     limit(0)
     connection.send_bytes(json.dumps(verdicts).encode())
 
 
 def main(connection, seconds, parts):
-  signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C is the parent's to answer; its end closes the pipe
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; its end closes the pipe
   for ending in (signal.SIGPROF, signal.SIGALRM):
-    signal.signal(ending, signal.SIG_DFL)         # a parent that ignores it would pass that on
+    signal.signal(ending, signal.SIG_DFL)  # a parent that ignores it would pass that on
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [ending])
   signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
   _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -66,7 +67,7 @@ def main(connection, seconds, parts):
   while True:
     try:
       items = connection.recv()
-    except (EOFError, ConnectionResetError):   # the parent is gone
+    except (EOFError, ConnectionResetError):  # the parent is gone
       return
     try:
       score(items, functions, connection, float(seconds))

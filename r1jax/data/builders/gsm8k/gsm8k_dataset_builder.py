@@ -1,4 +1,5 @@
 """TFDS builder of GSM8K from a file the user has: nothing is downloaded."""
+
 import tensorflow_datasets as tfds
 
 from r1jax.data.reader import read_jsonl
@@ -13,13 +14,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def __init__(self, *, source, **kwargs):
     """source: path of GSM8K's JSON Lines file (.gz or not), with 'question' or 'problem', and 'answer'."""
-    self._problems, _ = read_jsonl(source)            # first, so that a bad file leaves no folder behind
+    self._problems, _ = read_jsonl(source)  # first, so that a bad file leaves no folder behind
     super().__init__(**kwargs)
 
   def _info(self):
     return self.dataset_info_from_configs(
-        features=tfds.features.FeaturesDict({field: tfds.features.Text() for field in FIELDS}),
-        disable_shuffling=True)                       # the file's order, so that both sources train alike
+      features=tfds.features.FeaturesDict({field: tfds.features.Text() for field in FIELDS}), disable_shuffling=True
+    )  # the file's order, so that both sources train alike
 
   def _split_generators(self, dl_manager):
     del dl_manager

@@ -1,4 +1,5 @@
 """TFDS builder of the toy worlds: configs 'trial' and 'chain', splits 'train' and 'held_out'."""
+
 import tensorflow_datasets as tfds
 
 FIELDS = ('id', 'problem', 'answer')
@@ -9,18 +10,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   BUILDER_CONFIGS = [
-      tfds.core.BuilderConfig(name='trial', description='Signs to be found by trial and error.'),
-      tfds.core.BuilderConfig(name='chain', description='Chained arithmetic.'),
+    tfds.core.BuilderConfig(name='trial', description='Signs to be found by trial and error.'),
+    tfds.core.BuilderConfig(name='chain', description='Chained arithmetic.'),
   ]
 
   def _info(self):
     return self.dataset_info_from_configs(
-        features=tfds.features.FeaturesDict({field: tfds.features.Text() for field in FIELDS}),
-        disable_shuffling=True)                       # the generator's order
+      features=tfds.features.FeaturesDict({field: tfds.features.Text() for field in FIELDS}), disable_shuffling=True
+    )  # the generator's order
 
   def _split_generators(self, dl_manager):
     del dl_manager
     from r1jax.data.sources import toy_pools
+
     train, held_out = toy_pools(self.builder_config.name)
     return {'train': self._generate_examples(train), 'held_out': self._generate_examples(held_out)}
 
