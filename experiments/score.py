@@ -69,7 +69,7 @@ class Scorer:
   def _logprobs(self, params, tokens):
     b, t = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(t - 1), (b, 1, t - 1))
-    hidden, _, _ = models.forward(params, self.cfg, tokens[:, None, :-1], positions, dtype=self.dtype)
+    hidden = models.forward(params, self.cfg, tokens[:, None, :-1], positions, dtype=self.dtype).hidden
     logp, _ = models.token_logprobs(
       hidden.reshape(-1, self.cfg.embed), models.unembedding(params), tokens[:, 1:].reshape(-1), LOGIT_CHUNK
     )

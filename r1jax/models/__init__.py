@@ -6,18 +6,8 @@ from r1jax.models.config import PRESETS, ModelConfig
 from r1jax.models.heads import score_at, scores, sharded_logprobs, token_logprobs
 from r1jax.models.moe import balance
 from r1jax.models.remat import POLICIES
-from r1jax.models.scored import marked_scores, threaded_scores
-from r1jax.models.transformer import (
-  forward,
-  prefill,
-  response_hidden,
-  runs,
-  specs,
-  threaded_forward,
-  threaded_response,
-  unembedding,
-  unstack,
-)
+from r1jax.models.scored import marked_scores
+from r1jax.models.transformer import forward, prefill, response_hidden, runs, specs, unembedding, unstack
 
 __all__ = [
   'IMPLEMENTATIONS',
@@ -37,9 +27,6 @@ __all__ = [
   'scores',
   'sharded_logprobs',
   'specs',
-  'threaded_forward',
-  'threaded_response',
-  'threaded_scores',
   'token_logprobs',
   'unembedding',
   'unstack',

@@ -8,6 +8,7 @@ Keys and values are kept likewise: {run: KV stacked over its layers}, or, with `
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,22 @@ from r1jax.models.moe import EXACT, moe, moe_specs
 from r1jax.params import Spec
 
 LOOPED = 16  # layers of a loop, where they are stored apart
+
+
+class Output(NamedTuple):
+  """What a pass over tokens gives.
+
+  Attributes:
+    hidden: final hidden states, normalised, in the computation's dtype: [P, G, T, embed].
+    kv: the tokens' own keys and values, {layer group: KV}; with a cache, the cache with the tokens written to it.
+    expert_load: f32[MoE layers, experts], tokens sent to each expert; None without experts.
+    params: the parameters, unchanged, to hand on to the next pass (see `remat.scan`).
+  """
+
+  hidden: jax.Array
+  kv: dict | None
+  expert_load: jax.Array | None
+  params: dict
 
 
 def runs(cfg):
@@ -54,13 +71,6 @@ def specs(cfg, stacked=True):
   return tree
 
 
-def active(cfg):
-  """How many parameters a token meets: all but the experts that it does not visit."""
-  m = cfg.moe
-  idle = (m.experts - m.top_k) * 3 * cfg.embed * m.mlp * (cfg.layers - cfg.dense_layers) if m else 0
-  return params_lib.count(specs(cfg)) - idle
-
-
 def unstack(params):
   """The same parameters with each layer's on its own, for a forward without scan.
 
@@ -76,12 +86,7 @@ def unembedding(params):
   return params['unembed'] if 'unembed' in params else params['embed'].T
 
 
-def forward(params, *args, **options):
-  """Final hidden states and the keys and values of `tokens`: `threaded_forward` without the parameters."""
-  return threaded_forward(params, *args, **options)[1:]
-
-
-def threaded_forward(
+def forward(
   params,
   cfg,
   tokens,
@@ -108,7 +113,7 @@ def threaded_forward(
     prefix_length: i32[P], how many of the prefix's keys are real.
     cache: {run: own KV} of S tokens with the tokens decoded before and room for these; or None.
     cache_length: i32[], how many of the cache's keys are real.
-    real: bool[P, G, T], which tokens count in the load of experts; all where None.
+    real: bool[P, G, T], which tokens count in the experts' load; all where None.
     segments: i32[P, G, T], equal for tokens of one text: those of another are not seen (see `data.packing`). Without
       prefix and cache; None where each row is one text.
     dtype: of the computation.
@@ -117,10 +122,7 @@ def threaded_forward(
     mesh: the devices that the work is laid out over; None leaves it to the compiler.
 
   Returns:
-    params, to be handed to what comes next (see `remat.scan`); hidden [P, G, T, embed], normalised, in `dtype`; the
-    tokens' own KV, {run: KV} (with a cache: the cache with the tokens written to it); and the load of experts
-    f32[layers with a mixture, experts], None where there are none.
-    Tokens after a row's end cannot influence those before it, so padding needs no mask.
+    Output. Tokens after a row's end cannot influence those before it, so padding needs no mask.
   """
   decoding = cache is not None
   x = _embed(params['embed'], tokens, dtype, mesh)
@@ -140,7 +142,7 @@ def threaded_forward(
       weights, x, (kvs[run], load) = remat_lib.scan(block, remat, params[run], x, (before, own), shared)
       params = params | {run: weights}
   x = layout.stationary(x, mesh) if decoding else layout.whole(x, mesh)
-  return params, rms_norm(params['norm'], x, cfg.norm_eps), kvs, load
+  return Output(rms_norm(params['norm'], x, cfg.norm_eps), kvs, load, params)
 
 
 def _apart(block, layers, x, more, shared):
@@ -216,51 +218,49 @@ def _keys(kv):
   return jax.tree.leaves(kv['layers'])[0].shape[-1]
 
 
-def prefill(params, *args, **options):
-  """Runs prompts once: `threaded_prefill` without the parameters."""
-  return threaded_prefill(params, *args, **options)[1:]
-
-
-def threaded_prefill(params, cfg, tokens, lengths, **options):
-  """Runs prompts once.
+def prefill(params, cfg, tokens, lengths, **options):
+  """Runs prompts once, for the groups that continue them.
 
   Args:
     tokens: i32[P, Tp], right-padded.
     lengths: i32[P], at least 1.
+    options: as of `forward`.
 
   Returns:
-    params, as `threaded_forward`; hidden state of each prompt's last token [P, embed], its KV to pass on as `prefix`,
-    and the load of experts.
+    Output whose `hidden` is that of each prompt's last token, [P, embed], and whose `kv` is the `prefix` of `forward`.
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   real = (positions < lengths[:, None])[:, None]
-  params, hidden, kv, load = threaded_forward(params, cfg, tokens[:, None], positions[:, None], real=real, **options)
-  last = jnp.take_along_axis(hidden[:, 0], (lengths - 1)[:, None, None], axis=1)[:, 0]
-  return params, last, jax.tree.map(lambda x: x.squeeze(-3), kv), load
+  out = forward(params, cfg, tokens[:, None], positions[:, None], real=real, **options)
+  last = jnp.take_along_axis(out.hidden[:, 0], (lengths - 1)[:, None, None], axis=1)[:, 0]
+  return out._replace(hidden=last, kv=jax.tree.map(lambda x: x.squeeze(-3), out.kv))
 
 
-def response_hidden(params, *args, **options):
-  """Hidden states that predict each response token: `threaded_response` without the parameters."""
-  return threaded_response(params, *args, **options)[1:]
-
-
-def threaded_response(params, cfg, prompts, prompt_lengths, responses, lengths=None, **options):
+def response_hidden(params, cfg, prompts, prompt_lengths, responses, lengths=None, **options):
   """Hidden states that predict each response token, the prompt run once for its group.
 
   Args:
     prompts: i32[P, Tp], prompt_lengths: i32[P], responses: i32[P, G, T].
-    lengths: i32[P, G], tokens of each response that count in the load of experts; all where None.
+    lengths: i32[P, G], tokens of each response that count in the experts' load; all where None.
+    options: as of `forward`.
 
   Returns:
-    params, as `threaded_forward`; [P, G, T, embed], whose position t predicts responses[..., t]; and the load of
-    experts.
+    Output without `kv`; position t of `hidden` predicts responses[..., t].
   """
   p, g, t = responses.shape
-  params, last, prefix, load = threaded_prefill(params, cfg, prompts, prompt_lengths, **options)
-  last = jnp.broadcast_to(last[:, None, None], (p, g, 1, last.shape[-1]))
+  prompt = prefill(params, cfg, prompts, prompt_lengths, **options)
+  last = jnp.broadcast_to(prompt.hidden[:, None, None], (p, g, 1, prompt.hidden.shape[-1]))
   positions = jnp.broadcast_to(prompt_lengths[:, None, None] + jnp.arange(t - 1), (p, g, t - 1))
   real = None if lengths is None else jnp.arange(t - 1) < lengths[..., None]
-  params, hidden, _, more = threaded_forward(
-    params, cfg, responses[:, :, :-1], positions, prefix=prefix, prefix_length=prompt_lengths, real=real, **options
+  out = forward(
+    prompt.params,
+    cfg,
+    responses[:, :, :-1],
+    positions,
+    prefix=prompt.kv,
+    prefix_length=prompt_lengths,
+    real=real,
+    **options,
   )
-  return params, jnp.concatenate([last, hidden], axis=2), load if load is None else load + more
+  load = None if out.expert_load is None else prompt.expert_load + out.expert_load
+  return Output(jnp.concatenate([last, out.hidden], axis=2), None, load, out.params)

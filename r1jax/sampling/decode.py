@@ -95,13 +95,13 @@ def start(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos,
     prefix (shared keys and values, as Carry.cache), Carry, Drawn of one token.
   """
   p, g = keys.shape
-  last, prefix, _ = prefill(params, cfg, prompts, lengths, dtype=dtype, mesh=mesh)
+  prompt = prefill(params, cfg, prompts, lengths, dtype=dtype, mesh=mesh)
   # The group's first token comes from one distribution: only the draw differs.
-  hidden = jnp.broadcast_to(last[:, None], (p, g, last.shape[-1]))
+  hidden = jnp.broadcast_to(prompt.hidden[:, None], (p, g, prompt.hidden.shape[-1]))
   drawn = _pick(unembedding(params), hidden, keys, 0, temperature, restriction, mesh)
   cache = {run: [empty_cache(cfg, p, g, capacity, dtype)] * layers for run, layers in runs(cfg).items()}
   carry = Carry(jnp.ones((), jnp.int32), drawn.token, _ends(drawn.token, eos), keys, cache)
-  return *laid_out((prefix, carry), mesh), jax.tree.map(lambda x: x[..., None], drawn)
+  return *laid_out((prompt.kv, carry), mesh), jax.tree.map(lambda x: x[..., None], drawn)
 
 
 @functools.partial(
@@ -132,7 +132,7 @@ def stretch(
     carry, out = loop
     at = carry.step - 1  # the token's place in the response
     positions = jnp.broadcast_to((lengths + at)[:, None, None], (*carry.token.shape, 1))
-    hidden, cache, _ = forward(
+    new = forward(
       params,
       cfg,
       carry.token[..., None],
@@ -144,12 +144,12 @@ def stretch(
       dtype=dtype,
       mesh=mesh,
     )
-    drawn = _pick(unembed, hidden[:, :, 0], carry.keys, carry.step, temperature, restriction, mesh)
+    drawn = _pick(unembed, new.hidden[:, :, 0], carry.keys, carry.step, temperature, restriction, mesh)
     out = jax.tree.map(
       lambda o, d: jax.lax.dynamic_update_slice_in_dim(o, d[..., None], carry.step - begin, axis=2), out, drawn
     )
     done = carry.done | _ends(drawn.token, eos)
-    return laid_out(Carry(carry.step + 1, drawn.token, done, carry.keys, cache), mesh), out
+    return laid_out(Carry(carry.step + 1, drawn.token, done, carry.keys, new.kv), mesh), out
 
   zeros = lambda dtype: jnp.zeros((*carry.token.shape, length), dtype)
   carry, out = jax.lax.while_loop(go_on, body, (carry, Drawn(zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32))))

@@ -29,7 +29,7 @@ class ValueBatch:
 
 
 def _values(params, batch, cfg, options):
-  params, hidden, _ = models.threaded_response(
+  out = models.response_hidden(
     params,
     cfg,
     batch.prompts,
@@ -41,7 +41,7 @@ def _values(params, batch, cfg, options):
     attention=options.attention,
     mesh=options.mesh,
   )
-  return models.scores(params, hidden), params
+  return models.scores(out.params, out.hidden), out.params
 
 
 @functools.partial(jax.jit, static_argnames=('cfg', 'options'))

@@ -19,11 +19,11 @@ def loss(params, cfg, tokens):
   """
   b, t = tokens.shape
   positions = jnp.broadcast_to(jnp.arange(t - 1), (b, 1, t - 1))
-  hidden, _, load = models.forward(params, cfg, tokens[:, None, :-1], positions)
+  out = models.forward(params, cfg, tokens[:, None, :-1], positions)
   logp, _ = models.token_logprobs(
-    hidden.reshape(-1, cfg.embed), models.unembedding(params), tokens[:, 1:].reshape(-1), LOGIT_CHUNK
+    out.hidden.reshape(-1, cfg.embed), models.unembedding(params), tokens[:, 1:].reshape(-1), LOGIT_CHUNK
   )
-  return -logp.mean(), load
+  return -logp.mean(), out.expert_load
 
 
 @functools.partial(

@@ -60,7 +60,7 @@ class Options:
 def _logprobs(params, cfg, batch, options):
   """Log-probs and entropies of the responses, f32[P, G, T] each, the load of experts (see `models.forward`), and params
   for who adds gradients up in place (see `models.remat`)."""
-  params, hidden, load = models.threaded_response(
+  out = models.response_hidden(
     params,
     cfg,
     batch.prompts,
@@ -73,8 +73,8 @@ def _logprobs(params, cfg, batch, options):
     mesh=options.mesh,
   )
   flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
-  logp, entropy = logprobs_of(flat(hidden), models.unembedding(params), flat(batch.responses), options)
-  return logp.reshape(batch.responses.shape), entropy.reshape(batch.responses.shape), load, params
+  logp, entropy = logprobs_of(flat(out.hidden), models.unembedding(out.params), flat(batch.responses), options)
+  return logp.reshape(batch.responses.shape), entropy.reshape(batch.responses.shape), out.expert_load, out.params
 
 
 def logprobs_of(hidden, unembed, targets, options):
@@ -146,7 +146,7 @@ def _accumulate(params, grads, batch, totals, *, cfg, options, loss, max_respons
 
 
 def add_gradient(loss, params, grads, remat, places):
-  """grads with the gradient of loss(params) -> value, (metrics, params as `models.threaded_forward`); and metrics."""
+  """grads with the gradient of loss(params) -> value, (metrics, params as `models.Output`); and metrics."""
   if remat == 'none':
     (_, (metrics, _)), new = jax.value_and_grad(loss, has_aux=True)(params)
     return _lay(jax.tree.map(lambda total, g: total + g.astype(total.dtype), grads, new), places), metrics

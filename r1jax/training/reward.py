@@ -48,7 +48,7 @@ def accumulate(params, grads, batch, count, *, cfg, options, objective):
 @functools.partial(jax.jit, static_argnames=('cfg', 'options', 'objective', 'places'), donate_argnames=('grads',))
 def _accumulate(params, grads, batch, count, *, cfg, options, objective, places):
   def loss(params):
-    params, scores, load = models.threaded_scores(
+    out = models.marked_scores(
       params,
       cfg,
       batch.tokens,
@@ -59,8 +59,9 @@ def _accumulate(params, grads, batch, count, *, cfg, options, objective, places)
       attention=options.attention,
       mesh=options.mesh,
     )
-    value, metrics = losses.SCORE_LOSSES[objective](scores, batch.labels, count)
-    return value, (metrics if load is None else metrics | {'moe/load': load}, params)
+    value, metrics = losses.SCORE_LOSSES[objective](out.scores, batch.labels, count)
+    load = out.expert_load
+    return value, (metrics if load is None else metrics | {'moe/load': load}, out.params)
 
   return policy.add_gradient(loss, params, grads, options.remat, places)
 

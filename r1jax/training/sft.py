@@ -33,7 +33,7 @@ def packed_loss(params, batch, count, *, cfg, options):
   Position t tells the token at t + 1; of a text's first token nothing is asked.
   """
   middle = lambda x: x[:, None]  # [B, 1, T]: a group of one to each row
-  params, hidden, _, load = models.threaded_forward(
+  out = models.forward(
     params,
     cfg,
     middle(batch.tokens),
@@ -47,9 +47,10 @@ def packed_loss(params, batch, count, *, cfg, options):
   )
   ahead = lambda x: jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
   targets, mask = ahead(batch.tokens), ahead(batch.response)
-  logp, entropy = policy.logprobs_of(hidden[:, 0], models.unembedding(params), targets, options)
+  logp, entropy = policy.logprobs_of(out.hidden[:, 0], models.unembedding(out.params), targets, options)
   value, metrics = losses.sft_loss(logp, entropy, mask, count)
-  return value, (metrics if load is None else metrics | {'moe/load': load}, params)
+  load = out.expert_load
+  return value, (metrics if load is None else metrics | {'moe/load': load}, out.params)
 
 
 def accumulate(params, grads, batch, count, *, cfg, options):

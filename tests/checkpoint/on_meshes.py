@@ -34,7 +34,7 @@ def read(path, mesh):
 def logits(cfg, params, mesh):
   def run(params, tokens):
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[-1]), tokens.shape)
-    hidden, _, _ = models.forward(params, cfg, tokens, positions)
+    hidden = models.forward(params, cfg, tokens, positions).hidden
     return hidden @ models.unembedding(params)
 
   return np.asarray(jax.jit(run, out_shardings=parallel.replicated(mesh))(params, TOKENS))

@@ -163,7 +163,7 @@ def test_scores_are_the_log_probs_of_the_full_forward(made, tmp_path, kind):
     assert len(row['logprobs']) == max(len(row['tokens']) - 1, 0)
     if row['logprobs']:
       tokens = jnp.asarray(row['tokens'])[None, None]
-      hidden, _, _ = models.forward(params, MODEL, tokens, jnp.arange(tokens.shape[2])[None, None])
+      hidden = models.forward(params, MODEL, tokens, jnp.arange(tokens.shape[2])[None, None]).hidden
       every = jax.nn.log_softmax(hidden[0, 0] @ params['unembed'].astype(jnp.float32))
       want = every[np.arange(len(row['tokens']) - 1), row['tokens'][1:]]
       np.testing.assert_allclose(row['logprobs'], want, atol=2e-5)

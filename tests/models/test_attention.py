@@ -132,7 +132,7 @@ def test_memory_of_chunks_grows_with_length_and_not_its_square():
 
 @functools.cache
 def tiny(remat, attention, mla):
-  """Loss and gradient of a small model through `response_hidden`, and the parameters' gradient threaded onto ones."""
+  """Loss and gradient of a small model through `response_hidden`, and the parameters' gradient added to ones."""
   cfg = models.ModelConfig(vocab=37, embed=16, layers=3, heads=4, kv_heads=2, head_dim=8, mlp=24, context=64)
   if mla:
     cfg = dataclasses.replace(
@@ -143,10 +143,8 @@ def tiny(remat, attention, mla):
   prompts, responses = (jnp.asarray(rng.integers(0, 37, s)) for s in ((2, 6), (2, 3, 11)))
 
   def loss(params):
-    params, hidden, _ = models.threaded_response(
-      params, cfg, prompts, jnp.array([6, 2]), responses, remat=remat, attention=attention
-    )
-    return jnp.sin(hidden @ models.unembedding(params)).sum(), params
+    out = models.response_hidden(params, cfg, prompts, jnp.array([6, 2]), responses, remat=remat, attention=attention)
+    return jnp.sin(out.hidden @ models.unembedding(out.params)).sum(), out.params
 
   (value, _), back = jax.vjp(loss, params)
   (plain,) = back((jnp.ones(()), jax.tree.map(jnp.zeros_like, params)))

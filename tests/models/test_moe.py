@@ -126,7 +126,8 @@ def test_a_models_load_is_that_of_its_prompts_and_responses():
   params = random(models.specs(MIXED))
   prompts, lengths = jnp.ones((2, 6), jnp.int32), jnp.array([6, 2])
   responses, ends = jnp.ones((2, 3, 5), jnp.int32), jnp.array([[1, 5, 2], [3, 4, 5]])
-  _, load = jax.jit(models.response_hidden, static_argnums=1)(params, MIXED, prompts, lengths, responses, ends)
+  run = jax.jit(models.response_hidden, static_argnums=1)
+  load = run(params, MIXED, prompts, lengths, responses, ends).expert_load
   assert load.shape == (2, 12)  # the dense layer has none
   seen = 6 + 2 + sum(min(end, 4) for end in (1, 5, 2, 3, 4, 5))  # token t predicts t + 1: the last is not run
   np.testing.assert_array_equal(load.sum(axis=1), [3 * seen] * 2)

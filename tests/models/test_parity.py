@@ -157,7 +157,7 @@ def read(path):
 def hidden(params, cfg, tokens):
   """Final hidden states [B, T, embed] of tokens [B, T]."""
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  return models.forward(params, cfg, tokens[:, None], positions[:, None])[0][:, 0]
+  return models.forward(params, cfg, tokens[:, None], positions[:, None]).hidden[:, 0]
 
 
 def logits(params, cfg, tokens):

@@ -11,7 +11,6 @@ from r1jax import models
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
 from r1jax.models.config import MLA, MoE, RopeScaling
-from r1jax.models.transformer import active
 
 TINY = models.ModelConfig(vocab=37, embed=16, layers=3, heads=4, kv_heads=2, head_dim=8, mlp=24, context=64)
 VARIANTS = {
@@ -86,7 +85,7 @@ def numpy_logits(params, cfg, tokens):
 
 def logits(params, cfg, tokens):
   tokens = jnp.asarray(tokens)[None, None]
-  hidden, _, _ = models.forward(params, cfg, tokens, jnp.arange(tokens.shape[2])[None, None])
+  hidden = models.forward(params, cfg, tokens, jnp.arange(tokens.shape[2])[None, None]).hidden
   return hidden[0, 0] @ models.unembedding(params)
 
 
@@ -106,24 +105,25 @@ def test_cached_decode_equals_the_full_forward(name, unstacked):
   lengths = np.array([5, 3])
   prompts, responses = rng.integers(0, 37, (2, 6)), rng.integers(0, 37, (2, 3, 4))
   run = models.unstack(params) if unstacked else params
-  last, prefix, _ = models.prefill(run, cfg, jnp.asarray(prompts), jnp.asarray(lengths))
-  seen = [jnp.broadcast_to(last[:, None], (2, 3, cfg.embed))]
+  prompt = models.prefill(run, cfg, jnp.asarray(prompts), jnp.asarray(lengths))
+  seen = [jnp.broadcast_to(prompt.hidden[:, None], (2, 3, cfg.embed))]
   empty = models.empty_cache(cfg, 2, 3, 4, jnp.float32)
   stack = lambda layers: layers if unstacked else jax.tree.map(lambda *x: jnp.stack(x), *layers)
   cache = {run: stack([empty] * layers) for run, layers in models.runs(cfg).items()}
   for first, last in ((0, 1), (1, 3)):  # one token, then two at once
     positions = jnp.broadcast_to(lengths[:, None, None] + np.arange(first, last), (2, 3, last - first))
-    hidden, cache, _ = models.forward(
+    out = models.forward(
       run,
       cfg,
       jnp.asarray(responses[:, :, first:last]),
       positions,
-      prefix=prefix,
+      prefix=prompt.kv,
       prefix_length=jnp.asarray(lengths),
       cache=cache,
       cache_length=jnp.int32(first),
     )
-    seen += [hidden[:, :, i] for i in range(last - first)]
+    cache = out.kv
+    seen += [out.hidden[:, :, i] for i in range(last - first)]
   got = jnp.stack(seen, axis=2) @ models.unembedding(params)
   for p, n in enumerate(lengths):
     for g in range(3):
@@ -137,7 +137,9 @@ def test_response_hidden_predicts_each_response_token(name):
   params = make(cfg)
   rng = np.random.default_rng(2)
   prompts, lengths, responses = rng.integers(0, 37, (2, 6)), np.array([6, 2]), rng.integers(0, 37, (2, 3, 5))
-  hidden, _ = models.response_hidden(params, cfg, jnp.asarray(prompts), jnp.asarray(lengths), jnp.asarray(responses))
+  hidden = models.response_hidden(
+    params, cfg, jnp.asarray(prompts), jnp.asarray(lengths), jnp.asarray(responses)
+  ).hidden
   got = hidden @ models.unembedding(params)
   for p in range(2):
     for g in range(3):
@@ -153,7 +155,7 @@ def test_what_pads_a_prompt_changes_nothing():
   outs = [
     models.response_hidden(
       params, cfg, jnp.pad(jnp.asarray(prompts), ((0, 0), (0, pad)), constant_values=fill), jnp.array([4]), responses
-    )[0]
+    ).hidden
     for pad, fill in ((0, 0), (9, 0), (9, 33))
   ]
   np.testing.assert_allclose(outs[1], outs[0], atol=1e-6)
@@ -169,14 +171,14 @@ def test_remat_and_chunked_logprobs_give_the_plain_gradient(tied):
 
   def loss(params, chunk, remat):
     positions = jnp.broadcast_to(jnp.arange(10), (2, 1, 10))
-    hidden, _, _ = models.forward(params, cfg, tokens[..., :-1], positions, remat=remat)
+    hidden = models.forward(params, cfg, tokens[..., :-1], positions, remat=remat).hidden
     logp, entropy = models.token_logprobs(
       hidden.reshape(-1, cfg.embed), models.unembedding(params), tokens[..., 1:].reshape(-1), chunk, 0.7
     )
     return (weight * (logp + 0.3 * entropy)).sum()
 
   def plain(params):
-    hidden, _, _ = models.forward(params, cfg, tokens[..., :-1], jnp.broadcast_to(jnp.arange(10), (2, 1, 10)))
+    hidden = models.forward(params, cfg, tokens[..., :-1], jnp.broadcast_to(jnp.arange(10), (2, 1, 10))).hidden
     every = jax.nn.log_softmax(hidden.reshape(-1, cfg.embed) @ models.unembedding(params) / 0.7)
     logp = jnp.take_along_axis(every, tokens[..., 1:].reshape(-1, 1), axis=1)[:, 0]
     return (weight * (logp - 0.3 * (jnp.exp(every) * every).sum(axis=1))).sum()
@@ -235,7 +237,10 @@ def test_presets_have_the_published_number_of_parameters(name, count):
   'name,billions', [('deepseek_v3', 37), ('qwen3_235b_a22b', 22), ('qwen3_30b_a3b', 3), ('llama3_1_8b', 8)]
 )
 def test_presets_have_the_published_number_of_active_parameters(name, billions):
-  assert active(models.PRESETS[name]) // 10**9 == billions
+  cfg = models.PRESETS[name]
+  m = cfg.moe
+  idle = (m.experts - m.top_k) * 3 * cfg.embed * m.mlp * (cfg.layers - cfg.dense_layers) if m else 0
+  assert (params_lib.count(models.specs(cfg)) - idle) // 10**9 == billions
 
 
 def test_impossible_shapes_are_refused():

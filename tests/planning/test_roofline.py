@@ -9,7 +9,6 @@ import pytest
 
 from r1jax import config, models
 from r1jax import params as params_lib
-from r1jax.models import transformer
 from r1jax.planning import compiled, programs, roofline, topology
 
 DENSE = models.ModelConfig(vocab=96, embed=32, layers=3, heads=4, kv_heads=2, head_dim=16, mlp=80, context=128)
@@ -45,7 +44,8 @@ def test_of_experts_those_visited_count():
   whole = MIXED.dense_layers * roofline.layer_weights(MIXED, False) + mixed * roofline.layer_weights(MIXED, True)
   m = MIXED.mla
   norms = MIXED.layers * (2 * MIXED.embed + m.q_rank + m.kv_rank) + MIXED.embed + mixed * MIXED.moe.experts
-  assert whole + 2 * MIXED.vocab * MIXED.embed == transformer.active(MIXED) - norms
+  idle = (MIXED.moe.experts - MIXED.moe.top_k) * 3 * MIXED.embed * MIXED.moe.mlp * mixed
+  assert whole + 2 * MIXED.vocab * MIXED.embed == params_lib.count(models.specs(MIXED)) - idle - norms
 
 
 def test_a_forward_by_hand():
@@ -66,7 +66,7 @@ def test_the_compiled_gradient_agrees(model, remat):
   whole = lambda *s: jnp.zeros(s, jnp.int32)
 
   def loss(params):
-    hidden, _ = models.response_hidden(params, model, whole(2, 8), jnp.full(2, 8), whole(2, 3, 9), remat=remat)
+    hidden = models.response_hidden(params, model, whole(2, 8), jnp.full(2, 8), whole(2, 3, 9), remat=remat).hidden
     logp, _ = models.token_logprobs(hidden.reshape(-1, model.embed), models.unembedding(params), whole(54), 27)
     return logp.sum()
 

@@ -154,7 +154,7 @@ def test_a_directory_scores_alike_alone_and_among_others(tokenizer, tmp_path, ob
   # By hand, from the whole text and its last token.
   encoder = model_lib.Encoder(tokenizer, 'bare', 64)
   row = encoder.steps(*asked[1]) if objective == 'steps' else encoder.whole(turns, texts[1])
-  hidden, _, _ = models.forward(params, cfg, row.ids[None, None], np.arange(len(row.ids))[None, None])
+  hidden = models.forward(params, cfg, row.ids[None, None], np.arange(len(row.ids))[None, None]).hidden
   np.testing.assert_allclose(together[1], models.scores(params, hidden)[0, 0, row.marks], atol=1e-5)
   wrong, right = (preference, process) if objective == 'steps' else (process, preference)
   with pytest.raises(ConfigError, match='use the reward'):

@@ -50,7 +50,7 @@ LONGEST = 140
 @jax.jit
 def every_logit(params, tokens):
   """Logits after each token of one sequence, padded to LONGEST so that they compile once."""
-  hidden, _, _ = models.forward(params, CFG, tokens[None, None], jnp.arange(LONGEST)[None, None])
+  hidden = models.forward(params, CFG, tokens[None, None], jnp.arange(LONGEST)[None, None]).hidden
   return hidden[0, 0] @ models.unembedding(params)
 
 
@@ -116,7 +116,7 @@ def test_a_first_token_that_ends_the_response_has_length_one(params):
 
 
 def _last_hidden(params):
-  hidden, _, _ = models.prefill(params, CFG, jnp.asarray([PROMPTS[0]]), jnp.asarray([3]))
+  hidden = models.prefill(params, CFG, jnp.asarray([PROMPTS[0]]), jnp.asarray([3])).hidden
   return hidden[0]
 
 

@@ -46,7 +46,7 @@ def test_values_are_those_before_each_token(params):
   for p, g in ((0, 0), (3, 1)):
     n = int(whole.prompt_lengths[p])
     row = jnp.concatenate([whole.prompts[p, :n], whole.responses[p, g]])[None, None]
-    hidden, _, _ = models.forward(params, MODEL, row, jnp.arange(n + T)[None, None])
+    hidden = models.forward(params, MODEL, row, jnp.arange(n + T)[None, None]).hidden
     np.testing.assert_allclose(found[p, g], models.scores(params, hidden)[0, 0, n - 1 : -1], atol=1e-5)
 
 

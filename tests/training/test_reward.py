@@ -102,10 +102,10 @@ def test_the_gradient_is_that_of_finite_differences(params, objective):
 def test_scores_are_read_at_marks_and_padding_changes_nothing(params):
   rng = np.random.default_rng(1)
   ids = rng.integers(0, 40, 11)
-  hidden, _, _ = models.forward(params, MODEL, jnp.asarray(ids)[None, None], jnp.arange(11)[None, None])
+  hidden = models.forward(params, MODEL, jnp.asarray(ids)[None, None], jnp.arange(11)[None, None]).hidden
   want = models.scores(params, hidden)[0, 0]
   tokens = np.concatenate([ids, rng.integers(0, 40, 21)])[None]
-  got = models.marked_scores(params, MODEL, jnp.asarray(tokens), jnp.array([11]), jnp.array([[0, 4, 10, -1]]))
+  got = models.marked_scores(params, MODEL, jnp.asarray(tokens), jnp.array([11]), jnp.array([[0, 4, 10, -1]])).scores
   np.testing.assert_allclose(got[0, :3], want[jnp.array([0, 4, 10])], atol=1e-5)
   assert got[0, 3] == 0
 
@@ -113,11 +113,9 @@ def test_scores_are_read_at_marks_and_padding_changes_nothing(params):
 def test_a_mixture_counts_real_tokens_only():
   model = dataclasses.replace(models.PRESETS['toy_deepseek'], vocab=64, head='score')
   params = params_lib.init(models.specs(model), jax.random.key(0))
-  _, scores, load = models.threaded_scores(
-    params, model, jnp.ones((2, 16), jnp.int32), jnp.array([5, 9]), jnp.array([[4], [8]])
-  )
-  np.testing.assert_allclose(load.sum(axis=1), (5 + 9) * model.moe.top_k)
-  assert scores.shape == (2, 1)
+  out = models.marked_scores(params, model, jnp.ones((2, 16), jnp.int32), jnp.array([5, 9]), jnp.array([[4], [8]]))
+  np.testing.assert_allclose(out.expert_load.sum(axis=1), (5 + 9) * model.moe.top_k)
+  assert out.scores.shape == (2, 1)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(params):

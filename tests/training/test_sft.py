@@ -70,7 +70,7 @@ def alone(params):
 def nll(params):
   """Nats of each text's response, from whole logits of rows that hold one text each."""
   tokens = np.stack([np.resize(ids, 16) for ids, _ in texts()])  # what fills up comes after the text
-  hidden, _, _ = models.forward(params, MODEL, tokens[:, None], np.broadcast_to(np.arange(16), tokens.shape)[:, None])
+  hidden = models.forward(params, MODEL, tokens[:, None], np.broadcast_to(np.arange(16), tokens.shape)[:, None]).hidden
   logp = jax.nn.log_softmax(hidden[:, 0] @ models.unembedding(params))
   told = np.array([[start <= t < len(ids) for t in range(1, 16)] for ids, start in texts()])
   return -(jnp.take_along_axis(logp[:, :-1], tokens[:, 1:, None], axis=2)[..., 0] * told).sum()
@@ -113,9 +113,7 @@ def test_what_lies_in_prompts_and_padding_is_not_learned(params):
   ids, start = np.array([3, 4, 5, 6, 7], np.int32), 3
   grads, _, _ = updated(params, [[(ids, start)]])
   wrong = grads['unembed']
-  hidden, _, _ = jax.jit(functools.partial(models.forward, cfg=MODEL))(
-    params, tokens=ids[None, None], positions=np.arange(5)[None, None]
-  )
+  hidden = models.forward(params, MODEL, ids[None, None], np.arange(5)[None, None]).hidden
   told = np.asarray(hidden[0, 0, 2:4], np.float64)  # the two places that tell the response's tokens
   probabilities = np.asarray(jax.nn.softmax(jnp.asarray(told) @ params['unembed']))
   right = np.zeros((2, 40))

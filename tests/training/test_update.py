@@ -270,9 +270,9 @@ def test_entropy_is_the_mean_over_response_tokens():
   _, metrics = updater.update(state, batch, 0)
   total = 0.0
   for p in range(P):
-    hidden, _ = models.response_hidden(
+    hidden = models.response_hidden(
       params, MODEL, batch.prompts[p : p + 1], batch.prompt_lengths[p : p + 1], batch.responses[p : p + 1]
-    )
+    ).hidden
     every = np.asarray(jax.nn.log_softmax(hidden[0] @ models.unembedding(params)), np.float64)
     entropy = -(np.exp(every) * every).sum(axis=-1)
     total += sum(entropy[g, : batch.lengths[p, g]].sum() for g in range(G))

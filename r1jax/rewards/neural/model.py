@@ -76,7 +76,8 @@ class Scorer:
 
 
 def _scores(params, tokens, lengths, marks, *, cfg, mesh, dtype, attention):
-  return models.marked_scores(params, cfg, tokens, lengths, marks, dtype=dtype, mesh=mesh, attention=attention)
+  options = {'dtype': dtype, 'mesh': mesh, 'attention': attention}
+  return models.marked_scores(params, cfg, tokens, lengths, marks, **options).scores
 
 
 @dataclasses.dataclass(frozen=True)
