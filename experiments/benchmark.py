@@ -41,11 +41,12 @@ from experiments import common
 from r1jax import config as config_lib
 from r1jax import models, parallel, sampling
 from r1jax import params as params_lib
+from r1jax.batch import RolloutBatch
 from r1jax.checkpoint import families, hf, safetensors_files
 from r1jax.rewards.workers import pool
 from r1jax.training import optimizer as optimizer_lib
+from r1jax.training import policy
 from r1jax.training import state as state_lib
-from r1jax.training.update import Graded, Updater
 
 MODEL = models.PRESETS['bench']
 
@@ -137,23 +138,24 @@ def train(params, mesh, f):
   cfg = config_lib.convert(config, config_lib.RL)
   specs = models.specs(MODEL)
   optimizer = optimizer_lib.make(cfg.optimizer, cfg.steps, specs)
-  abstract = state_lib.abstract_state(specs, optimizer, mesh, False, cfg.train)
+  abstract = state_lib.abstract_state(specs, optimizer, mesh)
   state = [state_lib.new_state(params, optimizer, abstract)]
-  updater = Updater(cfg, MODEL, optimizer, mesh)
+  trainer = policy.make_trainer(cfg, MODEL, optimizer, mesh)
   rng = np.random.default_rng(0)
   shape = (f.prompts, f.samples, f.new_tokens)
-  batch = Graded(
-    rng.integers(3, MODEL.vocab, (f.prompts, f.prompt_tokens), dtype=np.int32),
-    np.full(f.prompts, f.prompt_tokens, np.int32),
-    rng.integers(3, MODEL.vocab, shape, dtype=np.int32),
-    np.full(shape[:2], f.new_tokens, np.int32),
-    rng.standard_normal(shape[:2]).astype(np.float32),
-    np.full(shape, -9.0, np.float32),
+  batch = RolloutBatch(
+    prompts=rng.integers(3, MODEL.vocab, (f.prompts, f.prompt_tokens), dtype=np.int32),
+    prompt_lengths=np.full(f.prompts, f.prompt_tokens, np.int32),
+    tokens=rng.integers(3, MODEL.vocab, shape, dtype=np.int32),
+    lengths=np.full(shape[:2], f.new_tokens, np.int32),
+    loss_mask=np.ones(shape, bool),
+    sampler_logp=np.full(shape, -9.0, np.float32),
+    advantage=rng.standard_normal((*shape[:2], 1)).astype(np.float32),
   )
-  batch = dataclasses.replace(batch, ref_logp=updater.logprobs(state[0].params, batch)())
+  batch = batch.replace(ref_logp=policy.logprobs(state[0].params, batch, cfg, trainer.loss_fn.logprobs).result())
 
   def run():
-    state[0], _ = updater.update(state[0], batch, 0)
+    state[0], _ = policy.update(trainer, state[0], batch, cfg, 0)
     jax.block_until_ready(state[0].params)
 
   times, first = timed(run, f.repeats)

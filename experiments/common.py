@@ -29,8 +29,9 @@ from r1jax.recipes import dataset
 from r1jax.rewards import needs, neural
 from r1jax.rewards.workers import pool
 from r1jax.training import optimizer as optimizer_lib
+from r1jax.training import policy
 from r1jax.training import state as state_lib
-from r1jax.training.update import NonFiniteError, Updater
+from r1jax.training.accumulate import NonFiniteError, Trainer
 
 log = logging.getLogger('r1jax')
 
@@ -201,7 +202,7 @@ class Run:
   source: checkpoint.Source
   problems: data.Problems
   sampler: rollout.Sampler
-  updater: Updater
+  trainer: Trainer
   store: checkpoint.Store
   writer: Writer
   abstract: state_lib.TrainState
@@ -224,7 +225,7 @@ class Run:
       self.draws.go_to(restored[1], self.store.notes(restored[1]))
       return restored
     params = self.source.load(self.abstract.params)
-    return state_lib.new_state(params, self.updater.optimizer, self.abstract), 0
+    return state_lib.new_state(params, self.trainer.optimizer, self.abstract), 0
 
 
 def start(cfg, workdir):
@@ -286,10 +287,17 @@ def start(cfg, workdir):
     source,
     problems,
     sampler,
-    Updater(cfg, model, optimizer, mesh),
+    policy.make_trainer(cfg, model, optimizer, mesh),
     store,
     Writer(workdir) if parallel.first() else Quiet(),
-    state_lib.abstract_state(specs, optimizer, mesh, cfg.loss.kl_coef > 0, cfg.train),
+    state_lib.abstract_state(
+      specs,
+      optimizer,
+      mesh,
+      cfg.train.param_dtype,
+      cfg.train.reference_dtype if cfg.loss.kl_coef else None,
+      cfg.train.reference_memory,
+    ),
     dropped,
     order.Draws(train, cfg.data, cfg.seed, cfg.rollout.prompts),
   )

@@ -237,10 +237,10 @@ def sampled(policy, template):
   """For `write`: begins to sample problems by a policy. Says how many responses were given up."""
 
   def begin(problems, number):
-    finish = policy.start(problems, template, number)
+    pending = policy.start(problems, template, number)
 
     def rows():
-      found, timeouts = finish()
+      found, timeouts = pending.result()
       if timeouts:
         common.log.warning('%d of %d responses took longer than reward.timeout and score 0.', timeouts, len(found))
       return found

@@ -83,9 +83,8 @@ def sampler(source, options):
       filled = some + some[:1] * (batch - len(some))
       keys = sampling.row_keys(key, batch, samples, (number + first) * samples)
       out = engine.sample(weights, filled, keys, sampling.Sampling(options.temperature))
-      rows = list(zip(out.tokens, out.lengths))
       texts += [
-        [tokenizer.decode([*begun[first + i], *row[:n]]) for row, n in rows[i * samples : (i + 1) * samples]]
+        [tokenizer.decode([*begun[first + i], *row[:n]]) for row, n in zip(out.tokens[i], out.lengths[i])]
         for i in range(len(some))
       ]
     return texts

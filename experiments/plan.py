@@ -259,7 +259,7 @@ def plan(cfg, model, slice_, wanted, cache, price=0.0, critic=False):
 def phases_of(cfg, model, slice_, sampler):
   """The roofline of one step of a run; of a config.Generate, of one file of samples. sampler: {axis: size}."""
   if isinstance(cfg, config_lib.Generate):
-    return roofline.step(programs.as_rl(cfg, 1), model, slice_, sampler)[:2]
+    return roofline.sampling_phases(cfg, model, slice_, sampler)
   if isinstance(cfg, config_lib.RewardModel):
     model = dataclasses.replace(model, head='score')
   if isinstance(cfg, config_lib.RL):
@@ -296,10 +296,10 @@ def divided(cfg, shards):
   up = lambda n: -(-n // shards) * shards
   if isinstance(cfg, config_lib.SFT | config_lib.RewardModel):
     return dataclasses.replace(cfg, microbatch=up(cfg.microbatch or cfg.batch))
-  chunk = programs.sampled(cfg)[0]
+  chunk = programs.sampling(cfg).prompts
   if isinstance(cfg, config_lib.Generate):
     return dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, chunk=up(chunk)))
-  groups, rows = programs.tile(cfg)
+  groups, rows = programs.microbatch_shape(cfg)
   return dataclasses.replace(
     cfg,
     rollout=dataclasses.replace(cfg.rollout, chunk=up(chunk)),
@@ -373,21 +373,20 @@ def on_mesh(cfg, mesh, sampler):
 
 def heading(cfg):
   if isinstance(cfg, config_lib.Generate):
-    (chunk, samples), r = programs.sampled(cfg), cfg.rollout
+    s, r = programs.sampling(cfg), cfg.rollout
     return [
-      f'sampler: {chunk * samples} rows ({chunk} prompts x {samples}), {r.max_prompt} + {r.max_response} tokens, '
-      'the cache full; a step below is a file of samples.',
+      f'sampler: {s.prompts * s.samples} rows ({s.prompts} prompts x {s.samples}), {r.max_prompt} + {r.max_response} '
+      'tokens, the cache full; a step below is a file of samples.',
       PEAK,
       '',
     ]
   if not isinstance(cfg, config_lib.RL):
     return labelled_heading(cfg)
-  groups, rows = programs.tile(cfg)
-  chunk, samples = programs.sampled(cfg)
-  r = cfg.rollout
+  groups, rows = programs.microbatch_shape(cfg)
+  s, r = programs.sampling(cfg), cfg.rollout
   return [
     f'update: {programs.microbatches(cfg)} microbatches of {groups * rows} rows, {r.max_prompt} + {r.max_response} '
-    f'tokens; sampler: {chunk * samples} rows ({chunk} prompts x {samples}), the cache full.',
+    f'tokens; sampler: {s.prompts * s.samples} rows ({s.prompts} prompts x {s.samples}), the cache full.',
     PEAK,
     '',
   ]

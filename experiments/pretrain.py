@@ -31,7 +31,7 @@ from r1jax.data.toy import worlds
 from r1jax.parallel import interrupt
 from r1jax.training import lm
 from r1jax.training import optimizer as optimizer_lib
-from r1jax.training.update import NonFiniteError
+from r1jax.training.accumulate import NonFiniteError
 
 TEMPLATE = templates.TEMPLATES['plain']
 
@@ -96,11 +96,11 @@ def step_accuracy(cfg, model, params, tokenizer):
   keys = sampling.row_keys(jax.random.key(cfg.seed), len(asked), gate.samples)
   out = engine.sample(params, prompts, keys, sampling.Sampling())
   taken, right = collections.Counter(), collections.Counter()
-  for i, (tokens, length) in enumerate(zip(out.tokens, out.lengths)):
-    _, steps = asked[i // gate.samples]
-    for kind, is_right in steps(tokenizer.decode(tokens[:length])):
-      taken[kind] += 1
-      right[kind] += is_right
+  for (_, steps), responses, lengths in zip(asked, out.tokens, out.lengths):
+    for tokens, length in zip(responses, lengths):
+      for kind, is_right in steps(tokenizer.decode(tokens[:length])):
+        taken[kind] += 1
+        right[kind] += is_right
   return {kind: round(right[kind] / max(taken[kind], 1), 4) for kind in gate.steps}
 
 

@@ -37,8 +37,9 @@ from r1jax.metrics.progress import Progress
 from r1jax.metrics.writer import Writer
 from r1jax.rewards.neural.model import ABOUT, MODEL, About, Scorer
 from r1jax.training import optimizer as optimizer_lib
+from r1jax.training import reward as reward_lib
 from r1jax.training import state as state_lib
-from r1jax.training.reward import ScoreUpdater
+from r1jax.training.accumulate import Trainer
 
 SHOWN = {'loss': 'train/loss', 'accuracy': 'train/accuracy', 'held out': 'eval/accuracy'}
 
@@ -57,8 +58,7 @@ class Run:
   train: list
   held_out: list
   dropped: dict
-  optimizer: object
-  updater: ScoreUpdater
+  trainer: Trainer
   scorer: Scorer
   store: checkpoint.Store
   writer: Writer
@@ -133,15 +133,14 @@ def start(cfg, workdir):
   specs, mesh = models.specs(model), parallel.make_mesh(cfg.mesh)
   steps = math.ceil(cfg.epochs * len(train) / cfg.batch)
   optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, cfg.param_dtype)
-  updater = ScoreUpdater(cfg, model, optimizer, mesh)
+  trainer = reward_lib.make_trainer(cfg, model, optimizer, mesh)
   os.makedirs(workdir, exist_ok=True)
   store = checkpoint.Store(
     os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint, fingerprint(cfg, model, source, train, steps)
   )
   scorer = Scorer(model, mesh, cfg.model.dtype, cfg.microbatch or cfg.batch, cfg.model.attention)
   writer = Writer(workdir) if parallel.first() else common.Quiet()
-  train_like = config_lib.Train(param_dtype=cfg.param_dtype)
-  abstract = state_lib.abstract_state(specs, optimizer, mesh, False, train_like)
+  abstract = state_lib.abstract_state(specs, optimizer, mesh, cfg.param_dtype)
   return Run(
     cfg,
     workdir,
@@ -153,8 +152,7 @@ def start(cfg, workdir):
     train,
     held_out,
     dropped,
-    optimizer,
-    updater,
+    trainer,
     scorer,
     store,
     writer,
@@ -224,7 +222,7 @@ def loop(run):
   """The run from its last checkpoint on. Returns the final state."""
   cfg = run.cfg
   restored = run.store.restore(run.abstract)
-  state, first = restored or (state_lib.new_state(first_params(run), run.optimizer, run.abstract), 0)
+  state, first = restored or (state_lib.new_state(first_params(run), run.trainer.optimizer, run.abstract), 0)
   config_lib.require(
     first <= run.steps,
     f'{run.workdir} holds a run of {first} steps already, but epochs {cfg.epochs} '
@@ -243,7 +241,7 @@ def loop(run):
           metrics |= {f'eval/{name}': found[name] for name in ('loss', 'accuracy')}
       began = time.perf_counter()
       examples = order.batch(run.train, cfg.seed, step, cfg.batch)
-      state, trained = run.updater.update(state, examples, step)
+      state, trained = reward_lib.update(run.trainer, state, examples, run.cfg, step)
       seconds = time.perf_counter() - began
       tokens = sum(len(row.ids) for example in examples for row in example.rows)
       metrics |= trained | {'time/step': seconds, 'throughput/train_tokens_per_second': tokens / seconds}

@@ -7,7 +7,6 @@ ends with the same numbers.
 """
 
 import contextlib
-import dataclasses
 import io
 import json
 import os
@@ -20,12 +19,16 @@ from ml_collections import config_flags
 from experiments import common
 from experiments.workdir import alone, stops
 from r1jax import config as config_lib
-from r1jax import evaluation, keys, parallel, rollout, templates
+from r1jax import evaluation, keys, parallel, rollout
+from r1jax.batch import Pending
 from r1jax.metrics.plots import plot
 from r1jax.metrics.progress import Progress
 from r1jax.metrics.report import report
+from r1jax.metrics.timing import Stopwatch
 from r1jax.metrics.writer import RecordError, is_number, read_object
+from r1jax.rollout.metrics import response_metrics, reward_metrics
 from r1jax.sampling import Sampling
+from r1jax.training import policy
 from r1jax.training import state as state_lib
 
 EVALUATION = 2**32 - 1  # a step that no run reaches
@@ -35,7 +38,7 @@ def sample(run, params, step, key):
   """One step's rollout. With loss.resample_limit, groups all right or all wrong give way to others (DAPO).
 
   Returns:
-    Rollout, function that waits for its scores, and metrics of the filter: none without one.
+    Rollout, its Pending Scores, and metrics of the filter: none without one.
   """
   cfg = run.cfg
   sampling = Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k, cfg.rollout.min_p)
@@ -45,54 +48,46 @@ def sample(run, params, step, key):
   drawn, scores = draw(0)
   if not cfg.loss.resample_limit:
     return drawn, scores, {}
-  kept, extra = rollout.Kept(cfg.rollout.prompts, cfg.rollout.samples, cfg.reward, step), 0
-  kept.add(drawn, scores())
-  while kept.missing() and extra < cfg.loss.resample_limit:
+  groups, extra = rollout.DynamicSampling(cfg.rollout.prompts, cfg.reward), 0
+  groups.add(drawn, scores.result())
+  while groups.missing() and extra < cfg.loss.resample_limit:
     extra += 1
     drawn, scores = draw(extra)
-    kept.add(drawn, scores())
-  return *kept.result(), kept.metrics() | {'rollout/extra_draws': extra}
+    groups.add(drawn, scores.result())
+  drawn, scores = groups.result()
+  return drawn, Pending(lambda: scores), groups.metrics() | {'rollout/extra_draws': extra}
+
+
+def with_logprobs(run, state, batch):
+  """The batch with the log-probs that the update needs: the reference policy's, and the sampling policy's."""
+  cfg, fn = run.cfg, run.trainer.loss_fn.logprobs
+  reference = state.reference and state_lib.in_memory(state.reference, 'device')  # a copy, if from the host's memory
+  if reference:
+    batch = batch.replace(ref_logp=policy.logprobs(reference, batch, cfg, fn).result())
+  del reference
+  if policy.needs_old_logp(cfg):
+    batch = batch.replace(old_logp=policy.logprobs(state.params, batch, cfg, fn).result())
+  return batch
 
 
 def train_step(run, state, step):
   """Rollout, rewards, update. Returns state, metrics."""
-  cfg = run.cfg
-  key = keys.fold_in(run.key, step)  # so that a resumed run is the same run
-  clock = [time.perf_counter()]
-  drawn, scores, filtered = sample(run, state.params, step, key)
-  clock.append(time.perf_counter())
-  # While the workers grade, the device computes what the update needs beside the rewards.
-  batch = rollout.arrays(drawn, cfg.rollout.samples, cfg.rollout.max_prompt)
-  at_hand = state.reference and state_lib.in_memory(state.reference, 'device')
-  reference = at_hand and run.updater.logprobs(at_hand, batch)()
-  del at_hand  # a copy from the host's memory
-  old = run.updater.logprobs(state.params, batch)() if run.updater.scores_itself() else None
-  batch = dataclasses.replace(batch, ref_logp=reference, old_logp=old)
-  clock.append(time.perf_counter())
-  scores, timeouts = scores()
-  credit = scores.pop('credit', None)
-  clock.append(time.perf_counter())
-  state, metrics = run.updater.update(state, rollout.with_advantage(batch, scores['total'], cfg, credit), step)
-  if cfg.train.reference_refresh and (step + 1) % cfg.train.reference_refresh == 0 and state.reference is not None:
-    state = state.replace(reference=state_lib.refresh(state.params, state.reference))
-  clock.append(time.perf_counter())
-  metrics |= {
-    'reward/mean': scores['total'].mean(),
-    'reward/std': scores['total'].std(),
-    'reward/frac_zero_std_groups': rollout.zero_variance(scores['total'], cfg.rollout.samples).mean(),
-    'reward/timeouts': timeouts,
-  }
-  metrics |= filtered
-  metrics |= rollout.reward_metrics(drawn, scores, cfg.reward, step)
-  metrics |= rollout.response_metrics(drawn, templates.reflections)
-  metrics |= {
-    f'time/{name}': b - a for name, a, b in zip(('sample', 'logprobs', 'reward_wait', 'update'), clock, clock[1:])
-  }
-  metrics |= {
-    'time/step': clock[-1] - clock[0],
-    'throughput/sample_tokens_per_second': drawn.samples.lengths.sum() / (clock[1] - clock[0]),
-    'throughput/train_tokens_per_second': drawn.samples.lengths.sum() / (clock[4] - clock[3]),
-  }
+  cfg, clock = run.cfg, Stopwatch()
+  with clock('sample'):
+    key = keys.fold_in(run.key, step)  # so that a resumed run is the same run
+    drawn, pending, metrics = sample(run, state.params, step, key)
+  with clock('logprobs'):  # on the device, while the workers grade
+    batch = with_logprobs(run, state, drawn.batch)
+  with clock('reward_wait'):
+    scores = pending.result()
+  with clock('update'):
+    batch = rollout.assign_advantage(batch, scores, cfg)
+    state, update_metrics = policy.update(run.trainer, state, batch, cfg, step)
+    if cfg.train.reference_refresh and (step + 1) % cfg.train.reference_refresh == 0 and state.reference is not None:
+      state = state.replace(reference=state_lib.refresh(state.params, state.reference))
+  metrics |= update_metrics | reward_metrics(drawn, scores, cfg.reward) | response_metrics(drawn) | clock.metrics()
+  for name, part in (('sample', 'sample'), ('train', 'update')):
+    metrics[f'throughput/{name}_tokens_per_second'] = batch.lengths.sum() / clock.seconds[part]
   return state, {name: float(x) for name, x in metrics.items()}
 
 

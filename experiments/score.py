@@ -70,10 +70,7 @@ class Scorer:
     b, t = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(t - 1), (b, 1, t - 1))
     hidden = models.forward(params, self.cfg, tokens[:, None, :-1], positions, dtype=self.dtype).hidden
-    logp, _ = models.token_logprobs(
-      hidden.reshape(-1, self.cfg.embed), models.unembedding(params), tokens[:, 1:].reshape(-1), LOGIT_CHUNK
-    )
-    return logp.reshape(b, t - 1)
+    return models.logprobs(hidden[:, 0], models.unembedding(params), tokens[:, 1:], LOGIT_CHUNK)[0]
 
 
 def read(path, source):

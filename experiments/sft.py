@@ -34,8 +34,9 @@ from r1jax.metrics.progress import Progress
 from r1jax.metrics.report import report
 from r1jax.metrics.writer import Writer
 from r1jax.training import optimizer as optimizer_lib
+from r1jax.training import sft as sft_lib
 from r1jax.training import state as state_lib
-from r1jax.training.sft import SFTUpdater
+from r1jax.training.accumulate import Trainer
 
 SHOWN = {'loss': 'train/loss', 'held out': 'eval/loss', 'accuracy': 'eval/pass@1'}
 
@@ -55,7 +56,7 @@ class Run:
   packing: packing.Packing
   problems: list
   dropped: dict
-  updater: SFTUpdater
+  trainer: Trainer
   sampler: rollout.Sampler | None
   store: checkpoint.Store
   writer: Writer
@@ -68,7 +69,7 @@ class Run:
     self.store.close()  # last: it raises where a save in flight fails
 
   def batch(self, step):
-    """The packed rows of a step, as `packing.pack` gives them, and how many texts they hold."""
+    """The PackedBatch of a step, and how many texts it holds."""
     size = self.cfg.batch
     rows = [self.packing.row(number) for number in range(step * size, (step + 1) * size)]
     return packed(self.train, rows, self.cfg.data.max_length), sum(map(len, rows))
@@ -82,11 +83,11 @@ class Run:
     restored = self.store.restore(self.abstract)
     if restored:
       return restored
-    return state_lib.new_state(self.source.load(self.abstract.params), self.updater.optimizer, self.abstract), 0
+    return state_lib.new_state(self.source.load(self.abstract.params), self.trainer.optimizer, self.abstract), 0
 
 
 def packed(corpus, rows, length):
-  return packing.pack([[corpus.text(place) for place in row] for row in rows], length)
+  return sft_lib.PackedBatch(*packing.pack([[corpus.text(place) for place in row] for row in rows], length))
 
 
 def start(cfg, workdir):
@@ -116,13 +117,12 @@ def start(cfg, workdir):
   )
   mesh = parallel.make_mesh(cfg.mesh)
   optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, cfg.param_dtype)
-  updater = SFTUpdater(cfg, source.cfg, optimizer, mesh)
+  trainer = sft_lib.make_trainer(cfg, source.cfg, optimizer, mesh)
   sampler = answering(cfg, source) if problems else None
   os.makedirs(workdir, exist_ok=True)
   store = checkpoint.Store(
     os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint, fingerprint(cfg, source, train, steps)
   )
-  train_like = config_lib.Train(param_dtype=cfg.param_dtype)
   return Run(
     cfg,
     workdir,
@@ -135,11 +135,11 @@ def start(cfg, workdir):
     rows,
     problems,
     dropped,
-    updater,
+    trainer,
     sampler,
     store,
     Writer(workdir) if parallel.first() else common.Quiet(),
-    state_lib.abstract_state(specs, optimizer, mesh, False, train_like),
+    state_lib.abstract_state(specs, optimizer, mesh, cfg.param_dtype),
   )
 
 
@@ -219,7 +219,7 @@ def evaluate(run, params, texts, problems, samples):
   Args:
     texts: how many; 0: all. problems, samples: how many, and answers to each.
   """
-  cfg, size = run.cfg, run.updater.size
+  cfg, size = run.cfg, run.cfg.microbatch or run.cfg.batch
   chosen = run.held_out.lengths[: texts or None]
   rows = packing.Packing(chosen, cfg.data.max_length, cfg.seed)
   count = rows.rows(1)
@@ -227,7 +227,7 @@ def evaluate(run, params, texts, problems, samples):
     packed(run.held_out, [rows.row(i) for i in range(first, min(first + size, count))], cfg.data.max_length)
     for first in range(0, count, size)
   )
-  metrics, answers = run.updater.evaluate(params, pieces), []
+  metrics, answers = sft_lib.evaluate(run.trainer, params, pieces, size), []
   if run.sampler:
     some = run.problems[:problems]
     found, answers = evaluation.evaluate(
@@ -257,14 +257,14 @@ def full_evaluation(run, params, step):
 def train_step(run, state, step):
   """Returns state, metrics."""
   began = time.perf_counter()
-  arrays, texts = run.batch(step)
-  state, metrics = run.updater.update(state, arrays, step)
+  batch, texts = run.batch(step)
+  state, metrics = sft_lib.update(run.trainer, state, batch, run.cfg, step)
   seconds = time.perf_counter() - began
-  tokens, answers = int((arrays[1] > 0).sum()), int(arrays[3].sum())
+  tokens, answers = int((batch.segments > 0).sum()), int(batch.response.sum())
   return state, metrics | {
     'train/texts': texts,
     'train/response_tokens': answers,
-    'train/fill': tokens / arrays[0].size,
+    'train/fill': tokens / batch.tokens.size,
     'time/step': seconds,
     'throughput/train_tokens_per_second': tokens / seconds,
   }

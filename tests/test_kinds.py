@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from r1jax import config, evaluation, rollout, templates
+from r1jax.batch import RolloutBatch
 from r1jax.rewards.neural import preference
 from r1jax.rewards.neural.process import Steps
 from r1jax.rewards.text import form
 from r1jax.rewards.workers import pool
-from r1jax.sampling import Samples
+from r1jax.rollout import metrics, prompts
 
 PROBLEMS = [
   {'id': '0', 'problem': '1+1?', 'answer': '2', 'kind': 'math', 'language': 'en'},
@@ -55,14 +56,23 @@ class Engine:
   shards = 1
   weights = staticmethod(lambda params: params)
 
-  def sample(self, weights, prompts, keys, sampling):
+  def sample(self, weights, prompts, keys, sampling, version=0):
     texts = [Characters.decode(ids) for ids in prompts]
     said = [r for text in texts for r in next(v for k, v in RESPONSES.items() if k in text)]
     tokens = np.zeros((len(said), 99), np.int32)
     for row, text in zip(tokens, said):
       row[: len(text)] = [ord(c) for c in text]
-    length = np.array([len(text) for text in said], np.int32)
-    return Samples(tokens, length, np.array(['eos'] * len(said)), tokens * 0.0, tokens * 0.0)
+    group = lambda x: np.array(x).reshape(len(prompts), -1, *np.shape(x)[1:])
+    lengths = np.array([len(text) for text in said], np.int32)
+    return RolloutBatch(
+      prompts=np.zeros((len(prompts), 1), np.int32),
+      prompt_lengths=np.ones(len(prompts), np.int32),
+      tokens=group(tokens),
+      lengths=group(lengths),
+      loss_mask=group(np.arange(99) < lengths[:, None]),
+      sampler_logp=group(tokens * 0.0),
+      stop=group(['eos'] * len(said)),
+    )
 
 
 class Grader:
@@ -105,13 +115,13 @@ def sampler(shown, steps=None, reward=REWARD):
 
 def draw(made, step=None, problems=PROBLEMS):
   drawn, scores = made.start(None, problems, 2, jax.random.key(0), None, step)
-  return drawn, scores()[0]
+  return drawn, scores.result()
 
 
 def test_each_reward_is_asked_of_the_kinds_that_have_it():
   shown = {'helpful': [], 'harmless': []}
   made = sampler(shown)
-  drawn, table = draw(made)
+  drawn, scores = draw(made)
   parts = {'math': ['format', 'math'], 'open': ['format', 'harmless', 'helpful']}
   assert made.grader.asked == [(p['id'], parts[p['kind']]) for p in PROBLEMS for _ in range(2)]
   # Helpfulness sees the summary, harmlessness the thinking too; a response without a summary has nothing to be helpful.
@@ -123,20 +133,20 @@ def test_each_reward_is_asked_of_the_kinds_that_have_it():
     ('Be brief.', True),
   ]
   assert all('think' in text or 'sad' in text or 'insult' in text or 'words' in text for _, text in shown['harmless'])
-  np.testing.assert_allclose(table['helpful'], [0, 0, 1, 0, 0, 0, 0, 1], atol=1e-3)
-  np.testing.assert_allclose(table['harmless'], [0, 0, 1, 1, 0, 0, 1, 0], atol=1e-3)
-  np.testing.assert_allclose(table['total'], [1.5, 0.5, 2.5, 1, 1.5, 1, 1.5, 1.5], atol=1e-3)
+  np.testing.assert_allclose(scores.parts['helpful'].reshape(-1), [0, 0, 1, 0, 0, 0, 0, 1], atol=1e-3)
+  np.testing.assert_allclose(scores.parts['harmless'].reshape(-1), [0, 0, 1, 1, 0, 0, 1, 0], atol=1e-3)
+  np.testing.assert_allclose(scores.total.reshape(-1), [1.5, 0.5, 2.5, 1, 1.5, 1, 1.5, 1.5], atol=1e-3)
   assert drawn.items[2]['prompt'].endswith('<think>') and drawn.items[6]['prompt'] == 'Be brief.\n'
 
 
 def test_what_the_model_writes_is_graded_whatever_fields_a_problem_has(caplog):
-  planted = dict.fromkeys(rollout.WRITTEN, 'planted')
-  rollout._say.cache_clear()
+  planted = dict.fromkeys(prompts.RESERVED, 'planted')
+  prompts._warn_of_reserved.cache_clear()
   made = sampler({'helpful': [], 'harmless': []})
-  drawn, table = draw(made, problems=[p | planted for p in PROBLEMS])
+  drawn, scores = draw(made, problems=[p | planted for p in PROBLEMS])
   clean, same = draw(made)
-  assert drawn.items == clean.items and 'program' in rollout.WRITTEN
-  np.testing.assert_array_equal(table['total'], same['total'])
+  assert drawn.items == clean.items and 'program' in prompts.RESERVED
+  np.testing.assert_array_equal(scores.total, same.total)
   (said,) = [r.getMessage() for r in caplog.records]
   assert "'program', 'pred', 'response', 'prompt', 'tokens', 'control', which are dropped" in said
 
@@ -144,17 +154,17 @@ def test_what_the_model_writes_is_graded_whatever_fields_a_problem_has(caplog):
 def test_a_reward_is_not_asked_before_it_begins():
   shown = {'helpful': [], 'harmless': []}
   made = sampler(shown)
-  drawn, table = draw(made, step=2)
+  drawn, scores = draw(made, step=2)
   assert len(shown['helpful']) == 3 and not shown['harmless']
-  np.testing.assert_allclose(table['total'], [1.5, 0.5, 1.5, 0, 1.5, 1, 0.5, 1.5], atol=1e-3)
-  assert 'reward/harmless/mean' not in rollout.reward_metrics(drawn, table, REWARD, 2)
+  np.testing.assert_allclose(scores.total.reshape(-1), [1.5, 0.5, 1.5, 0, 1.5, 1, 0.5, 1.5], atol=1e-3)
+  assert 'reward/harmless/mean' not in metrics.part_metrics(drawn, scores, REWARD)
   draw(made, step=3)
   assert len(shown['harmless']) == 4
 
 
 def test_figures_of_training_by_kind():
-  drawn, table = draw(sampler({'helpful': [], 'harmless': []}))
-  got = rollout.reward_metrics(drawn, table, REWARD, None)
+  drawn, scores = draw(sampler({'helpful': [], 'harmless': []}))
+  got = metrics.part_metrics(drawn, scores, REWARD)
   length = lambda *problems: np.mean([len(r) for problem in problems for r in RESPONSES[problem]])
   assert got == pytest.approx(
     {
@@ -189,7 +199,7 @@ def test_credit_by_step_is_of_the_kinds_that_have_the_part():
 
   def steps(items):
     asked.extend(item['id'] for item in items)
-    return [Steps((float(len(asked) % 2),), (3,)) for _ in items]
+    return [Steps((float(i),), (3,)) for i, _ in enumerate(items)]
 
   made = sampler({'helpful': [], 'harmless': []}, steps, reward)
   made.tokenizer = types.SimpleNamespace(
@@ -199,9 +209,9 @@ def test_credit_by_step_is_of_the_kinds_that_have_the_part():
     pieces=lambda ids: list(map(chr, ids)),
   )
   made.models['process'] = lambda items: [0.5] * len(items)
-  _, table = draw(made)
-  assert asked == ['0', '0', '2', '2'] and table['credit'].shape == (8, 99)
-  assert not table['credit'][[2, 3, 6, 7]].any()
+  _, scores = draw(made)
+  assert asked == ['0', '0', '2', '2'] and scores.credit.shape == (4, 2, 99)
+  assert not scores.credit[[1, 3]].any() and scores.credit[[0, 2]].any()
 
 
 def evaluate(problems, reward=REWARD):
@@ -246,7 +256,7 @@ def test_what_nothing_can_judge_has_no_accuracy():
 def test_an_evaluation_that_does_not_divide_over_the_mesh_is_filled_up(monkeypatch, shards, count):
   asked, sample = [], Engine.sample
 
-  def counted(self, weights, prompts, keys, sampling):
+  def counted(self, weights, prompts, keys, sampling, version=0):
     asked.append(len(prompts))
     return sample(self, weights, prompts, keys, sampling)
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from r1jax import config, rollout, templates, tokenizers
-from r1jax.sampling import Samples
-from r1jax.training.update import Graded
+from r1jax.batch import RolloutBatch, concatenate
+from r1jax.rewards import mix
+from r1jax.rollout import metrics
 
 P, G, T = 2, 3, 8
 
@@ -24,38 +25,42 @@ def cfg(buffer=0, **loss):
 def graded(lengths=((1, 4, 8), (5, 6, 7))):
   rng = np.random.default_rng(0)
   shape = (P, G, T)
-  return Graded(
-    np.ones((P, 4), np.int32),
-    np.full(P, 4, np.int32),
-    np.ones(shape, np.int32),
-    np.array(lengths, np.int32),
-    None,
-    np.zeros(shape, np.float32),
-    rng.normal(size=shape).astype(np.float32),
-    rng.normal(size=shape).astype(np.float32),
+  return RolloutBatch(
+    prompts=np.ones((P, 4), np.int32),
+    prompt_lengths=np.full(P, 4, np.int32),
+    tokens=np.ones(shape, np.int32),
+    lengths=np.array(lengths, np.int32),
+    loss_mask=np.arange(T) < np.array(lengths)[..., None],
+    sampler_logp=np.zeros(shape, np.float32),
+    old_logp=rng.normal(size=shape).astype(np.float32),
+    ref_logp=rng.normal(size=shape).astype(np.float32),
   )
 
 
-REWARD = np.array([1, 0, 1, 0, 0, 1], np.float32)
+REWARD = np.array([[1, 0, 1], [0, 0, 1]], np.float32)
+
+
+def advantage(batch, settings, credit=None):
+  """f32[P, G], or [P, G, T] with credit, from REWARD."""
+  found = rollout.assign_advantage(batch, rollout.Scores(REWARD, {}, 0, credit), settings).advantage
+  return found if found.shape[2] > 1 else found[..., 0]
 
 
 def centred(reward):
-  r = np.asarray(reward, np.float64).reshape(P, G)
+  r = np.asarray(reward, np.float64)
   return r - r.mean(axis=1, keepdims=True)
 
 
 def test_advantages_are_of_the_rewards_group_by_group():
-  np.testing.assert_allclose(rollout.with_advantage(graded(), REWARD, cfg()).advantage, centred(REWARD), atol=1e-6)
-  scaled = rollout.with_advantage(graded(), REWARD, cfg(advantage='group')).advantage
+  np.testing.assert_allclose(advantage(graded(), cfg()), centred(REWARD), atol=1e-6)
+  scaled = advantage(graded(), cfg(advantage='group'))
   np.testing.assert_allclose(scaled, centred(REWARD) / np.sqrt(2 / 9), rtol=1e-4)
 
 
 def test_overlong_responses_are_punished_in_tokens():
   # max_response 8, buffer 4: no punishment up to 4 tokens, then a quarter for each one more.
-  punished = REWARD - np.array([0, 0, 1, 0.25, 0.5, 0.75])
-  np.testing.assert_allclose(
-    rollout.with_advantage(graded(), REWARD, cfg(buffer=4)).advantage, centred(punished), atol=1e-6
-  )
+  punished = REWARD - np.array([[0, 0, 1], [0.25, 0.5, 0.75]])
+  np.testing.assert_allclose(advantage(graded(), cfg(buffer=4)), centred(punished), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -68,64 +73,69 @@ def test_kl_in_the_reward_is_the_sum_over_each_response(name, estimate):
   poisoned = dataclasses.replace(
     batch, old_logp=np.where(mask, batch.old_logp, np.nan), ref_logp=np.where(mask, batch.ref_logp, np.inf)
   )
-  got = rollout.with_advantage(poisoned, REWARD, cfg(kl_coef=0.3, kl_place='reward', kl_estimator=name)).advantage
+  got = advantage(poisoned, cfg(kl_coef=0.3, kl_place='reward', kl_estimator=name))
   kl = np.zeros((P, G))
   for p in range(P):
     for g in range(G):
       for t in range(batch.lengths[p, g]):
         kl[p, g] += estimate(float(batch.old_logp[p, g, t]) - float(batch.ref_logp[p, g, t]))
-  np.testing.assert_allclose(got, centred(REWARD.reshape(P, G) - 0.3 * kl), atol=1e-4)
+  np.testing.assert_allclose(got, centred(REWARD - 0.3 * kl), atol=1e-4)
 
 
 def test_kl_in_the_loss_leaves_the_reward_alone():
-  np.testing.assert_allclose(
-    rollout.with_advantage(graded(), REWARD, cfg(kl_coef=0.3)).advantage, centred(REWARD), atol=1e-6
-  )
+  np.testing.assert_allclose(advantage(graded(), cfg(kl_coef=0.3)), centred(REWARD), atol=1e-6)
 
 
-def test_zero_variance():
-  assert rollout.zero_variance([1, 1, 1, 0, 1, 1, 0, 0, 0], 3).tolist() == [True, False, True]
+def test_groups_of_equal_rewards():
+  assert metrics.equal_rewards(np.array([[1, 1, 1], [0, 1, 1], [0, 0, 0]])).tolist() == [True, False, True]
 
 
 MATH = config.Reward(parts={'math': 1.0}, accuracy='math')
 
 
-def drawn(name, rewards, samples=2, item=(), **parts):
+def drawn(name, rewards, samples=2, item=(), reward=MATH, step=None, **parts):
   """A rollout whose every row carries its own mark, and its scores."""
-  item = dict(item)
+  item, shape = dict(item), (-1, samples)
   n = len(rewards)
   marks = [f'{name}{i}' for i in range(n // samples)]
   rows = np.array([f'{m}.{j}' for m in marks for j in range(samples)])
-  tokens = np.arange(n * 3, dtype=np.int32).reshape(n, 3)
-  made = rollout.Rollout(
-    [{'id': m} for m in marks],
-    [[m] for m in marks],
-    [{'row': r, **item} for r in rows],
-    Samples(tokens, np.ones(n, np.int32), rows, tokens * 1.0, tokens * 2.0),
+  items = [{'row': r, **item} for r in rows]
+  tokens = np.arange(n * 3, dtype=np.int32).reshape(-1, samples, 3)
+  batch = RolloutBatch(
+    prompts=np.array([[ord(m[0]), int(m[1:])] for m in marks]),
+    prompt_lengths=np.full(len(marks), 2),
+    tokens=tokens,
+    lengths=np.ones(tokens.shape[:2], np.int32),
+    loss_mask=np.ones(tokens.shape, bool),
+    sampler_logp=tokens * 2.0,
+    stop=rows.reshape(shape),
   )
+  made = rollout.Rollout([{'id': m} for m in marks], items, mix.weights(items, reward, step), batch)
+  fold = lambda x: np.array(x, np.float32).reshape(shape)
   parts = {'math': np.array(rewards) * 2} | parts
-  return made, ({'total': np.array(rewards, np.float32)} | {k: np.array(v, np.float32) for k, v in parts.items()}, 1)
+  return made, rollout.Scores(fold(rewards), {k: fold(v) for k, v in parts.items()}, 1)
 
 
 def test_dynamic_sampling_keeps_the_groups_that_differ_in_order():
-  kept = rollout.Kept(3, 2, MATH, 0)
+  kept = rollout.DynamicSampling(3, MATH)
   kept.add(*drawn('a', [1, 1, 0, 1, 0, 0]))  # only a1 teaches anything
   assert kept.missing() == 2
   kept.add(*drawn('b', [1, 0, 1, 1, 0, 1]))  # b0 and b2
   assert kept.missing() == 0
   joined, scores = kept.result()
-  table, timeouts = scores()
-  assert [p['id'] for p in joined.problems] == ['a1', 'b0', 'b2'] and joined.prompts == [['a1'], ['b0'], ['b2']]
+  assert [p['id'] for p in joined.problems] == ['a1', 'b0', 'b2']
+  assert joined.batch.prompts.tolist() == [[ord('a'), 1], [ord('b'), 0], [ord('b'), 2]]
   want = ['a1.0', 'a1.1', 'b0.0', 'b0.1', 'b2.0', 'b2.1']
-  assert [i['row'] for i in joined.items] == want and joined.samples.stop.tolist() == want
-  assert joined.samples.tokens[:, 0].tolist() == [6, 9, 0, 3, 12, 15]
-  assert joined.samples.sampling_logp[:, 0].tolist() == [12, 18, 0, 6, 24, 30]
-  assert table['total'].tolist() == [0, 1, 1, 0, 0, 1] and table['math'].tolist() == [0, 2, 2, 0, 0, 2]
-  assert timeouts == 2
+  assert [i['row'] for i in joined.items] == want and joined.batch.stop.reshape(-1).tolist() == want
+  assert joined.batch.tokens[..., 0].tolist() == [[6, 9], [0, 3], [12, 15]]
+  assert joined.batch.sampler_logp[..., 0].tolist() == [[12, 18], [0, 6], [24, 30]]
+  assert scores.total.tolist() == [[0, 1], [1, 0], [0, 1]]
+  assert scores.parts['math'].tolist() == [[0, 2], [2, 0], [0, 2]]
+  assert scores.timeouts == 2
 
 
 def test_dynamic_sampling_fills_up_with_dull_groups_and_takes_no_more_than_wanted():
-  kept = rollout.Kept(2, 2, MATH, 0)
+  kept = rollout.DynamicSampling(2, MATH)
   kept.add(*drawn('a', [1, 1, 0, 0]))
   assert kept.missing() == 2
   kept.add(*drawn('b', [1, 1, 0, 1]))
@@ -146,8 +156,9 @@ def test_dynamic_sampling_fills_up_with_dull_groups_and_takes_no_more_than_wante
   ],
 )
 def test_dynamic_sampling_goes_by_accuracy_alone(right, totals, dull):
-  kept = rollout.Kept(1, 4, config.Reward(parts={'math': 1.0, 'language': 1.0}, accuracy='math'), 0)
-  kept.add(*drawn('a', totals, 4, math=right, language=np.subtract(totals, right)))
+  reward = config.Reward(parts={'math': 1.0, 'language': 1.0}, accuracy='math')
+  kept = rollout.DynamicSampling(1, reward)
+  kept.add(*drawn('a', totals, 4, reward=reward, math=right, language=np.subtract(totals, right)))
   assert kept.missing() == int(dull)
 
 
@@ -164,19 +175,19 @@ def test_dynamic_sampling_goes_by_the_accuracy_of_each_kind():
   missing = {}
   for step in (2, 3):
     for kind in ('logic', 'open', 'essay'):
-      kept = rollout.Kept(2, 2, reward, step)
-      kept.add(*drawn('a', [1, 0.5, 1, 1], item={'kind': kind}, **found))
+      kept = rollout.DynamicSampling(2, reward)
+      kept.add(*drawn('a', [1, 0.5, 1, 1], item={'kind': kind}, reward=reward, step=step, **found))
       missing[kind, step] = kept.missing()
   # Logic: its second group. Open: what says that one is right has not begun, so the totals decide; then the bar does.
   # Nothing can say that an essay is right.
   assert missing == {('logic', 2): 1, ('logic', 3): 1, ('open', 2): 1, ('open', 3): 1, ('essay', 2): 1, ('essay', 3): 1}
-  kept = rollout.Kept(1, 2, reward, 3)
-  kept.add(*drawn('a', [1, 0.5, 1, 1], item={'kind': 'open'}, **found))
+  kept = rollout.DynamicSampling(1, reward)
+  kept.add(*drawn('a', [1, 0.5, 1, 1], item={'kind': 'open'}, reward=reward, step=3, **found))
   assert kept.result()[0].problems[0]['id'] == 'a1'
 
 
 def test_metrics_before_and_after_the_filter():
-  kept = rollout.Kept(1, 2, MATH, 0)
+  kept = rollout.DynamicSampling(1, MATH)
   kept.add(*drawn('a', [1, 1, 0, 0, 0, 0], math=[1, 1, 0, 0, 0, 0]))
   kept.add(*drawn('b', [0, 1, 1, 1, 0, 0], math=[0, 1, 1, 1, 0, 0]))
   assert kept.metrics() == pytest.approx(
@@ -195,13 +206,12 @@ def test_metrics_before_and_after_the_filter():
   )
 
 
-def test_arrays_fold_rows_into_groups():
-  made, _ = drawn('a', [0, 1, 1, 0])
-  made = dataclasses.replace(made, prompts=[[5, 6], [7]])
-  batch = rollout.arrays(made, 2, 16)
-  assert batch.prompt_lengths.tolist() == [2, 1] and batch.prompts[:, :3].tolist() == [[5, 6, 0], [7, 0, 0]]
-  assert batch.responses.shape == (2, 2, 3) and batch.responses[1, 0].tolist() == [6, 7, 8]
-  assert batch.sampler_logp[1, 0].tolist() == [12, 14, 16]  # of the distribution it was drawn from
+def test_batches_are_joined_with_prompts_padded_to_the_longest():
+  (first, _), (second, _) = drawn('a', [0, 1, 1, 0]), drawn('b', [0, 1])
+  longer = second.batch.replace(prompts=np.array([[7, 8, 9]]))
+  joined = concatenate([first.batch, longer])
+  assert joined.prompts.tolist() == [[ord('a'), 0, 0], [ord('a'), 1, 0], [7, 8, 9]]
+  assert joined.tokens.shape == (3, 2, 3) and joined.stop[2].tolist() == ['b0.0', 'b0.1'] and joined.old_logp is None
 
 
 def test_prompts_go_through_the_chat_template_where_the_template_says_so(tmp_path):
@@ -230,9 +240,9 @@ def test_prompts_go_through_the_chat_template_where_the_template_says_so(tmp_pat
 
 
 def test_credit_by_step_adds_to_the_advantage_of_single_tokens():
-  credit = np.random.default_rng(1).normal(size=(P * G, T)).astype(np.float32)
+  credit = np.random.default_rng(1).normal(size=(P, G, T)).astype(np.float32)
   settings = cfg()
   settings.reward.step_credit = 0.5
-  got = rollout.with_advantage(graded(), REWARD, settings, credit).advantage
+  got = advantage(graded(), settings, credit)
   assert got.shape == (P, G, T)
-  np.testing.assert_allclose(got, centred(REWARD)[..., None] + 0.5 * credit.reshape(P, G, T), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(got, centred(REWARD)[..., None] + 0.5 * credit, rtol=1e-5, atol=1e-6)

@@ -53,11 +53,10 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
       )
       pending.append((rollout, scores, wanted * samples))
   for rollout, scores, count in pending:
-    table, _ = scores()
-    table.pop('credit', None)
-    right, asked = mix.right(table, reward, rollout.items), mix.weights(rollout.items, reward)
+    scores = scores.result()
+    right = mix.right(scores.parts, reward, rollout.items)
     voted = _votes(rollout.items[:count], samples, reward, sampler.grader)
-    rows += [_row(rollout, table, i, right[i], voted[i], asked[i], reward, language) for i in range(count)]
+    rows += [_row(rollout, scores, i, right[i], voted[i], reward, language) for i in range(count)]
   metrics = _figures(rows, samples, reward, sampler.models)
   for field, values in (
     ('kind', sorted({r['kind'] for r in rows if 'kind' in r})),
@@ -104,7 +103,8 @@ def _votes(items, samples, reward, grader):
   return [None if n < 0 else n for i in range(len(problems)) for n in found[i]]
 
 
-def _row(rollout, scores, i, right, voted, asked, reward, language):
+def _row(rollout, scores, i, right, voted, reward, language):
+  at = divmod(i, scores.total.shape[1])
   item, text = rollout.items[i], templates.completed(rollout.items[i]['prompt'], rollout.items[i]['response'])
   parsed = templates.parse(text)
   target = rewards.language_of(item)
@@ -115,13 +115,13 @@ def _row(rollout, scores, i, right, voted, asked, reward, language):
     'response': item['response'],
     **({'kind': item['kind']} if isinstance(item.get('kind'), str) else {}),
     **({'target': target} if target else {}),
-    'reward': float(scores['total'][i]),
-    'parts': {name: float(x[i]) for name, x in scores.items() if name in asked},
+    'reward': float(scores.total[at]),
+    'parts': {name: float(x[at]) for name, x in scores.parts.items() if name in rollout.weights[i]},
     'correct': bool(right),
     'voted': voted,
     'format': _well_formed(item, parsed, reward),
-    'length': int(rollout.samples.lengths[i]),
-    'stop': str(rollout.samples.stop[i]),
+    'length': int(rollout.batch.lengths[at]),
+    'stop': str(rollout.batch.stop[at]),
     'reflections': templates.reflections(text),
     'language': rewards.language_consistency(text if parsed.thinking is None else parsed.thinking, target or language),
   }

@@ -2,7 +2,7 @@
 
 from r1jax.losses.advantages import ADVANTAGES, soft_overlong, step_credit
 from r1jax.losses.kl import ESTIMATORS, kl_penalty, token_kl
-from r1jax.losses.policy import LOSSES, PolicyTerms
+from r1jax.losses.policy import LOSSES, Totals, policy_loss
 from r1jax.losses.preference import pair_loss, point_loss
 from r1jax.losses.process import step_loss
 from r1jax.losses.sft import sft_loss
@@ -12,11 +12,12 @@ __all__ = [
   'ADVANTAGES',
   'ESTIMATORS',
   'LOSSES',
-  'PolicyTerms',
   'SCORE_LOSSES',
+  'Totals',
   'kl_penalty',
   'pair_loss',
   'point_loss',
+  'policy_loss',
   'sft_loss',
   'soft_overlong',
   'step_credit',

@@ -1,48 +1,51 @@
-"""Rewards of a rollout -> advantages: f32[B] -> f32[B], the G samples of one prompt adjacent."""
+"""Advantage estimators: rewards of the responses, f32[P, G], and the RolloutBatch they belong to -> advantages.
+
+Each returns f32[P, G, 1], one number for all tokens of a response; one that reads a critic's `batch.values` may return
+f32[P, G, T].
+"""
 
 import jax.numpy as jnp
 import numpy as np
 
 
-def _centre(reward, group_size):
-  """Reward minus its group's mean, f32[B] -> f32[B/G, G]; exactly zero for an all-equal group."""
-  r = jnp.asarray(reward).reshape(-1, group_size)  # [B/G, G]
+def _centre(rewards):
+  """Rewards minus their group's mean; exactly zero for an all-equal group."""
+  r = jnp.asarray(rewards)
   # The mean of G equal numbers can round away from them (3 x 1.1 in float32 do), and a division by
   # std + eps would then make 0.1 of it. The mean of G zeros cannot.
   r = r - r[:, :1]
   return r - r.mean(axis=1, keepdims=True)
 
 
-def group(reward, group_size, eps=1e-6):
+def group(rewards, batch=None, eps=1e-6):
   """Centred and divided by the group's population standard deviation (the paper's GRPO).
 
   Args:
-    reward: f32[B].
-    group_size: G, at least 2.
+    rewards: f32[P, G], G at least 2.
     eps: keeps an all-equal group at zero rather than nan.
 
   Returns:
-    f32[B].
+    f32[P, G, 1].
   """
-  centred = _centre(reward, group_size)
-  return (centred / (centred.std(axis=1, keepdims=True) + eps)).reshape(-1)
+  centred = _centre(rewards)
+  return (centred / (centred.std(axis=1, keepdims=True) + eps))[..., None]
 
 
-def group_centred(reward, group_size):
+def group_centred(rewards, batch=None):
   """Centred only, so that easy and hard problems weigh the same (Dr. GRPO, arXiv 2503.20783)."""
-  return _centre(reward, group_size).reshape(-1)
+  return _centre(rewards)[..., None]
 
 
-def rloo(reward, group_size):
-  """Reward minus the mean of the group's *other* rewards (RLOO, arXiv 2402.14740); group_size at least 2."""
+def rloo(rewards, batch=None):
+  """Reward minus the mean of the group's *other* rewards (RLOO, arXiv 2402.14740); G at least 2."""
   # r_i - (sum - r_i) / (G - 1) = (r_i - mean) G / (G - 1)
-  return _centre(reward, group_size).reshape(-1) * (group_size / (group_size - 1))
+  size = rewards.shape[1]
+  return (_centre(rewards) * (size / (size - 1)))[..., None]
 
 
-def none(reward, group_size):
-  """The reward itself, without a baseline; group_size is not used."""
-  del group_size
-  return jnp.asarray(reward)
+def none(rewards, batch=None):
+  """The reward itself, without a baseline."""
+  return jnp.asarray(rewards)[..., None]
 
 
 ADVANTAGES = {'group': group, 'group_centred': group_centred, 'rloo': rloo, 'none': none}
@@ -81,12 +84,12 @@ def soft_overlong(length, max_length, buffer):
   0 up to max_length - buffer tokens, then falling linearly to -1 at max_length, and -1 beyond.
 
   Args:
-    length: i32[B], tokens, EOS counted.
+    length: i32 of any shape, tokens, EOS counted.
     max_length: tokens.
     buffer: tokens, in (0, max_length].
 
   Returns:
-    f32[B] in [-1, 0].
+    f32 like length, in [-1, 0].
 
   Raises:
     ValueError: buffer out of range.

@@ -7,8 +7,9 @@
   gspo       exp(mean_t(logp - old))  response      responses
   reinforce  none                     -             responses (tokens summed)
 
-Each takes (logp f32[B, T], PolicyTerms, config.Loss) and returns (loss f32[], {name: f32[]}). The mean over
-responses is the mean over groups of the group mean, as groups are equally large.
+Each takes (logp f32[B, T], RolloutBatch with its arrays flattened likewise, Totals, config.Loss) and returns
+(loss f32[], {name: f32[]}); `policy_loss` flattens and calls them. The mean over responses is the mean over groups of
+the group mean, as groups are equally large.
 
 The sums run over the rows at hand, the divisors are totals of the whole minibatch. So losses, gradients and
 metrics of microbatches simply add up; metrics whose name ends in `_max` combine by the maximum.
@@ -23,68 +24,92 @@ from r1jax.losses.kl import MAX_LOG_RATIO, token_kl
 
 
 @struct.dataclass
-class PolicyTerms:
-  """What a policy loss needs beside the policy's log-probs; log-probs under ~mask may be anything."""
+class Totals:
+  """The whole minibatch in numbers, which microbatches divide by.
 
-  mask: jax.Array  # bool[B, T], t < length
-  advantage: jax.Array  # f32[B], or f32[B, T] where each token has its own (not for gspo)
-  old_logp: jax.Array  # f32[B, T], the behaviour policy's, as the trainer computes it
-  ref_logp: jax.Array  # f32[B, T], the reference policy's
-  sampler_logp: jax.Array  # f32[B, T], the behaviour policy's, as the sampler computed it
-  rows: jax.Array  # f32[], responses in the whole minibatch
-  tokens: jax.Array  # f32[], response tokens in the whole minibatch
-  max_length: int = struct.field(pytree_node=False)  # tokens a response may have
+  Attributes:
+    rows: f32[], responses. tokens: f32[], tokens under the loss mask.
+    max_response: tokens a response may have.
+  """
+
+  rows: jax.Array
+  tokens: jax.Array
+  max_response: int = struct.field(pytree_node=False)
 
 
-def grpo(logp, batch, cfg):
+def policy_loss(logp, batch, totals, cfg):
+  """The loss that the config names.
+
+  Args:
+    logp: f32[P, G, T], the policy's log-probs. They, and those of the batch, may be anything outside the loss mask.
+    batch: RolloutBatch with `advantage`; where it has no `old_logp` or `ref_logp`, the policy's own stand for them.
+    totals: Totals. cfg: config.Loss.
+
+  Returns:
+    f32[] and {metric: f32[]}, this microbatch's share of the minibatch's.
+  """
+  own = jax.lax.stop_gradient(logp)
+  batch = batch.replace(
+    old_logp=own if batch.old_logp is None else batch.old_logp,
+    ref_logp=own if batch.ref_logp is None else batch.ref_logp,
+  )
+  # From here on [B, T], B = P * G.
+  flat = lambda x: x.reshape(-1, x.shape[-1])
+  of_tokens = ('loss_mask', 'advantage', 'old_logp', 'ref_logp', 'sampler_logp')
+  rows = batch.replace(**{name: flat(getattr(batch, name)) for name in of_tokens})
+  return LOSSES[cfg.name](flat(logp), rows, totals, cfg)
+
+
+def grpo(logp, batch, totals, cfg):
   """The paper's: mean over each response's tokens, then over responses (arXiv 2402.03300 eq. 3)."""
-  cost, metrics = _token_cost(logp, batch, cfg)
-  return reductions.sequence_mean(cost, batch.mask).sum() / batch.rows, metrics
+  cost, metrics = _token_cost(logp, batch, totals, cfg)
+  return reductions.sequence_mean(cost, batch.loss_mask).sum() / totals.rows, metrics
 
 
-def dr_grpo(logp, batch, cfg):
+def dr_grpo(logp, batch, totals, cfg):
   """Constant divisor: a token weighs the same in a long response as in a short one (arXiv 2503.20783)."""
-  cost, metrics = _token_cost(logp, batch, cfg)
-  return reductions.token_sum(cost, batch.mask) / (batch.rows * batch.max_length), metrics
+  cost, metrics = _token_cost(logp, batch, totals, cfg)
+  return reductions.token_sum(cost, batch.loss_mask) / (totals.rows * totals.max_response), metrics
 
 
-def dapo(logp, batch, cfg):
+def dapo(logp, batch, totals, cfg):
   """Mean over all tokens of the minibatch; clip-higher is clip_high > clip_low (arXiv 2503.14476 eq. 8)."""
-  cost, metrics = _token_cost(logp, batch, cfg)
-  return reductions.token_sum(cost, batch.mask) / batch.tokens, metrics
+  cost, metrics = _token_cost(logp, batch, totals, cfg)
+  return reductions.token_sum(cost, batch.loss_mask) / totals.tokens, metrics
 
 
-def gspo(logp, batch, cfg):
+def gspo(logp, batch, totals, cfg):
   """One ratio for each response, clipped as a whole (arXiv 2507.18071 eq. 5); KL as in grpo."""
-  ratio = _sequence_ratio(logp, batch.old_logp, batch.mask)  # [B, 1]
-  weight = _truncated(_sequence_ratio(batch.old_logp, batch.sampler_logp, batch.mask), cfg)
-  kl = token_kl(logp, batch.ref_logp, batch.mask, cfg.kl_estimator)  # [B, T]
-  cost = -weight * _surrogate(ratio, _advantage(batch), cfg)  # [B, 1]
-  cost = reductions.token_sum(cost, batch.mask[:, :1]) + _kl_coef(cfg) * reductions.sequence_mean(kl, batch.mask).sum()
-  metrics = _metrics(ratio, kl, batch) | _clip_fractions(ratio, batch.mask[:, :1], batch, cfg, batch.rows)
-  return cost / batch.rows, metrics
+  response = batch.loss_mask.any(axis=1, keepdims=True)  # [B, 1]: all but rows that only fill up
+  ratio = _sequence_ratio(logp, batch.old_logp, batch.loss_mask)  # [B, 1]
+  weight = _truncated(_sequence_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)
+  kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)  # [B, T]
+  cost = -weight * _surrogate(ratio, batch.advantage, cfg)  # [B, 1]
+  cost = reductions.token_sum(cost, response) + _kl_coef(cfg) * reductions.sequence_mean(kl, batch.loss_mask).sum()
+  metrics = _metrics(ratio, kl, batch, totals) | _clip_fractions(ratio, response, batch, cfg, totals.rows)
+  return cost / totals.rows, metrics
 
 
-def reinforce(logp, batch, cfg):
+def reinforce(logp, batch, totals, cfg):
   """-advantage * log pi(response); steps after a rollout's first are off-policy, uncorrected (Williams 1992)."""
-  weight = _truncated(_token_ratio(batch.old_logp, batch.sampler_logp, batch.mask), cfg)
-  kl = token_kl(logp, batch.ref_logp, batch.mask, cfg.kl_estimator)
-  cost = -weight * _advantage(batch) * reductions.keep(logp, batch.mask) + _kl_coef(cfg) * kl
+  weight = _truncated(_token_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)
+  kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)
+  cost = -weight * batch.advantage * reductions.keep(logp, batch.loss_mask) + _kl_coef(cfg) * kl
   unclipped = {'policy/clip_fraction_low': jnp.float32(0), 'policy/clip_fraction_high': jnp.float32(0)}
-  metrics = _metrics(_token_ratio(logp, batch.old_logp, batch.mask), kl, batch) | unclipped
-  return reductions.token_sum(cost, batch.mask) / batch.rows, metrics
+  metrics = _metrics(_token_ratio(logp, batch.old_logp, batch.loss_mask), kl, batch, totals) | unclipped
+  return reductions.token_sum(cost, batch.loss_mask) / totals.rows, metrics
 
 
 LOSSES = {'grpo': grpo, 'dr_grpo': dr_grpo, 'dapo': dapo, 'gspo': gspo, 'reinforce': reinforce}
 
 
-def _token_cost(logp, batch, cfg):
+def _token_cost(logp, batch, totals, cfg):
   """Clipped cost of every token, KL included: f32[B, T], and the metrics."""
-  ratio = _token_ratio(logp, batch.old_logp, batch.mask)
-  weight = _truncated(_token_ratio(batch.old_logp, batch.sampler_logp, batch.mask), cfg)
-  kl = token_kl(logp, batch.ref_logp, batch.mask, cfg.kl_estimator)
-  cost = -weight * _surrogate(ratio, _advantage(batch), cfg) + _kl_coef(cfg) * kl
-  return cost, _metrics(ratio, kl, batch) | _clip_fractions(ratio, batch.mask, batch, cfg, batch.tokens)
+  ratio = _token_ratio(logp, batch.old_logp, batch.loss_mask)
+  weight = _truncated(_token_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)
+  kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)
+  cost = -weight * _surrogate(ratio, batch.advantage, cfg) + _kl_coef(cfg) * kl
+  return cost, _metrics(ratio, kl, batch, totals) | _clip_fractions(ratio, batch.loss_mask, batch, cfg, totals.tokens)
 
 
 def _surrogate(ratio, advantage, cfg):
@@ -98,11 +123,6 @@ def _surrogate(ratio, advantage, cfg):
   if cfg.dual_clip:
     objective = jnp.where(advantage < 0, jnp.maximum(objective, cfg.dual_clip * advantage), objective)
   return objective
-
-
-def _advantage(batch):
-  """f32[B, 1] or f32[B, T]."""
-  return batch.advantage if batch.advantage.ndim == 2 else batch.advantage[:, None]
 
 
 def _token_ratio(logp, old_logp, mask):
@@ -130,20 +150,20 @@ def _kl_coef(cfg):
   return cfg.kl_coef if cfg.kl_place == 'loss' else 0.0
 
 
-def _metrics(ratio, kl, batch):
+def _metrics(ratio, kl, batch, totals):
   """Metrics that every loss has. ratio: f32[B, T] or f32[B, 1]; kl: f32[B, T]."""
-  off = jnp.abs(reductions.keep(batch.old_logp, batch.mask) - reductions.keep(batch.sampler_logp, batch.mask))
+  ratio_mask = batch.loss_mask if ratio.shape[1] > 1 else batch.loss_mask.any(axis=1, keepdims=True)
+  off = jnp.abs(reductions.keep(batch.old_logp, batch.loss_mask) - reductions.keep(batch.sampler_logp, batch.loss_mask))
   return {
-    'policy/kl': reductions.token_sum(kl, batch.mask) / batch.tokens,
-    'policy/ratio_max': reductions.token_max(ratio, batch.mask[:, : ratio.shape[1]]),
-    'sampling/logp_difference_mean': reductions.token_sum(off, batch.mask) / batch.tokens,
-    'sampling/logp_difference_max': reductions.token_max(off, batch.mask),
+    'policy/kl': reductions.token_sum(kl, batch.loss_mask) / totals.tokens,
+    'policy/ratio_max': reductions.token_max(ratio, ratio_mask),
+    'sampling/logp_difference_mean': reductions.token_sum(off, batch.loss_mask) / totals.tokens,
+    'sampling/logp_difference_max': reductions.token_max(off, batch.loss_mask),
   }
 
 
 def _clip_fractions(ratio, mask, batch, cfg, total):
   """Shares of `total` whose gradient the ratio clip removes; ratio and mask f32/bool[B, T] or [B, 1]."""
-  advantage = _advantage(batch)
-  low = (advantage < 0) & (ratio < 1 - cfg.clip_low) & mask
-  high = (advantage > 0) & (ratio > 1 + cfg.clip_high) & mask
+  low = (batch.advantage < 0) & (ratio < 1 - cfg.clip_low) & mask
+  high = (batch.advantage > 0) & (ratio > 1 + cfg.clip_high) & mask
   return {'policy/clip_fraction_low': low.sum() / total, 'policy/clip_fraction_high': high.sum() / total}

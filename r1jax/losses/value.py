@@ -5,21 +5,22 @@ import jax.numpy as jnp
 from r1jax.losses import reductions
 
 
-def value_loss(values, old_values, returns, mask, clip, tokens):
+def value_loss(values, batch, totals, clip):
   """Half the squared error, with values that moved by more than `clip` held there if that is worse.
 
   A mean over all tokens of the minibatch (Ouyang et al., arXiv 2203.02155, appendix C; OpenAI's PPO2).
 
   Args:
-    values, old_values, returns: f32[B, T]; old_values are those before the first update of the rollout.
-    mask: bool[B, T]. clip: 0 for off. tokens: f32[], response tokens in the whole minibatch.
+    values: f32[P, G, T], the critic's.
+    batch: RolloutBatch with `values`, those before the rollout's first update, and `returns`.
+    totals: losses.Totals. clip: 0 for off.
 
   Returns:
-    f32[].
+    f32[], this microbatch's share of the minibatch's.
   """
-  values, old_values, returns = (reductions.keep(x, mask) for x in (values, old_values, returns))
+  values, old_values, returns = (reductions.keep(x, batch.loss_mask) for x in (values, batch.values, batch.returns))
   error = (values - returns) ** 2
   if clip:
     near = old_values + jnp.clip(values - old_values, -clip, clip)
     error = jnp.maximum(error, (near - returns) ** 2)
-  return 0.5 * reductions.token_sum(error, mask) / tokens
+  return 0.5 * reductions.token_sum(error, batch.loss_mask) / totals.tokens

@@ -3,7 +3,7 @@
 from r1jax.models.attention import KV, empty_cache
 from r1jax.models.causal import IMPLEMENTATIONS, Attention
 from r1jax.models.config import PRESETS, ModelConfig
-from r1jax.models.heads import score_at, scores, sharded_logprobs, token_logprobs
+from r1jax.models.heads import logprobs, score_at, scores
 from r1jax.models.moe import balance
 from r1jax.models.remat import POLICIES
 from r1jax.models.scored import marked_scores
@@ -16,18 +16,18 @@ __all__ = [
   'PRESETS',
   'Attention',
   'ModelConfig',
+  'Output',
   'balance',
   'empty_cache',
   'forward',
+  'logprobs',
   'marked_scores',
   'prefill',
   'response_hidden',
   'runs',
   'score_at',
   'scores',
-  'sharded_logprobs',
   'specs',
-  'token_logprobs',
   'unembedding',
   'unstack',
 ]

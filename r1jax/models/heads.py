@@ -7,21 +7,31 @@ from r1jax.models import layout
 from r1jax.models.layers import product
 
 
-def token_logprobs(hidden, unembed, targets, chunk, temperature=1.0):
+def logprobs(hidden, unembed, targets, chunk, mesh=None, temperature=1.0):
   """Log-probability of each target and entropy of its distribution, in chunks forward and backward.
 
   Each chunk's logits are recomputed in the backward pass, so at most [chunk, vocab] of them exist.
 
   Args:
-    hidden: [N, embed].
+    hidden: [P, N, embed], P over the rows of the mesh.
     unembed: [embed, vocab].
-    targets: i32[N].
+    targets: i32[P, N].
     chunk: positions at a time.
+    mesh: the devices; one device where None.
     temperature: logits are divided by it; the sampler's, so that ratios compare like with like.
 
   Returns:
-    logp f32[N], entropy f32[N] (nats).
+    logp f32[P, N], entropy f32[P, N] (nats).
   """
+  if mesh is not None and mesh.size > 1:
+    return _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature)
+  flat = hidden.reshape(-1, hidden.shape[-1])
+  found = _logprobs_on_one_device(flat, unembed, targets.reshape(-1), chunk, temperature)
+  return tuple(x.reshape(targets.shape) for x in found)
+
+
+def _logprobs_on_one_device(hidden, unembed, targets, chunk, temperature):
+  """hidden [N, embed], targets i32[N] -> f32[N], f32[N]."""
   n = hidden.shape[0]
   chunks = -(-n // chunk)
   size = -(-n // chunks)  # even chunks: less padding than a short last one
@@ -45,19 +55,9 @@ def token_logprobs(hidden, unembed, targets, chunk, temperature=1.0):
   return logp.reshape(-1)[:n], entropy.reshape(-1)[:n]
 
 
-def sharded_logprobs(hidden, unembed, targets, chunk, mesh, temperature=1.0):
-  """`token_logprobs` on a mesh.
-
-  The vocabulary lies over fsdp and tp together, and a chunk holds positions of all rows: positions, which are small,
-  move rather than the unembedding, and its gradient is summed where it lies.
-
-  Args:
-    hidden: [P, N, embed], P over the rows of the mesh. unembed: [embed, vocab]. targets: i32[P, N].
-    chunk: positions at a time.
-
-  Returns:
-    logp f32[P, N], entropy f32[P, N] (nats).
-  """
+def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature):
+  """The vocabulary lies over fsdp and tp together, and a chunk holds positions of all rows: positions, which are
+  small, move rather than the unembedding, and its gradient is summed where it lies."""
   p, n = targets.shape
   chunks = -(-n // max(1, chunk // p))
   size = -(-n // chunks)

@@ -139,35 +139,41 @@ def step(cfg, model, topology, mesh):
   Returns:
     list of Phase.
   """
-  # Along 'seq' all sample the same.
-  chip, chips, apart, width = topology.chip, topology.chips, topology.chips // mesh['seq'], WIDTH[cfg.model.dtype]
-  r, passes = cfg.rollout, cfg.train.epochs
-  limit = chip.flops if width == 2 else chip.flops / 2
-  phase = lambda name, flops, moved, chips=chips: Phase(
-    name, flops / chips, moved, max(flops / chips / limit, moved / chip.bandwidth)
-  )
-  sizes = (r.prompts, r.samples, r.max_prompt, r.max_response)
-  once = forward_flops(model, *sizes, causal=True)
-  chunks, rows = r.prompts // programs.sampled(cfg)[0], programs.sampled(cfg)[0] * r.samples
+  out, r, passes = sampling_phases(cfg, model, topology, mesh), cfg.rollout, cfg.train.epochs
+  once = forward_flops(model, r.prompts, r.samples, r.max_prompt, r.max_response, causal=True)
+  scored = (cfg.loss.kl_coef > 0) + (cfg.train.minibatches * passes > 1)
+  if scored:
+    out.append(_phase('logprobs', scored * total(once), 0, cfg, topology))
+  moved = optimizer_bytes(cfg.train.param_dtype, cfg.train.grad_dtype, cfg.optimizer.moment_dtype, model)
+  moved *= passes * cfg.train.minibatches / topology.chips
+  return [*out, _phase('update', passes * sum(update_flops(once, cfg.model.remat).values()), moved, cfg, topology)]
+
+
+def sampling_phases(cfg, model, topology, mesh):
+  """The phases of sampling one rollout of a config.RL, or one file of a config.Generate; see `step`."""
+  r, width = cfg.rollout, WIDTH[cfg.model.dtype]
+  chips = topology.chips // mesh['seq']  # along 'seq' all sample the same
+  chunk = programs.sampling(cfg).prompts
+  chunks, rows = r.prompts // chunk, chunk * r.samples
   # In a prefill, weights are gathered along fsdp; in decoding each chip reads those that it holds.
   experts, rest = weights_read(model, rows, width)
   gathered = (experts / mesh['expert'] + rest) / mesh['tp']
   held = gathered / mesh['fsdp']
-  cached = cache_bytes(model, width) / apart
-  keys = rows // r.samples * r.max_prompt + rows * r.max_response / 2
+  cached = cache_bytes(model, width) / chips
+  keys = chunk * r.max_prompt + rows * r.max_response / 2
   prompt = total(forward_flops(model, r.prompts, 0, r.max_prompt, r.max_response, causal=True))
-  decode = r.prompts * r.samples * r.max_response
-  decode_ = decode_flops(model, 1, r.max_prompt + r.max_response / 2) * decode
-  out = [
-    phase('prefill', prompt, chunks * gathered, apart),
-    phase('decode', decode_, chunks * r.max_response * (held + keys * cached), apart),
+  decode = decode_flops(model, 1, r.max_prompt + r.max_response / 2) * r.prompts * r.samples * r.max_response
+  return [
+    _phase('prefill', prompt, chunks * gathered, cfg, topology, chips),
+    _phase('decode', decode, chunks * r.max_response * (held + keys * cached), cfg, topology, chips),
   ]
-  scored = (cfg.loss.kl_coef > 0) + (cfg.train.minibatches * passes > 1)
-  if scored:
-    out.append(phase('logprobs', scored * total(once), 0))
-  moved = optimizer_bytes(cfg.train.param_dtype, cfg.train.grad_dtype, cfg.optimizer.moment_dtype, model)
-  moved *= passes * cfg.train.minibatches / chips
-  return [*out, phase('update', passes * sum(update_flops(once, cfg.model.remat).values()), moved)]
+
+
+def _phase(name, flops, moved, cfg, topology, chips=None):
+  """Phase of `flops` over `chips` (all where None), each moving `moved` bytes."""
+  flops, limit = flops / (chips or topology.chips), topology.chip.flops
+  limit = limit if WIDTH[cfg.model.dtype] == 2 else limit / 2
+  return Phase(name, flops, moved, max(flops / limit, moved / topology.chip.bandwidth))
 
 
 def packed_flops(model, rows, tokens, causal):
@@ -179,12 +185,10 @@ def packed_flops(model, rows, tokens, causal):
 
 def labelled_step(cfg, model, topology):
   """The phase of one optimizer step of a config.SFT or config.RewardModel, its rows full."""
-  chip, width = topology.chip, WIDTH[cfg.model.dtype]
   once = packed_flops(model, cfg.batch * programs.rows_of(cfg), cfg.data.max_length, causal=True)
-  flops = sum(update_flops(once, cfg.model.remat).values()) / topology.chips
   moved = optimizer_bytes(cfg.param_dtype, cfg.grad_dtype, cfg.optimizer.moment_dtype, model) / topology.chips
-  limit = chip.flops if width == 2 else chip.flops / 2
-  return Phase(programs.phases(cfg)[0], flops, moved, max(flops / limit, moved / chip.bandwidth))
+  flops = sum(update_flops(once, cfg.model.remat).values())
+  return _phase(programs.phases(cfg)[0], flops, moved, cfg, topology)
 
 
 def optimizer_bytes(param_dtype, grad_dtype, moment_dtype, model):
@@ -204,7 +208,7 @@ def by_hand(cfg, model, name):
   if isinstance(cfg, SFT):
     forward = packed_flops(model, cfg.microbatch or cfg.batch, cfg.data.max_length, causal=False)
     return update_flops(forward, cfg.model.remat) if name == 'sft/accumulate' else None
-  groups, rows = programs.tile(cfg)
+  groups, rows = programs.microbatch_shape(cfg)
   forward = forward_flops(model, groups, rows, cfg.rollout.max_prompt, cfg.rollout.max_response, causal=False)
   once = {'products': forward['weights'] + forward['logits'], 'attention': forward['attention']}
   return {'update/accumulate': update_flops(forward, cfg.model.remat), 'logprobs': once}.get(name)

@@ -40,7 +40,7 @@ def remedy(name, used, cfg, model, slice_, shards):
 def _training(cfg, shards):
   if not isinstance(cfg, RL):
     return _labelled(cfg, shards)
-  groups, rows = programs.tile(cfg)
+  groups, rows = programs.microbatch_shape(cfg)
   ways = []
   if groups > shards:
     ways.append(f'more microbatches: --config.train.microbatch={max(shards, groups // 2 // shards * shards) * rows}')
@@ -66,6 +66,6 @@ def _sampling(cfg, shards):
   if isinstance(cfg, SFT):
     smaller = cfg.eval.batch // 2 // shards * shards
     return [f'fewer rows at a time: --config.eval.batch={smaller}'] if smaller else []
-  chunk = programs.sampled(cfg)[0]
+  chunk = programs.sampling(cfg).prompts
   smaller = [n for n in range(shards, chunk, shards) if cfg.rollout.prompts % n == 0]
   return [f'fewer rows at a time: --config.rollout.chunk={smaller[-1]}'] if smaller else []

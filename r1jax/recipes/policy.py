@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from r1jax import keys, rollout
+from r1jax.batch import Pending, RolloutBatch
 from r1jax.rewards import mix
-from r1jax.sampling import Samples
 
 REFUSED = 'refused'  # why a response ended, beside the engine's: the endpoint did not answer this
 
@@ -36,7 +36,7 @@ class Policy:
 
   def __call__(self, problems, template):
     """The rows of `start`, for all problems at once."""
-    return self.start(problems, template, 0)()[0]
+    return self.start(problems, template, 0).result()[0]
 
   def start(self, problems, template, number):
     """Samples responses and hands them to the graders.
@@ -47,28 +47,30 @@ class Policy:
       number: of these problems in the run: the draws depend on it, on their order, and on nothing else.
 
     Returns:
-      Function that waits for the grades and returns (rows, timeouts): P * samples rows in order, each the problem with
-      'prompt', 'response', 'tokens', 'stop', 'sample', 'reward', 'parts' and 'correct'.
+      Pending (rows, timeouts), once they are graded: P * samples rows in order, each the problem with 'prompt',
+      'response', 'tokens', 'stop', 'sample', 'reward', 'parts' and 'correct'.
     """
     if not problems:
-      return lambda: ([], 0)
+      return Pending(lambda: ([], 0))
     sampler = self._sampler(template)
     filled = problems + problems[:1] * (-len(problems) % sampler.chunk)  # whole chunks: no new programs
-    drawn, scores = sampler.start(self._params, filled, self.samples, keys.fold_in(self._key, number), self._sampling)
+    key = keys.fold_in(self._key, number)
+    drawn, pending = sampler.start(self._params, filled, self.samples, key, self._sampling)
 
     def rows():
-      table, timeouts = scores()
-      right, asked = mix.right(table, self._reward, drawn.items), mix.weights(drawn.items, self._reward)
-      return [self._row(drawn, table, right, asked, i) for i in range(len(problems) * self.samples)], timeouts
+      scores = pending.result()
+      right = mix.right(scores.parts, self._reward, drawn.items)
+      return [self._row(drawn, scores, right, i) for i in range(len(problems) * self.samples)], scores.timeouts
 
-    return rows
+    return Pending(rows)
 
-  def _row(self, drawn, table, right, asked, i):
+  def _row(self, drawn, scores, right, i):
+    at = divmod(i, self.samples)
     return drawn.items[i] | {
-      'stop': str(drawn.samples.stop[i]),
-      'sample': i % self.samples,
-      'reward': float(table['total'][i]),
-      'parts': {name: float(table[name][i]) for name in table if name in asked[i]},
+      'stop': str(drawn.batch.stop[at]),
+      'sample': at[1],
+      'reward': float(scores.total[at]),
+      'parts': {name: float(x[at]) for name, x in scores.parts.items() if name in drawn.weights[i]},
       'correct': bool(right[i]),
     }
 
@@ -101,8 +103,8 @@ class Teacher:
   def weights(self, params):
     return params
 
-  def sample(self, weights, prompts, keys, sampling):
-    """Samples, one text a prompt and key, by `complete`; the key gives the seed that it sends."""
+  def sample(self, weights, prompts, keys, sampling, version=0):
+    """RolloutBatch of one response a key, by `complete`; the key gives the seed that it sends. A token is a text."""
     draws = np.asarray(jax.random.key_data(keys))[..., -1] >> 1  # [P, G], as non-negative int32
     chats = [chat for (chat,) in prompts for _ in draws[0]]
     found = [
@@ -114,11 +116,13 @@ class Teacher:
       -(-len(text.encode()) // 4) if one['tokens'] is None else max(one['tokens'], bool(text))
       for one, text in zip(found, texts)
     ]
-    nothing = np.zeros((len(texts), 1), np.float32)
-    return Samples(
-      np.array([[text] for text in texts], object),
-      np.array(counts),
-      np.array([one['stop'] for one in found]),
-      nothing,
-      nothing,
+    shape, nothing = draws.shape, np.zeros((*draws.shape, 1), np.float32)
+    return RolloutBatch(
+      prompts=np.zeros((shape[0], 1), np.int32),
+      prompt_lengths=np.zeros(shape[0], np.int32),
+      tokens=np.array([[text] for text in texts], object).reshape(*shape, 1),
+      lengths=np.array(counts).reshape(shape),
+      loss_mask=nothing > 0,
+      sampler_logp=nothing,
+      stop=np.array([one['stop'] for one in found]).reshape(shape),
     )

@@ -43,11 +43,14 @@ def total(scores, cfg, parts=None):
 
 
 def right(scores, cfg, items):
-  """bool[B]: is each response right, by the part that says so of its kind? False where none can."""
+  """bool[B]: is each response right, by the part that says so of its kind? False where none can.
+
+  scores: name of a part -> f32[B], or f32 of another shape with as many numbers. cfg: config.Reward.
+  """
   out = np.zeros(len(items), bool)
   for i, item in enumerate(items):
     name = cfg.accuracy_of(kind_of(item))
-    out[i] = bool(name) and scores[name][i] >= cfg.bars.get(name, 1)
+    out[i] = bool(name) and scores[name].reshape(-1)[i] >= cfg.bars.get(name, 1)
   return out
 
 

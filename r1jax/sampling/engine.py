@@ -1,6 +1,6 @@
-"""The sampler: prompts in, samples out. A host loop over a handful of compiled programs.
+"""The sampler: prompts in, responses out. A host loop over a handful of compiled programs.
 
-A stretch ends where every group can be halved: the host then drops finished rows. The cache grows only when
+A chunk of decoding ends where every group can be halved: the host then drops finished rows. The cache grows only when
 it is full. So a batch costs what its live rows cost.
 """
 
@@ -14,16 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import models, parallel
+from r1jax.batch import EOS, LENGTH, STOP_STRING, RolloutBatch
 from r1jax.config import require
 from r1jax.sampling import decode
 from r1jax.sampling.logits import Restriction
 
 log = logging.getLogger('r1jax')
 
-STRETCH = 64  # most tokens between two looks at the host, and room in the first cache
+CHUNK = 64  # most tokens between two looks of the host, and room in the first cache
 SHRINK, GROW = 2, 4  # rows of a group and room in the cache change by these: few shapes to compile
-
-EOS, LENGTH, STOP_STRING = 'eos', 'length', 'stop'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,25 +33,6 @@ class Sampling:
   top_p: float = 1.0
   top_k: int = 0
   min_p: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-  """B = P * G rows, the G samples of a prompt adjacent.
-
-  Attributes:
-    tokens: i32[B, T], zeros after a row's end. A closing EOS counts as its last token.
-    lengths: i32[B].
-    stop: str[B], 'eos', 'length' or 'stop'.
-    logp: f32[B, T], log-prob of each token under the model's untempered distribution.
-    sampling_logp: f32[B, T], the same under the distribution it was drawn from.
-  """
-
-  tokens: np.ndarray
-  lengths: np.ndarray
-  stop: np.ndarray
-  logp: np.ndarray
-  sampling_logp: np.ndarray
 
 
 def row_keys(key, prompts, samples, first=0):
@@ -84,11 +64,11 @@ class Engine:
     self._by_prompt, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     self.max_prompt, self.max_response = max_prompt, max_response
     self.watch = None  # function told now and then which share of max_response has been sampled
-    self._seen = set()
-    self._lie = parallel.shardings(models.specs(cfg, stacked=False), mesh)
-    self._weights = jax.jit(decode.weights, static_argnames='dtype', out_shardings=self._lie)
+    self._compiled = set()
+    shardings = parallel.shardings(models.specs(cfg, stacked=False), mesh)
+    self._cast_weights = jax.jit(decode.cast_weights, static_argnames='dtype', out_shardings=shardings)
 
-  def sample(self, params, prompts, keys, sampling):
+  def sample(self, params, prompts, keys, sampling, version=0):
     """Samples one response a key.
 
     Args:
@@ -96,9 +76,10 @@ class Engine:
       prompts: list of P lists of token ids, none empty or over max_prompt.
       keys: PRNG keys [P, G], as `row_keys` makes them.
       sampling: Sampling.
+      version: training step of the parameters.
 
     Returns:
-      Samples.
+      RolloutBatch of NumPy arrays; T is max_response, and tokens behind a response's end are zeros.
 
     Raises:
       ConfigError: P does not divide over the mesh, or parameters lie on other devices.
@@ -111,23 +92,24 @@ class Engine:
       f'{self.shards}, or use a smaller mesh.',
     )
     weights = self.weights(params)
-    tokens, lengths, keys = parallel.put((*pad_prompts(prompts, self.max_prompt), keys), self._by_prompt)
+    padded, prompt_lengths = pad_prompts(prompts, self.max_prompt)
+    tokens, lengths, keys = parallel.put((padded, prompt_lengths, keys), self._by_prompt)
     temperature = parallel.put(np.float32(sampling.temperature), self._everywhere)
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
     static = dict(cfg=self.cfg, restriction=restriction, eos=self.tokenizer.eos, dtype=self.dtype, mesh=self.mesh)
-    capacity = min(STRETCH, self.max_response)
-    prefix, carry, drawn = self._timed(
-      'prefill', decode.start, weights, tokens, lengths, keys, temperature, capacity=capacity, **static
+    capacity = min(CHUNK, self.max_response)
+    prefix, state, sampled = self._run(
+      decode.prefill, weights, tokens, lengths, keys, temperature, capacity=capacity, **static
     )
     out = _Output(p, g, self.max_response)
     rows = np.broadcast_to(np.arange(g), (p, g))
-    out.add(parallel.get(drawn), rows, 0, 1)
+    out.add(parallel.get(sampled), rows, 0, 1)
     step = 1
     while step < self.max_response:
-      done = np.array(parallel.get(carry.done))
+      done = np.array(parallel.get(state.done))
       if self.stop:
         done |= out.find_stop(self.tokenizer, self.stop, rows, done)
-        carry = carry.replace(done=parallel.put(done, self._by_prompt))
+        state = state.replace(done=parallel.put(done, self._by_prompt))
       if done.all():
         break
       width = _smaller(g, int((~done).sum(axis=1).max()))
@@ -135,42 +117,34 @@ class Engine:
       room = capacity if step <= capacity else min(GROW * capacity, self.max_response)
       if width < rows.shape[1] or room > capacity:
         live_first = np.argsort(done, axis=1, kind='stable')[:, :width].astype(np.int32)
-        carry = self._timed(
-          'reshape', decode.reshape, carry, parallel.put(live_first, self._by_prompt), capacity=room, mesh=self.mesh
+        state = self._run(
+          decode.compact, state, parallel.put(live_first, self._by_prompt), capacity=room, mesh=self.mesh
         )
         rows, capacity = np.take_along_axis(rows, live_first, axis=1), room
-      carry, drawn, count = self._timed(
-        'decode',
-        decode.stretch,
-        weights,
-        prefix,
-        lengths,
-        carry,
-        parallel.put(np.int32(min(self.max_response, capacity + 1)), self._everywhere),
-        parallel.put(np.int32(width // SHRINK if width % SHRINK == 0 else 0), self._everywhere),
-        temperature,
-        length=STRETCH,
-        **static,
+      limit = parallel.put(np.int32(min(self.max_response, capacity + 1)), self._everywhere)
+      fewest = parallel.put(np.int32(width // SHRINK if width % SHRINK == 0 else 0), self._everywhere)
+      state, sampled, count = self._run(
+        decode.decode_chunk, weights, prefix, lengths, state, limit, fewest, temperature, length=CHUNK, **static
       )
-      drawn, count = parallel.get((drawn, count))
-      out.add(drawn, rows, step, count)
+      sampled, count = parallel.get((sampled, count))
+      out.add(sampled, rows, step, count)
       step += count
       if self.watch:
         self.watch(step / self.max_response)
-    return out.finish(self.tokenizer, self.stop)
+    return out.finish(self.tokenizer, self.stop, padded, prompt_lengths, version)
 
   def weights(self, params):
-    """The copy of parameters that is sampled with: cast, apart by layer, laid out over the sampler's mesh.
+    """The copy of parameters that is sampled with: cast, unstacked, laid out over the sampler's mesh.
 
     What it gives is given back as it is.
     """
     if isinstance(params['layers'], list):
       return params
-    if not self._seen:
-      self._say_moved(params)
-    return self._timed('weights', self._weights, params, dtype=self.dtype)
+    if not self._compiled:
+      self._log_moved_bytes(params)
+    return self._run(self._cast_weights, params, dtype=self.dtype)
 
-  def _say_moved(self, params):
+  def _log_moved_bytes(self, params):
     specs = models.specs(self.cfg)
     after = parallel.shardings(specs, self.mesh)
     devices = jax.tree.leaves(params)[0].sharding.device_set
@@ -183,17 +157,16 @@ class Engine:
     if moved:
       log.info('sampler: its copy of the weights moves %.3g GB between devices', moved / 1e9)
 
-  def _timed(self, name, program, *args, **kwargs):
-    """Calls a compiled program; says so when it has to be compiled first."""
+  def _run(self, program, *args, **kwargs):
+    """Calls a compiled program; logs how long it took where it had to be compiled first."""
     shapes = tuple(x.shape for x in jax.tree.leaves(args[1:]))  # of the same model
-    key = (name, shapes, tuple(sorted((k, repr(v)) for k, v in kwargs.items())))
-    if key in self._seen:
+    key = (program.__name__, shapes, tuple(sorted((k, repr(v)) for k, v in kwargs.items())))
+    if key in self._compiled:
       return program(*args, **kwargs)
-    self._seen.add(key)
+    self._compiled.add(key)
     began = time.perf_counter()
     result = program(*args, **kwargs)
-    seconds = time.perf_counter() - began
-    log.info('sampler: compiled %s in %.1f s', name, seconds)
+    log.info('sampler: compiled %s in %.1f s', program.__name__, time.perf_counter() - began)
     return result
 
 
@@ -223,22 +196,18 @@ def _smaller(group, live):
 
 
 class _Output:
-  """Collects the stretches on the host."""
+  """Collects what the chunks give, on the host."""
 
   def __init__(self, prompts, group, length):
     shape = (prompts, group, length)
-    self.tokens, self.logp, self.sampling_logp = (
-      np.zeros(shape, np.int32),
-      np.zeros(shape, np.float32),
-      np.zeros(shape, np.float32),
-    )
+    self.tokens, self.logp = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     self.cut = np.full((prompts, group), length + 1)  # length at which a stop string ends the row; none: past the end
     self.count = 0
 
-  def add(self, drawn, rows, at, count):
+  def add(self, sampled, rows, at, count):
     prompts = np.arange(rows.shape[0])[:, None]
-    for to, name in ((self.tokens, 'token'), (self.logp, 'logp'), (self.sampling_logp, 'sampling_logp')):
-      to[prompts, rows, at : at + count] = getattr(drawn, name)[:, :, :count]
+    self.tokens[prompts, rows, at : at + count] = sampled.token[:, :, :count]
+    self.logp[prompts, rows, at : at + count] = sampled.logp[:, :, :count]
     self.count = at + count
 
   def find_stop(self, tokenizer, stop, rows, skip):
@@ -255,22 +224,23 @@ class _Output:
         found[p, i] = True
     return found
 
-  def finish(self, tokenizer, stop):
+  def finish(self, tokenizer, stop, prompts, prompt_lengths, version):
+    """The RolloutBatch, everything behind a response's end zero."""
     p, g, length = self.tokens.shape
     if stop:  # rows that ended of themselves since the last look
       self.find_stop(tokenizer, stop, np.broadcast_to(np.arange(g), (p, g)), self.cut <= length)
-    flat = lambda x: x.reshape(p * g, *x.shape[2:])
-    is_eos = np.isin(flat(self.tokens), tokenizer.eos)
-    ended = is_eos.any(axis=1)
-    to_eos = np.where(ended, is_eos.argmax(axis=1) + 1, length + 1)
-    cut = flat(self.cut)
-    lengths = np.minimum(np.minimum(to_eos, cut), length).astype(np.int32)
-    reason = np.where(cut < to_eos, STOP_STRING, np.where(ended, EOS, LENGTH))
-    keep = np.arange(length) < lengths[:, None]
-    return Samples(
-      np.where(keep, flat(self.tokens), 0),
-      lengths,
-      reason,
-      np.where(keep, flat(self.logp), 0),
-      np.where(keep, flat(self.sampling_logp), 0),
+    is_eos = np.isin(self.tokens, tokenizer.eos)
+    ended = is_eos.any(axis=2)
+    to_eos = np.where(ended, is_eos.argmax(axis=2) + 1, length + 1)
+    lengths = np.minimum(np.minimum(to_eos, self.cut), length).astype(np.int32)
+    real = np.arange(length) < lengths[..., None]
+    return RolloutBatch(
+      prompts,
+      prompt_lengths,
+      tokens=np.where(real, self.tokens, 0),
+      lengths=lengths,
+      loss_mask=real,
+      sampler_logp=np.where(real, self.logp, 0),
+      stop=np.where(self.cut < to_eos, STOP_STRING, np.where(ended, EOS, LENGTH)),
+      policy_version=np.full(self.tokens.shape, version, np.int32),
     )

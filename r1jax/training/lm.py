@@ -20,9 +20,7 @@ def loss(params, cfg, tokens):
   b, t = tokens.shape
   positions = jnp.broadcast_to(jnp.arange(t - 1), (b, 1, t - 1))
   out = models.forward(params, cfg, tokens[:, None, :-1], positions)
-  logp, _ = models.token_logprobs(
-    out.hidden.reshape(-1, cfg.embed), models.unembedding(params), tokens[:, 1:].reshape(-1), LOGIT_CHUNK
-  )
+  logp, _ = models.logprobs(out.hidden[:, 0], models.unembedding(params), tokens[:, 1:], LOGIT_CHUNK)
   return -logp.mean(), out.expert_load
 
 

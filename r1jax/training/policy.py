@@ -1,216 +1,253 @@
-"""The policy update: compiled programs for log-probs, gradients of one microbatch, and the optimizer step."""
+"""Learning from a rollout: the policy's log-probs and loss, and optimizer steps over minibatches of whole groups."""
 
+import dataclasses
 import functools
+from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
+from r1jax import config as config_lib
 from r1jax import losses, models, parallel
+from r1jax.batch import Pending, RolloutBatch
+from r1jax.config import require
+from r1jax.training import accumulate
 
 
-@flax.struct.dataclass
-class PolicyBatch:
-  """G responses to each of P prompts, graded.
+class LogProbs(NamedTuple):
+  """f32[P, G, T] log-probs and entropies of response tokens, and what the forward gave (`models.Output`) beside."""
+
+  logp: jax.Array
+  entropy: jax.Array
+  expert_load: jax.Array | None
+  params: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class LogProbFn:
+  """(params, RolloutBatch) -> LogProbs, whose values behind a response's end mean nothing.
 
   Attributes:
-    prompts: i32[P, Tp], right-padded; prompt_lengths: i32[P].
-    responses: i32[P, G, T], right-padded; lengths: i32[P, G].
-    advantage: f32[P, G], or f32[P, G, T] where each token has its own.
-    sampler_logp: f32[P, G, T], of the distribution each token was drawn from.
-    old_logp: f32[P, G, T], the behaviour policy's, by the trainer; None where this is the only
-      update of the rollout and they equal the policy's own.
-    ref_logp: f32[P, G, T], the reference policy's; None without a KL term.
+    model: ModelConfig. options: accumulate.ForwardOptions.
+    logit_chunk: positions whose logits exist at a time. temperature: the sampler's, by which logits are divided.
   """
 
-  prompts: jax.Array
-  prompt_lengths: jax.Array
-  responses: jax.Array
-  lengths: jax.Array
-  advantage: jax.Array
-  sampler_logp: jax.Array
-  old_logp: jax.Array | None
-  ref_logp: jax.Array | None
+  model: models.ModelConfig
+  options: accumulate.ForwardOptions
+  logit_chunk: int
+  temperature: float = 1.0
+
+  def __call__(self, params, batch):
+    out = models.response_hidden(
+      params, self.model, batch.prompts, batch.prompt_lengths, batch.tokens, batch.lengths, **self.options.kwargs()
+    )
+    flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])  # [P, G * T, ...]
+    found = models.logprobs(
+      flat(out.hidden),
+      models.unembedding(out.params),
+      flat(batch.tokens),
+      self.logit_chunk,
+      self.options.mesh,
+      self.temperature,
+    )
+    return LogProbs(*(x.reshape(batch.tokens.shape) for x in found), out.expert_load, out.params)
 
 
-@flax.struct.dataclass
-class Totals:
-  """f32[] each: responses and response tokens in the whole minibatch, the divisors of every microbatch."""
+@dataclasses.dataclass(frozen=True)
+class PolicyLoss:
+  """The loss of a config as `accumulate` takes it: (params, RolloutBatch, losses.Totals) -> loss, metrics, params."""
 
-  rows: jax.Array
-  tokens: jax.Array
+  logprobs: LogProbFn
+  loss: config_lib.Loss
 
+  @property
+  def options(self):
+    return self.logprobs.options
 
-@flax.struct.dataclass
-class Options:
-  """How log-probs are computed: static settings of the programs below."""
-
-  temperature: float = flax.struct.field(pytree_node=False)
-  logit_chunk: int = flax.struct.field(pytree_node=False)
-  dtype: str = flax.struct.field(pytree_node=False)
-  remat: str = flax.struct.field(pytree_node=False)
-  mesh: jax.sharding.Mesh | None = flax.struct.field(pytree_node=False, default=None)
-  attention: str = flax.struct.field(pytree_node=False, default='auto')
-
-  def __post_init__(self):
-    models.Attention(self.attention, self.mesh)  # refuses what the devices cannot do before anything compiles
-
-
-def _logprobs(params, cfg, batch, options):
-  """Log-probs and entropies of the responses, f32[P, G, T] each, the load of experts (see `models.forward`), and params
-  for who adds gradients up in place (see `models.remat`)."""
-  out = models.response_hidden(
-    params,
-    cfg,
-    batch.prompts,
-    batch.prompt_lengths,
-    batch.responses,
-    batch.lengths,
-    dtype=jnp.dtype(options.dtype),
-    remat=options.remat,
-    attention=options.attention,
-    mesh=options.mesh,
-  )
-  flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
-  logp, entropy = logprobs_of(flat(out.hidden), models.unembedding(out.params), flat(batch.responses), options)
-  return logp.reshape(batch.responses.shape), entropy.reshape(batch.responses.shape), out.expert_load, out.params
+  def __call__(self, params, batch, totals):
+    logp, entropy, load, params = self.logprobs(params, batch)
+    value, metrics = losses.policy_loss(logp, batch, totals, self.loss)
+    entropy = jnp.where(batch.loss_mask, entropy, 0).sum() / totals.tokens
+    metrics |= {'policy/entropy': entropy, 'policy/loss': value}
+    if batch.ref_logp is None:
+      del metrics['policy/kl']
+    if load is not None:
+      metrics['moe/load'] = load
+    return value - self.loss.entropy_coef * entropy, metrics, params
 
 
-def logprobs_of(hidden, unembed, targets, options):
-  """Log-probs and entropies, f32[P, N] each, of targets i32[P, N] from hidden states [P, N, embed] that tell them."""
-  if options.mesh is not None and options.mesh.size > 1:
-    return models.sharded_logprobs(hidden, unembed, targets, options.logit_chunk, options.mesh, options.temperature)
-  found = models.token_logprobs(
-    hidden.reshape(-1, hidden.shape[-1]), unembed, targets.reshape(-1), options.logit_chunk, options.temperature
-  )
-  return tuple(x.reshape(targets.shape) for x in found)
+def make_trainer(cfg, model, optimizer, mesh):
+  """The Trainer of a config.RL's policy.
 
-
-@functools.partial(jax.jit, static_argnames=('cfg', 'options'))
-def logprobs(params, batch, *, cfg, options):
-  """f32[P, G, T] log-probs of the responses under `params`; values after a row's end mean nothing."""
-  return _logprobs(params, cfg, batch, options)[0]
-
-
-def policy_loss(params, batch, totals, *, cfg, options, loss, max_response):
-  """This microbatch's share of the minibatch's loss; and that of its metrics, and params as `_logprobs` gives them."""
-  logp, entropy, load, params = _logprobs(params, cfg, batch, options)
-  flat = lambda x: x.reshape(-1, x.shape[-1])
-  logp, entropy = flat(logp), flat(entropy)
-  own = jax.lax.stop_gradient(logp)
-  mask = jnp.arange(logp.shape[1]) < batch.lengths.reshape(-1, 1)
-  terms = losses.PolicyTerms(
-    mask=mask,
-    advantage=flat(batch.advantage) if batch.advantage.ndim == 3 else batch.advantage.reshape(-1),
-    old_logp=own if batch.old_logp is None else flat(batch.old_logp),
-    ref_logp=own if batch.ref_logp is None else flat(batch.ref_logp),
-    sampler_logp=flat(batch.sampler_logp),
-    rows=totals.rows,
-    tokens=totals.tokens,
-    max_length=max_response,
-  )
-  value, metrics = losses.LOSSES[loss.name](logp, terms, loss)
-  entropy = jnp.where(mask, entropy, 0).sum() / totals.tokens
-  metrics = metrics | {'policy/entropy': entropy, 'policy/loss': value}
-  if batch.ref_logp is None:
-    del metrics['policy/kl']
-  if load is not None:
-    metrics['moe/load'] = load
-  return value - loss.entropy_coef * entropy, (metrics, params)
-
-
-def accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response):
-  """Adds a microbatch's gradient to `grads`, which is donated. Returns grads, metrics."""
-  return _accumulate(
-    params,
-    grads,
-    batch,
-    totals,
-    cfg=cfg,
-    options=options,
-    loss=loss,
-    max_response=max_response,
-    places=places_of(grads),
+  Raises:
+    ConfigError: an unknown loss or advantage, or microbatches that do not divide over the mesh.
+  """
+  for key, known in (('name', losses.LOSSES), ('advantage', losses.ADVANTAGES)):
+    value = getattr(cfg.loss, key)
+    require(value in known, f'loss.{key} is {value!r}; known: {", ".join(known)}.')
+  _require_divisible(cfg, parallel.batch_shards(mesh))
+  options = accumulate.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
+  logprobs = LogProbFn(model, options, cfg.train.logit_chunk, cfg.rollout.temperature)
+  return accumulate.Trainer(
+    PolicyLoss(logprobs, cfg.loss), optimizer, cfg.train.grad_dtype, cfg.train.balance_rate, 'policy/'
   )
 
 
-@functools.partial(
-  jax.jit, static_argnames=('cfg', 'options', 'loss', 'max_response', 'places'), donate_argnames=('grads',)
-)
-def _accumulate(params, grads, batch, totals, *, cfg, options, loss, max_response, places):
-  run = functools.partial(
-    policy_loss, batch=batch, totals=totals, cfg=cfg, options=options, loss=loss, max_response=max_response
-  )
-  return add_gradient(run, params, grads, options.remat, places)
+def _require_divisible(cfg, shards):
+  """Refuses microbatches, the last and smaller one of a minibatch too, that do not divide over the devices."""
+  train, rollout, axes = cfg.train, cfg.rollout, "devices on axes 'data', 'fsdp' and 'expert'"
+  passes = {'a minibatch': rollout.prompts // train.minibatches}
+  if cfg.loss.kl_coef or needs_old_logp(cfg):
+    passes['a rollout'] = rollout.prompts
+  for name, prompts in passes.items():
+    rows, groups = microbatch_shape(train, prompts, rollout.samples)
+    require(
+      groups % shards == 0,
+      f'{groups} prompts a microbatch do not divide over {shards} {axes}; '
+      f'set train.microbatch to a multiple of {rows * shards} or use a smaller mesh.',
+    )
+    require(
+      prompts % groups % shards == 0,
+      f'the {prompts} prompts of {name} in microbatches of {groups} ({train.microbatch} responses, {rows} of a '
+      f'prompt) leave {prompts % groups} over, which do not divide over {shards} {axes}; set train.microbatch '
+      f'so that {prompts} is a multiple of its prompts, or rollout.prompts, or use a smaller mesh.',
+    )
 
 
-def add_gradient(loss, params, grads, remat, places):
-  """grads with the gradient of loss(params) -> value, (metrics, params as `models.Output`); and metrics."""
-  if remat == 'none':
-    (_, (metrics, _)), new = jax.value_and_grad(loss, has_aux=True)(params)
-    return _lay(jax.tree.map(lambda total, g: total + g.astype(total.dtype), grads, new), places), metrics
+def needs_old_logp(cfg):
+  """Whether the sampling policy's log-probs are computed by the trainer before the update.
 
-  def threaded(params):
-    value, (metrics, params) = loss(params)
-    return (value, params), metrics
-
-  (value, _), back, metrics = jax.vjp(threaded, params, has_aux=True)
-  # The sum so far goes in where the last layers' gradient begins, and comes out with the microbatch's added.
-  (grads,) = back((jnp.ones_like(value), grads))
-  return _lay(grads, places), metrics
+  A rollout that gives a single optimizer step does without: they are the log-probs being trained.
+  """
+  return cfg.train.minibatches * cfg.train.epochs > 1 or cfg.loss.kl_place == 'reward'
 
 
-def apply(state, grads, load=None, *, optimizer, balance_rate=0.0):
-  """One optimizer step.
+@functools.partial(jax.jit, static_argnames='fn')
+def _logprobs(params, batch, *, fn):
+  return fn(params, batch).logp
+
+
+def logprobs(params, batch, cfg, fn):
+  """Starts the log-prob pass of a rollout.
 
   Args:
-    state: TrainState; donated.
-    grads: like its params.
-    load: f32[layers, experts] of the step, for `models.balance`; None without experts.
-    balance_rate: how far correction biases move in a step.
+    batch: RolloutBatch on the host. cfg: config.RL. fn: LogProbFn.
 
   Returns:
-    TrainState, and the gradient's global norm before clipping.
+    Pending f32[P, G, T], zeros after the end.
   """
-  reference, state = state.reference, state.replace(reference=None)  # may lie in the host's memory
-  state, norm = _apply(state, grads, load, optimizer=optimizer, balance_rate=balance_rate, places=places_of(state))
-  return state.replace(reference=reference), norm
+  bare = batch.replace(advantage=None, old_logp=None, ref_logp=None)
+  sharding = parallel.batch_sharding(fn.options.mesh)
+  begun = [(at, _logprobs(params, parallel.put(part, sharding), fn=fn)) for at, part in microbatches(bare, cfg)]
+
+  def wait():
+    out = np.zeros(batch.tokens.shape, np.float32)
+    for (groups, rows), logp in begun:
+      logp = parallel.get(logp)
+      out[groups, rows, : logp.shape[2]] = logp
+    return out
+
+  return Pending(wait)
 
 
-@functools.partial(jax.jit, static_argnames=('optimizer', 'balance_rate', 'places'), donate_argnames=('state',))
-def _apply(state, grads, load, *, optimizer, balance_rate, places):
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  if load is not None:
-    params = models.balance(params, state.params, load, balance_rate)
-  new = state.replace(params=params, opt_state=opt_state, opt_step=state.opt_step + 1)
-  return _lay(new, places), optax.global_norm(grads)
+def update(trainer, state, batch, cfg, step):
+  """All optimizer steps of one rollout.
+
+  Args:
+    trainer: as `make_trainer` gives it. state: TrainState; donated.
+    batch: RolloutBatch on the host, with advantages. cfg: config.RL.
+    step: fixes, with the seed, the random split into minibatches; they hold whole groups, as the paper's
+      512 questions x 16 samples make 16 minibatches of 32 questions.
+
+  Returns:
+    TrainState, metrics {name: float} averaged over the optimizer steps.
+  """
+  found, size = [], cfg.rollout.prompts // cfg.train.minibatches
+  for epoch in range(cfg.train.epochs):
+    order = np.random.default_rng([cfg.seed, step, epoch]).permutation(len(batch.prompts))
+    for number in range(cfg.train.minibatches):
+      groups = order[number * size : (number + 1) * size]
+      minibatch = jax.tree.map(lambda x, groups=groups: x[groups], batch)
+      totals = losses.Totals(
+        np.float32(minibatch.lengths.size), np.float32(minibatch.loss_mask.sum()), cfg.rollout.max_response
+      )
+      state, metrics = trainer.step(state, (part for _, part in microbatches(minibatch, cfg)), totals)
+      where = f'step {step}, epoch {epoch}, minibatch {number}'
+      accumulate.require_finite(metrics, ('policy/loss', 'policy/grad_norm'), where, 'the samples')
+      found.append(metrics)
+  return state, {name: (max if name.endswith('_max') else np.mean)([m[name] for m in found]) for name in found[0]}
 
 
-def zeros_like(params, dtype='float32'):
-  """Zeros of `dtype` ('param': their own) laid out as `params`."""
-  return _zeros(params, dtype=dtype, places=places_of(params))
+def microbatches(batch, cfg):
+  """Yields ((groups, rows) to index the rollout with, RolloutBatch of these on the host).
+
+  Each group's rows are ordered by length and cut into slices, and a microbatch holds the same slice of
+  several groups, padded to the longest response among them only.
+  """
+  train, (p, g) = cfg.train, batch.lengths.shape
+  rows_each, groups_each = microbatch_shape(train, p, g)
+  order = np.broadcast_to(np.arange(g), (p, g))
+  if train.length_slices > 1:
+    order = np.argsort(batch.lengths, axis=1, kind='stable')
+  for row in range(0, g, rows_each):
+    for group in range(0, p, groups_each):
+      groups = np.arange(group, min(group + groups_each, p))[:, None]
+      rows = order[groups[:, 0], row : row + rows_each]
+      length = padded_length(int(batch.lengths[groups, rows].max()), cfg.rollout.max_response)
+      yield (groups, rows), _cut(batch, groups, rows, length)
 
 
-@functools.partial(jax.jit, static_argnames=('dtype', 'places'))
-def _zeros(params, *, dtype, places):
-  return _lay(jax.tree.map(lambda x: jnp.zeros_like(x, None if dtype == 'param' else dtype), params), places)
+def abstract_microbatch(cfg, mesh, with_advantage=True):
+  """The largest microbatch as ShapeDtypeStructs, its responses of full length: what a plan compiles.
+
+  with_advantage: with all that the update reads; else as a log-prob pass has it.
+  """
+  sharding = parallel.batch_sharding(mesh)
+  of = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+  rollout = cfg.rollout
+  g, p = microbatch_shape(cfg.train, rollout.prompts // cfg.train.minibatches, rollout.samples)
+  tokens = (p, g, padded_length(rollout.max_response, rollout.max_response))
+  return RolloutBatch(
+    prompts=of(p, rollout.max_prompt, dtype=jnp.int32),
+    prompt_lengths=of(p, dtype=jnp.int32),
+    tokens=of(*tokens, dtype=jnp.int32),
+    lengths=of(p, g, dtype=jnp.int32),
+    loss_mask=of(*tokens, dtype=jnp.bool),
+    sampler_logp=of(*tokens),
+    old_logp=of(*tokens) if with_advantage and needs_old_logp(cfg) else None,
+    ref_logp=of(*tokens) if with_advantage and cfg.loss.kl_coef else None,
+    advantage=of(p, g, 1) if with_advantage else None,
+  )
 
 
-def places_of(tree):
-  """Where a tree's arrays lie, as a static argument: the compiler is free to lay out a result otherwise than its
-  input (zeros on every device, norms split), and the next step would then be another program."""
-  return tuple(parallel.plain(x.sharding) for x in jax.tree.leaves(tree))
+def lower_logprobs(params, cfg, fn):
+  """The program of `logprobs`, lowered for parameters of ShapeDtypeStructs with shardings."""
+  return _logprobs.lower(params, abstract_microbatch(cfg, fn.options.mesh, False), fn=fn)
 
 
-def _lay(tree, places):
-  return jax.tree.map(jax.lax.with_sharding_constraint, tree, jax.tree.unflatten(jax.tree.structure(tree), places))
+def microbatch_shape(train, prompts, samples):
+  """Rows of a group, and groups, in one microbatch of `prompts` groups of `samples`. train: config.Train."""
+  size = train.microbatch or prompts * samples
+  rows = min(samples // train.length_slices, size)
+  return rows, min(size // rows, prompts)
 
 
-def combine(metrics):
-  """Metrics of a list of microbatches: sums, except maxima (`_max`) and minima (`_min`)."""
-  return {
-    name: (max if name.endswith('_max') else min if name.endswith('_min') else sum)(m[name] for m in metrics)
-    for name in metrics[0]
-  }
+def padded_length(length, limit):
+  """The padded length for `length` tokens: one of four, so that a run compiles a handful of programs."""
+  step = max(8, -(-limit // 4))
+  return min(-(-length // step) * step, limit)
+
+
+def _cut(batch, groups, rows, length):
+  """Some rows (i32[n, G']) of some groups (i32[n, 1]), the first `length` tokens of each response."""
+  of_tokens = lambda x: None if x is None else np.ascontiguousarray(x[groups, rows][..., :length])
+  by_token = ('tokens', 'loss_mask', 'sampler_logp', 'old_logp', 'ref_logp', 'values', 'advantage', 'returns')
+  return batch.replace(
+    prompts=batch.prompts[groups[:, 0]],
+    prompt_lengths=batch.prompt_lengths[groups[:, 0]],
+    lengths=batch.lengths[groups, rows],
+    stop=None,
+    policy_version=None,
+    **{name: of_tokens(getattr(batch, name)) for name in by_token},
+  )

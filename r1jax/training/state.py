@@ -13,34 +13,46 @@ from r1jax.training.optimizer import map_moments
 
 @flax.struct.dataclass
 class TrainState:
-  """params, optimizer state, the number of optimizer steps taken (i32[]), and the reference policy or None."""
+  """What is trained, and what is kept beside it.
+
+  Attributes:
+    params, opt_state: of the model being trained; opt_step: i32[], optimizer steps taken.
+    reference: the reference policy's parameters, or None.
+    critic: the value network's own TrainState, or None.
+  """
 
   params: dict
   opt_state: optax.OptState
   opt_step: jax.Array
-  reference: dict | None
+  reference: dict | None = None
+  critic: 'TrainState | None' = None
 
 
-def abstract_state(specs, optimizer, mesh, reference, train):
+def abstract_state(specs, optimizer, mesh, param_dtype='float32', reference_dtype=None, reference_memory='device'):
   """TrainState of ShapeDtypeStructs with shardings: what is restored, compiled for, or planned.
 
   Args:
-    reference: whether there is a reference policy.
-    train: config.Train: dtypes of parameters (but for routers, `models.EXACT`, which stay float32), and where the
-      reference's lie.
+    optimizer: optax transformation; None for parameters alone.
+    param_dtype: of parameters, but for those of `models.EXACT`, which stay float32.
+    reference_dtype: the same of the reference policy; None without one.
+    reference_memory: 'device' or 'host', where the reference lies.
   """
   sharding = parallel.shardings(specs, mesh)
   laid_out = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
   of = lambda dtype: params_lib.abstract(specs, dtypes(specs, dtype), sharding)
-  params = of(train.param_dtype)
+  params = of(param_dtype)
   everywhere = parallel.replicated(mesh)
   # An optimizer's moments lie as the parameter they belong to; its counters lie everywhere.
-  opt_state = map_moments(laid_out, jax.eval_shape(optimizer.init, params), sharding, lambda x: laid_out(x, everywhere))
+  opt_state = (
+    ()
+    if optimizer is None
+    else map_moments(laid_out, jax.eval_shape(optimizer.init, params), sharding, lambda x: laid_out(x, everywhere))
+  )
   return TrainState(
     params,
     opt_state,
     jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
-    in_memory(of(train.reference_dtype), train.reference_memory) if reference else None,
+    in_memory(of(reference_dtype), reference_memory) if reference_dtype else None,
   )
 
 

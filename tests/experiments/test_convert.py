@@ -207,7 +207,7 @@ def test_transformers_answers_as_a_trained_policy_does(runs, straight, tmp_path,
   engine = sampling.Engine(ours.cfg, own, parallel.make_mesh(config_lib.Mesh()), max_prompt=32, max_response=64)
   ids = [own.encode(p) for p in prompts]
   out = engine.sample(ours.params, ids, sampling.row_keys(jax.random.key(0), 16, 1), sampling.Sampling(0.0))
-  for prompt, prompt_ids, tokens, length in zip(prompts, ids, out.tokens, out.lengths):
+  for prompt, prompt_ids, tokens, length in zip(prompts, ids, out.tokens[:, 0], out.lengths[:, 0]):
     encoded = tokenizer(prompt, return_tensors='pt', add_special_tokens=False).input_ids
     assert encoded[0].tolist() == prompt_ids
     with torch.no_grad():

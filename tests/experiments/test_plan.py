@@ -73,9 +73,9 @@ def test_the_table_says_what_fits_and_what_to_do(monkeypatch):
     'update/accumulate': result(),
     'update/apply': result(peak_bytes=16 * 10**9),
     'sample/weights': result(),
-    'sample/start': result(),
-    'sample/reshape': result(),
-    'sample/stretch': result(peak_bytes=2 * 10**10, refused='RESOURCE_EXHAUSTED', dot_flops=None),
+    'sample/prefill': result(),
+    'sample/compact': result(),
+    'sample/decode': result(peak_bytes=2 * 10**10, refused='RESOURCE_EXHAUSTED', dot_flops=None),
     'logprobs': result(resident_beside_bytes=10**9),
   }
   monkeypatch.setattr(processes, 'run', lambda job, watch: given[job.program])
@@ -88,7 +88,7 @@ def test_the_table_says_what_fits_and_what_to_do(monkeypatch):
   assert found['logprobs']['total_bytes'] == 11 * 10**9
   assert [found[n]['verdict'] for n in ('update/accumulate', 'update/apply')] == ['fits', 'tight']
   text = '\n'.join(lines)
-  assert 'sample/stretch: does not fit by 3.09 GB; ' in text
+  assert 'sample/decode: does not fit by 3.09 GB; ' in text
   assert 'update/apply: tight; moments in bfloat16: --config.optimizer.moment_dtype=bfloat16' in text
   assert out['bound']['cost'] == 2 * out['bound']['chip_hours'] > 0
 
@@ -169,12 +169,12 @@ def test_the_real_programs_compile_for_a_slice(tmp_path):
   assert count <= found['update/apply']['resident_beside_bytes'] < 1.1 * count
   assert found['update/apply']['argument_bytes'] >= 4 * count
   assert found['update/accumulate']['dot_flops'] > 0
-  again = processes.run(processes.Job(config.to_dict(cfg), model, slice_.name, 'sample/start', str(tmp_path)))
-  assert again['cached'] and again['peak_bytes'] == found['sample/start']['peak_bytes']
+  again = processes.run(processes.Job(config.to_dict(cfg), model, slice_.name, 'sample/prefill', str(tmp_path)))
+  assert again['cached'] and again['peak_bytes'] == found['sample/prefill']['peak_bytes']
 
 
 # Bytes on a chip, by libtpu 0.0.42.1. Where less is needed, or another compiler is pinned, record them anew.
-RECORDED = {'update/accumulate': 194_229_760, 'sample/start': 25_736_704, 'sample/stretch': 91_462_144}
+RECORDED = {'update/accumulate': 194_229_760, 'sample/prefill': 25_736_704, 'sample/decode': 91_462_144}
 
 
 @needs_compiler

@@ -7,12 +7,11 @@ import pytest
 
 from r1jax.losses import ADVANTAGES, soft_overlong, step_credit
 
-REWARD = np.array([1, 0, 0, 1.5, 0.2, -1, 3, 0.5], np.float32)
+REWARD = np.array([[1, 0, 0, 1.5], [0.2, -1, 3, 0.5]], np.float32)
 
 
-def by_group(function, group_size=4):
-  groups = REWARD.astype(np.float64).reshape(-1, group_size).tolist()
-  return [function(r, g) for g in groups for r in g]
+def by_group(function):
+  return [[[function(r, g)] for r in g] for g in REWARD.astype(np.float64).tolist()]
 
 
 @pytest.mark.parametrize(
@@ -25,8 +24,8 @@ def by_group(function, group_size=4):
   ],
 )
 def test_advantages_match_plain_arithmetic(name, expected):
-  got = ADVANTAGES[name](REWARD, 4)
-  assert got.shape == REWARD.shape and got.dtype == np.float32
+  got = ADVANTAGES[name](REWARD)
+  assert got.shape == (2, 4, 1) and got.dtype == np.float32
   np.testing.assert_allclose(got, by_group(expected), rtol=1e-5, atol=1e-6)
 
 
@@ -36,17 +35,17 @@ def test_an_all_equal_group_is_exactly_zero(name):
   rounds = False
   for size in (2, 3, 5, 7, 16):
     for value in (0.0, 1.0, 1.1, 0.3, -0.7, 1234.567):
-      reward = np.full(size, value, np.float32)
+      reward = np.full((1, size), value, np.float32)
       rounds |= bool((reward - reward.mean() != 0).any())
-      assert (np.asarray(ADVANTAGES[name](reward, size)) == 0).all(), (size, value)
+      assert (np.asarray(ADVANTAGES[name](reward)) == 0).all(), (size, value)
   assert rounds, 'no value here shows the rounding'
 
 
 @pytest.mark.parametrize('name', ['group', 'group_centred', 'rloo'])
 def test_one_group_does_not_see_another(name):
   other = REWARD.copy()
-  other[4:] = 7 * REWARD[4:] + 1
-  np.testing.assert_array_equal(ADVANTAGES[name](REWARD, 4)[:4], ADVANTAGES[name](other, 4)[:4])
+  other[1] = 7 * REWARD[1] + 1
+  np.testing.assert_array_equal(ADVANTAGES[name](REWARD)[0], ADVANTAGES[name](other)[0])
 
 
 def test_soft_overlong_in_tokens():

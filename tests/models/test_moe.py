@@ -216,14 +216,14 @@ def test_decoding_carries_latents_and_nothing_more():
   i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
   f32 = jax.ShapeDtypeStruct((), jnp.float32)
   keys = jax.eval_shape(functools.partial(row_keys, prompts=p, samples=g), jax.random.key(0))
-  start = functools.partial(decode.start, capacity=capacity, **static)
-  prefix, carry, _ = jax.eval_shape(start, params, i32(p, prompt), i32(p), keys, f32)
+  start = functools.partial(decode.prefill, capacity=capacity, **static)
+  prefix, state, _ = jax.eval_shape(start, params, i32(p, prompt), i32(p), keys, f32)
   latent = MIXED.mla.kv_rank + MIXED.mla.rope_dim
   assert elements(prefix) == MIXED.layers * p * prompt * latent
-  assert elements(carry.cache) == MIXED.layers * p * g * capacity * latent
-  stretch = functools.partial(decode.stretch, length=8, **static)
-  after, _, _ = jax.eval_shape(stretch, params, prefix, i32(p), carry, i32(), i32(), f32)
-  assert jax.tree.map(lambda x: x.shape, after.cache) == jax.tree.map(lambda x: x.shape, carry.cache)
+  assert elements(state.cache) == MIXED.layers * p * g * capacity * latent
+  chunk = functools.partial(decode.decode_chunk, length=8, **static)
+  after, _, _ = jax.eval_shape(chunk, params, prefix, i32(p), state, i32(), i32(), f32)
+  assert jax.tree.map(lambda x: x.shape, after.cache) == jax.tree.map(lambda x: x.shape, state.cache)
 
 
 @pytest.mark.parametrize(

@@ -172,10 +172,8 @@ def test_remat_and_chunked_logprobs_give_the_plain_gradient(tied):
   def loss(params, chunk, remat):
     positions = jnp.broadcast_to(jnp.arange(10), (2, 1, 10))
     hidden = models.forward(params, cfg, tokens[..., :-1], positions, remat=remat).hidden
-    logp, entropy = models.token_logprobs(
-      hidden.reshape(-1, cfg.embed), models.unembedding(params), tokens[..., 1:].reshape(-1), chunk, 0.7
-    )
-    return (weight * (logp + 0.3 * entropy)).sum()
+    logp, entropy = models.logprobs(hidden[:, 0], models.unembedding(params), tokens[:, 0, 1:], chunk, temperature=0.7)
+    return (weight * (logp + 0.3 * entropy).reshape(-1)).sum()
 
   def plain(params):
     hidden = models.forward(params, cfg, tokens[..., :-1], jnp.broadcast_to(jnp.arange(10), (2, 1, 10))).hidden
@@ -192,7 +190,7 @@ def test_remat_and_chunked_logprobs_give_the_plain_gradient(tied):
 def test_no_array_as_large_as_all_logits_exists():
   """The compiled gradient's temporaries stay far below one [N, vocab] array."""
   n, d, vocab = 4096, 8, 2048
-  f = jax.jit(jax.grad(lambda h, w, y: models.token_logprobs(h, w, y, 64)[0].sum(), argnums=(0, 1)))
+  f = jax.jit(jax.grad(lambda h, w, y: models.logprobs(h[None], w, y[None], 64)[0].sum(), argnums=(0, 1)))
   compiled = f.lower(jnp.zeros((n, d)), jnp.zeros((d, vocab)), jnp.zeros(n, jnp.int32)).compile()
   assert compiled.memory_analysis().temp_size_in_bytes < n * vocab * 4 / 4
 

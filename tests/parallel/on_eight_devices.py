@@ -14,14 +14,14 @@ import pytest
 
 from r1jax import config, models, parallel
 from r1jax import params as params_lib
+from r1jax.batch import RolloutBatch
 from r1jax.config import ConfigError
 from r1jax.models import layout
 from r1jax.models.config import MLA, MoE
 from r1jax.sampling import Engine, Sampling, decode, row_keys
 from r1jax.sampling.logits import Restriction
-from r1jax.training import optimizer, policy
+from r1jax.training import accumulate, optimizer, policy
 from r1jax.training import state as state_lib
-from r1jax.training.update import Graded, Updater
 
 SHAPE = dict(vocab=40, embed=16, layers=2, heads=8, kv_heads=2, head_dim=8, mlp=24, context=64)
 MODELS = {
@@ -85,15 +85,16 @@ def _config_of(microbatch, attention):
 def graded():
   rng = np.random.default_rng(0)
   near = lambda: (-3.7 + 0.3 * rng.normal(size=(P, G, T))).astype(np.float32)
-  return Graded(
-    rng.integers(0, 40, (P, 8)).astype(np.int32),
-    rng.integers(1, 9, P).astype(np.int32),
-    rng.integers(0, 40, (P, G, T)).astype(np.int32),
-    rng.integers(1, T + 1, (P, G)).astype(np.int32),
-    rng.normal(size=(P, G)).astype(np.float32),
-    near(),
-    None,
-    near(),
+  lengths = rng.integers(1, T + 1, (P, G)).astype(np.int32)
+  return RolloutBatch(
+    prompts=rng.integers(0, 40, (P, 8)).astype(np.int32),
+    prompt_lengths=rng.integers(1, 9, P).astype(np.int32),
+    tokens=rng.integers(0, 40, (P, G, T)).astype(np.int32),
+    lengths=lengths,
+    loss_mask=np.arange(T) < lengths[..., None],
+    advantage=rng.normal(size=(P, G, 1)).astype(np.float32),
+    sampler_logp=near(),
+    ref_logp=near(),
   )
 
 
@@ -101,29 +102,29 @@ def run(model, mesh, sampler_mesh=None, attention='auto'):
   """Host copies of samples, log-probs, the updated state and its metrics; the state; programs compiled."""
   cfg, specs = config_of(16, attention), models.specs(model)
   opt = optimizer.make(cfg.optimizer, 3, specs)
-  like = state_lib.abstract_state(specs, opt, mesh, True, cfg.train)
+  like = state_lib.abstract_state(specs, opt, mesh, reference_dtype='float32')
   params = jax.tree.map(
     lambda x, s: jax.device_put(np.asarray(x), s.sharding), params_lib.init(specs, jax.random.key(0)), like.params
   )
-  state, updater = state_lib.new_state(params, opt, like), Updater(cfg, model, opt, mesh)
+  state, trainer = state_lib.new_state(params, opt, like), policy.make_trainer(cfg, model, opt, mesh)
   sampler_mesh = sampler_mesh or mesh
   engine = Engine(model, types.SimpleNamespace(eos=(1,)), sampler_mesh, max_prompt=8, max_response=T)
   keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(sampler_mesh))
   with jax.transfer_guard('disallow'):
     samples = engine.sample(state.params, [[3, 4, 5 + i] for i in range(P)], keys, Sampling())
-    logp = updater.logprobs(state.params, graded())()
-    state, metrics = updater.update(state, graded(), 0)
-    compiled = policy._accumulate._cache_size()
-    state, _ = updater.update(state, graded(), 1)
+    logp = policy.logprobs(state.params, graded(), cfg, trainer.loss_fn.logprobs).result()
+    state, metrics = policy.update(trainer, state, graded(), cfg, 0)
+    compiled = accumulate._accumulate._cache_size()
+    state, _ = policy.update(trainer, state, graded(), cfg, 1)
   for at, (got, want) in enumerate(zip(jax.tree.leaves(state), jax.tree.leaves(like))):
     assert got.sharding.is_equivalent_to(want.sharding, got.ndim), (at, got.sharding, want.sharding)
-  assert policy._accumulate._cache_size() == compiled, 'the second step compiled another program'
+  assert accumulate._accumulate._cache_size() == compiled, 'the second step compiled another program'
   return samples, logp, jax.device_get(state), metrics, state
 
 
 def compare(alone, wide, said):
   np.testing.assert_array_equal(wide[0].tokens, alone[0].tokens, err_msg=said)
-  np.testing.assert_allclose(wide[0].sampling_logp, alone[0].sampling_logp, atol=1e-5, err_msg=said)
+  np.testing.assert_allclose(wide[0].sampler_logp, alone[0].sampler_logp, atol=1e-5, err_msg=said)
   np.testing.assert_allclose(wide[1], alone[1], atol=1e-5, err_msg=said)
   worst = 0.0
   for (at, a), b in zip(jax.tree_util.tree_leaves_with_path(wide[2]), jax.tree.leaves(alone[2])):
@@ -145,7 +146,7 @@ def check_layout(wide):
   params, moments = wide[4].params, wide[4].opt_state[1][0].mu
   assert whole(params['layers']['mlp']['up']) == whole(params['embed']) == 1 / 4  # over fsdp and tp
   assert whole(moments['layers']['mlp']['up']) == 1 / 4
-  assert whole(policy.zeros_like(params)['layers']['mlp']['up']) == 1 / 4  # gradients too
+  assert whole(accumulate.zeros_like(params)['layers']['mlp']['up']) == 1 / 4  # gradients too
 
 
 def check_received():
@@ -159,13 +160,13 @@ def check_received():
 
 
 def check_programs(model):
-  """The sampler's programs leave prefix and cache where `decode.laid_out` says, which a plan relies on."""
+  """The sampler's programs leave prefix and cache where `decode.constrain` says, which a plan relies on."""
   mesh = parallel.make_mesh(config.Mesh(**ONE | dict(fsdp=2, tp=4)))
   specs = models.specs(model, stacked=False)
   by_prompt, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
   of = lambda shape, dtype, sharding=by_prompt: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
   key = jax.eval_shape(lambda: jax.random.key(0)).dtype
-  program = decode.start.lower(
+  program = decode.prefill.lower(
     params_lib.abstract(specs, jnp.float32, parallel.shardings(specs, mesh)),
     of((P, 8), jnp.int32),
     of((P,), jnp.int32),
@@ -178,18 +179,18 @@ def check_programs(model):
     dtype=jnp.float32,
     mesh=mesh,
   )
-  prefix, carry, _ = program.out_info
+  prefix, state, _ = program.out_info
   place = lambda x, mesh, *axes: layout.sharding(x.shape, mesh, *axes)
-  want = jax.tree.leaves(decode.laid_out((prefix, carry), mesh, place))
+  want = jax.tree.leaves(decode.constrain((prefix, state), mesh, place))
   found = jax.tree.leaves(program.compile().output_shardings[:2])
-  for x, a, b in zip(jax.tree.leaves((prefix, carry)), found, want, strict=True):
+  for x, a, b in zip(jax.tree.leaves((prefix, state)), found, want, strict=True):
     assert a.is_equivalent_to(b, len(x.shape)), (x, a, b)
 
 
 def refusals(model):
   mesh = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tp=2))
   with pytest.raises(ConfigError, match='1 prompts a microbatch do not divide over 4 devices.*multiple of 8'):
-    Updater(config_of(microbatch=2), model, None, mesh)
+    policy.make_trainer(config_of(microbatch=2), model, None, mesh)
   # Microbatches of 4 prompts fit 4 devices, but the 6 prompts of a minibatch leave 2 over.
   uneven = dict(rollout=dict(prompts=12, samples=16), train=dict(minibatches=2, length_slices=4))
   with pytest.raises(
@@ -197,10 +198,10 @@ def refusals(model):
     match='the 6 prompts of a minibatch in microbatches of 4 .16 responses, 4 of a '
     'prompt. leave 2 over, which do not divide over 4 devices',
   ):
-    Updater(config_of(16, **uneven), model, None, mesh)
-  Updater(config_of(16, **uneven | dict(rollout=dict(prompts=16, samples=16))), model, None, mesh)
+    policy.make_trainer(config_of(16, **uneven), model, None, mesh)
+  policy.make_trainer(config_of(16, **uneven | dict(rollout=dict(prompts=16, samples=16))), model, None, mesh)
   with pytest.raises(ConfigError, match="'cudnn', which runs on gpu or cuda only, but .*'cpu'; use 'auto'"):
-    Updater(config_of(16, 'cudnn'), model, None, mesh)
+    policy.make_trainer(config_of(16, 'cudnn'), model, None, mesh)
   engine = Engine(model, types.SimpleNamespace(eos=(1,)), mesh, max_prompt=8, max_response=T)
   with pytest.raises(ConfigError, match='3 prompts do not divide over 4 devices'):
     engine.sample(None, [[3]] * 3, row_keys(jax.random.key(3), 3, G), Sampling())
@@ -210,7 +211,7 @@ def main(name, every):
   assert jax.device_count() == 8
   model = MODELS[name]
   alone = run(model, parallel.make_mesh(config.Mesh(**ONE), jax.devices()[:1]))
-  assert len({tuple(t) for t in alone[0].tokens}) > P
+  assert len({tuple(t) for t in alone[0].tokens.reshape(P * G, T)}) > P
   for shape in MESHES[name] if every else MESHES[name][: TESTED[name]]:
     sampler = parallel.make_mesh(config.Mesh(**ONE | SAMPLERS[str(shape)])) if str(shape) in SAMPLERS else None
     wide = run(model, parallel.make_mesh(config.Mesh(**ONE | shape)), sampler, KERNELS.get(str(shape), 'auto'))

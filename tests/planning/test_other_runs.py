@@ -45,7 +45,7 @@ def names(cfg):
 
 def test_each_run_is_read_as_what_it_is_and_has_its_programs():
   assert isinstance(sampling(), config.Generate) and isinstance(scoring(), config.RewardModel)
-  assert names(sampling()) == ['sample/weights', 'sample/start', 'sample/stretch']
+  assert names(sampling()) == ['sample/weights', 'sample/prefill', 'sample/decode']
   assert names(scoring()) == ['reward_model/accumulate', 'reward_model/apply']
   assert 'rewards' in names(with_reward_models())
   assert 'rewards' not in names(config.of_run(r1_rl.get_config('reasoning')))
@@ -94,7 +94,7 @@ def test_their_real_programs_compile_for_a_slice(tmp_path, cfg):
   assert list(found) == names(cfg) and out['verdict'] == 'fits' and out['bound']['cost_a_billion'] > 0
   if isinstance(cfg, config.Generate):  # bfloat16 over four chips, and no optimizer beside it
     assert found['sample/weights']['argument_bytes'] >= 2 * COUNT / 4
-    assert found['sample/weights']['resident_beside_bytes'] == found['sample/stretch']['resident_beside_bytes'] == 0
+    assert found['sample/weights']['resident_beside_bytes'] == found['sample/decode']['resident_beside_bytes'] == 0
   else:  # parameters, gradients and two moments, all float32
     assert found['reward_model/apply']['argument_bytes'] >= 16 * COUNT / 4 * 0.98
 

@@ -67,7 +67,8 @@ def test_the_compiled_gradient_agrees(model, remat):
 
   def loss(params):
     hidden = models.response_hidden(params, model, whole(2, 8), jnp.full(2, 8), whole(2, 3, 9), remat=remat).hidden
-    logp, _ = models.token_logprobs(hidden.reshape(-1, model.embed), models.unembedding(params), whole(54), 27)
+    flat = hidden.reshape(1, -1, model.embed)
+    logp, _ = models.logprobs(flat, models.unembedding(params), whole(1, 54), 27)
     return logp.sum()
 
   text = jax.jit(jax.value_and_grad(loss)).lower(params_lib.abstract(models.specs(model))).compile().as_text()

@@ -72,7 +72,7 @@ def test_fits_to_92_per_cent_and_tight_to_all_of_it():
     ('update/accumulate', config_of(microbatch=32), 2, '--config.train.length_slices=2 --config.train.microbatch=16'),
     ('update/accumulate', config_of(microbatch=2, length_slices=16), 2, 'moment_dtype=bfloat16'),
     ('update/apply', config_of(microbatch=32), 2, 'moment_dtype=bfloat16'),
-    ('sample/stretch', config_of(), 2, '--config.rollout.chunk=4'),
+    ('sample/decode', config_of(), 2, '--config.rollout.chunk=4'),
   ],
 )
 def test_the_cheapest_remedy(name, cfg, shards, found):

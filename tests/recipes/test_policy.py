@@ -38,7 +38,7 @@ def policy_of(server, grader, seed=0, cache=''):
 
 
 def ask(server, grader, problems=PROBLEMS, seed=0, cache='', number=0):
-  return policy_of(server, grader, seed, cache).start(problems, templates.TEMPLATES['chat_boxed'], number)()[0]
+  return policy_of(server, grader, seed, cache).start(problems, templates.TEMPLATES['chat_boxed'], number).result()[0]
 
 
 def test_rows_are_graded_texts_with_the_teachers_thinking(server, grader):

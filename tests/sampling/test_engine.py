@@ -65,24 +65,22 @@ def reference_logprobs(params, prompt, response, temperature=1.0):
 
 
 def test_logprobs_are_the_models_own(params):
-  out = engine().sample(params, PROMPTS, KEYS, Sampling(temperature=0.7))
-  assert len(set(map(tuple, out.tokens))) > 8  # samples of one prompt differ
-  for row in range(16):
-    response = out.tokens[row][: out.lengths[row]]
-    np.testing.assert_allclose(
-      out.logp[row][: out.lengths[row]], reference_logprobs(params, PROMPTS[row // 4], response), atol=2e-5
-    )
-    np.testing.assert_allclose(
-      out.sampling_logp[row][: out.lengths[row]],
-      reference_logprobs(params, PROMPTS[row // 4], response, 0.7),
-      atol=2e-5,
-    )
+  out = engine().sample(params, PROMPTS, KEYS, Sampling(temperature=0.7), version=5)
+  assert len(set(map(tuple, out.tokens.reshape(16, -1)))) > 8  # samples of one prompt differ
+  assert out.prompt_lengths.tolist() == list(map(len, PROMPTS)) and out.prompts[2, :18].tolist() == PROMPTS[2]
+  for at in np.ndindex(4, 4):
+    n = out.lengths[at]
+    want = reference_logprobs(params, PROMPTS[at[0]], out.tokens[at][:n], 0.7)
+    np.testing.assert_allclose(out.sampler_logp[at][:n], want, atol=2e-5)
+    assert out.loss_mask[at][:n].all() and not out.loss_mask[at][n:].any()
+  assert (out.policy_version == 5).all()
 
 
 def test_stops_are_what_the_tokens_say(params):
   out = engine().sample(params, PROMPTS, KEYS, Sampling())
-  assert {'eos', 'length'} >= set(out.stop) and (out.stop == 'eos').sum() > 4
-  for tokens, length, stop in zip(out.tokens, out.lengths, out.stop):
+  assert {'eos', 'length'} >= set(out.stop.flat) and (out.stop == 'eos').sum() > 4
+  for at in np.ndindex(4, 4):
+    tokens, length, stop = out.tokens[at], out.lengths[at], out.stop[at]
     inside, after = tokens[:length], tokens[length:]
     assert (inside[:-1] != 1).all() and (after == 0).all()
     assert (inside[-1] == 1) == (stop == 'eos') and (length == 80 or stop == 'eos')
@@ -92,18 +90,18 @@ def test_a_row_does_not_depend_on_its_neighbours_or_on_padding(params):
   """Alone, with others, in another order, and with a cache that grows otherwise: the same tokens."""
   out = engine().sample(params, PROMPTS, KEYS, Sampling())
   alone = engine().sample(params, [PROMPTS[3]], KEYS[3:, 1:2], Sampling())
-  np.testing.assert_array_equal(alone.tokens[0], out.tokens[13])
+  np.testing.assert_array_equal(alone.tokens[0, 0], out.tokens[3, 1])
   turned = engine().sample(params, PROMPTS[::-1], KEYS[::-1], Sampling())
-  np.testing.assert_array_equal(turned.tokens.reshape(4, 4, -1)[::-1].reshape(16, -1), out.tokens)
+  np.testing.assert_array_equal(turned.tokens[::-1], out.tokens)
   longer = engine(max_response=120).sample(params, PROMPTS, KEYS, Sampling())
-  np.testing.assert_array_equal(longer.tokens[:, :70], out.tokens[:, :70])
+  np.testing.assert_array_equal(longer.tokens[..., :70], out.tokens[..., :70])
 
 
 def test_greedy_takes_the_best_token(params):
   out = engine(max_response=10).sample(params, PROMPTS, KEYS[:, :1], Sampling(0.0))
   for row, prompt in enumerate(PROMPTS):
     so_far = list(prompt)
-    for token in out.tokens[row][: out.lengths[row]]:
+    for token in out.tokens[row, 0][: out.lengths[row, 0]]:
       assert token == logits_of(params, np.asarray(so_far))[-1].argmax()
       so_far.append(token)
 
@@ -112,7 +110,7 @@ def test_a_first_token_that_ends_the_response_has_length_one(params):
   certain = params | {'unembed': jnp.zeros_like(params['unembed'])}
   biased = certain | {'unembed': certain['unembed'].at[:, 1].set(1e4 * jnp.sign(_last_hidden(params)))}
   out = engine().sample(biased, [PROMPTS[0]], KEYS[:1], Sampling())
-  assert out.lengths.tolist() == [1] * 4 and set(out.stop) == {'eos'} and (out.tokens[:, 0] == 1).all()
+  assert out.lengths.tolist() == [[1] * 4] and set(out.stop[0]) == {'eos'} and (out.tokens[..., 0] == 1).all()
 
 
 def _last_hidden(params):
@@ -122,11 +120,13 @@ def _last_hidden(params):
 
 def test_a_stop_string_cuts_after_the_token_that_completes_it(params):
   plain = engine().sample(params, PROMPTS, KEYS, Sampling())
-  texts = [Letters().decode(t[:n]) for t, n in zip(plain.tokens, plain.lengths)]
+  flat = lambda x: x.reshape(16, *x.shape[2:])
+  texts = [Letters().decode(t[:n]) for t, n in zip(flat(plain.tokens), flat(plain.lengths))]
   stop = next(text[k : k + 2] for text in texts for k in range(40, len(text) - 2) if text.find(text[k : k + 2]) == k)
   cut = engine(stop=(stop,)).sample(params, PROMPTS, KEYS, Sampling())
   assert 'stop' in cut.stop
-  for text, tokens, length, why, whole in zip(texts, cut.tokens, cut.lengths, cut.stop, plain.lengths):
+  rows = zip(texts, flat(cut.tokens), flat(cut.lengths), flat(cut.stop), flat(plain.lengths))
+  for text, tokens, length, why, whole in rows:
     got = Letters().decode(tokens[:length])
     if stop in text:
       assert got == text[: text.find(stop) + 2] and why == 'stop'
@@ -136,7 +136,7 @@ def test_a_stop_string_cuts_after_the_token_that_completes_it(params):
 
 def test_a_stop_string_completed_by_the_last_token_is_a_stop(params):
   plain = engine().sample(params, PROMPTS, KEYS, Sampling())
-  row = int(plain.lengths.argmax())
+  row = np.unravel_index(plain.lengths.argmax(), (4, 4))
   texts = [Letters().decode(plain.tokens[row][:n]) for n in range(30)]
   n = next(n for n in range(6, 30) if len(texts[n]) > len(texts[n - 1]) and texts[n][-2:] not in texts[n - 1])
   cut = engine(stop=(texts[n][-2:],), max_response=n).sample(params, PROMPTS, KEYS, Sampling())
@@ -155,8 +155,8 @@ def test_prompt_keys_and_values_exist_once_per_prompt(params):
   from r1jax.sampling import decode
 
   keys = row_keys(jax.random.key(0), 2, 8)
-  prefix, carry, _ = decode.start(
-    decode.weights(params, jnp.float32),
+  prefix, state, _ = decode.prefill(
+    decode.cast_weights(params, jnp.float32),
     jnp.ones((2, 16), jnp.int32),
     jnp.array([16, 4]),
     keys,
@@ -168,4 +168,4 @@ def test_prompt_keys_and_values_exist_once_per_prompt(params):
     dtype=jnp.float32,
   )
   assert {x.shape for x in jax.tree.leaves(prefix)} == {(2, 1, 8, 16), (2, 1, 16, 8)}
-  assert {x.shape for x in jax.tree.leaves(carry.cache)} == {(2, 1, 8, 8, 32), (2, 1, 8, 32, 8)}
+  assert {x.shape for x in jax.tree.leaves(state.cache)} == {(2, 1, 8, 8, 32), (2, 1, 8, 32, 8)}

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax import models
+from r1jax import losses, models
 from r1jax import params as params_lib
-from r1jax.training import critic, policy
+from r1jax.batch import RolloutBatch
+from r1jax.training import accumulate, critic
 
 MODEL = models.ModelConfig(
   vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=64, head='score'
@@ -20,17 +21,29 @@ def batch():
   tokens = lambda *shape: jnp.asarray(rng.integers(0, 40, shape), jnp.int32)
   near = lambda: jnp.asarray(rng.normal(size=(P, G, T)), jnp.float32)
   lengths = jnp.asarray(rng.integers(1, T + 1, (P, G)), jnp.int32)
-  return critic.ValueBatch(tokens(P, 8), jnp.array([1, 8, 3, 5]), tokens(P, G, T), lengths, near(), near())
+  return RolloutBatch(
+    prompts=tokens(P, 8),
+    prompt_lengths=jnp.array([1, 8, 3, 5]),
+    tokens=tokens(P, G, T),
+    lengths=lengths,
+    loss_mask=jnp.arange(T) < lengths[..., None],
+    sampler_logp=None,
+    returns=near(),
+    values=near(),
+  )
+
+
+def loss_of(remat, clip=0.2):
+  return critic.ValueLoss(MODEL, accumulate.ForwardOptions(remat=remat), clip)
 
 
 def gradient(params, whole, size, remat, clip=0.2):
-  options = policy.Options(temperature=1.0, logit_chunk=8, dtype='float32', remat=remat)
-  totals = policy.Totals(jnp.float32(P * G), whole.lengths.sum().astype(jnp.float32))
-  grads, loss = policy.zeros_like(params), 0.0
+  totals = losses.Totals(jnp.float32(P * G), whole.lengths.sum().astype(jnp.float32), T)
+  grads, loss = accumulate.zeros_like(params), 0.0
   for first in range(0, P, size):
     part = jax.tree.map(lambda x, at=slice(first, first + size): x[at], whole)
-    grads, share = critic.accumulate(params, grads, part, totals, cfg=MODEL, options=options, clip=clip)
-    loss += share
+    grads, metrics = accumulate.accumulate(params, grads, part, totals, loss_fn=loss_of(remat, clip))
+    loss += metrics['value/loss']
   return loss, grads
 
 
@@ -41,11 +54,10 @@ def params():
 
 def test_values_are_those_before_each_token(params):
   whole = batch()
-  options = policy.Options(temperature=1.0, logit_chunk=8, dtype='float32', remat='none')
-  found = critic.values(params, whole, cfg=MODEL, options=options)
+  found = critic.values(params, whole, loss_fn=loss_of('none'))
   for p, g in ((0, 0), (3, 1)):
     n = int(whole.prompt_lengths[p])
-    row = jnp.concatenate([whole.prompts[p, :n], whole.responses[p, g]])[None, None]
+    row = jnp.concatenate([whole.prompts[p, :n], whole.tokens[p, g]])[None, None]
     hidden = models.forward(params, MODEL, row, jnp.arange(n + T)[None, None]).hidden
     np.testing.assert_allclose(found[p, g], models.scores(params, hidden)[0, 0, n - 1 : -1], atol=1e-5)
 

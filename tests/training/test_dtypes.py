@@ -11,7 +11,7 @@ from r1jax import checkpoint, config, models, parallel
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
 from r1jax.models.config import MoE
-from r1jax.training import optimizer, policy
+from r1jax.training import accumulate, optimizer
 from r1jax.training import state as state_lib
 
 MODEL = models.ModelConfig(
@@ -24,8 +24,7 @@ F32, BF16 = jnp.float32, jnp.bfloat16
 def make(name='adam', param='float32', moment='float32', reference='float32', memory='device'):
   opt = optimizer.make(config.Optimizer(1e-2, name=name, moment_dtype=moment), 10, SPECS, param)
   mesh = parallel.make_mesh(config.Mesh(), jax.devices()[:1])
-  train = config.Train(param_dtype=param, reference_dtype=reference, reference_memory=memory)
-  like = state_lib.abstract_state(SPECS, opt, mesh, True, train)
+  like = state_lib.abstract_state(SPECS, opt, mesh, param, reference, memory)
   params = jax.tree.map(lambda x, s: x.astype(s.dtype), params_lib.init(SPECS, jax.random.key(0)), like.params)
   return opt, like, state_lib.new_state(params, opt, like)
 
@@ -34,7 +33,7 @@ def gradient(state, dtype='float32'):
   flat = jnp.linspace(0.1, 1.0, 24)
   return jax.tree.map(
     lambda x: (jnp.resize(flat, x.shape) * (-1) ** jnp.arange(x.shape[-1])).astype(x.dtype),
-    policy.zeros_like(state.params, dtype),
+    accumulate.zeros_like(state.params, dtype),
   )
 
 
@@ -60,8 +59,8 @@ def test_bfloat16_moments_give_nearly_the_same_updates(name):
   opt, _, exact = make(name)
   coarse_opt, _, coarse = make(name, moment='bfloat16')
   for at in range(3):
-    exact, _ = policy.apply(exact, gradient(exact), optimizer=opt)
-    coarse, _ = policy.apply(coarse, gradient(coarse), optimizer=coarse_opt)
+    exact, _ = accumulate.apply(exact, gradient(exact), optimizer=opt)
+    coarse, _ = accumulate.apply(coarse, gradient(coarse), optimizer=coarse_opt)
     # The first update is computed before anything is rounded.
     # Muon makes a matrix's small directions as large as its large ones, and their rounding with them.
     tolerance = dict(atol=5e-4 if name == 'adam' else 3e-3) if at else dict(rtol=1e-5, atol=1e-7)
@@ -75,8 +74,8 @@ def test_bfloat16_parameters_move_as_float32_ones_rounded():
   coarse_opt, coarse_like, coarse = make(param='bfloat16')
   before = jax.device_get(coarse.params)
   exact = exact.replace(params=jax.tree.map(lambda x: x.astype(F32), coarse.params))
-  exact, _ = policy.apply(exact, gradient(exact), optimizer=opt)
-  coarse, _ = policy.apply(coarse, gradient(coarse, 'param'), optimizer=coarse_opt)
+  exact, _ = accumulate.apply(exact, gradient(exact), optimizer=opt)
+  coarse, _ = accumulate.apply(coarse, gradient(coarse, 'param'), optimizer=coarse_opt)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(np.float32(a), b, rtol=2**-7, atol=1e-4), coarse.params, exact.params
   )
@@ -86,7 +85,7 @@ def test_bfloat16_parameters_move_as_float32_ones_rounded():
 
 def test_all_of_it_is_saved_and_restored_to_the_bit(tmp_path):
   opt, like, state = make(param='bfloat16', moment='bfloat16', reference='bfloat16')
-  state, _ = policy.apply(state, gradient(state), optimizer=opt)
+  state, _ = accumulate.apply(state, gradient(state), optimizer=opt)
   with checkpoint.Store(tmp_path, config.Checkpoint(every=1), {}) as store:
     store.save(1, state)
     found, _ = store.restore(like)
@@ -125,8 +124,8 @@ def test_a_reference_in_the_hosts_memory():
   kinds = lambda tree: {x.sharding.memory_kind for x in jax.tree.leaves(tree)}
   assert kinds(like.reference) == kinds(state.reference) == {'pinned_host'} and kinds(state.params) == {'device'}
   grads = gradient(state)
-  state, _ = policy.apply(state, grads, optimizer=opt)
-  plain, _ = policy.apply(plain, gradient(plain), optimizer=opt)
+  state, _ = accumulate.apply(state, grads, optimizer=opt)
+  plain, _ = accumulate.apply(plain, gradient(plain), optimizer=opt)
   at_hand = state_lib.in_memory(state.reference, 'device')
   assert kinds(at_hand) == {'device'}
   jax.tree.map(np.testing.assert_array_equal, (state.params, at_hand), (plain.params, plain.reference))

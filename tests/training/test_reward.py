@@ -15,7 +15,7 @@ from r1jax.data.labelled import Example
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import reward
 from r1jax.training import state as state_lib
-from r1jax.training.update import NonFiniteError
+from r1jax.training.accumulate import NonFiniteError
 
 MODEL = models.ModelConfig(
   vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=256, head='score'
@@ -62,12 +62,13 @@ def updated(params, objective, some=None, **settings):
   import optax
 
   mesh = parallel.make_mesh(config.Mesh())
-  updater = reward.ScoreUpdater(cfg(objective, **settings), MODEL, optax.sgd(1.0), mesh)
-  like = state_lib.abstract_state(models.specs(MODEL), optax.sgd(1.0), mesh, False, config.Train())
+  c = cfg(objective, **settings)
+  trainer = reward.make_trainer(c, MODEL, optax.sgd(1.0), mesh)
+  like = state_lib.abstract_state(models.specs(MODEL), optax.sgd(1.0), mesh)
   state = state_lib.new_state(
     jax.device_put(params, jax.tree.map(lambda x: x.sharding, like.params)), optax.sgd(1.0), like
   )
-  state, metrics = updater.update(state, some or examples(objective), 0)
+  state, metrics = reward.update(trainer, state, some or examples(objective), c, 0)
   return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, state.params), metrics
 
 
@@ -132,11 +133,11 @@ def test_what_does_not_divide_is_refused():
 def test_a_few_steps_learn_the_pairs(params):
   mesh, c = parallel.make_mesh(config.Mesh()), cfg('pairs')
   optimizer = optimizer_lib.make(c.optimizer, 30, models.specs(MODEL))
-  updater = reward.ScoreUpdater(c, MODEL, optimizer, mesh)
-  like = state_lib.abstract_state(models.specs(MODEL), optimizer, mesh, False, config.Train())
+  trainer = reward.make_trainer(c, MODEL, optimizer, mesh)
+  like = state_lib.abstract_state(models.specs(MODEL), optimizer, mesh)
   state = state_lib.new_state(jax.device_put(params, jax.tree.map(lambda x: x.sharding, like.params)), optimizer, like)
   losses = []
   for step in range(30):
-    state, metrics = updater.update(state, examples('pairs'), step)
+    state, metrics = reward.update(trainer, state, examples('pairs'), c, step)
     losses.append(metrics['train/loss'])
   assert losses[-1] < 0.1 < 0.5 < losses[0] and metrics['train/accuracy'] == 1

@@ -16,7 +16,7 @@ from r1jax.data import packing
 from r1jax.models import causal
 from r1jax.training import sft
 from r1jax.training import state as state_lib
-from r1jax.training.update import NonFiniteError
+from r1jax.training.accumulate import ForwardOptions, NonFiniteError
 
 MODEL = models.ModelConfig(vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=256)
 LENGTH = 32
@@ -44,15 +44,16 @@ def cfg(batch, microbatch=0, **model):
 def updated(params, rows, microbatch=0, model=MODEL, **settings):
   """What one step of SGD of rate 1 takes from the parameters, the gradient; its metrics; and the held-out figures."""
   mesh = parallel.make_mesh(config.Mesh())
-  updater = sft.SFTUpdater(cfg(len(rows), microbatch, **settings), model, optax.sgd(1.0), mesh)
-  like = state_lib.abstract_state(models.specs(model), optax.sgd(1.0), mesh, False, config.Train())
+  c = cfg(len(rows), microbatch, **settings)
+  trainer = sft.make_trainer(c, model, optax.sgd(1.0), mesh)
+  like = state_lib.abstract_state(models.specs(model), optax.sgd(1.0), mesh)
   state = state_lib.new_state(
     jax.device_put(params, jax.tree.map(lambda x: x.sharding, like.params)), optax.sgd(1.0), like
   )
-  arrays = packing.pack(rows, LENGTH)
-  size = updater.size
-  held_out = updater.evaluate(state.params, [[x[i : i + size] for x in arrays] for i in range(0, len(rows), size)])
-  state, metrics = updater.update(state, arrays, 0)
+  batch, size = sft.PackedBatch(*packing.pack(rows, LENGTH)), microbatch or len(rows)
+  parts = [jax.tree.map(lambda x, i=i: x[i : i + size], batch) for i in range(0, len(rows), size)]
+  held_out = sft.evaluate(trainer, state.params, parts, size)
+  state, metrics = sft.update(trainer, state, batch, c, 0)
   return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, state.params), metrics, held_out
 
 
@@ -125,9 +126,7 @@ def test_a_mixture_counts_real_tokens_only():
   model = dataclasses.replace(models.PRESETS['toy_deepseek'], vocab=64)
   params = jax.jit(functools.partial(params_lib.init, models.specs(model)))(jax.random.key(0))
   batch = sft.PackedBatch(*packing.pack([texts(2), texts(1)], LENGTH))
-  options = sft.policy.Options(1.0, 64, 'float32', 'none')
-  loss = jax.jit(functools.partial(sft.packed_loss, cfg=model, options=options))
-  _, (metrics, _) = loss(params, batch, jnp.float32(1))
+  _, metrics, _ = jax.jit(sft.SFTLoss(model, ForwardOptions(), 64))(params, batch, jnp.float32(1))
   tokens = sum(len(ids) for ids, _ in [*texts(2), *texts(1)])
   np.testing.assert_allclose(metrics['moe/load'].sum(axis=1), tokens * model.moe.top_k)
 

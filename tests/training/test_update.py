@@ -9,11 +9,12 @@ import pytest
 
 from r1jax import config, losses, models, parallel
 from r1jax import params as params_lib
+from r1jax.batch import RolloutBatch
 from r1jax.config import ConfigError
 from r1jax.models.config import MLA, MoE
-from r1jax.training import optimizer, policy
+from r1jax.training import accumulate, optimizer, policy
 from r1jax.training import state as state_lib
-from r1jax.training.update import Graded, NonFiniteError, Updater, bucket
+from r1jax.training.accumulate import NonFiniteError
 
 MODEL = models.ModelConfig(vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=64)
 SPECS = models.specs(MODEL)
@@ -49,25 +50,26 @@ def rollout(old=True, ref=True, seed=0):
   near = lambda: (-3.7 + 0.3 * rng.normal(size=(P, G, T))).astype(np.float32)
   lengths = rng.integers(1, T + 1, (P, G)).astype(np.int32)
   lengths[0] = [1, T, 2, 9]
-  return Graded(
-    rng.integers(0, 40, (P, 8)).astype(np.int32),
-    rng.integers(1, 9, P).astype(np.int32),
-    rng.integers(0, 40, (P, G, T)).astype(np.int32),
-    lengths,
-    rng.normal(size=(P, G)).astype(np.float32),
-    near(),
-    near() if old else None,
-    near() if ref else None,
+  return RolloutBatch(
+    prompts=rng.integers(0, 40, (P, 8)).astype(np.int32),
+    prompt_lengths=rng.integers(1, 9, P).astype(np.int32),
+    tokens=rng.integers(0, 40, (P, G, T)).astype(np.int32),
+    lengths=lengths,
+    loss_mask=np.arange(T) < lengths[..., None],
+    advantage=rng.normal(size=(P, G, 1)).astype(np.float32),
+    sampler_logp=near(),
+    old_logp=near() if old else None,
+    ref_logp=near() if ref else None,
   )
 
 
 def make(cfg, opt=None, model=MODEL):
-  """Updater and a fresh state, one device; gradient descent at rate 1 unless told: its step is the gradient."""
+  """Trainer and a fresh state, one device; gradient descent at rate 1 unless told: its step is the gradient."""
   mesh = parallel.make_mesh(config.Mesh(), jax.devices()[:1])
   opt, specs = opt or SGD, models.specs(model)
-  like = state_lib.abstract_state(specs, opt, mesh, False, cfg.train)
+  like = state_lib.abstract_state(specs, opt, mesh)
   params = params_lib.init(specs, jax.random.key(0))
-  return Updater(cfg, model, opt, mesh), state_lib.new_state(params, opt, like)
+  return policy.make_trainer(cfg, model, opt, mesh), state_lib.new_state(params, opt, like)
 
 
 SGD = optax.sgd(1.0)
@@ -75,9 +77,9 @@ SGD = optax.sgd(1.0)
 
 def stepped(cfg, batch, opt=None, step=0, model=MODEL):
   """Host copies of the parameters before and after one update, and the metrics."""
-  updater, state = make(cfg, opt, model)
+  trainer, state = make(cfg, opt, model)
   before = jax.device_get(state.params)
-  state, metrics = updater.update(state, batch, step)
+  state, metrics = policy.update(trainer, state, batch, cfg, step)
   return before, jax.device_get(state.params), metrics
 
 
@@ -129,7 +131,7 @@ def test_frozen_biases_stay_though_weights_decay():
 
 
 def test_length_slices_pad_less():
-  seen = lambda train: [b.responses.shape for _, b in make(config_of(train))[0]._microbatches(rollout())]
+  seen = lambda train: [b.tokens.shape for _, b in policy.microbatches(rollout(), config_of(train))]
   assert seen(dict(microbatch=8)) == [(2, 4, 24)] * 2
   sliced = seen(dict(length_slices=4, microbatch=4))
   assert len(sliced) == 4 and {s[:2] for s in sliced} == {(4, 1)} and sliced[0][2] < sliced[-1][2] == 24
@@ -138,18 +140,18 @@ def test_length_slices_pad_less():
 def test_every_response_is_in_one_microbatch():
   for train in (dict(microbatch=2), dict(length_slices=2, microbatch=4), dict(length_slices=4)):
     seen = np.zeros((P, G), int)
-    for (groups, rows), batch in make(config_of(train))[0]._microbatches(rollout()):
+    for (groups, rows), batch in policy.microbatches(rollout(), config_of(train)):
       seen[groups, rows] += 1
       np.testing.assert_array_equal(batch.lengths, rollout().lengths[groups, rows])
-      assert batch.lengths.max() <= batch.responses.shape[2]
+      assert batch.lengths.max() <= batch.tokens.shape[2]
     assert (seen == 1).all()
 
 
 @pytest.mark.parametrize(
   'length, limit, want', [(1, 24, 8), (8, 24, 8), (9, 24, 16), (24, 24, 24), (41, 160, 80), (3, 5, 5)]
 )
-def test_bucket(length, limit, want):
-  assert bucket(length, limit) == want
+def test_padded_length(length, limit, want):
+  assert policy.padded_length(length, limit) == want
 
 
 @pytest.mark.parametrize('train', [{}, dict(length_slices=2)])
@@ -160,7 +162,7 @@ def test_what_pads_a_rollout_changes_nothing(train):
   dirty = dataclasses.replace(
     clean,
     prompts=np.where(beyond, 39, clean.prompts),
-    responses=np.where(after, 39, clean.responses),
+    tokens=np.where(after, 39, clean.tokens),
     **{n: np.where(after, np.nan, getattr(clean, n)) for n in ('sampler_logp', 'old_logp', 'ref_logp')},
   )
   _, want, metrics = stepped(cfg, clean)
@@ -171,58 +173,66 @@ def test_what_pads_a_rollout_changes_nothing(train):
 
 def test_logprobs_are_the_models_in_any_cut():
   batch = rollout()
-  found = [
-    u.logprobs(s.params, batch)()
-    for u, s in (make(config_of(t)) for t in ({}, dict(microbatch=2), dict(length_slices=4, microbatch=4)))
-  ]
+  found = []
+  for train in ({}, dict(microbatch=2), dict(length_slices=4, microbatch=4)):
+    trainer, state = make(config_of(train))
+    fn = trainer.loss_fn.logprobs
+    found.append(policy.logprobs(state.params, batch, config_of(train), fn).result())
   mask = np.arange(T) < batch.lengths[..., None]
   for other in found[1:]:
     np.testing.assert_allclose(np.where(mask, other, 0), np.where(mask, found[0], 0), atol=1e-5)
   assert (found[0][mask] < 0).all()
 
 
+class Spy(accumulate.Trainer):
+  """Keeps what each optimizer step is given and gives."""
+
+  def step(self, state, batches, totals):
+    batches = list(batches)
+    state, metrics = super().step(state, batches, totals)
+    seen.append((batches, metrics))
+    return state, metrics
+
+
+seen = []
+
+
+def spied(trainer):
+  seen.clear()
+  return Spy(**{field.name: getattr(trainer, field.name) for field in dataclasses.fields(trainer)})
+
+
 def test_later_minibatches_are_compared_with_the_old_policy():
   """Old log-probs as the trainer computes them before the update: ratio 1 in the first minibatch, not in the second."""
   cfg = config_of(dict(minibatches=2))
-  updater, state = make(cfg)
-  assert not updater.single() and make(config_of())[0].single()
+  trainer, state = make(cfg)
+  assert policy.needs_old_logp(cfg) and not policy.needs_old_logp(config_of())
   batch = rollout(ref=False)
-  batch = dataclasses.replace(batch, old_logp=updater.logprobs(state.params, batch)())
-  ratios, step = [], updater._step
-
-  def spy(state, part):
-    state, metrics = step(state, part)
-    ratios.append(metrics['policy/ratio_max'])
-    assert part.lengths.shape == (P // 2, G)
-    return state, metrics
-
-  updater._step = spy
-  state, metrics = updater.update(state, batch, 0)
+  old = policy.logprobs(state.params, batch, cfg, trainer.loss_fn.logprobs).result()
+  state, metrics = policy.update(spied(trainer), state, batch.replace(old_logp=old), cfg, 0)
+  assert [part.lengths.shape for parts, _ in seen for part in parts] == [(P // 2, G)] * 2
+  ratios = [found['policy/ratio_max'] for _, found in seen]
   assert ratios[0] == pytest.approx(1, abs=1e-4) and ratios[1] > 1.01
   assert metrics['policy/ratio_max'] == ratios[1] and int(state.opt_step) == 2
 
 
 def test_minibatches_cover_the_rollout_once_an_epoch_in_an_order_of_the_step():
-  updater, state = make(config_of(dict(minibatches=2, epochs=2)))
-  seen = []
-  updater._step = lambda state, part: (
-    seen.append(part.prompts[:, 0].tolist()) or state,
-    {'policy/loss': 0.0, 'policy/grad_norm': 0.0},
-  )
-  batch = dataclasses.replace(rollout(), prompts=np.arange(P)[:, None] * np.ones((1, 8), int))
+  cfg = config_of(dict(minibatches=2, epochs=2))
+  batch = dataclasses.replace(rollout(), prompts=np.arange(P, dtype=np.int32)[:, None] * np.ones((1, 8), np.int32))
+  trainer, state = make(cfg)
   orders = []
   for step in (0, 1, 2, 0):
-    seen.clear()
-    updater.update(state, batch, step)
-    assert sorted(seen[0] + seen[1]) == sorted(seen[2] + seen[3]) == list(range(P))
-    orders.append(str(seen))
+    state, _ = policy.update(spied(trainer), state, batch, cfg, step)
+    order = [part.prompts[:, 0].tolist() for parts, _ in seen for part in parts]
+    assert sorted(order[0] + order[1]) == sorted(order[2] + order[3]) == list(range(P))
+    orders.append(str(order))
   assert orders[0] == orders[3] and len(set(orders)) > 1
 
 
 def test_equal_rewards_teach_nothing():
   batch = rollout(old=False, ref=False)
   adam = optimizer.make(config.Optimizer(1e-2, weight_decay=0.0), 3, SPECS)
-  equal = np.asarray(losses.ADVANTAGES['group'](np.full(P * G, 1.1, np.float32), G)).reshape(P, G)
+  equal = np.asarray(losses.ADVANTAGES['group'](np.full((P, G), 1.1, np.float32)))
   before, after, metrics = stepped(config_of(), dataclasses.replace(batch, advantage=equal), adam)
   assert metrics['policy/grad_norm'] == 0
   jax.tree.map(np.testing.assert_array_equal, before, after)
@@ -232,46 +242,47 @@ def test_equal_rewards_teach_nothing():
 
 @pytest.mark.parametrize('minibatches', [1, 2])
 def test_a_number_that_is_none_stops_the_run_and_says_where(minibatches):
-  updater, state = make(config_of(dict(minibatches=minibatches)))
-  bad = dataclasses.replace(rollout(), advantage=np.full((P, G), np.nan, np.float32))
+  cfg = config_of(dict(minibatches=minibatches))
+  trainer, state = make(cfg)
+  bad = dataclasses.replace(rollout(), advantage=np.full((P, G, 1), np.nan, np.float32))
   with pytest.raises(NonFiniteError, match='policy/loss and policy/grad_norm not finite at step 7, epoch 0, mini.* 0'):
-    updater.update(state, bad, 7)
+    policy.update(trainer, state, bad, cfg, 7)
   if minibatches == 2:
-    updater, state = make(config_of(dict(minibatches=2)))
+    trainer, state = make(cfg)
     second = np.random.default_rng([0, 7, 0]).permutation(P)[2:]
     one = rollout()
     one.advantage[second] = np.inf
     with pytest.raises(NonFiniteError, match='step 7, epoch 0, minibatch 1'):
-      updater.update(state, one, 7)
+      policy.update(trainer, state, one, cfg, 7)
 
 
 def test_parameters_that_hold_nan_stop_the_run():
-  updater, state = make(config_of())
+  trainer, state = make(config_of())
   broken = state.params | {'norm': state.params['norm'].at[0].set(np.nan)}
   with pytest.raises(NonFiniteError, match='step 3, epoch 0, minibatch 0'):
-    updater.update(state.replace(params=broken), rollout(), 3)
+    policy.update(trainer, state.replace(params=broken), rollout(), config_of(), 3)
 
 
 def test_the_entropy_bonus_raises_entropy():
   """With no advantage the bonus alone moves the policy, in its own direction, and metrics do not contain it."""
-  batch = dataclasses.replace(rollout(old=False, ref=False), advantage=np.zeros((P, G), np.float32))
+  batch = dataclasses.replace(rollout(old=False, ref=False), advantage=np.zeros((P, G, 1), np.float32))
   cfg = config_of(entropy_coef=0.5)
-  updater, state = make(cfg, optax.sgd(0.5))
-  state, first = updater.update(state, batch, 0)
-  state, second = updater.update(state, batch, 1)
+  trainer, state = make(cfg, optax.sgd(0.5))
+  state, first = policy.update(trainer, state, batch, cfg, 0)
+  state, second = policy.update(trainer, state, batch, cfg, 1)
   assert second['policy/entropy'] > first['policy/entropy'] and first['policy/loss'] == 0
   assert first['policy/grad_norm'] > 0
 
 
 def test_entropy_is_the_mean_over_response_tokens():
   batch = rollout(ref=False)
-  updater, state = make(config_of())
+  trainer, state = make(config_of())
   params = jax.device_get(state.params)
-  _, metrics = updater.update(state, batch, 0)
+  _, metrics = policy.update(trainer, state, batch, config_of(), 0)
   total = 0.0
   for p in range(P):
     hidden = models.response_hidden(
-      params, MODEL, batch.prompts[p : p + 1], batch.prompt_lengths[p : p + 1], batch.responses[p : p + 1]
+      params, MODEL, batch.prompts[p : p + 1], batch.prompt_lengths[p : p + 1], batch.tokens[p : p + 1]
     ).hidden
     every = np.asarray(jax.nn.log_softmax(hidden[0] @ models.unembedding(params)), np.float64)
     entropy = -(np.exp(every) * every).sum(axis=-1)
@@ -281,7 +292,7 @@ def test_entropy_is_the_mean_over_response_tokens():
 
 
 def test_metrics_combine_by_their_names():
-  got = policy.combine([{'a': 1.0, 'b_max': 3.0, 'c_min': 2.0}, {'a': 2.0, 'b_max': 1.0, 'c_min': -1.0}])
+  got = accumulate.combine([{'a': 1.0, 'b_max': 3.0, 'c_min': 2.0}, {'a': 2.0, 'b_max': 1.0, 'c_min': -1.0}])
   assert got == {'a': 3.0, 'b_max': 3.0, 'c_min': -1.0}
 
 

@@ -86,7 +86,7 @@ class Local:
       jnp.asarray(numbers, jnp.uint32)
     )
     out = self._engine.sample(self._weights, prompts, keys[:, None], self._sampling)
-    return [self._tokenizer.decode(ids[:n]) for ids, n in zip(out.tokens, out.lengths)]
+    return [self._tokenizer.decode(ids[:n]) for ids, n in zip(out.tokens[:, 0], out.lengths[:, 0])]
 
 
 def _number(chat, draw):

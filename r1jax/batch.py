@@ -1,0 +1,65 @@
+"""One rollout as arrays, from the sampler to the loss."""
+
+import functools
+
+import flax.struct
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+
+@flax.struct.dataclass
+class RolloutBatch:
+  """G responses to each of P prompts: NumPy arrays on the host, jax.Arrays inside a program.
+
+  Arrays over tokens are right-padded to T; what lies behind a response's end may be anything. A microbatch holds some
+  of the groups, some rows of each, and fewer tokens where its responses are shorter.
+
+  Attributes:
+    prompts: i32[P, Tp], right-padded; prompt_lengths: i32[P].
+    tokens: i32[P, G, T], the responses; lengths: i32[P, G], a closing EOS counted.
+    loss_mask: bool[P, G, T], the tokens that are learned from, all within `lengths`.
+    sampler_logp: f32[P, G, T], log-prob of each token under the distribution it was sampled from.
+    stop: str[P, G], why each response ended: EOS, LENGTH or STOP_STRING; None inside programs.
+    policy_version: i32[P, G, T], training step of the policy that sampled each token; None inside programs.
+    old_logp: f32[P, G, T], the sampling policy's log-probs as the trainer computes them; None where this is the only
+      update of the rollout, and they equal the log-probs being trained.
+    ref_logp: f32[P, G, T], the reference policy's; None without a KL term.
+    values: f32[P, G, T], a critic's before the rollout's first update; None without a critic.
+    advantage: f32[P, G, 1], or f32[P, G, T] where each token has its own; None until rewards are known.
+    returns: f32[P, G, T], what a critic is trained towards; None without one.
+  """
+
+  prompts: Array
+  prompt_lengths: Array
+  tokens: Array
+  lengths: Array
+  loss_mask: Array
+  sampler_logp: Array
+  stop: np.ndarray | None = None
+  policy_version: np.ndarray | None = None
+  old_logp: Array | None = None
+  ref_logp: Array | None = None
+  values: Array | None = None
+  advantage: Array | None = None
+  returns: Array | None = None
+
+
+EOS, LENGTH, STOP_STRING = 'eos', 'length', 'stop'
+
+
+def concatenate(batches):
+  """Batches of several prompts as one, prompts padded to the longest. NumPy arrays."""
+  if len(batches) == 1:
+    return batches[0]
+  width = max(batch.prompts.shape[1] for batch in batches)
+  pad = lambda x: np.pad(x, ((0, 0), (0, width - x.shape[1])))
+  return jax.tree.map(lambda *xs: np.concatenate(xs), *(batch.replace(prompts=pad(batch.prompts)) for batch in batches))
+
+
+class Pending:
+  """A result that is still being computed: `result()` waits for it. wait: function that returns it."""
+
+  def __init__(self, wait):
+    self.result = functools.cache(wait)

@@ -1,0 +1,150 @@
+"""Samples responses to problems and grades them."""
+
+import contextlib
+import dataclasses
+
+import numpy as np
+
+from r1jax import losses, parallel
+from r1jax.batch import Pending, RolloutBatch, concatenate
+from r1jax.rewards import mix
+from r1jax.rewards.neural import process
+from r1jax.rollout.prompts import encode_prompt, grading_item
+from r1jax.sampling import row_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+  """G responses to each of P problems, as text and as arrays. B = P * G rows, the G of a problem adjacent.
+
+  Attributes:
+    problems: P problems. items: B grading items (see `r1jax.rewards`).
+    weights: B dicts {part of the reward that scores this item: its weight}.
+    batch: RolloutBatch on the host.
+  """
+
+  problems: list
+  items: list
+  weights: list
+  batch: RolloutBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """Of a rollout.
+
+  Attributes:
+    total: f32[P, G], what is learned from. parts: name -> f32[P, G], unweighted; 0 where the part does not score.
+    timeouts: responses given up while they were graded.
+    credit: f32[P, G, T], of each token, by a process reward model (`losses.step_credit`); None without one.
+  """
+
+  total: np.ndarray
+  parts: dict[str, np.ndarray]
+  timeouts: int
+  credit: np.ndarray | None = None
+
+
+class Sampler:
+  """Samples and grades problems with one engine, template and grader.
+
+  Args:
+    engine: sampling.Engine. tokenizer, template: of the prompts. grader: rewards.workers.pool.Grader.
+    reward: config.Reward, by which the parts are mixed.
+    chunk: prompts sampled at a time; workers grade one chunk while the device samples the next.
+    models: name -> function from items to scores, for the parts that a model on the devices scores. All parts are
+      asked only of the items whose kind has them.
+    step_scores: function from items to the scores of their steps (`rewards.neural.process.Steps`), for credit by step.
+  """
+
+  def __init__(self, engine, tokenizer, template, grader, reward, chunk, models=(), step_scores=None):
+    self.engine, self.tokenizer, self.template, self.grader = engine, tokenizer, template, grader
+    self.reward, self.chunk, self.models, self.step_scores = reward, chunk, dict(models), step_scores
+
+  def start(self, params, problems, samples, key, sampling, step=None, watch=None):
+    """Samples `samples` responses to each problem and hands them to the workers.
+
+    Args:
+      step: of training, for parts that begin later; None asks all parts.
+      watch: function told now and then how many of the problems have been sampled, a fraction.
+
+    Returns:
+      Rollout, and Pending Scores.
+    """
+    texts, prompts = zip(*(encode_prompt(self.tokenizer, self.template, p) for p in problems))
+    batches, items, weights, pending = [], [], [], []
+    params = self.engine.weights(params)  # once for all chunks
+    for first in range(0, len(problems), self.chunk):
+      chunk = slice(first, first + self.chunk)
+      keys = row_keys(key, len(prompts[chunk]), samples, first * samples)
+      with _watched(self.engine, watch, first, len(prompts[chunk])):
+        batch = self.engine.sample(params, prompts[chunk], keys, sampling, step or 0)
+      new = self._items(problems[chunk], texts[chunk], batch)
+      new_weights = mix.weights(new, self.reward, step)
+      own = parallel.own(len(new))  # the other processes grade the rest
+      pending.append((self.grader.submit(new[own], new_weights[own]), own, len(new)))
+      batches.append(batch)
+      items += new
+      weights += new_weights
+    rollout = Rollout(problems, items, weights, concatenate(batches))
+    return rollout, Pending(lambda: self._scores(rollout, pending))
+
+  def _items(self, problems, prompts, batch):
+    """The grading items of a chunk, in the order of its rows."""
+    items = []
+    for problem, prompt, rows, lengths in zip(problems, prompts, batch.tokens, batch.lengths):
+      for ids, n in zip(rows, lengths):
+        response, control = self.tokenizer.response(ids[:n])
+        items.append(grading_item(problem, prompt, response, control, int(n)))
+    return items
+
+  def _scores(self, rollout, pending):
+    """Waits for the workers, asks the models, and mixes."""
+    graded = [(future.result(), own, count) for future, own, count in pending]
+    column = lambda name: np.concatenate([_spread(s.parts[name], own, count) for s, own, count in graded])
+    parts = {name: column(name) for name in graded[0][0].parts}
+    parts, timeouts = parallel.add_up((parts, np.int32(sum(s.timeouts for s, _, _ in graded))))
+    # A model's programs run on all processes at once: each scores all items.
+    parts |= {name: _ask(model, name, rollout) for name, model in self.models.items()}
+    shape = rollout.batch.lengths.shape
+    total = mix.total(parts, self.reward, rollout.weights).reshape(shape)
+    credit = self._credit(rollout) if self.step_scores else None
+    return Scores(total, {name: x.reshape(shape) for name, x in parts.items()}, int(timeouts), credit)
+
+  def _credit(self, rollout):
+    batch, found = rollout.batch, [process.Steps((), ())] * len(rollout.items)
+    rows = [i for i, parts in enumerate(rollout.weights) if 'process' in parts]
+    for i, steps in zip(rows, self.step_scores([rollout.items[i] for i in rows]) if rows else [], strict=True):
+      found[i] = steps
+    responses = zip(batch.tokens.reshape(len(found), -1), batch.lengths.reshape(-1), found, strict=True)
+    ends = [process.step_tokens(self.tokenizer, ids[:n], steps.ends) for ids, n, steps in responses]
+    credit = losses.step_credit([s.scores for s in found], ends, batch.lengths.shape[1], batch.tokens.shape[2])
+    return credit.reshape(batch.tokens.shape)
+
+
+@contextlib.contextmanager
+def _watched(engine, watch, first, count):
+  """`watch` is told how many problems are done while the engine samples `count` behind the `first`; None: nobody is."""
+  engine.watch = watch and (lambda share: watch(first + share * count))
+  try:
+    yield
+    if watch:
+      watch(first + count)
+  finally:
+    engine.watch = None
+
+
+def _ask(model, name, rollout):
+  """f32[B]: the model's scores of the items that have the part `name`; 0 elsewhere."""
+  rows = [i for i, parts in enumerate(rollout.weights) if name in parts]
+  out = np.zeros(len(rollout.items), np.float32)
+  if rows:
+    out[rows] = np.asarray(model([rollout.items[i] for i in rows]), np.float32)
+  return out
+
+
+def _spread(values, rows, count):
+  """`count` zeros with `values` in `rows`."""
+  out = np.zeros(count, values.dtype)
+  out[rows] = values
+  return out
