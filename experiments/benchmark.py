@@ -37,13 +37,13 @@ import numpy as np
 import safetensors.numpy
 
 from configs import r1_zero
-from experiments import common
 from r1jax import config as config_lib
 from r1jax import models, parallel, sampling
 from r1jax import params as params_lib
 from r1jax.batch import RolloutBatch
 from r1jax.checkpoint import families, hf, safetensors_files
 from r1jax.rewards.workers import pool
+from r1jax.runs import json_files, runtime
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import policy
 from r1jax.training import state as state_lib
@@ -174,13 +174,13 @@ def make_checkpoint(path, cfg):
       bits = rng.integers(0, 2**16, math.prod(t.shape), dtype=np.uint16)
       bits &= 0xBFFF  # an exponent below that of infinity
       file.write(bits)
-  common.write_json(os.path.join(path, 'config.json'), families.to_hf(cfg))
+  json_files.write_json(os.path.join(path, 'config.json'), families.to_hf(cfg))
   return 2 * sum(math.prod(t.shape) for t in tensors)
 
 
 def import_once(path):
   """Loads a model directory as training does; a dict of seconds, bytes read and peak memory of the process."""
-  common.prepare()
+  runtime.set_up_process()
   mesh = parallel.make_mesh(config_lib.Mesh())
   warm(path)
   start = time.perf_counter()
@@ -323,7 +323,7 @@ def main(argv):
   if what in ('math', 'code'):
     grade(what, f)
     return
-  common.prepare()
+  runtime.set_up_process()
   mesh = parallel.make_mesh(config_lib.Mesh())
   init = jax.jit(
     functools.partial(params_lib.init, models.specs(MODEL)), out_shardings=parallel.shardings(models.specs(MODEL), mesh)

@@ -12,18 +12,21 @@ import collections
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 
-from absl import app, flags
-from ml_collections import config_flags
-
-from experiments import common, generate
-from experiments.workdir import alone
+from experiments import generate
 from r1jax import config as config_lib
 from r1jax import parallel, templates
 from r1jax.data import reader, shards
 from r1jax.recipes import coldstart, dataset, wordings
 from r1jax.rewards import mix, needs
+from r1jax.runs import cli, grading, json_files, runtime
+from r1jax.runs import problems as problems_lib
+from r1jax.runs import settings as settings_lib
+from r1jax.runs.workdir import alone
+
+log = logging.getLogger('r1jax')
 
 ROWS = 'train.jsonl'
 DONE = 'done.json'  # of a way that has sampled: how many problems, and how many were left out
@@ -81,13 +84,13 @@ def sample(cfg, name, workdir):
     drafts = [coldstart.draft(row, of) for row in rows(cfg, way.of, workdir, collections.Counter())]
     settings['drafts'] = hashlib.sha256(json.dumps(drafts).encode()).hexdigest()
   done = os.path.join(out, DONE)
-  common.begun_with(os.path.join(out, 'generate.json'), settings)
+  settings_lib.require_same_settings(os.path.join(out, 'generate.json'), settings)
   if parallel.agree(os.path.exists(done)):
     return
-  common.log.info('cold start: %s', name)
+  log.info('cold start: %s', name)
   policy, grader = generate.start(wanted, out)
   asked = template(cfg, way)
-  with grader, common.ends_together():
+  with grader, runtime.exit_together():
     if way.of:
       problems = [problem for problem in drafts if policy.fits(problem, asked)]
       config_lib.require(
@@ -99,7 +102,7 @@ def sample(cfg, name, workdir):
     else:
       problems, dropped = generate.problems_of(wanted, policy, asked, own_template=way.way == 'readable')
     generate.write(wanted, folder_of(workdir, name, way), problems, generate.sampled(policy, asked))
-  common.write_json(done, {'problems': len(problems), 'dropped': dropped})
+  json_files.write_json(done, {'problems': len(problems), 'dropped': dropped})
 
 
 def _traces(cfg, way, folder):
@@ -117,7 +120,7 @@ def _traces(cfg, way, folder):
   found = [row for row in reader.read_rows(way.path, check) if not (way.without and row.get(way.without))]
   found, near = dataset.decontaminated(found, cfg.data.evaluation) if cfg.data.evaluation else (found, {})
   if near:
-    common.log.warning('dropped %d traces of problems near ones of data.evaluation: %s.', sum(near.values()), near)
+    log.warning('dropped %d traces of problems near ones of data.evaluation: %s.', sum(near.values()), near)
   found = found[: cfg.problems or None]
   config_lib.require(
     found, f'{way.path} holds no trace, or none without {way.without!r} and apart from data.evaluation.'
@@ -125,16 +128,16 @@ def _traces(cfg, way, folder):
   base = os.path.basename(way.path)
   said = lambda row: {k: v for k, v in row.items() if v is not None or k not in ('id', 'answer')}
   items = [coldstart.trace({'id': f'{base}:{n}'} | said(row)) for n, row in enumerate(found, 1)]
-  grader, by_model = common.graders(cfg.reward)
+  grader, by_model = grading.graders(cfg.reward)
   config_lib.require(not by_model, f'traces are graded by rule alone, not by {", ".join(by_model)}.')
-  common.begun_with(
+  settings_lib.require_same_settings(
     os.path.join(os.path.dirname(folder), 'generate.json'),
     {
       'traces': base,
       'sha256': shards.digest([way.path]),
       'without': way.without,
       'prompts': way.rollout.prompts,
-      'reward': common.what_is_asked(cfg.reward),
+      'reward': settings_lib.reward_identity(cfg.reward),
     }
     | ({'evaluation': list(cfg.data.evaluation)} if cfg.data.evaluation else {}),
   )
@@ -169,11 +172,11 @@ def rows(cfg, name, workdir, dropped):
 @alone
 def run_cold_start(cfg, workdir):
   """Samples, filters and writes. Returns the summary, which is also the set's card."""
-  common.prepare()
+  runtime.set_up_process()
   config_lib.require(
     cfg.wording in wordings.WORDINGS, f'wording is {cfg.wording!r}; known: {", ".join(wordings.WORDINGS)}.'
   )
-  common.template_of('data', cfg.data)  # before anything is sampled, and the ways' too
+  problems_lib.template_of('data', cfg.data)  # before anything is sampled, and the ways' too
   for way in cfg.ways.values():
     if way.way != 'traces':
       template(cfg, way)
@@ -228,23 +231,15 @@ def _finished(cfg, workdir, path, figures):
     },
     'config': config_lib.to_dict(cfg),
   }
-  common.write_json(os.path.join(workdir, 'card.json'), summary)
-  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  json_files.write_json(os.path.join(workdir, 'card.json'), summary)
+  json_files.write_json(os.path.join(workdir, 'summary.json'), summary)
   return summary
 
 
-def main(_):
-  with common.errors_in_one_line():
-    summary = run_cold_start(config_lib.convert(_CONFIG.value, config_lib.ColdStart), _WORKDIR.value)
-  if parallel.first():
-    for name, found in summary['ways'].items():
-      print(f'{name}: {found.get("rows", 0)} rows; dropped: {found["dropped"]}')
-    print(f'{_WORKDIR.value}/{ROWS}: {summary["rows"]} rows')
+def describe(summary, workdir):
+  ways = [f'{name}: {w.get("rows", 0)} rows; dropped: {w["dropped"]}' for name, w in summary['ways'].items()]
+  return '\n'.join([*ways, f'{workdir}/{ROWS}: {summary["rows"]} rows'])
 
 
 if __name__ == '__main__':
-  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
-  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
-  flags.mark_flag_as_required('config')
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is kept.', required=True)
-  app.run(main, flags_parser=common.parse_flags)
+  cli.main(run_cold_start, config_lib.ColdStart, 'Where everything is kept.', describe)

@@ -17,11 +17,11 @@ import sys
 import jax
 import tqdm
 
-from experiments import common
 from r1jax import checkpoint, models, parallel, tokenizers
 from r1jax import config as config_lib
 from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf, safetensors_files
+from r1jax.runs import cli, json_files, runtime
 
 DTYPES = ('keep', 'float32', 'bfloat16', 'float16')
 
@@ -85,7 +85,7 @@ def import_model(args):
     config = families.for_export(source.config, params['embed'].dtype.name)
     for file in tokenizers.files(source.tokenizer):
       shutil.copy(file, writing)
-    common.write_json(str(writing / 'config.json'), config)
+    json_files.write_json(str(writing / 'config.json'), config)
     with checkpoint.Store(
       writing / checkpoint.CHECKPOINTS, config_lib.Checkpoint(every=1), {'model': config, 'base': source.digest}
     ) as store:
@@ -148,8 +148,8 @@ def main(argv):
   args = parser().parse_args(argv)
   if not args.output and not args.dry_run and not getattr(args, 'check', False):
     parser().error('--output is missing')
-  common.prepare()
-  with common.errors_in_one_line():
+  runtime.set_up_process()
+  with cli.errors_in_one_line():
     return args.run(args)
 
 

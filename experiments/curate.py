@@ -12,18 +12,15 @@ import concurrent.futures.process
 import contextlib
 import functools
 import json
+import logging
 import pathlib
 import resource
 import shutil
 import sqlite3
 import time
 
-from absl import app, flags
 import jax
-from ml_collections import config_flags
 
-from experiments import common
-from experiments.workdir import alone
 from r1jax import config as config_lib
 from r1jax import data, rewards
 from r1jax.data.shards import digest
@@ -32,6 +29,11 @@ from r1jax.metrics.writer import Writer, read_metrics
 from r1jax.parallel import interrupt
 from r1jax.recipes import contamination, dataset, filters, rejection
 from r1jax.rewards.neural import judge
+from r1jax.runs import cli, json_files, runtime
+from r1jax.runs import settings as settings_lib
+from r1jax.runs.workdir import alone
+
+log = logging.getLogger('r1jax')
 
 STATE = 'state'  # the folder of a pass under way
 PANELS = (
@@ -97,9 +99,7 @@ def run_pass(rows, writer):
   def report(now):
     pace = (now['read'] - first) / (time.perf_counter() - began)
     writer.write(now['read'], {'memory/rss': memory(), 'rows/kept': now['rows'], 'throughput/lines_per_second': pace})
-    common.log.info(
-      '%d lines read, %d rows kept, %.0f MiB, %.0f lines a second', now['read'], now['rows'], memory(), pace
-    )
+    log.info('%d lines read, %d rows kept, %.0f MiB, %.0f lines a second', now['read'], now['rows'], memory(), pace)
     interrupt.check(f'{now["read"]} lines are read; run the same command again to go on.')
 
   return rows.run(report)
@@ -173,7 +173,7 @@ def card_of(cfg, now, found, made, hashes, problems, sha256):
 @alone
 def run_curate(cfg, workdir):
   """Writes the dataset, its card, summary.json and plots into workdir. Returns the summary."""
-  common.prepare()
+  runtime.set_up_process()
   config_lib.require(jax.process_count() == 1, 'several processes would write the same dataset; start one.')
   began, workdir, found, decide = time.perf_counter(), pathlib.Path(workdir), sources(cfg), load_judge(cfg)
   hashes = {source.name: digest(source.paths) for source in found}
@@ -181,7 +181,7 @@ def run_curate(cfg, workdir):
   hashes |= {entry: digest(dataset.files(entry)) for entry in cfg.evaluation if not dataset.generated(entry)}
   settings = {key: value for key, value in config_lib.to_dict(cfg).items() if key != 'workers'}
   settings['judge'] = {key: value for key, value in settings['judge'].items() if key not in config_lib.ASKING}
-  begin = lambda: common.begun_with(str(workdir / 'curate.json'), settings | {'sha256': hashes})
+  begin = lambda: settings_lib.require_same_settings(str(workdir / 'curate.json'), settings | {'sha256': hashes})
   if (workdir / 'summary.json').exists():
     begin()
     shutil.rmtree(workdir / STATE, ignore_errors=True)
@@ -221,7 +221,7 @@ def run_curate(cfg, workdir):
     'seconds': time.perf_counter() - began,
     'config': config_lib.to_dict(cfg),
   }
-  common.write_json(str(workdir / 'summary.json'), summary)
+  json_files.write_json(str(workdir / 'summary.json'), summary)
   shutil.rmtree(workdir / STATE)
   return summary
 
@@ -250,16 +250,10 @@ def dropped(now):
   )
 
 
-def main(_):
-  with common.errors_in_one_line():
-    summary = run_curate(config_lib.convert(_CONFIG.value, config_lib.Curate), _WORKDIR.value)
+def describe(summary, workdir):
   reasons = ', '.join(f'{reason} {summary["dropped"].get(reason, 0)}' for reason in filters.REASONS)
-  print(f'{_WORKDIR.value}: {summary["rows"]} of {summary["read"]} rows kept; dropped: {reasons}')
+  return f'{workdir}: {summary["rows"]} of {summary["read"]} rows kept; dropped: {reasons}'
 
 
 if __name__ == '__main__':
-  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
-  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
-  flags.mark_flag_as_required('config')
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'What becomes the dataset.', required=True)
-  app.run(main, flags_parser=common.parse_flags)
+  cli.main(run_curate, config_lib.Curate, 'What becomes the dataset.', describe)

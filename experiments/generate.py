@@ -12,23 +12,26 @@ endpoint (config.endpoint: url, model, ...).
 """
 
 import collections
+import logging
 import os
 
-from absl import app, flags
 import jax
 import jax.numpy as jnp
-from ml_collections import config_flags
 import numpy as np
 import tqdm
 
-from experiments import common
-from experiments.workdir import working_in
 from r1jax import checkpoint, data, parallel, rewards, rollout, sampling
 from r1jax import config as config_lib
 from r1jax.data import order, shards
 from r1jax.parallel import interrupt
 from r1jax.recipes.policy import Policy, Teacher
 from r1jax.rewards.neural import endpoint
+from r1jax.runs import cli, grading, json_files, runtime
+from r1jax.runs import problems as problems_lib
+from r1jax.runs import settings as settings_lib
+from r1jax.runs.workdir import working_in
+
+log = logging.getLogger('r1jax')
 
 SAMPLES = 'samples'  # the folder of a run's files
 
@@ -40,7 +43,7 @@ def start(cfg, workdir):
     ConfigError, ModelDirError, TokenizerError: before anything compiles.
   """
   engine, tokenizer, params = _model(cfg) if cfg.model.path else _teacher(cfg, workdir)
-  r, (grader, models) = cfg.rollout, common.graders(cfg.reward)
+  r, (grader, models) = cfg.rollout, grading.graders(cfg.reward)
   make = lambda template: rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, r.chunk or r.prompts, models)
   draws = sampling.Sampling(r.temperature, r.top_p, r.top_k, r.min_p)
   return Policy(make, params, r.samples, draws, jax.random.key(cfg.seed), cfg.reward, r.max_prompt), grader
@@ -102,7 +105,7 @@ def problems_of(cfg, policy, template, own_template=True):
 
   own_template: a problem that names a template goes by it, in place of `template`.
   """
-  found = common.load_problems(cfg.data, cfg.reward)
+  found = problems_lib.load_problems(cfg.data, cfg.reward)
   some = getattr(found, cfg.split)
   config_lib.require(some, f'the data has no problems in split {cfg.split!r}.')
   if cfg.problems and cfg.data.source == 'mixture' and cfg.split == 'train':
@@ -117,7 +120,7 @@ def problems_of(cfg, policy, template, own_template=True):
   config_lib.require(fit, f'all {len(some)} prompts exceed rollout.max_prompt {cfg.rollout.max_prompt}; raise it.')
   dropped = found.dropped | {'long': len(some) - len(fit)}
   if any(dropped.values()):
-    common.log.warning('problems dropped: %s; %d are left.', dropped, len(fit))
+    log.warning('problems dropped: %s; %d are left.', dropped, len(fit))
   return fit, dropped
 
 
@@ -194,7 +197,7 @@ def settings(cfg, policy):
   asked = {k: v for k, v in whole['endpoint'].items() if k not in how}
   return (
     own
-    | {'dtype': cfg.model.dtype, 'reward': common.what_is_asked(cfg.reward), 'policy': policy}
+    | {'dtype': cfg.model.dtype, 'reward': settings_lib.reward_identity(cfg.reward), 'policy': policy}
     | ({'endpoint': asked} if asked else {})
   )
 
@@ -206,16 +209,16 @@ def run_generate(cfg, workdir):
 
 
 def _run(cfg, workdir):
-  template, folder, name = common.template_of('data', cfg.data), os.path.join(workdir, SAMPLES), name_of(cfg)
-  common.begun_with(os.path.join(workdir, 'generate.json'), settings(cfg, name))
+  template, folder, name = problems_lib.template_of('data', cfg.data), os.path.join(workdir, SAMPLES), name_of(cfg)
+  settings_lib.require_same_settings(os.path.join(workdir, 'generate.json'), settings(cfg, name))
   policy, grader = start(cfg, workdir)
-  with grader, common.ends_together():
+  with grader, runtime.exit_together():
     problems, dropped = problems_of(cfg, policy, template)
     write(cfg, folder, problems, sampled(policy, template))
   try:
     paths = shards.files(folder)
   except data.DataError as error:
-    common.log.info('part %d of %d is done; %s', cfg.part, cfg.parts, error)
+    log.info('part %d of %d is done; %s', cfg.part, cfg.parts, error)
     return None
   figures = Figures()
   for row in shards.read(folder):
@@ -229,7 +232,7 @@ def _run(cfg, workdir):
     'seed': cfg.seed,
     'config': config_lib.to_dict(cfg),
   }
-  common.write_shared(os.path.join(workdir, 'summary.json'), summary)
+  json_files.write_shared(os.path.join(workdir, 'summary.json'), summary)
   return summary
 
 
@@ -242,7 +245,7 @@ def sampled(policy, template):
     def rows():
       found, timeouts = pending.result()
       if timeouts:
-        common.log.warning('%d of %d responses took longer than reward.timeout and score 0.', timeouts, len(found))
+        log.warning('%d of %d responses took longer than reward.timeout and score 0.', timeouts, len(found))
       return found
 
     return rows
@@ -250,20 +253,15 @@ def sampled(policy, template):
   return begin
 
 
-def main(_):
-  with common.errors_in_one_line():
-    summary = run_generate(config_lib.convert(_CONFIG.value, config_lib.Generate), _WORKDIR.value)
-  if summary and parallel.first():
-    f = summary['figures']['all']
-    print(
-      f'{_WORKDIR.value}/{SAMPLES}: {f["samples"]} samples of {f["problems"]} problems, {summary["files"]} files, '
-      f'{f["pass@1"]:.1%} right, {f["solved"]} problems solved'
-    )
+def describe(summary, workdir):
+  if not summary:  # files of other parts are missing yet
+    return ''
+  f = summary['figures']['all']
+  return (
+    f'{workdir}/{SAMPLES}: {f["samples"]} samples of {f["problems"]} problems, {summary["files"]} files, '
+    f'{f["pass@1"]:.1%} right, {f["solved"]} problems solved'
+  )
 
 
 if __name__ == '__main__':
-  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
-  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
-  flags.mark_flag_as_required('config')
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is kept.', required=True)
-  app.run(main, flags_parser=common.parse_flags)
+  cli.main(run_generate, config_lib.Generate, 'Where everything is kept.', describe)

@@ -15,12 +15,12 @@ from absl import app, flags
 import jax
 import tqdm
 
-from experiments import common
 from r1jax import checkpoint, parallel, rollout, sampling, templates
 from r1jax import config as config_lib
 from r1jax.data import process, reader
 from r1jax.rewards.neural import rollouts
 from r1jax.rewards.workers import pool
+from r1jax.runs import cli, runtime
 
 SETTINGS = 'settings'  # the field of G's rows that says how they were made
 
@@ -120,7 +120,7 @@ def check_row(row):
 
 def label_file(path, source, target, options):
   """Labels a file; returns the number of rows."""
-  common.prepare()
+  runtime.set_up_process()
   model = checkpoint.open_model(path)
   config_lib.require(jax.process_count() == 1, 'several processes would write the same file; start one.')
   config_lib.require(model.cfg.head == 'tokens', f'{path} is a reward model; roll-outs need a policy.')
@@ -163,7 +163,7 @@ def label_file(path, source, target, options):
 
 def main(_):
   options = Options(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Options)})
-  with common.errors_in_one_line():
+  with cli.errors_in_one_line():
     count = label_file(_PATH.value, _INPUT.value, _OUTPUT.value, options)
   print(f'{_OUTPUT.value}: {count} rows')
 

@@ -23,10 +23,10 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from experiments import common
 from r1jax import checkpoint, models, parallel
 from r1jax import config as config_lib
 from r1jax.planning import processes, programs, roofline, topology, verdict
+from r1jax.runs import cli, json_files
 
 GB = 1e9
 GIB = topology.GIB
@@ -77,7 +77,7 @@ def sizes(mesh, chips):
 
 
 def folder():
-  """Where results are kept: beside compiled programs (see `common.prepare`)."""
+  """Where results are kept: beside compiled programs (see `runtime.set_up_process`)."""
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR')
   return os.path.join(cache or os.path.join(os.path.expanduser('~'), '.cache', 'r1jax'), 'plans')
 
@@ -453,7 +453,7 @@ def bounds(phases, cost, slice_):
 
 def main(_):
   jax.config.update('jax_platforms', 'cpu')  # with its compiler there, JAX would look for a TPU
-  with common.errors_in_one_line():
+  with cli.errors_in_one_line():
     cfg = config_lib.of_run(_CONFIG.value)
     if isinstance(cfg, config_lib.ColdStart):
       cfg = programs.as_generate(cfg)
@@ -469,7 +469,7 @@ def main(_):
       sys.exit(f'error: {error}')
     print('\n'.join(lines))
     if _JSON.value:
-      common.write_json(_JSON.value, out)
+      json_files.write_json(_JSON.value, out)
 
 
 if __name__ == '__main__':
@@ -483,4 +483,4 @@ if __name__ == '__main__':
   _CRITIC = flags.DEFINE_bool('critic', False, 'Add a value network with its optimizer, as PPO has; and compare.')
   _PRICE = flags.DEFINE_float('price', 0.0, 'Of a chip-hour.', lower_bound=0.0)
   _CACHE = flags.DEFINE_string('cache', '', "Folder of results; '': beside that of compiled programs.")
-  app.run(main, flags_parser=common.parse_flags)
+  app.run(main, flags_parser=cli.parse_flags)

@@ -12,26 +12,27 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import os
 import time
 
-from absl import app, flags
 import jax
-from ml_collections import config_flags
 import numpy as np
 import tqdm
 
-from experiments import common
-from experiments.workdir import alone
 from r1jax import config as config_lib
 from r1jax import models, parallel, sampling, templates, tokenizers
 from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf
 from r1jax.data.toy import worlds
 from r1jax.parallel import interrupt
+from r1jax.runs import cli, json_files, runtime
+from r1jax.runs.workdir import alone
 from r1jax.training import lm
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training.accumulate import NonFiniteError
+
+log = logging.getLogger('r1jax')
 
 TEMPLATE = templates.TEMPLATES['plain']
 
@@ -48,7 +49,7 @@ def text_of(cfg, workdir):
     tokenizer = tokenizers.load(os.path.join(path, 'tokenizer.model'))
     # The same for transformers, which reads no SentencePiece model exactly as it is.
     tokenizers.to_tokenizer_json(os.path.join(path, 'tokenizer.model'), os.path.join(path, 'tokenizer.json'))
-    common.write_json(os.path.join(path, 'tokenizer_config.json'), tokenizers.transformers_config(tokenizer))
+    json_files.write_json(os.path.join(path, 'tokenizer_config.json'), tokenizers.transformers_config(tokenizer))
     rows = []
     for problem, response in texts:
       rows += [tokenizer.encode(TEMPLATE.format({'problem': problem})), tokenizer.encode(response), tokenizer.eos[:1]]
@@ -107,7 +108,7 @@ def step_accuracy(cfg, model, params, tokenizer):
 @alone
 def run(cfg, workdir):
   """Trains, or reuses, the base. Returns (model directory, info dict)."""
-  common.prepare()
+  runtime.set_up_process()
   tokenizer_path, stream = text_of(cfg, workdir)
   path = os.path.join(workdir, 'model')
   tokenizer = tokenizers.load(tokenizer_path)
@@ -121,7 +122,7 @@ def run(cfg, workdir):
     with open(info_path) as f:
       info = json.load(f)
     if info['made_by'] == made_by:
-      common.log.info('base model reused: %s', path)
+      log.info('base model reused: %s', path)
       return path, info
   specs = models.specs(model)
   params = jax.jit(functools.partial(params_lib.init, specs))(jax.random.key(cfg.seed))
@@ -133,7 +134,7 @@ def run(cfg, workdir):
     if not short:
       break
   else:
-    common.log.warning(
+    log.warning(
       'after %d rounds the base takes too few of these steps right: %s, short of %s; RL will be weak.',
       cfg.gate.rounds + 1,
       short,
@@ -144,7 +145,7 @@ def run(cfg, workdir):
   config = families.for_export(families.to_hf(model), 'float32') | {'eos_token_id': tokenizer.eos[0]}
   hf.save(path, model, params, config, tokenizers.files(os.path.dirname(tokenizer_path)))
   info = {'made_by': made_by, 'step_accuracy': accuracies, 'parameters': params_lib.count(specs)}
-  common.write_json(info_path, info)
+  json_files.write_json(info_path, info)
   return path, info
 
 
@@ -161,17 +162,13 @@ def run_pretrain(cfg, workdir):
     'seconds': time.perf_counter() - began,
     'config': config_lib.to_dict(cfg),
   }
-  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  json_files.write_json(os.path.join(workdir, 'summary.json'), summary)
   return summary
 
 
-def main(_):
-  with common.errors_in_one_line():
-    summary = run_pretrain(config_lib.convert(_CONFIG.value, config_lib.Pretrain), _WORKDIR.value)
-  print(f'{os.path.join(_WORKDIR.value, "model")}: {summary["parameters"]} parameters, right steps {summary["final"]}')
+def describe(summary, workdir):
+  return f'{os.path.join(workdir, "model")}: {summary["parameters"]} parameters, right steps {summary["final"]}'
 
 
 if __name__ == '__main__':
-  _CONFIG = config_flags.DEFINE_config_file('config')
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the model directory goes.', required=True)
-  app.run(main, flags_parser=common.parse_flags)
+  cli.main(run_pretrain, config_lib.Pretrain, 'Where the model directory goes.', describe)

@@ -12,9 +12,10 @@ import time
 from absl import app, flags
 
 from configs import r1_zero, toy_base
-from experiments import common, pretrain, rl
-from experiments.workdir import working_in
+from experiments import pretrain, rl
 from r1jax import config as config_lib
+from r1jax.runs import cli, json_files
+from r1jax.runs.workdir import working_in
 
 VARIANTS = {'trial': 'toy', 'chain': 'toy_chain'}
 ROWS = (
@@ -48,7 +49,7 @@ def _run(world, seed, workdir, overrides):
   summary = rl.run_rl(config_lib.convert(config, config_lib.RL), workdir)
   summary['seconds'] = {'base': base_seconds, **summary['seconds'], 'total': time.perf_counter() - began}
   summary['base_step_accuracy'] = info['step_accuracy']
-  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  json_files.write_json(os.path.join(workdir, 'summary.json'), summary)
   return summary
 
 
@@ -65,7 +66,7 @@ def table(summary):
 
 def main(_):
   workdir = _WORKDIR.value or os.path.join('runs', f'quickstart_{_WORLD.value}_{_SEED.value}')
-  with common.errors_in_one_line():
+  with cli.errors_in_one_line():
     summary = quickstart(_WORLD.value, _SEED.value, workdir)
   print(f'\n{table(summary)}\n')
   print('seconds: ' + json.dumps({name: round(s) for name, s in summary['seconds'].items()}))

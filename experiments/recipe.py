@@ -13,6 +13,7 @@ with the same numbers. W/summary.json holds every stage's figures and W/report.h
 """
 
 import gc
+import logging
 import os
 import pprint
 import shlex
@@ -23,14 +24,17 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from experiments import cold_start, common, curate, evaluate, generate, pretrain, reward_model, rl, sft, toy_files
-from experiments.workdir import alone, working_in
+from experiments import cold_start, curate, evaluate, generate, pretrain, reward_model, rl, sft, toy_files
 from r1jax import config as config_lib
 from r1jax.metrics import recipe_report
 from r1jax.recipes import settings
 from r1jax.recipes import stage as stage_lib
 from r1jax.recipes import summary as summary_lib
 from r1jax.recipes.stage import BEGUN, DONE, STALE, Stage
+from r1jax.runs import cli, json_files, runtime
+from r1jax.runs.workdir import alone, working_in
+
+log = logging.getLogger('r1jax')
 
 
 class Experiment(typing.NamedTuple):
@@ -43,10 +47,10 @@ class Experiment(typing.NamedTuple):
 def run_given(cfg, workdir):
   """Nothing is made: a model directory, file or folder from outside takes part under a name."""
   config_lib.require(os.path.exists(cfg.path), f'path {cfg.path!r} is not there.')
-  common.prepare()
+  runtime.set_up_process()
   os.makedirs(workdir, exist_ok=True)
   summary = {'path': os.path.abspath(cfg.path)}
-  common.write_json(os.path.join(workdir, stage_lib.SUMMARY), summary)
+  json_files.write_json(os.path.join(workdir, stage_lib.SUMMARY), summary)
   return summary
 
 
@@ -126,13 +130,13 @@ def begin(stage, stages, workdir, status):
     with working_in(folder):
       pass  # nothing that runs is moved out of the way
   if status.state == STALE:
-    common.log.info(
+    log.info(
       '  %s is stale: %s; moved to %s.', stage.name, '; '.join(status.why), stage_lib.set_aside(workdir, stage.name)
     )
   os.makedirs(folder, exist_ok=True)
   if status.state != BEGUN:
     # Into an empty folder but for what the stage's folder holds of its own: an evaluation lies within its stage's.
-    common.write_json(os.path.join(folder, stage_lib.RECORD), stage_lib.record(stage, stages, workdir))
+    json_files.write_json(os.path.join(folder, stage_lib.RECORD), stage_lib.record(stage, stages, workdir))
   return write_command(stage, stages, workdir)
 
 
@@ -162,7 +166,7 @@ def run_stage(stage, stages, workdir, status):
   EXPERIMENTS[stage.experiment].run(cfg, folder)
   path = os.path.join(folder, stage_lib.RECORD)
   saved = stage_lib.read(workdir, stage.name)
-  common.write_json(path, saved | {'seconds': round(time.perf_counter() - began, 1)})
+  json_files.write_json(path, saved | {'seconds': round(time.perf_counter() - began, 1)})
   gc.collect()  # arrays of the stage before in reference cycles
 
 
@@ -178,7 +182,7 @@ def run_recipe(cfg, workdir, only=(), first='', last=''):
     ConfigError: before anything runs where a config cannot work; where a stage needs one that is neither done nor
       chosen; in one of several processes; and what the experiments raise.
   """
-  common.prepare()
+  runtime.set_up_process()
   config_lib.require(
     jax.process_count() == 1,
     'a recipe runs in one process; on a pod start each stage by the command that --command NAME prints, on every host.',
@@ -198,7 +202,7 @@ def run_recipe(cfg, workdir, only=(), first='', last=''):
         f'stage {name} needs {other} ({key}), which is '
         f'{found[other].state}{_because(found[other])}; run {other} first, such as by --until {name}.',
       )
-    common.log.info(
+    log.info(
       '[%d/%d] %s (%s)%s', place, len(names), name, stage.experiment, ' goes on' if found[name].state == BEGUN else ''
     )
     run_stage(stage, stages, workdir, found[name])
@@ -211,7 +215,7 @@ def run_recipe(cfg, workdir, only=(), first='', last=''):
 def write_summary(cfg, stages, workdir):
   """Writes W/summary.json from what the stages left so far. Returns it."""
   summary = summary_lib.collect(cfg, stages, stage_lib.statuses(stages, workdir), workdir)
-  common.write_json(os.path.join(workdir, stage_lib.SUMMARY), summary)
+  json_files.write_json(os.path.join(workdir, stage_lib.SUMMARY), summary)
   return summary
 
 
@@ -268,7 +272,7 @@ def lineage_text(entries):
 
 
 def main(_):
-  with common.errors_in_one_line():
+  with cli.errors_in_one_line():
     if _LINEAGE.value:
       print(lineage_text(stage_lib.lineage(*stage_lib.find(_LINEAGE.value))))
       return
@@ -319,4 +323,4 @@ if __name__ == '__main__':
   _STATUS = flags.DEFINE_bool('status', False, 'Print the table of stages and run nothing.')
   _COMMAND = flags.DEFINE_string('command', '', 'Print the command that runs this stage as a job of its own.')
   _LINEAGE = flags.DEFINE_string('lineage', '', 'Print all that the result at this path came from.')
-  app.run(main, flags_parser=common.parse_flags)
+  app.run(main, flags_parser=cli.parse_flags)

@@ -14,17 +14,14 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import time
 
-from absl import app, flags
 import jax
-from ml_collections import config_flags
 import numpy as np
 
-from experiments import common
-from experiments.workdir import alone, stops
 from r1jax import checkpoint, models, parallel, tokenizers
 from r1jax import config as config_lib
 from r1jax import params as params_lib
@@ -36,10 +33,14 @@ from r1jax.metrics import reward_plots
 from r1jax.metrics.progress import Progress
 from r1jax.metrics.writer import Writer
 from r1jax.rewards.neural.model import ABOUT, MODEL, About, Scorer
+from r1jax.runs import cli, json_files, runtime
+from r1jax.runs.workdir import alone, stops
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import reward as reward_lib
 from r1jax.training import state as state_lib
 from r1jax.training.accumulate import Trainer
+
+log = logging.getLogger('r1jax')
 
 SHOWN = {'loss': 'train/loss', 'accuracy': 'train/accuracy', 'held out': 'eval/accuracy'}
 
@@ -117,7 +118,7 @@ def start(cfg, workdir):
   Raises:
     ConfigError, DataError, ModelDirError, TokenizerError: before anything compiles.
   """
-  common.prepare()
+  runtime.set_up_process()
   items, held_items, dropped = labelled.load(cfg.data, cfg.objective)
   source, model, tokenizer = open_base(cfg, workdir, items)
   config_lib.require(
@@ -129,7 +130,7 @@ def start(cfg, workdir):
   held_out, held_counts = labelled.encode(held_items, encoder, cfg.objective)
   dropped |= counts | {f'{name}_held_out': n for name, n in held_counts.items()}
   config_lib.require(train and held_out, f'no example is left within data.max_length {cfg.data.max_length}; raise it.')
-  common.log.info('%d examples to train on, %d held out; left out or cut: %s', len(train), len(held_out), dropped)
+  log.info('%d examples to train on, %d held out; left out or cut: %s', len(train), len(held_out), dropped)
   specs, mesh = models.specs(model), parallel.make_mesh(cfg.mesh)
   steps = math.ceil(cfg.epochs * len(train) / cfg.batch)
   optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, cfg.param_dtype)
@@ -139,7 +140,7 @@ def start(cfg, workdir):
     os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint, fingerprint(cfg, model, source, train, steps)
   )
   scorer = Scorer(model, mesh, cfg.model.dtype, cfg.microbatch or cfg.batch, cfg.model.attention)
-  writer = Writer(workdir) if parallel.first() else common.Quiet()
+  writer = Writer(workdir) if parallel.first() else runtime.NoWriter()
   abstract = state_lib.abstract_state(specs, optimizer, mesh, cfg.param_dtype)
   return Run(
     cfg,
@@ -228,7 +229,7 @@ def loop(run):
     f'{run.workdir} holds a run of {first} steps already, but epochs {cfg.epochs} '
     f'are {run.steps}; raise epochs, or use another --workdir.',
   )
-  common.write_config(run.workdir, cfg)
+  json_files.write_config(run.workdir, cfg)
   run.writer.resume(first)
   watched = run.held_out[: cfg.eval.examples or None]
   bar = Progress(run.steps, first, label=cfg.objective, shown=SHOWN, file=None if parallel.first() else io.StringIO())
@@ -258,7 +259,7 @@ def save(run, params, center):
   data = run.cfg.data
   about = About(run.cfg.objective, run.encoder.form, data.view, data.steps, data.max_length, data.chat_template, center)
   path = os.path.join(run.workdir, ABOUT)
-  common.write_json(path, dataclasses.asdict(about))
+  json_files.write_json(path, dataclasses.asdict(about))
   params = parallel.get(params)
   if parallel.first():
     eos = run.tokenizer.eos[0]
@@ -275,7 +276,7 @@ def save(run, params, center):
 def run_reward_model(cfg, workdir):
   """Trains to the end, scores what is held out, writes model, summary.json and plots. Returns the summary."""
   began = time.perf_counter()
-  with contextlib.closing(start(cfg, workdir)) as run, common.ends_together():
+  with contextlib.closing(start(cfg, workdir)) as run, runtime.exit_together():
     state = loop(run)
     found, scores = full_evaluation(run, state.params)
     run.writer.write(run.steps, {f'eval/{name}': found[name] for name in ('loss', 'accuracy')})
@@ -302,7 +303,7 @@ def run_reward_model(cfg, workdir):
     'seconds': time.perf_counter() - began,
     'config': config_lib.to_dict(cfg),
   }
-  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  json_files.write_json(os.path.join(workdir, 'summary.json'), summary)
   if parallel.first():
     pairs = (
       [(float(row['scores'][0][0] - row['scores'][1][0]), row['lengths'][0] - row['lengths'][1]) for row in rows]
@@ -328,15 +329,9 @@ def text(summary):
   return line
 
 
-def main(_):
-  with common.errors_in_one_line():
-    summary = run_reward_model(config_lib.convert(_CONFIG.value, config_lib.RewardModel), _WORKDIR.value)
-  print(f'{os.path.join(_WORKDIR.value, MODEL)}: {text(summary)}')
+def describe(summary, workdir):
+  return f'{os.path.join(workdir, MODEL)}: {text(summary)}'
 
 
 if __name__ == '__main__':
-  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
-  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
-  flags.mark_flag_as_required('config')
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run keeps everything.', required=True)
-  app.run(main, flags_parser=common.parse_flags)
+  cli.main(run_reward_model, config_lib.RewardModel, 'Where the run keeps everything.', describe)

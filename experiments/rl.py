@@ -8,16 +8,12 @@ ends with the same numbers.
 
 import contextlib
 import io
-import json
+import logging
 import os
 import time
 
-from absl import app, flags
 import jax
-from ml_collections import config_flags
 
-from experiments import common
-from experiments.workdir import alone, stops
 from r1jax import config as config_lib
 from r1jax import evaluation, keys, parallel, rollout
 from r1jax.batch import Pending
@@ -25,13 +21,15 @@ from r1jax.metrics.plots import plot
 from r1jax.metrics.progress import Progress
 from r1jax.metrics.report import report
 from r1jax.metrics.timing import Stopwatch
-from r1jax.metrics.writer import RecordError, is_number, read_object
 from r1jax.rollout.metrics import response_metrics, reward_metrics
+from r1jax.runs import cli, json_files, runtime
+from r1jax.runs.rl import start
+from r1jax.runs.workdir import alone, stops
 from r1jax.sampling import Sampling
 from r1jax.training import policy
 from r1jax.training import state as state_lib
 
-EVALUATION = 2**32 - 1  # a step that no run reaches
+log = logging.getLogger('r1jax')
 
 
 def sample(run, params, step, key):
@@ -102,7 +100,7 @@ def evaluate(run, params, step, problems, samples, sampling=None):
     reward=cfg.reward,
     sampling=sampling or Sampling(cfg.eval.temperature, cfg.eval.top_p),
     language=cfg.data.language,
-    key=keys.fold_in(run.key, EVALUATION),
+    key=evaluation.key(run.key),
     batch=min(cfg.rollout.prompts, problems, len(run.problems.held_out)),
   )
 
@@ -123,22 +121,6 @@ def accuracies(found, name):
   return {key.replace('pass@1', name): x for key, x in found.items() if key.endswith('pass@1')}
 
 
-def once(path, make, anew):
-  """The JSON value in `path`, made and kept there where it is not yet, or `anew` is set."""
-  if anew or not parallel.agree(os.path.exists(path)):
-    value = make()
-    common.write_json(path, value)
-    return json.loads(json.dumps(value))
-  found = read_object(path)
-  figures = found.get('metrics', found)  # of RL with the seconds that they took
-  if not isinstance(figures, dict) or not all(map(is_number, [*figures.values(), found.get('seconds')])):
-    raise RecordError(
-      f'{path} holds no figures, and those of the base cannot be made again from here; mend it, or '
-      'begin anew in another --workdir.'
-    )
-  return found
-
-
 def _progress(steps, first):
   return Progress(steps, first, file=None if parallel.first() else io.StringIO())
 
@@ -152,13 +134,13 @@ def _base_to_final(run):
     f'{workdir} holds a run of {first} steps already; set steps to at least that, or use another --workdir.',
   )
   # Only now: another run's settings must not take the place of those its checkpoints were made with.
-  common.write_config(workdir, cfg)
+  json_files.write_config(workdir, cfg)
   run.writer.resume(first)
   if first:
-    common.log.info('resumed at step %d', first)
+    log.info('resumed at step %d', first)
   with jax.transfer_guard('disallow'), _progress(cfg.steps, first) as bar:
     # From step 0 the base is evaluated anew: `resume` has dropped its samples, and it may be another base.
-    base = once(
+    base = json_files.figures_once(
       os.path.join(workdir, 'eval_base.json'), lambda: _timed(full_evaluation, run, state.params, 0), anew=not first
     )
     for step in range(first, cfg.steps):
@@ -185,7 +167,7 @@ def _base_to_final(run):
 def run_rl(cfg, workdir):
   """Trains to the end, evaluates before and after, writes summary.json, plots and report. Returns the summary."""
   began = time.perf_counter()
-  with contextlib.closing(common.start(cfg, workdir)) as run, common.ends_together():
+  with contextlib.closing(start(cfg, workdir)) as run, runtime.exit_together():
     base, final = _base_to_final(run)
   summary = {
     'base': base['metrics'],
@@ -200,7 +182,7 @@ def run_rl(cfg, workdir):
     'seed': cfg.seed,
     'config': config_lib.to_dict(cfg),
   }
-  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  json_files.write_json(os.path.join(workdir, 'summary.json'), summary)
   if parallel.first():
     plot(workdir)
     report(workdir)
@@ -213,14 +195,5 @@ def _timed(evaluate_, run, params, step):
   return {'metrics': metrics, 'seconds': time.perf_counter() - began}
 
 
-def main(_):
-  with common.errors_in_one_line():
-    run_rl(config_lib.convert(_CONFIG.value, config_lib.RL), _WORKDIR.value)
-
-
 if __name__ == '__main__':
-  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
-  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
-  flags.mark_flag_as_required('config')
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run keeps everything.', required=True)
-  app.run(main, flags_parser=common.parse_flags)
+  cli.main(run_rl, config_lib.RL, 'Where the run keeps everything.')

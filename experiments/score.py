@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from experiments import common
 from r1jax import checkpoint, models, parallel
 from r1jax import config as config_lib
 from r1jax.data import reader
+from r1jax.runs import cli, runtime
 
 LOGIT_CHUNK = 1024
 
@@ -97,7 +97,7 @@ def read(path, source):
 
 def score(path, source, target, dtype, batch):
   """Scores a file; writes under a temporary name until all is there. Returns the number of rows."""
-  common.prepare()
+  runtime.set_up_process()
   model = checkpoint.open_model(path)
   config_lib.require(model.cfg.head == 'tokens', f'{path} is a reward model; it has no log-probs.')
   config_lib.require(not os.path.isdir(target), f'{target} is a folder; name the file to write.')
@@ -122,7 +122,7 @@ def score(path, source, target, dtype, batch):
 
 
 def main(_):
-  with common.errors_in_one_line():
+  with cli.errors_in_one_line():
     count = score(_PATH.value, _INPUT.value, _OUTPUT.value, _DTYPE.value, _BATCH.value)
   print(f'{_OUTPUT.value}: {count} rows')
 

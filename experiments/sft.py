@@ -11,20 +11,16 @@ is given again, and ends with the same numbers.
 import contextlib
 import dataclasses
 import io
+import logging
 import math
 import os
 import time
 
-from absl import app, flags
 import jax
 import jax.numpy as jnp
-from ml_collections import config_flags
 import numpy as np
 
-from experiments import common
-from experiments.rl import EVALUATION, once
-from experiments.workdir import alone, stops
-from r1jax import checkpoint, data, evaluation, keys, models, parallel, rollout, sampling, tokenizers
+from r1jax import checkpoint, data, evaluation, models, parallel, rollout, sampling, tokenizers
 from r1jax import config as config_lib
 from r1jax.checkpoint import families
 from r1jax.data import packing, reader
@@ -33,10 +29,15 @@ from r1jax.metrics.plots import plot
 from r1jax.metrics.progress import Progress
 from r1jax.metrics.report import report
 from r1jax.metrics.writer import Writer
+from r1jax.runs import cli, grading, json_files, runtime
+from r1jax.runs import problems as problems_lib
+from r1jax.runs.workdir import alone, stops
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import sft as sft_lib
 from r1jax.training import state as state_lib
 from r1jax.training.accumulate import Trainer
+
+log = logging.getLogger('r1jax')
 
 SHOWN = {'loss': 'train/loss', 'held out': 'eval/loss', 'accuracy': 'eval/pass@1'}
 
@@ -96,18 +97,18 @@ def start(cfg, workdir):
   Raises:
     ConfigError, DataError, ModelDirError, TokenizerError: before anything compiles.
   """
-  common.prepare()
+  runtime.set_up_process()
   source = open_base(cfg)
   specs = models.specs(source.cfg)
   tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
-  template = common.template_of('data', cfg.data)
+  template = problems_lib.template_of('data', cfg.data)
   encode = lambda row: rollout.encode_prompt(tokenizer, template, row)
   problems = to_answer(cfg, source)
   asked = frozenset(map(reader.text_key, problems))
   train, held_out, dropped = data_lib.load(cfg.data, tokenizer, encode, os.path.join(workdir, 'texts'), asked)
   rows = packing.Packing(train.lengths, cfg.data.max_length, cfg.seed)
   steps = math.ceil(rows.rows(cfg.epochs) / cfg.batch)
-  common.log.info(
+  log.info(
     '%d texts to train on, %d held out; dropped: %s; %d rows an epoch, %d steps',
     len(train),
     len(held_out),
@@ -138,7 +139,7 @@ def start(cfg, workdir):
     trainer,
     sampler,
     store,
-    Writer(workdir) if parallel.first() else common.Quiet(),
+    Writer(workdir) if parallel.first() else runtime.NoWriter(),
     state_lib.abstract_state(specs, optimizer, mesh, cfg.param_dtype),
   )
 
@@ -169,10 +170,10 @@ def to_answer(cfg, source):
   if not cfg.eval.problems:
     return []
   config_lib.check_context(cfg.eval, source.cfg.context, 'eval')
-  template = common.template_of('problems', cfg.problems)
+  template = problems_lib.template_of('problems', cfg.problems)
   tokenizer = source.load_tokenizer(cfg.problems.chat_template or None)
-  found = common.load_problems(cfg.problems, cfg.reward)
-  common.check_languages(cfg.reward, found, cfg.problems.language)
+  found = problems_lib.load_problems(cfg.problems, cfg.reward)
+  problems_lib.check_languages(cfg.reward, found, cfg.problems.language)
   problems, long = data.drop_long(
     found.held_out, lambda p: rollout.encode_prompt(tokenizer, template, p)[1], cfg.eval.max_prompt
   )
@@ -181,13 +182,13 @@ def to_answer(cfg, source):
     'no problem is held out to answer; set problems.eval_path or problems.eval_fraction, or eval.problems to 0.',
   )
   if long:
-    common.log.warning('%d held-out problems exceed eval.max_prompt and are not asked.', long)
+    log.warning('%d held-out problems exceed eval.max_prompt and are not asked.', long)
   return problems
 
 
 def answering(cfg, source):
   """The rollout.Sampler that answers and grades problems."""
-  template = common.template_of('problems', cfg.problems)
+  template = problems_lib.template_of('problems', cfg.problems)
   tokenizer = source.load_tokenizer(cfg.problems.chat_template or None)
   engine = sampling.Engine(
     source.cfg,
@@ -197,7 +198,7 @@ def answering(cfg, source):
     max_response=cfg.eval.max_response,
     dtype=jnp.dtype(cfg.model.dtype),
   )
-  grader, by_model = common.graders(cfg.reward)
+  grader, by_model = grading.graders(cfg.reward)
   return rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, cfg.eval.batch, by_model)
 
 
@@ -238,7 +239,7 @@ def evaluate(run, params, texts, problems, samples):
       reward=cfg.reward,
       sampling=sampling.Sampling(cfg.eval.temperature, cfg.eval.top_p),
       language=cfg.problems.language,
-      key=keys.fold_in(run.key, EVALUATION),
+      key=evaluation.key(run.key),
       batch=min(cfg.eval.batch, len(some)),
     )
     metrics |= found
@@ -279,11 +280,13 @@ def loop(run):
     f'{workdir} holds a run of {first} steps already, but epochs {cfg.epochs} '
     f'are {run.steps}; raise epochs, or use another --workdir.',
   )
-  common.write_config(workdir, cfg)
+  json_files.write_config(workdir, cfg)
   run.writer.resume(first)
   bar = Progress(run.steps, first, label='SFT', shown=SHOWN, file=None if parallel.first() else io.StringIO())
   with jax.transfer_guard('disallow'), bar:
-    base = once(os.path.join(workdir, 'eval_base.json'), lambda: full_evaluation(run, state.params, 0), anew=not first)
+    base = json_files.figures_once(
+      os.path.join(workdir, 'eval_base.json'), lambda: full_evaluation(run, state.params, 0), anew=not first
+    )
     for step in range(first, run.steps):
       metrics = {}
       with stops(run, state, step, first, run.steps):
@@ -310,7 +313,7 @@ def loop(run):
 def run_sft(cfg, workdir):
   """Trains to the end, evaluates before and after, writes summary.json, plots and report. Returns the summary."""
   began = time.perf_counter()
-  with contextlib.closing(start(cfg, workdir)) as run, common.ends_together():
+  with contextlib.closing(start(cfg, workdir)) as run, runtime.exit_together():
     base, final = loop(run)
   lengths = run.train.lengths
   summary = {
@@ -327,23 +330,17 @@ def run_sft(cfg, workdir):
     'seconds': {'sft': time.perf_counter() - began},
     'config': config_lib.to_dict(cfg),
   }
-  common.write_json(os.path.join(workdir, 'summary.json'), summary)
+  json_files.write_json(os.path.join(workdir, 'summary.json'), summary)
   if parallel.first():
     plot(workdir)
     report(workdir)
   return summary
 
 
-def main(_):
-  with common.errors_in_one_line():
-    summary = run_sft(config_lib.convert(_CONFIG.value, config_lib.SFT), _WORKDIR.value)
-  told = lambda name: f'{name} {summary["base"][name]:.3f} to {summary["final"][name]:.3f}'
-  print(f'{_WORKDIR.value}: ' + ', '.join(told(name) for name in ('loss', 'pass@1') if name in summary['final']))
+def describe(summary, workdir):
+  change = lambda name: f'{name} {summary["base"][name]:.3f} to {summary["final"][name]:.3f}'
+  return f'{workdir}: ' + ', '.join(change(name) for name in ('loss', 'pass@1') if name in summary['final'])
 
 
 if __name__ == '__main__':
-  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
-  _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
-  flags.mark_flag_as_required('config')
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run keeps everything.', required=True)
-  app.run(main, flags_parser=common.parse_flags)
+  cli.main(run_sft, config_lib.SFT, 'Where the run keeps everything.', describe)

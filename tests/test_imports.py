@@ -19,8 +19,9 @@ LEVELS = [
   ['r1jax.models', 'r1jax.rewards', 'r1jax.data'],
   ['r1jax.sampling', 'r1jax.checkpoint', 'r1jax.training'],
   ['r1jax.rewards.neural'],  # opens and samples models where a config names them
-  ['r1jax.rollout', 'r1jax.search', 'r1jax.evaluation', 'r1jax.planning'],
-  ['r1jax.recipes', 'r1jax.launch'],
+  ['r1jax.rollout', 'r1jax.evaluation', 'r1jax.planning'],
+  ['r1jax.recipes'],
+  ['r1jax.runs'],
   ['configs'],  # read by the jobs made of several experiments
   ['experiments'],
 ]
@@ -99,7 +100,7 @@ def violations(code, module, is_package=False):
     ('r1jax.rewards.neural.judge', 'from r1jax.rewards.workers import worker', 0),
     ('r1jax.config', 'from r1jax import params', 1),
     ('r1jax.rollout', 'from experiments import rl', 1),
-    ('experiments.rl', 'from experiments import common\nfrom r1jax import rollout', 0),
+    ('experiments.rl', 'from experiments import sft\nfrom r1jax import rollout', 0),
     ('experiments.rl', 'from configs import r1_zero', 0),
     ('configs.r1_zero', 'from ml_collections import ConfigDict\nfrom configs import common', 0),
     ('configs.r1_zero', 'import os\nfrom configs import toy_base\nimport r1jax.config', 3),

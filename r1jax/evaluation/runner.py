@@ -13,6 +13,11 @@ from r1jax.rewards import mix, votes
 from r1jax.rewards.text import form
 
 
+def key(run_key):
+  """The PRNG key of a run's evaluations: of its seed alone, so that steps are compared on equal draws."""
+  return keys.fold_in(run_key, 2**32 - 1)  # as of a step that no run reaches
+
+
 def evaluate(sampler, params, problems, *, samples, sampling, key, reward, language, batch):
   """pass@1 over `samples` responses a problem, and what goes with it.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
-from experiments import common
+from r1jax.runs import cli
 
 CONSTANT = {'optimizer.schedule': 'constant'}  # a run may then be made longer and stay the same run
 REWARDS = '''
@@ -189,8 +189,8 @@ def test_gsm8k_itself(runs, data_dir, tmp_path):
 
 def test_out_of_device_memory_says_what_to_do():
   with pytest.raises(SystemExit, match='error: a device is out of memory: .* 3.2G .*train.microbatch') as error:
-    with common.errors_in_one_line():
+    with cli.errors_in_one_line():
       raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 3.2G bytes.\nmore')
   assert '\n' not in str(error.value)
-  with pytest.raises(jax.errors.JaxRuntimeError), common.errors_in_one_line():
+  with pytest.raises(jax.errors.JaxRuntimeError), cli.errors_in_one_line():
     raise jax.errors.JaxRuntimeError('INTERNAL: a defect')

@@ -6,8 +6,11 @@ import logging
 import pytest
 
 from configs import r1
-from experiments import common, generate
+from experiments import generate
 from r1jax import config, data
+from r1jax.runs import problems as problems_lib
+
+log = logging.getLogger('r1jax')
 
 
 def write(path, rows):
@@ -34,15 +37,17 @@ def test_training_problems_near_evaluated_ones_are_dropped_counted_and_said(tmp_
   rows += [{'problem': f'Solve this: {short} Think first.', 'answer': '0'}, {'problem': long.upper(), 'answer': '22'}]
   evaluated = write(tmp_path / 'test.jsonl', [{'problem': long, 'answer': '22'}, {'question': short, 'answer': '0'}])
   cfg = config.Data('jsonl', write(tmp_path / 'train.jsonl', rows), eval_fraction=0.0)
-  common.log.propagate = True
+  log.propagate = True
   with caplog.at_level(logging.WARNING):
-    found = common.load_problems(config.convert(config.to_dict(cfg) | {'evaluation': (evaluated,)}, config.Data), MATH)
+    found = problems_lib.load_problems(
+      config.convert(config.to_dict(cfg) | {'evaluation': (evaluated,)}, config.Data), MATH
+    )
   assert found.dropped['contaminated'] == 3 and len(found.train) == 59
   assert f'dropped 3 of 62 training problems near ones of data.evaluation: 3 of {evaluated}' in caplog.text
-  assert 'contaminated' not in common.load_problems(cfg, MATH).dropped
+  assert 'contaminated' not in problems_lib.load_problems(cfg, MATH).dropped
   only = config.Data('jsonl', evaluated, eval_fraction=0.0, evaluation=(evaluated,))
   with pytest.raises(data.DataError, match='all 2 training problems are near ones of data.evaluation'):
-    common.load_problems(only, MATH)
+    problems_lib.load_problems(only, MATH)
 
 
 def test_rows_that_no_reward_could_score_are_dropped_and_the_first_is_named(tmp_path, caplog):
@@ -63,12 +68,12 @@ def test_rows_that_no_reward_could_score_are_dropped_and_the_first_is_named(tmp_
   cfg = config.convert({'source': 'mixture', 'parts': {'programs': part}}, config.Data)
   reward = config.Reward(parts={'format': 1.0}, accuracy='', routes={'code': {'code': 1.0}}, timeout=60.0)
   with caplog.at_level(logging.WARNING):
-    found = common.load_problems(cfg, reward)
+    found = problems_lib.load_problems(cfg, reward)
   assert [p['problem'] for p in found.train] == [row['problem'] for row in good] and found.dropped['malformed'] == 4
   assert "code.jsonl: dropped 4 malformed of 12 lines; the first is line 6: the reward 'code' cannot" in caplog.text
   write(tmp_path / 'code.jsonl', bad)
   with pytest.raises(data.DataError, match="none of the 4 lines .* the first bad one is line 1: the reward 'code'"):
-    common.load_problems(cfg, reward)
+    problems_lib.load_problems(cfg, reward)
 
 
 def test_the_real_recipe_keeps_what_it_is_evaluated_on_out_of_what_is_learned():

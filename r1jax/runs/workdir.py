@@ -10,6 +10,7 @@ ours while we watch, and is there as soon as it is touched meanwhile.
 import contextlib
 import functools
 import json
+import logging
 import os
 import pathlib
 import socket
@@ -18,10 +19,12 @@ import threading
 import time
 import uuid
 
-from experiments import common
 from r1jax import config as config_lib
 from r1jax import parallel
 from r1jax.parallel import interrupt
+from r1jax.runs import runtime
+
+log = logging.getLogger('r1jax')
 
 BEAT, DEAD = 10.0, 60.0  # seconds
 _held = set()  # paths of the locks of this process
@@ -40,7 +43,7 @@ def working_in(workdir, part=None):
   Raises:
     ConfigError: another command works there.
   """
-  common.prepare()
+  runtime.set_up_process()
   path = pathlib.Path(workdir).resolve() / ('.lock' if part is None else f'.lock-{part}')
   if path in _held:
     yield
@@ -153,7 +156,7 @@ class Lock:
       return True
     while True:
       if self._now() - touched > DEAD or time.monotonic() - began > DEAD:
-        common.log.warning(
+        log.warning(
           '%s was in use by %s, which gave no sign of life for %.0f s: taken over.', self._path.parent, of, DEAD
         )
         return True
@@ -163,7 +166,7 @@ class Lock:
       if now[1] != touched:
         raise busy
       if not told:
-        common.log.info(
+        log.info(
           '%s is or was in use by %s: looking for up to %.0f s whether that is alive.', self._path.parent, of, DEAD
         )
       told = True

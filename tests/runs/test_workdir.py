@@ -12,14 +12,14 @@ import types
 
 import pytest
 
-from experiments import workdir
 from r1jax.config import ConfigError
 from r1jax.parallel import interrupt
+from r1jax.runs import workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOLD = """
 import pathlib, sys, time
-from experiments import workdir
+from r1jax.runs import workdir
 workdir.Lock(pathlib.Path(sys.argv[1]))
 print('held', flush=True)
 time.sleep(600)

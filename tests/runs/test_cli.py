@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from experiments import common
+from r1jax.runs import cli
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from experiments import common
   ],
 )
 def test_an_option_of_what_is_not_there_says_how_to_set_it(name, flags, parent, inside):
-  said = common.missing_parent(name, ['rl', *flags])
+  said = cli.missing_key_message(name, ['rl', *flags])
   assert said.startswith(f'the config has no {parent};') and '\n' not in said
   flag, value = shlex.split(said.split('set it whole: ')[1].rstrip('.'))[0].split('=', 1)
   assert flag == f'--config.{parent}' and ast.literal_eval(value) == inside
