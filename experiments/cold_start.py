@@ -24,7 +24,7 @@ from r1jax.rewards import mix, needs
 from r1jax.runs import cli, grading, json_files, runtime
 from r1jax.runs import problems as problems_lib
 from r1jax.runs import settings as settings_lib
-from r1jax.runs.workdir import alone
+from r1jax.runs.workdir import exclusive
 
 log = logging.getLogger('r1jax')
 
@@ -85,7 +85,7 @@ def sample(cfg, name, workdir):
     settings['drafts'] = hashlib.sha256(json.dumps(drafts).encode()).hexdigest()
   done = os.path.join(out, DONE)
   settings_lib.require_same_settings(os.path.join(out, 'generate.json'), settings)
-  if parallel.agree(os.path.exists(done)):
+  if parallel.broadcast_from_primary(os.path.exists(done)):
     return
   log.info('cold start: %s', name)
   policy, grader = generate.start(wanted, out)
@@ -169,7 +169,7 @@ def rows(cfg, name, workdir, dropped):
   return coldstart.each(samples, way.way, rules(cfg, way), dropped, name)
 
 
-@alone
+@exclusive
 def run_cold_start(cfg, workdir):
   """Samples, filters and writes. Returns the summary, which is also the set's card."""
   runtime.set_up_process()
@@ -185,7 +185,7 @@ def run_cold_start(cfg, workdir):
   os.makedirs(workdir, exist_ok=True)
   drafts, figures = {way.of for way in cfg.ways.values()}, {}
   path = os.path.join(workdir, ROWS)
-  with open(path + '.tmp' if parallel.first() else os.devnull, 'w', encoding='utf-8', newline='\n') as f:
+  with open(path + '.tmp' if parallel.is_primary() else os.devnull, 'w', encoding='utf-8', newline='\n') as f:
     for name in cfg.ways:
       count, dropped = collections.Counter(), collections.Counter()
       for row in rows(cfg, name, workdir, dropped):
@@ -214,9 +214,9 @@ def _finished(cfg, workdir, path, figures):
   """Puts the rows in their place, with their card, and the summary last."""
   written = sum(f.get('rows', 0) for f in figures.values() if f['part'])
   config_lib.require(written, f'no sample can be learned from: {json.dumps(figures)}; see {workdir}/*/samples.')
-  if parallel.first():
+  if parallel.is_primary():
     os.replace(path + '.tmp', path)
-  parallel.agree(True)  # it is there for all
+  parallel.broadcast_from_primary(True)  # it is there for all
   summary = {
     'name': 'cold_start',
     'version': '1.0.0',

@@ -31,7 +31,7 @@ from r1jax.recipes import contamination, dataset, filters, rejection
 from r1jax.rewards.neural import judge
 from r1jax.runs import cli, json_files, runtime
 from r1jax.runs import settings as settings_lib
-from r1jax.runs.workdir import alone
+from r1jax.runs.workdir import exclusive
 
 log = logging.getLogger('r1jax')
 
@@ -100,7 +100,7 @@ def run_pass(rows, writer):
     pace = (now['read'] - first) / (time.perf_counter() - began)
     writer.write(now['read'], {'memory/rss': memory(), 'rows/kept': now['rows'], 'throughput/lines_per_second': pace})
     log.info('%d lines read, %d rows kept, %.0f MiB, %.0f lines a second', now['read'], now['rows'], memory(), pace)
-    interrupt.check(f'{now["read"]} lines are read; run the same command again to go on.')
+    interrupt.raise_if_stopped(f'{now["read"]} lines are read; run the same command again to go on.')
 
   return rows.run(report)
 
@@ -170,7 +170,7 @@ def card_of(cfg, now, found, made, hashes, problems, sha256):
   }
 
 
-@alone
+@exclusive
 def run_curate(cfg, workdir):
   """Writes the dataset, its card, summary.json and plots into workdir. Returns the summary."""
   runtime.set_up_process()

@@ -13,11 +13,11 @@ from experiments import rl
 from r1jax import config as config_lib
 from r1jax.runs import cli, json_files, runtime
 from r1jax.runs.rl import start
-from r1jax.runs.workdir import alone
+from r1jax.runs.workdir import exclusive
 from r1jax.sampling import Sampling
 
 
-@alone
+@exclusive
 def run_evaluate(cfg, workdir):
   """eval.final_samples responses to each of eval.final_problems, and a greedy one. Returns and writes summary.json."""
   began = time.perf_counter()

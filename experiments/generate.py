@@ -137,7 +137,7 @@ def write(cfg, folder, problems, begin):
   out = shards.Shards(folder, -(-len(problems) // size))
   numbers = range(cfg.part, out.count, cfg.parts)
   own = [(n // cfg.parts) % processes == jax.process_index() for n in numbers]
-  done = parallel.add_up(np.array([mine and out.done(n) for mine, n in zip(own, numbers)], np.int32))
+  done = parallel.sum_across_processes(np.array([mine and out.done(n) for mine, n in zip(own, numbers)], np.int32))
   todo = [(n, mine) for n, mine, there in zip(numbers, own, done) if not there]
   pending = collections.deque()
 
@@ -147,17 +147,17 @@ def write(cfg, folder, problems, begin):
       out.write(number, rows)
     bar.update()
 
-  with tqdm.tqdm(total=len(done), initial=len(done) - len(todo), unit='file', disable=not parallel.first()) as bar:
+  with tqdm.tqdm(total=len(done), initial=len(done) - len(todo), unit='file', disable=not parallel.is_primary()) as bar:
     for number, mine in todo:
-      if interrupt.asked():
+      if interrupt.stop_requested():
         break
       pending.append((number, mine, begin(problems[number * size : (number + 1) * size], number)))
       if len(pending) > 1:  # while workers grade one file, the devices sample the next
         finish(*pending.popleft())
     for one in pending:
       finish(*one)
-  parallel.add_up(np.int32(0))  # all have written
-  interrupt.check(f'{bar.n} of {len(done)} files are written; run the same command again for the others.')
+  parallel.sum_across_processes(np.int32(0))  # all have written
+  interrupt.raise_if_stopped(f'{bar.n} of {len(done)} files are written; run the same command again for the others.')
 
 
 class Figures:

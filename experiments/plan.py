@@ -219,7 +219,7 @@ def plan(cfg, model, slice_, wanted, cache, price=0.0, critic=False):
   for phase in wanted:
     config_lib.require(phase in present, f'--program {phase!r}; this run has: {", ".join(present)}.')
   rows = describe(compile_all(programs.names(wanted or present, cfg), cfg, model, slice_, cache, critic), slice_)
-  sampler = sizes(parallel.or_else(programs.sampler_mesh(cfg), cfg.mesh), slice_.chips)
+  sampler = sizes(parallel.with_default_sizes(programs.sampler_mesh(cfg), cfg.mesh), slice_.chips)
   trains = isinstance(cfg, config_lib.RL)
   phases = phases_of(cfg, model, slice_, sampler)
   shards = {

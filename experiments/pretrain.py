@@ -27,7 +27,7 @@ from r1jax.checkpoint import families, hf
 from r1jax.data.toy import worlds
 from r1jax.parallel import interrupt
 from r1jax.runs import cli, json_files, runtime
-from r1jax.runs.workdir import alone
+from r1jax.runs.workdir import exclusive
 from r1jax.training import lm
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training.accumulate import NonFiniteError
@@ -69,7 +69,7 @@ def train(cfg, model, specs, params, stream, round_):
   rng = np.random.default_rng([cfg.seed, round_])
   with tqdm.trange(steps, desc=f'base {cfg.world}, round {round_}', mininterval=1) as bar:
     for i in bar:
-      interrupt.check('the base is not trained to its end, and begins anew; run the same command again.')
+      interrupt.raise_if_stopped('the base is not trained to its end, and begins anew; run the same command again.')
       starts = rng.integers(0, len(stream) - cfg.length, size=cfg.batch)
       tokens = stream[starts[:, None] + np.arange(cfg.length)]
       params, opt_state, loss = lm.step(
@@ -105,7 +105,7 @@ def step_accuracy(cfg, model, params, tokenizer):
   return {kind: round(right[kind] / max(taken[kind], 1), 4) for kind in gate.steps}
 
 
-@alone
+@exclusive
 def run(cfg, workdir):
   """Trains, or reuses, the base. Returns (model directory, info dict)."""
   runtime.set_up_process()
@@ -149,7 +149,7 @@ def run(cfg, workdir):
   return path, info
 
 
-@alone
+@exclusive
 def run_pretrain(cfg, workdir):
   """`run`, and its workdir/summary.json. Returns the summary."""
   began = time.perf_counter()

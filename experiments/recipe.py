@@ -32,7 +32,7 @@ from r1jax.recipes import stage as stage_lib
 from r1jax.recipes import summary as summary_lib
 from r1jax.recipes.stage import BEGUN, DONE, STALE, Stage
 from r1jax.runs import cli, json_files, runtime
-from r1jax.runs.workdir import alone, working_in
+from r1jax.runs.workdir import exclusive, working_in
 
 log = logging.getLogger('r1jax')
 
@@ -170,7 +170,7 @@ def run_stage(stage, stages, workdir, status):
   gc.collect()  # arrays of the stage before in reference cycles
 
 
-@alone
+@exclusive
 def run_recipe(cfg, workdir, only=(), first='', last=''):
   """Runs what is not done of the chosen stages. Returns W/summary.json.
 

@@ -34,7 +34,7 @@ from r1jax.metrics.progress import Progress
 from r1jax.metrics.writer import Writer
 from r1jax.rewards.neural.model import ABOUT, MODEL, About, Scorer
 from r1jax.runs import cli, json_files, runtime
-from r1jax.runs.workdir import alone, stops
+from r1jax.runs.workdir import exclusive, save_on_interrupt
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import reward as reward_lib
 from r1jax.training import state as state_lib
@@ -140,7 +140,7 @@ def start(cfg, workdir):
     os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint, fingerprint(cfg, model, source, train, steps)
   )
   scorer = Scorer(model, mesh, cfg.model.dtype, cfg.microbatch or cfg.batch, cfg.model.attention)
-  writer = Writer(workdir) if parallel.first() else runtime.NoWriter()
+  writer = Writer(workdir) if parallel.is_primary() else runtime.NoWriter()
   abstract = state_lib.abstract_state(specs, optimizer, mesh, cfg.param_dtype)
   return Run(
     cfg,
@@ -232,11 +232,13 @@ def loop(run):
   json_files.write_config(run.workdir, cfg)
   run.writer.resume(first)
   watched = run.held_out[: cfg.eval.examples or None]
-  bar = Progress(run.steps, first, label=cfg.objective, shown=SHOWN, file=None if parallel.first() else io.StringIO())
+  bar = Progress(
+    run.steps, first, label=cfg.objective, shown=SHOWN, file=None if parallel.is_primary() else io.StringIO()
+  )
   with jax.transfer_guard('disallow'), bar:
     for step in range(first, run.steps):
       metrics = {}
-      with stops(run, state, step, first, run.steps):
+      with save_on_interrupt(run, state, step, first, run.steps):
         if step % cfg.eval.every == 0:
           found = figures(run, watched, evaluate(run, state.params, watched))
           metrics |= {f'eval/{name}': found[name] for name in ('loss', 'accuracy')}
@@ -260,8 +262,8 @@ def save(run, params, center):
   about = About(run.cfg.objective, run.encoder.form, data.view, data.steps, data.max_length, data.chat_template, center)
   path = os.path.join(run.workdir, ABOUT)
   json_files.write_json(path, dataclasses.asdict(about))
-  params = parallel.get(params)
-  if parallel.first():
+  params = parallel.to_host(params)
+  if parallel.is_primary():
     eos = run.tokenizer.eos[0]
     # transformers reads the score of the last token that is no padding; a text ends with eos, so padding is another.
     config = families.for_export(families.to_hf(run.model), params['embed'].dtype.name) | {
@@ -272,7 +274,7 @@ def save(run, params, center):
     hf.save(os.path.join(run.workdir, MODEL), run.model, params, config, [*files, path])
 
 
-@alone
+@exclusive
 def run_reward_model(cfg, workdir):
   """Trains to the end, scores what is held out, writes model, summary.json and plots. Returns the summary."""
   began = time.perf_counter()
@@ -304,7 +306,7 @@ def run_reward_model(cfg, workdir):
     'config': config_lib.to_dict(cfg),
   }
   json_files.write_json(os.path.join(workdir, 'summary.json'), summary)
-  if parallel.first():
+  if parallel.is_primary():
     pairs = (
       [(float(row['scores'][0][0] - row['scores'][1][0]), row['lengths'][0] - row['lengths'][1]) for row in rows]
       if cfg.objective == 'pairs'

@@ -24,7 +24,7 @@ from r1jax.metrics.timing import Stopwatch
 from r1jax.rollout.metrics import response_metrics, reward_metrics
 from r1jax.runs import cli, json_files, runtime
 from r1jax.runs.rl import start
-from r1jax.runs.workdir import alone, stops
+from r1jax.runs.workdir import exclusive, save_on_interrupt
 from r1jax.sampling import Sampling
 from r1jax.training import policy
 from r1jax.training import state as state_lib
@@ -122,7 +122,7 @@ def accuracies(found, name):
 
 
 def _progress(steps, first):
-  return Progress(steps, first, file=None if parallel.first() else io.StringIO())
+  return Progress(steps, first, file=None if parallel.is_primary() else io.StringIO())
 
 
 def _base_to_final(run):
@@ -145,7 +145,7 @@ def _base_to_final(run):
     )
     for step in range(first, cfg.steps):
       metrics = {}
-      with stops(run, state, step, first, cfg.steps):
+      with save_on_interrupt(run, state, step, first, cfg.steps):
         if step % cfg.eval.every == 0:
           found, rows = evaluate(run, state.params, step, cfg.eval.problems, cfg.eval.samples)
           metrics |= {f'eval/{name}': x for name, x in found.items()}
@@ -163,7 +163,7 @@ def _base_to_final(run):
   return base, final
 
 
-@alone
+@exclusive
 def run_rl(cfg, workdir):
   """Trains to the end, evaluates before and after, writes summary.json, plots and report. Returns the summary."""
   began = time.perf_counter()
@@ -183,7 +183,7 @@ def run_rl(cfg, workdir):
     'config': config_lib.to_dict(cfg),
   }
   json_files.write_json(os.path.join(workdir, 'summary.json'), summary)
-  if parallel.first():
+  if parallel.is_primary():
     plot(workdir)
     report(workdir)
   return summary

@@ -31,7 +31,7 @@ from r1jax.metrics.report import report
 from r1jax.metrics.writer import Writer
 from r1jax.runs import cli, grading, json_files, runtime
 from r1jax.runs import problems as problems_lib
-from r1jax.runs.workdir import alone, stops
+from r1jax.runs.workdir import exclusive, save_on_interrupt
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import sft as sft_lib
 from r1jax.training import state as state_lib
@@ -139,7 +139,7 @@ def start(cfg, workdir):
     trainer,
     sampler,
     store,
-    Writer(workdir) if parallel.first() else runtime.NoWriter(),
+    Writer(workdir) if parallel.is_primary() else runtime.NoWriter(),
     state_lib.abstract_state(specs, optimizer, mesh, cfg.param_dtype),
   )
 
@@ -193,7 +193,7 @@ def answering(cfg, source):
   engine = sampling.Engine(
     source.cfg,
     tokenizer,
-    parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh'),
+    parallel.make_mesh(parallel.with_default_sizes(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh'),
     max_prompt=cfg.eval.max_prompt,
     max_response=cfg.eval.max_response,
     dtype=jnp.dtype(cfg.model.dtype),
@@ -282,14 +282,14 @@ def loop(run):
   )
   json_files.write_config(workdir, cfg)
   run.writer.resume(first)
-  bar = Progress(run.steps, first, label='SFT', shown=SHOWN, file=None if parallel.first() else io.StringIO())
+  bar = Progress(run.steps, first, label='SFT', shown=SHOWN, file=None if parallel.is_primary() else io.StringIO())
   with jax.transfer_guard('disallow'), bar:
     base = json_files.figures_once(
       os.path.join(workdir, 'eval_base.json'), lambda: full_evaluation(run, state.params, 0), anew=not first
     )
     for step in range(first, run.steps):
       metrics = {}
-      with stops(run, state, step, first, run.steps):
+      with save_on_interrupt(run, state, step, first, run.steps):
         if step and step % cfg.eval.every == 0:
           found, rows = evaluate(run, state.params, cfg.eval.texts, cfg.eval.problems, cfg.eval.samples)
           metrics |= {f'eval/{name}': x for name, x in found.items()}
@@ -309,7 +309,7 @@ def loop(run):
   return base, final
 
 
-@alone
+@exclusive
 def run_sft(cfg, workdir):
   """Trains to the end, evaluates before and after, writes summary.json, plots and report. Returns the summary."""
   began = time.perf_counter()
@@ -331,7 +331,7 @@ def run_sft(cfg, workdir):
     'config': config_lib.to_dict(cfg),
   }
   json_files.write_json(os.path.join(workdir, 'summary.json'), summary)
-  if parallel.first():
+  if parallel.is_primary():
     plot(workdir)
     report(workdir)
   return summary

@@ -15,7 +15,7 @@ def run_toy_files(cfg, workdir):
   """Writes the files into workdir, and summary.json. Returns the summary."""
   runtime.set_up_process()
   summary = {}
-  if parallel.first():
+  if parallel.is_primary():
     summary = {'rows': files.write(workdir, cfg.seed, cfg.pairs, cfg.held_out_pairs, cfg.answers)}
     json_files.write_json(os.path.join(workdir, 'summary.json'), summary)
   return summary

@@ -186,5 +186,5 @@ def test_evaluations_divide_over_their_meshes(v3):
   assert {'student_zero/evaluation', 'student_qwen2_5_32b/evaluation', 'final/evaluation'} <= found.keys()
   for c in found.values():
     mesh = types.SimpleNamespace(shape=config.to_dict(c.mesh))
-    parallel.check(models.specs(models.PRESETS[c.model.preset]), mesh)
+    parallel.check_divisible(models.specs(models.PRESETS[c.model.preset]), mesh)
     assert c.mesh.fsdp * c.mesh.tp == 256 and c.rollout.chunk % c.mesh.fsdp == 0 == c.train.microbatch % c.mesh.fsdp

@@ -92,7 +92,7 @@ class Tensor:
 
 def tensors(cfg):
   """{dotted name of ours: {index on its stacked dimensions: Tensor}}, in our order."""
-  first = {'dense_layers': 0, 'layers': cfg.layers - models.runs(cfg)['layers']}
+  first = {'dense_layers': 0, 'layers': cfg.layers - models.layer_groups(cfg)['layers']}
   out = {}
   for path, spec in jax.tree_util.tree_leaves_with_path(models.specs(cfg), is_leaf=is_spec):
     leaf = jax.tree_util.keystr(path, simple=True, separator='.')

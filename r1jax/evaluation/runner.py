@@ -41,10 +41,10 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
   rows, pending, shards = [], [], sampler.engine.shards
   batch = -(-batch // shards) * shards
   with progress.fraction(
-    -(-len(problems) // batch) * batch, 'evaluation', None if parallel.first() else io.StringIO()
+    -(-len(problems) // batch) * batch, 'evaluation', None if parallel.is_primary() else io.StringIO()
   ) as bar:
     for first in range(0, len(problems), batch):
-      interrupt.check()
+      interrupt.raise_if_stopped()
       some = problems[first : first + batch]
       wanted = len(some)
       some = some + list(itertools.islice(itertools.cycle(problems), batch - wanted))  # a short one is filled up
@@ -76,7 +76,7 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
 def _watch(bar, done):
   bar.at(done)
   if jax.process_count() == 1:  # several look between batches, where all are at the same place
-    interrupt.check()
+    interrupt.raise_if_stopped()
 
 
 def _figures(rows, samples, reward, models):

@@ -7,7 +7,7 @@ from r1jax.models.heads import logprobs, score_at, scores
 from r1jax.models.moe import balance
 from r1jax.models.remat import POLICIES
 from r1jax.models.scored import marked_scores
-from r1jax.models.transformer import forward, prefill, response_hidden, runs, specs, unembedding, unstack
+from r1jax.models.transformer import forward, layer_groups, prefill, response_hidden, specs, unembedding, unstack
 
 __all__ = [
   'IMPLEMENTATIONS',
@@ -24,7 +24,7 @@ __all__ = [
   'marked_scores',
   'prefill',
   'response_hidden',
-  'runs',
+  'layer_groups',
   'score_at',
   'scores',
   'specs',

@@ -15,7 +15,7 @@ from r1jax.models.layers import mlp, mlp_specs
 from r1jax.params import Spec
 
 # Routers are compared at small differences: these stay in float32 whatever the computation's dtype.
-EXACT = ('router', 'router_bias')
+FLOAT32_PARAMS = ('router', 'router_bias')
 TILE = 512  # rows and columns that the kernel takes at a time
 CHUNK = 4096  # tokens whose visits exist at one time
 

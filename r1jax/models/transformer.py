@@ -20,10 +20,10 @@ from r1jax.models import remat as remat_lib
 from r1jax.models.attention import extend
 from r1jax.models.causal import Attention, cached_attention, causal_attention, seen
 from r1jax.models.layers import mlp, mlp_specs, rms_norm, rope_tables
-from r1jax.models.moe import EXACT, moe, moe_specs
+from r1jax.models.moe import FLOAT32_PARAMS, moe, moe_specs
 from r1jax.params import Spec
 
-LOOPED = 16  # layers of a loop, where they are stored apart
+SCAN_CHUNK = 16  # layers of a loop, where they are stored apart
 
 
 class Output(NamedTuple):
@@ -42,7 +42,7 @@ class Output(NamedTuple):
   params: dict
 
 
-def runs(cfg):
+def layer_groups(cfg):
   """{run: number of layers}, in order."""
   if not cfg.moe:
     return {'layers': cfg.layers}
@@ -59,7 +59,7 @@ def specs(cfg, stacked=True):
   }
   dense = {'mlp': mlp_specs(cfg.embed, cfg.mlp)}
   tree = {'embed': Spec((cfg.vocab, cfg.embed), ('vocab', 'embed'), 'embedding')}
-  for run, layers in runs(cfg).items():
+  for run, layers in layer_groups(cfg).items():
     mixed = cfg.moe and run == 'layers'
     one = layer | ({'moe': moe_specs(cfg)} if mixed else dense)
     tree[run] = params_lib.stack(one, layers) if stacked else [one] * layers
@@ -132,10 +132,10 @@ def forward(
   parts = _seen(how, tokens.shape[2], prefix, prefix_length, cache, cache_length, dtype, segments)
   shared = (rope_tables(positions, cfg), parts, cache_length, real)
   kvs, load = {}, None
-  for run in runs(cfg):
+  for run in layer_groups(cfg):
     before, own = (None if kv is None else kv[run] for kv in (prefix, cache))
     if isinstance(params[run], list):
-      x, out = (_apart if decoding else _together)(block, params[run], x, (before, own), shared)
+      x, out = (_run_unrolled if decoding else _scan_in_chunks)(block, params[run], x, (before, own), shared)
       kvs[run] = [kv for kv, _ in out]
       load = jnp.stack([load for _, load in out]) if out[0][1] is not None else None
     else:
@@ -145,7 +145,7 @@ def forward(
   return Output(rms_norm(params['norm'], x, cfg.norm_eps), kvs, load, params)
 
 
-def _apart(block, layers, x, more, shared):
+def _run_unrolled(block, layers, x, more, shared):
   """Runs x through layers that lie apart. more: tuple of lists or None. Returns x and what each layer gives."""
   out = []
   for layer in zip(layers, *(of or [None] * len(layers) for of in more)):
@@ -154,15 +154,15 @@ def _apart(block, layers, x, more, shared):
   return x, out
 
 
-def _together(block, layers, x, more, shared):
-  """`_apart` by loops over LOOPED layers, which are copied together: unrolled, XLA compiles a prefill for minutes."""
+def _scan_in_chunks(block, layers, x, more, shared):
+  """`_run_unrolled` by scans over SCAN_CHUNK layers, stacked for it: unrolled, XLA compiles a prefill for minutes."""
   out = []
-  for at in range(0, len(layers), LOOPED):
+  for at in range(0, len(layers), SCAN_CHUNK):
     # Copied when the loop's turn comes, not before.
-    x, some = jax.lax.optimization_barrier((x, [of and of[at : at + LOOPED] for of in (layers, *more)]))
+    x, some = jax.lax.optimization_barrier((x, [of and of[at : at + SCAN_CHUNK] for of in (layers, *more)]))
     some = [of and jax.tree.map(lambda *xs: jnp.stack(xs), *of) for of in some]
     x, found = jax.lax.scan(lambda x, layer: block(x, layer, shared), x, tuple(some))
-    out += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(layers[at : at + LOOPED]))]
+    out += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(layers[at : at + SCAN_CHUNK]))]
   return x, out
 
 
@@ -182,7 +182,7 @@ def _block(cfg, tree, dtype, how, x, layer, shared):
   mesh = how.mesh
   if cache is None:
     p = layout.one_layer(p, p['attention_norm'], dtype, mesh)
-  p = jax.tree_util.tree_map_with_path(lambda at, w: w if at[-1].key in EXACT else w.astype(dtype), p)
+  p = jax.tree_util.tree_map_with_path(lambda at, w: w if at[-1].key in FLOAT32_PARAMS else w.astype(dtype), p)
   mixer, options = (mla, {'absorbed': cache is not None}) if cfg.mla else (attention_lib, {})
   if cache is None:
     whole, residual = (functools.partial(f, mesh=mesh) for f in (layout.whole, layout.residual))

@@ -1,17 +1,24 @@
 """The device mesh, how arrays lie on it, the processes that share it, and the signals that end them."""
 
-from r1jax.parallel.hosts import add_up, agree, connect, first, get, own, put
-from r1jax.parallel.mesh import make_mesh, or_else
+from r1jax.parallel.hosts import (
+  broadcast_from_primary,
+  connect,
+  is_primary,
+  local_slice,
+  sum_across_processes,
+  to_global,
+  to_host,
+)
+from r1jax.parallel.mesh import make_mesh, with_default_sizes
 from r1jax.parallel.rules import (
   BATCH_AXES,
   TRAIN_RULES,
   batch_sharding,
   batch_shards,
-  check,
-  fitting,
-  partition,
-  plain,
-  received,
+  canonical,
+  check_divisible,
+  entries_received,
+  partition_spec,
   replicated,
   shardings,
 )
@@ -19,22 +26,21 @@ from r1jax.parallel.rules import (
 __all__ = [
   'BATCH_AXES',
   'TRAIN_RULES',
-  'add_up',
-  'agree',
   'batch_sharding',
   'batch_shards',
-  'check',
+  'broadcast_from_primary',
+  'canonical',
+  'check_divisible',
   'connect',
-  'first',
-  'fitting',
-  'get',
+  'entries_received',
+  'is_primary',
+  'local_slice',
   'make_mesh',
-  'or_else',
-  'own',
-  'partition',
-  'plain',
-  'put',
-  'received',
+  'partition_spec',
   'replicated',
   'shardings',
+  'sum_across_processes',
+  'to_global',
+  'to_host',
+  'with_default_sizes',
 ]

@@ -69,21 +69,21 @@ def _settings(environ):
   return address, int(count), int(process)
 
 
-def first():
+def is_primary():
   """Whether this process is the one that writes records and talks."""
   return jax.process_index() == 0
 
 
-def put(tree, sharding):
+def to_global(tree, sharding):
   """Host arrays, the same in every process, as global ones; each process copies what its own devices hold."""
   if sharding.is_fully_addressable:
     return jax.device_put(tree, sharding)
-  return jax.tree.map(lambda x: _put(x, sharding), tree)
+  return jax.tree.map(lambda x: _to_global(x, sharding), tree)
 
 
-def _put(x, sharding):
+def _to_global(x, sharding):
   if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-    return _as_keys(_put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+    return _as_keys(_to_global(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
   x = np.asarray(jax.device_get(x))
   with jax.transfer_guard('allow'):
     return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
@@ -92,26 +92,26 @@ def _put(x, sharding):
 _as_keys = jax.jit(jax.random.wrap_key_data, static_argnames='impl')
 
 
-def get(tree):
+def to_host(tree):
   """jax.device_get, also of arrays that lie on other processes' devices; all must call it."""
   if all(x.is_fully_addressable for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)):
     return jax.device_get(tree)
   mesh = next(x.sharding.mesh for x in jax.tree.leaves(tree) if not x.is_fully_addressable)
-  return jax.tree.map(lambda x: jax.device_get(x.addressable_data(0)), _everywhere(mesh)(tree))
+  return jax.tree.map(lambda x: jax.device_get(x.addressable_data(0)), _replicate(mesh)(tree))
 
 
 @functools.cache
-def _everywhere(mesh):
+def _replicate(mesh):
   return jax.jit(lambda tree: tree, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
-def own(count):
+def local_slice(count):
   """The slice of `count` rows that this process works on."""
   process, processes = jax.process_index(), jax.process_count()
   return slice(process * count // processes, (process + 1) * count // processes)
 
 
-def add_up(tree):
+def sum_across_processes(tree):
   """Sums over processes of host arrays, each process having filled in its part of zeros; all must call it."""
   if jax.process_count() == 1:
     return tree
@@ -120,6 +120,6 @@ def add_up(tree):
   return jax.tree.map(lambda x: x.sum(axis=0, dtype=x.dtype), found)
 
 
-def agree(value):
+def broadcast_from_primary(value):
   """The bool of the first process, in every process; all must call it."""
-  return bool(add_up(np.int32(value and first())))
+  return bool(sum_across_processes(np.int32(value and is_primary())))

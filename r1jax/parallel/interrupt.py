@@ -28,8 +28,11 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
-def listening():
-  """Within, the two signals are kept for `asked` and `check`. Does nothing within itself, or off the main thread."""
+def signals_handled():
+  """Within, the two signals are kept for `stop_requested` and `raise_if_stopped`.
+
+  Does nothing within itself, or off the main thread.
+  """
   global _asked, _listening
   if _listening or threading.current_thread() is not threading.main_thread():
     yield
@@ -68,12 +71,12 @@ def _listen(read):
         )
 
 
-def asked():
+def stop_requested():
   """Whether any process of the run has been asked to end; all must call it."""
-  return bool(hosts.add_up(np.int32(_asked > 0)))
+  return bool(hosts.sum_across_processes(np.int32(_asked > 0)))
 
 
-def check(said='what was under way begins anew; run the same command again to go on from what is saved.'):
+def raise_if_stopped(said='what was under way begins anew; run the same command again to go on from what is saved.'):
   """Raises Interrupted where the run has been asked to end; all processes must call it."""
-  if asked():
+  if stop_requested():
     raise Interrupted(said)

@@ -11,7 +11,7 @@ from r1jax.config import ConfigError
 AXES = ('data', 'fsdp', 'expert', 'tp', 'seq')
 
 
-def or_else(cfg, default):
+def with_default_sizes(cfg, default):
   """A config.Mesh with the sizes of another in the place of zeros."""
   return dataclasses.replace(default, **{axis: n for axis, n in dataclasses.asdict(cfg).items() if n})
 

@@ -27,12 +27,7 @@ WHOLE_IF_INDIVISIBLE = ('kv_heads', 'latent_in')
 BATCH_AXES = ('data', 'fsdp', 'expert')
 
 
-def partition(axes, rules=TRAIN_RULES):
-  """PartitionSpec of a tensor with these logical axes, whatever its sizes; see `fitting`."""
-  return PartitionSpec(*(rules[a] for a in axes))
-
-
-def fitting(spec, mesh, rules=TRAIN_RULES):
+def partition_spec(spec, mesh, rules=TRAIN_RULES):
   """PartitionSpec of a params.Spec on this mesh."""
   return PartitionSpec(*(_over(size, axis, mesh, rules) for size, axis in zip(spec.shape, spec.axes)))
 
@@ -43,7 +38,7 @@ def _over(size, axis, mesh, rules):
   return None if over and axis in WHOLE_IF_INDIVISIBLE and size % mesh.shape[over] else over
 
 
-def check(specs, mesh, rules=TRAIN_RULES):
+def check_divisible(specs, mesh, rules=TRAIN_RULES):
   """Raises ConfigError where an axis has no rule, is used twice in one tensor, or does not divide."""
   for path, spec in jax.tree_util.tree_leaves_with_path(specs, is_leaf=is_spec):
     name, used = jax.tree_util.keystr(path), {}
@@ -64,12 +59,12 @@ def check(specs, mesh, rules=TRAIN_RULES):
 
 
 def shardings(specs, mesh, rules=TRAIN_RULES):
-  """NamedShardings in the place of specs, after `check`."""
-  check(specs, mesh, rules)
-  return jax.tree.map(lambda s: plain(NamedSharding(mesh, fitting(s, mesh, rules))), specs, is_leaf=is_spec)
+  """NamedShardings in the place of specs, after `check_divisible`."""
+  check_divisible(specs, mesh, rules)
+  return jax.tree.map(lambda s: canonical(NamedSharding(mesh, partition_spec(s, mesh, rules))), specs, is_leaf=is_spec)
 
 
-def plain(sharding):
+def canonical(sharding):
   """The same NamedSharding in its shortest spelling, so that equal layouts compare equal; others as they are."""
   if not isinstance(sharding, NamedSharding):
     return sharding
@@ -101,7 +96,7 @@ def replicated(mesh):
   return NamedSharding(mesh, PartitionSpec())
 
 
-def received(shape, before, after):
+def entries_received(shape, before, after):
   """How many entries devices get from one another, all together, for an array to lie as `after` and not as `before`.
 
   Args:

@@ -135,7 +135,7 @@ def setting(cfg, model, devices, critic=False):
     ConfigError: a mesh that does not match the devices, parameters or batches that do not divide over it.
   """
   mesh = parallel.make_mesh(cfg.mesh, devices)
-  own = parallel.make_mesh(parallel.or_else(sampler_mesh(cfg), cfg.mesh), devices, 'sampler_mesh')
+  own = parallel.make_mesh(parallel.with_default_sizes(sampler_mesh(cfg), cfg.mesh), devices, 'sampler_mesh')
   if s := sampling(cfg):
     shards = parallel.batch_shards(own)
     require(

@@ -81,7 +81,7 @@ class Sampler:
         batch = self.engine.sample(params, prompts[chunk], keys, sampling, step or 0)
       new = self._items(problems[chunk], texts[chunk], batch)
       new_weights = mix.weights(new, self.reward, step)
-      own = parallel.own(len(new))  # the other processes grade the rest
+      own = parallel.local_slice(len(new))  # the other processes grade the rest
       pending.append((self.grader.submit(new[own], new_weights[own]), own, len(new)))
       batches.append(batch)
       items += new
@@ -103,7 +103,7 @@ class Sampler:
     graded = [(future.result(), own, count) for future, own, count in pending]
     column = lambda name: np.concatenate([_spread(s.parts[name], own, count) for s, own, count in graded])
     parts = {name: column(name) for name in graded[0][0].parts}
-    parts, timeouts = parallel.add_up((parts, np.int32(sum(s.timeouts for s, _, _ in graded))))
+    parts, timeouts = parallel.sum_across_processes((parts, np.int32(sum(s.timeouts for s, _, _ in graded))))
     # A model's programs run on all processes at once: each scores all items.
     parts |= {name: _ask(model, name, rollout) for name, model in self.models.items()}
     shape = rollout.batch.lengths.shape

@@ -50,7 +50,7 @@ def main(run, config_class, workdir_help, report=lambda summary, workdir: ''):
   def call(_):
     with errors_in_one_line():
       summary = run(config_lib.convert(config.value, config_class), workdir.value)
-    if parallel.first() and (text := report(summary, workdir.value)):
+    if parallel.is_primary() and (text := report(summary, workdir.value)):
       print(text)
 
   app.run(call, flags_parser=parse_flags)
@@ -117,7 +117,7 @@ def errors_in_one_line():
   try:
     yield
   except interrupt.Interrupted as error:
-    if parallel.first():
+    if parallel.is_primary():
       print(error, file=sys.stderr)
     sys.exit(error.code)
   except SAID_IN_ONE_LINE as error:

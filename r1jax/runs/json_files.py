@@ -11,7 +11,7 @@ from r1jax.metrics.writer import RecordError, is_number, read_object
 
 def write_json(path, value):
   """Writes JSON under a temporary name and renames it; the first process alone."""
-  if not parallel.first():
+  if not parallel.is_primary():
     return
   with open(path + '.tmp', 'w', encoding='utf-8') as f:
     json.dump(value, f, indent=2, ensure_ascii=False)
@@ -23,7 +23,7 @@ def write_shared(path, value):
   """As write_json, where jobs that know nothing of each other may write the same file at once."""
   own = f'{path}.{socket.gethostname()}.{os.getpid()}'
   write_json(own, value)
-  if parallel.first():
+  if parallel.is_primary():
     os.replace(own, path)
 
 
@@ -43,7 +43,7 @@ def figures_once(path, make, anew):
   Raises:
     RecordError: what is there holds no figures.
   """
-  if anew or not parallel.agree(os.path.exists(path)):
+  if anew or not parallel.broadcast_from_primary(os.path.exists(path)):
     value = make()
     write_json(path, value)
     return json.loads(json.dumps(value))

@@ -99,7 +99,7 @@ def start(cfg, workdir):
   engine = sampling.Engine(
     model,
     tokenizer,
-    parallel.make_mesh(parallel.or_else(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh'),
+    parallel.make_mesh(parallel.with_default_sizes(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh'),
     max_prompt=cfg.rollout.max_prompt,
     max_response=cfg.rollout.max_response,
     stop=cfg.rollout.stop,
@@ -121,7 +121,7 @@ def start(cfg, workdir):
     sampler,
     policy.make_trainer(cfg, model, optimizer, mesh),
     store,
-    Writer(workdir) if parallel.first() else NoWriter(),
+    Writer(workdir) if parallel.is_primary() else NoWriter(),
     state_lib.abstract_state(
       specs,
       optimizer,

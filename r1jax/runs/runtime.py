@@ -32,7 +32,7 @@ def set_up_process():
   absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells every detail of every save
   parallel.connect()
   if not log.handlers:
-    log.setLevel(logging.INFO if not jax.distributed.is_initialized() or parallel.first() else logging.ERROR)
+    log.setLevel(logging.INFO if not jax.distributed.is_initialized() or parallel.is_primary() else logging.ERROR)
     log.addHandler(logging.StreamHandler())
     log.propagate = False
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.join(

@@ -32,7 +32,8 @@ _held = set()  # paths of the locks of this process
 
 @contextlib.contextmanager
 def working_in(workdir, part=None):
-  """Within, no other command works in `workdir`, and signals end this one as `interrupt.check` and `stops` have it.
+  """Within, no other command works in `workdir`, and a signal ends this one at the next
+  `interrupt.raise_if_stopped` or `save_on_interrupt`.
 
   Makes the folder where there is none. Of several processes of one run the first holds the lock. Does nothing where
   this process has the folder already.
@@ -50,16 +51,16 @@ def working_in(workdir, part=None):
     return
   new = not path.parent.exists()
   lock, refused = None, None
-  if parallel.first():
+  if parallel.is_primary():
     try:
       lock = Lock(path)
     except config_lib.ConfigError as error:
       refused = error
-  if not parallel.agree(refused is None):
+  if not parallel.broadcast_from_primary(refused is None):
     raise refused or config_lib.ConfigError(f'{workdir} is in use, as the first process says.')
   _held.add(path)
   try:
-    with interrupt.listening():
+    with interrupt.signals_handled():
       yield
   finally:
     _held.discard(path)
@@ -70,7 +71,7 @@ def working_in(workdir, part=None):
           path.parent.rmdir()
 
 
-def alone(run):
+def exclusive(run):
   """A run of an experiment, function of (config, workdir, ...), as one that works in its folder alone."""
 
   @functools.wraps(run)
@@ -82,7 +83,7 @@ def alone(run):
 
 
 @contextlib.contextmanager
-def stops(run, state, step, first, of):
+def save_on_interrupt(run, state, step, first, of):
   """Within, a signal ends the run once it is saved; for what comes before a step of a loop.
 
   Args:
@@ -90,7 +91,7 @@ def stops(run, state, step, first, of):
     step: the next one. first: the one that this command began with. of: all of them.
   """
   try:
-    interrupt.check()
+    interrupt.raise_if_stopped()
     yield
   except interrupt.Interrupted as error:
     if step > first:

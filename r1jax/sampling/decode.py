@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from r1jax import models
 from r1jax.models import KV, layout
 from r1jax.models.layers import product
-from r1jax.models.moe import EXACT
+from r1jax.models.moe import FLOAT32_PARAMS
 from r1jax.sampling import logits as logits_lib
 
 
@@ -59,7 +59,7 @@ def cast_weights(params, dtype):
 
   The last norm stays as it is, as `models.forward` uses it.
   """
-  exact = lambda at: at[-1].key in EXACT or at[0].key == 'norm'
+  exact = lambda at: at[-1].key in FLOAT32_PARAMS or at[0].key == 'norm'
   return models.unstack(jax.tree_util.tree_map_with_path(lambda at, w: w if exact(at) else w.astype(dtype), params))
 
 
@@ -98,7 +98,7 @@ def prefill(params, prompts, lengths, keys, temperature, *, cfg, restriction, eo
   # The group's first token comes from one distribution: only the draw differs.
   hidden = jnp.broadcast_to(prompt.hidden[:, None], (p, g, prompt.hidden.shape[-1]))
   sampled = _sample_token(models.unembedding(params), hidden, keys, 0, temperature, restriction, mesh)
-  cache = {name: [models.empty_cache(cfg, p, g, capacity, dtype)] * n for name, n in models.runs(cfg).items()}
+  cache = {name: [models.empty_cache(cfg, p, g, capacity, dtype)] * n for name, n in models.layer_groups(cfg).items()}
   state = DecodeState(jnp.ones((), jnp.int32), sampled.token, _ends(sampled.token, eos), keys, cache)
   return *constrain((prompt.kv, state), mesh), jax.tree.map(lambda x: x[..., None], sampled)
 

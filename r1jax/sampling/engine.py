@@ -93,8 +93,8 @@ class Engine:
     )
     weights = self.weights(params)
     padded, prompt_lengths = pad_prompts(prompts, self.max_prompt)
-    tokens, lengths, keys = parallel.put((padded, prompt_lengths, keys), self._by_prompt)
-    temperature = parallel.put(np.float32(sampling.temperature), self._everywhere)
+    tokens, lengths, keys = parallel.to_global((padded, prompt_lengths, keys), self._by_prompt)
+    temperature = parallel.to_global(np.float32(sampling.temperature), self._everywhere)
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
     static = dict(cfg=self.cfg, restriction=restriction, eos=self.tokenizer.eos, dtype=self.dtype, mesh=self.mesh)
     capacity = min(CHUNK, self.max_response)
@@ -103,13 +103,13 @@ class Engine:
     )
     out = _Output(p, g, self.max_response)
     rows = np.broadcast_to(np.arange(g), (p, g))
-    out.add(parallel.get(sampled), rows, 0, 1)
+    out.add(parallel.to_host(sampled), rows, 0, 1)
     step = 1
     while step < self.max_response:
-      done = np.array(parallel.get(state.done))
+      done = np.array(parallel.to_host(state.done))
       if self.stop:
         done |= out.find_stop(self.tokenizer, self.stop, rows, done)
-        state = state.replace(done=parallel.put(done, self._by_prompt))
+        state = state.replace(done=parallel.to_global(done, self._by_prompt))
       if done.all():
         break
       width = _smaller(g, int((~done).sum(axis=1).max()))
@@ -118,15 +118,15 @@ class Engine:
       if width < rows.shape[1] or room > capacity:
         live_first = np.argsort(done, axis=1, kind='stable')[:, :width].astype(np.int32)
         state = self._run(
-          decode.compact, state, parallel.put(live_first, self._by_prompt), capacity=room, mesh=self.mesh
+          decode.compact, state, parallel.to_global(live_first, self._by_prompt), capacity=room, mesh=self.mesh
         )
         rows, capacity = np.take_along_axis(rows, live_first, axis=1), room
-      limit = parallel.put(np.int32(min(self.max_response, capacity + 1)), self._everywhere)
-      fewest = parallel.put(np.int32(width // SHRINK if width % SHRINK == 0 else 0), self._everywhere)
+      limit = parallel.to_global(np.int32(min(self.max_response, capacity + 1)), self._everywhere)
+      fewest = parallel.to_global(np.int32(width // SHRINK if width % SHRINK == 0 else 0), self._everywhere)
       state, sampled, count = self._run(
         decode.decode_chunk, weights, prefix, lengths, state, limit, fewest, temperature, length=CHUNK, **static
       )
-      sampled, count = parallel.get((sampled, count))
+      sampled, count = parallel.to_host((sampled, count))
       out.add(sampled, rows, step, count)
       step += count
       if self.watch:
@@ -152,7 +152,7 @@ class Engine:
       devices == set(self.mesh.devices.flat),
       f"parameters lie on {len(devices)} devices, the sampler's mesh on {self.mesh.size}; lay both over the same ones.",
     )
-    entries = jax.tree.map(lambda x, to: parallel.received(x.shape, x.sharding, to), params, after)
+    entries = jax.tree.map(lambda x, to: parallel.entries_received(x.shape, x.sharding, to), params, after)
     moved = sum(jax.tree.leaves(entries)) * jnp.dtype(self.dtype).itemsize
     if moved:
       log.info('sampler: its copy of the weights moves %.3g GB between devices', moved / 1e9)

@@ -77,16 +77,16 @@ class Trainer:
     Returns:
       TrainState, metrics {name: float} of the whole batch.
     """
-    totals = parallel.put(totals, parallel.replicated(self.mesh))
+    totals = parallel.to_global(totals, parallel.replicated(self.mesh))
     grads, found = zeros_like(state.params, self.grad_dtype), []
     for batch in batches:
-      batch = parallel.put(batch, parallel.batch_sharding(self.mesh))
+      batch = parallel.to_global(batch, parallel.batch_sharding(self.mesh))
       grads, metrics = accumulate(state.params, grads, batch, totals, loss_fn=self.loss_fn)
       found.append(metrics)
     loads = [metrics.pop('moe/load') for metrics in found if 'moe/load' in metrics]
     load = functools.reduce(operator.add, loads) if loads else None
     state, norm = apply(state, grads, load, optimizer=self.optimizer, balance_rate=self.balance_rate)
-    found, norm, load = parallel.get((found, norm, load))
+    found, norm, load = parallel.to_host((found, norm, load))
     metrics = combine(found) | {f'{self.prefix}grad_norm': norm} | expert_metrics(load)
     return state, {name: float(x) for name, x in metrics.items()}
 
@@ -191,7 +191,7 @@ def _zeros(params, *, dtype, shardings):
 def shardings_of(tree):
   """The shardings of a tree's arrays, as a static argument: the compiler is free to lay out a result otherwise than
   its input (zeros on every device, norms split), and the next step would then be another program."""
-  return tuple(parallel.plain(x.sharding) for x in jax.tree.leaves(tree))
+  return tuple(parallel.canonical(x.sharding) for x in jax.tree.leaves(tree))
 
 
 def _lay_out(tree, shardings):

@@ -139,12 +139,12 @@ def logprobs(params, batch, cfg, fn):
   """
   bare = batch.replace(advantage=None, old_logp=None, ref_logp=None)
   sharding = parallel.batch_sharding(fn.options.mesh)
-  begun = [(at, _logprobs(params, parallel.put(part, sharding), fn=fn)) for at, part in microbatches(bare, cfg)]
+  begun = [(at, _logprobs(params, parallel.to_global(part, sharding), fn=fn)) for at, part in microbatches(bare, cfg)]
 
   def wait():
     out = np.zeros(batch.tokens.shape, np.float32)
     for (groups, rows), logp in begun:
-      logp = parallel.get(logp)
+      logp = parallel.to_host(logp)
       out[groups, rows, : logp.shape[2]] = logp
     return out
 

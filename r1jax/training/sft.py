@@ -96,12 +96,12 @@ def abstract_microbatch(cfg, mesh):
 def evaluate(trainer, params, batches, size):
   """{'loss', 'entropy'} in nats a response token, of PackedBatches of at most `size` rows each, on the host."""
   found, count, mesh = [], 0, trainer.mesh
-  one = parallel.put(np.float32(1), parallel.replicated(mesh))
+  one = parallel.to_global(np.float32(1), parallel.replicated(mesh))
   for batch in batches:
     count += batch.response_tokens()
     more = size - len(batch.tokens)  # filled up with empty rows
     batch = jax.tree.map(lambda x, more=more: np.pad(x, ((0, more), (0, 0))), batch)
-    batch = parallel.put(batch, parallel.batch_sharding(mesh))
+    batch = parallel.to_global(batch, parallel.batch_sharding(mesh))
     metrics = accumulate.metrics_of(params, batch, one, loss_fn=trainer.loss_fn)
     found.append({name: metrics[name] for name in ('loss', 'entropy')})
-  return {name: float(x) / count for name, x in accumulate.combine(parallel.get(found)).items()}
+  return {name: float(x) / count for name, x in accumulate.combine(parallel.to_host(found)).items()}

@@ -7,7 +7,7 @@ import optax
 
 from r1jax import parallel
 from r1jax import params as params_lib
-from r1jax.models.moe import EXACT
+from r1jax.models.moe import FLOAT32_PARAMS
 from r1jax.training.optimizer import map_moments
 
 
@@ -33,7 +33,7 @@ def abstract_state(specs, optimizer, mesh, param_dtype='float32', reference_dtyp
 
   Args:
     optimizer: optax transformation; None for parameters alone.
-    param_dtype: of parameters, but for those of `models.EXACT`, which stay float32.
+    param_dtype: of parameters, but for those of `models.FLOAT32_PARAMS`, which stay float32.
     reference_dtype: the same of the reference policy; None without one.
     reference_memory: 'device' or 'host', where the reference lies.
   """
@@ -77,7 +77,9 @@ def dtypes(specs, dtype):
   """{dotted name: dtype} of parameters kept in `dtype`."""
   named = jax.tree_util.tree_leaves_with_path(specs, is_leaf=params_lib.is_spec)
   return {
-    jax.tree_util.keystr(at, simple=True, separator='.'): jnp.dtype('float32' if at[-1].key in EXACT else dtype)
+    jax.tree_util.keystr(at, simple=True, separator='.'): jnp.dtype(
+      'float32' if at[-1].key in FLOAT32_PARAMS else dtype
+    )
     for at, _ in named
   }
 

@@ -279,7 +279,7 @@ def traced(tiny):
 def layers(m):
   """Our parameters of each layer, in order."""
   split = models.unstack(m.params)
-  return [p for run in models.runs(m.cfg) for p in split[run]]
+  return [p for run in models.layer_groups(m.cfg) for p in split[run]]
 
 
 @pytest.mark.parametrize('name', TINY)

@@ -109,7 +109,7 @@ def test_cached_decode_equals_the_full_forward(name, unstacked):
   seen = [jnp.broadcast_to(prompt.hidden[:, None], (2, 3, cfg.embed))]
   empty = models.empty_cache(cfg, 2, 3, 4, jnp.float32)
   stack = lambda layers: layers if unstacked else jax.tree.map(lambda *x: jnp.stack(x), *layers)
-  cache = {run: stack([empty] * layers) for run, layers in models.runs(cfg).items()}
+  cache = {run: stack([empty] * layers) for run, layers in models.layer_groups(cfg).items()}
   for first, last in ((0, 1), (1, 3)):  # one token, then two at once
     positions = jnp.broadcast_to(lengths[:, None, None] + np.arange(first, last), (2, 3, last - first))
     out = models.forward(

@@ -154,7 +154,7 @@ def check_received():
   mesh = parallel.make_mesh(config.Mesh(**ONE | dict(fsdp=8)))
   by = lambda *spec: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
   rows, columns, everywhere = by('fsdp'), by(None, 'fsdp'), by()
-  count = lambda before, after: parallel.received((8, 8), before, after)
+  count = lambda before, after: parallel.entries_received((8, 8), before, after)
   assert count(rows, rows) == count(everywhere, rows) == 0
   assert count(rows, everywhere) == 8 * 56 and count(rows, columns) == 8 * 7
 

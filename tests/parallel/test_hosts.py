@@ -40,13 +40,13 @@ def test_half_an_environment_is_refused(environ, said):
 
 
 def test_a_lone_process_owns_all_and_adds_nothing():
-  assert parallel.first() and parallel.own(7) == slice(0, 7)
+  assert parallel.is_primary() and parallel.local_slice(7) == slice(0, 7)
   table = {'a': np.arange(3.0)}
-  assert parallel.add_up(table) is table
-  assert parallel.agree(True) is True and parallel.agree(False) is False
+  assert parallel.sum_across_processes(table) is table
+  assert parallel.broadcast_from_primary(True) is True and parallel.broadcast_from_primary(False) is False
   mesh = parallel.make_mesh(config.Mesh(), jax.devices()[:1])
-  there = parallel.put(table, parallel.replicated(mesh))
-  np.testing.assert_array_equal(parallel.get(there)['a'], table['a'])
+  there = parallel.to_global(table, parallel.replicated(mesh))
+  np.testing.assert_array_equal(parallel.to_host(there)['a'], table['a'])
 
 
 @pytest.mark.parametrize('count', [8, 7, 1])
@@ -55,5 +55,5 @@ def test_the_rows_of_all_processes_are_all_rows(count, monkeypatch):
   rows = []
   for process in range(3):
     monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
-    rows += list(range(count))[parallel.own(count)]
+    rows += list(range(count))[parallel.local_slice(count)]
   assert rows == list(range(count))

@@ -62,14 +62,14 @@ def test_only_axis_data_crosses_slices(monkeypatch):
 
 def test_a_samplers_mesh_takes_what_it_does_not_name_from_the_trainers():
   mesh = config.Mesh(fsdp=4, tp=2)
-  assert parallel.or_else(config.Mesh(*[0] * 5), mesh) == mesh
-  assert parallel.or_else(config.Mesh(0, 1, 0, -1, 0), mesh) == config.Mesh(fsdp=1, tp=-1)
+  assert parallel.with_default_sizes(config.Mesh(*[0] * 5), mesh) == mesh
+  assert parallel.with_default_sizes(config.Mesh(0, 1, 0, -1, 0), mesh) == config.Mesh(fsdp=1, tp=-1)
 
 
 def test_two_axes_of_a_tensor_on_one_mesh_axis_are_refused():
   specs = {'w': Spec((4, 4), ('mlp', 'heads'))}
   with pytest.raises(ConfigError, match=r"\['w'\]: axes 'mlp' and 'heads' both go to mesh axis 'tp'"):
-    parallel.check(specs, mesh())
+    parallel.check_divisible(specs, mesh())
 
 
 def test_sizes_that_do_not_divide_are_refused_with_the_remedy():
@@ -78,31 +78,31 @@ def test_sizes_that_do_not_divide_are_refused_with_the_remedy():
     match=r"\['w'\]: 6 'mlp' do not divide over 4 devices on axis 'tp'; "
     'choose a mesh whose tp divides 6',
   ):
-    parallel.check({'w': Spec((6,), ('mlp',))}, mesh(tp=4))
-  parallel.check({'w': Spec((6,), ('mlp',))}, mesh(tp=3))
+    parallel.check_divisible({'w': Spec((6,), ('mlp',))}, mesh(tp=4))
+  parallel.check_divisible({'w': Spec((6,), ('mlp',))}, mesh(tp=3))
 
 
 @pytest.mark.parametrize('tp, over', [(2, 'tp'), (4, None), (8, None)])
 def test_key_heads_that_do_not_divide_lie_whole_on_every_device(tp, over):
   spec = Spec((16, 2, 8), ('embed', 'kv_heads', 'head_dim'))
-  parallel.check({'k': spec}, mesh(tp=tp))
-  assert parallel.fitting(spec, mesh(tp=tp)) == PartitionSpec('fsdp', over, None)
+  parallel.check_divisible({'k': spec}, mesh(tp=tp))
+  assert parallel.partition_spec(spec, mesh(tp=tp)) == PartitionSpec('fsdp', over, None)
   with pytest.raises(ConfigError, match="2 'heads' do not divide over 4"):
-    parallel.check({'q': Spec((16, 2, 8), ('embed', 'heads', 'head_dim'))}, mesh(tp=4))
+    parallel.check_divisible({'q': Spec((16, 2, 8), ('embed', 'heads', 'head_dim'))}, mesh(tp=4))
 
 
 def test_an_axis_without_a_rule_is_refused():
   with pytest.raises(ConfigError, match="no sharding rule for logical axis 'pages'; known: layers, embed"):
-    parallel.check({'w': Spec((6,), ('pages',))}, mesh())
+    parallel.check_divisible({'w': Spec((6,), ('pages',))}, mesh())
 
 
 @pytest.mark.parametrize('name', models.PRESETS)
 def test_every_preset_has_rules_that_do_not_collide(name):
-  parallel.check(models.specs(models.PRESETS[name]), mesh())
+  parallel.check_divisible(models.specs(models.PRESETS[name]), mesh())
 
 
 def test_a_sharding_is_spelt_in_one_way():
   small = parallel.make_mesh(config.Mesh(), jax.devices()[:1])
-  spelt = lambda *axes: parallel.plain(jax.sharding.NamedSharding(small, PartitionSpec(*axes)))
+  spelt = lambda *axes: parallel.canonical(jax.sharding.NamedSharding(small, PartitionSpec(*axes)))
   assert spelt(None, 'fsdp', None) == spelt() == spelt(('data', 'fsdp'), 'tp') == parallel.replicated(small)
   assert parallel.batch_shards(mesh(data=2, fsdp=3, expert=7, tp=5, seq=11)) == 42

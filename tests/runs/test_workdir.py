@@ -172,27 +172,27 @@ def test_a_signal_is_kept_until_it_is_asked_for(number):
   run = types.SimpleNamespace(
     save=lambda *what: saved.append(what), store=types.SimpleNamespace(wait=lambda: saved.append('written'))
   )
-  with interrupt.listening():
-    interrupt.check()
+  with interrupt.signals_handled():
+    interrupt.raise_if_stopped()
     os.kill(os.getpid(), number)
     deadline = time.monotonic() + 60
-    while not interrupt.asked():
+    while not interrupt.stop_requested():
       assert time.monotonic() < deadline
     for step, first in ((3, 2), (3, 3), (0, 0)):
-      with pytest.raises(interrupt.Interrupted) as error, workdir.stops(run, 'state', step, first, 9):
+      with pytest.raises(interrupt.Interrupted) as error, workdir.save_on_interrupt(run, 'state', step, first, 9):
         raise AssertionError('not reached')
       assert error.value.code == 128 + number and signal.Signals(number).name in str(error.value)
       assert str(error.value).endswith(
         f'{f"{step} of 9 steps are saved" if step else "no step was done"}; run the same command again to go on.'
       )
   assert saved == [(3, 'state'), 'written'] and signal.getsignal(number) == before
-  with interrupt.listening():
-    interrupt.check()  # another command begins without it
+  with interrupt.signals_handled():
+    interrupt.raise_if_stopped()  # another command begins without it
 
 
 def test_ctrl_c_once_more_ends_at_once():
   code = (
-    'import time\nfrom r1jax.parallel import interrupt\nwith interrupt.listening():\n  print(1, flush=True)\n'
+    'import time\nfrom r1jax.parallel import interrupt\nwith interrupt.signals_handled():\n  print(1, flush=True)\n'
     '  deadline = time.monotonic() + 600\n  while time.monotonic() < deadline:\n    time.sleep(1)'
   )
   process = python(code)

@@ -225,9 +225,9 @@ def _shared(items, **options):
 
   from r1jax import parallel
 
-  own, scores = parallel.own(len(items)), np.zeros(len(items))
+  own, scores = parallel.local_slice(len(items)), np.zeros(len(items))
   scores[own] = judge(items[own], **options)
-  return parallel.add_up(scores).tolist()
+  return parallel.sum_across_processes(scores).tolist()
 
 
 def _check(view, votes, combine, limit):

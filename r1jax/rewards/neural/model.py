@@ -69,7 +69,9 @@ class Scorer:
       for first in range(0, len(members), self.batch):
         some = members[first : first + self.batch]
         filled = [rows[i] for i in some] + [rows[some[0]]] * (self.batch - len(some))
-        found = parallel.get(self.program(params, *parallel.put(rows_lib.pad(filled, length, marks), self.sharding)))
+        found = parallel.to_host(
+          self.program(params, *parallel.to_global(rows_lib.pad(filled, length, marks), self.sharding))
+        )
         for i, scores in zip(some, found):
           out[i] = np.array(scores[: len(rows[i].marks)])
     return out
