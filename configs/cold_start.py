@@ -19,7 +19,7 @@ def _way(way, samples=8, temperature=0.6, **more):
   rollout = dict(prompts=256, samples=samples, max_prompt=4096, max_response=16_384, temperature=temperature,
                  top_p=0.95, top_k=0, min_p=0.0, stop=(), chunk=32)
   return ConfigDict(dict(way=way, model=dict(_NO_MODEL), endpoint=dict(), rollout=rollout, chat=True,
-                         template='r1_zero', shots=1, examples='', of='', path='', without='', keep=1) | more)
+                         template='r1_zero', shots=1, examples='', drafts='', path='', exclude='', keep=1) | more)
 
 
 def _deepseek_v3():
@@ -32,7 +32,7 @@ def _deepseek_v3():
       reward=dict(parts=dict(math=1.0), accuracy='math', options=dict(), gates=(), step_credit=0.0, workers=8,
                   timeout=10.0, overlong_buffer=0),
       ways=dict(few_shot=_way('few_shot'), direct=_way('direct'),
-                zero=_way('readable', temperature=1.0), rewritten=_way('rewrite', samples=2, of='zero')),
+                zero=_way('readable', temperature=1.0), rewritten=_way('rewrite', samples=2, drafts='zero')),
       topology='', mesh=dict(data=1, fsdp=-1, expert=1, tp=1, seq=1)))
 
 
@@ -46,7 +46,7 @@ def _special_token():
 def _traces():
   """Chains that there are already, with fields problem, reasoning, response and perhaps answer."""
   c = _deepseek_v3()
-  c.ways = ConfigDict(dict(traces=_way('traces', without='in_math500')))
+  c.ways = ConfigDict(dict(traces=_way('traces', exclude='in_math500')))
   c.reward.workers, c.problems = 2, 0
   return c
 
@@ -60,7 +60,7 @@ def _toy():
   c.data.update(source='mixture', parts=dict(chain=part('chain', 2.0), logic=part('logic'), code=part('code')))
   c.reward = ConfigDict(dict(parts=dict(), accuracy='', workers=1, timeout=10.0,
                              options=dict(code=dict(time_limit=2.0)),
-                             routes=dict(chain=dict(math=1.0), logic=dict(logic=1.0), code=dict(code=1.0))))
+                             parts_by_kind=dict(chain=dict(math=1.0), logic=dict(logic=1.0), code=dict(code=1.0))))
   ways = dict(few_shot=_way('few_shot', 4, 1.0, chat=False), direct=_way('direct', 4, 1.0, chat=False),
               zero=_way('readable', 4, 1.0, template='plain'))
   c.ways = ConfigDict(ways)

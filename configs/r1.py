@@ -60,7 +60,7 @@ def _problems(c, language):
   """The parts of a config of configs/r1_rl.py from the given files. language: whether it is a reward."""
   for name, part in c.data.parts.items():
     part.path = f'stage:{PROMPTS[name]}'
-    part.fields, part.only = ConfigDict(), ConfigDict()  # public sets have names and splits of their own, GIVEN has not
+    part.fields, part.filter = ConfigDict(), ConfigDict()  # what is GIVEN has our names, and is one split
   c.data.parts.mbpp.answers = False
   c.data.evaluation = EVALUATED
   if not language:
@@ -243,7 +243,7 @@ WEIGHTS = dict(chain=2.0, logic=1.0, code=1.0)         # shares of the problems 
 def _toy_parts(**more):
   """The world's problems as a mixture. more: {kind: settings} of further parts."""
   kinds = {kind: dict(weight=weight) for kind, weight in WEIGHTS.items()} | more
-  return ConfigDict({kind: dict(source=f'r1_{kind}', kind=kind, begin=0) | of for kind, of in kinds.items()})
+  return ConfigDict({kind: dict(source=f'r1_{kind}', kind=kind, start_step=0) | of for kind, of in kinds.items()})
 
 
 def _toy_data(**more):
@@ -251,14 +251,14 @@ def _toy_data(**more):
                          chat_template='', language='en', parts=_toy_parts(**more)))
 
 
-def _toy_reward(form, language=0.0, **routes):
-  """routes: {kind: part} beside those of the reasoning problems."""
+def _toy_reward(form, language=0.0, **parts_by_kind):
+  """parts_by_kind: {kind: part} beside those of the reasoning problems."""
   return ConfigDict(dict(
       parts=dict(format=0.5, language=language), accuracy='',
-      routes={kind: {part: 1.0} for kind, part in (KINDS | routes).items()},
+      parts_by_kind={kind: {part: 1.0} for kind, part in (KINDS | parts_by_kind).items()},
       options=dict(format=dict(form=form), logic=dict(where='tags'), code=dict(time_limit=2.0)),
-      accuracies=dict(), bars=dict(), uses=dict(), begin=dict(), gates=(), step_credit=0.0, workers=2, timeout=10.0,
-      overlong_buffer=0))
+      accuracy_by_kind=dict(), thresholds=dict(), functions=dict(), start_step=dict(), gates=(), step_credit=0.0,
+      workers=2, timeout=10.0, overlong_buffer=0))
 
 
 def _toy_rl(model, steps, form, language=0.0):
@@ -277,14 +277,14 @@ def _toy_rl(model, steps, form, language=0.0):
 def _toy_final(model, steps, last):
   """Requests without an answer, and their reward model, in the `last` steps."""
   c = _toy_rl(model, steps, 'r1', 1.0)
-  c.data = _toy_data(open=dict(weight=4.0, begin=steps - last))
+  c.data = _toy_data(open=dict(weight=4.0, start_step=steps - last))
   c.optimizer.update(learning_rate=3e-4, final_fraction=0.3)                     # the requests come late
   c.rollout.temperature = 0.7                                                    # as in the paper
-  c.reward.routes.open = ConfigDict(dict(helpful=1.0))
-  c.reward.uses = ConfigDict(dict(helpful='preference'))
+  c.reward.parts_by_kind.open = ConfigDict(dict(helpful=1.0))
+  c.reward.functions = ConfigDict(dict(helpful='preference'))
   c.reward.options.helpful = ConfigDict(dict(path='stage:helpful', view='summary'))
-  c.reward.begin = ConfigDict(dict(helpful=steps - last))
-  c.reward.bars = ConfigDict(dict(helpful=0.5))
+  c.reward.start_step = ConfigDict(dict(helpful=steps - last))
+  c.reward.thresholds = ConfigDict(dict(helpful=0.5))
   return c
 
 

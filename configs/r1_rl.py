@@ -15,9 +15,9 @@ from configs import common
 
 def _part(**settings):
   """A part of the mixture, with every key, so that each can be set on the command line."""
-  return ConfigDict(dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', weight=1.0, begin=0,
-                         kind='', language='', template='', answers=True, problem='', fields=dict(), only=dict(),
-                         eval_only=dict()) | settings)
+  return ConfigDict(dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', weight=1.0, start_step=0,
+                         kind='', language='', template='', answers=True, problem='', fields=dict(), filter=dict(),
+                         eval_filter=dict()) | settings)
 
 
 def _reasoning():
@@ -38,7 +38,7 @@ def _reasoning():
                     mbpp=_part(kind='code', language='en', weight=25.0,                # paper (17 + 8)
                                fields=dict(prompt='problem', tests='asserts', code='answer',
                                            challenge_tests='hidden_asserts'),
-                               only=dict(split=('train',)),
+                               filter=dict(split=('train',)),
                                # One test is shown, for the name; a table of the arguments shown fails the hidden ones.
                                problem='{problem}\nYour Python program must pass this test, and others that are not '
                                        'shown:\n{asserts:1}'),
@@ -51,11 +51,11 @@ def _reasoning():
       reward=dict(parts=dict(format=1.0,                                         # paper (equal weight)
                              language=1.0),                                      # paper (added to the accuracy)
                   accuracy='',
-                  routes=dict(math=dict(math=1.0), code=dict(code=1.0), logic=dict(logic=1.0), choice=dict(choice=1.0)),
+                  parts_by_kind={kind: {kind: 1.0} for kind in ('math', 'code', 'logic', 'choice')},
                   options=dict(format=dict(form='r1'),                           # paper (a summary), ours (the tags)
                                logic=dict(where='summary')),                     # ours
-                  accuracies=dict(), bars=dict(), uses=dict(), begin=dict(), gates=(), step_credit=0.0,
-                  workers=16, timeout=60.0, overlong_buffer=0),                  # ours
+                  accuracy_by_kind=dict(), thresholds=dict(), functions=dict(), start_step=dict(), gates=(),
+                  step_credit=0.0, workers=16, timeout=60.0, overlong_buffer=0),  # ours
       loss=dict(name='grpo', advantage='group', clip_low=10.0, clip_high=10.0,   # paper (stated for this stage)
                 kl_coef=1e-3, kl_estimator='k3', kl_place='loss',                # paper
                 dual_clip=0.0, tis_cap=0.0, entropy_coef=0.0, resample_limit=0),
@@ -88,17 +88,17 @@ def _all_scenarios():
   c.rollout.temperature = 0.7                                                    # paper
   last = c.steps - GENERAL_STEPS
   for name, weight in (('requests', 66.0), ('harm', 12.0)):                      # paper
-    c.data.parts[name] = _part(kind='helpful' if name == 'requests' else 'harmless', weight=weight, begin=last,
+    c.data.parts[name] = _part(kind='helpful' if name == 'requests' else 'harmless', weight=weight, start_step=last,
                                answers=False, fields=dict(prompt='problem'))     # paper (weights, and the begin)
   # The general reward: a model's score, and the form. Helpfulness sees the summary, harmlessness the whole response.
-  c.reward.routes.helpful = ConfigDict(dict(helpful=1.0))                        # ours (weights are not stated)
-  c.reward.routes.harmless = ConfigDict(dict(helpful=0.5, harmless=1.0))         # ours
-  c.reward.accuracies = ConfigDict(dict(harmless='harmless'))
-  c.reward.uses = ConfigDict(dict(helpful='preference', harmless='preference'))
+  c.reward.parts_by_kind.helpful = ConfigDict(dict(helpful=1.0))                        # ours (weights are not stated)
+  c.reward.parts_by_kind.harmless = ConfigDict(dict(helpful=0.5, harmless=1.0))         # ours
+  c.reward.accuracy_by_kind = ConfigDict(dict(harmless='harmless'))
+  c.reward.functions = ConfigDict(dict(helpful='preference', harmless='preference'))
   c.reward.options.helpful = ConfigDict(dict(path='', view='summary', dtype='bfloat16'))  # paper (the view)
   c.reward.options.harmless = ConfigDict(dict(path='', view='whole', dtype='bfloat16'))   # paper (the view)
-  c.reward.bars = ConfigDict(dict(helpful=0.5, harmless=0.5))                    # ours
-  c.reward.begin = ConfigDict(dict(helpful=last, harmless=last))                 # paper
+  c.reward.thresholds = ConfigDict(dict(helpful=0.5, harmless=0.5))                    # ours
+  c.reward.start_step = ConfigDict(dict(helpful=last, harmless=last))                 # paper
   return c
 
 

@@ -79,9 +79,9 @@ def sample(cfg, name, workdir):
     'way': config_lib.to_dict(way) | {'endpoint': {}, 'rollout': {}},
     'text': cfg.wording,
   }  # these stand beside it
-  if way.of:
-    of = rules(cfg, cfg.ways[way.of])
-    drafts = [coldstart.draft(row, of) for row in rows(cfg, way.of, workdir, collections.Counter())]
+  if way.drafts:
+    of = rules(cfg, cfg.ways[way.drafts])
+    drafts = [coldstart.draft(row, of) for row in rows(cfg, way.drafts, workdir, collections.Counter())]
     settings['drafts'] = hashlib.sha256(json.dumps(drafts).encode()).hexdigest()
   done = os.path.join(out, DONE)
   settings_lib.require_same_settings(os.path.join(out, 'generate.json'), settings)
@@ -91,11 +91,11 @@ def sample(cfg, name, workdir):
   policy, grader = generate.start(wanted, out)
   asked = template(cfg, way)
   with grader, runtime.exit_together():
-    if way.of:
+    if way.drafts:
       problems = [problem for problem in drafts if policy.fits(problem, asked)]
       config_lib.require(
         problems,
-        f'ways.{way.of} has {len(drafts)} rows{", none short enough" * bool(drafts)}: there '
+        f'ways.{way.drafts} has {len(drafts)} rows{", none short enough" * bool(drafts)}: there '
         f'is nothing for ways.{name} to rewrite.',
       )
       dropped = {'long': len(drafts) - len(problems)}
@@ -117,13 +117,13 @@ def _traces(cfg, way, folder):
       scored(row)
 
   config_lib.require(way.path, "the way traces needs 'path', the JSON Lines file of them.")
-  found = [row for row in reader.read_rows(way.path, check) if not (way.without and row.get(way.without))]
+  found = [row for row in reader.read_rows(way.path, check) if not (way.exclude and row.get(way.exclude))]
   found, near = dataset.decontaminated(found, cfg.data.evaluation) if cfg.data.evaluation else (found, {})
   if near:
     log.warning('dropped %d traces of problems near ones of data.evaluation: %s.', sum(near.values()), near)
   found = found[: cfg.problems or None]
   config_lib.require(
-    found, f'{way.path} holds no trace, or none without {way.without!r} and apart from data.evaluation.'
+    found, f'{way.path} holds no trace, or none without {way.exclude!r} and apart from data.evaluation.'
   )
   base = os.path.basename(way.path)
   said = lambda row: {k: v for k, v in row.items() if v is not None or k not in ('id', 'answer')}
@@ -135,7 +135,7 @@ def _traces(cfg, way, folder):
     {
       'traces': base,
       'sha256': shards.digest([way.path]),
-      'without': way.without,
+      'exclude': way.exclude,
       'prompts': way.rollout.prompts,
       'reward': settings_lib.reward_identity(cfg.reward),
     }
@@ -183,7 +183,7 @@ def run_cold_start(cfg, workdir):
   for name in sorted(cfg.ways, key=lambda name: bool(cfg.ways[name].of)):  # drafts first
     sample(cfg, name, workdir)
   os.makedirs(workdir, exist_ok=True)
-  drafts, figures = {way.of for way in cfg.ways.values()}, {}
+  drafts, figures = {way.drafts for way in cfg.ways.values()}, {}
   path = os.path.join(workdir, ROWS)
   with open(path + '.tmp' if parallel.is_primary() else os.devnull, 'w', encoding='utf-8', newline='\n') as f:
     for name in cfg.ways:

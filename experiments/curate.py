@@ -180,7 +180,7 @@ def run_curate(cfg, workdir):
   made = {source.name: made_by(source) for source in found}
   hashes |= {entry: digest(dataset.files(entry)) for entry in cfg.evaluation if not dataset.generated(entry)}
   settings = {key: value for key, value in config_lib.to_dict(cfg).items() if key != 'workers'}
-  settings['judge'] = {key: value for key, value in settings['judge'].items() if key not in config_lib.ASKING}
+  settings['judge'] = {key: value for key, value in settings['judge'].items() if key not in config_lib.CLIENT_OPTIONS}
   begin = lambda: settings_lib.require_same_settings(str(workdir / 'curate.json'), settings | {'sha256': hashes})
   if (workdir / 'summary.json').exists():
     begin()

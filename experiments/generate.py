@@ -193,7 +193,7 @@ def settings(cfg, policy):
   if not cfg.data.evaluation:  # samples without are the same as before there was such a setting
     del own['data']['evaluation']
   del own['rollout']['chunk']  # as many at a time as the memory takes
-  how = (*config_lib.ASKING, 'url', 'model')  # the last two are the policy
+  how = (*config_lib.CLIENT_OPTIONS, 'url', 'model')  # the last two are the policy
   asked = {k: v for k, v in whole['endpoint'].items() if k not in how}
   return (
     own

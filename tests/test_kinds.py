@@ -32,10 +32,10 @@ REWARD = config.convert(
   dict(
     parts={'format': 0.5},
     accuracy='',
-    routes={'math': {'math': 1.0}, 'open': {'helpful': 1.0, 'harmless': 1.0}},
-    accuracies={'open': 'helpful'},
-    bars={'helpful': 0.5},
-    begin={'harmless': 3},
+    parts_by_kind={'math': {'math': 1.0}, 'open': {'helpful': 1.0, 'harmless': 1.0}},
+    accuracy_by_kind={'open': 'helpful'},
+    thresholds={'helpful': 0.5},
+    start_step={'harmless': 3},
     options={'format': {'form': 'r1'}},
   ),
   config.Reward,
@@ -192,8 +192,8 @@ def test_figures_of_training_by_kind():
 
 def test_credit_by_step_is_of_the_kinds_that_have_the_part():
   settings = config.to_dict(REWARD)
-  settings['routes']['math'] = {'math': 1.0, 'process': 0.0}
-  settings['accuracies']['math'] = 'math'
+  settings['parts_by_kind']['math'] = {'math': 1.0, 'process': 0.0}
+  settings['accuracy_by_kind']['math'] = 'math'
   reward = config.convert(settings | {'step_credit': 1.0}, config.Reward)
   asked = []
 
@@ -245,7 +245,7 @@ def test_evaluation_by_kind_and_language():
 
 
 def test_what_nothing_can_judge_has_no_accuracy():
-  silent = dataclasses.replace(REWARD, accuracies={'open': ''})
+  silent = dataclasses.replace(REWARD, accuracy_by_kind={'open': ''})
   got, _ = evaluate(PROBLEMS, silent)
   assert {name for name in got if 'pass@1' in name} == {'kind/math/pass@1', 'language/zh/pass@1'}
   one = [p for p in PROBLEMS if p['kind'] == 'open']

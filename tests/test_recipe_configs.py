@@ -76,14 +76,14 @@ def test_the_papers_steps(v3):
   steps = {name: v3[name].steps * v3[name].train.minibatches for name in ('zero', 'zero_long', 'final')}
   assert steps['zero'] + steps['zero_long'] == 10_400 and abs(steps['zero'] - 8200) < 16
   assert abs(steps['final'] - 1700) < 16
-  late = v3['final'].steps - v3['final'].reward.begin['helpful']
-  assert late * 16 == 400 and set(v3['final'].reward.begin.values()) == {81}
-  assert [name for name, part in v3['final'].data.parts.items() if part.begin == 81] == ['harm', 'requests']
+  late = v3['final'].steps - v3['final'].reward.start_step['helpful']
+  assert late * 16 == 400 and set(v3['final'].reward.start_step.values()) == {81}
+  assert [name for name, part in v3['final'].data.parts.items() if part.start_step == 81] == ['harm', 'requests']
 
 
 def test_the_papers_rewards(v3):
   zero, reasoning, final = (v3[name].reward for name in ('zero', 'reasoning', 'final'))
-  assert zero.parts == {'format': 1.0} and all(list(r.values()) == [1.0] for r in zero.routes.values())
+  assert zero.parts == {'format': 1.0} and all(list(r.values()) == [1.0] for r in zero.parts_by_kind.values())
   assert reasoning.parts == {'format': 1.0, 'language': 1.0} and v3['reasoning'].data.parts['cmath'].language == 'zh'
   assert final.options['helpful']['view'] == 'summary' and final.options['harmless']['view'] == 'whole'
   assert final.options['helpful']['path'] == '/w/helpful' and v3['final'].model.path == '/w/sft'

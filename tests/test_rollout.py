@@ -166,10 +166,10 @@ def test_dynamic_sampling_goes_by_the_accuracy_of_each_kind():
   reward = config.Reward(
     parts={'format': 0.5},
     accuracy='',
-    routes={'logic': {'logic': 1.0}, 'open': {'helpful': 1.0}, 'essay': {'length': 1.0}},
-    accuracies={'essay': ''},
-    bars={'helpful': 0.5},
-    begin={'helpful': 3},
+    parts_by_kind={'logic': {'logic': 1.0}, 'open': {'helpful': 1.0}, 'essay': {'length': 1.0}},
+    accuracy_by_kind={'essay': ''},
+    thresholds={'helpful': 0.5},
+    start_step={'helpful': 3},
   )
   found = dict(logic=[0, 0, 1, 0], helpful=[0.1, 0.4, 0.4, 0.6], format=[1, 0, 1, 1], length=[0, 0, 0, 0])
   missing = {}

@@ -47,7 +47,7 @@ _TESTED = dict(
 # Class of settings -> its number, or its dict of numbers -> range.
 RANGES = {
   'RL': dict(seed=SEED, steps=LARGE),
-  'Part': dict(eval_fraction=PART, weight=FACTOR, begin=MANY),
+  'Part': dict(eval_fraction=PART, weight=FACTOR, start_step=MANY),
   'Data': dict(eval_fraction=PART),
   'Rollout': dict(
     prompts=COUNT,
@@ -66,9 +66,9 @@ RANGES = {
     workers=WORKERS,
     timeout=Range(0, 1_000_000, above=True),
     overlong_buffer=MANY,
-    routes=NUMBER,
-    bars=NUMBER,
-    begin=MANY,
+    parts_by_kind=NUMBER,
+    thresholds=NUMBER,
+    start_step=MANY,
   ),
   'Loss': dict(
     clip_low=FACTOR,

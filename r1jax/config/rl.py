@@ -9,7 +9,7 @@ REMAT = ('none', 'full', 'attention', 'qkv')
 ATTENTION = ('auto', 'xla', 'chunked', 'splash', 'cudnn')
 MOST = 10_000_000  # responses of a rollout
 # Options of rewards by model, and of endpoints, that say how they are asked, not what.
-ASKING = ('cache', 'concurrency', 'timeout', 'deadline', 'retries', 'api_key_env', 'batch')
+CLIENT_OPTIONS = ('cache', 'concurrency', 'timeout', 'deadline', 'retries', 'api_key_env', 'batch')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Part:
   eval_fraction: float = 0.05
   name: str = ''
   weight: float = 1.0  # of a step's prompts, against the other parts'; 0 leaves the part out, unread
-  begin: int = 0  # step from which on it is drawn
+  start_step: int = 0  # step from which on it is drawn
   kind: str = ''  # of all its problems; '': each one's own, or else the part's name
   language: str = ''  # the same for the target of language consistency; where none is named, data.language
   template: str = ''  # in place of data.template
@@ -44,8 +44,12 @@ class Part:
   # The problem as a text with places for a row's fields, as '{problem}\n{asserts}'; '{asserts:1}' shows the first one.
   problem: str = ''
   fields: dict[str, str] = dataclasses.field(default_factory=dict)  # a row's name of a field -> ours
-  only: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # field -> values; path's rows with others
-  eval_only: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # or, here, eval_path's are left out
+  filter: dict[str, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict
+  )  # field -> values; path's rows with others
+  eval_filter: dict[str, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict
+  )  # or, here, eval_path's are left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Data:
       any(part.weight for part in self.parts.values()),
       "data.source is 'mixture', but data.parts holds no part with a weight; name some.",
     )
-    begins = [part.begin for part in self.parts.values() if part.weight]
+    begins = [part.start_step for part in self.parts.values() if part.weight]
     require(min(begins) == 0, f'no part of the mixture is drawn before step {min(begins)}; let one begin at 0.')
 
 
@@ -112,31 +116,31 @@ class Rollout:
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-  parts: dict[str, float]  # name of a reward (a key of r1jax.rewards.REWARDS, or of uses) -> weight
-  accuracy: str  # the part that says whether a response is right; '': none but routes' own
+  parts: dict[str, float]  # name of a reward (a key of r1jax.rewards.REWARDS, or of functions) -> weight
+  accuracy: str  # the part that says whether a response is right; '': none but those of a kind
   options: dict[str, dict] = dataclasses.field(default_factory=dict)  # part -> keyword arguments of its function
   gates: tuple[str, ...] = ()  # parts whose scores multiply the weighted sum
   step_credit: float = 0.0  # weight of the part 'process' as credit by step in the advantage; 0: none
   workers: int = 1  # processes that grade
   timeout: float = 5.0  # seconds of processor time for one response, after which it scores 0
   overlong_buffer: int = 0  # tokens before max_response over which DAPO's soft punishment grows; 0: off
-  # Problems of several kinds. A route's parts take the place of the part `accuracy`, for problems of its kind alone;
-  # a route may give another one of `parts` another weight. Where a route has several parts of its own, or none,
-  # accuracies names the one that says whether a response is right ('': none can).
-  routes: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)  # kind -> {part: weight}
-  accuracies: dict[str, str] = dataclasses.field(default_factory=dict)  # kind -> part
-  bars: dict[str, float] = dataclasses.field(default_factory=dict)  # part -> score from which on it is right; others: 1
-  uses: dict[str, str] = dataclasses.field(default_factory=dict)  # part -> the reward that it is, if of another name
-  begin: dict[str, int] = dataclasses.field(default_factory=dict)  # part -> first step in which it counts; others: 0
+  # Problems of several kinds: for those of a kind named here, its parts take the place of the part `accuracy`, and
+  # may give another weight to one of `parts`. Where they are several, or all among `parts`, accuracy_by_kind names the
+  # one that says whether a response is right ('': none can).
+  parts_by_kind: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)  # kind -> {part: weight}
+  accuracy_by_kind: dict[str, str] = dataclasses.field(default_factory=dict)  # kind -> part
+  thresholds: dict[str, float] = dataclasses.field(default_factory=dict)  # part -> least score of a right response; 1
+  functions: dict[str, str] = dataclasses.field(default_factory=dict)  # part -> its reward, where of another name
+  start_step: dict[str, int] = dataclasses.field(default_factory=dict)  # part -> first step in which it counts; 0
 
   def __post_init__(self):
-    require(self.parts or self.routes, 'reward.parts is empty; name at least one reward and its weight.')
+    require(self.parts or self.parts_by_kind, 'reward.parts is empty; name at least one reward and its weight.')
     require(
-      self.accuracy in self.parts or not self.accuracy and self.routes,
+      self.accuracy in self.parts or not self.accuracy and self.parts_by_kind,
       f'reward.accuracy is {self.accuracy!r}, which is none of reward.parts ({", ".join(self.parts)}).',
     )
-    known = f'reward.parts ({", ".join(self.parts)})' + (' or of reward.routes' if self.routes else '')
-    for key in ('options', 'gates', 'bars', 'uses', 'begin'):
+    known = f'reward.parts ({", ".join(self.parts)})' + (' or of reward.parts_by_kind' if self.parts_by_kind else '')
+    for key in ('options', 'gates', 'thresholds', 'functions', 'start_step'):
       for name in getattr(self, key):
         require(
           name in self.names(),
@@ -158,42 +162,42 @@ class Reward:
       )
 
   def _check_kinds(self):
-    for kind, name in self.accuracies.items():
+    for kind, name in self.accuracy_by_kind.items():
       require(
         not name or name in self.weights(kind),
-        f'reward.accuracies names {name!r} for problems of kind '
+        f'reward.accuracy_by_kind names {name!r} for problems of kind '
         f'{kind!r}, whose parts are {", ".join(self.weights(kind))}.',
       )
-    for kind in self.routes:
+    for kind in self.parts_by_kind:
       own = self._own(kind)
       require(
-        len(own) == 1 or kind in self.accuracies,
-        f'reward.routes.{kind} has {len(own)} parts of its own{" (" if own else ""}{", ".join(own)}'
-        f"{')' if own else ''}; say in reward.accuracies.{kind} which one is right or wrong ('' for none).",
+        len(own) == 1 or kind in self.accuracy_by_kind,
+        f'reward.parts_by_kind.{kind} has {len(own)} parts of its own{" (" if own else ""}{", ".join(own)}'
+        f"{')' if own else ''}; say in reward.accuracy_by_kind.{kind} which one is right or wrong ('' for none).",
       )
 
   def names(self):
-    """Every part, of reward.parts or a route; a list."""
-    return list(dict.fromkeys([*self.parts, *(name for route in self.routes.values() for name in route)]))
+    """Every part, of reward.parts or of a kind; a list."""
+    return list(dict.fromkeys([*self.parts, *(name for parts in self.parts_by_kind.values() for name in parts)]))
 
   def function(self, name):
     """The reward that a part is: a key of r1jax.rewards.REWARDS or NEURAL, or module:function."""
-    return self.uses.get(name, name)
+    return self.functions.get(name, name)
 
   def weights(self, kind=None):
     """The parts of a problem of a kind, and their weights: {name: float}."""
-    if kind not in self.routes:
+    if kind not in self.parts_by_kind:
       return dict(self.parts)
-    return {name: w for name, w in self.parts.items() if name != self.accuracy} | dict(self.routes[kind])
+    return {name: w for name, w in self.parts.items() if name != self.accuracy} | dict(self.parts_by_kind[kind])
 
   def accuracy_of(self, kind=None):
     """The part that says whether a response to a problem of a kind is right; '' where none can."""
-    if kind in self.accuracies:
-      return self.accuracies[kind]
-    return self._own(kind)[0] if kind in self.routes else self.accuracy
+    if kind in self.accuracy_by_kind:
+      return self.accuracy_by_kind[kind]
+    return self._own(kind)[0] if kind in self.parts_by_kind else self.accuracy
 
   def _own(self, kind):
-    return [name for name in self.routes[kind] if name not in self.parts or name == self.accuracy]
+    return [name for name in self.parts_by_kind[kind] if name not in self.parts or name == self.accuracy]
 
 
 @dataclasses.dataclass(frozen=True)

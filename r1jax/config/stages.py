@@ -90,16 +90,18 @@ class ColdWay:
   template: str = 'r1_zero'  # for 'readable': how the policy was trained to be asked; a key of TEMPLATES
   shots: int = 1  # for 'few_shot': examples in a prompt,
   examples: str = ''  # from JSON Lines with problem, thinking and summary; '': the wording's own, few
-  of: str = ''  # for 'rewrite': the way whose rows are drafts, and then no rows themselves
+  drafts: str = ''  # for 'rewrite': the way whose rows are drafts, and then no rows themselves
   path: str = ''  # for 'traces': JSON Lines; for 'readable' in place of a policy: a Generate's samples
-  without: str = ''  # for 'traces': a field that is true in rows to leave out, as of evaluation problems
+  exclude: str = ''  # for 'traces': a field that is true in rows to leave out, as of evaluation problems
   keep: int = 1  # rows of one problem, at most
 
   def __post_init__(self):
     require(self.way in COLD_WAYS, f'way is {self.way!r}; known: {", ".join(COLD_WAYS)}.')
-    for key, ways in (('path', ('traces', 'readable')), ('of', ('rewrite',)), ('examples', ('few_shot',))):
+    for key, ways in (('path', ('traces', 'readable')), ('drafts', ('rewrite',)), ('examples', ('few_shot',))):
       require(not getattr(self, key) or self.way in ways, f'{key} is for the way {" and ".join(ways)}, not {self.way}.')
-    require(self.of or self.way != 'rewrite', "the way rewrite needs 'of', which is empty: whose rows are drafts?")
+    require(
+      self.drafts or self.way != 'rewrite', "the way rewrite needs 'drafts', which is empty: whose rows are drafts?"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +127,11 @@ class ColdStart:
   def __post_init__(self):
     require(self.ways, 'ways is empty; name at least one way to cold-start data.')
     for name, way in self.ways.items():
-      others = [other for other, w in self.ways.items() if not w.of]
-      require(not way.of or way.of in others, f'ways.{name}.of is {way.of!r}; it must be one of {", ".join(others)}.')
+      others = [other for other, w in self.ways.items() if not w.drafts]
+      require(
+        not way.drafts or way.drafts in others,
+        f'ways.{name}.drafts is {way.drafts!r}; it must be one of {", ".join(others)}.',
+      )
     require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
     head, between, tail = self.layout.partition('{summary}')[0].partition('{thinking}')
     require(

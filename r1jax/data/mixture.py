@@ -53,7 +53,7 @@ def load(cfg, load_part, check=None):
 def taker(part, only, check=None):
   """The function from a row and its default id to a problem that a config.Part describes, or None: `read_jsonl`'s take.
 
-  only: part.only or part.eval_only, whichever is for the file. check: see `sources.load`.
+  only: part.filter or part.eval_filter, whichever is for the file. check: see `sources.load`.
   """
 
   def take(row, default_id):

@@ -80,8 +80,8 @@ class Mixture:
       begun: {step: number of its first draw} for the steps that have come at which parts begin; None where each step
         takes one draw.
     """
-    begun = {part.begin: part.begin for part in self._parts.values()} if begun is None else begun
-    firsts = {name: begun[part.begin] for name, part in self._parts.items() if part.begin in begun}
+    begun = {part.start_step: part.start_step for part in self._parts.values()} if begun is None else begun
+    firsts = {name: begun[part.start_step] for name, part in self._parts.items() if part.start_step in begun}
     taken, out = dict.fromkeys(self._parts, 0), []
     for begin, end in itertools.pairwise([*sorted(set(firsts.values())), None]):
       at = {name: part.weight for name, part in self._parts.items() if name in firsts and firsts[name] <= begin}
@@ -114,7 +114,7 @@ class Draws:
   def __init__(self, problems, data, seed, count):
     self._problems, self._seed, self._count = problems, seed, count
     self._mixture = Mixture(problems, data.parts, seed) if data.source == 'mixture' else None
-    self._begins = {part.begin for part in data.parts.values()}
+    self._begins = {part.start_step for part in data.parts.values()}
     self._made, self._begun = 0, {}
 
   def next(self, step):

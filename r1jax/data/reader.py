@@ -49,7 +49,7 @@ def read_jsonl(path, take=None):
   if not problems and left_out and not malformed:
     raise DataError(
       f"none of the {left_out} rows of {path} has the values that the mixture's part takes; check "
-      'its only and eval_only.'
+      'its filter and eval_filter.'
     )
   if not problems and not malformed:
     raise DataError(f'{path} is empty: it holds no problem; pass a file with one JSON object a line.')

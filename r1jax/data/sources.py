@@ -49,9 +49,9 @@ def _one(cfg, check=None):
     f"data.source is {cfg.source!r}; use one of {', '.join(SOURCES)} (or, of several, data.source 'mixture').",
   )
   problems = SOURCES[cfg.source](cfg, check)
-  if cfg.only:  # files have been read by it; generated problems have not
-    kept = [p for p in problems.train if mixture.wanted(p, cfg.only)]
-    held_out = problems.held_out if cfg.eval_path else [p for p in problems.held_out if mixture.wanted(p, cfg.only)]
+  if cfg.filter:  # files have been read by it; generated problems have not
+    kept = [p for p in problems.train if mixture.wanted(p, cfg.filter)]
+    held_out = problems.held_out if cfg.eval_path else [p for p in problems.held_out if mixture.wanted(p, cfg.filter)]
     problems = dataclasses.replace(problems, train=kept, held_out=held_out)
   if not problems.train:
     raise DataError(
@@ -93,10 +93,10 @@ def drop_long(problems, encode, max_tokens):
 def _jsonl(cfg, check):
   """Problems of the JSON Lines file cfg.path, held-out ones of cfg.eval_path."""
   require(cfg.path, 'data.path is empty; pass the JSON Lines file of problems with --config.data.path=FILE.')
-  train, malformed = read_jsonl(cfg.path, mixture.taker(cfg, cfg.only, check))
+  train, malformed = read_jsonl(cfg.path, mixture.taker(cfg, cfg.filter, check))
   if not cfg.eval_path:
     return _split(train, cfg.eval_fraction, malformed)
-  held_out, more = read_jsonl(cfg.eval_path, mixture.taker(cfg, cfg.eval_only, check))
+  held_out, more = read_jsonl(cfg.eval_path, mixture.taker(cfg, cfg.eval_filter, check))
   return _disjoint(train, held_out, malformed + more)
 
 
@@ -108,9 +108,9 @@ def _tfds(cfg, check):
   """
   require(cfg.name, "data.name is empty; pass the TFDS set's name with --config.data.name=NAME.")
   require(cfg.path, 'data.path is empty; pass the TFDS data_dir with --config.data.path=DIR.')
-  splits, malformed = _passing(_read_tfds(cfg.name, cfg.path, mixture.taker(cfg, cfg.only)), check, cfg.name)
+  splits, malformed = _passing(_read_tfds(cfg.name, cfg.path, mixture.taker(cfg, cfg.filter)), check, cfg.name)
   if cfg.eval_path:
-    there = _read_tfds(cfg.name, cfg.eval_path, mixture.taker(cfg, cfg.eval_only))
+    there = _read_tfds(cfg.name, cfg.eval_path, mixture.taker(cfg, cfg.eval_filter))
     there, more = _passing(there, check, cfg.name)
     return _disjoint(splits['train'], there['train'], malformed + more)
   if 'held_out' in splits:

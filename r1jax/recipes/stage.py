@@ -16,7 +16,7 @@ import re
 
 from r1jax import config as config_lib
 from r1jax.checkpoint import source, store
-from r1jax.config import ASKING, flat
+from r1jax.config import CLIENT_OPTIONS, flat
 
 RECORD, SUMMARY, OLD = 'stage.json', 'summary.json', 'old'
 REFERENCE = 'stage:'  # a text of a config 'stage:NAME' or 'stage:NAME/FILE' is what an earlier stage made
@@ -25,7 +25,7 @@ DONE, STALE, BEGUN, TO_DO = 'done', 'stale', 'begun', 'to do'
 HOW = re.compile(
   r'(checkpoint|eval|mesh|sampler_mesh|topology|part|parts)(\.|$)|(.*\.)?(workers|microbatch|logit_chunk'
   r'|length_slices|reference_memory|remat|attention|rollout\.chunk'
-  rf'|(endpoint|judge|options\.\w+)\.({"|".join(ASKING)}))$'
+  rf'|(endpoint|judge|options\.\w+)\.({"|".join(CLIENT_OPTIONS)}))$'
 )
 FILES = re.compile(r'path$|(^|\.)(samples|examples|evaluation\.\d+)$')  # keys of what lies on disk
 EVALUATE = 'evaluate'  # the experiment of evaluations

@@ -9,7 +9,7 @@ def weights(items, cfg, step=None):
   Args:
     step: of training, at which parts that begin later do not count; None for all of them, as in an evaluation.
   """
-  late = {name for name, first in cfg.begin.items() if step is not None and step < first}
+  late = {name for name, first in cfg.start_step.items() if step is not None and step < first}
   found = {}
   for kind in {kind_of(item) for item in items}:
     found[kind] = {name: weight for name, weight in cfg.weights(kind).items() if name not in late}
@@ -50,7 +50,7 @@ def right(scores, cfg, items):
   out = np.zeros(len(items), bool)
   for i, item in enumerate(items):
     name = cfg.accuracy_of(kind_of(item))
-    out[i] = bool(name) and scores[name].reshape(-1)[i] >= cfg.bars.get(name, 1)
+    out[i] = bool(name) and scores[name].reshape(-1)[i] >= cfg.thresholds.get(name, 1)
   return out
 
 

@@ -15,4 +15,4 @@ def graders(cfg):
   for name in by_model:
     rewards.check_options(name, neural.NEURAL[cfg.function(name)], by_model[name])
   models = {name: neural.NEURAL[cfg.function(name)](**by_model[name]) for name in by_model}
-  return pool.Grader(options, cfg.workers, cfg.timeout, cfg.uses), models
+  return pool.Grader(options, cfg.workers, cfg.timeout, cfg.functions), models

@@ -48,20 +48,20 @@ def template_of(name, data):
 
 
 def check_kinds(cfg, problems):
-  """Raises ConfigError where a config.Reward has no route for problems of some kind; warns of routes without problems.
+  """Raises ConfigError where no part of a config.Reward can tell a right answer of some kind of problem.
 
-  problems: data.Problems.
+  Warns of kinds in parts_by_kind that no problem has. problems: data.Problems.
   """
   kinds = {p.get('kind') if isinstance(p.get('kind'), str) else None for p in problems.train + problems.held_out}
-  lost = sorted(map(str, kinds - set(cfg.routes))) if not cfg.accuracy else []
+  lost = sorted(map(str, kinds - set(cfg.parts_by_kind))) if not cfg.accuracy else []
   config_lib.require(
     not lost,
     f'no reward says whether problems of kind {", ".join(lost)} are solved: reward.accuracy is empty; add '
-    f'reward.routes.{lost[0] if lost else ""} (there are: {", ".join(cfg.routes)}).',
+    f'reward.parts_by_kind.{lost[0] if lost else ""} (there are: {", ".join(cfg.parts_by_kind)}).',
   )
-  if idle := set(cfg.routes) - kinds:
+  if idle := set(cfg.parts_by_kind) - kinds:
     log.warning(
-      'reward.routes has %s, but no problem is of such a kind; there are: %s.',
+      'reward.parts_by_kind has %s, but no problem is of such a kind; there are: %s.',
       ', '.join(sorted(idle)),
       ', '.join(sorted(map(str, kinds))),
     )

@@ -11,8 +11,12 @@ from r1jax.runs.json_files import write_shared
 def reward_identity(reward):
   """A config.Reward as a dict, less how it is computed, which may change, and what of kinds it does not have."""
   found = {k: v for k, v in config_lib.to_dict(reward).items() if k not in ('workers', 'timeout')}
-  found = {k: v for k, v in found.items() if v or k not in ('routes', 'accuracies', 'uses', 'begin', 'bars')}
-  less = lambda options: {k: v for k, v in options.items() if k not in config_lib.ASKING}
+  found = {
+    k: v
+    for k, v in found.items()
+    if v or k not in ('parts_by_kind', 'accuracy_by_kind', 'functions', 'start_step', 'thresholds')
+  }
+  less = lambda options: {k: v for k, v in options.items() if k not in config_lib.CLIENT_OPTIONS}
   return found | {'options': {name: less(options) for name, options in found['options'].items()}}
 
 
@@ -21,7 +25,7 @@ def fingerprint(cfg, source):
   whole = config_lib.to_dict(cfg)
   parts = {name: whole[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
   parts['reward'] = reward_identity(cfg.reward)
-  parts['reward'].pop('bars', None)
+  parts['reward'].pop('thresholds', None)
   if not parts['data']['parts']:
     del parts['data']['parts']  # a run without them is the same as before there were any
   if not parts['data']['evaluation']:

@@ -60,7 +60,7 @@ def test_fields_are_renamed_shown_and_chosen_by(tmp_path):
     path=path,
     eval_path=path,
     only={'split': ('train',)},
-    eval_only={'split': ['test']},
+    eval_filter={'split': ['test']},
     fields={'prompt': 'problem', 'tests': 'asserts', 'code': 'answer'},
     problem='{problem} Pass:\n{asserts}',
   )
@@ -70,8 +70,8 @@ def test_fields_are_renamed_shown_and_chosen_by(tmp_path):
   assert found.train[0]['asserts'] == ['assert f(1)', 'assert f(2)'] and found.train[0]['answer'] == 'def f(): ...'
   assert not {'prompt', 'code', 'tests'} & found.train[0].keys()
   assert found.dropped == {'malformed': 0, 'held_out': 0}  # what is not wanted is no defect
-  with pytest.raises(data.DataError, match='none of the 4 rows .* only and eval_only'):
-    load(code=part | {'only': {'split': ['nope']}})
+  with pytest.raises(data.DataError, match='none of the 4 rows .* filter and eval_filter'):
+    load(code=part | {'filter': {'split': ['nope']}})
   with pytest.raises(data.DataError, match="line 1: no field 'assserts', which the part's problem"):
     load(code=part | {'problem': '{assserts}'})
   hides = load(code=part | {'problem': '{problem} Pass:\n{asserts:1}'}).train[0]
@@ -159,7 +159,10 @@ def test_equal_ids_of_two_parts_are_told_apart(tmp_path):
   [
     (dict(source='mixture'), 'holds no part with a weight'),
     (dict(source='mixture', parts=dict(a=dict(source='trial', weight=0.0))), 'holds no part with a weight'),
-    (dict(source='mixture', parts=dict(a=dict(source='trial', begin=3))), 'no part of the mixture is drawn before'),
+    (
+      dict(source='mixture', parts=dict(a=dict(source='trial', start_step=3))),
+      'no part of the mixture is drawn before',
+    ),
     (dict(source='mixture', path='x', parts=dict(a=dict(source='trial'))), "data.path 'x' would not be read"),
     (dict(source='trial', parts=dict(a=dict(source='trial'))), "data.source is 'trial'; set it to 'mixture'"),
     (dict(source='mixture', parts=dict(a=dict(source='jsonl'))), '--config.data.parts.a.path=FILE'),
@@ -176,7 +179,7 @@ def test_settings_that_cannot_work(settings, words):
 
 def mixture(sizes, weights, begins=(), seed=0):
   found = [{'part': name, 'id': f'{name}{i}'} for name, size in sizes.items() for i in range(size)]
-  parts = {name: config.Part('jsonl', weight=w, begin=dict(begins).get(name, 0)) for name, w in weights.items()}
+  parts = {name: config.Part('jsonl', weight=w, start_step=dict(begins).get(name, 0)) for name, w in weights.items()}
   return order.Mixture(found, parts, seed)
 
 

@@ -80,8 +80,8 @@ def test_an_epoch_holds_every_problem_once_however_many_draws_a_step_takes():
 def test_draws_go_on_where_they_were():
   parts = {
     'a': config.Part('trial'),
-    'b': config.Part('trial', weight=2.0, begin=2),
-    'c': config.Part('trial', begin=4),
+    'b': config.Part('trial', weight=2.0, start_step=2),
+    'c': config.Part('trial', start_step=4),
   }
   problems = [{'id': f'{part}{i}', 'part': part} for part in parts for i in range(12)]
   data, extra = config.Data('mixture', parts=parts), [1, 0, 3, 0, 2, 0, 1, 0]

@@ -26,7 +26,7 @@ def settings(runs):
   out = {
     'data.source': 'trial',
     'data.parts': '{}',
-    'reward.routes': '{}',
+    'reward.parts_by_kind': '{}',
     'reward.parts': "{'format': 1.0}",
     'reward.accuracy': 'format',
     'reward.options': '{}',
@@ -92,7 +92,7 @@ def test_killed_in_the_second_way_the_bytes_are_the_same(runs, whole, settings, 
 def of_traces(path, **more):
   c = configs.get_config('traces')
   c.update(shortest=0, **more)
-  c.ways.traces.update(path=str(path), without='eval')
+  c.ways.traces.update(path=str(path), exclude='eval')
   return config.convert(c, config.ColdStart)
 
 
@@ -123,7 +123,11 @@ def test_other_drafts_are_not_rewritten_as_if_they_were_the_same(tmp_path, monke
   path, folder = tmp_path / 'traces.jsonl', tmp_path / 'out'
   path.write_text(json.dumps(TRACES[2]) + '\n')
   whole = config.to_dict(of_traces(path))
-  whole['ways']['new'] = {'way': 'rewrite', 'of': 'traces', 'endpoint': {'url': 'http://localhost/v1', 'model': 'm'}}
+  whole['ways']['new'] = {
+    'way': 'rewrite',
+    'drafts': 'traces',
+    'endpoint': {'url': 'http://localhost/v1', 'model': 'm'},
+  }
   cfg = config.convert(whole, config.ColdStart)
   monkeypatch.setattr(cold_start.generate, 'start', start)
   cold_start.sample(cfg, 'traces', str(folder))
@@ -183,9 +187,9 @@ def test_what_a_way_is_asked_and_sampled_with():
 @pytest.mark.parametrize(
   'change, match',
   [
-    (lambda c: c.ways.rewritten.update(of='none'), "of is 'none'; it must be one of"),
+    (lambda c: c.ways.rewritten.update(drafts='none'), "of is 'none'; it must be one of"),
     (lambda c: c.ways.zero.update(way='zero'), "way is 'zero'; known: few_shot"),
-    (lambda c: c.ways.zero.update(of='direct'), 'of is for the way rewrite'),
+    (lambda c: c.ways.zero.update(drafts='direct'), 'of is for the way rewrite'),
     (lambda c: c.update(layout='{summary}{thinking}'), 'it must mark where'),
     (lambda c: c.update(layout='<think>{thinking}'), 'it must mark where'),
     (lambda c: c.update(layout='{thinking}</think>{summary}'), 'it must mark where'),

@@ -66,7 +66,7 @@ def test_rows_that_no_reward_could_score_are_dropped_and_the_first_is_named(tmp_
     'eval_fraction': 0.0,
   }
   cfg = config.convert({'source': 'mixture', 'parts': {'programs': part}}, config.Data)
-  reward = config.Reward(parts={'format': 1.0}, accuracy='', routes={'code': {'code': 1.0}}, timeout=60.0)
+  reward = config.Reward(parts={'format': 1.0}, accuracy='', parts_by_kind={'code': {'code': 1.0}}, timeout=60.0)
   with caplog.at_level(logging.WARNING):
     found = problems_lib.load_problems(cfg, reward)
   assert [p['problem'] for p in found.train] == [row['problem'] for row in good] and found.dropped['malformed'] == 4

@@ -57,12 +57,12 @@ from ml_collections import ConfigDict
 def get_config():
   c = r1_zero.get_config('toy')
   c.data.update(source='mixture', parts=ConfigDict(dict(
-      signs=dict(source='trial', kind='signs'), requests=dict(source='trial', kind='open', weight=1.0, begin=2))))
+      signs=dict(source='trial', kind='signs'), requests=dict(source='trial', kind='open', weight=1.0, start_step=2))))
   c.reward.parts, c.reward.accuracy = ConfigDict(dict(format=0.5)), ''
-  c.reward.routes = ConfigDict(dict(signs=dict(signs=1.0), open=dict(helpful=1.0, harmless=2.0)))
-  c.reward.accuracies = ConfigDict(dict(open='helpful'))
-  c.reward.uses = ConfigDict(dict(helpful='preference', harmless='preference'))
-  c.reward.begin = ConfigDict(dict(harmless=3))
+  c.reward.parts_by_kind = ConfigDict(dict(signs=dict(signs=1.0), open=dict(helpful=1.0, harmless=2.0)))
+  c.reward.accuracy_by_kind = ConfigDict(dict(open='helpful'))
+  c.reward.functions = ConfigDict(dict(helpful='preference', harmless='preference'))
+  c.reward.start_step = ConfigDict(dict(harmless=3))
   path = {str(scorers['toy_preference'])!r}
   c.reward.options = ConfigDict(dict(helpful=dict(path=path, view='summary'), harmless=dict(path=path, view='whole')))
   return c

@@ -151,7 +151,10 @@ def test_real_traces_for_cold_start(runs, data_dir, tmp_path):
     ({'data.max_length': 5000}, "data.max_length 5000 exceeds the model's context of 4096 tokens; lower it, or set"),
     ({'eval.max_response': 5000}, 'eval.max_prompt 32 .*exceed the model'),
     ({'problems.source': ''}, 'problems.source is empty'),
-    ({'reward.accuracy': '', 'reward.routes': {'open': {'signs': 1.0}}}, 'whether problems of kind None are solved'),
+    (
+      {'reward.accuracy': '', 'reward.parts_by_kind': {'open': {'signs': 1.0}}},
+      'whether problems of kind None are solved',
+    ),
     ({'batch': 6, 'microbatch': 4}, 'a batch of 6 rows does not divide'),
   ],
 )

@@ -286,5 +286,5 @@ def _shrink(c, sizes=SIZES):
 def _late(final):
   """Requests and their reward models come in the last of the steps."""
   for name in ('requests', 'harm'):
-    final.data.parts[name].begin = 1
-  final.reward.begin.update(helpful=1, harmless=1)
+    final.data.parts[name].start_step = 1
+  final.reward.start_step.update(helpful=1, harmless=1)

@@ -37,8 +37,8 @@ def get_config():
   of['helpful'].checkpoint.every = 2
   _rl(of['final'])
   begin = 2
-  of['final'].data.parts.open.begin = begin
-  of['final'].reward.begin.helpful = begin
+  of['final'].data.parts.open.start_step = begin
+  of['final'].reward.start_step.helpful = begin
   for evaluation in c.evaluations.values():
     _rl(evaluation)
   c.stages = ConfigDict(s, sort_keys=False)

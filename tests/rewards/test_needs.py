@@ -16,7 +16,11 @@ ROUTES = {
   'free': {'helpful': 1.0},
 }
 REWARD = config.Reward(
-  parts={'format': 1.0, 'language': 1.0}, accuracy='', routes=ROUTES, uses={'helpful': 'preference'}, timeout=60.0
+  parts={'format': 1.0, 'language': 1.0},
+  accuracy='',
+  parts_by_kind=ROUTES,
+  functions={'helpful': 'preference'},
+  timeout=60.0,
 )
 GOOD = [
   {'kind': 'math', 'answer': '72'},

@@ -9,17 +9,17 @@ from r1jax.rewards.coding import code_tests
 from r1jax.rewards.text import language
 from r1jax.rewards.workers import pool
 
-# Mathematics by the common accuracy part, code and requests by routes of their own.
+# Mathematics by the common accuracy part, code and requests by parts_by_kind of their own.
 SETTINGS = dict(
   parts={'math': 1.0, 'format': 0.5, 'language': 0.25},
   accuracy='math',
   gates=('format',),
-  routes={'code': {'code': 2.0}, 'open': {'helpful': 1.0, 'harmless': 3.0, 'language': 0.0}},
-  accuracies={'open': 'harmless'},
-  uses={'helpful': 'preference', 'harmless': 'preference'},
+  parts_by_kind={'code': {'code': 2.0}, 'open': {'helpful': 1.0, 'harmless': 3.0, 'language': 0.0}},
+  accuracy_by_kind={'open': 'harmless'},
+  functions={'helpful': 'preference', 'harmless': 'preference'},
   timeout=60.0,
-  bars={'harmless': 0.5},
-  begin={'helpful': 10},
+  thresholds={'harmless': 0.5},
+  start_step={'helpful': 10},
 )
 
 
@@ -34,12 +34,10 @@ def test_a_route_takes_the_place_of_the_accuracy_and_may_reweigh_a_common_part()
   assert cfg.weights('open') == {'format': 0.5, 'language': 0.0, 'helpful': 1.0, 'harmless': 3.0}
   assert [cfg.accuracy_of(k) for k in (None, 'math', 'code', 'open')] == ['math', 'math', 'code', 'harmless']
   assert cfg.names() == ['math', 'format', 'language', 'code', 'helpful', 'harmless']
-  assert reward(accuracies={'open': ''}).accuracy_of('open') == ''
-  assert reward(routes={'hard': {'math': 2.0}}, accuracies={}, bars={}, begin={}, uses={}).weights('hard') == {
-    'format': 0.5,
-    'language': 0.25,
-    'math': 2.0,
-  }
+  assert reward(accuracy_by_kind={'open': ''}).accuracy_of('open') == ''
+  assert reward(
+    parts_by_kind={'hard': {'math': 2.0}}, accuracy_by_kind={}, thresholds={}, start_step={}, functions={}
+  ).weights('hard') == {'format': 0.5, 'language': 0.25, 'math': 2.0}
 
 
 ITEMS = [{'kind': kind} for kind in ('code', 'open', None, 'math', 'open')] + [{}, {'kind': 3}]
@@ -80,7 +78,7 @@ def test_what_is_right_is_said_by_each_kinds_own_part():
   assert mix.right(SCORES, cfg, ITEMS).tolist() == [True, False, True, False, True, True, True]
   low = {name: x * 0 + 0.5 for name, x in SCORES.items()}
   assert mix.right(low, cfg, ITEMS).tolist() == [False, True, False, False, True, False, False]  # a bar of 0.5
-  none = reward(accuracies={'open': ''}, bars={})
+  none = reward(accuracy_by_kind={'open': ''}, thresholds={})
   assert mix.right(SCORES, none, ITEMS).tolist() == [True, False, True, False, False, True, True]
 
 
@@ -95,20 +93,32 @@ def test_without_routes_the_kind_of_an_item_means_nothing():
   'settings, words',
   [
     (dict(accuracy='code'), "reward.accuracy is 'code', which is none of reward.parts"),
-    (dict(accuracy='', routes={}, accuracies={}, bars={}, begin={}, uses={}), "reward.accuracy is ''"),
-    (dict(accuracies={}), 'routes.open has 2 parts of its own (helpful, harmless); say in reward.accuracies.open'),
-    (dict(accuracies={'open': 'code'}), "names 'code' for problems of kind 'open', whose parts are format, language"),
-    (dict(bars={'judge': 0.5}), "reward.bars names 'judge', which is none of reward.parts (math, format, language) or"),
-    (dict(begin={'helpful': -1}), 'begin.helpful is -1; it must lie in [0, '),
+    (
+      dict(accuracy='', parts_by_kind={}, accuracy_by_kind={}, thresholds={}, start_step={}, functions={}),
+      "reward.accuracy is ''",
+    ),
+    (
+      dict(accuracy_by_kind={}),
+      'parts_by_kind.open has 2 parts of its own (helpful, harmless); say in reward.accuracy_by_kind.open',
+    ),
+    (
+      dict(accuracy_by_kind={'open': 'code'}),
+      "names 'code' for problems of kind 'open', whose parts are format, language",
+    ),
+    (
+      dict(thresholds={'judge': 0.5}),
+      "reward.thresholds names 'judge', which is none of reward.parts (math, format, language) or",
+    ),
+    (dict(start_step={'helpful': -1}), 'begin.helpful is -1; it must lie in [0, '),
     (dict(timeout=4.0), "one test of 'code' alone may take 5.0 s"),
     (
       dict(
-        routes={'code': {'fast': 1.0}},
-        uses={'fast': 'code'},
+        parts_by_kind={'code': {'fast': 1.0}},
+        functions={'fast': 'code'},
         options={'fast': {'time_limit': 90.0}},
-        accuracies={},
-        bars={},
-        begin={},
+        accuracy_by_kind={},
+        thresholds={},
+        start_step={},
       ),
       "one test of 'fast' alone may take 90.0 s",
     ),
@@ -129,7 +139,7 @@ def test_a_grader_asks_each_item_its_own_parts_only():
   items = [item('4', kind='a'), item('B', answer='B', kind='b'), item('so 4', kind='a')]
   # An item that 'choice' cannot read would end the run; and it is not asked.
   parts = {'math': {'bare': True}, 'choice': {'where': 'summary'}, 'loose': {'bare': False}}
-  with pool.Grader(parts, uses={'loose': 'math'}) as grader:
+  with pool.Grader(parts, functions={'loose': 'math'}) as grader:
     asked = [{'math': 1.0, 'elsewhere': 1.0}, {'choice': 1.0}, ['loose', 'math']]
     scores = grader.submit(items, asked).result()
     with pytest.raises(pool.GradeError, match='is no choice'):
@@ -145,7 +155,7 @@ def test_a_grader_asks_each_item_its_own_parts_only():
     [True, True, False],
   ]
   with pytest.raises(config.ConfigError, match="reward 'mth'"):
-    pool.Grader({'loose': {}}, uses={'loose': 'mth'})
+    pool.Grader({'loose': {}}, functions={'loose': 'mth'})
 
 
 def test_one_field_serves_the_language_of_people_and_of_programs():

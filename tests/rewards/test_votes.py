@@ -11,7 +11,7 @@ from r1jax.rewards.workers import pool
 @pytest.fixture(scope='module')
 def grader():
   both = {'right': 'math', 'tags': 'math'}
-  with pool.Grader({'right': {}, 'tags': {'where': 'tags'}}, uses=both, timeout=20.0) as found:
+  with pool.Grader({'right': {}, 'tags': {'where': 'tags'}}, functions=both, timeout=20.0) as found:
     yield found
 
 

@@ -62,7 +62,7 @@ class Scores:
 class Grader:
   """Worker processes that score items by some rewards. A context manager."""
 
-  def __init__(self, parts, workers=1, timeout=5.0, uses=None):
+  def __init__(self, parts, workers=1, timeout=5.0, functions=None):
     """Starts the processes, which get ready while the caller does other things.
 
     Args:
@@ -70,7 +70,7 @@ class Grader:
       workers: processes.
       timeout: seconds of processor time for one item, with what programs in sandboxes use; it is given up, too, after
         `sandbox.PATIENCE` times as many by the clock.
-      uses: part -> the reward that it is, for parts of another name than their reward's.
+      functions: part -> its reward, for parts of another name than their reward's.
 
     Raises:
       config.ConfigError: a part that is no reward, or options that it does not have or refuses; a number out of range.
@@ -80,15 +80,15 @@ class Grader:
       f'workers is {workers}; it must lie in [1, {MOST_WORKERS}], and this machine has {os.cpu_count()} cores.',
     )
     require(0.01 <= timeout <= LONGEST, f'timeout is {timeout} s; it must lie in [0.01, {LONGEST:g}].')
-    uses = {name: (uses or {}).get(name, name) for name in parts}
+    functions = {name: (functions or {}).get(name, name) for name in parts}
     for name, options in parts.items():
-      rewards.check(uses[name], options)
+      rewards.check(functions[name], options)
     self._names = list(parts)
     self._batches = queue.SimpleQueue()
     self._jobs = set()
     self._lock = threading.Lock()
     self._closed = False
-    self._slots = [_Slot([[uses[n], dict(o)] for n, o in parts.items()], timeout) for _ in range(workers)]
+    self._slots = [_Slot([[functions[n], dict(o)] for n, o in parts.items()], timeout) for _ in range(workers)]
     self._threads = [threading.Thread(target=self._serve, args=(s,), daemon=True) for s in self._slots]
     for thread in self._threads:
       thread.start()
