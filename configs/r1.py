@@ -20,8 +20,8 @@ def _stage(experiment, config, about, evaluation=''):
   return ConfigDict(dict(experiment=experiment, config=config, about=about, evaluation=evaluation))
 
 
-def _given(about):
-  return _stage('given', ConfigDict(dict(path='')), about)
+def _external(about):
+  return _stage('external', ConfigDict(dict(path='')), about)
 
 
 def _recipe(stages, **more):
@@ -34,7 +34,7 @@ def _recipe(stages, **more):
 
 # ---- DeepSeek-R1 --------------------------------------------------------------------------------------
 
-GIVEN = dict(
+EXTERNAL = dict(
     base='DeepSeek-V3-Base, 671B parameters, 37B active',                        # paper
     chat='DeepSeek-V3, for direct prompting and rewriting',                      # ours (which models is not stated)
     math='problems of mathematics in English, with answers',                     # paper: 26,000; languages: ours
@@ -60,7 +60,7 @@ def _problems(c, language):
   """The parts of a config of configs/r1_rl.py from the given files. language: whether it is a reward."""
   for name, part in c.data.parts.items():
     part.path = f'stage:{PROMPTS[name]}'
-    part.fields, part.filter = ConfigDict(), ConfigDict()  # what is GIVEN has our names, and is one split
+    part.fields, part.filter = ConfigDict(), ConfigDict()  # what is EXTERNAL has our names, and is one split
   c.data.parts.mbpp.answers = False
   c.data.evaluation = EVALUATED
   if not language:
@@ -203,7 +203,7 @@ def _of_student(name, evaluation):
 
 
 def _deepseek_v3():
-  stages = {name: _given(about) for name, about in GIVEN.items()}
+  stages = {name: _external(about) for name, about in EXTERNAL.items()}
   stages |= dict(
       zero=_stage('rl', _zero('stage:base', 512, 32_768),                        # paper (8,200 steps: 512 rollouts)
                   'R1-Zero: RL on the base model, no SFT', 'zero'),
@@ -223,7 +223,7 @@ def _deepseek_v3():
   evaluations = dict(zero=zero(), r1=r1(), zero_qwen2_5_32b=_of_student('qwen2_5_32b', zero()))
   for name in distill.STUDENTS:
     evaluations[f'r1_{name}'] = _of_student(name, r1())
-    stages[f'base_{name}'] = _given(f'the base of the student {name}: {distill.BASES[name]}')
+    stages[f'base_{name}'] = _external(f'the base of the student {name}: {distill.BASES[name]}')
     stages[f'student_{name}'] = _stage('sft', _student(name), 'Distillation: the student learns the set of stage 3',
                                        f'r1_{name}')
   stages['student_zero'] = _stage('rl', _student_zero(), 'R1-Zero-Qwen-32B, for comparison: RL on the student',

@@ -44,7 +44,7 @@ class Experiment(typing.NamedTuple):
   module: str = ''  # for its plain command
 
 
-def run_given(cfg, workdir):
+def run_external(cfg, workdir):
   """Nothing is made: a model directory, file or folder from outside takes part under a name."""
   config_lib.require(os.path.exists(cfg.path), f'path {cfg.path!r} is not there.')
   runtime.set_up_process()
@@ -55,7 +55,7 @@ def run_given(cfg, workdir):
 
 
 EXPERIMENTS = {
-  'given': Experiment(run_given, settings.Given),
+  'external': Experiment(run_external, settings.External),
   'pretrain': Experiment(pretrain.run_pretrain, config_lib.Pretrain, 'model', 'pretrain'),
   'rl': Experiment(rl.run_rl, config_lib.RL, '', 'rl'),
   'reward_model': Experiment(reward_model.run_reward_model, config_lib.RewardModel, '', 'reward_model'),
@@ -109,7 +109,7 @@ def select(stages, only=(), first='', last=''):
   names = [name for name in names if not only or name in only]
   names = [name for name in stages if name.split('/')[0] in names]
   used = {other for name in names for other, _ in stages[name].inputs.values()} | set(only)
-  return [name for name in names if stages[name].experiment != 'given' or name in used]
+  return [name for name in names if stages[name].experiment != 'external' or name in used]
 
 
 def convert(stage, stages, workdir):
@@ -284,7 +284,7 @@ def main(_):
     elif _STATUS.value:
       stages = expand(cfg)
       for stage in stages.values():
-        if stage.experiment != 'given':  # a path may yet have to be named
+        if stage.experiment != 'external':  # a path may yet have to be named
           convert(stage, stages, workdir)
       print(table(stages, stage_lib.statuses(stages, workdir), workdir))
     else:

@@ -16,7 +16,7 @@ def stages(variant):
   """{name: converted config}, things from outside lying in /given/NAME."""
   c = r1.get_config(variant)
   for name, stage in c.stages.items():
-    if stage.experiment == 'given':
+    if stage.experiment == 'external':
       stage.config.path = f'/given/{name}'
   cfg = config.convert(c, settings.Recipe)
   found = recipe.expand(cfg)

@@ -109,11 +109,11 @@ RANGES = {
   'ColdStart': dict(
     seed=SEED, problems=MANY, language=SHARE, shortest=MANY, longest=MANY, repetition=SHARE, paragraph=MANY
   ),
-  'Labelled': dict(max_length=ROW, eval_fraction=PART),
-  'HeldOut': dict(every=LARGE, examples=MANY),
+  'RewardModelData': dict(max_length=ROW, eval_fraction=PART),
+  'RewardModelEvaluation': dict(every=LARGE, examples=MANY),
   'RewardModel': _LEARNING | dict(vocab=Range(300, 1_000_000)),  # a tokenizer needs 256 bytes and more
-  'Imitated': dict(max_length=ROW, eval_fraction=PART),
-  'Tested': _TESTED | dict(texts=MANY, problems=SOME, batch=COUNT, max_prompt=TOKENS, max_response=TOKENS),
+  'SFTData': dict(max_length=ROW, eval_fraction=PART),
+  'SFTEvaluation': _TESTED | dict(texts=MANY, problems=SOME, batch=COUNT, max_prompt=TOKENS, max_response=TOKENS),
   'SFT': _LEARNING | dict(context=MANY, logit_chunk=TOKENS),
   'Filters': dict(
     language=SHARE,
@@ -123,7 +123,7 @@ RANGES = {
     near=Range(0.7, 1, off=True),
     near_ngram=COUNT,
   ),  # below 0.7 not all near duplicates are found
-  'Merged': dict(limit=MANY),
+  'MergedSource': dict(limit=MANY),
   'Curate': dict(
     per_prompt=COUNT,
     window=Range(8, 1_000_000),

@@ -147,7 +147,7 @@ FORMS = ('auto', 'chat', 'dialogue', 'bare')
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled:
+class RewardModelData:
   """What a reward model learns from."""
 
   source: str  # 'jsonl', or 'toy': generated to suit the objective
@@ -170,7 +170,7 @@ class Labelled:
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOut:
+class RewardModelEvaluation:
   every: int  # optimizer steps
   examples: int = 0  # held-out examples scored on the way; 0: all, as at the end
 
@@ -184,9 +184,9 @@ class RewardModel:
   epochs: float  # passes over the examples; the last optimizer step is filled from the next pass
   batch: int  # examples (pairs, responses, solutions) of one optimizer step
   model: Model  # without a path: random, of preset's shape, with a tokenizer made from the texts
-  data: Labelled
+  data: RewardModelData
   optimizer: Optimizer
-  eval: HeldOut
+  eval: RewardModelEvaluation
   checkpoint: Checkpoint
   mesh: Mesh = Mesh()
   topology: str = ''  # as in RL
@@ -217,7 +217,7 @@ def _require_dtypes(cfg):
 
 
 @dataclasses.dataclass(frozen=True)
-class Imitated:
+class SFTData:
   """Prompts with responses to learn from: what `r1jax.data.sft` reads."""
 
   source: str  # 'jsonl', or 'chain': right answers of that toy world's authors
@@ -246,7 +246,7 @@ class Imitated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tested:
+class SFTEvaluation:
   """How a model is tested while it learns to imitate: by the loss of held-out texts, and by its own answers."""
 
   every: int  # optimizer steps
@@ -270,9 +270,9 @@ class SFT:
   epochs: float  # passes over the texts; the last optimizer step is filled from the next pass
   batch: int  # packed rows of one optimizer step
   model: Model
-  data: Imitated
+  data: SFTData
   optimizer: Optimizer
-  eval: Tested
+  eval: SFTEvaluation
   checkpoint: Checkpoint
   problems: Data = Data(source='')  # whose held-out problems are answered, asked by its own template
   reward: Reward = Reward(parts={'math': 1.0, 'format': 1.0}, accuracy='math')  # grades the answers
@@ -327,7 +327,7 @@ class Filters:
 
 
 @dataclasses.dataclass(frozen=True)
-class Merged:
+class MergedSource:
   """Rows to learn from that were not sampled here."""
 
   path: str  # a dataset's folder, or JSON Lines
@@ -347,7 +347,7 @@ class Curate:
   filters: Filters = Filters()
   judge: dict = dataclasses.field(default_factory=dict)  # options of the reward 'judge', for
   judged: tuple[str, ...] = ()  # the kinds of problem whose samples it decides; a rule has decided on the others
-  merge: dict[str, Merged] = dataclasses.field(default_factory=dict)  # name of a source -> rows
+  merge: dict[str, MergedSource] = dataclasses.field(default_factory=dict)  # name of a source -> rows
   evaluation: tuple[str, ...] = ()  # JSON Lines of problems, or generated worlds (r1jax.data.SOURCES), to stay out
   window: int = 50  # letters of an n-gram by which these are found
   overlap: float = 0.5  # share of an evaluation problem's n-grams from which a text holds it

@@ -26,7 +26,7 @@ class Example:
 
 
 def load(cfg, objective):
-  """The items that a config.Labelled names.
+  """The items that a config.RewardModelData names.
 
   The held-out ones are those of data.eval_path, or the share data.eval_fraction of the prompts by their hash. A
   training item whose prompt is held out is dropped and counted.

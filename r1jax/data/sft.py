@@ -59,7 +59,7 @@ class Corpus:
 
 
 def load(cfg, tokenizer, encode, folder, asked=frozenset()):
-  """The texts that a config.Imitated names: to train on, and held out.
+  """The texts that a config.SFTData names: to train on, and held out.
 
   Held out is data.eval_path, or the share data.eval_fraction of the prompts by a hash of their own, so that prompts
   which RL has trained on are parted anew. A training text whose prompt is held out, or is `asked`, is dropped and

@@ -6,7 +6,7 @@ from r1jax.config import require
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class External:
   """A stage of a recipe that makes nothing: a model directory or a file from outside."""
 
   path: str

@@ -92,7 +92,7 @@ def check(stages):
 def path_of(stages, workdir, name, file=''):
   """The absolute path that 'stage:NAME/FILE' means. stages: {name: Stage}."""
   stage = stages[name]
-  if stage.experiment == 'given':  # something from outside keeps its place
+  if stage.experiment == 'external':  # something from outside keeps its place
     return os.path.abspath(os.path.join(stage.config['path'], file))
   return os.path.abspath(os.path.join(workdir, name, file or stage.output))
 
@@ -306,7 +306,7 @@ def lineage(workdir, name):
         }
       )
       continue
-    path = saved['config']['path'] if saved['experiment'] == 'given' else at(os.path.join(name, saved['output']))
+    path = saved['config']['path'] if saved['experiment'] == 'external' else at(os.path.join(name, saved['output']))
     found.append(
       {
         'stage': name,

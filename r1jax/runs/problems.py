@@ -38,7 +38,7 @@ def load_problems(cfg, reward):
 
 
 def template_of(name, data):
-  """The Template that a config.Data or config.Imitated, by the name of `name`, asks for. Raises ConfigError."""
+  """The Template that a config.Data or config.SFTData, by the name of `name`, asks for. Raises ConfigError."""
   parts = {f'{name}.parts.{part}': of.template for part, of in getattr(data, 'parts', {}).items() if of.template}
   for at, template in ({name: data.template} | parts).items():
     config_lib.require(

@@ -26,7 +26,7 @@ def written(path, rows):
 
 
 def settings(path, **more):
-  return config.Labelled(**{'source': 'jsonl', 'max_length': 64, 'path': str(path), 'eval_fraction': 0.3} | more)
+  return config.RewardModelData(**{'source': 'jsonl', 'max_length': 64, 'path': str(path), 'eval_fraction': 0.3} | more)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_planted_error():
 @pytest.mark.parametrize('objective', config.OBJECTIVES)
 def test_toys_are_the_same_every_time_and_hold_prompts_apart(objective, monkeypatch):
   monkeypatch.setattr(scored, 'SPLITS', ((300, False), (50, True)))
-  cfg = config.Labelled(source='toy', max_length=64, eval_fraction=0.0)
+  cfg = config.RewardModelData(source='toy', max_length=64, eval_fraction=0.0)
   train, held_out, dropped = labelled.load(cfg, objective)
   assert (train, held_out) == labelled.load(cfg, objective)[:2]
   assert len(train) == 300 and len(held_out) == 50 and dropped == {'held_out': 0}

@@ -39,7 +39,7 @@ def write(path, rows):
 
 
 def load(folder, calls=None, prompt=lambda row: f'{row["problem"]}\n', asked=frozenset(), **settings):
-  cfg = config.Imitated(**dict(source='jsonl', max_length=100, eval_fraction=0.3) | settings)
+  cfg = config.SFTData(**dict(source='jsonl', max_length=100, eval_fraction=0.3) | settings)
   tokenizer = Letters(folder)
 
   def encode(row):

@@ -71,7 +71,7 @@ def fakes(monkeypatch):
   fakes.table = {
     'rl': recipe.Experiment(fakes.make, config_lib.RL, '', 'rl'),
     'evaluate': recipe.Experiment(fakes.evaluate, config_lib.RL, '', 'evaluate'),
-    'given': recipe.EXPERIMENTS['given'],
+    'external': recipe.EXPERIMENTS['external'],
   }
   monkeypatch.setattr(recipe, 'EXPERIMENTS', fakes.table)
   monkeypatch.setattr(recipe_report, 'make', lambda workdir: None)  # it takes a second; see the test of it
@@ -90,7 +90,7 @@ def configs(path, rate=0.5, **stages):
     'seed': 3,
     'evaluations': {'all': rl('')},
     'stages': {
-      'outside': {'experiment': 'given', 'config': {'path': str(path)}},
+      'outside': {'experiment': 'external', 'config': {'path': str(path)}},
       'first': {'experiment': 'rl', 'config': rl('stage:outside'), 'evaluation': 'all', 'about': 'the <first> one'},
       'second': {'experiment': 'rl', 'config': rl('stage:first')},
       'late': {'experiment': 'rl', 'config': rl('stage:second/made.txt'), 'evaluation': 'all'},
@@ -220,7 +220,7 @@ def test_the_table_says_what_is_done_and_why_not(fakes, outside):
 
 def test_what_is_given_is_asked_for_where_it_is_used(fakes, outside):
   c = configs(outside)
-  unused = {'experiment': 'given', 'config': {'path': ''}}
+  unused = {'experiment': 'external', 'config': {'path': ''}}
   c['stages'] = (
     {'unused': unused}
     | c['stages']

@@ -227,7 +227,7 @@ def get_config(folder):
   for student in distill.STUDENTS.keys() - {STUDENT}:
     del c.stages[f'base_{student}'], c.stages[f'student_{student}']
   for name, stage in c.stages.items():
-    if stage.experiment == 'given':
+    if stage.experiment == 'external':
       path = folder / f'{name}.jsonl' if name in rows else folder / 'model'
       stage.config.path = str(path)
       if name in rows:

@@ -62,7 +62,11 @@ def test_of_cold_start_the_way_with_the_most_tokens_is_planned():
 
 @pytest.mark.parametrize(
   'name',
-  [name for name, stage in r1.get_config('deepseek_v3').stages.items() if stage.experiment not in ('given', 'curate')],
+  [
+    name
+    for name, stage in r1.get_config('deepseek_v3').stages.items()
+    if stage.experiment not in ('external', 'curate')
+  ],
 )
 def test_every_stage_of_deepseek_v3_names_a_slice_over_which_it_divides(name):
   cfg = config.of_run(r1.get_config(f'deepseek_v3/{name}'))

@@ -50,9 +50,9 @@ def cfg(objective, microbatch=0, **model):
     batch=N,
     microbatch=microbatch,
     model=config.Model(path='', **model),
-    data=config.Labelled(source='toy', max_length=64, eval_fraction=0.0),
+    data=config.RewardModelData(source='toy', max_length=64, eval_fraction=0.0),
     optimizer=config.Optimizer(learning_rate=1e-2, grad_clip=0.0),
-    eval=config.HeldOut(every=1),
+    eval=config.RewardModelEvaluation(every=1),
     checkpoint=config.Checkpoint(every=1),
   )
 

@@ -34,9 +34,9 @@ def cfg(batch, microbatch=0, **model):
     batch=batch,
     microbatch=microbatch,
     model=config.Model(path='', **model),
-    data=config.Imitated('jsonl', max_length=LENGTH),
+    data=config.SFTData('jsonl', max_length=LENGTH),
     optimizer=config.Optimizer(learning_rate=1e-2, grad_clip=0.0),
-    eval=config.Tested(every=1),
+    eval=config.SFTEvaluation(every=1),
     checkpoint=config.Checkpoint(every=1),
   )
 

@@ -30,7 +30,7 @@ class About:
 
   Attributes:
     objective: of config.OBJECTIVES.
-    form, view, steps, max_length, chat_template: as in config.Labelled; form is never 'auto'.
+    form, view, steps, max_length, chat_template: as in config.RewardModelData; form is never 'auto'.
     center: mean score of held-out responses, for models of pairs, whose scores have no zero of their own.
   """
 
