@@ -1,8 +1,8 @@
-"""Attention of the passes without a cache, by the implementation that suits platform and length.
+"""Causal attention without a cache, by the implementation that suits the platform and the length.
 
-A query sees its prompt's keys, shared by the group, and those of its own row up to itself; in a row packed of several
-texts (segments), those of its own text only. 'xla' keeps every score and 'chunked' those of a block of queries at a
-time, anywhere; 'splash' (TPU, Pallas) and 'cudnn' (NVIDIA, no segments) keep none.
+A query attends to its prompt's keys, shared by the group, and to its own row up to itself; in a row packed of several
+texts (segments), to its own text only. 'xla' holds every score in memory and 'chunked' those of a block of queries at
+a time, on any platform; 'splash' (TPU, Pallas) and 'cudnn' (NVIDIA, no segments) hold none.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from r1jax.models.attention import softmax_attention
 
 BLOCK = 512  # queries (and, for splash, keys) at a time
 LANES = 128  # a block of splash is a multiple of it
-SCORES = 1 << 20  # queries x keys of a row from which on 'auto' keeps no scores
+SCORES = 1 << 20  # queries x keys of a row from which 'auto' no longer holds all scores
 PLATFORMS = {'splash': ('tpu', 'cpu'), 'cudnn': ('gpu', 'cuda')}  # on a CPU splash is interpreted; others run anywhere
-SAVED = 'attention'  # name, for remat policies, of what attention gives
+SAVED = 'attention'  # name of the result of attention, for remat policies
 
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-  """How attention is computed, and over which devices.
+  """Which attention implementation is used, and over which devices.
 
   Attributes:
     name: a key of IMPLEMENTATIONS, or 'auto'.
@@ -68,108 +68,112 @@ class Attention:
     return 'cudnn' if fused else 'chunked'
 
 
-def causal_attention(q, parts, scale, how):
+def causal_attention(q, parts, scale, attention):
   """Attention of T queries a row to their prompt and to their own row.
 
   Args:
     q: [P, K, G, R, T, D].
-    parts: [(own KV, seen)] of T keys, or [(the prompt's KV, seen), (own KV, seen)], with what `seen` gives for them.
+    parts: [(own KV, mask)] of T keys, or [(the prompt's KV, mask), (own KV, mask)], with the masks of
+      `attention_masks`.
     scale: of the scores.
-    how: Attention.
+    attention: Attention.
 
   Returns:
     [P, G, T, K * R, Dv].
   """
-  *prompt, (own, told) = parts
+  *prompt, (own, mask) = parts
   prefix, length = prompt[0] if prompt else (None, None)
-  if told is not None and told.dtype == bool:
-    return _named(softmax_attention(q, parts, scale))
-  queries = q.shape[4]
+  if mask is not None and mask.dtype == bool:
+    return _checkpointed(softmax_attention(q, parts, scale))
+  segments, queries = mask, q.shape[4]
   keys = queries + (prefix.k.shape[-1] if prompt else 0)
-  name = how.choose(queries, keys, q.dtype, told is not None)
-  return IMPLEMENTATIONS[name](q, own, prefix, length, told, scale, how)
+  name = attention.choose(queries, keys, q.dtype, segments is not None)
+  return IMPLEMENTATIONS[name](q, own, prefix, length, segments, scale, attention)
 
 
 def cached_attention(q, parts, scale, mesh):
-  """`softmax_attention` of decoding: rows and heads meet their keys where these lie (see `layout.cached`)."""
+  """`softmax_attention` of decoding: queries move to where the cached keys of their rows and heads lie."""
   out = softmax_attention(layout.constrain(q, mesh, layout.ROWS, layout.HEADS), parts, scale)
   return layout.constrain(out, mesh, layout.DATA, None, None, layout.HEADS)
 
 
-def seen(how, queries, prefix, length, dtype, segments=None):
-  """What goes with the prompt's KV and with the own one: masks, made once for all layers, or where none are kept
-  i32[P], how many of the prompt's keys are real, and the segments.
+def attention_masks(attention, queries, prefix, length, dtype, segments=None):
+  """The masks that go with the prompt's KV and with the own one, made once for all layers.
+
+  An implementation without stored scores makes its own: it is given length and segments as they are.
 
   Args:
-    prefix: number of the prompt's keys, padding included. length: i32[P], or None without a prompt.
-    segments: i32[P, G, T], equal for tokens that see each other; or None where all of a row do.
+    attention: Attention. queries: T.
+    prefix: number of the prompt's keys, padding included. length: i32[P], real ones, or None without a prompt.
+    segments: i32[P, G, T], equal for tokens of one text; None where each row is one text.
   """
-  if how.choose(queries, queries + prefix, dtype, segments is not None) != 'xla':
+  if attention.choose(queries, queries + prefix, dtype, segments is not None) != 'xla':
     return length, segments
-  own = _own(jnp.arange(queries), queries, segments, segments)
+  own = _causal_mask(jnp.arange(queries), queries, segments, segments)
   return None if length is None else (jnp.arange(prefix) < length[:, None])[:, None, None], own
 
 
-def _named(x):
+def _checkpointed(x):
   return jax.ad_checkpoint.checkpoint_name(x, SAVED)
 
 
-def _parts(own, prefix, length, seen):
+def _parts(own, prefix, length, mask):
   if prefix is None:
-    return [(own, seen)]
-  return [(prefix, (jnp.arange(prefix.k.shape[-1]) < length[:, None])[:, None, None]), (own, seen)]
+    return [(own, mask)]
+  return [(prefix, (jnp.arange(prefix.k.shape[-1]) < length[:, None])[:, None, None]), (own, mask)]
 
 
-def _own(at, keys, segments, of_queries):
-  """bool[P or 1, G or 1, queries, keys]: what the queries at places `at` of a row see of it.
+def _causal_mask(positions, keys, segments, query_segments):
+  """bool[P or 1, G or 1, queries, keys]: which keys of a row the queries at these positions attend to.
 
   Args:
-    segments: i32[P, G, keys], or None. of_queries: i32[P, G, queries], the queries' own.
+    segments: i32[P, G, keys], or None. query_segments: i32[P, G, queries].
   """
-  causal = (jnp.arange(keys) <= at[:, None])[None, None]
-  return causal if segments is None else causal & (of_queries[..., None] == segments[..., None, :])
+  causal = (jnp.arange(keys) <= positions[:, None])[None, None]
+  return causal if segments is None else causal & (query_segments[..., None] == segments[..., None, :])
 
 
-def _xla(q, own, prefix, length, segments, scale, how):
+def _xla(q, own, prefix, length, segments, scale, attention):
   t = q.shape[4]
-  return _named(softmax_attention(q, _parts(own, prefix, length, _own(jnp.arange(t), t, segments, segments)), scale))
+  mask = _causal_mask(jnp.arange(t), t, segments, segments)
+  return _checkpointed(softmax_attention(q, _parts(own, prefix, length, mask), scale))
 
 
-def _chunked(q, own, prefix, length, segments, scale, how):
-  """A block of queries at a time, its scores computed again in the backward pass: memory is linear in T."""
+def _chunked(q, own, prefix, length, segments, scale, attention):
+  """A block of queries at a time, its scores recomputed in the backward pass: memory is linear in T."""
   t = q.shape[4]
   blocks = -(-t // BLOCK)
-  size = -(-t // blocks)  # even blocks: little padding
+  size = -(-t // blocks)  # equal blocks need the least padding
   split = lambda x, axis: jnp.moveaxis(
     _pad(x, axis, blocks * size).reshape(*x.shape[:axis], blocks, size, *x.shape[axis + 1 :]), axis, 0
   )
 
   @jax.checkpoint
-  def one(block, start, of_queries):
-    seen = _own(start + jnp.arange(size), t, segments, of_queries)
-    return softmax_attention(block, _parts(own, prefix, length, seen), scale)
+  def one(block, start, query_segments):
+    mask = _causal_mask(start + jnp.arange(size), t, segments, query_segments)
+    return softmax_attention(block, _parts(own, prefix, length, mask), scale)
 
-  of_queries = None if segments is None else split(segments, 2)
-  out = jax.lax.map(lambda xs: one(*xs), (split(q, 4), size * jnp.arange(blocks), of_queries))
+  query_segments = None if segments is None else split(segments, 2)
+  out = jax.lax.map(lambda xs: one(*xs), (split(q, 4), size * jnp.arange(blocks), query_segments))
   out = jnp.moveaxis(out, 0, 2)  # [P, G, blocks, size, heads, Dv]
   out = out.reshape(*out.shape[:2], -1, *out.shape[4:])[:, :, :t]
-  return _named(out)
+  return _checkpointed(out)
 
 
-def _splash(q, own, prefix, length, segments, scale, how):
+def _splash(q, own, prefix, length, segments, scale, attention):
   """The Pallas kernel on each device's rows and heads; interpreted, slowly, on a CPU."""
-  # Where heads suffice, those along 'seq' take some each, of whole rows, in exchange for their part of each row.
-  axes = [a for a in ((layout.HEADS, layout.TOKENS), (layout.HEADS,)) if _fit(q, layout.size(how.mesh, *a))]
+  # Where there are heads enough, devices along 'seq' take some heads of whole rows each, not a part of every row.
+  axes = [a for a in ((layout.HEADS, layout.TOKENS), (layout.HEADS,)) if _fit(q, layout.size(attention.mesh, *a))]
   heads = axes[0] if axes else None
-  q, own, prefix = _split_heads(q, own, prefix, layout.size(how.mesh, *heads) if heads else 1)
-  local = lambda *args: _splash_local(*args, scale=scale, interpret=how.platform == 'cpu')
-  if how.mesh is not None:
+  q, own, prefix = _split_heads(q, own, prefix, layout.size(attention.mesh, *heads) if heads else 1)
+  local = lambda *args: _splash_local(*args, scale=scale, interpret=attention.platform == 'cpu')
+  if attention.mesh is not None:
     rows = layout.ROWS
     row_heads = PartitionSpec(rows, heads)
     # Mosaic kernels carry no types of varying axes.
     local = jax.shard_map(
       local,
-      mesh=how.mesh,
+      mesh=attention.mesh,
       in_specs=(row_heads, row_heads, row_heads, PartitionSpec(rows), PartitionSpec(rows)),
       out_specs=PartitionSpec(rows, None, None, heads),
       check_vma=False,
@@ -200,7 +204,7 @@ def _splash_local(q, own, prefix, length, segments, *, scale, interpret):
   elif prefix is not None:
     real = jnp.pad((~unreal).astype(jnp.int32), ((0, 0), (0, padded_k - total)))
     segments = splash_lib.SegmentIds(jnp.ones((p, padded_q), jnp.int32), real)
-  # Padding comes last, after what any query sees.
+  # Padding comes last, behind every key that a query attends to.
   rows = lambda x, axis, n: jnp.swapaxes(_pad(x, axis, n), 1, 2)
   queries = rows((q * scale).astype(q.dtype), 4, padded_q).reshape(p, g, k * r, padded_q, d)
   mask = splash_masks.CausalMask((padded_q, padded_k), offset=total - t)
@@ -240,10 +244,11 @@ def _split_heads(q, own, prefix, shards):
   return q.reshape(q.shape[0], heads * times, *q.shape[3:]), repeat(own), repeat(prefix)
 
 
-def _cudnn(q, own, prefix, length, segments, scale, how):
-  """cuDNN's fused attention, which knows a causal mask from the first key on and no other padding than the end's.
+def _cudnn(q, own, prefix, length, segments, scale, attention):
+  """cuDNN's fused attention, which knows only causal masks from the first key on, with padding at the end.
 
-  So a row's keys are packed, its own behind its prompt's real ones, and queries lie likewise, with idle ones before.
+  So each row's keys are packed, its own right behind the real ones of its prompt, and its queries likewise, with
+  unused queries in the prompt's place.
   """
   p, k, g, r, t, d = q.shape
   q = q.transpose(0, 2, 4, 1, 3, 5).reshape(p, g, t, k * r, d)
@@ -264,7 +269,7 @@ def _cudnn(q, own, prefix, length, segments, scale, how):
   out = out.reshape(p, g, *out.shape[1:])[..., :v_dim]
   if prefix is not None:
     out = jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, t, axis=1))(out, length)
-  return _named(out)
+  return _checkpointed(out)
 
 
 def _pad(x, axis, size):

@@ -1,6 +1,6 @@
-"""Where activations and a layer's weights lie while they are computed with, on a mesh.
+"""How activations and a layer's weights are sharded while they are computed with.
 
-On one device, or without a mesh, everything here leaves its argument as it is.
+On one device, or without a mesh, everything here returns its argument unchanged.
 """
 
 import functools
@@ -13,8 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from r1jax.parallel.rules import BATCH_AXES, TRAIN_RULES
 from r1jax.params import is_spec
 
-# Mesh axes: prompts lie over ROWS, a row's tokens over TOKENS, heads and the residual stream's features over HEADS;
-# FSDP, one of ROWS, holds parameters apart while they are not in use.
+# Mesh axes: prompts are split over ROWS, a row's tokens over TOKENS, heads and the features of the residual stream over
+# HEADS. FSDP, one of ROWS, also shards parameters while they are not in use.
 ROWS, TOKENS, HEADS, FSDP = BATCH_AXES, 'seq', 'tp', 'fsdp'
 DATA = tuple(a for a in ROWS if a != FSDP)
 
@@ -26,34 +26,34 @@ def size(mesh, *axes):
 
 def sharding(shape, mesh, *axes):
   """NamedSharding over mesh axes, one name (or tuple of names, or None) a dimension, where they divide it."""
-  wide = lambda a: tuple(n for n in (a if isinstance(a, tuple) else (a,)) if size(mesh, n) > 1)
-  # A row's tokens need not divide: they are filled up.
-  fits = [wide(a) if n % size(mesh, *wide(a)) == 0 or a == TOKENS and n > 1 else None for n, a in zip(shape, axes)]
-  return NamedSharding(mesh, PartitionSpec(*fits))
+  used = lambda a: tuple(n for n in (a if isinstance(a, tuple) else (a,)) if size(mesh, n) > 1)
+  # A row's tokens need not divide: they are padded.
+  spec = [used(a) if n % size(mesh, *used(a)) == 0 or a == TOKENS and n > 1 else None for n, a in zip(shape, axes)]
+  return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def constrain(x, mesh, *axes):
-  """x laid out by `sharding`."""
+  """x with the sharding that `sharding` gives."""
   if mesh is None or mesh.size == 1:
     return x
   return jax.lax.with_sharding_constraint(x, sharding(x.shape, mesh, *axes))
 
 
 def residual(x, mesh):
-  """The stream between layers, [P, G, T, embed]: what a layer keeps for its backward pass is split over all devices."""
+  """The residual stream between layers, [P, G, T, embed]: what remat keeps of a layer is split over all devices."""
   return constrain(x, mesh, ROWS, None, TOKENS, HEADS)
 
 
 def stationary(x, mesh):
-  """The stream while decoding: its features lie as the weights do. Of one token a row, these move, and no weight."""
+  """The residual stream while decoding: at one token per row it is cheaper to move activations than weights."""
   return constrain(x, mesh, DATA, None, None, FSDP)
 
 
 def cached(kv, mesh, put=constrain):
-  """Keys and values (`attention.KV`) that decoding reads: split by head where heads divide, else by token."""
-  apart = kv.k.shape[1] % size(mesh, HEADS) == 0
+  """The cached keys and values (`attention.KV`): split by head where heads divide, else by token."""
+  by_head = kv.k.shape[1] % size(mesh, HEADS) == 0
   place = lambda x, tokens: put(
-    x, mesh, *(ROWS if i == 0 else HEADS if i == (1 if apart else tokens % x.ndim) else None for i in range(x.ndim))
+    x, mesh, *(ROWS if i == 0 else HEADS if i == (1 if by_head else tokens % x.ndim) else None for i in range(x.ndim))
   )
   return kv.replace(k=place(kv.k, -1), v=None if kv.v is None else place(kv.v, -2))
 
@@ -64,10 +64,10 @@ def whole(x, mesh):
 
 
 def one_layer(weights, norm, dtype, mesh):
-  """A layer's weights, as they are, tied to the pass through the layers where they are to be cast to `dtype`.
+  """A layer's weights, unchanged, made to depend on the layer loop where they are to be cast to `dtype`.
 
-  Of weights that are only cut out of the stack the TPU's compiler casts the whole stack first, and keeps it; so they
-  are multiplied by a one that it cannot know before the layer (a barrier does not hold it back).
+  The TPU compiler would otherwise hoist the cast, and keep a cast copy of the whole stack. So weights are multiplied by
+  a one that it cannot know before the layer (an optimization barrier does not hold it back).
 
   Args:
     norm: [embed], a scale of this layer.
@@ -79,10 +79,10 @@ def one_layer(weights, norm, dtype, mesh):
 
 
 def gather(weights, specs, mesh):
-  """A layer's weights with all of their model dimension; their gradients go back to where the parameters lie.
+  """A layer's weights, all-gathered along the model dimension; their gradients are reduced back to the shards.
 
   Args:
-    weights: pytree of arrays in the computation's dtype, so that this is what is sent.
+    weights: pytree of arrays, cast already to the computation's dtype, so that this is what is sent.
     specs: pytree of Spec, like weights, stacked or not.
   """
   if size(mesh, FSDP) == 1:

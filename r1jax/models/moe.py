@@ -1,4 +1,4 @@
-"""Mixtures of experts without dropped tokens: rows sorted by expert, then one ragged product for all experts.
+"""Mixture of experts without dropped tokens: tokens sorted by expert, then one ragged product for all experts.
 
 Routing after DeepSeek-V3 (section 2.1.2): sigmoid scores, a correction bias that takes part in the choice only, experts
 chosen among the best groups; or Qwen3's softmax.
@@ -17,7 +17,7 @@ from r1jax.params import Spec
 # Routers are compared at small differences: these stay in float32 whatever the computation's dtype.
 FLOAT32_PARAMS = ('router', 'router_bias')
 TILE = 512  # rows and columns that the kernel takes at a time
-CHUNK = 4096  # tokens whose visits exist at one time
+CHUNK = 4096  # tokens dispatched to their experts at a time
 
 
 def moe_specs(cfg):
@@ -36,7 +36,7 @@ def moe_specs(cfg):
 
 
 def route(p, m, x):
-  """Which experts each token visits, and with what weights.
+  """The experts each token is sent to, and their weights.
 
   Args:
     p: the layer's parameters. m: MoE. x: [N, embed].
@@ -51,8 +51,8 @@ def route(p, m, x):
     grouped = choice.reshape(-1, m.groups, m.experts // m.groups)
     best = jax.lax.top_k(grouped, 2)[0].sum(axis=-1)  # a group is as good as its two best experts
     _, chosen = jax.lax.top_k(best, m.top_groups)
-    open_ = (chosen[..., None] == jnp.arange(m.groups)).any(axis=1)
-    choice = jnp.where(open_[..., None], grouped, -jnp.inf).reshape(choice.shape)
+    allowed = (chosen[..., None] == jnp.arange(m.groups)).any(axis=1)
+    choice = jnp.where(allowed[..., None], grouped, -jnp.inf).reshape(choice.shape)
   _, experts = jax.lax.top_k(choice, m.top_k)
   weights = jnp.take_along_axis(scores, experts, axis=-1)
   if m.normalise:
@@ -61,63 +61,63 @@ def route(p, m, x):
 
 
 def moe(p, m, x, real=None, mesh=None, stationary=False):
-  """Experts' results, weighted, and the shared experts'.
+  """The weighted sum of each token's experts, plus the shared experts.
 
   Args:
     x: [P, G, T, embed]; P divides over the mesh's batch axes.
     real: bool[P, G, T], which tokens count in the load; all where None.
     mesh: the devices that share the work, each axis by `parallel.rules`; None leaves it to the compiler.
-    stationary: on a mesh, whether weights stay as they lie, as in decoding, and x as `layout.stationary` has it.
+    stationary: whether weights stay sharded, as in decoding on a mesh; x then lies as `layout.stationary` has it.
 
   Returns:
-    Like x; and the load f32[experts]: how many times each expert was visited.
+    Like x; and the load f32[experts], the tokens sent to each expert.
   """
   weights, experts = route(p, m, x.reshape(-1, x.shape[-1]))
-  visit = _visit if mesh is None or mesh.size == 1 else functools.partial(_visit_apart, mesh, stationary)
-  out = visit(x, *(a.reshape(*x.shape[:-1], -1) for a in (weights, experts)), p['gate'], p['up'], p['down'])
+  dispatch = _dispatch if mesh is None or mesh.size == 1 else functools.partial(_dispatch_on_mesh, mesh, stationary)
+  out = dispatch(x, *(a.reshape(*x.shape[:-1], -1) for a in (weights, experts)), p['gate'], p['up'], p['down'])
   counted = jnp.ones(experts.shape[0]) if real is None else real.reshape(-1).astype(jnp.float32)
   load = jnp.zeros(m.experts).at[experts.reshape(-1)].add(jnp.repeat(counted, m.top_k))
   return out + mlp(p['shared'], x) if m.shared else out, load
 
 
-def _visit(x, weights, experts, *matrices, **options):
-  """`_visit_at_once`, CHUNK tokens at a time: each fills top_k rows, forward and backward.
+def _dispatch(x, weights, experts, *matrices, **options):
+  """`_dispatch_chunk` for CHUNK tokens at a time, as each token takes top_k rows of memory, forward and backward.
 
-  With several chunks, rows are computed again for the backward pass whatever the remat policy, and their gradients of
-  the matrices added up in the matrices' dtype.
+  With several chunks these rows are recomputed in the backward pass whatever the remat policy, and the gradients of
+  the matrices are summed in the matrices' dtype.
   """
   tokens = x.size // x.shape[-1]
   chunks = -(-tokens // CHUNK)
   if chunks == 1:
-    return _visit_at_once(x, weights, experts, *matrices, **options)
+    return _dispatch_chunk(x, weights, experts, *matrices, **options)
   size = -(-tokens // chunks)
-  # Tokens that fill up go to the first expert, and weigh nothing.
+  # Padding goes to the first expert with weight 0.
   split = lambda a: jnp.pad(a.reshape(tokens, -1), ((0, chunks * size - tokens), (0, 0))).reshape(chunks, size, -1)
-  one = jax.checkpoint(lambda xs: _visit_at_once(*xs, *matrices, **options))
+  one = jax.checkpoint(lambda xs: _dispatch_chunk(*xs, *matrices, **options))
   return jax.lax.map(one, tuple(map(split, (x, weights, experts)))).reshape(-1, x.shape[-1])[:tokens].reshape(x.shape)
 
 
-def _visit_at_once(x, weights, experts, gate, up, down, some=False, add_up=lambda a: a):
-  """Each token's experts, weighted and added up.
+def _dispatch_chunk(x, weights, experts, gate, up, down, partial=False, psum=lambda a: a):
+  """The weighted sum of each token's experts.
 
   Args:
     x: [..., embed]. weights, experts: [..., top_k].
     gate, up, down: [experts, ...].
-    some: whether `experts` may lie outside these; such visits give zero.
-    add_up: of the products with gate and up, where x holds a part of the features.
+    partial: whether `experts` may name experts that are not among these; they contribute zero.
+    psum: sums the products with gate and up over devices, where each holds a part of the features of x.
   """
-  here, top_k = len(gate), experts.shape[-1]
+  count, top_k = len(gate), experts.shape[-1]
   flat = experts.reshape(-1)  # [N * top_k]
-  if some:
-    flat = jnp.where((flat >= 0) & (flat < here), flat, here)  # sorted behind all groups
+  if partial:
+    flat = jnp.where((flat >= 0) & (flat < count), flat, count)  # sorted behind all groups
   order = jnp.argsort(flat, stable=True)
-  sizes = (flat[:, None] == jnp.arange(here)).sum(axis=0, dtype=jnp.int32)
-  # What a ragged product leaves in rows behind its groups, forward and backward, is not defined.
-  own = (lambda a: jnp.where((flat[order] < here)[:, None], a, 0)) if some else lambda a: a
-  by_expert = lambda a, w: own(ragged(a, w, sizes))
-  visiting = own(x.reshape(-1, x.shape[-1])[order // top_k])
-  inner = jax.nn.silu(add_up(by_expert(visiting, gate))) * add_up(by_expert(visiting, up))
-  # Weighted here, where rows are narrower than behind `down`.
+  sizes = (flat[:, None] == jnp.arange(count)).sum(axis=0, dtype=jnp.int32)
+  # A ragged product leaves rows behind its groups undefined, forward and backward.
+  mask = (lambda a: jnp.where((flat[order] < count)[:, None], a, 0)) if partial else lambda a: a
+  by_expert = lambda a, w: mask(ragged(a, w, sizes))
+  tokens = mask(x.reshape(-1, x.shape[-1])[order // top_k])
+  inner = jax.nn.silu(psum(by_expert(tokens, gate))) * psum(by_expert(tokens, up))
+  # Weighted before `down`, where rows are narrower.
   inner = (inner * weights.reshape(-1)[order][:, None]).astype(x.dtype)
   out = by_expert(inner, down)[jnp.argsort(order)].reshape(-1, top_k, x.shape[-1])
   return out.sum(axis=1, dtype=jnp.float32).astype(x.dtype).reshape(x.shape)
@@ -167,37 +167,37 @@ def by_group_kernel(a, b, sizes, dtype, interpret=False):
   return tgmm(fill(a).swapaxes(0, 1), fill(b), sizes, dtype, (TILE,) * 3, interpret=interpret)
 
 
-def _visit_apart(mesh, stationary, x, weights, experts, gate, up, down):
-  """`_visit` on a mesh: tokens stay where they are but for those along 'expert', whose devices hold a layer together.
+def _dispatch_on_mesh(mesh, stationary, x, weights, experts, gate, up, down):
+  """`_dispatch` on a mesh, the experts split over axis 'expert'.
 
-  These gather each other's tokens, add what their own experts say, and each keeps the sums of its own tokens. Nothing
-  is dropped however uneven the visits are. Along fsdp a layer's weights are gathered, or, where they are to be
-  stationary, the products of their parts added up.
+  Devices along 'expert' all-gather their tokens, compute what their own experts contribute, and reduce-scatter the
+  sums back, so that nothing is dropped however uneven the load. Along fsdp a layer's weights are gathered; where they
+  are stationary, the products of their shards are summed instead.
   """
   t = x.shape[2]
-  # A lone token, in decoding, is not split; the tokens of a row are, filled up to a multiple.
+  # A row's tokens are split along 'seq', padded to a multiple; the single token of decoding is not.
   over = 'seq' if t > 1 else None
   fill = lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, -t % mesh.shape['seq'] if over else 0), (0, 0)))
-  rows, part = (layout.DATA, layout.FSDP) if stationary else (layout.ROWS, None)
-  tokens, features = PartitionSpec(rows, None, over), PartitionSpec(rows, None, over, part)
-  inner, outer = PartitionSpec('expert', part, 'tp'), PartitionSpec('expert', 'tp', part)
-  add_up = (lambda a: jax.lax.psum(a, part)) if stationary else lambda a: a
+  rows, shard = (layout.DATA, layout.FSDP) if stationary else (layout.ROWS, None)
+  tokens, features = PartitionSpec(rows, None, over), PartitionSpec(rows, None, over, shard)
+  inner, outer = PartitionSpec('expert', shard, 'tp'), PartitionSpec('expert', 'tp', shard)
+  psum = (lambda a: jax.lax.psum(a, shard)) if stationary else lambda a: a
 
   def local(x, weights, experts, gate, up, down):
     x, weights, experts = (jax.lax.all_gather(a, 'expert', tiled=True) for a in (x, weights, experts))
     first = jax.lax.axis_index('expert') * len(gate)
-    out = _visit(x, weights, experts - first, gate, up, down, some=mesh.shape['expert'] > 1, add_up=add_up)
+    out = _dispatch(x, weights, experts - first, gate, up, down, partial=mesh.shape['expert'] > 1, psum=psum)
     return jax.lax.psum_scatter(jax.lax.psum(out, 'tp'), 'expert', tiled=True)
 
   # Mosaic kernels carry no types of varying axes.
-  apart = jax.shard_map(
+  sharded = jax.shard_map(
     local, mesh=mesh, in_specs=(features, tokens, tokens, inner, inner, outer), out_specs=features, check_vma=False
   )
-  return apart(fill(x), fill(weights), fill(experts), gate, up, down)[:, :, :t]
+  return sharded(fill(x), fill(weights), fill(experts), gate, up, down)[:, :, :t]
 
 
 def balance(params, before, load, rate):
-  """Moves correction biases by `rate` towards the experts visited less than the mean (DeepSeek-V3, section 2.1.2).
+  """Moves correction biases by `rate` in favour of experts with a load below the mean (DeepSeek-V3, section 2.1.2).
 
   Args:
     params: a model's after an optimizer step; `before`: the same before it. A bias has no gradient, but decays.

@@ -3,8 +3,8 @@
 Tokens lie as [P, G, T]: P prompts, G continuations of each (G = 1 for a plain batch). A continuation
 attends to its prompt's keys and values, computed once for the group, and to itself.
 
-Layers are stored stacked, in one or two runs: 'dense_layers' where a mixture of experts begins later, and 'layers'.
-Keys and values are kept likewise: {run: KV stacked over its layers}, or, with `unstack`, {run: one KV a layer}.
+Layers are stored stacked, in one or two groups: 'layers', and before them 'dense_layers' where only later layers have
+experts. Keys and values are kept likewise: {group: KV stacked over layers}, or, unstacked, {group: list of KV}.
 """
 
 import functools
@@ -18,12 +18,12 @@ from r1jax.models import attention as attention_lib
 from r1jax.models import layout, mla
 from r1jax.models import remat as remat_lib
 from r1jax.models.attention import extend
-from r1jax.models.causal import Attention, cached_attention, causal_attention, seen
+from r1jax.models.causal import Attention, attention_masks, cached_attention, causal_attention
 from r1jax.models.layers import mlp, mlp_specs, rms_norm, rope_tables
 from r1jax.models.moe import FLOAT32_PARAMS, moe, moe_specs
 from r1jax.params import Spec
 
-SCAN_CHUNK = 16  # layers of a loop, where they are stored apart
+SCAN_CHUNK = 16  # layers of one scan, where they are stored unstacked
 
 
 class Output(NamedTuple):
@@ -43,7 +43,7 @@ class Output(NamedTuple):
 
 
 def layer_groups(cfg):
-  """{run: number of layers}, in order."""
+  """{layer group: number of layers}, in order."""
   if not cfg.moe:
     return {'layers': cfg.layers}
   dense = {'dense_layers': cfg.dense_layers} if cfg.dense_layers else {}
@@ -59,10 +59,9 @@ def specs(cfg, stacked=True):
   }
   dense = {'mlp': mlp_specs(cfg.embed, cfg.mlp)}
   tree = {'embed': Spec((cfg.vocab, cfg.embed), ('vocab', 'embed'), 'embedding')}
-  for run, layers in layer_groups(cfg).items():
-    mixed = cfg.moe and run == 'layers'
-    one = layer | ({'moe': moe_specs(cfg)} if mixed else dense)
-    tree[run] = params_lib.stack(one, layers) if stacked else [one] * layers
+  for group, layers in layer_groups(cfg).items():
+    one = layer | ({'moe': moe_specs(cfg)} if cfg.moe and group == 'layers' else dense)
+    tree[group] = params_lib.stack(one, layers) if stacked else [one] * layers
   tree['norm'] = Spec((cfg.embed,), ('norm',), 'ones')
   if cfg.head == 'score':
     tree['score'] = Spec((cfg.embed, 1), ('embed', 'norm'))
@@ -72,13 +71,13 @@ def specs(cfg, stacked=True):
 
 
 def unstack(params):
-  """The same parameters with each layer's on its own, for a forward without scan.
+  """The same parameters with the layers in lists, for a forward without scan.
 
   XLA on CPU copies a layer's slice out of the stack on every pass; a decode loop would copy the
   whole model for every token.
   """
-  split = lambda run: [jax.tree.map(lambda x, i=i: x[i], run) for i in range(len(run['mlp_norm']))]
-  return params | {run: split(params[run]) for run in ('dense_layers', 'layers') if run in params}
+  split = lambda group: [jax.tree.map(lambda x, i=i: x[i], group) for i in range(len(group['mlp_norm']))]
+  return params | {name: split(params[name]) for name in ('dense_layers', 'layers') if name in params}
 
 
 def unembedding(params):
@@ -109,17 +108,17 @@ def forward(
     params: as `specs`, or as `unstack` returns; prefix and cache are then lists of one KV a layer.
     tokens: i32[P, G, T].
     positions: i32[P, G, T].
-    prefix: {run: shared KV} (see `attention.KV`), as `prefill` returns it; or None.
+    prefix: {layer group: shared KV} (see `attention.KV`), as `prefill` returns it; or None.
     prefix_length: i32[P], how many of the prefix's keys are real.
-    cache: {run: own KV} of S tokens with the tokens decoded before and room for these; or None.
+    cache: {layer group: own KV} of S tokens, those decoded before with room for these; or None.
     cache_length: i32[], how many of the cache's keys are real.
     real: bool[P, G, T], which tokens count in the experts' load; all where None.
-    segments: i32[P, G, T], equal for tokens of one text: those of another are not seen (see `data.packing`). Without
-      prefix and cache; None where each row is one text.
+    segments: i32[P, G, T], equal for tokens of one text, which attend to each other only (see `data.packing`); not
+      with prefix or cache. None where each row is one text.
     dtype: of the computation.
     remat: a key of `remat.POLICIES`, what is kept of each layer for the backward pass.
     attention: a key of `causal.IMPLEMENTATIONS` for attention without a cache, or 'auto'.
-    mesh: the devices that the work is laid out over; None leaves it to the compiler.
+    mesh: the devices that activations are sharded over; None leaves that to the compiler.
 
   Returns:
     Output. Tokens after a row's end cannot influence those before it, so padding needs no mask.
@@ -127,59 +126,67 @@ def forward(
   decoding = cache is not None
   x = _embed(params['embed'], tokens, dtype, mesh)
   x = x if decoding else layout.residual(x, mesh)
-  how = Attention(attention, mesh)
-  block = functools.partial(_block, cfg, specs(cfg), dtype, how)
-  parts = _seen(how, tokens.shape[2], prefix, prefix_length, cache, cache_length, dtype, segments)
-  shared = (rope_tables(positions, cfg), parts, cache_length, real)
+  attention = Attention(attention, mesh)
+  block = functools.partial(_block, cfg, specs(cfg), dtype, attention)
+  masks = _masks(attention, tokens.shape[2], prefix, prefix_length, cache, cache_length, dtype, segments)
+  shared = (rope_tables(positions, cfg), masks, cache_length, real)
   kvs, load = {}, None
-  for run in layer_groups(cfg):
-    before, own = (None if kv is None else kv[run] for kv in (prefix, cache))
-    if isinstance(params[run], list):
-      x, out = (_run_unrolled if decoding else _scan_in_chunks)(block, params[run], x, (before, own), shared)
-      kvs[run] = [kv for kv, _ in out]
+  for group in layer_groups(cfg):
+    before, own = (None if kv is None else kv[group] for kv in (prefix, cache))
+    if isinstance(params[group], list):
+      x, out = (_run_unrolled if decoding else _scan_in_chunks)(block, params[group], x, (before, own), shared)
+      kvs[group] = [kv for kv, _ in out]
       load = jnp.stack([load for _, load in out]) if out[0][1] is not None else None
     else:
-      weights, x, (kvs[run], load) = remat_lib.scan(block, remat, params[run], x, (before, own), shared)
-      params = params | {run: weights}
+      weights, x, (kvs[group], load) = remat_lib.scan(block, remat, params[group], x, (before, own), shared)
+      params = params | {group: weights}
   x = layout.stationary(x, mesh) if decoding else layout.whole(x, mesh)
   return Output(rms_norm(params['norm'], x, cfg.norm_eps), kvs, load, params)
 
 
 def _run_unrolled(block, layers, x, more, shared):
-  """Runs x through layers that lie apart. more: tuple of lists or None. Returns x and what each layer gives."""
-  out = []
-  for layer in zip(layers, *(of or [None] * len(layers) for of in more)):
-    x, found = block(x, layer, shared)
-    out.append(found)
-  return x, out
+  """Runs x through unstacked layers, one after the other.
+
+  Args:
+    more: tuple of lists, of something for each layer, or None.
+
+  Returns:
+    x, and a list of what each layer gives.
+  """
+  outs = []
+  for layer in zip(layers, *(each or [None] * len(layers) for each in more)):
+    x, out = block(x, layer, shared)
+    outs.append(out)
+  return x, outs
 
 
 def _scan_in_chunks(block, layers, x, more, shared):
   """`_run_unrolled` by scans over SCAN_CHUNK layers, stacked for it: unrolled, XLA compiles a prefill for minutes."""
-  out = []
-  for at in range(0, len(layers), SCAN_CHUNK):
-    # Copied when the loop's turn comes, not before.
-    x, some = jax.lax.optimization_barrier((x, [of and of[at : at + SCAN_CHUNK] for of in (layers, *more)]))
-    some = [of and jax.tree.map(lambda *xs: jnp.stack(xs), *of) for of in some]
-    x, found = jax.lax.scan(lambda x, layer: block(x, layer, shared), x, tuple(some))
-    out += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(layers[at : at + SCAN_CHUNK]))]
-  return x, out
+  outs = []
+  for first in range(0, len(layers), SCAN_CHUNK):
+    # The barrier keeps a chunk from being stacked before its turn.
+    chunk = [each and each[first : first + SCAN_CHUNK] for each in (layers, *more)]
+    x, chunk = jax.lax.optimization_barrier((x, chunk))
+    stacked = [each and jax.tree.map(lambda *xs: jnp.stack(xs), *each) for each in chunk]
+    x, out = jax.lax.scan(lambda x, layer: block(x, layer, shared), x, tuple(stacked))
+    outs += [jax.tree.map(lambda x, i=i: x[i], out) for i in range(len(layers[first : first + SCAN_CHUNK]))]
+  return x, outs
 
 
-def _seen(how, t, prefix, prefix_length, cache, cache_length, dtype, segments):
-  """What goes with the prefix's KV, and with the own one, in the parts for attention; see `_block`."""
+def _masks(attention, t, prefix, prefix_length, cache, cache_length, dtype, segments):
+  """The attention masks of the prefix's keys and of the own ones; see `causal.attention_masks`."""
   keys = 0 if prefix is None else _keys(prefix)
   if cache is None:
-    return seen(how, t, keys, prefix_length if keys else None, dtype, segments)
+    return attention_masks(attention, t, keys, prefix_length if keys else None, dtype, segments)
   own = (jnp.arange(_keys(cache)) <= cache_length + jnp.arange(t)[:, None])[None, None]
   return (jnp.arange(keys) < prefix_length[:, None])[:, None, None] if keys else None, own
 
 
-def _block(cfg, tree, dtype, how, x, layer, shared):
-  """One layer. layer: (weights, prefix, cache); shared: what all layers see."""
+def _block(cfg, tree, dtype, attention, x, layer, shared):
+  """One layer. layer: (weights, prefix, cache); shared: what all layers are given."""
   p, prefix, cache = layer
-  tables, (seen_prefix, seen_own), cache_length, real = shared
-  mesh = how.mesh
+  tables, (prefix_mask, own_mask), cache_length, real = shared
+  mesh = attention.mesh
   if cache is None:
     p = layout.one_layer(p, p['attention_norm'], dtype, mesh)
   p = jax.tree_util.tree_map_with_path(lambda at, w: w if at[-1].key in FLOAT32_PARAMS else w.astype(dtype), p)
@@ -187,22 +194,22 @@ def _block(cfg, tree, dtype, how, x, layer, shared):
   if cache is None:
     whole, residual = (functools.partial(f, mesh=mesh) for f in (layout.whole, layout.residual))
     p = layout.gather(p, tree['layers' if 'moe' in p or 'dense_layers' not in tree else 'dense_layers'], mesh)
-    options['mix'] = functools.partial(causal_attention, how=how)
+    options['mix'] = functools.partial(causal_attention, attention=attention)
   else:
     whole = residual = functools.partial(layout.stationary, mesh=mesh)
     options['mix'] = functools.partial(cached_attention, mesh=mesh)
   q, kv = mixer.project(p['attention'], cfg, whole(rms_norm(p['attention_norm'], x, cfg.norm_eps)), tables)
   q, kv = remat_lib.name((q, kv), 'qkv')
-  parts = [(prefix, seen_prefix)] if prefix is not None else []
+  parts = [(prefix, prefix_mask)] if prefix is not None else []
   kv = kv if cache is None else extend(cache, kv, cache_length)
-  x = residual(x + mixer.attend(p['attention'], cfg, q, [*parts, (kv, seen_own)], **options))
+  x = residual(x + mixer.attend(p['attention'], cfg, q, [*parts, (kv, own_mask)], **options))
   h = whole(rms_norm(p['mlp_norm'], x, cfg.norm_eps))
   y, load = moe(p['moe'], cfg.moe, h, real, mesh, cache is not None) if 'moe' in p else (mlp(p['mlp'], h), None)
   return residual(x + y), (kv, load)
 
 
 def _embed(table, tokens, dtype, mesh):
-  """Rows of the table, in `dtype`. On a mesh every device looks all tokens up in its own part of the table.
+  """Token embeddings, in `dtype`. On a mesh every device looks all tokens up in its own shard of the table.
 
   Returns:
     [P, G, T, embed], as `layout.stationary` has it.
@@ -214,7 +221,7 @@ def _embed(table, tokens, dtype, mesh):
 
 
 def _keys(kv):
-  """Number of key positions of a {run: KV}."""
+  """Number of key positions of a {layer group: KV}."""
   return jax.tree.leaves(kv['layers'])[0].shape[-1]
 
 
