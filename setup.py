@@ -1,14 +1,9 @@
-"""Packaging. Names only: constraints.txt holds the versions that were tested together."""
+"""What is installed; pyproject.toml has the rest. Names only: constraints.txt holds the versions tested together."""
 
 from setuptools import find_packages, setup
 
 setup(
-  name='r1jax',
-  version='0.1.0',
-  description='DeepSeek-R1 in JAX: reinforcement learning that teaches a language model to reason',
-  license='Apache-2.0',
-  python_requires='>=3.11',
-  packages=find_packages(include=['r1jax', 'r1jax.*', 'experiments', 'experiments.*', 'configs', 'configs.*']),
+  packages=find_packages(include=['r1jax', 'r1jax.*']),  # experiments and configs are run from a checkout
   package_data={'': ['*.j2', '*.jinja', '*.md', '*.txt', '*.tsv']},  # templates; what TFDS keeps beside a builder
   install_requires=[
     'absl-py',

@@ -1,4 +1,42 @@
-"""Shared by the config files: strict variants."""
+"""What the config files share: the paper's hyper-parameters of RL, and strict variants."""
+from ml_collections import ConfigDict
+
+MESH = dict(data=1, fsdp=-1, expert=1, tp=1, seq=1)
+SAME_MESH = dict(data=0, fsdp=0, expert=0, tp=0, seq=0)  # for a sampler: zeros stand for the trainer's sizes
+
+
+def rl():
+  """R1-Zero's numbers, from which R1's stages of RL differ in what configs/r1_rl.py sets.
+
+  A step is one rollout of 8,192 responses and 16 optimizer steps. `paper` numbers are in docs/paper.md.
+  """
+  return ConfigDict(dict(
+      seed=0,
+      steps=650,                                                                 # paper (10,400 optimizer steps)
+      topology='',
+      model=dict(path='', preset='', dtype='bfloat16', remat='full', attention='auto'),  # ours
+      data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', template='r1_zero',
+                chat_template='', language='en', evaluation=()),
+      rollout=dict(prompts=512, samples=16, temperature=1.0,                     # paper (32 questions x 16 a batch)
+                   max_prompt=1024, max_response=32_768,                         # paper (the response, to step 8,200)
+                   top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0),             # ours
+      reward=dict(parts=dict(math=1.0, format=1.0), accuracy='math',             # paper (equal weight)
+                  workers=2, timeout=5.0, overlong_buffer=0, options=dict(), gates=(), step_credit=0.0),  # ours
+      loss=dict(name='grpo', advantage='group', clip_low=0.2, clip_high=0.2,     # ours (not stated for R1-Zero)
+                kl_coef=1e-3, kl_estimator='k3', kl_place='loss',                # paper
+                dual_clip=0.0, tis_cap=0.0, entropy_coef=0.0, resample_limit=0),
+      optimizer=dict(name='adam', learning_rate=3e-6,                            # paper
+                     schedule='constant', warmup=10, final_fraction=1.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,
+                     grad_clip=1.0, moment_dtype='float32'),                     # ours
+      train=dict(minibatches=16,                                                 # paper
+                 microbatch=0, length_slices=1, epochs=1, logit_chunk=1024,      # ours
+                 balance_rate=0.0, param_dtype='float32', grad_dtype='float32', reference_dtype='float32',  # ours
+                 reference_memory='device',                                      # ours
+                 reference_refresh=25),                                          # paper (400 optimizer steps)
+      eval=dict(every=10, problems=128, samples=16,                              # paper (16 samples)
+                final_problems=256, final_samples=16, temperature=1.0, top_p=1.0),
+      checkpoint=dict(every=5, keep=2, keep_every=50),                           # ours
+      mesh=MESH, sampler_mesh=SAME_MESH))
 
 
 def choose(variants, name):

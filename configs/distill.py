@@ -5,7 +5,8 @@
   python -m experiments.plan --config configs/distill.py:qwen2_5_math_7b           (what it needs of the slice named)
 
 DIR is the student's base model, SET what `experiments/curate.py` has written, or any teacher's responses. Each variant
-fits the TPU slice it names (README); none was run. Numbers are marked `paper` (PAPER.md, v2 of the report) or `ours`.
+fits the TPU slice it names (docs/recipe.md); none was run. Numbers are marked `paper`
+(docs/paper.md, v2 of the report) or `ours`.
 """
 from configs import common, sft
 

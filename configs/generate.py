@@ -15,7 +15,7 @@ from configs import common
 
 
 def _stage3():
-  """From the checkpoint of reasoning RL. Hardware: by the model; see README, Pods. Not run at its size."""
+  """From the checkpoint of reasoning RL. Hardware: by the model; see docs/pods.md. Not run at its size."""
   return ConfigDict(dict(
       seed=0, split='train', problems=0, part=0, parts=1, endpoint=dict(),
       model=dict(path='', preset='', dtype='bfloat16', remat='none', attention='auto'),

@@ -6,7 +6,7 @@
 `reasoning` is stage 2: mathematics, code, science and logic by rule, and the chain's language. `all_scenarios` is
 stage 4: the same, and in the last 25 steps requests without an answer, by reward models of helpfulness and harmlessness
 (`configs/reward_model.py:helpful`, `:safety`). A step is one rollout with its 16 optimizer steps, in which the paper
-counts. Numbers are marked `paper` (PAPER.md, v2 of the report) or `ours`.
+counts. Numbers are marked `paper` (docs/paper.md, v2 of the report) or `ours`.
 """
 from ml_collections import ConfigDict
 
@@ -25,53 +25,30 @@ def _reasoning():
 
   It is asked as the SFT before it has taught; where numbers are as R1-Zero's, the paper says so of this stage.
   """
-  return ConfigDict(dict(
-      seed=0,
-      steps=650,                                                                 # ours (not stated)
-      topology='',
-      model=dict(path='', preset='', dtype='bfloat16', remat='full', attention='auto'),  # ours
-      data=dict(source='mixture', path='', eval_path='', eval_fraction=0.0, name='', template='chat',
-                chat_template='r1', language='en', evaluation=(), parts=dict(
-                    gsm8k=_part(kind='math', language='en', template='chat_boxed',
-                                weight=20.0),                                    # paper: 26 for both of mathematics
-                    cmath=_part(kind='math', language='zh', weight=6.0, template='chat_boxed_zh'),  # ours (the share)
-                    mbpp=_part(kind='code', language='en', weight=25.0,                # paper (17 + 8)
-                               fields=dict(prompt='problem', tests='asserts', code='answer',
-                                           challenge_tests='hidden_asserts'),
-                               filter=dict(split=('train',)),
-                               # One test is shown, for the name; a table of the arguments shown fails the hidden ones.
-                               problem='{problem}\nYour Python program must pass this test, and others that are not '
-                                       'shown:\n{asserts:1}'),
-                    stem=_part(kind='choice', language='en', template='chat_boxed', weight=22.0,  # paper
-                               problem='{problem}\n{options}'),
-                    knights=_part(kind='logic', language='en', weight=15.0))),          # paper
-      rollout=dict(prompts=512, samples=16, temperature=1.0,                     # paper (32 questions x 16 a batch)
-                   max_response=32_768,                                          # paper
-                   max_prompt=1024, top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0),             # ours
-      reward=dict(parts=dict(format=1.0,                                         # paper (equal weight)
-                             language=1.0),                                      # paper (added to the accuracy)
-                  accuracy='',
-                  parts_by_kind={kind: {kind: 1.0} for kind in ('math', 'code', 'logic', 'choice')},
-                  options=dict(format=dict(form='r1'),                           # paper (a summary), ours (the tags)
-                               logic=dict(where='summary')),                     # ours
-                  accuracy_by_kind=dict(), thresholds=dict(), functions=dict(), start_step=dict(), gates=(),
-                  step_credit=0.0, workers=16, timeout=60.0, overlong_buffer=0),  # ours
-      loss=dict(name='grpo', advantage='group', clip_low=10.0, clip_high=10.0,   # paper (stated for this stage)
-                kl_coef=1e-3, kl_estimator='k3', kl_place='loss',                # paper
-                dual_clip=0.0, tis_cap=0.0, entropy_coef=0.0, resample_limit=0),
-      optimizer=dict(name='adam', learning_rate=3e-6,                            # paper
-                     schedule='constant', warmup=10, final_fraction=1.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,
-                     grad_clip=1.0, moment_dtype='float32'),                     # ours
-      train=dict(minibatches=16,                                                 # paper
-                 microbatch=0, length_slices=1, epochs=1, logit_chunk=1024,      # ours
-                 balance_rate=0.0, param_dtype='float32', grad_dtype='float32', reference_dtype='float32',  # ours
-                 reference_memory='device',                                      # ours
-                 reference_refresh=25),                                          # paper (400 optimizer steps)
-      eval=dict(every=10, problems=128, samples=16,                              # paper (16 samples)
-                final_problems=256, final_samples=16, temperature=1.0, top_p=1.0),
-      checkpoint=dict(every=5, keep=2, keep_every=50),                           # ours
-      mesh=dict(data=1, fsdp=-1, expert=1, tp=1, seq=1),
-      sampler_mesh=dict(data=0, fsdp=0, expert=0, tp=0, seq=0)))
+  c = common.rl()
+  c.steps = 650                                                                  # ours (not stated)
+  c.data.update(source='mixture', eval_fraction=0.0, template='chat', chat_template='r1', parts=dict(
+      gsm8k=_part(kind='math', language='en', template='chat_boxed', weight=20.0),  # paper: 26 for both of mathematics
+      cmath=_part(kind='math', language='zh', weight=6.0, template='chat_boxed_zh'),  # ours (the share)
+      mbpp=_part(kind='code', language='en', weight=25.0,                        # paper (17 + 8)
+                 fields=dict(prompt='problem', tests='asserts', code='answer', challenge_tests='hidden_asserts'),
+                 filter=dict(split=('train',)),
+                 # One test is shown, for the name; a table of the arguments shown fails the hidden ones.
+                 problem='{problem}\nYour Python program must pass this test, and others that are not '
+                         'shown:\n{asserts:1}'),
+      stem=_part(kind='choice', language='en', template='chat_boxed', weight=22.0,  # paper
+                 problem='{problem}\n{options}'),
+      knights=_part(kind='logic', language='en', weight=15.0)))                  # paper
+  c.reward = ConfigDict(dict(
+      parts=dict(format=1.0,                                                     # paper (equal weight)
+                 language=1.0),                                                  # paper (added to the accuracy)
+      accuracy='', parts_by_kind={kind: {kind: 1.0} for kind in ('math', 'code', 'logic', 'choice')},
+      options=dict(format=dict(form='r1'),                                       # paper (a summary), ours (the tags)
+                   logic=dict(where='summary')),                                 # ours
+      accuracy_by_kind=dict(), thresholds=dict(), functions=dict(), start_step=dict(), gates=(), step_credit=0.0,
+      workers=16, timeout=60.0, overlong_buffer=0))                              # ours
+  c.loss.update(clip_low=10.0, clip_high=10.0)                                   # paper (stated for this stage)
+  return c
 
 
 GENERAL_STEPS = 25                                                               # paper (400 optimizer steps)

@@ -5,47 +5,16 @@
       --config.model.path=DIR --workdir D
   python -m experiments.plan --config configs/r1_zero.py:qwen2_5_7b               (what a recipe for a pod needs)
 
-Numbers are marked `paper` (PAPER.md, v2 of the report) or `ours`.
+Numbers are marked `paper` (docs/paper.md, v2 of the report) or `ours`; what is not set here is in configs/common.py.
 """
 from ml_collections import ConfigDict
 
 from configs import common
 
 
-def _paper():
-  """The paper's hyper-parameters. A step is one rollout of 8,192 responses and 16 optimizer steps."""
-  return ConfigDict(dict(
-      seed=0,
-      steps=650,                                                                 # paper (10,400 optimizer steps)
-      topology='',
-      model=dict(path='', preset='', dtype='bfloat16', remat='full', attention='auto'),  # ours
-      data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', template='r1_zero',
-                chat_template='', language='en', evaluation=()),
-      rollout=dict(prompts=512, samples=16, temperature=1.0,                     # paper
-                   max_prompt=1024, max_response=32_768,                         # paper (the response, to step 8,200)
-                   top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0),             # ours
-      reward=dict(parts=dict(math=1.0, format=1.0), accuracy='math',             # paper (equal weight)
-                  workers=2, timeout=5.0, overlong_buffer=0, options=dict(), gates=(), step_credit=0.0),  # ours
-      loss=dict(name='grpo', advantage='group', clip_low=0.2, clip_high=0.2,     # ours (not stated for R1-Zero)
-                kl_coef=1e-3, kl_estimator='k3', kl_place='loss',                # paper
-                dual_clip=0.0, tis_cap=0.0, entropy_coef=0.0, resample_limit=0),
-      optimizer=dict(name='adam', learning_rate=3e-6,                            # paper
-                     schedule='constant', warmup=10, final_fraction=1.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,
-                     grad_clip=1.0, moment_dtype='float32'),                     # ours
-      train=dict(minibatches=16,                                                 # paper
-                 microbatch=0, length_slices=1, epochs=1, logit_chunk=1024,      # ours
-                 balance_rate=0.0, param_dtype='float32', grad_dtype='float32', reference_dtype='float32',  # ours
-                 reference_refresh=25),                                          # paper (400 optimizer steps)
-      eval=dict(every=10, problems=128, samples=16,                              # paper (16 samples)
-                final_problems=256, final_samples=16, temperature=1.0, top_p=1.0),
-      checkpoint=dict(every=5, keep=2, keep_every=50),                           # ours
-      mesh=dict(data=1, fsdp=-1, expert=1, tp=1, seq=1),
-      sampler_mesh=dict(data=0, fsdp=0, expert=0, tp=0, seq=0)))
-
-
 def _gsm8k():
   """A small problem set, one optimizer step a rollout. Hardware: one accelerator or more, by the model. Not run."""
-  c = _paper()
+  c = common.rl()
   c.steps = 10_400
   c.rollout.update(prompts=32, max_response=2048, chunk=8)
   c.train.update(minibatches=1, microbatch=64, reference_refresh=400)
@@ -55,7 +24,7 @@ def _gsm8k():
 
 
 def _pod(preset, topology, mesh, chunk, microbatch, sampler=None, response=32_768, learning_rate=2e-6):
-  """A recipe for a slice of a TPU pod, which `experiments.plan` says it fits; not run. See README, Pods.
+  """A recipe for a slice of a TPU pod, which `experiments.plan` says it fits; not run. See docs/pods.md.
 
   All numbers are ours, but for 32,768 tokens of response and the learning rates: 3e-6 is the paper's for DeepSeek-V3,
   2e-6 for R1-Zero-Qwen-32B.
@@ -65,7 +34,7 @@ def _pod(preset, topology, mesh, chunk, microbatch, sampler=None, response=32_76
     chunk: prompts sampled at a time. microbatch: responses, each of another prompt.
     response: tokens.
   """
-  c = _paper()
+  c = common.rl()
   c.topology = topology
   c.model.preset = preset
   one = dict(data=1, fsdp=1, expert=1, tp=1, seq=1)

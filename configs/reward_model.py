@@ -5,7 +5,7 @@
   python -m experiments.reward_model --config configs/reward_model.py:helpful --config.model.path=DIR \\
       --config.data.path=pairs.jsonl --workdir D                                               (or safety, process)
 
-Numbers are marked `paper` (PAPER.md, v2 of the report) or `ours`. The toys take minutes on 2 CPU cores, and all their
+Numbers are marked `paper` (docs/paper.md, v2 of the report) or `ours`. The toys take minutes on 2 CPU cores; all their
 numbers are ours; the others want an accelerator and were not run at their size.
 """
 from ml_collections import ConfigDict
@@ -78,7 +78,7 @@ def _toy_process():
 
 
 def _small(objective):
-  """Real files on 2 CPU cores: random weights of 0.3M parameters and a tokenizer from the texts. See the README."""
+  """Real files on 2 CPU cores: random weights, a tokenizer made from the texts. See docs/reward-models.md."""
   c = _toy(objective)
   c.update(epochs=2.0, batch=32, microbatch=8, vocab=2000)
   c.data.update(source='jsonl', eval_fraction=0.2, form='dialogue', max_length=256)

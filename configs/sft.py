@@ -5,9 +5,9 @@
       --config.data.path=gsm8k_train.jsonl.gz --config.problems.path=gsm8k_train.jsonl.gz \\
       --config.data.eval_path=gsm8k_test.jsonl --config.problems.eval_path=gsm8k_test.jsonl --workdir D
 
-Numbers are marked `paper` (PAPER.md, v2 of the report) or `ours`. `stage3` and `cold_start` are for DeepSeek-V3-Base on
-the slice named, which `experiments.plan` says they fit; not run. For other models and hardware give `model.preset`,
-`mesh.*` and `microbatch`. The toy takes a minute on 2 CPU cores.
+Numbers are marked `paper` (docs/paper.md, v2 of the report) or `ours`. `stage3` and `cold_start` are for
+DeepSeek-V3-Base on the slice named, which `experiments.plan` says they fit; not run. For other models and hardware give
+`model.preset`, `mesh.*` and `microbatch`. The toy takes a minute on 2 CPU cores.
 """
 from ml_collections import ConfigDict
 

@@ -188,10 +188,5 @@ def test_every_folder_of_sources_is_a_package():
 
 def test_other_files_inside_the_packages_are_installed_with_them():
   patterns = setup_arguments()['package_data']['']
-  others = [
-    path
-    for folder in OURS
-    for path in (ROOT / folder).rglob('*')
-    if path.is_file() and path.suffix not in ('.py', '.pyc')
-  ]
+  others = [path for path in (ROOT / 'r1jax').rglob('*') if path.is_file() and path.suffix not in ('.py', '.pyc')]
   assert sorted(str(p.relative_to(ROOT)) for p in others if not any(p.match(pattern) for pattern in patterns)) == []
