@@ -5,9 +5,10 @@
       (with --config.stages.base.config.path=DIR and the like for every stage `given`)
   python -m experiments.plan --config configs/r1.py:deepseek_v3/reasoning        (one stage by itself)
 
-A text 'stage:NAME' is what stage NAME has made. Numbers are marked `paper` (docs/paper.md, v2 of the report where
-it says more) or `ours`; what is not set here is as in the config file that a stage begins with, marked there too. A
-step of RL is one rollout of 8,192 responses and 16 optimizer steps, in whose number the paper counts. `deepseek_v3` was not run.
+A text 'stage:NAME' is what stage NAME has made. Numbers are marked `paper` (docs/paper.md, v2 of the report where it
+says more) or `ours`; what is not set here is as in the config file that a stage begins with, marked there too. A step
+of RL is one rollout of 8,192 responses and 16 optimizer steps, in whose number the paper counts. `deepseek_v3` was not
+run.
 What is given is in this project's fields: `problem`, `answer`; of code `asserts` instead, of science `options` too,
 of logic `names` and `is_knight`; of preferences `prompt`, `chosen`, `rejected`; of safety `prompt`, `response`, `safe`.
 """
