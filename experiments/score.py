@@ -69,7 +69,9 @@ class Scorer:
   def _logprobs(self, params, tokens):
     b, t = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(t - 1), (b, 1, t - 1))
-    hidden = models.forward(params, self.cfg, tokens[:, None, :-1], positions, dtype=self.dtype).hidden
+    hidden = models.forward(
+      params, self.cfg, tokens[:, None, :-1], positions, options=models.ForwardOptions(self.dtype)
+    ).hidden
     return models.logprobs(hidden[:, 0], models.unembedding(params), tokens[:, 1:], LOGIT_CHUNK)[0]
 
 

@@ -5,9 +5,20 @@ from r1jax.models.causal import IMPLEMENTATIONS, Attention
 from r1jax.models.config import PRESETS, ModelConfig
 from r1jax.models.heads import logprobs, score_at, scores
 from r1jax.models.moe import balance
+from r1jax.models.options import ForwardOptions
 from r1jax.models.remat import POLICIES
 from r1jax.models.scored import marked_scores
-from r1jax.models.transformer import forward, layer_groups, prefill, response_hidden, specs, unembedding, unstack
+from r1jax.models.transformer import (
+  Cached,
+  Output,
+  forward,
+  layer_groups,
+  prefill,
+  response_hidden,
+  specs,
+  unembedding,
+  unstack,
+)
 
 __all__ = [
   'IMPLEMENTATIONS',
@@ -15,6 +26,8 @@ __all__ = [
   'POLICIES',
   'PRESETS',
   'Attention',
+  'Cached',
+  'ForwardOptions',
   'ModelConfig',
   'Output',
   'balance',

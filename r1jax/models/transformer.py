@@ -21,6 +21,7 @@ from r1jax.models.attention import extend
 from r1jax.models.causal import Attention, attention_masks, cached_attention, causal_attention
 from r1jax.models.layers import mlp, mlp_specs, rms_norm, rope_tables
 from r1jax.models.moe import FLOAT32_PARAMS, moe, moe_specs
+from r1jax.models.options import DEFAULTS
 from r1jax.params import Spec
 
 SCAN_CHUNK = 16  # layers of one scan, where they are stored unstacked
@@ -40,6 +41,17 @@ class Output(NamedTuple):
   kv: dict | None
   expert_load: jax.Array | None
   params: dict
+
+
+class Cached(NamedTuple):
+  """Keys and values to attend to, and how many of their positions are real.
+
+  Attributes:
+    kv: {layer group: KV}. length: i32[P] of a prompt's, shared by its group; i32[] of a cache.
+  """
+
+  kv: dict
+  length: jax.Array
 
 
 def layer_groups(cfg):
@@ -85,60 +97,39 @@ def unembedding(params):
   return params['unembed'] if 'unembed' in params else params['embed'].T
 
 
-def forward(
-  params,
-  cfg,
-  tokens,
-  positions,
-  *,
-  prefix=None,
-  prefix_length=None,
-  cache=None,
-  cache_length=None,
-  real=None,
-  segments=None,
-  dtype=jnp.float32,
-  remat='none',
-  attention='auto',
-  mesh=None,
-):
+def forward(params, cfg, tokens, positions, *, prefix=None, cache=None, real=None, segments=None, options=DEFAULTS):
   """One pass over tokens.
 
   Args:
-    params: as `specs`, or as `unstack` returns; prefix and cache are then lists of one KV a layer.
+    params: as `specs`, or as `unstack` returns; the KV of prefix and cache are then lists of one KV a layer.
     tokens: i32[P, G, T].
     positions: i32[P, G, T].
-    prefix: {layer group: shared KV} (see `attention.KV`), as `prefill` returns it; or None.
-    prefix_length: i32[P], how many of the prefix's keys are real.
-    cache: {layer group: own KV} of S tokens, those decoded before with room for these; or None.
-    cache_length: i32[], how many of the cache's keys are real.
+    prefix: Cached of the prompts, as `prefill` returns their KV, and lengths i32[P]; or None.
+    cache: Cached of own KV of S tokens, those decoded before with room for these, and length i32[]; or None.
     real: bool[P, G, T], which tokens count in the experts' load; all where None.
     segments: i32[P, G, T], equal for tokens of one text, which attend to each other only (see `data.packing`); not
       with prefix or cache. None where each row is one text.
-    dtype: of the computation.
-    remat: a key of `remat.POLICIES`, what is kept of each layer for the backward pass.
-    attention: a key of `causal.IMPLEMENTATIONS` for attention without a cache, or 'auto'.
-    mesh: the devices that activations are sharded over; None leaves that to the compiler.
+    options: ForwardOptions.
 
   Returns:
     Output. Tokens after a row's end cannot influence those before it, so padding needs no mask.
   """
-  decoding = cache is not None
+  decoding, dtype, mesh = cache is not None, jnp.dtype(options.dtype), options.mesh
   x = _embed(params['embed'], tokens, dtype, mesh)
   x = x if decoding else layout.residual(x, mesh)
-  attention = Attention(attention, mesh)
+  attention = Attention(options.attention, mesh)
   block = functools.partial(_block, cfg, specs(cfg), dtype, attention)
-  masks = _masks(attention, tokens.shape[2], prefix, prefix_length, cache, cache_length, dtype, segments)
-  shared = (rope_tables(positions, cfg), masks, cache_length, real)
+  masks = _masks(attention, tokens.shape[2], prefix, cache, dtype, segments)
+  shared = (rope_tables(positions, cfg), masks, cache.length if decoding else None, real)
   kvs, load = {}, None
   for group in layer_groups(cfg):
-    before, own = (None if kv is None else kv[group] for kv in (prefix, cache))
+    before, own = (None if cached is None else cached.kv[group] for cached in (prefix, cache))
     if isinstance(params[group], list):
       x, out = (_run_unrolled if decoding else _scan_in_chunks)(block, params[group], x, (before, own), shared)
       kvs[group] = [kv for kv, _ in out]
       load = jnp.stack([load for _, load in out]) if out[0][1] is not None else None
     else:
-      weights, x, (kvs[group], load) = remat_lib.scan(block, remat, params[group], x, (before, own), shared)
+      weights, x, (kvs[group], load) = remat_lib.scan(block, options.remat, params[group], x, (before, own), shared)
       params = params | {group: weights}
   x = layout.stationary(x, mesh) if decoding else layout.whole(x, mesh)
   return Output(rms_norm(params['norm'], x, cfg.norm_eps), kvs, load, params)
@@ -173,13 +164,13 @@ def _scan_in_chunks(block, layers, x, more, shared):
   return x, outs
 
 
-def _masks(attention, t, prefix, prefix_length, cache, cache_length, dtype, segments):
+def _masks(attention, t, prefix, cache, dtype, segments):
   """The attention masks of the prefix's keys and of the own ones; see `causal.attention_masks`."""
-  keys = 0 if prefix is None else _keys(prefix)
+  keys = 0 if prefix is None else _keys(prefix.kv)
   if cache is None:
-    return attention_masks(attention, t, keys, prefix_length if keys else None, dtype, segments)
-  own = (jnp.arange(_keys(cache)) <= cache_length + jnp.arange(t)[:, None])[None, None]
-  return (jnp.arange(keys) < prefix_length[:, None])[:, None, None] if keys else None, own
+    return attention_masks(attention, t, keys, prefix.length if keys else None, dtype, segments)
+  own = (jnp.arange(_keys(cache.kv)) <= cache.length + jnp.arange(t)[:, None])[None, None]
+  return (jnp.arange(keys) < prefix.length[:, None])[:, None, None] if keys else None, own
 
 
 def _block(cfg, tree, dtype, attention, x, layer, shared):
@@ -225,37 +216,37 @@ def _keys(kv):
   return jax.tree.leaves(kv['layers'])[0].shape[-1]
 
 
-def prefill(params, cfg, tokens, lengths, **options):
+def prefill(params, cfg, tokens, lengths, options=DEFAULTS):
   """Runs prompts once, for the groups that continue them.
 
   Args:
     tokens: i32[P, Tp], right-padded.
     lengths: i32[P], at least 1.
-    options: as of `forward`.
+    options: ForwardOptions.
 
   Returns:
     Output whose `hidden` is that of each prompt's last token, [P, embed], and whose `kv` is the `prefix` of `forward`.
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   real = (positions < lengths[:, None])[:, None]
-  out = forward(params, cfg, tokens[:, None], positions[:, None], real=real, **options)
+  out = forward(params, cfg, tokens[:, None], positions[:, None], real=real, options=options)
   last = jnp.take_along_axis(out.hidden[:, 0], (lengths - 1)[:, None, None], axis=1)[:, 0]
   return out._replace(hidden=last, kv=jax.tree.map(lambda x: x.squeeze(-3), out.kv))
 
 
-def response_hidden(params, cfg, prompts, prompt_lengths, responses, lengths=None, **options):
+def response_hidden(params, cfg, prompts, prompt_lengths, responses, lengths=None, options=DEFAULTS):
   """Hidden states that predict each response token, the prompt run once for its group.
 
   Args:
     prompts: i32[P, Tp], prompt_lengths: i32[P], responses: i32[P, G, T].
     lengths: i32[P, G], tokens of each response that count in the experts' load; all where None.
-    options: as of `forward`.
+    options: ForwardOptions.
 
   Returns:
     Output without `kv`; position t of `hidden` predicts responses[..., t].
   """
   p, g, t = responses.shape
-  prompt = prefill(params, cfg, prompts, prompt_lengths, **options)
+  prompt = prefill(params, cfg, prompts, prompt_lengths, options)
   last = jnp.broadcast_to(prompt.hidden[:, None, None], (p, g, 1, prompt.hidden.shape[-1]))
   positions = jnp.broadcast_to(prompt_lengths[:, None, None] + jnp.arange(t - 1), (p, g, t - 1))
   real = None if lengths is None else jnp.arange(t - 1) < lengths[..., None]
@@ -264,10 +255,9 @@ def response_hidden(params, cfg, prompts, prompt_lengths, responses, lengths=Non
     cfg,
     responses[:, :, :-1],
     positions,
-    prefix=prompt.kv,
-    prefix_length=prompt_lengths,
+    prefix=Cached(prompt.kv, prompt_lengths),
     real=real,
-    **options,
+    options=options,
   )
   load = None if out.expert_load is None else prompt.expert_load + out.expert_load
   return Output(jnp.concatenate([last, out.hidden], axis=2), None, load, out.params)

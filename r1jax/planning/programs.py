@@ -171,7 +171,7 @@ def _trained(cfg, model, mesh, make_trainer, dtypes, reference=None):
 
 
 def _value_trainer(cfg, model, optimizer, mesh):
-  options = accumulate.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
+  options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
   return accumulate.Trainer(critic_lib.ValueLoss(model, options), optimizer, cfg.train.grad_dtype)
 
 
@@ -312,14 +312,14 @@ def _sample(name, s):
   )
   key = jax.eval_shape(lambda: jax.random.key(0)).dtype
   # Which ids end a response is in the program, but changes nothing that is measured here.
-  static = dict(cfg=s.model, restriction=shapes.restriction, eos=(0,), dtype=dtype, mesh=mesh)
+  options = decode.DecodeOptions(s.model, shapes.restriction, (0,), models.ForwardOptions(dtype, mesh=mesh))
   before, full = capacities(shapes.max_response)
   args = (params, of((p, shapes.max_prompt), jnp.int32), lengths, of((p, g), key), scalar(jnp.float32))
   if name == 'sample/prefill':
-    return decode.prefill.lower(*args, **static, capacity=min(engine.CHUNK, shapes.max_response)), None, None
+    return decode.prefill.lower(*args, options=options, capacity=min(engine.CHUNK, shapes.max_response)), None, None
   place = lambda x, mesh, *axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.sharding(x.shape, mesh, *axes))
-  of_program = lambda program, *args, **options: decode.constrain(program.eval_shape(*args, **options), mesh, place)
-  prefix, state, _ = of_program(decode.prefill, *args, **static, capacity=before)
+  of_program = lambda program, *args, **static: decode.constrain(program.eval_shape(*args, **static), mesh, place)
+  prefix, state, _ = of_program(decode.prefill, *args, options=options, capacity=before)
   rows = of((p, g), jnp.int32)
   if name == 'sample/compact':
     return decode.compact.lower(state, rows, capacity=full, mesh=mesh), None, (params, prefix)
@@ -334,7 +334,7 @@ def _sample(name, s):
     scalar(jnp.int32),
     scalar(jnp.float32),
     length=engine.CHUNK,
-    **static,
+    options=options,
   )
   return lowered, None, None
 

@@ -4,6 +4,7 @@ Rows lie as [P, G]: the G samples of P prompts. A prompt's keys and values exist
 only those of its own response.
 """
 
+import dataclasses
 import functools
 
 import flax.struct
@@ -15,6 +16,21 @@ from r1jax.models import KV, layout
 from r1jax.models.layers import product
 from r1jax.models.moe import FLOAT32_PARAMS
 from r1jax.sampling import logits as logits_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeOptions:
+  """Static settings of the programs below.
+
+  Attributes:
+    model: ModelConfig. restriction: logits.Restriction. eos: ids that end a response.
+    forward: models.ForwardOptions, of which dtype and mesh count.
+  """
+
+  model: models.ModelConfig
+  restriction: logits_lib.Restriction
+  eos: tuple[int, ...]
+  forward: models.ForwardOptions
 
 
 @flax.struct.dataclass
@@ -63,12 +79,13 @@ def cast_weights(params, dtype):
   return models.unstack(jax.tree_util.tree_map_with_path(lambda at, w: w if exact(at) else w.astype(dtype), params))
 
 
-def _sample_token(unembed, hidden, keys, step, temperature, restriction, mesh):
+def _sample_token(unembed, hidden, keys, step, temperature, options):
   """Samples a token for each row. hidden: [P, G, embed]; keys [P, G]."""
+  mesh = options.forward.mesh
   hidden = layout.constrain(hidden, mesh, layout.DATA, None, layout.FSDP)
   logits = layout.constrain(product('pgd,dv->pgv', hidden, unembed), mesh, layout.ROWS)
   flat = logits.reshape(-1, logits.shape[-1])
-  distribution = logits_lib.restrict(flat, temperature, restriction)
+  distribution = logits_lib.restrict(flat, temperature, options.restriction)
   token = logits_lib.draw(jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), step), distribution)
   logp = jnp.take_along_axis(distribution, token[:, None], axis=-1)[:, 0]
   return Sampled(token.reshape(keys.shape), logp.reshape(keys.shape))
@@ -79,36 +96,32 @@ def _ends(token, eos):
   return (token[..., None] == jnp.asarray(eos, jnp.int32)).any(axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames=('cfg', 'restriction', 'eos', 'capacity', 'dtype', 'mesh'))
-def prefill(params, prompts, lengths, keys, temperature, *, cfg, restriction, eos, capacity, dtype, mesh=None):
+@functools.partial(jax.jit, static_argnames=('options', 'capacity'))
+def prefill(params, prompts, lengths, keys, temperature, *, options, capacity):
   """Runs the prompts once and samples each row's first token.
 
   Args:
     params: as `cast_weights` gives them.
     prompts: i32[P, Tp], right-padded; lengths: i32[P].
     keys: PRNG keys [P, G].
-    temperature: f32[]. restriction: logits.Restriction. cfg: ModelConfig.
+    temperature: f32[]. options: DecodeOptions.
     capacity: response tokens the first cache holds.
 
   Returns:
     prefix (shared keys and values, as DecodeState.cache), DecodeState, Sampled of one token.
   """
-  p, g = keys.shape
-  prompt = models.prefill(params, cfg, prompts, lengths, dtype=dtype, mesh=mesh)
+  (p, g), cfg, dtype = keys.shape, options.model, jnp.dtype(options.forward.dtype)
+  prompt = models.prefill(params, cfg, prompts, lengths, options.forward)
   # The group's first token comes from one distribution: only the draw differs.
   hidden = jnp.broadcast_to(prompt.hidden[:, None], (p, g, prompt.hidden.shape[-1]))
-  sampled = _sample_token(models.unembedding(params), hidden, keys, 0, temperature, restriction, mesh)
+  sampled = _sample_token(models.unembedding(params), hidden, keys, 0, temperature, options)
   cache = {name: [models.empty_cache(cfg, p, g, capacity, dtype)] * n for name, n in models.layer_groups(cfg).items()}
-  state = DecodeState(jnp.ones((), jnp.int32), sampled.token, _ends(sampled.token, eos), keys, cache)
-  return *constrain((prompt.kv, state), mesh), jax.tree.map(lambda x: x[..., None], sampled)
+  state = DecodeState(jnp.ones((), jnp.int32), sampled.token, _ends(sampled.token, options.eos), keys, cache)
+  return *constrain((prompt.kv, state), options.forward.mesh), jax.tree.map(lambda x: x[..., None], sampled)
 
 
-@functools.partial(
-  jax.jit, static_argnames=('cfg', 'restriction', 'eos', 'length', 'dtype', 'mesh'), donate_argnames=('state',)
-)
-def decode_chunk(
-  params, prefix, lengths, state, limit, fewest, temperature, *, cfg, restriction, eos, length, dtype, mesh=None
-):
+@functools.partial(jax.jit, static_argnames=('options', 'length'), donate_argnames=('state',))
+def decode_chunk(params, prefix, lengths, state, limit, fewest, temperature, *, options, length):
   """Decodes until no group has more than `fewest` rows left, `length` tokens are sampled, or state.step is `limit`.
 
   Args:
@@ -132,21 +145,18 @@ def decode_chunk(
     at = state.step - 1  # the token's place in the response
     new = models.forward(
       params,
-      cfg,
+      options.model,
       state.token[..., None],
       jnp.broadcast_to((lengths + at)[:, None, None], (*state.token.shape, 1)),
-      prefix=prefix,
-      prefix_length=lengths,
-      cache=state.cache,
-      cache_length=at,
-      dtype=dtype,
-      mesh=mesh,
+      prefix=models.Cached(prefix, lengths),
+      cache=models.Cached(state.cache, at),
+      options=options.forward,
     )
-    sampled = _sample_token(unembed, new.hidden[:, :, 0], state.keys, state.step, temperature, restriction, mesh)
+    sampled = _sample_token(unembed, new.hidden[:, :, 0], state.keys, state.step, temperature, options)
     write = lambda o, s: jax.lax.dynamic_update_slice_in_dim(o, s[..., None], state.step - begin, axis=2)
-    done = state.done | _ends(sampled.token, eos)
+    done = state.done | _ends(sampled.token, options.eos)
     state_ = DecodeState(state.step + 1, sampled.token, done, state.keys, new.kv)
-    return constrain(state_, mesh), jax.tree.map(write, out, sampled)
+    return constrain(state_, options.forward.mesh), jax.tree.map(write, out, sampled)
 
   zeros = lambda dtype: jnp.zeros((*state.token.shape, length), dtype)
   state, out = jax.lax.while_loop(go_on, body, (state, Sampled(zeros(jnp.int32), zeros(jnp.float32))))

@@ -85,21 +85,18 @@ class Engine:
       ConfigError: P does not divide over the mesh, or parameters lie on other devices.
     """
     p, g = keys.shape
-    require(
-      p % self.shards == 0,
-      f"{p} prompts do not divide over {self.shards} devices on axes 'data', 'fsdp' and 'expert'; "
-      'set rollout.prompts, rollout.chunk and the number of problems to evaluate to multiples of '
-      f'{self.shards}, or use a smaller mesh.',
-    )
+    self._require_divisible(p)
     weights = self.weights(params)
     padded, prompt_lengths = pad_prompts(prompts, self.max_prompt)
     tokens, lengths, keys = parallel.to_global((padded, prompt_lengths, keys), self._by_prompt)
     temperature = parallel.to_global(np.float32(sampling.temperature), self._everywhere)
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
-    static = dict(cfg=self.cfg, restriction=restriction, eos=self.tokenizer.eos, dtype=self.dtype, mesh=self.mesh)
+    options = decode.DecodeOptions(
+      self.cfg, restriction, self.tokenizer.eos, models.ForwardOptions(self.dtype, mesh=self.mesh)
+    )
     capacity = min(CHUNK, self.max_response)
     prefix, state, sampled = self._run(
-      decode.prefill, weights, tokens, lengths, keys, temperature, capacity=capacity, **static
+      decode.prefill, weights, tokens, lengths, keys, temperature, capacity=capacity, options=options
     )
     out = _Output(p, g, self.max_response)
     rows = np.broadcast_to(np.arange(g), (p, g))
@@ -124,7 +121,7 @@ class Engine:
       limit = parallel.to_global(np.int32(min(self.max_response, capacity + 1)), self._everywhere)
       fewest = parallel.to_global(np.int32(width // SHRINK if width % SHRINK == 0 else 0), self._everywhere)
       state, sampled, count = self._run(
-        decode.decode_chunk, weights, prefix, lengths, state, limit, fewest, temperature, length=CHUNK, **static
+        decode.decode_chunk, weights, prefix, lengths, state, limit, fewest, temperature, length=CHUNK, options=options
       )
       sampled, count = parallel.to_host((sampled, count))
       out.add(sampled, rows, step, count)
@@ -133,10 +130,18 @@ class Engine:
         self.watch(step / self.max_response)
     return out.finish(self.tokenizer, self.stop, padded, prompt_lengths, version)
 
+  def _require_divisible(self, prompts):
+    require(
+      prompts % self.shards == 0,
+      f"{prompts} prompts do not divide over {self.shards} devices on axes 'data', 'fsdp' and 'expert'; "
+      'set rollout.prompts, rollout.chunk and the number of problems to evaluate to multiples of '
+      f'{self.shards}, or use a smaller mesh.',
+    )
+
   def weights(self, params):
     """The copy of parameters that is sampled with: cast, unstacked, laid out over the sampler's mesh.
 
-    What it gives is given back as it is.
+    Such a copy is returned as it is.
     """
     if isinstance(params['layers'], list):
       return params

@@ -26,32 +26,11 @@ class NonFiniteError(FloatingPointError):
 
 
 @dataclasses.dataclass(frozen=True)
-class ForwardOptions:
-  """How a model is run in training: the keyword arguments of `models.forward` that a run fixes.
-
-  Attributes:
-    dtype: of the computation. remat: a key of models.POLICIES. attention: a key of models.IMPLEMENTATIONS, or 'auto'.
-    mesh: the devices; None leaves the layout to the compiler.
-  """
-
-  dtype: str = 'float32'
-  remat: str = 'none'
-  attention: str = 'auto'
-  mesh: jax.sharding.Mesh | None = None
-
-  def __post_init__(self):
-    models.Attention(self.attention, self.mesh)  # refuses what the devices cannot do before anything compiles
-
-  def kwargs(self):
-    return {'dtype': jnp.dtype(self.dtype), 'remat': self.remat, 'attention': self.attention, 'mesh': self.mesh}
-
-
-@dataclasses.dataclass(frozen=True)
 class Trainer:
   """Optimizer steps of one model.
 
   Attributes:
-    loss_fn: see above; it has `options`, ForwardOptions.
+    loss_fn: see above; it has `options`, models.ForwardOptions.
     optimizer: optax transformation.
     grad_dtype: of the gradient's sum over microbatches; 'param' for the parameters' own.
     balance_rate: how far the experts' correction biases move in a step (`models.balance`).

@@ -6,7 +6,6 @@ import functools
 import jax
 
 from r1jax import losses, models
-from r1jax.training import accumulate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,17 +13,17 @@ class ValueLoss:
   """`losses.value_loss` as `accumulate` takes it: (params, RolloutBatch, losses.Totals) -> loss, metrics, params.
 
   Attributes:
-    model: ModelConfig with head 'score'. options: accumulate.ForwardOptions. clip: see `losses.value_loss`.
+    model: ModelConfig with head 'score'. options: models.ForwardOptions. clip: see `losses.value_loss`.
   """
 
   model: models.ModelConfig
-  options: accumulate.ForwardOptions
+  options: models.ForwardOptions
   clip: float = 0.2
 
   def values(self, params, batch):
     """f32[P, G, T], what is expected before each token of a response, meaningless behind its end; and params."""
     out = models.response_hidden(
-      params, self.model, batch.prompts, batch.prompt_lengths, batch.tokens, batch.lengths, **self.options.kwargs()
+      params, self.model, batch.prompts, batch.prompt_lengths, batch.tokens, batch.lengths, self.options
     )
     return models.scores(out.params, out.hidden), out.params
 

@@ -29,18 +29,18 @@ class LogProbFn:
   """(params, RolloutBatch) -> LogProbs, whose values behind a response's end mean nothing.
 
   Attributes:
-    model: ModelConfig. options: accumulate.ForwardOptions.
+    model: ModelConfig. options: models.ForwardOptions.
     logit_chunk: positions whose logits exist at a time. temperature: the sampler's, by which logits are divided.
   """
 
   model: models.ModelConfig
-  options: accumulate.ForwardOptions
+  options: models.ForwardOptions
   logit_chunk: int
   temperature: float = 1.0
 
   def __call__(self, params, batch):
     out = models.response_hidden(
-      params, self.model, batch.prompts, batch.prompt_lengths, batch.tokens, batch.lengths, **self.options.kwargs()
+      params, self.model, batch.prompts, batch.prompt_lengths, batch.tokens, batch.lengths, self.options
     )
     flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])  # [P, G * T, ...]
     found = models.logprobs(
@@ -87,7 +87,7 @@ def make_trainer(cfg, model, optimizer, mesh):
     value = getattr(cfg.loss, key)
     require(value in known, f'loss.{key} is {value!r}; known: {", ".join(known)}.')
   _require_divisible(cfg, parallel.batch_shards(mesh))
-  options = accumulate.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
+  options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
   logprobs = LogProbFn(model, options, cfg.train.logit_chunk, cfg.rollout.temperature)
   return accumulate.Trainer(
     PolicyLoss(logprobs, cfg.loss), optimizer, cfg.train.grad_dtype, cfg.train.balance_rate, 'policy/'

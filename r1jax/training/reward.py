@@ -33,15 +33,15 @@ class ScoreLoss:
   """`losses.SCORE_LOSSES[objective]` as `accumulate` takes it: (params, ScoreBatch, count) -> loss, metrics, params.
 
   Attributes:
-    model: ModelConfig with head 'score'. options: accumulate.ForwardOptions. objective: one of config.OBJECTIVES.
+    model: ModelConfig with head 'score'. options: models.ForwardOptions. objective: one of config.OBJECTIVES.
   """
 
   model: models.ModelConfig
-  options: accumulate.ForwardOptions
+  options: models.ForwardOptions
   objective: str
 
   def __call__(self, params, batch, count):
-    out = models.marked_scores(params, self.model, batch.tokens, batch.lengths, batch.marks, **self.options.kwargs())
+    out = models.marked_scores(params, self.model, batch.tokens, batch.lengths, batch.marks, self.options)
     value, metrics = losses.SCORE_LOSSES[self.objective](out.scores, batch.labels, count)
     return value, metrics if out.expert_load is None else metrics | {'moe/load': out.expert_load}, out.params
 
@@ -49,7 +49,7 @@ class ScoreLoss:
 def make_trainer(cfg, model, optimizer, mesh):
   """The Trainer of a config.RewardModel. Raises ConfigError where a microbatch does not divide over the mesh."""
   accumulate.require_divisible(cfg.microbatch or cfg.batch, 'examples', mesh)
-  options = accumulate.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
+  options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
   return accumulate.Trainer(ScoreLoss(model, options, cfg.objective), optimizer, cfg.grad_dtype, cfg.balance_rate)
 
 

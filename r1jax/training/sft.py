@@ -36,11 +36,11 @@ class SFTLoss:
   Position t predicts the token at t + 1; a text's first token is predicted by none.
 
   Attributes:
-    model: ModelConfig. options: accumulate.ForwardOptions. logit_chunk: positions whose logits exist at a time.
+    model: ModelConfig. options: models.ForwardOptions. logit_chunk: positions whose logits exist at a time.
   """
 
   model: models.ModelConfig
-  options: accumulate.ForwardOptions
+  options: models.ForwardOptions
   logit_chunk: int
 
   def __call__(self, params, batch, count):
@@ -52,7 +52,7 @@ class SFTLoss:
       group(batch.positions),
       real=group(batch.segments > 0),
       segments=group(batch.segments),
-      **self.options.kwargs(),
+      options=self.options,
     )
     ahead = lambda x: jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
     logp, entropy = models.logprobs(
@@ -65,7 +65,7 @@ class SFTLoss:
 def make_trainer(cfg, model, optimizer, mesh):
   """The Trainer of a config.SFT. Raises ConfigError where a microbatch does not divide over the mesh."""
   accumulate.require_divisible(cfg.microbatch or cfg.batch, 'rows', mesh)
-  options = accumulate.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
+  options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
   loss_fn = SFTLoss(model, options, cfg.logit_chunk)
   return accumulate.Trainer(loss_fn, optimizer, cfg.grad_dtype, cfg.balance_rate)
 

@@ -142,8 +142,10 @@ def tiny(remat, attention, mla):
   rng = np.random.default_rng(0)
   prompts, responses = (jnp.asarray(rng.integers(0, 37, s)) for s in ((2, 6), (2, 3, 11)))
 
+  options = models.ForwardOptions(remat=remat, attention=attention)
+
   def loss(params):
-    out = models.response_hidden(params, cfg, prompts, jnp.array([6, 2]), responses, remat=remat, attention=attention)
+    out = models.response_hidden(params, cfg, prompts, jnp.array([6, 2]), responses, options=options)
     return jnp.sin(out.hidden @ models.unembedding(out.params)).sum(), out.params
 
   (value, _), back = jax.vjp(loss, params)

@@ -211,17 +211,17 @@ def test_a_token_of_deepseek_v3_leaves_576_numbers_a_layer():
 def test_decoding_carries_latents_and_nothing_more():
   """Of prompts and of responses, in the compiled programs' own arguments and results."""
   p, g, prompt, capacity = 2, 4, 7, 16
-  static = dict(cfg=MIXED, restriction=Restriction(), eos=(1,), dtype=jnp.float32)
+  options = decode.DecodeOptions(MIXED, Restriction(), (1,), models.ForwardOptions())
   params = params_lib.abstract(models.specs(MIXED, stacked=False))
   i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
   f32 = jax.ShapeDtypeStruct((), jnp.float32)
   keys = jax.eval_shape(functools.partial(row_keys, prompts=p, samples=g), jax.random.key(0))
-  start = functools.partial(decode.prefill, capacity=capacity, **static)
+  start = functools.partial(decode.prefill, capacity=capacity, options=options)
   prefix, state, _ = jax.eval_shape(start, params, i32(p, prompt), i32(p), keys, f32)
   latent = MIXED.mla.kv_rank + MIXED.mla.rope_dim
   assert elements(prefix) == MIXED.layers * p * prompt * latent
   assert elements(state.cache) == MIXED.layers * p * g * capacity * latent
-  chunk = functools.partial(decode.decode_chunk, length=8, **static)
+  chunk = functools.partial(decode.decode_chunk, length=8, options=options)
   after, _, _ = jax.eval_shape(chunk, params, prefix, i32(p), state, i32(), i32(), f32)
   assert jax.tree.map(lambda x: x.shape, after.cache) == jax.tree.map(lambda x: x.shape, state.cache)
 

@@ -92,14 +92,16 @@ def test_a_packed_row_is_its_texts_run_alone(cfg, name, monkeypatch):
   lift = lambda x: jnp.asarray(x)[None, None]
   run = jax.jit(
     lambda tokens, positions, segments: (
-      models.forward(params, cfg, tokens, positions, segments=segments, attention=name).hidden
+      models.forward(
+        params, cfg, tokens, positions, segments=segments, options=models.ForwardOptions(attention=name)
+      ).hidden
     )
   )
   out = run(lift(tokens), lift(positions), lift(segments))[0, 0]
   starts = np.cumsum((0, *lengths))
   # Each in a row of its own; what fills it up comes after, where no text's token looks.
   rows = np.stack([np.resize(tokens[at : at + n], 11) for at, n in zip(starts, lengths[:3])])[:, None]
-  forward = jax.jit(functools.partial(models.forward, cfg=cfg, attention='xla'))
+  forward = jax.jit(functools.partial(models.forward, cfg=cfg, options=models.ForwardOptions(attention='xla')))
   alone = forward(params, tokens=rows, positions=np.broadcast_to(np.arange(11), rows.shape)).hidden
   for i, (at, n) in enumerate(zip(starts, lengths[:3])):
     np.testing.assert_allclose(out[at : at + n], alone[i, 0, :n], atol=2e-5)

@@ -117,10 +117,8 @@ def test_cached_decode_equals_the_full_forward(name, unstacked):
       cfg,
       jnp.asarray(responses[:, :, first:last]),
       positions,
-      prefix=prompt.kv,
-      prefix_length=jnp.asarray(lengths),
-      cache=cache,
-      cache_length=jnp.int32(first),
+      prefix=models.Cached(prompt.kv, jnp.asarray(lengths)),
+      cache=models.Cached(cache, jnp.int32(first)),
     )
     cache = out.kv
     seen += [out.hidden[:, :, i] for i in range(last - first)]
@@ -171,7 +169,7 @@ def test_remat_and_chunked_logprobs_give_the_plain_gradient(tied):
 
   def loss(params, chunk, remat):
     positions = jnp.broadcast_to(jnp.arange(10), (2, 1, 10))
-    hidden = models.forward(params, cfg, tokens[..., :-1], positions, remat=remat).hidden
+    hidden = models.forward(params, cfg, tokens[..., :-1], positions, options=models.ForwardOptions(remat=remat)).hidden
     logp, entropy = models.logprobs(hidden[:, 0], models.unembedding(params), tokens[:, 0, 1:], chunk, temperature=0.7)
     return (weight * (logp + 0.3 * entropy).reshape(-1)).sum()
 

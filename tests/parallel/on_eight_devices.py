@@ -172,12 +172,8 @@ def check_programs(model):
     of((P,), jnp.int32),
     of((P, G), key),
     of((), jnp.float32, everywhere),
-    cfg=model,
-    restriction=Restriction(),
-    eos=(1,),
+    options=decode.DecodeOptions(model, Restriction(), (1,), models.ForwardOptions(mesh=mesh)),
     capacity=16,
-    dtype=jnp.float32,
-    mesh=mesh,
   )
   prefix, state, _ = program.out_info
   place = lambda x, mesh, *axes: layout.sharding(x.shape, mesh, *axes)

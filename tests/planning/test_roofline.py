@@ -65,8 +65,10 @@ def test_the_compiled_gradient_agrees(model, remat):
   shape = dict(prompts=2, rows=3, prompt_tokens=8, response_tokens=9)
   whole = lambda *s: jnp.zeros(s, jnp.int32)
 
+  options = models.ForwardOptions(remat=remat)
+
   def loss(params):
-    hidden = models.response_hidden(params, model, whole(2, 8), jnp.full(2, 8), whole(2, 3, 9), remat=remat).hidden
+    hidden = models.response_hidden(params, model, whole(2, 8), jnp.full(2, 8), whole(2, 3, 9), options=options).hidden
     flat = hidden.reshape(1, -1, model.embed)
     logp, _ = models.logprobs(flat, models.unembedding(params), whole(1, 54), 27)
     return logp.sum()

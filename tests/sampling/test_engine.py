@@ -155,17 +155,9 @@ def test_prompt_keys_and_values_exist_once_per_prompt(params):
   from r1jax.sampling import decode
 
   keys = row_keys(jax.random.key(0), 2, 8)
-  prefix, state, _ = decode.prefill(
-    decode.cast_weights(params, jnp.float32),
-    jnp.ones((2, 16), jnp.int32),
-    jnp.array([16, 4]),
-    keys,
-    1.0,
-    cfg=CFG,
-    restriction=Restriction(),
-    eos=(1,),
-    capacity=32,
-    dtype=jnp.float32,
-  )
+  options = decode.DecodeOptions(CFG, Restriction(), (1,), models.ForwardOptions())
+  params = decode.cast_weights(params, jnp.float32)
+  prompts, lengths = jnp.ones((2, 16), jnp.int32), jnp.array([16, 4])
+  prefix, state, _ = decode.prefill(params, prompts, lengths, keys, 1.0, options=options, capacity=32)
   assert {x.shape for x in jax.tree.leaves(prefix)} == {(2, 1, 8, 16), (2, 1, 16, 8)}
   assert {x.shape for x in jax.tree.leaves(state.cache)} == {(2, 1, 8, 8, 32), (2, 1, 8, 32, 8)}

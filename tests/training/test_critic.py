@@ -34,7 +34,7 @@ def batch():
 
 
 def loss_of(remat, clip=0.2):
-  return critic.ValueLoss(MODEL, accumulate.ForwardOptions(remat=remat), clip)
+  return critic.ValueLoss(MODEL, models.ForwardOptions(remat=remat), clip)
 
 
 def gradient(params, whole, size, remat, clip=0.2):

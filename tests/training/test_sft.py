@@ -16,7 +16,7 @@ from r1jax.data import packing
 from r1jax.models import causal
 from r1jax.training import sft
 from r1jax.training import state as state_lib
-from r1jax.training.accumulate import ForwardOptions, NonFiniteError
+from r1jax.training.accumulate import NonFiniteError
 
 MODEL = models.ModelConfig(vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=256)
 LENGTH = 32
@@ -126,7 +126,7 @@ def test_a_mixture_counts_real_tokens_only():
   model = dataclasses.replace(models.PRESETS['toy_deepseek'], vocab=64)
   params = jax.jit(functools.partial(params_lib.init, models.specs(model)))(jax.random.key(0))
   batch = sft.PackedBatch(*packing.pack([texts(2), texts(1)], LENGTH))
-  _, metrics, _ = jax.jit(sft.SFTLoss(model, ForwardOptions(), 64))(params, batch, jnp.float32(1))
+  _, metrics, _ = jax.jit(sft.SFTLoss(model, models.ForwardOptions(), 64))(params, batch, jnp.float32(1))
   tokens = sum(len(ids) for ids, _ in [*texts(2), *texts(1)])
   np.testing.assert_allclose(metrics['moe/load'].sum(axis=1), tokens * model.moe.top_k)
 

@@ -78,8 +78,8 @@ class Scorer:
 
 
 def _scores(params, tokens, lengths, marks, *, cfg, mesh, dtype, attention):
-  options = {'dtype': dtype, 'mesh': mesh, 'attention': attention}
-  return models.marked_scores(params, cfg, tokens, lengths, marks, **options).scores
+  options = models.ForwardOptions(dtype, attention=attention, mesh=mesh)
+  return models.marked_scores(params, cfg, tokens, lengths, marks, options).scores
 
 
 @dataclasses.dataclass(frozen=True)
