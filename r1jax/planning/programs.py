@@ -17,7 +17,7 @@ from r1jax.models import layout
 from r1jax.rewards.neural import model as scoring
 from r1jax.sampling import decode, engine
 from r1jax.sampling.logits import Restriction
-from r1jax.training import accumulate, policy
+from r1jax.training import accumulate, lowering, policy
 from r1jax.training import critic as critic_lib
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import reward as reward_lib
@@ -149,7 +149,7 @@ def setting(cfg, model, devices, critic=False):
   scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=parallel.replicated(mesh))
   if isinstance(cfg, config_lib.RL):
     state, trainer = _trained(cfg, model, mesh, policy.make_trainer, cfg.train, cfg.train if cfg.loss.kl_coef else None)
-    batch, totals = policy.abstract_microbatch(cfg, mesh), losses.Totals(scalar, scalar, cfg.rollout.max_response)
+    batch, totals = lowering.rollout_microbatch(cfg, mesh), losses.Totals(scalar, scalar, cfg.rollout.max_response)
     values = None
     if critic:
       other, values = _trained(cfg, as_critic(model), mesh, _value_trainer, cfg.train)
@@ -260,21 +260,21 @@ def _tree_bytes(tree):
 def _update(name, s):
   alone = s.state.replace(reference=None, critic=None)
   if name.endswith('/accumulate'):
-    return s.trainer.lower_accumulate(alone, s.microbatch, s.totals), s.state.params, None
+    return lowering.lower_accumulate(s.trainer, alone, s.microbatch, s.totals), s.state.params, None
   load, moe = None, s.model.moe
   if moe:
     shape = (s.model.layers - s.model.dense_layers, moe.experts)
     load = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=parallel.replicated(s.mesh))
-  return s.trainer.lower_apply(alone, load), alone, None
+  return lowering.lower_apply(s.trainer, alone, load), alone, None
 
 
 def _critic(name, s):
   state = s.state.critic
   if name.endswith('/apply'):
-    return s.critic.lower_apply(state), state, None
+    return lowering.lower_apply(s.critic, state), state, None
   of_tokens = s.microbatch.sampler_logp
   batch = s.microbatch.replace(values=of_tokens, returns=of_tokens, advantage=None, old_logp=None, ref_logp=None)
-  return s.critic.lower_accumulate(state, batch, s.totals), state.params, None
+  return lowering.lower_accumulate(s.critic, state, batch, s.totals), state.params, None
 
 
 def _rewards(name, s):
@@ -290,7 +290,7 @@ def _logprobs(name, s):
   # The policy's own pass, where there is one, needs as much or more: its parameters are the wider.
   params = s.state.params if policy.needs_old_logp(s.cfg) or s.state.reference is None else s.state.reference
   own, reference = (tree and state_lib.in_memory(tree, 'device') for tree in (params, s.state.reference))
-  lowered = policy.lower_logprobs(own, s.cfg, s.trainer.loss_fn.logprobs)
+  lowered = lowering.lower_logprobs(own, s.cfg, s.trainer.loss_fn.logprobs)
   # A reference that comes from the host's memory lies beside all the rest in its own pass.
   visits = s.cfg.train.reference_memory == 'host' and params is not s.state.reference
   return lowered, params, reference if visits else None

@@ -69,22 +69,6 @@ class Trainer:
     metrics = combine(found) | {f'{self.prefix}grad_norm': norm} | expert_metrics(load)
     return state, {name: float(x) for name, x in metrics.items()}
 
-  def lower_accumulate(self, state, batch, totals):
-    """The program of `accumulate`, lowered for ShapeDtypeStructs with shardings: what a plan compiles."""
-    grads = self._abstract_grads(state)
-    return _accumulate.lower(state.params, grads, batch, totals, loss_fn=self.loss_fn, shardings=shardings_of(grads))
-
-  def lower_apply(self, state, load=None):
-    """The program of `apply`, likewise. load: f32[layers, experts], of a model with experts."""
-    grads, state = self._abstract_grads(state), state.replace(reference=None, critic=None)
-    return _apply.lower(
-      state, grads, load, optimizer=self.optimizer, balance_rate=self.balance_rate, shardings=shardings_of(state)
-    )
-
-  def _abstract_grads(self, state):
-    dtype = lambda x: x.dtype if self.grad_dtype == 'param' else jnp.dtype(self.grad_dtype)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype(x), sharding=x.sharding), state.params)
-
 
 def require_divisible(size, what, mesh):
   """Raises ConfigError where a microbatch of `size` rows or examples does not divide over the mesh."""
@@ -98,11 +82,11 @@ def require_divisible(size, what, mesh):
 
 def accumulate(params, grads, batch, totals, *, loss_fn):
   """Adds a microbatch's gradient to `grads`, which is donated. Returns grads, metrics."""
-  return _accumulate(params, grads, batch, totals, loss_fn=loss_fn, shardings=shardings_of(grads))
+  return accumulate_program(params, grads, batch, totals, loss_fn=loss_fn, shardings=shardings_of(grads))
 
 
 @functools.partial(jax.jit, static_argnames=('loss_fn', 'shardings'), donate_argnames=('grads',))
-def _accumulate(params, grads, batch, totals, *, loss_fn, shardings):
+def accumulate_program(params, grads, batch, totals, *, loss_fn, shardings):
   def loss(params):
     value, metrics, params = loss_fn(params, batch, totals)
     return value, (metrics, params)
@@ -141,14 +125,14 @@ def apply(state, grads, load=None, *, optimizer, balance_rate=0.0):
   """
   others = {'reference': state.reference, 'critic': state.critic}  # the reference may lie in the host's memory
   state = state.replace(reference=None, critic=None)
-  state, norm = _apply(
+  state, norm = apply_program(
     state, grads, load, optimizer=optimizer, balance_rate=balance_rate, shardings=shardings_of(state)
   )
   return state.replace(**others), norm
 
 
 @functools.partial(jax.jit, static_argnames=('optimizer', 'balance_rate', 'shardings'), donate_argnames=('state',))
-def _apply(state, grads, load, *, optimizer, balance_rate, shardings):
+def apply_program(state, grads, load, *, optimizer, balance_rate, shardings):
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   if load is not None:

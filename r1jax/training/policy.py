@@ -10,7 +10,7 @@ import numpy as np
 
 from r1jax import config as config_lib
 from r1jax import losses, models, parallel
-from r1jax.batch import Pending, RolloutBatch
+from r1jax.batch import Pending
 from r1jax.config import require
 from r1jax.training import accumulate
 
@@ -124,7 +124,7 @@ def needs_old_logp(cfg):
 
 
 @functools.partial(jax.jit, static_argnames='fn')
-def _logprobs(params, batch, *, fn):
+def logprobs_program(params, batch, *, fn):
   return fn(params, batch).logp
 
 
@@ -139,7 +139,9 @@ def logprobs(params, batch, cfg, fn):
   """
   bare = batch.replace(advantage=None, old_logp=None, ref_logp=None)
   sharding = parallel.batch_sharding(fn.options.mesh)
-  begun = [(at, _logprobs(params, parallel.to_global(part, sharding), fn=fn)) for at, part in microbatches(bare, cfg)]
+  begun = [
+    (at, logprobs_program(params, parallel.to_global(part, sharding), fn=fn)) for at, part in microbatches(bare, cfg)
+  ]
 
   def wait():
     out = np.zeros(batch.tokens.shape, np.float32)
@@ -196,34 +198,6 @@ def microbatches(batch, cfg):
       rows = order[groups[:, 0], row : row + rows_each]
       length = padded_length(int(batch.lengths[groups, rows].max()), cfg.rollout.max_response)
       yield (groups, rows), _cut(batch, groups, rows, length)
-
-
-def abstract_microbatch(cfg, mesh, with_advantage=True):
-  """The largest microbatch as ShapeDtypeStructs, its responses of full length: what a plan compiles.
-
-  with_advantage: with all that the update reads; else as a log-prob pass has it.
-  """
-  sharding = parallel.batch_sharding(mesh)
-  of = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-  rollout = cfg.rollout
-  g, p = microbatch_shape(cfg.train, rollout.prompts // cfg.train.minibatches, rollout.samples)
-  tokens = (p, g, padded_length(rollout.max_response, rollout.max_response))
-  return RolloutBatch(
-    prompts=of(p, rollout.max_prompt, dtype=jnp.int32),
-    prompt_lengths=of(p, dtype=jnp.int32),
-    tokens=of(*tokens, dtype=jnp.int32),
-    lengths=of(p, g, dtype=jnp.int32),
-    loss_mask=of(*tokens, dtype=jnp.bool),
-    sampler_logp=of(*tokens),
-    old_logp=of(*tokens) if with_advantage and needs_old_logp(cfg) else None,
-    ref_logp=of(*tokens) if with_advantage and cfg.loss.kl_coef else None,
-    advantage=of(p, g, 1) if with_advantage else None,
-  )
-
-
-def lower_logprobs(params, cfg, fn):
-  """The program of `logprobs`, lowered for parameters of ShapeDtypeStructs with shardings."""
-  return _logprobs.lower(params, abstract_microbatch(cfg, fn.options.mesh, False), fn=fn)
 
 
 def microbatch_shape(train, prompts, samples):

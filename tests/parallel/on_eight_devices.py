@@ -114,11 +114,11 @@ def run(model, mesh, sampler_mesh=None, attention='auto'):
     samples = engine.sample(state.params, [[3, 4, 5 + i] for i in range(P)], keys, Sampling())
     logp = policy.logprobs(state.params, graded(), cfg, trainer.loss_fn.logprobs).result()
     state, metrics = policy.update(trainer, state, graded(), cfg, 0)
-    compiled = accumulate._accumulate._cache_size()
+    compiled = accumulate.accumulate_program._cache_size()
     state, _ = policy.update(trainer, state, graded(), cfg, 1)
   for at, (got, want) in enumerate(zip(jax.tree.leaves(state), jax.tree.leaves(like))):
     assert got.sharding.is_equivalent_to(want.sharding, got.ndim), (at, got.sharding, want.sharding)
-  assert accumulate._accumulate._cache_size() == compiled, 'the second step compiled another program'
+  assert accumulate.accumulate_program._cache_size() == compiled, 'the second step compiled another program'
   return samples, logp, jax.device_get(state), metrics, state
 
 
