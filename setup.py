@@ -12,6 +12,7 @@ setup(
     'grain',
     'importlib_resources',  # tensorflow-datasets imports it without declaring it
     'jax',
+    'jaxtyping',
     'jieba',
     'jinja2',
     'latex2sympy2_extended',
@@ -35,7 +36,7 @@ setup(
     'cuda': ['jax[cuda13]'],
     'plan': ['libtpu'],  # its compiler runs on a machine without a TPU
     'judge': ['httpx'],  # a judge behind an endpoint
-    'dev': ['httpx', 'pytest', 'pytest-xdist', 'ruff'],
+    'dev': ['beartype', 'httpx', 'pytest', 'pytest-xdist', 'ruff'],
     'torch-parity': ['torch', 'transformers'],
   },
 )

@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import numpy as np
 
-Array = jax.Array | np.ndarray
+from r1jax.typed import Array, Bool, Float, Int
 
 
 @flax.struct.dataclass
@@ -31,19 +31,19 @@ class RolloutBatch:
     returns: f32[P, G, T], what a critic is trained towards; None without one.
   """
 
-  prompts: Array
-  prompt_lengths: Array
-  tokens: Array
-  lengths: Array
-  loss_mask: Array
-  sampler_logp: Array
+  prompts: Int[Array, 'p tp']
+  prompt_lengths: Int[Array, ' p']
+  tokens: Int[Array, 'p g t']
+  lengths: Int[Array, 'p g']
+  loss_mask: Bool[Array, 'p g t']
+  sampler_logp: Float[Array, 'p g t']
   stop: np.ndarray | None = None
-  policy_version: np.ndarray | None = None
-  old_logp: Array | None = None
-  ref_logp: Array | None = None
-  values: Array | None = None
-  advantage: Array | None = None
-  returns: Array | None = None
+  policy_version: Int[np.ndarray, 'p g t'] | None = None
+  old_logp: Float[Array, 'p g t'] | None = None
+  ref_logp: Float[Array, 'p g t'] | None = None
+  values: Float[Array, 'p g t'] | None = None
+  advantage: Float[Array, 'p g _'] | None = None
+  returns: Float[Array, 'p g t'] | None = None
 
 
 EOS, LENGTH, STOP_STRING = 'eos', 'length', 'stop'

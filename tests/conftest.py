@@ -10,6 +10,7 @@ import pytest
 
 # Before any test imports jax; the processes that tests start inherit it.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('R1JAX_CHECK_TYPES', '1')  # of functions marked `typed`
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # most of a test's time goes to compiling small programs
 
 

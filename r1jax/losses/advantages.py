@@ -7,6 +7,9 @@ f32[P, G, T].
 import jax.numpy as jnp
 import numpy as np
 
+from r1jax.batch import RolloutBatch
+from r1jax.typed import Array, Float, typed
+
 
 def _centre(rewards):
   """Rewards minus their group's mean; exactly zero for an all-equal group."""
@@ -17,7 +20,8 @@ def _centre(rewards):
   return r - r.mean(axis=1, keepdims=True)
 
 
-def group(rewards, batch=None, eps=1e-6):
+@typed
+def group(rewards: Float[Array, 'p g'], batch: RolloutBatch | None = None, eps: float = 1e-6) -> Float[Array, 'p g 1']:
   """Centred and divided by the group's population standard deviation (the paper's GRPO).
 
   Args:
@@ -31,19 +35,22 @@ def group(rewards, batch=None, eps=1e-6):
   return (centred / (centred.std(axis=1, keepdims=True) + eps))[..., None]
 
 
-def group_centred(rewards, batch=None):
+@typed
+def group_centred(rewards: Float[Array, 'p g'], batch: RolloutBatch | None = None) -> Float[Array, 'p g 1']:
   """Centred only, so that easy and hard problems weigh the same (Dr. GRPO, arXiv 2503.20783)."""
   return _centre(rewards)[..., None]
 
 
-def rloo(rewards, batch=None):
+@typed
+def rloo(rewards: Float[Array, 'p g'], batch: RolloutBatch | None = None) -> Float[Array, 'p g 1']:
   """Reward minus the mean of the group's *other* rewards (RLOO, arXiv 2402.14740); G at least 2."""
   # r_i - (sum - r_i) / (G - 1) = (r_i - mean) G / (G - 1)
   size = rewards.shape[1]
   return (_centre(rewards) * (size / (size - 1)))[..., None]
 
 
-def none(rewards, batch=None):
+@typed
+def none(rewards: Float[Array, 'p g'], batch: RolloutBatch | None = None) -> Float[Array, 'p g 1']:
   """The reward itself, without a baseline."""
   return jnp.asarray(rewards)[..., None]
 

@@ -26,23 +26,27 @@ in the gradient; k1 in the reward, summed over the sequence (`kl_penalty`), has 
 import jax.numpy as jnp
 
 from r1jax.losses import reductions
+from r1jax.typed import Array, Bool, Float, typed
 
 # exp of anything above overflows sooner or later, and an infinity meets a zero cotangent as nan. e^20 = 5e8 is
 # beyond every ratio of use; past it the value is held, and the gradient is zero rather than of the wrong sign.
 MAX_LOG_RATIO = 20.0
 
 
-def k1(logp, ref_logp):
+@typed
+def k1(logp: Float[Array, '*b'], ref_logp: Float[Array, '*b']) -> Float[Array, '*b']:
   """log pi - log ref. As a loss its expected on-policy gradient is zero."""
   return logp - ref_logp
 
 
-def k2(logp, ref_logp):
+@typed
+def k2(logp: Float[Array, '*b'], ref_logp: Float[Array, '*b']) -> Float[Array, '*b']:
   """(log pi - log ref)^2 / 2. As a loss its expected on-policy gradient is that of KL(pi||ref)."""
   return 0.5 * jnp.square(logp - ref_logp)
 
 
-def k3(logp, ref_logp):
+@typed
+def k3(logp: Float[Array, '*b'], ref_logp: Float[Array, '*b']) -> Float[Array, '*b']:
   """ref/pi - 1 - log(ref/pi), never negative. As a loss its expected on-policy gradient is that of KL(ref||pi)."""
   log_r = jnp.minimum(ref_logp - logp, MAX_LOG_RATIO)
   return jnp.expm1(log_r) - log_r
@@ -51,7 +55,10 @@ def k3(logp, ref_logp):
 ESTIMATORS = {'k1': k1, 'k2': k2, 'k3': k3}
 
 
-def token_kl(logp, ref_logp, mask, estimator):
+@typed
+def token_kl(
+  logp: Float[Array, 'b t'], ref_logp: Float[Array, 'b t'], mask: Bool[Array, 'b t'], estimator: str
+) -> Float[Array, 'b t']:
   """The estimator at every response token.
 
   Args:
@@ -66,7 +73,10 @@ def token_kl(logp, ref_logp, mask, estimator):
   return ESTIMATORS[estimator](reductions.keep(logp, mask), reductions.keep(ref_logp, mask))
 
 
-def kl_penalty(logp, ref_logp, mask, estimator):
+@typed
+def kl_penalty(
+  logp: Float[Array, 'b t'], ref_logp: Float[Array, 'b t'], mask: Bool[Array, 'b t'], estimator: str
+) -> Float[Array, ' b']:
   """The estimator summed over each response, for KL in the reward: f32[B].
 
   The caller subtracts kl_coef times this from the reward, before advantages; `logp` is then the behaviour

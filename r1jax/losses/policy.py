@@ -19,8 +19,11 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from r1jax.batch import RolloutBatch
+from r1jax.config import Loss
 from r1jax.losses import reductions
 from r1jax.losses.kl import MAX_LOG_RATIO, token_kl
+from r1jax.typed import Array, Float, typed
 
 
 @struct.dataclass
@@ -37,7 +40,10 @@ class Totals:
   max_response: int = struct.field(pytree_node=False)
 
 
-def policy_loss(logp, batch, totals, cfg):
+@typed
+def policy_loss(
+  logp: Float[Array, 'p g t'], batch: RolloutBatch, totals: Totals, cfg: Loss
+) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """The loss that the config names.
 
   Args:

@@ -4,8 +4,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from r1jax.typed import Array, Float, Scalar, typed
 
-def pair_loss(scores, labels, count):
+
+@typed
+def pair_loss(
+  scores: Float[Array, 'b s'], labels: Float[Array, 'b s'], count: Scalar
+) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """Bradley-Terry: minus the log-probability that the chosen response wins, the sigmoid of the scores' difference.
 
   A mean over all pairs of the batch (Ouyang et al., arXiv 2203.02155, eq. 1, with one pair a prompt).
@@ -25,7 +30,10 @@ def pair_loss(scores, labels, count):
   return loss, {'loss': loss, 'accuracy': wins.sum() / count, 'margin': margin.sum() / count}
 
 
-def point_loss(scores, labels, count):
+@typed
+def point_loss(
+  scores: Float[Array, 'b s'], labels: Float[Array, 'b s'], count: Scalar
+) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """Binary cross-entropy of single responses: sigmoid of the score is the probability of label 1, such as 'safe'.
 
   Args:

@@ -4,9 +4,13 @@ import jax.numpy as jnp
 import optax
 
 from r1jax.losses import reductions
+from r1jax.typed import Array, Float, Scalar, typed
 
 
-def step_loss(scores, labels, count):
+@typed
+def step_loss(
+  scores: Float[Array, 'b s'], labels: Float[Array, 'b s'], count: Scalar
+) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """Binary cross-entropy at each labelled step: sigmoid of the score is the probability that the step is right.
 
   A mean over the labelled steps of the batch, so that a longer solution counts more (Wang et al., arXiv 2312.08935,

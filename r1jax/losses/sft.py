@@ -1,9 +1,13 @@
 """The loss of supervised fine-tuning."""
 
 from r1jax.losses import reductions
+from r1jax.typed import Array, Bool, Float, Scalar, typed
 
 
-def sft_loss(logp, entropy, mask, count):
+@typed
+def sft_loss(
+  logp: Float[Array, 'b t'], entropy: Float[Array, 'b t'], mask: Bool[Array, 'b t'], count: Scalar
+) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """Negative log-likelihood of the responses' tokens, a mean over all of them in the batch.
 
   A token weighs the same in whichever row, microbatch or text it lies, so the parts of a batch add up.

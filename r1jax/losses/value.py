@@ -2,10 +2,14 @@
 
 import jax.numpy as jnp
 
+from r1jax.batch import RolloutBatch
 from r1jax.losses import reductions
+from r1jax.losses.policy import Totals
+from r1jax.typed import Array, Float, typed
 
 
-def value_loss(values, batch, totals, clip):
+@typed
+def value_loss(values: Float[Array, 'p g t'], batch: RolloutBatch, totals: Totals, clip: float) -> Float[Array, '']:
   """Half the squared error, with values that moved by more than `clip` held there if that is worse.
 
   A mean over all tokens of the minibatch (Ouyang et al., arXiv 2203.02155, appendix C; OpenAI's PPO2).

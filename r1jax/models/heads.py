@@ -5,9 +5,18 @@ import jax.numpy as jnp
 
 from r1jax.models import layout
 from r1jax.models.layers import product
+from r1jax.typed import Array, Float, Int, typed
 
 
-def logprobs(hidden, unembed, targets, chunk, mesh=None, temperature=1.0):
+@typed
+def logprobs(
+  hidden: Float[Array, 'p n embed'],
+  unembed: Float[Array, 'embed vocab'],
+  targets: Int[Array, 'p n'],
+  chunk: int,
+  mesh: jax.sharding.Mesh | None = None,
+  temperature: float = 1.0,
+) -> tuple[Float[Array, 'p n'], Float[Array, 'p n']]:
   """Log-probability of each target and entropy of its distribution, in chunks forward and backward.
 
   Each chunk's logits are recomputed in the backward pass, so at most [chunk, vocab] of them exist.
@@ -83,7 +92,8 @@ def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature):
   return tuple(layout.constrain(jnp.moveaxis(x, 0, 1).reshape(p, -1)[:, :n], mesh, layout.ROWS, None) for x in found)
 
 
-def scores(params, hidden):
+@typed
+def scores(params: dict, hidden: Float[Array, '*b embed']) -> Float[Array, '*b']:
   """One number a position: a critic's values, or what `score_at` reads a reward off.
 
   Args:
@@ -95,7 +105,8 @@ def scores(params, hidden):
   return product('...d,ds->...s', hidden, params['score'].astype(hidden.dtype))[..., 0]
 
 
-def score_at(scores, positions):
+@typed
+def score_at(scores: Float[Array, 'b t'], positions: Int[Array, 'b ...']) -> Float[Array, 'b ...']:
   """Scores at chosen positions: a response's last token (outcome reward), or the marks after its steps (process).
 
   Args:

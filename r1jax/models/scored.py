@@ -2,23 +2,32 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
+from r1jax.models.config import ModelConfig
 from r1jax.models.heads import score_at, scores
-from r1jax.models.options import DEFAULTS
+from r1jax.models.options import DEFAULTS, ForwardOptions
 from r1jax.models.transformer import forward
+from r1jax.typed import Array, Float, Int, typed
 
 
 class Scored(NamedTuple):
   """scores f32[B, S]; the experts' load and the parameters as in `transformer.Output`."""
 
-  scores: jax.Array
-  expert_load: jax.Array | None
+  scores: Float[Array, 'b s']
+  expert_load: Float[Array, 'layers experts'] | None
   params: dict
 
 
-def marked_scores(params, cfg, tokens, lengths, marks, options=DEFAULTS):
+@typed
+def marked_scores(
+  params: dict,
+  cfg: ModelConfig,
+  tokens: Int[Array, 'b t'],
+  lengths: Int[Array, ' b'],
+  marks: Int[Array, 'b s'],
+  options: ForwardOptions = DEFAULTS,
+) -> Scored:
   """Runs whole texts once and reads a score at each mark.
 
   Args:

@@ -19,10 +19,12 @@ from r1jax.models import layout, mla
 from r1jax.models import remat as remat_lib
 from r1jax.models.attention import extend
 from r1jax.models.causal import Attention, attention_masks, cached_attention, causal_attention
+from r1jax.models.config import ModelConfig
 from r1jax.models.layers import mlp, mlp_specs, rms_norm, rope_tables
 from r1jax.models.moe import FLOAT32_PARAMS, moe, moe_specs
-from r1jax.models.options import DEFAULTS
+from r1jax.models.options import DEFAULTS, ForwardOptions
 from r1jax.params import Spec
+from r1jax.typed import Array, Bool, Float, Int, typed
 
 SCAN_CHUNK = 16  # layers of one scan, where they are stored unstacked
 
@@ -37,9 +39,9 @@ class Output(NamedTuple):
     params: the parameters, unchanged, to hand on to the next pass (see `remat.scan`).
   """
 
-  hidden: jax.Array
+  hidden: Float[Array, '...']
   kv: dict | None
-  expert_load: jax.Array | None
+  expert_load: Float[Array, 'layers experts'] | None
   params: dict
 
 
@@ -97,7 +99,19 @@ def unembedding(params):
   return params['unembed'] if 'unembed' in params else params['embed'].T
 
 
-def forward(params, cfg, tokens, positions, *, prefix=None, cache=None, real=None, segments=None, options=DEFAULTS):
+@typed
+def forward(
+  params: dict,
+  cfg: ModelConfig,
+  tokens: Int[Array, 'p g t'],
+  positions: Int[Array, 'p g t'],
+  *,
+  prefix: Cached | None = None,
+  cache: Cached | None = None,
+  real: Bool[Array, 'p g t'] | None = None,
+  segments: Int[Array, 'p g t'] | None = None,
+  options: ForwardOptions = DEFAULTS,
+) -> Output:
   """One pass over tokens.
 
   Args:
@@ -216,7 +230,14 @@ def _keys(kv):
   return jax.tree.leaves(kv['layers'])[0].shape[-1]
 
 
-def prefill(params, cfg, tokens, lengths, options=DEFAULTS):
+@typed
+def prefill(
+  params: dict,
+  cfg: ModelConfig,
+  tokens: Int[Array, 'p t'],
+  lengths: Int[Array, ' p'],
+  options: ForwardOptions = DEFAULTS,
+) -> Output:
   """Runs prompts once, for the groups that continue them.
 
   Args:
@@ -234,7 +255,16 @@ def prefill(params, cfg, tokens, lengths, options=DEFAULTS):
   return out._replace(hidden=last, kv=jax.tree.map(lambda x: x.squeeze(-3), out.kv))
 
 
-def response_hidden(params, cfg, prompts, prompt_lengths, responses, lengths=None, options=DEFAULTS):
+@typed
+def response_hidden(
+  params: dict,
+  cfg: ModelConfig,
+  prompts: Int[Array, 'p tp'],
+  prompt_lengths: Int[Array, ' p'],
+  responses: Int[Array, 'p g t'],
+  lengths: Int[Array, 'p g'] | None = None,
+  options: ForwardOptions = DEFAULTS,
+) -> Output:
   """Hidden states that predict each response token, the prompt run once for its group.
 
   Args:

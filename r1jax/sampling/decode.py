@@ -16,6 +16,7 @@ from r1jax.models import KV, layout
 from r1jax.models.layers import product
 from r1jax.models.moe import FLOAT32_PARAMS
 from r1jax.sampling import logits as logits_lib
+from r1jax.typed import Array, Int, Key, Scalar, typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,17 @@ def _ends(token, eos):
 
 
 @functools.partial(jax.jit, static_argnames=('options', 'capacity'))
-def prefill(params, prompts, lengths, keys, temperature, *, options, capacity):
+@typed
+def prefill(
+  params: dict,
+  prompts: Int[Array, 'p t'],
+  lengths: Int[Array, ' p'],
+  keys: Key[jax.Array, 'p g'],
+  temperature: Scalar,
+  *,
+  options: DecodeOptions,
+  capacity: int,
+):
   """Runs the prompts once and samples each row's first token.
 
   Args:
@@ -164,7 +175,8 @@ def decode_chunk(params, prefix, lengths, state, limit, fewest, temperature, *, 
 
 
 @functools.partial(jax.jit, static_argnames=('capacity', 'mesh'))
-def compact(state, rows, *, capacity, mesh=None):
+@typed
+def compact(state: DecodeState, rows: Int[Array, 'p g'], *, capacity: int, mesh=None) -> DecodeState:
   """Keeps `rows` of each group and gives the cache room for `capacity` tokens.
 
   Args:

@@ -18,6 +18,7 @@ from r1jax.batch import EOS, LENGTH, STOP_STRING, RolloutBatch
 from r1jax.config import require
 from r1jax.sampling import decode
 from r1jax.sampling.logits import Restriction
+from r1jax.typed import Int, Key, typed
 
 log = logging.getLogger('r1jax')
 
@@ -35,7 +36,8 @@ class Sampling:
   min_p: float = 0.0
 
 
-def row_keys(key, prompts, samples, first=0):
+@typed
+def row_keys(key: Key[jax.Array, ''], prompts: int, samples: int, first: int = 0) -> Key[jax.Array, 'p g']:
   """A key for each row, [P, G], from the row's own number: neighbours and batch shape play no part."""
   return _fold(key, jax.device_put(np.uint32(first)), prompts=prompts, samples=samples)
 
@@ -68,7 +70,10 @@ class Engine:
     shardings = parallel.shardings(models.specs(cfg, stacked=False), mesh)
     self._cast_weights = jax.jit(decode.cast_weights, static_argnames='dtype', out_shardings=shardings)
 
-  def sample(self, params, prompts, keys, sampling, version=0):
+  @typed
+  def sample(
+    self, params: dict, prompts: list, keys: Key[jax.Array, 'p g'], sampling: Sampling, version: int = 0
+  ) -> RolloutBatch:
     """Samples one response a key.
 
     Args:
@@ -175,7 +180,8 @@ class Engine:
     return result
 
 
-def pad_prompts(prompts, max_prompt):
+@typed
+def pad_prompts(prompts: list, max_prompt: int) -> tuple[Int[np.ndarray, 'p t'], Int[np.ndarray, ' p']]:
   """Right-pads to the next bucket (a power of two from 16, or max_prompt).
 
   Returns:

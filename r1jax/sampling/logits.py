@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from r1jax.typed import Array, Float, Int, Key, Scalar, typed
+
 NEVER = -1e30
 
 
@@ -17,7 +19,8 @@ class Restriction:
   min_p: float = 0.0
 
 
-def restrict(logits, temperature, cfg):
+@typed
+def restrict(logits: Float[Array, 'n vocab'], temperature: Scalar, cfg: Restriction) -> Float[Array, 'n vocab']:
   """Log-probabilities of the sampling distribution: temperature, then top-k, top-p, min-p.
 
   Args:
@@ -47,7 +50,8 @@ def restrict(logits, temperature, cfg):
   return logp
 
 
-def draw(keys, logp):
+@typed
+def draw(keys: Key[jax.Array, ' n'], logp: Float[Array, 'n vocab']) -> Int[Array, ' n']:
   """One token a row, by inverting the cumulative distribution at one uniform number a row.
 
   One random number a row instead of one a vocabulary entry, and none shared between rows: a row's

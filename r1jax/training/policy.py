@@ -1,5 +1,6 @@
 """Learning from a rollout: the policy's log-probs and loss, and optimizer steps over minibatches of whole groups."""
 
+from collections.abc import Iterator
 import dataclasses
 import functools
 from typing import NamedTuple
@@ -10,17 +11,18 @@ import numpy as np
 
 from r1jax import config as config_lib
 from r1jax import losses, models, parallel
-from r1jax.batch import Pending
+from r1jax.batch import Pending, RolloutBatch
 from r1jax.config import require
 from r1jax.training import accumulate
+from r1jax.typed import Array, Float, typed
 
 
 class LogProbs(NamedTuple):
   """f32[P, G, T] log-probs and entropies of response tokens, and what the forward gave (`models.Output`) beside."""
 
-  logp: jax.Array
-  entropy: jax.Array
-  expert_load: jax.Array | None
+  logp: Float[Array, 'p g t']
+  entropy: Float[Array, 'p g t']
+  expert_load: Float[Array, 'layers experts'] | None
   params: dict
 
 
@@ -124,7 +126,8 @@ def needs_old_logp(cfg):
 
 
 @functools.partial(jax.jit, static_argnames='fn')
-def logprobs_program(params, batch, *, fn):
+@typed
+def logprobs_program(params: dict, batch: RolloutBatch, *, fn: LogProbFn) -> Float[Array, 'p g t']:
   return fn(params, batch).logp
 
 
@@ -181,7 +184,7 @@ def update(trainer, state, batch, cfg, step):
   return state, {name: (max if name.endswith('_max') else np.mean)([m[name] for m in found]) for name in found[0]}
 
 
-def microbatches(batch, cfg):
+def microbatches(batch: RolloutBatch, cfg: config_lib.RL) -> Iterator[tuple[tuple, RolloutBatch]]:
   """Yields ((groups, rows) to index the rollout with, RolloutBatch of these on the host).
 
   Each group's rows are ordered by length and cut into slices, and a microbatch holds the same slice of
