@@ -136,7 +136,7 @@ def test_a_missing_key_is_named():
     (dict(train__microbatch=48), ['256 samples', 'microbatches of 48', 'divisor of 256']),
     (
       dict(rollout__samples=12, rollout__prompts=4, rollout__chunk=0, train__microbatch=8, train__length_slices=1),
-      ['microbatch 8', '12 samples of a prompt', 'rollout.samples 12', 'train.length_slices 1'],
+      ['microbatch 8', '12 samples in a length slice', 'rollout.samples 12', 'train.length_slices 1'],
     ),
     (dict(rollout__chunk=3), ['16', 'chunks of 3']),
     (dict(reward__overlong_buffer=160), ['overlong_buffer 160', 'max_response 160']),
@@ -232,16 +232,18 @@ def test_what_lies_outside_is_found_at_any_depth(name, key):
     -float('inf'),
     10 * allowed.high + 1,
     allowed.low - 1,
-    *([allowed.low] if allowed.above else []),
-    *([allowed.high] if allowed.below else []),
+    *([allowed.low] if allowed.exclude_low else []),
+    *([allowed.high] if allowed.exclude_high else []),
   ]
-  for value in bad if not allowed.off else [b for b in bad if b != 0]:
-    assert list(ranges.outside(name, {key: value}, 'a.')) == [(f'a.{key}', pytest.approx(value, nan_ok=True), allowed)]
-    ((found, _, _),) = ranges.outside(name, {key: {'x': {'y': value}}}, '')
+  for value in bad if not allowed.or_zero else [b for b in bad if b != 0]:
+    assert list(ranges.out_of_range(name, {key: value}, 'a.')) == [
+      (f'a.{key}', pytest.approx(value, nan_ok=True), allowed)
+    ]
+    ((found, _, _),) = ranges.out_of_range(name, {key: {'x': {'y': value}}}, '')
     assert found == f'{key}.x.y'
-  good = [allowed.high] if not allowed.below else [(allowed.low + allowed.high) / 2]
-  for value in good + [0] * allowed.off + [allowed.low] * (not allowed.above):
-    assert not list(ranges.outside(name, {key: value}, ''))
+  good = [allowed.high] if not allowed.exclude_high else [(allowed.low + allowed.high) / 2]
+  for value in good + [0] * allowed.or_zero + [allowed.low] * (not allowed.exclude_low):
+    assert not list(ranges.out_of_range(name, {key: value}, ''))
 
 
 def test_a_group_of_one_is_allowed_without_a_baseline():

@@ -157,14 +157,11 @@ def test_equal_ids_of_two_parts_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
   'settings, words',
   [
-    (dict(source='mixture'), 'holds no part with a weight'),
-    (dict(source='mixture', parts=dict(a=dict(source='trial', weight=0.0))), 'holds no part with a weight'),
-    (
-      dict(source='mixture', parts=dict(a=dict(source='trial', start_step=3))),
-      'no part of the mixture is drawn before',
-    ),
+    (dict(source='mixture'), 'data.parts'),
+    (dict(source='mixture', parts=dict(a=dict(source='trial', weight=0.0))), 'data.parts'),
+    (dict(source='mixture', parts=dict(a=dict(source='trial', start_step=3))), 'before step 3'),
     (dict(source='mixture', path='x', parts=dict(a=dict(source='trial'))), "data.path 'x' would not be read"),
-    (dict(source='trial', parts=dict(a=dict(source='trial'))), "data.source is 'trial'; set it to 'mixture'"),
+    (dict(source='trial', parts=dict(a=dict(source='trial'))), "data.source is 'trial'; set data.source to 'mixture'"),
     (dict(source='mixture', parts=dict(a=dict(source='jsonl'))), '--config.data.parts.a.path=FILE'),
     (dict(source='mixture', parts=dict(a=dict(source='mixture'))), "parts.a.source is 'mixture'; use one of jsonl"),
     (dict(source='mixture', parts=dict(a=dict(source='trial', wieght=1.0))), "nearest known one is 'parts.a.weight'"),

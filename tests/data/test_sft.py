@@ -179,7 +179,7 @@ def test_a_bad_line_is_named(tmp_path, row, said):
     (dict(path='none.jsonl'), 'there is no file none.jsonl'),
     (dict(eval_fraction=0.0), 'nothing is held out'),
     (dict(response='none'), 'name the fields of a row in braces'),
-    (dict(drop='('), 'is no regular expression'),
+    (dict(drop='('), 'data.drop'),
   ],
 )
 def test_settings_that_cannot_work(tmp_path, settings, said):
