@@ -1,4 +1,4 @@
-"""Examples for reward models: files are checked, splits keep prompts apart, the toys hold what they say."""
+"""Examples for reward models: files are checked, splits keep prompts apart, toy examples follow their rules."""
 
 import json
 
@@ -20,17 +20,18 @@ READ = {
 }
 
 
-def written(path, rows):
+def write(path, rows):
   path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
   return str(path)
 
 
-def settings(path, **more):
-  return config.RewardModelData(**{'source': 'jsonl', 'max_length': 64, 'path': str(path), 'eval_fraction': 0.3} | more)
+def settings(path, **overrides):
+  defaults = {'source': 'jsonl', 'max_length': 64, 'path': str(path), 'eval_fraction': 0.3}
+  return config.RewardModelData(**defaults | overrides)
 
 
 @pytest.mark.parametrize(
-  'kind, good, change, said',
+  'kind, good, change, words',
   [
     ('pairs', PAIR, {'prompt': []}, "field 'prompt' is an empty list"),
     ('pairs', PAIR, {'chosen': None}, "field 'chosen' is a NoneType, not a string"),
@@ -45,16 +46,16 @@ def settings(path, **more):
     ('steps', STEPS, {'labels': [1, True, 0]}, "field 'labels', step 1: True"),
   ],
 )
-def test_a_bad_row_is_named_by_file_line_and_field(tmp_path, kind, good, change, said):
+def test_a_bad_row_is_named_by_file_line_and_field(tmp_path, kind, good, change, words):
   bad = {k: v for k, v in (good | change).items() if v is not ...}
-  path = written(tmp_path / 'f.jsonl', [good, bad])
+  path = write(tmp_path / 'f.jsonl', [good, bad])
   with pytest.raises(DataError, match='f.jsonl, line 2: ') as error:
     READ[kind](path)
-  assert said in str(error.value) and '\n' not in str(error.value)
+  assert words in str(error.value) and '\n' not in str(error.value)
 
 
 def test_helpfulness_sees_the_summary_only(tmp_path):
-  path = written(
+  path = write(
     tmp_path / 'f.jsonl', [PAIR, PAIR | {'chosen': '<think>b</think>bad'}, PAIR | {'rejected': '<think>never ends'}]
   )
   items, dropped = preference.read_pairs(path, 'summary')
@@ -64,7 +65,7 @@ def test_helpfulness_sees_the_summary_only(tmp_path):
 
 
 def test_labels_and_groups_of_steps(tmp_path):
-  path = written(
+  path = write(
     tmp_path / 'f.jsonl',
     [
       STEPS,
@@ -90,10 +91,10 @@ def test_labels_and_groups_of_steps(tmp_path):
   ],
 )
 def test_a_step_is_split_off_as_it_was_learned(steps, rule):
-  want = [process.one_step(step, rule) for step in steps]
-  text = process.joined(want, rule)
-  found = process.spans(text, rule)
-  assert [process.one_step(text[a:b], rule) for a, b in found] == want
+  expected = [process.one_step(step, rule) for step in steps]
+  text = process.joined(expected, rule)
+  spans = process.spans(text, rule)
+  assert [process.one_step(text[a:b], rule) for a, b in spans] == expected
 
 
 def test_steps_of_a_response():
@@ -113,10 +114,10 @@ def test_steps_of_a_megabyte_take_no_time():
 
 def test_a_prompt_is_on_one_side_of_the_split(tmp_path):
   rows = [PAIR | {'prompt': f'question {i // 2}', 'rejected': f'{i}'} for i in range(80)]
-  train, held_out, dropped = labelled.load(settings(written(tmp_path / 'f.jsonl', rows)), 'pairs')
-  keys = [{item['key'] for item in part} for part in (train, held_out)]
+  train, held_out, dropped = labelled.load(settings(write(tmp_path / 'f.jsonl', rows)), 'pairs')
+  keys = [{item['key'] for item in items} for items in (train, held_out)]
   assert not keys[0] & keys[1] and len(train) + len(held_out) == 80 and 10 < len(held_out) < 40
-  path = written(tmp_path / 'g.jsonl', [rows[0], PAIR | {'prompt': 'another'}])
+  path = write(tmp_path / 'g.jsonl', [rows[0], PAIR | {'prompt': 'another'}])
   train, held_out, dropped = labelled.load(settings(tmp_path / 'f.jsonl', eval_path=path), 'pairs')
   assert (len(train), len(held_out), dropped['held_out']) == (78, 2, 2)
 
@@ -124,12 +125,12 @@ def test_a_prompt_is_on_one_side_of_the_split(tmp_path):
 def test_what_cannot_work_is_refused(tmp_path):
   with pytest.raises(ConfigError, match='data.path is empty'):
     labelled.load(settings(''), 'pairs')
-  with pytest.raises(ConfigError, match='makes its own examples'):
+  with pytest.raises(ConfigError, match="data.source 'toy'"):
     labelled.load(settings('f', source='toy'), 'pairs')
   with pytest.raises(ConfigError, match='nothing is held out'):
     settings('f', eval_fraction=0.0)
-  path = written(tmp_path / 'f.jsonl', [PAIR])
-  with pytest.raises(DataError, match='no example is left to hold out'):
+  path = write(tmp_path / 'f.jsonl', [PAIR])
+  with pytest.raises(DataError, match='left to hold out .1 to train on, 0 held out'):
     labelled.load(settings(path), 'pairs')
 
 

@@ -1,4 +1,4 @@
-"""The order of problems: a function of (seed, step) alone, every problem once an epoch."""
+"""The order of problems: it depends only on (seed, step), and every epoch has every problem once."""
 
 import json
 import subprocess
@@ -58,7 +58,7 @@ def test_processes_share_a_step_without_overlap(processes):
 
 
 def test_a_count_that_does_not_divide_is_refused():
-  with pytest.raises(config.ConfigError, match='12 problems a step do not divide over 5 processes.*multiple of 5'):
+  with pytest.raises(config.ConfigError, match='12 problems .* 5 processes.*rollout.prompts.*multiple of 5'):
     ids(0, 0, 12, process_index=0, process_count=5)
 
 
@@ -99,7 +99,7 @@ def test_draws_go_on_where_they_were():
   assert {i[0] for i in whole[1]} == {'a'} and {i[0] for i in whole[3]} == {'a', 'b'}
   plain = make()
   without = steps(plain, [0] * 8)
-  for cut in (1, 2, 3, 5):  # what was saved without a position took one a step
+  for cut in (1, 2, 3, 5):  # a run that was saved without a position took one draw per step
     after = make()
     after.go_to(cut)
     assert steps(after, [0] * 8, cut) == without[cut:]

@@ -58,7 +58,7 @@ def points(count, held_out, view):
 
 def _item(name, prompt, texts, labels, view):
   turns = preference.turns_of(prompt)
-  texts = [conversation.shown(text, view) for text in texts]
+  texts = [conversation.visible_text(text, view) for text in texts]
   return {'id': name, 'turns': turns, 'texts': texts, 'labels': labels, 'key': preference.prompt_key(turns)}
 
 
