@@ -197,7 +197,7 @@ def test_what_is_said_of_a_reward_model_is_checked(tmp_path, change):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / model_lib.ABOUT)
-  with pytest.raises(ConfigError, match='reward_model.json is no regular file'):
+  with pytest.raises(ConfigError, match='reward_model.json is not a regular file'):
     model_lib.read_about(tmp_path)
 
 

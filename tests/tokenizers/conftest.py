@@ -1,4 +1,4 @@
-"""Tokenizers made on the spot, like those of the model families, and texts that are awkward for them."""
+"""Small tokenizers like those of the model families, and texts that are difficult for them."""
 
 import json
 import random
@@ -69,7 +69,7 @@ def texts():
 
 
 def _write(path, *, first, later, digits, normalizer, chat_template, eos, bos=None, ends=None):
-  """A byte-level tokenizer in a directory. first: tokens in the model's own vocabulary; later: added behind it."""
+  """Writes a byte-level tokenizer; first: tokens in the model's own vocabulary, later: tokens added after it."""
   path.mkdir()
   tk = library.Tokenizer(library.models.BPE())
   tk.normalizer = normalizer
@@ -93,7 +93,7 @@ def _write(path, *, first, later, digits, normalizer, chat_template, eos, bos=No
   )
   tk.train_from_iterator([*CORPUS[:-1], *arithmetic.documents('chain', 0, 20)], trainer)
   tk.add_tokens([library.AddedToken(t, special=special, normalized=False) for t, special in later])
-  tk.enable_truncation(8)  # what a trainer may have left in the file
+  tk.enable_truncation(8)  # a trainer may leave this in the file
   tk.save(str(path / 'tokenizer.json'))
   config = {
     'tokenizer_class': 'PreTrainedTokenizerFast',

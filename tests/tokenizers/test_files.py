@@ -1,4 +1,4 @@
-"""Which file is taken, and what is said of files that are missing or broken."""
+"""Which files are read, and errors about files that are missing or broken."""
 
 import hashlib
 import json
@@ -45,36 +45,36 @@ def test_files_are_those_that_are_there(qwen, sentencepiece, tmp_path):
   assert names(qwen) == ['tokenizer.json', 'tokenizer_config.json', 'generation_config.json']
   assert names(sentencepiece) == ['tokenizer.json', 'tokenizer.model', 'tokenizer_config.json']
   (tmp_path / 'vocab.json').write_text('{}')
-  with pytest.raises(tokenizers.TokenizerError, match='no tokenizer there; pass a model directory'):
+  with pytest.raises(tokenizers.TokenizerError, match='no tokenizer there'):
     tokenizers.files(tmp_path)
 
 
 def test_what_is_missing_is_said(tmp_path):
   for path in (tmp_path, tmp_path / 'nothing', tmp_path / 'tokenizer.model'):
-    assert 'no tokenizer there; pass a model directory' in error_of(path)
+    assert 'no tokenizer there' in error_of(path)
 
 
 @pytest.mark.parametrize(
-  'name, content, said',
+  'name, content, words',
   [
     ('tokenizer.json', '{"a": ', 'cannot be read as JSON'),
-    ('tokenizer.json', '[]', 'holds a list, not an object'),
+    ('tokenizer.json', '[]', 'a list, not an object'),
     ('tokenizer.json', '{}', 'not byte-level'),
     ('tokenizer.json', '\udcff', 'cannot be read as JSON'),
     ('tokenizer.json', '{"decoder": {"type": "ByteLevel"}, "model": 3}', 'not a tokenizer'),
     ('tokenizer_config.json', '{', 'cannot be read as JSON'),
-    ('generation_config.json', '3', 'holds a int'),
+    ('generation_config.json', '3', 'a int, not an object'),
     ('tokenizer_config.json', '{"added_tokens_decoder": {"x": {}}}', 'added tokens'),
     ('tokenizer_config.json', '{"added_tokens_decoder": [1]}', 'added tokens'),
-    ('generation_config.json', '{"eos_token_id": "</s>"}', "generation_config.json beside it is '</s>', not an id"),
+    ('generation_config.json', '{"eos_token_id": "</s>"}', "generation_config.json is '</s>', not an id"),
     ('config.json', '{"eos_token_id": [-1]}', 'not an id'),
   ],
 )
-def test_a_broken_file_is_named(qwen, tmp_path, name, content, said):
+def test_a_broken_file_is_named(qwen, tmp_path, name, content, words):
   path = tmp_path / 'm'
   shutil.copytree(qwen, path)
   (path / name).write_bytes(content.encode(errors='surrogateescape'))
-  assert said in error_of(path)
+  assert words in error_of(path)
 
 
 def test_a_broken_sentencepiece_model_is_named(tmp_path):
@@ -86,7 +86,7 @@ def test_a_tokenizer_without_an_end_is_refused(qwen, tmp_path):
   path = edited(qwen, tmp_path / 'm', 'tokenizer_config.json', eos_token=None)
   assert len(tokenizers.load(path).eos) == 2  # generation_config.json still names them
   (path / 'generation_config.json').unlink()
-  assert 'no token ends a text' in error_of(path)
+  assert 'eos_token_id' in error_of(path)
 
 
 def test_an_added_token_that_takes_spaces_is_refused(qwen, tmp_path):
@@ -133,7 +133,7 @@ def test_tokens_beside_a_sentencepiece_model_are_refused(sentencepiece, tmp_path
     'tokenizer_config.json',
     added_tokens_decoder={'512': {'content': '<x>', 'special': True}},
   )
-  assert 'has 512 ids, but the files beside it add more' in error_of(path)
+  assert 'has 512 ids' in error_of(path)
 
 
 def test_training_gives_the_same_model_each_time(tmp_path):
@@ -158,7 +158,7 @@ def having(**changes):
 
 
 @pytest.mark.parametrize(
-  'change, said',
+  'change, words',
   [
     (having(normalizer={'type': 'Precompiled', 'precompiled_charsmap': '/////w=='}), "'Precompiled'"),
     (
@@ -174,31 +174,31 @@ def having(**changes):
     (having(normalizer={}), 'normalizer {}'),
     (having(pre_tokenizer={'type': 'FixedLength', 'length': 0}), "'FixedLength'"),
     (having(pre_tokenizer={'type': 'Sequence', 'pretokenizers': [BYTE_LEVEL, {'type': 'Metaspace'}]}), "'Metaspace'"),
-    (having(pre_tokenizer=SPLIT | {'pattern': {'String': ''}}), 'nothing to look for'),
+    (having(pre_tokenizer=SPLIT | {'pattern': {'String': ''}}), 'with an empty pattern'),
     (having(pre_tokenizer=SPLIT | {'pattern': {'Regex': '('}}), 'not a tokenizer'),
     (model(type='WordLevel', unk_token='[UNK]'), 'no BPE model'),
     (model(type='WordPiece'), 'no BPE model'),
     (model(type='Unigram', vocab=[['a', -1.0]]), 'no BPE model'),
     (model(vocab=[]), 'no BPE model'),
     (having(model={'type': 'BPE'}), 'no BPE model'),
-    (model(vocab={}, merges=[]), 'no token'),
+    (model(vocab={}, merges=[]), 'has no tokens'),
     (model(continuing_subword_prefix='##'), "continuing_subword_prefix = '##'"),
     (model(end_of_word_suffix='</w>'), "end_of_word_suffix = '</w>'"),
     (model(dropout=0.5), 'dropout = 0.5'),
     (model(vocab={'a': -1}, merges=[]), 'not a tokenizer'),
     (model(vocab={'a': 10**12}, merges=[]), 'not a tokenizer'),
     (model(vocab={'a': 1.5}, merges=[]), 'not a tokenizer'),
-    (model(vocab={'a': 1, 'b': 1}, merges=[]), 'one id for two'),
+    (model(vocab={'a': 1, 'b': 1}, merges=[]), 'the same id for two'),
     (model(merges=[['nothing', 'there']]), 'not a tokenizer'),
     (model(merges=3), 'not a tokenizer'),
   ],
 )
-def test_settings_that_byte_level_bpe_has_not_are_refused(qwen, tmp_path, change, said):
+def test_settings_that_byte_level_bpe_has_not_are_refused(qwen, tmp_path, change, words):
   spec = json.loads((qwen / 'tokenizer.json').read_text())
   spec = change(spec)
-  if said == 'no token':
+  if words == 'has no tokens':
     spec['added_tokens'] = []
-  assert said in error_of(edited(qwen, tmp_path / 'm', **spec))
+  assert words in error_of(edited(qwen, tmp_path / 'm', **spec))
 
 
 @pytest.mark.parametrize(
