@@ -108,8 +108,8 @@ def test_the_list_has_every_variant_and_the_default_is_one(name):
     (dict(model__remat='some'), "model.remat is 'some'; known: none, full, attention, qkv"),
     (dict(model__attention='flash'), "model.attention is 'flash'; known: auto, xla, chunked, splash, cudnn"),
     (dict(rollout__stop='x'), "'rollout.stop' is 'x'; it must be a list of strs"),
-    (dict(rollout=3), "'rollout' is 3; it must hold the keys of Rollout"),
-    (dict(reward__parts='math'), "'reward.parts' is 'math'; it must map names to floats"),
+    (dict(rollout=3), "'rollout' is 3; it must be a mapping with the keys of Rollout"),
+    (dict(reward__parts='math'), "'reward.parts' is 'math'; it must be a mapping of names to floats"),
     (dict(reward__parts=dict(signs='1')), "'reward.parts.signs' is '1'"),
   ],
 )

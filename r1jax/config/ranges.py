@@ -156,21 +156,21 @@ RANGES = {
 }
 
 
-def out_of_range(class_name, values, at):
+def out_of_range(class_name, values, prefix):
   """Yields (dotted key, number, Range) for each number of a settings class that is out of its range.
 
   Args:
     class_name: a key of RANGES; classes that are not in it have no numbers.
     values: {field: value}; a value may be a dict, or a dict of dicts, of numbers.
-    at: dotted path of the fields, with its last dot.
+    prefix: dotted path of the fields, with its last dot.
   """
   for field, allowed in RANGES.get(class_name, {}).items():
     if field in values:
-      leaves = _leaves(values[field], at + field)
+      leaves = _leaves(values[field], prefix + field)
       yield from ((key, value, allowed) for key, value in leaves if not allowed.contains(value))
 
 
-def _leaves(value, at):
+def _leaves(value, path):
   if hasattr(value, 'items'):
-    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f'{at}.{key}')]
-  return [(at, value)]
+    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f'{path}.{key}')]
+  return [(path, value)]

@@ -79,8 +79,8 @@ def _toy(cfg, objective):
   )
   make = scored.WORLDS[objective]
   if objective == 'steps':
-    return *(make(count, held) for count, held in scored.SPLITS), {}
-  return *(make(count, held, cfg.view) for count, held in scored.SPLITS), {}
+    return *(make(count, held_out) for count, held_out in scored.SPLITS), {}
+  return *(make(count, held_out, cfg.view) for count, held_out in scored.SPLITS), {}
 
 
 SOURCES = {'jsonl': _jsonl, 'toy': _toy}

@@ -24,7 +24,7 @@ def prepare(name, source, data_dir):
     (path of the set, {split: records}).
 
   Raises:
-    DataError: the file cannot be used, or data_dir already holds the set.
+    DataError: the file cannot be used, or data_dir already has the set.
   """
   builder = _builder(name, source, data_dir)
   if builder.data_path.exists():

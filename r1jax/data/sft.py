@@ -60,19 +60,19 @@ class Corpus:
     return self.ids[begin:end], int(self.starts[index])
 
 
-def load(cfg, tokenizer, encode, folder, asked=frozenset()):
+def load(cfg, tokenizer, encode, folder, evaluated=frozenset()):
   """Loads the training texts and the held-out texts that a config.SFTData describes.
 
   The held-out texts are those of data.eval_path, or the share data.eval_fraction of the prompts. The share is chosen by
   a hash that is independent of RL's, so that prompts from RL's training split are split again. Training texts are
-  dropped and counted if their prompt is held out or in `asked`; all texts over data.max_length are, too.
+  dropped and counted if their prompt is held out or in `evaluated`; all texts over data.max_length are, too.
 
   Args:
     cfg: config.SFTData.
     tokenizer: the model's tokenizer.
     encode: function row -> (text, ids) of its prompt, exactly as for the sampler.
     folder: where the files of ids are.
-    asked: `reader.text_key`s of the problems that the model is evaluated on.
+    evaluated: `reader.text_key`s of the problems that the model is evaluated on, a set.
 
   Returns:
     (training Corpus, held-out Corpus, {reason: number dropped}).
@@ -83,16 +83,16 @@ def load(cfg, tokenizer, encode, folder, asked=frozenset()):
   """
   require(cfg.source in SOURCES, f'data.source is {cfg.source!r}; known: {", ".join(SOURCES)}.')
   files = SOURCES[cfg.source](cfg)
-  digest = _digest_inputs(cfg, files, tokenizer, asked)
+  digest = _digest_inputs(cfg, files, tokenizer, evaluated)
   path = os.path.join(folder, digest[:16])
   if not os.path.exists(os.path.join(path, ABOUT)):
-    _write(cfg, files, tokenizer, encode, path, asked)
+    _write(cfg, files, tokenizer, encode, path, evaluated)
   with open(os.path.join(path, ABOUT), encoding='utf-8') as f:
     dropped = json.load(f)
   return *(_open(os.path.join(path, split), digest) for split in ('train', 'held_out')), dropped
 
 
-def _digest_inputs(cfg, files, tokenizer, asked):
+def _digest_inputs(cfg, files, tokenizer, evaluated):
   """Returns a digest of everything that the encoded texts depend on: the texts, the settings and the tokenizer."""
   texts = [TOY if isinstance(file, int) else file and _digest(file) for file in files]
   folder = os.path.dirname(tokenizer.path)
@@ -102,7 +102,7 @@ def _digest_inputs(cfg, files, tokenizer, asked):
     if name.startswith(('tokenizer', 'chat_template', 'special_tokens'))
   ]
   settings = dataclasses.asdict(dataclasses.replace(cfg, path='', eval_path=''))
-  inputs = [settings, texts, tokenizer_files, tokenizer.eos, PURPOSE, sorted(asked)]
+  inputs = [settings, texts, tokenizer_files, tokenizer.eos, PURPOSE, sorted(evaluated)]
   return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
@@ -167,7 +167,7 @@ def _check(row):
     raise ValueError("neither 'turns' nor a text 'problem'")
 
 
-def _write(cfg, files, tokenizer, encode, path, asked):
+def _write(cfg, files, tokenizer, encode, path, evaluated):
   """Encodes both splits into the folder `path`. ABOUT is written last: if it exists, the folder is complete."""
   os.makedirs(path, exist_ok=True)
   train, held_out = files
@@ -178,7 +178,7 @@ def _write(cfg, files, tokenizer, encode, path, asked):
     is_held_out = lambda key: sources.share(key, PURPOSE) < cfg.eval_fraction
   to_ids = lambda row, response: text_ids(*encode(row), response, tokenizer)
   train_rows = (
-    (row, response) for key, row, response in _rows(cfg, train) if not is_held_out(key) and key not in asked
+    (row, response) for key, row, response in _rows(cfg, train) if not is_held_out(key) and key not in evaluated
   )
   held_out_file = train if held_out is None else held_out
   held_out_rows = ((row, response) for key, row, response in _rows(cfg, held_out_file) if is_held_out(key))
@@ -186,7 +186,7 @@ def _write(cfg, files, tokenizer, encode, path, asked):
     'long': _encode(train_rows, to_ids, cfg.max_length, path, 'train'),
     'long_held_out': _encode(held_out_rows, to_ids, cfg.max_length, path, 'held_out'),
     'held_out': 0 if held_out is None else sum(is_held_out(key) for key, _, _ in _rows(cfg, train)),
-    'asked': sum(key in asked and not is_held_out(key) for key, _, _ in _rows(cfg, train)) if asked else 0,
+    'asked': sum(key in evaluated and not is_held_out(key) for key, _, _ in _rows(cfg, train)) if evaluated else 0,
   }
   _save(os.path.join(path, ABOUT), lambda f: f.write(json.dumps(dropped).encode()))
 

@@ -38,7 +38,7 @@ def write(path, rows):
   return str(path)
 
 
-def load(folder, calls=None, prompt=lambda row: f'{row["problem"]}\n', asked=frozenset(), **settings):
+def load(folder, calls=None, prompt=lambda row: f'{row["problem"]}\n', evaluated=frozenset(), **settings):
   cfg = config.SFTData(**dict(source='jsonl', max_length=100, eval_fraction=0.3) | settings)
   tokenizer = Letters(folder)
 
@@ -47,7 +47,7 @@ def load(folder, calls=None, prompt=lambda row: f'{row["problem"]}\n', asked=fro
       calls.append(row)
     return prompt(row), tokenizer.encode(prompt(row))
 
-  return sft.load(cfg, tokenizer, encode, str(folder / 'texts'), asked)
+  return sft.load(cfg, tokenizer, encode, str(folder / 'texts'), evaluated)
 
 
 def rows(count=40):
@@ -81,7 +81,7 @@ def test_a_text_whose_prompt_is_in_the_evaluation_is_dropped(tmp_path):
   path = write(tmp_path / 'f.jsonl', rows())
   whole, held_out, _ = load(tmp_path, path=path)
   index = next(i for i, row in enumerate(rows()) if share(row['problem'], sft.PURPOSE) >= 0.3)
-  train, same, dropped = load(tmp_path, path=path, asked=frozenset({rows()[index]['problem'], 'another'}))
+  train, same, dropped = load(tmp_path, path=path, evaluated=frozenset({rows()[index]['problem'], 'another'}))
   assert dropped['asked'] == 1 == len(whole) - len(train) and len(same) == len(held_out)
   assert all(text(train, i)[0] != f'{rows()[index]["problem"]}\n' for i in range(len(train)))
 
