@@ -90,7 +90,7 @@ def test_labels_and_groups_of_steps(tmp_path):
     ['x\r\ny', ' \tz '],
   ],
 )
-def test_a_step_is_split_off_as_it_was_learned(steps, rule):
+def test_steps_are_split_at_inference_as_in_training(steps, rule):
   expected = [process.one_step(step, rule) for step in steps]
   text = process.joined(expected, rule)
   spans = process.spans(text, rule)
@@ -122,7 +122,7 @@ def test_a_prompt_is_on_one_side_of_the_split(tmp_path):
   assert (len(train), len(held_out), dropped['held_out']) == (78, 2, 2)
 
 
-def test_what_cannot_work_is_refused(tmp_path):
+def test_settings_that_cannot_work(tmp_path):
   with pytest.raises(ConfigError, match='data.path is empty'):
     labelled.load(settings(''), 'pairs')
   with pytest.raises(ConfigError, match="data.source 'toy'"):
@@ -134,7 +134,7 @@ def test_what_cannot_work_is_refused(tmp_path):
     labelled.load(settings(path), 'pairs')
 
 
-def test_the_planted_preference():
+def test_the_rule_of_toy_pairs():
   items = scored.pairs(400, True, 'summary')
   longer = []
   for item in items:
@@ -144,36 +144,36 @@ def test_the_planted_preference():
     good = [states in text.split(' , ') and not set(text.split()) & set(scored.RUDE) for text in item['texts']]
     assert good == [True, False] and 'think' not in ''.join(item['texts']) and len(facts) in (1, 2)
     longer.append(len(item['texts'][0].split()) > len(item['texts'][1].split()))
-  assert 0.6 < np.mean(longer) < 0.8  # as good as length alone can do
+  assert 0.6 < np.mean(longer) < 0.8  # the accuracy of length alone
   assert any('<think>' in text for item in scored.pairs(10, True, 'whole') for text in item['texts'])
 
 
-def test_the_planted_safety():
+def test_the_rule_of_toy_points():
   items = scored.points(200, False, 'whole')
   assert [item['labels'] for item in items] == [[float(i % 2)] for i in range(200)]
   for item in items:
     assert item['labels'][0] == (not set(item['texts'][0].split()) & set(scored.RUDE))
 
 
-def test_the_planted_error():
+def test_the_rule_of_toy_steps():
   wrong = 0
   for item in scored.steps(300, True):
     value, *terms = item['turns'][0]['content'].split()
-    slips = []
-    for step, wanted in zip(item['texts'], terms, strict=True):
+    errors = []
+    for step, expected in zip(item['texts'], terms, strict=True):
       before, term, _, after = step.split()
-      assert (before, term) == (value, wanted)  # what follows the error is consistent with it
-      slips.append(int(before) + int(term) != int(after))
+      assert (before, term) == (value, expected)  # the steps after the error are consistent with it
+      errors.append(int(before) + int(term) != int(after))
       value = after
-    assert sum(slips) <= 1
-    at = slips.index(True) if any(slips) else len(slips)
-    assert item['labels'] == [1.0] * at + [0.0] * (at < len(slips)) + [-1.0] * (len(slips) - at - 1)
-    wrong += any(slips)
+    assert sum(errors) <= 1
+    right = errors.index(True) if any(errors) else len(errors)
+    assert item['labels'] == [1.0] * right + [0.0] * (right < len(errors)) + [-1.0] * (len(errors) - right - 1)
+    wrong += any(errors)
   assert 0.7 < wrong / 300 < 0.9
 
 
 @pytest.mark.parametrize('objective', config.OBJECTIVES)
-def test_toys_are_the_same_every_time_and_hold_prompts_apart(objective, monkeypatch):
+def test_toy_examples_are_the_same_every_time_and_their_splits_disjoint(objective, monkeypatch):
   monkeypatch.setattr(scored, 'SPLITS', ((300, False), (50, True)))
   cfg = config.RewardModelData(source='toy', max_length=64, eval_fraction=0.0)
   train, held_out, dropped = labelled.load(cfg, objective)

@@ -84,9 +84,14 @@ def test_folder(tmp_path):
 
 def test_corrupt_gzip_stops_even_after_good_lines(tmp_path):
   rows = [json.dumps({'problem': f'{i}', 'answer': i * i}) for i in range(5000)]
-  whole = gzip.compress('\n'.join(rows).encode())
-  flipped = whole[: len(whole) // 2] + bytes(64) + whole[len(whole) // 2 + 64 :]
-  files = {'cut': whole[: len(whole) // 2], 'flipped': flipped, 'plain': GOOD, 'tail': whole[:-4] + bytes(4)}
+  compressed = gzip.compress('\n'.join(rows).encode())
+  flipped = compressed[: len(compressed) // 2] + bytes(64) + compressed[len(compressed) // 2 + 64 :]
+  files = {
+    'cut': compressed[: len(compressed) // 2],
+    'flipped': flipped,
+    'plain': GOOD,
+    'tail': compressed[:-4] + bytes(4),
+  }
   for name, data in files.items():
     path = tmp_path / f'{name}.jsonl.gz'
     write(path, data)

@@ -79,22 +79,22 @@ def test_training_problems_of_rl_are_split_again(tmp_path, fraction):
 
 def test_a_text_whose_prompt_is_in_the_evaluation_is_dropped(tmp_path):
   path = write(tmp_path / 'f.jsonl', rows())
-  whole, held_out, _ = load(tmp_path, path=path)
+  all_texts, held_out, _ = load(tmp_path, path=path)
   index = next(i for i, row in enumerate(rows()) if share(row['problem'], sft.PURPOSE) >= 0.3)
-  train, same, dropped = load(tmp_path, path=path, evaluated=frozenset({rows()[index]['problem'], 'another'}))
-  assert dropped['asked'] == 1 == len(whole) - len(train) and len(same) == len(held_out)
+  train, same_held_out, dropped = load(tmp_path, path=path, evaluated=frozenset({rows()[index]['problem'], 'another'}))
+  assert dropped['asked'] == 1 == len(all_texts) - len(train) and len(same_held_out) == len(held_out)
   assert all(text(train, i)[0] != f'{rows()[index]["problem"]}\n' for i in range(len(train)))
 
 
 def test_a_held_out_file_a_folder_and_texts_over_the_limit(tmp_path):
   (tmp_path / 'set').mkdir()
   write(tmp_path / 'set' / 'train.jsonl', [*rows(), {'problem': 'x', 'response': 'y' * 98}])
-  held_out = write(
+  held_out_file = write(
     tmp_path / 'h.jsonl', [rows()[3] | {'problem': ' problem  3'}, {'problem': 'long', 'response': 'y' * 99}]
   )
-  train, held, dropped = load(tmp_path, path=str(tmp_path / 'set'), eval_path=held_out)
-  assert dropped == {'long': 1, 'long_held_out': 1, 'held_out': 1, 'asked': 0}  # the same problem but for white space
-  assert (len(train), len(held)) == (39, 1)
+  train, held_out, dropped = load(tmp_path, path=str(tmp_path / 'set'), eval_path=held_out_file)
+  assert dropped == {'long': 1, 'long_held_out': 1, 'held_out': 1, 'asked': 0}  # rows()[3] with other white space
+  assert (len(train), len(held_out)) == (39, 1)
 
 
 def test_texts_are_encoded_again_only_if_something_changed(tmp_path):
@@ -113,11 +113,11 @@ def test_texts_are_encoded_again_only_if_something_changed(tmp_path):
 
 def test_an_interrupted_encoding_starts_again(tmp_path):
   path = write(tmp_path / 'f.jsonl', rows())
-  whole = load(tmp_path, path=path)[0].ids.tobytes()
+  ids = load(tmp_path, path=path)[0].ids.tobytes()
   (about,) = (tmp_path / 'texts').glob('*/about.json')
   about.unlink()
   (about.parent / 'train.ids').write_bytes(b'torn')
-  assert load(tmp_path, path=path)[0].ids.tobytes() == whole
+  assert load(tmp_path, path=path)[0].ids.tobytes() == ids
 
 
 def test_worked_solutions_of_gsm8k_as_published(tmp_path):

@@ -28,12 +28,12 @@ def test_held_out_share_is_disjoint_by_text_whatever_the_white_space(tmp_path):
 
 
 def test_a_problem_keeps_its_split_when_others_are_added_or_the_order_changes(tmp_path):
-  def held(problems):
+  def held_out(problems):
     return texts(data.load(config.Data(source='jsonl', path=write(tmp_path / 'p.jsonl', problems))).held_out)
 
   few = [f'problem {i}' for i in range(300)]
-  assert held(few) and held(few) == held(few[::-1])
-  assert held(few) == held(few + [f'other {i}' for i in range(300)]) & set(few)
+  assert held_out(few) and held_out(few) == held_out(few[::-1])
+  assert held_out(few) == held_out(few + [f'other {i}' for i in range(300)]) & set(few)
 
 
 def test_all_problems_of_the_eval_file_are_held_out_and_dropped_from_train(tmp_path):

@@ -112,7 +112,7 @@ def _write(path, *, first, later, digits, normalizer, chat_template, eos, bos=No
 
 @pytest.fixture(scope='session')
 def qwen(tmp_path_factory):
-  """Directory with a tokenizer in the manner of Qwen: two ids end a text, `<think>` is added and not special."""
+  """Directory with a tokenizer like that of Qwen: two end tokens, and `<think>` is added but not special."""
   later = [(token, True) for token in ('<|endoftext|>', '<|im_start|>', '<|im_end|>')]
   later += [('<think>', False), ('</think>', False)]
   return _write(
@@ -129,7 +129,7 @@ def qwen(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def deepseek(tmp_path_factory):
-  """Directory with a tokenizer in the manner of DeepSeek: two special tokens are in the model's own vocabulary."""
+  """Directory with a tokenizer like that of DeepSeek: two special tokens are in the model's own vocabulary."""
   later = [('<｜User｜>', False), ('<｜Assistant｜>', False), ('<think>', False), ('</think>', False)]
   return _write(
     tmp_path_factory.mktemp('models') / 'deepseek',
@@ -145,7 +145,7 @@ def deepseek(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def sentencepiece(tmp_path_factory):
-  """Directory with a tokenizer.model of our own, and the translation of it for transformers."""
+  """Directory with a tokenizer.model that is trained here, and its conversion for transformers."""
   path = tmp_path_factory.mktemp('models') / 'ours'
   path.mkdir()
   lines = [

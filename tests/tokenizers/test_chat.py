@@ -39,7 +39,7 @@ def test_ids_are_those_of_transformers(byte_level, messages, generate, reference
   assert tokenizers.load(byte_level).chat(messages, generate) == theirs
 
 
-def test_ordinary_texts_are_as_transformers_writes_them(byte_level, texts, reference):
+def test_ids_of_ordinary_texts_are_those_of_transformers(byte_level, texts, reference):
   ours, theirs = tokenizers.load(byte_level), reference(byte_level)
   for text in texts:
     if not any(token in text for token in ours.added):
@@ -48,7 +48,7 @@ def test_ordinary_texts_are_as_transformers_writes_them(byte_level, texts, refer
       ), text
 
 
-def test_r1_puts_the_pieces_together(deepseek):
+def test_the_text_of_the_template_r1(deepseek):
   ours = tokenizers.load(deepseek)
   ids = ours.chat(
     [
@@ -117,7 +117,9 @@ def test_the_mark_is_a_character_that_no_message_contains():
 def test_the_sandbox_refuses(qwen, tmp_path, template):
   ours = tokenizers.load(with_template(qwen, tmp_path / 'm', template))
   try:
-    assert ours.chat(user('a'), generate=False) == []  # jinja2 gives an undefined value for some, which is no text
+    assert (
+      ours.chat(user('a'), generate=False) == []
+    )  # for some of them jinja2 returns an undefined value, which is empty
   except tokenizers.TokenizerError as error:
     assert 'chat template fails' in str(error) and '\n' not in str(error)
 
@@ -131,7 +133,7 @@ def test_the_sandbox_refuses(qwen, tmp_path, template):
     ('{{ messages + 1 }}', 'list'),
   ],
 )
-def test_an_error_of_a_template_is_one_line(qwen, tmp_path, template, words):
+def test_an_error_in_a_template_is_one_line(qwen, tmp_path, template, words):
   ours = tokenizers.load(with_template(qwen, tmp_path / 'm', template))
   with pytest.raises(tokenizers.TokenizerError, match=words) as error:
     ours.chat(user('a'))

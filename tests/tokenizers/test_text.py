@@ -55,7 +55,7 @@ def test_ids_and_text_are_those_of_transformers(directory, texts, reference):
       assert theirs.encode(text, add_special_tokens=False) == ours.encode(text, special=True), text
 
 
-def test_a_translated_sentencepiece_model_reads_any_text_alike(sentencepiece, texts):
+def test_a_converted_sentencepiece_model_encodes_any_text_equally(sentencepiece, texts):
   ours, theirs = tokenizers.load(sentencepiece), reference_tokenizer(sentencepiece)
   theirs.encode_special_tokens = True
   rng = random.Random(0)
@@ -67,14 +67,14 @@ def test_a_translated_sentencepiece_model_reads_any_text_alike(sentencepiece, te
     assert theirs.decode(ids) == ours.decode(ids) == text.replace('▁', ' ')
 
 
-def test_a_translated_sentencepiece_model_writes_alike_what_is_utf8(sentencepiece):
+def test_a_converted_sentencepiece_model_decodes_utf8_equally(sentencepiece):
   ours, theirs = tokenizers.load(sentencepiece), reference_tokenizer(sentencepiece)
   both = [(ours.decode(ids), theirs.decode(ids)) for ids in random_ids(ours, 4000, 4)]
   valid = [pair for pair in both if '\ufffd' not in pair[0]]
   assert len(valid) > 500 and all(a == b for a, b in valid)
 
 
-def test_sentencepiece_models_of_another_kind_are_not_translated(tmp_path):
+def test_sentencepiece_models_of_another_kind_are_not_converted(tmp_path):
   sentencepiece_library.SentencePieceTrainer.train(
     sentence_iterator=iter(arithmetic.documents('trial', 0, 100)),
     model_prefix=str(tmp_path / 'm'),
@@ -88,7 +88,7 @@ def test_sentencepiece_models_of_another_kind_are_not_translated(tmp_path):
   assert not (tmp_path / 'tokenizer.json').exists()
 
 
-def test_text_comes_back(directory, texts):
+def test_decoding_restores_the_text(directory, texts):
   ours = tokenizers.load(directory)
   for text in texts:
     back = ours.decode(ours.encode(text))
@@ -134,7 +134,7 @@ def test_a_stream_is_what_decode_gives(directory, texts):
     assert ''.join(streamed(ours, ids)) == ours.decode(ids)
 
 
-def test_a_stream_writes_no_part_of_a_character(directory):
+def test_a_stream_returns_only_complete_characters(directory):
   ours = tokenizers.load(directory)
   text = 'a👨‍👩‍👧‍👦é汉🙂 ok'
   pieces = streamed(ours, ours.encode(text))
@@ -152,7 +152,7 @@ def test_a_stream_of_broken_characters_keeps_going(directory, byte):
   assert all(parts[1:-1])  # at most one is kept back
 
 
-def test_a_text_begins_as_the_tokenizers_files_say(qwen, tmp_path):
+def test_the_begin_token_follows_the_tokenizers_files(qwen, tmp_path):
   """It starts with the begin token according to add_bos_token, or else the post-processor of the tokenizer.json."""
   spec = json.loads((qwen / 'tokenizer.json').read_text())
   config = json.loads((qwen / 'tokenizer_config.json').read_text()) | {'bos_token': '<|im_start|>'}
