@@ -10,8 +10,8 @@ import numpy as np
 from r1jax.config import require
 
 
-def batch(problems, seed, step, count, process_index=0, process_count=1):
-  """Returns the problems of one step, or one process's share of them.
+def batch(problems, seed, step, count):
+  """Returns the problems of one step.
 
   Step s (or draw s, if a step takes several draws) takes positions s * count ... (s + 1) * count - 1 of an endless
   sequence in which every epoch is a new permutation of the problems. There is no state between steps, so a resumed run
@@ -21,26 +21,14 @@ def batch(problems, seed, step, count, process_index=0, process_count=1):
     problems: sequence of N problems, the same on every process.
     seed: int >= 0, the seed of the permutations.
     step: int >= 0.
-    count: problems per step, over all processes.
-    process_index: number of this process, 0 ... process_count - 1.
-    process_count: number of processes; their shares in the order of process_index make up the step.
+    count: problems per step.
 
   Returns:
-    list of count / process_count problems.
-
-  Raises:
-    ConfigError: count does not divide over the processes.
+    list of `count` problems.
   """
-  require(
-    count % process_count == 0,
-    f'{count} problems per step do not divide over {process_count} processes; '
-    f'set rollout.prompts to a multiple of {process_count}.',
-  )
   # Lookup by position is lazy: building this takes microseconds for any N.
   endless = grain.MapDataset.source(problems).seed(seed).shuffle().repeat()
-  share = count // process_count
-  first = step * count + process_index * share
-  return [endless[i] for i in range(first, first + share)]
+  return [endless[i] for i in range(step * count, (step + 1) * count)]
 
 
 class Mixture:

@@ -14,7 +14,6 @@ import re
 
 from r1jax import templates
 from r1jax.data import preference, reader
-from r1jax.data.conversation import SEPARATORS
 
 _TAG = re.compile('|'.join(map(re.escape, templates.TAGS)))
 
@@ -105,8 +104,3 @@ def spans(text, rule):
 
 def _strip_tags(piece):
   return _TAG.sub(' ', piece).strip()
-
-
-def joined(steps, rule):
-  """Joins steps to the beginning of a solution; it ends with a separator, where the next step starts."""
-  return ''.join(step + SEPARATORS[rule] for step in steps)

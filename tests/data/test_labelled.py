@@ -7,7 +7,7 @@ import pytest
 
 from r1jax import config
 from r1jax.config import ConfigError
-from r1jax.data import DataError, labelled, preference, process
+from r1jax.data import DataError, conversation, labelled, preference, process
 from r1jax.data.toy import scored
 
 PAIR = {'prompt': [{'role': 'user', 'content': 'q'}], 'chosen': '<think>a</think>good', 'rejected': 'bad'}
@@ -92,7 +92,7 @@ def test_labels_and_groups_of_steps(tmp_path):
 )
 def test_steps_are_split_at_inference_as_in_training(steps, rule):
   expected = [process.one_step(step, rule) for step in steps]
-  text = process.joined(expected, rule)
+  text = ''.join(step + conversation.SEPARATORS[rule] for step in expected)
   spans = process.spans(text, rule)
   assert [process.one_step(text[a:b], rule) for a, b in spans] == expected
 

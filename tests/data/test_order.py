@@ -12,8 +12,8 @@ from r1jax.data import order
 PROBLEMS = [{'id': str(i)} for i in range(60)]
 
 
-def ids(seed, step, count=12, problems=PROBLEMS, **kwargs):
-  return [p['id'] for p in order.batch(problems, seed, step, count, **kwargs)]
+def ids(seed, step, count=12, problems=PROBLEMS):
+  return [p['id'] for p in order.batch(problems, seed, step, count)]
 
 
 def test_a_step_depends_on_seed_and_step_alone():
@@ -47,19 +47,6 @@ def test_each_seed_has_its_own_order():
 
 def test_more_prompts_than_problems():
   assert sorted(ids(0, 0, 6, PROBLEMS[:2])) == ['0'] * 3 + ['1'] * 3
-
-
-@pytest.mark.parametrize('processes', [1, 2, 3, 4])
-def test_processes_share_a_step_without_overlap(processes):
-  for step in (0, 4, 5):
-    parts = [ids(5, step, 12, process_index=i, process_count=processes) for i in range(processes)]
-    assert {len(p) for p in parts} == {12 // processes}
-    assert [i for part in parts for i in part] == ids(5, step, 12)
-
-
-def test_a_count_that_does_not_divide_is_refused():
-  with pytest.raises(config.ConfigError, match='12 problems .* 5 processes.*rollout.prompts.*multiple of 5'):
-    ids(0, 0, 12, process_index=0, process_count=5)
 
 
 def steps(draws, extra, first=0):

@@ -67,7 +67,11 @@ def test_its_model_scores_as_the_run_did(trained):
     np.testing.assert_allclose(found, np.array(row['scores'])[:, 0] - about.center, atol=1e-5)
   row = json.loads((trained['process'] / 'samples' / 'step_000008.jsonl').read_text().splitlines()[0])
   item = scored.steps(1, True)[0]
-  response = {'prompt': 'p', 'problem': item['turns'][0]['content'], 'response': process.joined(item['texts'], 'line')}
+  response = {
+    'prompt': 'p',
+    'problem': item['turns'][0]['content'],
+    'response': ''.join(f'{step}\n' for step in item['texts']),
+  }
   (found,) = NEURAL['process'](path=str(trained['process'] / 'model'), aggregate='last')([response])
   np.testing.assert_allclose(found, 1 / (1 + np.exp(-row['scores'][0][-1])), atol=1e-5)
 
