@@ -121,7 +121,7 @@ def test_transformers_reads_the_same_scores(trained):
   encoder = model_lib.Encoder(tokenizer, 'bare', 64)
   items = scored.pairs(4, True, 'summary')
   asked = [(item['turns'], [text]) for item in items for text in item['texts']]
-  rows = [encoder.whole(turns, text) for turns, (text,) in asked]
+  rows = [encoder.encode_response(turns, text) for turns, (text,) in asked]
   tokens = torch.full((len(rows), max(len(row.ids) for row in rows)), theirs.config.pad_token_id)
   for line, row in zip(tokens, rows):
     line[: len(row.ids)] = torch.tensor(row.ids)
