@@ -85,7 +85,7 @@ def train(cfg, model, specs, params, stream, round_):
 def step_accuracy(cfg, model, params, tokenizer):
   """{kind: share of right steps} among those the model takes in its own responses to held-out problems."""
   gate = cfg.gate
-  asked = worlds.asked(cfg.world, cfg.seed, gate.problems)
+  asked = worlds.gate_problems(cfg.world, cfg.seed, gate.problems)
   prompts = [tokenizer.encode(TEMPLATE.format(p)) for p, _ in asked]
   engine = sampling.Engine(
     model,

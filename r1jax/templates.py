@@ -1,7 +1,7 @@
-"""Prompt templates, and the reading of think/answer responses.
+"""Prompt templates, and parsing of think/answer responses.
 
-Everything here is linear in the length of the text and uses no backtracking: responses come from a
-model that is rewarded for whatever slips through.
+Everything here takes linear time in the length of the text and no regular expression backtracks: responses come from a
+model that is rewarded for any input that breaks the parser.
 """
 
 import dataclasses
@@ -9,11 +9,11 @@ import re
 
 THINK, THINK_END, ANSWER, ANSWER_END = TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 
-# How tokenizers write the tokens that steer a conversation: `<|im_start|>`, `<｜User｜>`.
+# The form of control tokens in most tokenizers: `<|im_start|>`, `<｜User｜>`.
 _CONTROL = re.compile(r'<[|｜][^\s<>|｜]{1,64}[|｜]>')
 
-# Counted, not scored: words that announce a second look. The Chinese forms mean "wait", "check anew", "check",
-# "think again".
+# Words that announce a second look; they are counted in metrics, not rewarded. The Chinese ones mean "wait", "wait a
+# moment", "check" and "think again".
 REFLECTION_WORDS = (
   'wait',
   'recheck',
@@ -32,14 +32,15 @@ REFLECTION_WORDS = (
   '再想',
   *(f'重新{act}' for act in '检查 计算 算 考虑 审视 思考 想 验证 验算 核对 推导 分析 看 来 审题'.split()),
 )
-# Where they mean something else: people who wait for a bus or may try again, inspectors, and 等等 as "and so on".
-_BEFORE = (
+# Contexts in which they mean something else: waiting for a bus, being allowed to try again, inspectors, and 等等 as
+# "and so on".
+_WORDS_BEFORE = (
   "to will must can may should would could cannot not can't they he she we you i people the a long average"
 ).split()
-_BEHIND = 'for until till on in at outside there here time times list'.split()
+_WORDS_AFTER = 'for until till on in at outside there here time times list'.split()
 _FALSE_FRIENDS = {
-  'wait': (''.join(rf'(?<!\b{word} )' for word in _BEFORE), rf'(?!(?: |-)(?:{"|".join(_BEHIND)})(?![a-z]))'),
-  'try again': (''.join(rf'(?<!\b{word} )' for word in _BEFORE if word != 'to'), ''),
+  'wait': (''.join(rf'(?<!\b{word} )' for word in _WORDS_BEFORE), rf'(?!(?: |-)(?:{"|".join(_WORDS_AFTER)})(?![a-z]))'),
+  'try again': (''.join(rf'(?<!\b{word} )' for word in _WORDS_BEFORE if word != 'to'), ''),
   '等等': ('(?:(?<![\u4e00-\u9fff0-9、…）)》」”])|(?<=[对哦嗯啊呃但]))', '(?![的之])'),
   '等一下': ('(?<![请稍])', ''),
   '检查': ('(?<![被的])', '(?![员站出])'),
@@ -56,22 +57,23 @@ _R1_ZERO = (
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """A prompt around one problem; `text` holds the place `{problem}` once.
+  """A prompt for one problem; `text` contains the placeholder `{problem}` once.
 
-  With `chat` it is what the user says, and the model's own chat template goes around it.
+  With `chat` the text is a user turn, which the model's chat template then wraps.
   """
 
   text: str
   chat: bool = False
 
   def format(self, problem):
-    """problem: dict with 'problem'. Returns the prompt; braces and tags in the problem stay as they are.
+    """Returns the prompt for a problem, a dict with 'problem'; braces and tags in the problem stay as they are.
 
-    Where nothing but white space follows a problem that ends in `<think>`, a full stop is put behind it: the tag of a
-    problem must not open the thinking. (A chat template goes on behind the problem.)
+    If the problem ends in `<think>` and nothing but white space follows it in the template, a full stop is added after
+    it, as a tag in a problem must not open the thinking. (A chat template continues after the problem.)
     """
-    last = not self.chat and not self.text.rpartition('{problem}')[2].strip()
-    return self.text.replace('{problem}', closed(problem['problem']) if last else problem['problem'])
+    is_last = not self.chat and not self.text.rpartition('{problem}')[2].strip()
+    text = guard_trailing_think(problem['problem']) if is_last else problem['problem']
+    return self.text.replace('{problem}', text)
 
 
 TEMPLATES = {
@@ -79,7 +81,7 @@ TEMPLATES = {
   'r1_zero_open': Template(_R1_ZERO + ' ' + THINK),
   'plain': Template('{problem}\n'),
   'chat': Template('{problem}', chat=True),
-  # As DeepSeek-R1 and Qwen2.5-Math are asked.
+  # The recommended prompt of DeepSeek-R1 and Qwen2.5-Math.
   'chat_boxed': Template(
     '{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.', chat=True
   ),
@@ -87,15 +89,15 @@ TEMPLATES = {
 }
 
 
-def own(problem, template):
-  """The template of a problem: the one of TEMPLATES that its field 'template' names, else `template`."""
+def template_of(problem, default):
+  """Returns the Template that the problem's field 'template' names (a key of TEMPLATES), or `default`."""
   name = problem.get('template')
-  return TEMPLATES.get(name, template) if isinstance(name, str) else template
+  return TEMPLATES.get(name, default) if isinstance(name, str) else default
 
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-  """What `parse` found; a part that is not there is None."""
+  """Result of `parse`; a part that is missing is None."""
 
   thinking: str | None
   answer: str | None
@@ -103,30 +105,30 @@ class Parsed:
 
 
 def opens_thinking(prompt, tag=THINK):
-  """Whether the prompt ends in `tag`, with or without white space behind it, as DeepSeek-R1's ends in `<think>\\n`."""
+  """Whether the prompt ends in `tag` and any white space; DeepSeek-R1's prompt ends in `<think>\\n`."""
   return prompt.rstrip().endswith(tag)
 
 
-def closed(text):
-  """A text that opens no thinking: with a full stop behind it where it ends in `<think>`."""
+def guard_trailing_think(text):
+  """Adds a full stop to a text that ends in `<think>`, so that it does not open the thinking."""
   return text + '.' if opens_thinking(text) else text
 
 
 def completed(prompt, response, tag=THINK):
-  """The response as one text to parse: with the `tag` that its prompt has already opened."""
+  """Returns the response as a text to parse: with `tag` in front if the prompt ends in it."""
   return tag + response if opens_thinking(prompt, tag) else response
 
 
 def parse(text):
   """Splits a response into thinking and answer.
 
-  Well formed is exactly one `<think>..</think>`, then exactly one `<answer>..</answer>`, and nothing
-  but white space before, between and after. Empty parts are well formed: content is for other
-  rewards to judge. Where it is not well formed, `answer` is what the last `</answer>` closes, back to
-  the nearest `<answer>`, and `thinking` what the first `<think>` opens, up to its end or the text's.
+  A well-formed response is exactly one `<think>..</think>`, then exactly one `<answer>..</answer>`, with nothing but
+  white space before, between and after them. Empty parts are well formed: other rewards judge the content. In a
+  response that is not well formed, `answer` is the text from the last `<answer>` before the last `</answer>` to that
+  tag, and `thinking` the text from the first `<think>` to the next `</think>` or the end.
 
   Args:
-    text: the response; see `completed` for prompts that open the thinking.
+    text: the response, as `completed` returns it.
 
   Returns:
     Parsed.
@@ -144,10 +146,10 @@ def _thinking(text):
 
 
 def summary_start(text):
-  """Where what follows the thinking begins: after the last `</think>`, or at 0 where there is no think tag.
+  """Returns the position after the last `</think>`, or 0 if there is no think tag.
 
-  None where the thinking is not closed: a `<think>` stands after the last `</think>`. Every reward that reads a
-  response's answer or summary goes by this rule.
+  Returns None if the thinking is not closed: there is a `<think>` after the last `</think>`. All rewards that read the
+  answer or summary of a response use this rule.
   """
   end = text.rfind(THINK_END)
   start = end + len(THINK_END) if end >= 0 else 0
@@ -155,13 +157,13 @@ def summary_start(text):
 
 
 def summary(text):
-  """What follows the thinking, by the rule of `summary_start`; None where the thinking is not closed."""
+  """Returns the text after the thinking, see `summary_start`; None if the thinking is not closed."""
   start = summary_start(text)
   return None if start is None else text[start:]
 
 
 def answer_span(text):
-  """(start, end) of what the last `</answer>` closes, back to the nearest `<answer>`; None where there is none."""
+  """Returns (start, end) of the text between the last `</answer>` and the nearest `<answer>` before it, or None."""
   end = text.rfind(ANSWER_END)
   start = text.rfind(ANSWER, 0, end) if end >= 0 else -1
   return (start + len(ANSWER), end) if start >= 0 else None
@@ -177,16 +179,16 @@ def _well_formed(text):
 
 
 def r1_zero_conditions(text):
-  """The form of R1-Zero, as a dict: condition -> whether it is met. All of them is `Parsed.well_formed`."""
+  """Returns {condition of R1-Zero's format: whether it is met}; `Parsed.well_formed` is true if all are met."""
   once = {f'{tag} once': text.count(tag) == 1 for tag in TAGS}
-  think, think_end, answer, answer_end = at = [text.find(tag) for tag in TAGS]
-  order = all(once.values()) and at == sorted(at)
+  think, think_end, answer, answer_end = positions = [text.find(tag) for tag in TAGS]
+  order = all(once.values()) and positions == sorted(positions)
   outside = text[:think], text[think_end + len(THINK_END) : answer], text[answer_end + len(ANSWER_END) :]
   return once | {'in order': order, 'nothing outside': order and not any(part.strip() for part in outside)}
 
 
 def r1_conditions(text):
-  """The form of R1: one `<think>..</think>` at the start, then a summary that is not empty. As r1_zero_conditions."""
+  """Like `r1_zero_conditions` for R1's format: one `<think>..</think>`, then a summary that is not empty."""
   once = {f'{tag} once': text.count(tag) == 1 for tag in (THINK, THINK_END)}
   order = all(once.values()) and text.find(THINK) < text.find(THINK_END)
   return once | {
@@ -197,7 +199,7 @@ def r1_conditions(text):
 
 
 def special_conditions(text, token):
-  """The form of R1's cold start: `token`, reasoning, `token`, a summary that is not empty. As r1_zero_conditions."""
+  """Like `r1_zero_conditions` for R1's cold-start format: `token`, reasoning, `token`, a summary that is not empty."""
   twice = text.count(token) == 2
   return {
     'token twice': twice,
@@ -207,25 +209,25 @@ def special_conditions(text, token):
 
 
 def control_tokens(text):
-  """The set of texts in `text` that have the form of control tokens."""
+  """Returns the set of substrings that have the form of control tokens."""
   return set(_CONTROL.findall(text))
 
 
 def _reflection_pattern():
-  # Longest first, so that a word inside a longer one is not counted twice. An English word must stand
-  # alone; Chinese has no spaces between words. No quantifier, hence no backtracking.
+  # Longest first, so that a word inside a longer one is not counted twice. English words must be whole words; Chinese
+  # has no spaces between words. There is no quantifier, so nothing can backtrack.
   words = sorted(REFLECTION_WORDS, key=len, reverse=True)
-  friends = [(word, *_FALSE_FRIENDS.get(word, ('', ''))) for word in words]
+  contexts = [(word, *_FALSE_FRIENDS.get(word, ('', ''))) for word in words]
   return '|'.join(
-    before + (rf'(?<![a-z]){re.escape(word)}(?![a-z])' if word.isascii() else word) + behind
-    for word, before, behind in friends
+    before + (rf'(?<![a-z]){re.escape(word)}(?![a-z])' if word.isascii() else word) + after
+    for word, before, after in contexts
   )
 
 
-REFLECTION = _reflection_pattern()  # of text in small letters
+REFLECTION = _reflection_pattern()  # for text in lowercase
 _REFLECTION = re.compile(REFLECTION)
 
 
 def reflections(text):
-  """How many REFLECTION_WORDS the text holds in that sense, without regard to case and without overlaps."""
+  """Counts the REFLECTION_WORDS of a text that are used in that sense, ignoring case, without overlaps."""
   return len(_REFLECTION.findall(text.lower()))

@@ -1,4 +1,4 @@
-"""Configs: every file converts, and what cannot work is refused in one line that holds the numbers."""
+"""Configs: every file converts, and settings that cannot work are refused in one line with the numbers."""
 
 import dataclasses
 import importlib
@@ -11,7 +11,7 @@ import pytest
 
 from r1jax import config
 from r1jax.config import ConfigError, ranges
-from r1jax.recipes import settings
+from r1jax.recipes import settings as recipe_settings
 
 VARIANTS = {
   'r1_zero': [
@@ -61,16 +61,16 @@ def load(name, *variant):
 
 
 def changed(**settings):
-  """A config of known numbers with some settings replaced; a__b=1 sets a.b."""
-  c = load('r1_zero', 'toy').to_dict()  # a ConfigDict would refuse a changed type itself
+  """A config with known numbers and some settings replaced; a__b=1 sets a.b."""
+  c = load('r1_zero', 'toy').to_dict()  # a ConfigDict would itself refuse another type
   c['rollout'] |= dict(prompts=16, samples=16, max_response=160, chunk=16)
   c['train'] |= dict(minibatches=1, microbatch=0, length_slices=4)
   for path, value in settings.items():
-    at = c
-    *folders, last = path.split('__')
-    for folder in folders:
-      at = at[folder]
-    at[last] = value
+    section = c
+    *sections, key = path.split('__')
+    for name in sections:
+      section = section[name]
+    section[key] = value
   return c
 
 
@@ -88,7 +88,7 @@ def test_every_variant_converts_and_survives_json(name, variant):
 
 
 @pytest.mark.parametrize('name', VARIANTS)
-def test_the_list_above_has_every_variant_and_the_default_is_one(name):
+def test_the_list_has_every_variant_and_the_default_is_one(name):
   with pytest.raises(ValueError) as error:
     load(name, 'nope')
   assert str(error.value) == f"unknown variant 'nope'; known: {', '.join(VARIANTS[name])}."
@@ -108,8 +108,8 @@ def test_the_list_above_has_every_variant_and_the_default_is_one(name):
     (dict(model__remat='some'), "model.remat is 'some'; known: none, full, attention, qkv"),
     (dict(model__attention='flash'), "model.attention is 'flash'; known: auto, xla, chunked, splash, cudnn"),
     (dict(rollout__stop='x'), "'rollout.stop' is 'x'; it must be a list of strs"),
-    (dict(rollout=3), "'rollout' is 3; it must hold the keys of Rollout"),
-    (dict(reward__parts='math'), "'reward.parts' is 'math'; it must map names to floats"),
+    (dict(rollout=3), "'rollout' is 3; it must be a mapping with the keys of Rollout"),
+    (dict(reward__parts='math'), "'reward.parts' is 'math'; it must be a mapping of names to floats"),
     (dict(reward__parts=dict(signs='1')), "'reward.parts.signs' is '1'"),
   ],
 )
@@ -136,7 +136,7 @@ def test_a_missing_key_is_named():
     (dict(train__microbatch=48), ['256 samples', 'microbatches of 48', 'divisor of 256']),
     (
       dict(rollout__samples=12, rollout__prompts=4, rollout__chunk=0, train__microbatch=8, train__length_slices=1),
-      ['microbatch 8', '12 samples of a prompt', 'rollout.samples 12', 'train.length_slices 1'],
+      ['microbatch 8', '12 samples in a length slice', 'rollout.samples 12', 'train.length_slices 1'],
     ),
     (dict(rollout__chunk=3), ['16', 'chunks of 3']),
     (dict(reward__overlong_buffer=160), ['overlong_buffer 160', 'max_response 160']),
@@ -155,7 +155,7 @@ def test_impossible_combinations_are_refused_with_their_numbers(settings, number
 
 
 @pytest.mark.parametrize(
-  'given, range_',
+  'settings, range_',
   [
     (dict(train__length_slices=0), '[1, 1,000,000]'),
     (dict(train__logit_chunk=0), '[1, 10,000,000]'),
@@ -192,39 +192,39 @@ def test_impossible_combinations_are_refused_with_their_numbers(settings, number
     (dict(mesh__tp=-2), '[-1, 1,000,000]'),
   ],
 )
-def test_a_number_out_of_its_range_is_refused_with_the_range(given, range_):
-  ((key, value),) = given.items()
+def test_a_number_out_of_its_range_is_refused_with_the_range(settings, range_):
+  ((key, value),) = settings.items()
   with pytest.raises(ConfigError) as error:
-    config.convert(changed(**given), config.RL)
+    config.convert(changed(**settings), config.RL)
   assert str(error.value).startswith(f'{key.replace("__", ".")} is {value}; it must lie in {range_}'), error.value
   assert '\n' not in str(error.value)
 
 
-def of_settings():
-  """Every class of settings, of runs and of recipes."""
+def settings_classes():
+  """All classes of settings, of runs and of recipes: {name: class}."""
   return {
     name: cls
-    for module in (config, settings)
+    for module in (config, recipe_settings)
     for name, cls in vars(module).items()
     if isinstance(cls, type) and dataclasses.is_dataclass(cls)
   }
 
 
-def numbers(cls):
-  """Its fields that hold numbers, alone or in dicts."""
+def number_fields(cls):
+  """The fields of a class that are numbers, or dicts of numbers."""
   leaf = lambda kind: leaf(typing.get_args(kind)[1]) if typing.get_origin(kind) is dict else kind
   return {name for name, kind in typing.get_type_hints(cls).items() if leaf(kind) in (int, float)}
 
 
-def test_every_number_has_a_range_and_no_range_is_of_anything_else():
-  classes = of_settings()
-  assert {name: numbers(cls) for name, cls in classes.items() if numbers(cls)} == {
+def test_every_number_has_a_range_and_nothing_else_has():
+  classes = settings_classes()
+  assert {name: number_fields(cls) for name, cls in classes.items() if number_fields(cls)} == {
     name: set(table) for name, table in ranges.RANGES.items()
   }
 
 
 @pytest.mark.parametrize('name, key', [(name, key) for name, table in ranges.RANGES.items() for key in table])
-def test_what_lies_outside_is_found_at_any_depth(name, key):
+def test_a_number_out_of_its_range_is_found_at_any_depth(name, key):
   allowed = ranges.RANGES[name][key]
   bad = [
     float('nan'),
@@ -232,16 +232,18 @@ def test_what_lies_outside_is_found_at_any_depth(name, key):
     -float('inf'),
     10 * allowed.high + 1,
     allowed.low - 1,
-    *([allowed.low] if allowed.above else []),
-    *([allowed.high] if allowed.below else []),
+    *([allowed.low] if allowed.exclude_low else []),
+    *([allowed.high] if allowed.exclude_high else []),
   ]
-  for value in bad if not allowed.off else [b for b in bad if b != 0]:
-    assert list(ranges.outside(name, {key: value}, 'a.')) == [(f'a.{key}', pytest.approx(value, nan_ok=True), allowed)]
-    ((found, _, _),) = ranges.outside(name, {key: {'x': {'y': value}}}, '')
-    assert found == f'{key}.x.y'
-  good = [allowed.high] if not allowed.below else [(allowed.low + allowed.high) / 2]
-  for value in good + [0] * allowed.off + [allowed.low] * (not allowed.above):
-    assert not list(ranges.outside(name, {key: value}, ''))
+  for value in bad if not allowed.or_zero else [b for b in bad if b != 0]:
+    assert list(ranges.out_of_range(name, {key: value}, 'a.')) == [
+      (f'a.{key}', pytest.approx(value, nan_ok=True), allowed)
+    ]
+    ((path, _, _),) = ranges.out_of_range(name, {key: {'x': {'y': value}}}, '')
+    assert path == f'{key}.x.y'
+  good = [allowed.high] if not allowed.exclude_high else [(allowed.low + allowed.high) / 2]
+  for value in good + [0] * allowed.or_zero + [allowed.low] * (not allowed.exclude_low):
+    assert not list(ranges.out_of_range(name, {key: value}, ''))
 
 
 def test_a_group_of_one_is_allowed_without_a_baseline():
@@ -250,7 +252,7 @@ def test_a_group_of_one_is_allowed_without_a_baseline():
 
 
 @pytest.mark.parametrize('microbatch', [16, 64, 4, 2])
-def test_microbatches_of_whole_or_parts_of_slices_are_allowed(microbatch):
+def test_microbatches_may_be_multiples_or_divisors_of_a_slice(microbatch):
   config.convert(changed(train__microbatch=microbatch), config.RL)  # 16 prompts x 16 samples in 4 slices
 
 
@@ -259,25 +261,25 @@ def test_prompt_and_response_must_fit_the_context():
   config.check_context(rollout, 110)
   with pytest.raises(ConfigError) as error:
     config.check_context(rollout, 100)
-  for part in ('40', '70', '= 110', 'context of 100', 'lower rollout.max_response by 10'):
-    assert part in str(error.value)
+  for words in ('40', '70', '= 110', 'context of 100', 'rollout.max_response by 10'):
+    assert words in str(error.value)
 
 
-def test_numbers_become_what_the_class_declares():
+def test_numbers_get_the_declared_type():
   cfg = config.convert(changed(loss__clip_low=0, rollout__stop=['a', 'b']), config.RL)
   assert cfg.loss.clip_low == 0.0 and isinstance(cfg.loss.clip_low, float) and cfg.rollout.stop == ('a', 'b')
   with pytest.raises(TypeError):
     cfg.reward.parts['signs'] = 2.0  # frozen, the mapping included
 
 
-def test_a_dict_is_as_good_as_a_config_dict():
+def test_a_dict_converts_like_a_config_dict():
   c = load('r1_zero', 'toy')
   assert config.convert(c.to_dict(), config.RL) == config.convert(ConfigDict(c.to_dict()), config.RL)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'arguments, said',
+  'arguments, message',
   [
     (
       ['--config', 'configs/r1_zero.py:toy', '--config.rollout.sample=3'],
@@ -298,7 +300,7 @@ def test_a_dict_is_as_good_as_a_config_dict():
     ),
   ],
 )
-def test_a_mistake_on_the_command_line_costs_one_line(arguments, said, tmp_path, pytestconfig):
+def test_a_mistake_on_the_command_line_is_reported_in_one_line(arguments, message, tmp_path, pytestconfig):
   out = subprocess.run(
     [sys.executable, '-m', 'experiments.rl', *arguments, '--workdir', str(tmp_path / 'run')],
     cwd=pytestconfig.rootpath,
@@ -307,5 +309,5 @@ def test_a_mistake_on_the_command_line_costs_one_line(arguments, said, tmp_path,
     timeout=120,
   )
   assert out.returncode == 1
-  assert out.stderr.strip() == said and out.stdout == ''
+  assert out.stderr.strip() == message and out.stdout == ''
   assert not (tmp_path / 'run').exists()

@@ -1,4 +1,4 @@
-"""Templates and the reading of responses."""
+"""Prompt templates, and parsing of responses."""
 
 import sys
 
@@ -68,7 +68,7 @@ def test_not_well_formed(text):
     ('</answer><answer>', None, None),
   ],
 )
-def test_parts_are_found_where_they_can_be(text, thinking, answer):
+def test_parts_of_malformed_responses(text, thinking, answer):
   parsed = templates.parse(text)
   assert (parsed.thinking, parsed.answer) == (thinking, answer)
 
@@ -77,7 +77,7 @@ SPACES = ('', '\n', '\n\n', ' ', '\r\n', '\t\n ')
 
 
 @pytest.mark.parametrize('space', SPACES)
-def test_white_space_behind_an_opened_think_tag_changes_nothing(space):
+def test_white_space_after_an_opening_think_tag_does_not_matter(space):
   prompt = 'Q? Assistant: <think>' + space
   assert templates.parse(templates.completed(prompt, 'a\n</think>\n<answer>5</answer>')).well_formed
   assert templates.summary(templates.completed(prompt, 'Try 4? No, let me')) is None
@@ -105,11 +105,11 @@ def test_white_space_behind_an_opened_think_tag_changes_nothing(space):
 )
 def test_summary_and_answer_span(text, summary, span):
   assert templates.summary(text) == summary
-  found = templates.answer_span(text)
-  assert (found and text[slice(*found)]) == span == templates.parse(text).answer
+  position = templates.answer_span(text)
+  assert (position and text[slice(*position)]) == span == templates.parse(text).answer
 
 
-def test_every_broken_copy_of_a_good_response_is_refused():
+def test_every_broken_copy_of_a_good_response_is_malformed():
   """Dropping or doubling any one tag, or swapping any two, breaks the format."""
   pieces = ['<think>', 'a', '</think>', '<answer>', '7', '</answer>']
   tags = [0, 2, 3, 5]
@@ -124,12 +124,12 @@ def test_every_broken_copy_of_a_good_response_is_refused():
 
 
 def steps(function, *args):
-  """Lines run plus calls made in templates.py, of Python and of C alike: what grows where the algorithm loops."""
+  """Counts the lines executed and the Python and C calls made in templates.py, which grow if the algorithm loops."""
   count = 0
 
   def trace(frame, event, arg):
     nonlocal count
-    if frame.f_code.co_filename != templates.__file__:  # a garbage collector's callback, say
+    if frame.f_code.co_filename != templates.__file__:  # for example a callback of the garbage collector
       return None
     count += event in ('line', 'call')
     return trace
@@ -219,14 +219,14 @@ def test_a_problem_cannot_rewrite_the_template():
   assert templates.TEMPLATES['plain'].format({'problem': 'a {problem} {0}'}) == 'a {problem} {0}\n'
 
 
-def test_a_prompt_that_opens_the_thinking_is_taken_into_account():
+def test_a_prompt_that_opens_the_thinking_completes_the_response():
   opened = templates.TEMPLATES['r1_zero_open']
   prompt = opened.format({'problem': '1+1'})
   assert prompt.endswith('<think>')
   rest = GOOD.removeprefix('<think>')
   assert templates.completed(prompt, rest) == GOOD
   assert not templates.parse(templates.completed(prompt, GOOD)).well_formed  # opened twice
-  # A problem that ends in the tag does not open anything: the template goes on after it.
+  # A problem that ends in the tag does not open the thinking: the template continues after it.
   for name in ('r1_zero', 'plain'):
     prompt = templates.TEMPLATES[name].format({'problem': 'what is <think>'})
     assert templates.completed(prompt, GOOD) == GOOD

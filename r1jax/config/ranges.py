@@ -1,155 +1,176 @@
-"""What each number of the settings may be: one table, which `convert` goes by."""
+"""The allowed range of every number in the settings: one table, which `convert` checks against."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-  """Finite numbers from `low` to `high`, but for these themselves where `above` or `below` say so; or 0 with `off`."""
+  """The finite numbers from `low` to `high`.
+
+  Attributes:
+    low, high: the ends, included unless `exclude_low` or `exclude_high` is set.
+    or_zero: 0 is allowed too, for 'off'.
+  """
 
   low: float
   high: float
-  above: bool = False
-  below: bool = False
-  off: bool = False
+  exclude_low: bool = False
+  exclude_high: bool = False
+  or_zero: bool = False
 
-  def holds(self, value):
-    if self.off and value == 0:
+  def contains(self, value):
+    if self.or_zero and value == 0:
       return True
-    return (value > self.low if self.above else value >= self.low) and (
-      value < self.high if self.below else value <= self.high
+    return (value > self.low if self.exclude_low else value >= self.low) and (
+      value < self.high if self.exclude_high else value <= self.high
     )
 
   def __str__(self):
     number = lambda x: f'{x:,}' if isinstance(x, int) else f'{x:g}'
-    ends = f'{"(" if self.above else "["}{number(self.low)}, {number(self.high)}{")" if self.below else "]"}'
-    return ends + (', or be 0' if self.off else '')
+    opening, closing = '(' if self.exclude_low else '[', ')' if self.exclude_high else ']'
+    return f'{opening}{number(self.low)}, {number(self.high)}{closing}' + (', or be 0' if self.or_zero else '')
 
 
-# Counts of what a run holds in memory or passes through end where no machine could follow.
+# The upper limits lie beyond what any machine could hold in memory (COUNT) or process in one run (LARGE).
 COUNT, LARGE = Range(1, 1_000_000), Range(1, 1_000_000_000)
-SOME, MANY = Range(0, 1_000_000), Range(0, 1_000_000_000)  # 0: all, none or off
-TOKENS, ROW = Range(1, 10_000_000), Range(8, 10_000_000)
+COUNT_OR_ZERO, LARGE_OR_ZERO = Range(0, 1_000_000), Range(0, 1_000_000_000)  # 0 means all, none or off
+TOKENS, ROW_TOKENS = Range(1, 10_000_000), Range(8, 10_000_000)
 SEED = Range(0, 2**31 - 1)
-SHARE, PART = Range(0, 1), Range(0, 1, below=True)
-FACTOR, NUMBER = Range(0, 1_000_000), Range(-1_000_000, 1_000_000)
-EPOCHS = Range(0, 10_000, above=True)
-TEMPERATURE, TOP_P = Range(0, 100), Range(0, 1, above=True)
+SHARE, SHARE_BELOW_1 = Range(0, 1), Range(0, 1, exclude_high=True)
+FACTOR, SIGNED = Range(0, 1_000_000), Range(-1_000_000, 1_000_000)
+EPOCHS = Range(0, 10_000, exclude_low=True)
+TEMPERATURE, TOP_P = Range(0, 100), Range(0, 1, exclude_low=True)
 WORKERS = Range(1, 1024)
 AXIS = Range(-1, 1_000_000)
 
 _RUN = dict(seed=SEED, balance_rate=SHARE)
-_LEARNING = _RUN | dict(epochs=EPOCHS, batch=COUNT, microbatch=SOME)
-_TESTED = dict(
-  every=LARGE, samples=COUNT, final_problems=SOME, final_samples=SOME, temperature=TEMPERATURE, top_p=TOP_P
+_SUPERVISED = _RUN | dict(epochs=EPOCHS, batch=COUNT, microbatch=COUNT_OR_ZERO)
+_EVALUATION = dict(
+  every=LARGE,
+  samples=COUNT,
+  final_problems=COUNT_OR_ZERO,
+  final_samples=COUNT_OR_ZERO,
+  temperature=TEMPERATURE,
+  top_p=TOP_P,
 )
 
-# Class of settings -> its number, or its dict of numbers -> range.
+# {name of the settings class: {field that is a number or a dict of numbers: its range}}
 RANGES = {
   'RL': dict(seed=SEED, steps=LARGE),
-  'Part': dict(eval_fraction=PART, weight=FACTOR, start_step=MANY),
-  'Data': dict(eval_fraction=PART),
+  'Part': dict(eval_fraction=SHARE_BELOW_1, weight=FACTOR, start_step=LARGE_OR_ZERO),
+  'Data': dict(eval_fraction=SHARE_BELOW_1),
   'Rollout': dict(
     prompts=COUNT,
     samples=COUNT,
     max_prompt=TOKENS,
     max_response=TOKENS,
-    temperature=Range(0, 100, above=True),
+    temperature=Range(0, 100, exclude_low=True),
     top_p=TOP_P,
-    top_k=MANY,
-    min_p=PART,
-    chunk=SOME,
+    top_k=LARGE_OR_ZERO,
+    min_p=SHARE_BELOW_1,
+    chunk=COUNT_OR_ZERO,
   ),
   'Reward': dict(
-    parts=NUMBER,
+    parts=SIGNED,
     step_credit=FACTOR,
     workers=WORKERS,
-    timeout=Range(0, 1_000_000, above=True),
-    overlong_buffer=MANY,
-    parts_by_kind=NUMBER,
-    thresholds=NUMBER,
-    start_step=MANY,
+    timeout=Range(0, 1_000_000, exclude_low=True),
+    overlong_buffer=LARGE_OR_ZERO,
+    parts_by_kind=SIGNED,
+    thresholds=SIGNED,
+    start_step=LARGE_OR_ZERO,
   ),
   'Loss': dict(
     clip_low=FACTOR,
     clip_high=FACTOR,
-    dual_clip=Range(1, 1_000_000, above=True, off=True),
+    dual_clip=Range(1, 1_000_000, exclude_low=True, or_zero=True),
     kl_coef=FACTOR,
     tis_cap=FACTOR,
-    entropy_coef=NUMBER,
+    entropy_coef=SIGNED,
     resample_limit=Range(0, 1000),
   ),
-  # A rate that is too high is for the run to find: it diverges, and says so.
+  # There is no useful upper limit for the learning rate: a run with one too high diverges and reports it.
   'Optimizer': dict(
-    learning_rate=Range(0, 1e38, above=True),
-    warmup=MANY,
+    learning_rate=Range(0, 1e38, exclude_low=True),
+    warmup=LARGE_OR_ZERO,
     final_fraction=SHARE,
-    b1=PART,
-    b2=PART,
-    eps=Range(0, 1, above=True),
+    b1=SHARE_BELOW_1,
+    b2=SHARE_BELOW_1,
+    eps=Range(0, 1, exclude_low=True),
     weight_decay=FACTOR,
     grad_clip=FACTOR,
   ),
   'Train': dict(
     minibatches=COUNT,
-    microbatch=SOME,
+    microbatch=COUNT_OR_ZERO,
     length_slices=COUNT,
     epochs=COUNT,
     logit_chunk=TOKENS,
     balance_rate=SHARE,
-    reference_refresh=MANY,
+    reference_refresh=LARGE_OR_ZERO,
   ),
-  'Evaluation': _TESTED | dict(problems=COUNT),
-  'Checkpoint': dict(every=LARGE, keep=Range(2, 1_000_000), keep_every=MANY),  # a damaged newest needs one before it
+  'Evaluation': _EVALUATION | dict(problems=COUNT),
+  # At least 2 checkpoints are kept: if the newest is damaged, the one before it is needed.
+  'Checkpoint': dict(every=LARGE, keep=Range(2, 1_000_000), keep_every=LARGE_OR_ZERO),
   'Mesh': dict(data=AXIS, fsdp=AXIS, expert=AXIS, tp=AXIS, seq=AXIS),
-  'Gate': dict(steps=SHARE, problems=COUNT, samples=COUNT, extra_steps=MANY, rounds=SOME),
+  'Gate': dict(steps=SHARE, problems=COUNT, samples=COUNT, extra_steps=LARGE_OR_ZERO, rounds=COUNT_OR_ZERO),
   'Pretrain': _RUN | dict(vocab=COUNT, documents=LARGE, steps=LARGE, batch=COUNT, length=TOKENS, max_response=TOKENS),
-  'Generate': dict(seed=SEED, problems=MANY, part=SOME, parts=COUNT),
+  'Generate': dict(seed=SEED, problems=LARGE_OR_ZERO, part=COUNT_OR_ZERO, parts=COUNT),
   'ColdWay': dict(shots=Range(0, 1000), keep=COUNT),
   'ColdStart': dict(
-    seed=SEED, problems=MANY, language=SHARE, shortest=MANY, longest=MANY, repetition=SHARE, paragraph=MANY
+    seed=SEED,
+    problems=LARGE_OR_ZERO,
+    language=SHARE,
+    shortest=LARGE_OR_ZERO,
+    longest=LARGE_OR_ZERO,
+    repetition=SHARE,
+    paragraph=LARGE_OR_ZERO,
   ),
-  'RewardModelData': dict(max_length=ROW, eval_fraction=PART),
-  'RewardModelEvaluation': dict(every=LARGE, examples=MANY),
-  'RewardModel': _LEARNING | dict(vocab=Range(300, 1_000_000)),  # a tokenizer needs 256 bytes and more
-  'SFTData': dict(max_length=ROW, eval_fraction=PART),
-  'SFTEvaluation': _TESTED | dict(texts=MANY, problems=SOME, batch=COUNT, max_prompt=TOKENS, max_response=TOKENS),
-  'SFT': _LEARNING | dict(context=MANY, logit_chunk=TOKENS),
+  'RewardModelData': dict(max_length=ROW_TOKENS, eval_fraction=SHARE_BELOW_1),
+  'RewardModelEvaluation': dict(every=LARGE, examples=LARGE_OR_ZERO),
+  'RewardModel': _SUPERVISED | dict(vocab=Range(300, 1_000_000)),  # a tokenizer has 256 byte tokens, and more
+  'SFTData': dict(max_length=ROW_TOKENS, eval_fraction=SHARE_BELOW_1),
+  'SFTEvaluation': _EVALUATION
+  | dict(texts=LARGE_OR_ZERO, problems=COUNT_OR_ZERO, batch=COUNT, max_prompt=TOKENS, max_response=TOKENS),
+  'SFT': _SUPERVISED | dict(context=LARGE_OR_ZERO, logit_chunk=TOKENS),
   'Filters': dict(
     language=SHARE,
-    paragraph=MANY,
+    paragraph=LARGE_OR_ZERO,
     repetition=SHARE,
     repetition_ngram=COUNT,
-    near=Range(0.7, 1, off=True),
+    # Below 0.7 not all near duplicates would be found.
+    near=Range(0.7, 1, or_zero=True),
     near_ngram=COUNT,
-  ),  # below 0.7 not all near duplicates are found
-  'MergedSource': dict(limit=MANY),
+  ),
+  'MergedSource': dict(limit=LARGE_OR_ZERO),
   'Curate': dict(
     per_prompt=COUNT,
     window=Range(8, 1_000_000),
-    overlap=Range(0, 1, above=True),
+    overlap=Range(0, 1, exclude_low=True),
     chunk=COUNT,
     shard=LARGE,
     workers=WORKERS,
   ),
-  'ToyFiles': dict(seed=SEED, pairs=MANY, held_out_pairs=MANY, answers=MANY),
+  'ToyFiles': dict(seed=SEED, pairs=LARGE_OR_ZERO, held_out_pairs=LARGE_OR_ZERO, answers=LARGE_OR_ZERO),
   'Recipe': dict(seed=SEED),
 }
 
 
-def outside(cls, values, at):
-  """(key, number, Range) of the numbers of a class of settings that are out of their range.
+def out_of_range(class_name, values, prefix):
+  """Yields (dotted key, number, Range) for each number of a settings class that is out of its range.
 
   Args:
-    cls: the class's name. values: {key: value}; a value may be a dict, or dict of dicts, of numbers.
-    at: of the keys' path, with its last dot.
+    class_name: a key of RANGES; classes that are not in it have no numbers.
+    values: {field: value}; a value may be a dict, or a dict of dicts, of numbers.
+    prefix: dotted path of the fields, with its last dot.
   """
-  for key, allowed in RANGES.get(cls, {}).items():
-    if key in values:
-      yield from ((name, value, allowed) for name, value in _leaves(values[key], at + key) if not allowed.holds(value))
+  for field, allowed in RANGES.get(class_name, {}).items():
+    if field in values:
+      leaves = _leaves(values[field], prefix + field)
+      yield from ((key, value, allowed) for key, value in leaves if not allowed.contains(value))
 
 
-def _leaves(value, at):
+def _leaves(value, path):
   if hasattr(value, 'items'):
-    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f'{at}.{key}')]
-  return [(at, value)]
+    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f'{path}.{key}')]
+  return [(path, value)]

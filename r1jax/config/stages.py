@@ -1,50 +1,57 @@
-"""The settings of runs of the other experiments."""
+"""The settings of the runs that make base models and data: pretraining, sampling, cold-start data, curation."""
 
 import dataclasses
 import re
 
-from r1jax.config.conversion import ConfigError, convert, require, require_float
-from r1jax.config.rl import RL, Checkpoint, Data, Mesh, Model, Optimizer, Reward, Rollout
+from r1jax.config.conversion import convert, require
+from r1jax.config.problems import Data
+from r1jax.config.reward import Reward
+from r1jax.config.reward_model import RewardModel
+from r1jax.config.rl import RL, Mesh, Model, Optimizer, Rollout
+from r1jax.config.sft import SFT
 
 
 def of_run(config):
-  """A ConfigDict or dict as the class of run it is for, of those that `experiments/plan.py` plans.
+  """Converts a ConfigDict or dict to the settings class of its run, if `experiments/plan.py` can plan that run.
 
-  Raises ConfigError, also for other runs.
+  Raises:
+    ConfigError: the run cannot be planned, or the settings cannot work.
   """
-  require('stages' not in config, 'this is a recipe; name one of its stages, as configs/r1.py:deepseek_v3/zero.')
+  require('stages' not in config, 'this is a recipe; name one of its stages, such as configs/r1.py:deepseek_v3/zero.')
   require(
     not {'merge', 'gate', 'pairs'} & set(config) and set(config) != {'path'},
-    'this config has no programs for a slice; RL, SFT, reward models, cold start and sampling in bulk have.',
+    'this run has no accelerator programs to plan; use a config of RL, SFT, a reward model, cold-start data or '
+    'sampling (generate).',
   )
-  known = {'loss': RL, 'ways': ColdStart, 'objective': RewardModel, 'rollout': Generate}  # by a key that no other has
-  return convert(config, next((cls for key, cls in known.items() if key in config), SFT))
+  # Each class has a key that no other class has.
+  classes = {'loss': RL, 'ways': ColdStart, 'objective': RewardModel, 'rollout': Generate}
+  return convert(config, next((cls for key, cls in classes.items() if key in config), SFT))
 
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-  """What a base must have learned before RL begins, measured on held-out problems at temperature 1."""
+  """What a base model must have learned before RL starts, measured on held-out problems at temperature 1."""
 
-  steps: dict[str, float]  # kind of step -> share of the base's own steps of that kind that must be right
+  steps: dict[str, float]  # kind of step -> share of the model's own steps of that kind that must be right
   problems: int
-  samples: int
-  extra_steps: int  # trained further by these where it falls short,
-  rounds: int  # at most so many times
+  samples: int  # responses per problem
+  extra_steps: int  # optimizer steps to train further if the model falls short
+  rounds: int  # how many times, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
-  """One run of `experiments/pretrain.py`: a base model from generated text."""
+  """One run of `experiments/pretrain.py`, which trains a base model on generated text."""
 
   seed: int
-  world: str  # a key of r1jax.data.toy.arithmetic.WORLDS
-  preset: str  # a key of r1jax.models.PRESETS; the vocabulary is the tokenizer's
-  vocab: int  # ids of the tokenizer, at most
-  documents: int  # texts generated
+  world: str  # one of r1jax.data.toy.worlds.WORLDS
+  preset: str  # model shape: a key of r1jax.models.PRESETS; the vocabulary size is the tokenizer's
+  vocab: int  # maximum vocabulary size of the tokenizer
+  documents: int  # texts to generate
   steps: int
-  batch: int  # rows
-  length: int  # tokens of a row
-  max_response: int  # tokens, for the gate's samples
+  batch: int  # sequences per step
+  length: int  # tokens of a sequence
+  max_response: int  # tokens of a response sampled for the gate
   optimizer: Optimizer
   gate: Gate
   balance_rate: float = 0.0  # as in Train
@@ -55,24 +62,25 @@ SPLITS = ('train', 'held_out')
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-  """One run of `experiments/generate.py`: samples of a policy for each problem, graded."""
+  """One run of `experiments/generate.py`, which samples and grades responses of a policy."""
 
   seed: int
-  model: Model  # the policy; without a path it is the endpoint
+  model: Model  # the policy; without a path the endpoint is the policy
   data: Data
-  rollout: Rollout  # prompts: problems of one file; chunk: of those sampled at a time
+  rollout: Rollout  # prompts: problems per output file; chunk: how many of them are sampled at a time
   reward: Reward
-  split: str = 'train'  # which of the problems: SPLITS
-  problems: int = 0  # so many of them, drawn by the seed (held out: the first); 0: all, in their order
-  endpoint: dict = dataclasses.field(default_factory=dict)  # options of rewards.neural.endpoint.Endpoint, its url first
-  part: int = 0  # which part of the files this command makes, of `parts`: jobs that share a workdir
+  split: str = 'train'  # which problems: one of SPLITS
+  problems: int = 0  # how many, drawn with the seed (from held_out: the first ones); 0: all, in order
+  endpoint: dict = dataclasses.field(default_factory=dict)  # options of rewards.neural.endpoint.Endpoint, url included
+  # Jobs that share a workdir: this job writes share number `part` (from 0) of `parts` shares of the files.
+  part: int = 0
   parts: int = 1
   mesh: Mesh = Mesh()
   topology: str = ''  # as in RL
 
   def __post_init__(self):
     require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
-    require(0 <= self.part < self.parts, f'part {self.part} is none of {self.parts} parts; number them from 0.')
+    require(0 <= self.part < self.parts, f'part {self.part} must be below parts {self.parts}; number the parts from 0.')
 
 
 COLD_WAYS = ('few_shot', 'direct', 'readable', 'rewrite', 'traces')
@@ -80,27 +88,31 @@ COLD_WAYS = ('few_shot', 'direct', 'readable', 'rewrite', 'traces')
 
 @dataclasses.dataclass(frozen=True)
 class ColdWay:
-  """One of the ways to cold-start data, by `r1jax.recipes.coldstart`; 'traces' are responses that there are already."""
+  """One way to make cold-start data (see `r1jax.recipes.coldstart`); 'traces' takes existing responses."""
 
-  way: str  # COLD_WAYS
-  model: Model = Model('')  # the policy, or the endpoint, as in Generate
+  way: str  # one of COLD_WAYS
+  # These two as in Generate.
+  model: Model = Model('')
   endpoint: dict = dataclasses.field(default_factory=dict)
   rollout: Rollout = Rollout(prompts=64, samples=4, max_prompt=4096, max_response=16_384, chunk=16)  # as in Generate
-  chat: bool = True  # for 'direct' and 'rewrite': with the model's own chat template around the prompt
-  template: str = 'r1_zero'  # for 'readable': how the policy was trained to be asked; a key of TEMPLATES
-  shots: int = 1  # for 'few_shot': examples in a prompt,
-  examples: str = ''  # from JSON Lines with problem, thinking and summary; '': the wording's own, few
-  drafts: str = ''  # for 'rewrite': the way whose rows are drafts, and then no rows themselves
-  path: str = ''  # for 'traces': JSON Lines; for 'readable' in place of a policy: a Generate's samples
-  exclude: str = ''  # for 'traces': a field that is true in rows to leave out, as of evaluation problems
-  keep: int = 1  # rows of one problem, at most
+  chat: bool = True  # 'direct' and 'rewrite': put the model's own chat template around the prompt
+  # 'readable': the prompt template that the policy was trained with, a key of r1jax.templates.TEMPLATES.
+  template: str = 'r1_zero'
+  shots: int = 1  # 'few_shot': examples in a prompt
+  # 'few_shot': JSON Lines file of examples with problem, thinking and summary; '': the few examples of the wording.
+  examples: str = ''
+  drafts: str = ''  # 'rewrite': name of the way whose rows are the drafts; they are then not rows of the result
+  path: str = ''  # 'traces': JSON Lines file; 'readable': samples of Generate to use instead of a policy
+  exclude: str = ''  # 'traces': rows in which this field is true are left out, such as evaluation problems
+  keep: int = 1  # maximum number of rows per problem
 
   def __post_init__(self):
     require(self.way in COLD_WAYS, f'way is {self.way!r}; known: {", ".join(COLD_WAYS)}.')
     for key, ways in (('path', ('traces', 'readable')), ('drafts', ('rewrite',)), ('examples', ('few_shot',))):
       require(not getattr(self, key) or self.way in ways, f'{key} is for the way {" and ".join(ways)}, not {self.way}.')
     require(
-      self.drafts or self.way != 'rewrite', "the way rewrite needs 'drafts', which is empty: whose rows are drafts?"
+      self.drafts or self.way != 'rewrite',
+      "the way 'rewrite' has an empty 'drafts'; name the way whose rows are the drafts.",
     )
 
 
@@ -108,214 +120,51 @@ class ColdWay:
 class ColdStart:
   """One run of `experiments/cold_start.py`."""
 
-  seed: int  # the n-th way samples with seed + n
-  data: Data  # problems, for ways that begin with them; its template is not used
-  reward: Reward  # by which a sample is right
-  ways: dict[str, ColdWay]  # by name
-  split: str = 'train'  # these two as in Generate, for each way
-  problems: int = 0  # of 'traces', rows
+  seed: int  # way number n samples with seed + n
+  data: Data  # the problems, for ways that start from problems; its template is not used
+  reward: Reward  # decides which samples are right
+  ways: dict[str, ColdWay]  # name -> way
+  # These two as in Generate, for each way; of 'traces', `problems` is the number of rows.
+  split: str = 'train'
+  problems: int = 0
   layout: str = '<think>\n{thinking}\n</think>\n\n{summary}'  # of a response
-  wording: str = 'text'  # of what is asked, a key of r1jax.recipes.wordings.WORDINGS
-  language: float = 0.95  # least share of words in the problem's language, of the chain and of the summary
-  shortest: int = 0  # characters of a chain
-  longest: int = 0  # 0: any
-  repetition: float = 0.2  # largest share of a chain's 20-grams that have occurred in it before
-  paragraph: int = 0  # characters over which a chain's paragraph is broken up at sentences; 0: never
+  wording: str = 'text'  # how the policy is prompted: a key of r1jax.recipes.wordings.WORDINGS
+  language: float = 0.95  # lowest share of words in the problem's language, in the thinking and in the summary
+  shortest: int = 0  # minimum length of the thinking in characters
+  longest: int = 0  # maximum length of the thinking in characters; 0: unlimited
+  repetition: float = 0.2  # highest share of 20-grams of the thinking that occurred earlier in it
+  paragraph: int = 0  # longer paragraphs of the thinking, in characters, are split at sentence ends; 0: never
   mesh: Mesh = Mesh()
   topology: str = ''  # as in RL
 
   def __post_init__(self):
-    require(self.ways, 'ways is empty; name at least one way to cold-start data.')
+    require(self.ways, 'ways is empty; name at least one way to make cold-start data.')
+    sources = [name for name, way in self.ways.items() if not way.drafts]
     for name, way in self.ways.items():
-      others = [other for other, w in self.ways.items() if not w.drafts]
       require(
-        not way.drafts or way.drafts in others,
-        f'ways.{name}.drafts is {way.drafts!r}; it must be one of {", ".join(others)}.',
+        not way.drafts or way.drafts in sources,
+        f'ways.{name}.drafts is {way.drafts!r}; it must be one of {", ".join(sources)}.',
       )
     require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
-    head, between, tail = self.layout.partition('{summary}')[0].partition('{thinking}')
+    before, between, after = self.layout.partition('{summary}')[0].partition('{thinking}')
     require(
-      head.strip() and between and tail.strip() and self.layout.count('{') == 2 and '{summary}' in self.layout,
-      f'layout is {self.layout!r}; it must mark where {{thinking}} begins and ends, with {{summary}} after it.',
+      before.strip() and between and after.strip() and self.layout.count('{') == 2 and '{summary}' in self.layout,
+      f'layout is {self.layout!r}; it must have a text before {{thinking}}, a text after it, and then {{summary}}.',
     )
-
-
-OBJECTIVES = ('pairs', 'points', 'steps')
-VIEWS = ('summary', 'whole')
-STEP_RULES = ('line', 'paragraph')
-FORMS = ('auto', 'chat', 'dialogue', 'bare')
-
-
-@dataclasses.dataclass(frozen=True)
-class RewardModelData:
-  """What a reward model learns from."""
-
-  source: str  # 'jsonl', or 'toy': generated to suit the objective
-  max_length: int  # tokens of a prompt with its response; what is over is cut and counted
-  path: str = ''  # JSON Lines to train on
-  eval_path: str = ''  # the same, held out; '' holds out eval_fraction of path
-  eval_fraction: float = 0.05  # by a hash of the prompt
-  view: str = 'whole'  # what of a response is seen: VIEWS; 'summary' is the text after the thinking
-  steps: str = 'line'  # what ends a step: STEP_RULES, a line's end or a blank line
-  form: str = 'auto'  # how a conversation is written: FORMS; 'auto' is the model's chat template, if any
-  chat_template: str = ''  # as in Data
-
-  def __post_init__(self):
-    for key, known in (('view', VIEWS), ('steps', STEP_RULES), ('form', FORMS)):
-      require(getattr(self, key) in known, f'data.{key} is {getattr(self, key)!r}; known: {", ".join(known)}.')
-    require(
-      self.source != 'jsonl' or self.eval_path or self.eval_fraction > 0,
-      'nothing is held out: data.eval_path is empty and data.eval_fraction is 0; set one of them.',
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class RewardModelEvaluation:
-  every: int  # optimizer steps
-  examples: int = 0  # held-out examples scored on the way; 0: all, as at the end
-
-
-@dataclasses.dataclass(frozen=True)
-class RewardModel:
-  """One run of `experiments/reward_model.py`."""
-
-  seed: int
-  objective: str  # OBJECTIVES: preference pairs, safe or not, steps right or wrong
-  epochs: float  # passes over the examples; the last optimizer step is filled from the next pass
-  batch: int  # examples (pairs, responses, solutions) of one optimizer step
-  model: Model  # without a path: random, of preset's shape, with a tokenizer made from the texts
-  data: RewardModelData
-  optimizer: Optimizer
-  eval: RewardModelEvaluation
-  checkpoint: Checkpoint
-  mesh: Mesh = Mesh()
-  topology: str = ''  # as in RL
-  microbatch: int = 0  # examples per forward and backward; 0: the whole batch
-  vocab: int = 2048  # ids of a tokenizer made here, at most
-  param_dtype: str = 'float32'  # these three as in Train
-  grad_dtype: str = 'float32'
-  balance_rate: float = 0.0
-
-  def __post_init__(self):
-    require(self.objective in OBJECTIVES, f'objective is {self.objective!r}; known: {", ".join(OBJECTIVES)}.')
-    require(
-      self.batch % (self.microbatch or self.batch) == 0,
-      f'a batch of {self.batch} examples does not divide into microbatches of {self.microbatch}; '
-      f'set microbatch to a divisor of {self.batch}, or 0.',
-    )
-    _require_dtypes(self)
-
-
-def _require_dtypes(cfg):
-  require_float('param_dtype', cfg.param_dtype)
-  require(cfg.grad_dtype in ('float32', 'param'), f"grad_dtype is {cfg.grad_dtype!r}; use 'float32' or 'param'.")
-  require(
-    cfg.param_dtype == 'float32' or cfg.grad_dtype == 'param' or cfg.model.remat == 'none',
-    f"grad_dtype 'float32' does not go with param_dtype {cfg.param_dtype!r} and model.remat "
-    f"{cfg.model.remat!r}, which adds gradients up in the parameters' dtype; set grad_dtype to 'param'.",
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class SFTData:
-  """Prompts with responses to learn from: what `r1jax.data.sft` reads."""
-
-  source: str  # 'jsonl', or 'chain': right answers of that toy world's authors
-  max_length: int  # tokens of a packed row; longer texts are dropped and counted
-  path: str = ''  # JSON Lines, or a folder with train.jsonl, to train on
-  eval_path: str = ''  # the same, held out; '' holds out eval_fraction of path
-  eval_fraction: float = 0.02  # by a hash of the prompt
-  template: str = 'chat'  # as in Data, and chat_template too
-  chat_template: str = ''
-  response: str = '{response}'  # fields of a row by name, as '<think>{solution}</think>{answer}'
-  drop: str = ''  # a regular expression; what it matches goes out of all fields
-
-  def __post_init__(self):
-    require(
-      self.eval_path or self.eval_fraction > 0,
-      'nothing is held out: data.eval_path is empty and data.eval_fraction is 0; set one of them.',
-    )
-    require(
-      '{' in self.response,
-      f"data.response is {self.response!r}; name the fields of a row in braces, as '{{response}}'.",
-    )
-    try:
-      re.compile(self.drop)
-    except re.error as error:
-      raise ConfigError(f'data.drop {self.drop!r} is no regular expression: {error}.') from error
-
-
-@dataclasses.dataclass(frozen=True)
-class SFTEvaluation:
-  """How a model is tested while it learns to imitate: by the loss of held-out texts, and by its own answers."""
-
-  every: int  # optimizer steps
-  texts: int = 0  # held-out texts on the way; 0: all, as before and after the run
-  problems: int = 0  # held-out problems to answer; 0: none, nothing is sampled
-  samples: int = 1  # answers to each
-  final_problems: int = 0  # before and after the run; 0: the same as problems
-  final_samples: int = 0
-  batch: int = 16  # problems at a time
-  max_prompt: int = 1024  # tokens; longer prompts are dropped and counted
-  max_response: int = 2048
-  temperature: float = 1.0
-  top_p: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class SFT:
-  """One run of `experiments/sft.py`."""
-
-  seed: int
-  epochs: float  # passes over the texts; the last optimizer step is filled from the next pass
-  batch: int  # packed rows of one optimizer step
-  model: Model
-  data: SFTData
-  optimizer: Optimizer
-  eval: SFTEvaluation
-  checkpoint: Checkpoint
-  problems: Data = Data(source='')  # whose held-out problems are answered, asked by its own template
-  reward: Reward = Reward(parts={'math': 1.0, 'format': 1.0}, accuracy='math')  # grades the answers
-  context: int = 0  # tokens that the model is from now on made for; 0: as it was
-  mesh: Mesh = Mesh()
-  topology: str = ''  # these two as in RL
-  sampler_mesh: Mesh = Mesh(*[0] * 5)
-  microbatch: int = 0  # packed rows per forward and backward; 0: the whole batch
-  logit_chunk: int = 1024  # these four as in Train
-  param_dtype: str = 'float32'
-  grad_dtype: str = 'float32'
-  balance_rate: float = 0.0
-
-  def __post_init__(self):
-    require(
-      self.batch % (self.microbatch or self.batch) == 0,
-      f'a batch of {self.batch} rows does not divide into microbatches of {self.microbatch}; '
-      f'set microbatch to a divisor of {self.batch}, or 0.',
-    )
-    require(
-      self.model.attention != 'cudnn',
-      "model.attention is 'cudnn', which cannot keep the texts of a packed row apart; use 'auto' or 'chunked'.",
-    )
-    require(
-      self.eval.problems == 0 or self.problems.source,
-      f'eval.problems is {self.eval.problems}, but problems.source is empty; name where they come from, or set '
-      'eval.problems to 0.',
-    )
-    _require_dtypes(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-  """What a text to learn from must not be; see r1jax/recipes/filters.py. 0 takes a filter away."""
+  """Which samples are dropped from training data (see r1jax/recipes/filters.py); 0 turns a filter off."""
 
-  form: str = 'r1'  # of a response: r1jax.rewards.text.form's, or '' for any
-  special: str = '|special_token|'  # of form 'special'
-  language: float = 0.95  # least share of the chain's words in the language of the problem
-  paragraph: int = 300  # most words of a line of the chain, Chinese characters counting as words
-  code: bool = False  # whether a chain may hold code blocks
-  repetition: float = 0.1  # most share of n-grams that occurred before in the response
+  form: str = 'r1'  # required form of a response (see r1jax.rewards.text.form); '': any
+  special: str = '|special_token|'  # the token of the form 'special'
+  language: float = 0.95  # lowest share of the thinking's words that are in the problem's language
+  paragraph: int = 300  # maximum number of words in a line of the thinking; a Chinese character counts as a word
+  code: bool = False  # whether the thinking may contain code blocks
+  repetition: float = 0.1  # highest share of n-grams that occurred earlier in the response
   repetition_ngram: int = 20  # words
-  near: float = 0.8  # similarity (Jaccard) from which both problem and response are near duplicates
+  near: float = 0.8  # near duplicates: both problem and response have at least this Jaccard similarity
   near_ngram: int = 5  # words
 
   def __post_init__(self):
@@ -328,37 +177,41 @@ class Filters:
 
 @dataclasses.dataclass(frozen=True)
 class MergedSource:
-  """Rows to learn from that were not sampled here."""
+  """Training rows from elsewhere, to be merged with the samples."""
 
-  path: str  # a dataset's folder, or JSON Lines
-  limit: int = 0  # rows kept, at most, the first; 0: all
-  kind: str = ''  # of rows that name none
+  path: str  # folder of a dataset, or a JSON Lines file
+  limit: int = 0  # keeps only the first rows, at most this many; 0: all
+  # For rows without these fields.
+  kind: str = ''
   language: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
 class Curate:
-  """One run of `experiments/curate.py`: from samples to a dataset to learn from."""
+  """One run of `experiments/curate.py`, which makes a training dataset from samples."""
 
-  samples: str  # of experiments/generate.py: its workdir, a folder of shards or a file; '': none
-  per_prompt: int  # samples kept of one problem, at most
+  samples: str  # samples of experiments/generate.py: its workdir, a folder of shards or a file; '': none
+  per_prompt: int  # maximum number of samples kept per problem
   name: str = 'reasoning'  # of the dataset
   version: str = '1.0.0'
   filters: Filters = Filters()
-  judge: dict = dataclasses.field(default_factory=dict)  # options of the reward 'judge', for
-  judged: tuple[str, ...] = ()  # the kinds of problem whose samples it decides; a rule has decided on the others
-  merge: dict[str, MergedSource] = dataclasses.field(default_factory=dict)  # name of a source -> rows
-  evaluation: tuple[str, ...] = ()  # JSON Lines of problems, or generated worlds (r1jax.data.SOURCES), to stay out
-  window: int = 50  # letters of an n-gram by which these are found
-  overlap: float = 0.5  # share of an evaluation problem's n-grams from which a text holds it
-  chunk: int = 500  # lines between two saves
-  shard: int = 10_000  # rows of an array_record file
-  workers: int = 1  # processes that look at texts
+  # Options of the reward 'judge'. It decides on samples for the kinds of problem in `judged`; rules have already
+  # decided on the others.
+  judge: dict = dataclasses.field(default_factory=dict)
+  judged: tuple[str, ...] = ()
+  merge: dict[str, MergedSource] = dataclasses.field(default_factory=dict)  # name of a source -> its rows
+  # Evaluation sets for decontamination: JSON Lines files of problems, or generated worlds (keys of r1jax.data.SOURCES).
+  evaluation: tuple[str, ...] = ()
+  window: int = 50  # n-gram length in letters for decontamination
+  overlap: float = 0.5  # a text contains an evaluation problem if it has at least this share of the problem's n-grams
+  chunk: int = 500  # lines processed between two saves
+  shard: int = 10_000  # rows per array_record file
+  workers: int = 1  # processes that filter texts
 
   def __post_init__(self):
     require(
       re.fullmatch('[a-z][a-z0-9_]*', self.name),
-      f'name is {self.name!r}; use small letters, digits and _, as the files take it.',
+      f'name is {self.name!r}; use lowercase letters, digits and _, as it becomes a file name.',
     )
     require(
       re.fullmatch(r'[0-9]+\.[0-9]+\.[0-9]+', self.version),
@@ -366,6 +219,8 @@ class Curate:
     )
     require(
       bool(self.judge) == bool(self.judged),
-      f'judged is {list(self.judged)} and judge has {len(self.judge)} options; give both, or neither.',
+      f'judged is {list(self.judged)} and judge has {len(self.judge)} options; set both, or neither.',
     )
-    require('samples' not in self.merge, "merge names a source 'samples', which is what is sampled; call it otherwise.")
+    require(
+      'samples' not in self.merge, "merge has a source named 'samples', which is the name of the samples; rename it."
+    )

@@ -1,13 +1,13 @@
-"""Conversations with something to score in them, as token ids with marks where the scores are read.
+"""Conversations as token ids for reward models, with marks at the positions where scores are read.
 
-A turn is {'role', 'content'}. The forms a conversation can take:
+A turn is {'role', 'content'}. A conversation is written in one of these forms:
 
-- chat: the model's chat template; thinking that it opens for the answer is left to the response;
-- dialogue: `User: ...`, a line for each turn, then `Assistant:` and a line's end, for models without a template;
-- bare: the turns' texts, a line's end after each.
+- chat: by the model's chat template; if the template opens the thinking, `<think>` is left to the response;
+- dialogue: `User: ...`, one line per turn, then `Assistant:` and a newline, for models without a chat template;
+- bare: the contents of the turns, each followed by a newline.
 
-What is longer than the limit is cut by one rule: the prompt loses its beginning (a begin token stays), but keeps its
-last tokens, a quarter of the limit; a response too long even so loses its end.
+A conversation over the token limit is truncated. First the prompt loses tokens at its start (except the begin token),
+down to a quarter of the limit. If that is not enough, the response loses tokens at its end.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ from r1jax import templates
 from r1jax.config import require
 
 ROLES = ('system', 'user', 'assistant')
-SEPARATORS = {'line': '\n', 'paragraph': '\n\n'}  # what ends a step, by config.STEP_RULES
+SEPARATORS = {'line': '\n', 'paragraph': '\n\n'}  # end of a step, by config.STEP_RULES
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A text to score.
+  """A sequence to score.
 
   Attributes:
-    ids: i32[n].
-    marks: i32[s], positions whose scores count.
-    start: where the response begins.
-    size: its tokens, before any were cut.
-    cut: how many tokens the limit has cost, of prompt and response.
+    ids: i32[n], tokens of the prompt and the response.
+    marks: i32[s], positions at which scores are read.
+    start: position of the response's first token.
+    size: tokens of the response before truncation.
+    cut: tokens removed by truncation, from prompt and response together.
   """
 
   ids: np.ndarray
@@ -41,37 +41,47 @@ class Row:
 
 
 def check_turns(turns, field='prompt'):
-  """Raises ValueError unless `turns` is a conversation that a response can follow; field: its name, to say so."""
+  """Raises ValueError unless `turns` is a conversation that a response can follow; field: its name for the message."""
   if not isinstance(turns, list) or not turns:
-    raise ValueError(f"field '{field}' is {_kind(turns)}; it must be a text or a list of {{'role', 'content'}}")
+    raise ValueError(f"field '{field}' is {_type_name(turns)}; it must be a text or a list of {{'role', 'content'}}")
   for n, turn in enumerate(turns):
     if not isinstance(turn, dict) or not isinstance(turn.get('content'), str):
-      raise ValueError(f"field '{field}', turn {n}: no {{'role', 'content'}} with a text for its content")
+      raise ValueError(f"field '{field}', turn {n}: not a {{'role', 'content'}} with a text as content")
     if turn.get('role') not in ROLES:
       raise ValueError(f"field '{field}', turn {n}: role {turn.get('role')!r}; known: {', '.join(ROLES)}")
   if turns[-1]['role'] == 'assistant':
-    raise ValueError(f"field '{field}' ends with the assistant's turn; the response is to be that")
+    raise ValueError(f"field '{field}' ends with an assistant turn; remove it, as the response is that turn")
 
 
-def _kind(value):
+def _type_name(value):
   return 'an empty list' if value == [] else f'a {type(value).__name__}'
 
 
-def shown(text, view):
-  """A response as a view of config.VIEWS has it; None where that is nothing. text: see `templates.completed`."""
+def visible_text(text, view):
+  """The part of a response that a reward model sees.
+
+  Args:
+    text: the response, as `templates.completed` returns it.
+    view: one of config.VIEWS.
+
+  Returns:
+    The text without surrounding white space; None for the view 'summary' of a response whose thinking is not closed.
+  """
   text = templates.summary(text) if view == 'summary' else text
   return None if text is None else text.strip()
 
 
 class Encoder:
-  """Writes conversations as rows.
+  """Encodes conversations as rows.
 
   Args:
-    tokenizer: of the model that scores.
-    form: of config.FORMS. max_length: tokens of a row. steps: of config.STEP_RULES.
+    tokenizer: the tokenizer of the reward model.
+    form: one of config.FORMS.
+    max_length: maximum number of tokens in a row.
+    steps: one of config.STEP_RULES.
 
   Raises:
-    ConfigError: form 'chat' without a chat template.
+    ConfigError: the form is 'chat', but there is no chat template.
   """
 
   def __init__(self, tokenizer, form, max_length, steps='line'):
@@ -83,50 +93,52 @@ class Encoder:
     self.form = form if form != 'auto' else 'chat' if tokenizer.chats else 'dialogue'
     self.tokenizer, self.max_length, self.separator = tokenizer, max_length, SEPARATORS[steps]
 
-  def whole(self, turns, text):
-    """The conversation with the response `text` and the token that ends it, which is marked."""
-    body = self.tokenizer.encode(text)
-    prompt, room, cut = self._fit(turns, len(body) + 1)
-    kept = body[: room - 1]
+  def encode_response(self, turns, text):
+    """Encodes the conversation with the response `text` and an end token, which is marked. Returns a Row."""
+    response = self.tokenizer.encode(text)
+    prompt, room, cut = self._fit_prompt(turns, len(response) + 1)
+    kept = response[: room - 1]
     ids = np.array([*prompt, *kept, self.tokenizer.eos[0]], np.int32)
-    return Row(ids, np.array([len(ids) - 1], np.int32), len(prompt), len(body) + 1, cut + len(body) - len(kept))
+    cut += len(response) - len(kept)
+    return Row(ids, np.array([len(ids) - 1], np.int32), len(prompt), len(response) + 1, cut)
 
-  def steps(self, turns, steps):
-    """The conversation with a solution; the last token of each step, its separator's, is marked.
+  def encode_steps(self, turns, steps):
+    """Encodes the conversation with a solution in steps; the last token of each step's separator is marked.
 
     Args:
-      steps: texts without the separator, none empty. Each is encoded by itself, so its tokens do not depend on others'.
+      steps: texts without the separator, none empty. Each is encoded separately, so that its tokens do not depend on
+        the other steps.
 
     Returns:
-      Row, with fewer marks than steps where the limit cuts some off.
+      Row; it has fewer marks than steps if truncation removes some.
     """
     pieces = [self.tokenizer.encode(step + self.separator) for step in steps]
     ends = np.cumsum([len(piece) for piece in pieces])
-    prompt, room, cut = self._fit(turns, int(ends[-1]))
-    body = [i for piece in pieces for i in piece]
+    prompt, room, cut = self._fit_prompt(turns, int(ends[-1]))
+    response = [i for piece in pieces for i in piece]
     marks = len(prompt) + ends[ends <= room] - 1
     return Row(
-      np.array([*prompt, *body[:room]], np.int32),
+      np.array([*prompt, *response[:room]], np.int32),
       marks.astype(np.int32),
       len(prompt),
-      len(body),
-      cut + max(len(body) - room, 0),
+      len(response),
+      cut + max(len(response) - room, 0),
     )
 
-  def _fit(self, turns, body):
-    """The prompt's ids, how many of the response's `body` tokens there is room for, and tokens cut off the prompt."""
-    prompt = self._prompt(turns)
-    keep = min(len(prompt), max(self.max_length - body, self.max_length // 4))
+  def _fit_prompt(self, turns, response_length):
+    """Returns the ids of the truncated prompt, the room left for the response, and the tokens cut off the prompt."""
+    prompt = self._encode_prompt(turns)
+    keep = min(len(prompt), max(self.max_length - response_length, self.max_length // 4))
     begin = prompt[:1] if keep < len(prompt) and prompt[0] == self.tokenizer.bos else []
     return begin + prompt[len(prompt) - keep + len(begin) :], self.max_length - keep, len(prompt) - keep
 
-  def _prompt(self, turns):
+  def _encode_prompt(self, turns):
     if self.form == 'bare':
       return self.tokenizer.encode(''.join(turn['content'] + '\n' for turn in turns), bos=True)
     if self.form == 'dialogue':
       lines = [f'{turn["role"].capitalize()}: {turn["content"]}\n' for turn in turns]
       return self.tokenizer.encode(''.join(lines) + 'Assistant:\n', bos=True)
     ids = self.tokenizer.chat(turns)
-    opened = self.tokenizer.added.get(templates.THINK)
+    think = self.tokenizer.added.get(templates.THINK)
     end = len(self.tokenizer.chat(turns, generate=False))
-    return ids[: ids.index(opened, end)] if opened in ids[end:] else ids
+    return ids[: ids.index(think, end)] if think in ids[end:] else ids

@@ -1,7 +1,7 @@
-"""Problems of several sorts together: each part of a mixture is a source of its own.
+"""Mixtures of problems: each part of a mixture is a source.
 
-A problem of a mixture has the fields 'part' and 'kind' besides its own, and 'language' and 'template' where its part
-names them. A conversation has its 'turns' too; its 'problem' is then their text.
+Besides its own fields a problem of a mixture has 'part' and 'kind', and 'language' and 'template' if its part sets
+them. A problem that is a conversation also has 'turns'; its 'problem' is then the text of the turns.
 """
 
 import hashlib
@@ -12,59 +12,67 @@ from r1jax.config import ConfigError
 from r1jax.data import conversation
 from r1jax.data.reader import DataError, normalise, text_key
 
-_PLACE = re.compile(r'\{(\w+(?::[1-9][0-9]*)?)\}')
-_SETTING = re.compile(r'\bdata\.(?=(?:path|eval_path|eval_fraction|name|source)\b)')
+_PLACEHOLDER = re.compile(r'\{(\w+(?::[1-9][0-9]*)?)\}')
+_DATA_KEY = re.compile(r'\bdata\.(?=(?:path|eval_path|eval_fraction|name|source)\b)')
 LETTERS = 'ABCDEFGHIJ'
 
 
 def load(cfg, load_part, check=None):
-  """The problems of all parts of a config.Data.
+  """Loads the problems of all parts of a config.Data.
 
-  What any part holds out is trained on in none. Held out, the kinds take turns, and the parts of a kind, each in an
-  order of its own by hash: so the first n problems are a sample stratified by kind.
+  The held-out problems are interleaved by kind, and within a kind by part; those of a part are ordered by a hash. So
+  the first n of them are a sample stratified by kind.
 
   Args:
-    load_part: function from a config.Part and a check to sources.Problems. check: see `sources.load`.
+    cfg: config.Data with source 'mixture'.
+    load_part: function (config.Part, check) -> sources.Problems.
+    check: see `sources.load`.
 
   Returns:
-    (train, held_out, dropped), as of Problems.
+    (train, held_out, dropped), the fields of sources.Problems. A text may still be in both train and held_out.
   """
   train, held_out, dropped, ids = [], {}, {}, set()
   for name, part in sorted(cfg.parts.items()):
     if not part.weight:
       continue
     try:
-      found = load_part(part, check and (lambda p, name=name, part=part: check(_labelled(p, name, part))))
+      problems = load_part(part, check and (lambda p, name=name, part=part: check(_label(p, name, part))))
     except (ConfigError, DataError) as error:
-      raise type(error)(_SETTING.sub(f'data.parts.{name}.', str(error))) from error
-    here, there = ([_labelled(p, name, part) for p in side] for side in (found.train, found.held_out))
-    own = {p['id'] for p in here + there}
-    if own & ids:  # as where two files have the same name and no ids
-      here, there = ([p | {'id': f'{name}/{p["id"]}'} for p in side] for side in (here, there))
-    ids |= {p['id'] for p in here + there}
-    train += here
-    for p in sorted(there, key=_hash):
+      raise type(error)(_DATA_KEY.sub(f'data.parts.{name}.', str(error))) from error
+    part_train, part_held_out = (
+      [_label(p, name, part) for p in split] for split in (problems.train, problems.held_out)
+    )
+    if ids & {p['id'] for p in part_train + part_held_out}:  # for example two files of the same name without ids
+      part_train, part_held_out = (
+        [p | {'id': f'{name}/{p["id"]}'} for p in split] for split in (part_train, part_held_out)
+      )
+    ids |= {p['id'] for p in part_train + part_held_out}
+    train += part_train
+    for p in sorted(part_held_out, key=_hash):
       held_out.setdefault(p['kind'], {}).setdefault(name, []).append(p)
-    dropped = {reason: dropped.get(reason, 0) + count for reason, count in found.dropped.items()}
-  held_out = _in_turn([_in_turn(parts.values()) for _, parts in sorted(held_out.items())])
+    dropped = {reason: dropped.get(reason, 0) + count for reason, count in problems.dropped.items()}
+  held_out = _interleave([_interleave(parts.values()) for _, parts in sorted(held_out.items())])
   return train, held_out, dropped
 
 
-def taker(part, only, check=None):
-  """The function from a row and its default id to a problem that a config.Part describes, or None: `read_jsonl`'s take.
+def row_converter(part, row_filter, check=None):
+  """Returns the function from a row and a default id to a problem of a config.Part, for `reader.read_jsonl`.
 
-  only: part.filter or part.eval_filter, whichever is for the file. check: see `sources.load`.
+  Args:
+    part: config.Part.
+    row_filter: part.filter or part.eval_filter, whichever applies to the file; other rows become None.
+    check: see `sources.load`.
   """
 
-  def take(row, default_id):
+  def convert(row, default_id):
     if isinstance(row, dict):
-      row = _renamed(row, part.fields)
-      if not wanted(row, only):
+      row = _rename_fields(row, part.fields)
+      if not matches(row, row_filter):
         return None
       if isinstance(row.get('problem'), list):
-        row |= _talk(row['problem'])
+        row |= _conversation_fields(row['problem'])
       if part.problem:
-        row['problem'] = _PLACE.sub(lambda place: _shown(row, place[1]), part.problem)
+        row['problem'] = _PLACEHOLDER.sub(lambda match: _field_text(row, match[1]), part.problem)
     problem = normalise(row, default_id, part.answers)
     if problem.get('turns') is not None:
       conversation.check_turns(problem['turns'], 'turns')
@@ -72,40 +80,40 @@ def taker(part, only, check=None):
       check(problem)
     return problem
 
-  return take
+  return convert
 
 
-def wanted(row, only):
-  """Has the row (or problem) one of the values that `only`, {field: values as texts}, names for each field?"""
-  return all(str(row.get(field)) in values for field, values in only.items())
+def matches(row, row_filter):
+  """Whether a row or problem passes a filter {field: allowed values as strings}."""
+  return all(str(row.get(field)) in values for field, values in row_filter.items())
 
 
-def _renamed(row, fields):
-  """The row with some fields under other names, which take the place of fields that had these."""
-  given = {ours: row[theirs] for theirs, ours in fields.items() if theirs in row}
-  return {field: value for field, value in row.items() if field not in fields} | given
+def _rename_fields(row, fields):
+  """Returns the row with fields renamed by {old name: new name}; a renamed field replaces one that has its new name."""
+  renamed = {new: row[old] for old, new in fields.items() if old in row}
+  return {field: value for field, value in row.items() if field not in fields} | renamed
 
 
-def _talk(turns):
-  """The fields of a problem that is a conversation: its text, and 'turns' where they are more than the user's one."""
+def _conversation_fields(turns):
+  """The fields of a problem that is a conversation: its text, and 'turns' unless there is only one user turn."""
   conversation.check_turns(turns)
   if len(turns) == 1 and turns[0]['role'] == 'user':
     return {'problem': turns[0]['content']}
   return {'turns': turns, 'problem': '\n'.join(f'{turn["role"].capitalize()}: {turn["content"]}' for turn in turns)}
 
 
-def _shown(row, field):
-  """A field's value for a place in a problem's text: a list by lines, options with their letters.
+def _field_text(row, placeholder):
+  """The text for a placeholder: the value of a field, with one line per item of a list, and letters for options.
 
-  `field:n` shows the first n of a list: of tests, the others stay hidden from who must pass them.
+  The placeholder `field:n` stands for the first n items of a list, for example to keep the other tests hidden.
   """
-  field, _, count = field.partition(':')
+  field, _, count = placeholder.partition(':')
   if field not in row:
-    raise ValueError(f"no field '{field}', which the part's problem shows")
+    raise ValueError(f"no field '{field}', which the part's problem text names")
   value = row[field]
   if count:
     if not isinstance(value, list):
-      raise ValueError(f"field '{field}' is no list, of which the part's problem shows the first {count}")
+      raise ValueError(f"field '{field}' is not a list, but the part's problem text names its first {count} items")
     value = value[: int(count)]
   if field == 'options':
     pairs = value.items() if isinstance(value, dict) else zip(LETTERS, value)
@@ -113,9 +121,10 @@ def _shown(row, field):
   return '\n'.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _labelled(problem, name, part):
-  own = problem.get('kind')
-  label = {'part': name, 'kind': part.kind or (own if isinstance(own, str) and own else name)}
+def _label(problem, name, part):
+  """Returns the problem with its part, kind, language and template."""
+  kind = problem.get('kind')
+  label = {'part': name, 'kind': part.kind or (kind if isinstance(kind, str) and kind else name)}
   return problem | label | {k: v for k, v in (('language', part.language), ('template', part.template)) if v}
 
 
@@ -123,6 +132,6 @@ def _hash(problem):
   return hashlib.sha256(text_key(problem).encode('utf-8')).digest()
 
 
-def _in_turn(lists):
-  """One of each list, then the next of each, and so on to the end of the longest."""
-  return [x for row in itertools.zip_longest(*lists) for x in row if x is not None]
+def _interleave(lists):
+  """Takes one item of each list in turn, to the end of the longest."""
+  return [x for items in itertools.zip_longest(*lists) for x in items if x is not None]

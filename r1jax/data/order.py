@@ -1,4 +1,4 @@
-"""The order of problems: which ones a draw holds is a function of the seed and the draw's number alone."""
+"""The order of problems: which problems a draw has depends only on the seed and the number of the draw."""
 
 import fractions
 import itertools
@@ -10,140 +10,134 @@ import numpy as np
 from r1jax.config import require
 
 
-def batch(problems, seed, step, count, process_index=0, process_count=1):
-  """The problems of one step, or one process's part of them.
+def batch(problems, seed, step, count):
+  """Returns the problems of one step.
 
-  Step s, or with several draws a step draw s, takes positions s * count ... (s + 1) * count - 1 of an endless
-  sequence in which every epoch is a new permutation of the problems. Nothing is remembered between steps, so a
-  resumed run neither repeats nor skips. A step that straddles two epochs may hold a problem twice.
+  Step s (or draw s, if a step takes several draws) takes positions s * count ... (s + 1) * count - 1 of an endless
+  sequence in which every epoch is a new permutation of the problems. There is no state between steps, so a resumed run
+  neither repeats nor skips a problem. A step that straddles two epochs may have a problem twice.
 
   Args:
     problems: sequence of N problems, the same on every process.
-    seed: int >= 0 that fixes the permutations.
+    seed: int >= 0, the seed of the permutations.
     step: int >= 0.
-    count: problems a step, over all processes.
-    process_index: this process, 0 ... process_count - 1.
-    process_count: processes; the parts in order of process_index make up the step.
+    count: problems per step.
 
   Returns:
-    list of count / process_count problems.
-
-  Raises:
-    ConfigError: count does not divide over the processes.
+    list of `count` problems.
   """
-  require(
-    count % process_count == 0,
-    f'{count} problems a step do not divide over {process_count} processes; '
-    f'set rollout.prompts to a multiple of {process_count}.',
-  )
-  # Lookup by position is lazy: making this costs microseconds whatever N is.
+  # Lookup by position is lazy: building this takes microseconds for any N.
   endless = grain.MapDataset.source(problems).seed(seed).shuffle().repeat()
-  part = count // process_count
-  first = step * count + process_index * part
-  return [endless[i] for i in range(first, first + part)]
+  return [endless[i] for i in range(step * count, (step + 1) * count)]
 
 
 class Mixture:
-  """The order of a mixture's problems: each step draws from its parts by weight.
+  """The order of a mixture's problems: each draw takes problems from the parts by weight.
 
-  Each part has an endless sequence of its own, in which every epoch is a new permutation; a step takes the next few of
-  each. How many follows from the weights alone, evenly: with weights 3 and 1, of 8 problems a step 6 and 2. A part has
-  its share from the step on at which it begins.
+  Each part has its own endless sequence, in which every epoch is a new permutation, and a draw takes the next few
+  problems of each. The numbers follow evenly from the weights: of 8 problems per draw, weights 3 and 1 give 6 and 2. A
+  part gets its share from its start_step on.
 
   Args:
     problems: sequence of problems with the field 'part', the same on every process.
-    parts: name -> config.Part; those of weight 0 are left out.
+    parts: name -> config.Part; parts with weight 0 are left out.
     seed: int >= 0.
   """
 
   def __init__(self, problems, parts, seed):
     self._parts = {name: part for name, part in sorted(parts.items()) if part.weight}
     by_part = {name: [p for p in problems if p['part'] == name] for name in self._parts}
-    for name, some in by_part.items():
+    for name, part_problems in by_part.items():
       require(
-        some,
-        f'no problem of data.parts.{name} is left to train on; set its weight to 0, or rollout.max_prompt '
-        'to the length of its prompts.',
+        part_problems,
+        f'no problem of data.parts.{name} is left to train on; set its weight to 0, or raise rollout.max_prompt to '
+        'the length of its prompts.',
       )
-    # A seed for each name: two parts of equal length must not go through theirs in step.
+    # A seed per name, so that parts with equally many problems have different permutations.
     seeds = {name: np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0] for name in by_part}
     self._endless = {
-      name: grain.MapDataset.source(some).seed(int(seeds[name])).shuffle().repeat() for name, some in by_part.items()
+      name: grain.MapDataset.source(part_problems).seed(int(seeds[name])).shuffle().repeat()
+      for name, part_problems in by_part.items()
     }
 
-  def batch(self, draw, count, begun=None):
-    """The problems of one draw, list of `count`.
+  def batch(self, draw, count, start_draws=None):
+    """Returns the problems of one draw, a list of `count`.
 
     Args:
-      draw: number of all draws before it.
-      count: problems a draw.
-      begun: {step: number of its first draw} for the steps that have come at which parts begin; None where each step
-        takes one draw.
+      draw: number of the draw, from 0.
+      count: problems per draw.
+      start_draws: {start_step of a part: number of the first draw in that step}, for the steps reached so far; None if
+        each step takes one draw.
     """
-    begun = {part.start_step: part.start_step for part in self._parts.values()} if begun is None else begun
-    firsts = {name: begun[part.start_step] for name, part in self._parts.items() if part.start_step in begun}
-    taken, out = dict.fromkeys(self._parts, 0), []
-    for begin, end in itertools.pairwise([*sorted(set(firsts.values())), None]):
-      at = {name: part.weight for name, part in self._parts.items() if name in firsts and firsts[name] <= begin}
-      last = end is None or draw < end
-      first = ((draw if last else end) - begin) * count
-      for name, n in _shares(first, at).items():
+    if start_draws is None:
+      start_draws = {part.start_step: part.start_step for part in self._parts.values()}
+    starts = {name: start_draws[p.start_step] for name, p in self._parts.items() if p.start_step in start_draws}
+    taken, problems = dict.fromkeys(self._parts, 0), []
+    # The parts are the same from one start to the next: count what each has given in each such interval.
+    for begin, end in itertools.pairwise([*sorted(set(starts.values())), None]):
+      weights = {name: part.weight for name, part in self._parts.items() if name in starts and starts[name] <= begin}
+      is_last = end is None or draw < end
+      position = ((draw if is_last else end) - begin) * count
+      for name, n in _shares(position, weights).items():
         taken[name] += n
-      if last:
+      if is_last:
         break
-    before = _shares(first, at)
-    for position in range(first + 1, first + count + 1):
-      after = _shares(position, at)
-      (name,) = (name for name in at if after[name] > before[name])
-      out.append(self._endless[name][taken[name]])
+    before = _shares(position, weights)
+    for n in range(position + 1, position + count + 1):
+      after = _shares(n, weights)
+      (name,) = (name for name in weights if after[name] > before[name])
+      problems.append(self._endless[name][taken[name]])
       taken[name] += 1
       before = after
-    return out
+    return problems
 
 
 class Draws:
-  """The draws of a run, one behind the other: with dynamic sampling a step takes as many as it needs.
+  """The consecutive draws of a run; with dynamic sampling a step takes as many as it needs.
 
   Args:
     problems: sequence of problems, the same on every process.
     data: config.Data.
     seed: int >= 0.
-    count: problems a draw.
+    count: problems per draw.
   """
 
   def __init__(self, problems, data, seed, count):
     self._problems, self._seed, self._count = problems, seed, count
     self._mixture = Mixture(problems, data.parts, seed) if data.source == 'mixture' else None
-    self._begins = {part.start_step for part in data.parts.values()}
-    self._made, self._begun = 0, {}
+    self._start_steps = {part.start_step for part in data.parts.values()}
+    self._next_draw, self._start_draws = 0, {}
 
   def next(self, step):
-    """The problems of the next draw, list of `count`, which belongs to training step `step`."""
-    for begin in self._begins:
-      if begin <= step:
-        self._begun.setdefault(begin, self._made)
-    draw, self._made = self._made, self._made + 1
+    """Returns the problems of the next draw, a list of `count`, which belongs to training step `step`."""
+    for start_step in self._start_steps:
+      if start_step <= step:
+        self._start_draws.setdefault(start_step, self._next_draw)
+    draw, self._next_draw = self._next_draw, self._next_draw + 1
     if self._mixture:
-      return self._mixture.batch(draw, self._count, self._begun)
+      return self._mixture.batch(draw, self._count, self._start_draws)
     return batch(self._problems, self._seed, draw, self._count)
 
   def position(self):
-    """Where the next draw begins, as a dict of JSON values: what `go_to` takes."""
-    return {'draws': self._made, 'begun': {str(step): draw for step, draw in self._begun.items()}}
+    """Returns the position of the next draw, for `go_to`, as a dict of JSON values."""
+    return {'draws': self._next_draw, 'begun': {str(step): draw for step, draw in self._start_draws.items()}}
 
   def go_to(self, step, position=None):
-    """Goes on at training step `step` with what `position` returned; None: each step before has taken one draw."""
-    position = position or {'draws': step, 'begun': {begin: begin for begin in self._begins if begin < step}}
-    self._made = position['draws']
-    self._begun = {int(begin): draw for begin, draw in position['begun'].items()}
+    """Continues at training step `step` from what `position` returned; None: each earlier step took one draw."""
+    position = position or {'draws': step, 'begun': {start: start for start in self._start_steps if start < step}}
+    self._next_draw = position['draws']
+    self._start_draws = {int(start): draw for start, draw in position['begun'].items()}
 
 
 def _shares(count, weights):
-  """How many of the first `count` draws fall to each name: by weight, and never fewer for a larger count."""
-  weights = {name: fractions.Fraction(str(weight)) for name, weight in weights.items()}  # 0.1 is a tenth
-  out, left, total = {}, count, sum(weights.values())
-  for name, weight in weights.items():  # one name after another is split from what is left for those behind it
-    behind = left * (total - weight) // total
-    out[name] = left - behind
-    left, total = behind, total - weight
-  return out
+  """Returns how many of the first `count` problems come from each part, by weight: {name: int}.
+
+  The share of each part never shrinks as `count` grows, and grows by one in total with each problem.
+  """
+  weights = {name: fractions.Fraction(str(weight)) for name, weight in weights.items()}  # exact: 0.1 is one tenth
+  shares, left, total = {}, count, sum(weights.values())
+  for name, weight in weights.items():  # split off one part after another from what is left
+    rest = left * (total - weight) // total
+    shares[name] = left - rest
+    left, total = rest, total - weight
+  return shares

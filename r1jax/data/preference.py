@@ -1,11 +1,14 @@
-"""Examples for outcome reward models: pairs of responses of which one is preferred, and responses that are safe or not.
+"""Examples for outcome reward models: preference pairs, and responses labelled as safe or not.
 
-A pair is a row with `prompt`, `chosen` and `rejected`, a point one with `prompt`, `response` and `safe` (1 or 0). A
-prompt is a text, which is one turn of the user, or a list of turns {'role', 'content'}; `id` is made from the file's
-name and the row's number where absent. An item made of either is a dict:
+The row of a pair has `prompt`, `chosen` and `rejected`; that of a point has `prompt`, `response` and `safe` (1 or 0).
+A prompt is a text, which stands for one user turn, or a list of turns {'role', 'content'}. A row without `id` gets one
+from the file name and the row number. Both kinds of row become an item, which is a dict:
 
-  id: str. turns: the prompt's. texts: what is scored, as the view has it. labels: of the texts, 1 or 0.
-  key: what 'the same prompt' means for a split.
+  id: str.
+  turns: list of turns, the prompt.
+  texts: list of str, the visible parts of the responses.
+  labels: list of float, 1 or 0 for each text.
+  key: str that is equal for equal prompts; a split keeps items with equal keys together.
 """
 
 import functools
@@ -16,31 +19,36 @@ from r1jax.data import conversation, reader
 
 
 def read_pairs(path, view):
-  """Items with texts [chosen, rejected] and labels [1, 0], and {reason: number} of those left out.
+  """Reads preference pairs.
 
-  A response of which the view shows nothing is left out with its pair ('unseen'), and so are pairs whose
-  responses look the same ('same').
+  Args:
+    path: JSON Lines file.
+    view: one of config.VIEWS.
+
+  Returns:
+    (items with texts [chosen, rejected] and labels [1.0, 0.0], {reason: number of pairs dropped}). The reasons are
+    'unseen', a response has no visible part, and 'same', the visible parts are equal.
 
   Raises:
-    DataError: naming file, line and field.
+    DataError: a bad row; the message names file, line and field.
   """
   rows = reader.read_rows(path, functools.partial(_check, fields=('chosen', 'rejected')))
   return _items(path, rows, lambda row: [row['chosen'], row['rejected']], lambda row: [1.0, 0.0], view)
 
 
 def read_points(path, view):
-  """The same with texts [response] and labels [1.0] where it is safe, else [0.0]."""
+  """Reads safety labels, like `read_pairs`: items with texts [response] and labels [1.0] if it is safe, else [0.0]."""
   rows = reader.read_rows(path, _check_point)
   return _items(path, rows, lambda row: [row['response']], lambda row: [float(row['safe'])], view)
 
 
 def turns_of(prompt):
-  """The turns of a row's or an item's prompt."""
+  """Returns the turns of a prompt, which is a text or already a list of turns."""
   return [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else prompt
 
 
 def prompt_key(turns):
-  """The conversation with white space collapsed, as text."""
+  """Returns the conversation as JSON with white space collapsed."""
   return json.dumps([[turn['role'], ' '.join(turn['content'].split())] for turn in turns], ensure_ascii=False)
 
 
@@ -59,7 +67,7 @@ def _check_point(row):
   _check(row, ('response',))
   if 'safe' not in row:
     raise ValueError("no field 'safe'")
-  if row['safe'] not in (0, 1):  # True and False are these
+  if row['safe'] not in (0, 1):  # True and False are equal to 1 and 0
     raise ValueError(f"field 'safe' is {row['safe']!r}; it must be 1 or 0")
 
 
@@ -67,7 +75,7 @@ def _items(path, rows, texts_of, labels_of, view):
   items, dropped = [], {'unseen': 0, 'same': 0}
   for number, row in enumerate(rows, 1):
     turns = turns_of(row['prompt'])
-    texts = [conversation.shown(text, view) for text in texts_of(row)]
+    texts = [conversation.visible_text(text, view) for text in texts_of(row)]
     if None in texts:
       dropped['unseen'] += 1
     elif len(texts) > len(set(texts)):

@@ -1,4 +1,4 @@
-"""Writes a TFDS set that `data.source = 'tfds'` reads, from a file of the user's or a toy world.
+"""Writes a TFDS set for `data.source = 'tfds'`, from the user's file or from a toy world.
 
 python -m r1jax.data.prepare gsm8k --source train.jsonl --data_dir DIR
 python -m r1jax.data.prepare toy/trial --data_dir DIR
@@ -17,19 +17,19 @@ def prepare(name, source, data_dir):
 
   Args:
     name: one of NAMES.
-    source: path of the file to read for 'gsm8k'; '' for the toy worlds.
-    data_dir: folder for TFDS sets; made if absent.
+    source: for 'gsm8k' the path of the file to read; '' for the toy worlds.
+    data_dir: folder of TFDS sets; created if missing.
 
   Returns:
     (path of the set, {split: records}).
 
   Raises:
-    DataError: the file cannot be used, or data_dir already holds the set.
+    DataError: the file cannot be used, or data_dir already has the set.
   """
   builder = _builder(name, source, data_dir)
   if builder.data_path.exists():
-    # TFDS would keep the old records and say nothing.
-    raise DataError(f'{builder.data_path} is already there; delete it or pass another --data_dir.')
+    # TFDS would silently keep the old records.
+    raise DataError(f'{builder.data_path} already exists; delete it or pass another --data_dir.')
   builder.download_and_prepare(file_format='array_record')
   return str(builder.data_path), {k: v.num_examples for k, v in builder.info.splits.items()}
 
@@ -51,12 +51,12 @@ def _builder(name, source, data_dir):
   name, _, world = name.partition('/')
   if name == 'gsm8k':
     if not source:
-      raise DataError('gsm8k is made from a file; pass it with --source FILE.')
-    from r1jax.data.builders.gsm8k import gsm8k_dataset_builder  # here: TFDS takes seconds to import
+      raise DataError('gsm8k needs the file to read; pass it with --source FILE.')
+    from r1jax.data.builders.gsm8k import gsm8k_dataset_builder  # TFDS takes seconds to import
 
     return gsm8k_dataset_builder.Builder(source=source, data_dir=data_dir)
   if source:
-    raise DataError(f'--source {source} would not be read: the toy worlds are generated; leave it out.')
+    raise DataError(f'--source {source} would not be read, as the toy worlds are generated; leave it out.')
   from r1jax.data.builders.toy import toy_dataset_builder
 
   return toy_dataset_builder.Builder(config=world, data_dir=data_dir)

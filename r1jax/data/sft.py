@@ -1,11 +1,11 @@
-"""What is imitated: prompts with whole responses, as token ids kept in a file.
+"""Training data of SFT: prompts with responses, as token ids in a file.
 
 A row is a JSON object with `problem`, a text, or `turns`, a list of {'role', 'content'} that a response can follow
-(`question` with GSM8K's kind of answer is read too); and what `data.response` makes the response of, which is the field
-`response` where nothing else is said. A row's 'template' is the one it is asked by. Other fields are not looked at.
+(`question` with GSM8K's kind of answer works too), and with the fields that `data.response` names, by default
+`response`. The field `template` of a row is the name of its prompt template. Other fields are ignored.
 
-Only lengths lie in memory. The ids, four bytes each, are encoded once, kept in a file by the content of all that they
-follow from, and mapped.
+Only the lengths are kept in memory. The ids, four bytes each, are encoded once and written to a file that is named by
+the content of everything they depend on, and later memory-mapped.
 """
 
 import dataclasses
@@ -23,19 +23,21 @@ from r1jax.data import conversation, preference, reader, sources
 from r1jax.data.reader import DataError
 from r1jax.data.toy import arithmetic
 
-TRAIN = 'train.jsonl'  # the file to read of a folder that is a data set
+TRAIN = 'train.jsonl'  # the file to read in a dataset's folder
 ABOUT = 'about.json'
-PURPOSE = 'SFT'  # of the split, see sources.share
-TOY = (2000, 200)  # texts of the toy world by seed: to train on, and held out
+PURPOSE = 'SFT'  # of the split, see `sources.share`
+TOY = (2000, 200)  # number of toy texts, by seed: 0 is for training, 1 is held out
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """N texts, each a prompt and its response, which ends with the token that ends a text.
+  """N texts, each a prompt followed by its response and an end token.
 
   Attributes:
-    ids: i32[tokens], of all texts; mapped from a file. ends: i64[N], behind the last token of each.
-    starts: i32[N], tokens of each text's prompt. digest: hex, of all of this.
+    ids: i32[tokens], the tokens of all texts, memory-mapped.
+    ends: i64[N], index after the last token of each text.
+    starts: i32[N], number of prompt tokens of each text.
+    digest: str, hex digest of everything that the texts depend on.
   """
 
   ids: np.ndarray
@@ -48,88 +50,96 @@ class Corpus:
 
   @property
   def lengths(self):
-    """i64[N], tokens of each text."""
+    """i64[N], number of tokens of each text."""
     return np.diff(self.ends, prepend=0)
 
-  def text(self, place):
-    """(ids i32[n], start) of a text."""
-    end = int(self.ends[place])
-    first = int(self.ends[place - 1]) if place else 0
-    return self.ids[first:end], int(self.starts[place])
+  def text(self, index):
+    """Returns (ids i32[n], number of prompt tokens) of a text."""
+    end = int(self.ends[index])
+    begin = int(self.ends[index - 1]) if index else 0
+    return self.ids[begin:end], int(self.starts[index])
 
 
-def load(cfg, tokenizer, encode, folder, asked=frozenset()):
-  """The texts that a config.SFTData names: to train on, and held out.
+def load(cfg, tokenizer, encode, folder, evaluated=frozenset()):
+  """Loads the training texts and the held-out texts that a config.SFTData describes.
 
-  Held out is data.eval_path, or the share data.eval_fraction of the prompts by a hash of their own, so that prompts
-  which RL has trained on are parted anew. A training text whose prompt is held out, or is `asked`, is dropped and
-  counted, and so is what exceeds data.max_length.
+  The held-out texts are those of data.eval_path, or the share data.eval_fraction of the prompts. The share is chosen by
+  a hash that is independent of RL's, so that prompts from RL's training split are split again. Training texts are
+  dropped and counted if their prompt is held out or in `evaluated`; all texts over data.max_length are, too.
 
   Args:
-    tokenizer: of the model. encode: row -> text and ids of its prompt, as a sampler is given it. folder: for the files.
-    asked: `reader.text_key`s of the problems by whose answers the model is evaluated.
+    cfg: config.SFTData.
+    tokenizer: the model's tokenizer.
+    encode: function row -> (text, ids) of its prompt, exactly as for the sampler.
+    folder: where the files of ids are.
+    evaluated: `reader.text_key`s of the problems that the model is evaluated on, a set.
 
   Returns:
-    (Corpus to train on, Corpus held out, {reason: number dropped}).
+    (training Corpus, held-out Corpus, {reason: number dropped}).
 
   Raises:
-    DataError: data that cannot be used. ConfigError: a setting that cannot work.
+    DataError: the data cannot be used.
+    ConfigError: a setting cannot work.
   """
   require(cfg.source in SOURCES, f'data.source is {cfg.source!r}; known: {", ".join(SOURCES)}.')
   files = SOURCES[cfg.source](cfg)
-  # What is encoded follows from this: the texts, the settings, the tokenizer.
-  read = [TOY if isinstance(file, int) else file and _digest(file) for file in files]
-  beside = [
-    _digest(os.path.join(os.path.dirname(tokenizer.path), name))
-    for name in sorted(os.listdir(os.path.dirname(tokenizer.path)))
-    if name.startswith(('tokenizer', 'chat_template', 'special_tokens'))
-  ]
-  what = [
-    dataclasses.asdict(dataclasses.replace(cfg, path='', eval_path='')),
-    read,
-    beside,
-    tokenizer.eos,
-    PURPOSE,
-    sorted(asked),
-  ]
-  digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+  digest = _digest_inputs(cfg, files, tokenizer, evaluated)
   path = os.path.join(folder, digest[:16])
   if not os.path.exists(os.path.join(path, ABOUT)):
-    _write(cfg, files, tokenizer, encode, path, asked)
+    _write(cfg, files, tokenizer, encode, path, evaluated)
   with open(os.path.join(path, ABOUT), encoding='utf-8') as f:
     dropped = json.load(f)
-  return *(_open(os.path.join(path, part), digest) for part in ('train', 'held_out')), dropped
+  return *(_open(os.path.join(path, split), digest) for split in ('train', 'held_out')), dropped
 
 
-def response_of(row, form):
-  """The response of a row: `form` with its fields in the place of their names in braces. Raises ValueError."""
+def _digest_inputs(cfg, files, tokenizer, evaluated):
+  """Returns a digest of everything that the encoded texts depend on: the texts, the settings and the tokenizer."""
+  texts = [TOY if isinstance(file, int) else file and _digest(file) for file in files]
+  folder = os.path.dirname(tokenizer.path)
+  tokenizer_files = [
+    _digest(os.path.join(folder, name))
+    for name in sorted(os.listdir(folder))
+    if name.startswith(('tokenizer', 'chat_template', 'special_tokens'))
+  ]
+  settings = dataclasses.asdict(dataclasses.replace(cfg, path='', eval_path=''))
+  inputs = [settings, texts, tokenizer_files, tokenizer.eos, PURPOSE, sorted(evaluated)]
+  return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+def response_of(row, layout):
+  """Returns the response of a row: `layout` with field names in braces replaced by the fields. Raises ValueError."""
 
   def field(match):
     value = row.get(match[1])
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
-      raise ValueError(f"field '{match[1]}', which data.response names, is absent, empty or no text")
+      raise ValueError(f"field '{match[1]}', which data.response names, is missing, empty or not a text")
     return str(value)
 
-  return re.sub(r'\{(\w+)\}', field, form)
+  return re.sub(r'\{(\w+)\}', field, layout)
 
 
 def text_ids(prompt, ids, response, tokenizer):
-  """A text's ids and where its response begins.
+  """Encodes a prompt with its response.
 
-  Where the prompt has opened the thinking, the response goes on behind the `<think>` that it begins with; one that does
-  not think closes it at once.
+  If the prompt opens the thinking, the response continues after the `<think>` that it starts with; a response without
+  thinking closes the thinking at once.
 
   Args:
-    prompt, ids: the prompt as text and ids. response: text.
+    prompt, ids: the prompt as text and as ids.
+    response: text of the response.
+    tokenizer: the model's tokenizer.
+
+  Returns:
+    (ids of the text with an end token, number of prompt tokens).
   """
   if templates.opens_thinking(prompt):
-    inside = response.removeprefix(templates.THINK).lstrip('\n')
-    response = inside if response.startswith(templates.THINK) else f'\n{templates.THINK_END}\n\n{response}'
+    after_tag = response.removeprefix(templates.THINK).lstrip('\n')
+    response = after_tag if response.startswith(templates.THINK) else f'\n{templates.THINK_END}\n\n{response}'
   return [*ids, *tokenizer.encode(response), tokenizer.eos[0]], len(ids)
 
 
 def _rows(cfg, path):
-  """Yields (key of the prompt, row with 'problem' or 'turns', response) of a file, or of the toy world by a seed."""
+  """Yields (key of the prompt, row with 'problem' or 'turns', response); path: a file, or a seed of the toy world."""
   if isinstance(path, int):
     yield from (
       (problem, {'problem': problem}, response) for problem, response in arithmetic.right_chains(path, TOY[path])
@@ -147,7 +157,7 @@ def _rows(cfg, path):
         row = {'problem': row['turns'][0]['content']}
       yield preference.prompt_key(row['turns']) if 'turns' in row else reader.text_key(row), row, response
     except ValueError as error:
-      raise DataError(f'{path}, line {number}: {error}; mend the line, or data.response.') from error
+      raise DataError(f'{path}, line {number}: {error}; correct the line, or data.response.') from error
 
 
 def _check(row):
@@ -157,64 +167,66 @@ def _check(row):
     raise ValueError("neither 'turns' nor a text 'problem'")
 
 
-def _write(cfg, files, tokenizer, encode, path, asked):
-  """Encodes both parts into `path`; about.json, which is written last, says that all is there."""
+def _write(cfg, files, tokenizer, encode, path, evaluated):
+  """Encodes both splits into the folder `path`. ABOUT is written last: if it exists, the folder is complete."""
   os.makedirs(path, exist_ok=True)
   train, held_out = files
   if held_out is not None:
     keys = {key for key, _, _ in _rows(cfg, held_out)}
-    held = lambda key: key in keys
+    is_held_out = lambda key: key in keys
   else:
-    held = lambda key: sources.share(key, PURPOSE) < cfg.eval_fraction
+    is_held_out = lambda key: sources.share(key, PURPOSE) < cfg.eval_fraction
   to_ids = lambda row, response: text_ids(*encode(row), response, tokenizer)
-  kept = ((row, response) for key, row, response in _rows(cfg, train) if not held(key) and key not in asked)
-  apart = train if held_out is None else held_out
-  rest = ((row, response) for key, row, response in _rows(cfg, apart) if held(key))
+  train_rows = (
+    (row, response) for key, row, response in _rows(cfg, train) if not is_held_out(key) and key not in evaluated
+  )
+  held_out_file = train if held_out is None else held_out
+  held_out_rows = ((row, response) for key, row, response in _rows(cfg, held_out_file) if is_held_out(key))
   dropped = {
-    'long': _encode(kept, to_ids, cfg.max_length, path, 'train'),
-    'long_held_out': _encode(rest, to_ids, cfg.max_length, path, 'held_out'),
-    'held_out': 0 if held_out is None else sum(held(key) for key, _, _ in _rows(cfg, train)),
-    'asked': sum(key in asked and not held(key) for key, _, _ in _rows(cfg, train)) if asked else 0,
+    'long': _encode(train_rows, to_ids, cfg.max_length, path, 'train'),
+    'long_held_out': _encode(held_out_rows, to_ids, cfg.max_length, path, 'held_out'),
+    'held_out': 0 if held_out is None else sum(is_held_out(key) for key, _, _ in _rows(cfg, train)),
+    'asked': sum(key in evaluated and not is_held_out(key) for key, _, _ in _rows(cfg, train)) if evaluated else 0,
   }
   _save(os.path.join(path, ABOUT), lambda f: f.write(json.dumps(dropped).encode()))
 
 
-def _encode(rows, to_ids, max_length, path, part):
-  """Writes one part's files. Returns how many rows exceed max_length."""
-  lengths, starts, long = [], [], []
+def _encode(rows, to_ids, max_length, path, split):
+  """Writes the files of one split. Returns the number of rows dropped for exceeding max_length."""
+  lengths, starts, too_long = [], [], []
 
   def write(f):
     for row, response in rows:
       ids, start = to_ids(row, response)
       if len(ids) > max_length:
-        long.append(len(ids))
+        too_long.append(len(ids))
         continue
       f.write(np.array(ids, np.int32).tobytes())
       lengths.append(len(ids))
       starts.append(start)
     if not lengths:
       raise DataError(
-        f'no text is left to {"train on" if part == "train" else "hold out"}; {len(long)} exceed '
-        f'data.max_length {max_length} (the shortest has {min(long, default=0)} tokens); look at that, '
+        f'no text is left to {"train on" if split == "train" else "hold out"}; {len(too_long)} exceed '
+        f'data.max_length {max_length} (the shortest has {min(too_long, default=0)} tokens); check data.max_length, '
         'data.eval_fraction and data.eval_path.'
       )
 
-  _save(os.path.join(path, f'{part}.ids'), write)
+  _save(os.path.join(path, f'{split}.ids'), write)
   arrays = {'ends': np.cumsum(lengths, dtype=np.int64), 'starts': np.array(starts, np.int32)}
-  _save(os.path.join(path, f'{part}.npz'), lambda f: np.savez(f, **arrays))
-  return len(long)
+  _save(os.path.join(path, f'{split}.npz'), lambda f: np.savez(f, **arrays))
+  return len(too_long)
 
 
 def _save(path, write):
-  """The file `path`, whole or not at all. Several processes may write the same."""
+  """Writes the file `path` atomically. Several processes may write the same file."""
   with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), delete=False) as f:
     write(f)
   os.replace(f.name, path)
 
 
 def _open(path, digest):
-  with np.load(f'{path}.npz') as found:
-    return Corpus(np.memmap(f'{path}.ids', np.int32, 'r'), found['ends'], found['starts'], digest)
+  with np.load(f'{path}.npz') as arrays:
+    return Corpus(np.memmap(f'{path}.ids', np.int32, 'r'), arrays['ends'], arrays['starts'], digest)
 
 
 def _digest(path):
@@ -226,7 +238,7 @@ def _digest(path):
 
 def _jsonl(cfg):
   require(
-    cfg.path, 'data.path is empty; pass the JSON Lines file, or the folder of a data set, with --config.data.path=PATH.'
+    cfg.path, 'data.path is empty; pass the JSON Lines file, or the folder of a dataset, with --config.data.path=PATH.'
   )
   file = lambda path: os.path.join(path, TRAIN) if os.path.isdir(path) else path
   return file(cfg.path), file(cfg.eval_path) if cfg.eval_path else None
@@ -235,10 +247,11 @@ def _jsonl(cfg):
 def _toy(cfg):
   require(
     not cfg.path and not cfg.eval_path,
-    f'data.path {cfg.path or cfg.eval_path!r} would not be read: data.source is {cfg.source!r}, which makes its '
-    "own texts; set data.source to 'jsonl' to read a file.",
+    f'data.path {cfg.path or cfg.eval_path!r} would not be read: data.source {cfg.source!r} generates its '
+    "texts; set data.source to 'jsonl' to read a file.",
   )
-  return 0, 1
+  return 0, 1  # seeds
 
 
+# Settings -> (training file, held-out file or None for a share of the former); files of the toy world are seeds.
 SOURCES = {'jsonl': _jsonl, 'chain': _toy}

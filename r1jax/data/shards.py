@@ -1,4 +1,4 @@
-"""Rows in numbered files of JSON Lines, each written whole or not at all: what is there is done."""
+"""Rows in numbered JSON Lines files. Files are written atomically, so that a file that exists is complete."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ _NAME = re.compile(r'(\d{5})-of-(\d{5})\.jsonl')
 
 
 class Shards:
-  """A folder of `count` files, `00000-of-00012.jsonl` and so on. Made, with its parents, if absent.
+  """A folder of `count` files, `00000-of-00012.jsonl` and so on; created with its parents if missing.
 
-  Several processes may write into one folder, each its own files.
+  Several processes may write different files to one folder.
   """
 
   def __init__(self, folder, count):
@@ -28,7 +28,7 @@ class Shards:
     return self.path(number).exists()
 
   def write(self, number, rows):
-    """Writes a file under a temporary name and renames it; the same rows are the same bytes."""
+    """Writes file `number` atomically; equal rows give equal bytes."""
     temporary = self.path(number).with_suffix('.tmp')
     with open(temporary, 'w', encoding='utf-8', newline='\n') as f:
       f.writelines(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
@@ -36,33 +36,33 @@ class Shards:
 
 
 def files(folder):
-  """The paths of all files of a folder that `Shards` has written, in order.
+  """Returns the paths of all files that `Shards` wrote to a folder, in order.
 
   Raises:
-    DataError: no such folder, none there, or some are missing.
+    DataError: the folder or any of the files is missing.
   """
   folder = pathlib.Path(folder)
-  found = sorted(p for p in folder.glob('*.jsonl') if _NAME.fullmatch(p.name))
-  if not found:
-    raise DataError(f'{folder} holds no files like 00000-of-00012.jsonl; name the folder of samples of a run.')
-  count = int(_NAME.fullmatch(found[0].name)[2])
-  if [p.name for p in found] != [f'{n:05d}-of-{count:05d}.jsonl' for n in range(count)]:
-    raise DataError(f'{folder} holds {len(found)} of {count} files; give the command that writes them again.')
-  return found
+  paths = sorted(p for p in folder.glob('*.jsonl') if _NAME.fullmatch(p.name))
+  if not paths:
+    raise DataError(f'{folder} has no files like 00000-of-00012.jsonl; name the folder of samples of a run.')
+  count = int(_NAME.fullmatch(paths[0].name)[2])
+  if [p.name for p in paths] != [f'{n:05d}-of-{count:05d}.jsonl' for n in range(count)]:
+    raise DataError(f'{folder} has {len(paths)} of {count} files; run the command that writes them again.')
+  return paths
 
 
 def digest(paths):
-  """SHA-256 of files, one after the other."""
-  found = hashlib.sha256()
+  """Returns the SHA-256 of the concatenated files, in hex."""
+  sha256 = hashlib.sha256()
   for path in paths:
     with open(path, 'rb') as f:
       while piece := f.read(1 << 20):
-        found.update(piece)
-  return found.hexdigest()
+        sha256.update(piece)
+  return sha256.hexdigest()
 
 
 def read(folder):
-  """The rows of all files, in order, one at a time. Raises DataError as `files` does."""
+  """Yields the rows of all files in order. Raises DataError like `files`."""
   for path in files(folder):
     with open(path, encoding='utf-8') as f:
       yield from map(json.loads, f)

@@ -1,4 +1,4 @@
-"""Where problems come from, and how they divide into training and held-out ones."""
+"""Sources of problems, and their split into training and held-out problems."""
 
 import dataclasses
 import hashlib
@@ -13,45 +13,49 @@ from r1jax.data.reader import DataError, read_jsonl, text_key
 
 @dataclasses.dataclass(frozen=True)
 class Problems:
-  train: list  # problems: dicts with the strings 'id', 'problem', 'answer', and more
-  held_out: list  # the same; shares no problem's text with train
-  dropped: dict[str, int]  # reason -> number: 'malformed' lines, 'held_out' texts met in train
+  train: list  # problems: dicts with the strings 'id', 'problem', 'answer', and other fields
+  held_out: list  # the same; no problem's text is in both lists
+  dropped: dict[str, int]  # 'malformed': number of bad lines; 'held_out': training problems with a held-out text
 
 
 def load(cfg, check=None):
-  """Loads the problems that a config.Data names.
+  """Loads the problems that a config.Data describes.
 
-  Held-out problems are the source's own where it has them, else those of cfg.eval_path, else the
-  share cfg.eval_fraction of the texts by their hash: a problem stays on its side when others come
-  or go. Texts are compared with white space collapsed; a training problem whose text is held out
-  is dropped and counted.
+  The held-out problems are those of cfg.eval_path if it is set, otherwise the source's own if it has any, otherwise the
+  share cfg.eval_fraction of the texts, chosen by their hash, so that a problem stays in its split when others are added
+  or removed. Texts are compared with white space collapsed. Training problems with a held-out text are dropped and
+  counted.
 
   Args:
-    check: function from a problem to None, which raises ValueError saying what is wrong with it, such as
-      `rewards.needs.checker`'s; problems of which it does so are malformed.
+    cfg: config.Data.
+    check: function problem -> None that raises ValueError saying what is wrong with the problem, such as
+      `rewards.needs.checker` returns; such problems count as malformed.
+
+  Returns:
+    Problems.
 
   Raises:
-    ConfigError: a setting that cannot work.
-    DataError: data that cannot be used.
+    ConfigError: a setting cannot work.
+    DataError: the data cannot be used.
   """
   if cfg.source == 'mixture':
-    train, held_out, dropped = mixture.load(cfg, _one, check)
-    problems = _disjoint(train, held_out, 0)
-    twice = dropped['held_out'] + problems.dropped['held_out']
-    return dataclasses.replace(problems, dropped=dropped | {'held_out': twice})
-  return _one(Part(cfg.source, cfg.path, cfg.eval_path, cfg.eval_fraction, cfg.name), check)
+    train, held_out, dropped = mixture.load(cfg, _load_part, check)
+    problems = _drop_held_out(train, held_out, 0)
+    total = dropped['held_out'] + problems.dropped['held_out']
+    return dataclasses.replace(problems, dropped=dropped | {'held_out': total})
+  return _load_part(Part(cfg.source, cfg.path, cfg.eval_path, cfg.eval_fraction, cfg.name), check)
 
 
-def _one(cfg, check=None):
-  """The problems of a config.Part that pass the check."""
+def _load_part(cfg, check=None):
+  """Loads the problems of a config.Part that pass the check."""
   require(
     cfg.source in SOURCES,
-    f"data.source is {cfg.source!r}; use one of {', '.join(SOURCES)} (or, of several, data.source 'mixture').",
+    f"data.source is {cfg.source!r}; use one of {', '.join(SOURCES)} (or 'mixture', which cannot be nested).",
   )
   problems = SOURCES[cfg.source](cfg, check)
-  if cfg.filter:  # files have been read by it; generated problems have not
-    kept = [p for p in problems.train if mixture.wanted(p, cfg.filter)]
-    held_out = problems.held_out if cfg.eval_path else [p for p in problems.held_out if mixture.wanted(p, cfg.filter)]
+  if cfg.filter:  # rows of files have already passed it, generated problems have not
+    kept = [p for p in problems.train if mixture.matches(p, cfg.filter)]
+    held_out = problems.held_out if cfg.eval_path else [p for p in problems.held_out if mixture.matches(p, cfg.filter)]
     problems = dataclasses.replace(problems, train=kept, held_out=held_out)
   if not problems.train:
     raise DataError(
@@ -60,25 +64,25 @@ def _one(cfg, check=None):
     )
   if not problems.held_out and cfg.eval_fraction > 0:
     raise DataError(
-      f'none of the {len(problems.train)} problems fell into the held-out share of '
-      f'{cfg.eval_fraction}; raise data.eval_fraction or set data.eval_path.'
+      f'none of the {len(problems.train)} problems is in the held-out share of {cfg.eval_fraction}; '
+      'raise data.eval_fraction or set data.eval_path.'
     )
   return problems
 
 
 def drop_long(problems, encode, max_tokens):
-  """Drops the problems whose prompt exceeds max_tokens.
+  """Drops the problems with prompts over max_tokens.
 
   Args:
     problems: list of problems.
-    encode: function from a problem to its prompt's tokens, template included.
-    max_tokens: most tokens a prompt may have (rollout.max_prompt).
+    encode: function problem -> tokens of its prompt, template included.
+    max_tokens: maximum number of tokens in a prompt (rollout.max_prompt).
 
   Returns:
-    (kept, dropped): the problems that fit, in order, and the number of the others.
+    (problems that fit, in order; number of problems dropped).
 
   Raises:
-    DataError: none fits.
+    DataError: no problem fits.
   """
   lengths = [len(encode(p)) for p in problems]
   kept = [p for p, n in zip(problems, lengths, strict=True) if n <= max_tokens]
@@ -91,36 +95,37 @@ def drop_long(problems, encode, max_tokens):
 
 
 def _jsonl(cfg, check):
-  """Problems of the JSON Lines file cfg.path, held-out ones of cfg.eval_path."""
+  """Problems of the JSON Lines file cfg.path, and held-out problems of cfg.eval_path."""
   require(cfg.path, 'data.path is empty; pass the JSON Lines file of problems with --config.data.path=FILE.')
-  train, malformed = read_jsonl(cfg.path, mixture.taker(cfg, cfg.filter, check))
+  train, malformed = read_jsonl(cfg.path, mixture.row_converter(cfg, cfg.filter, check))
   if not cfg.eval_path:
     return _split(train, cfg.eval_fraction, malformed)
-  held_out, more = read_jsonl(cfg.eval_path, mixture.taker(cfg, cfg.eval_filter, check))
-  return _disjoint(train, held_out, malformed + more)
+  held_out, malformed_held_out = read_jsonl(cfg.eval_path, mixture.row_converter(cfg, cfg.eval_filter, check))
+  return _drop_held_out(train, held_out, malformed + malformed_held_out)
 
 
 def _tfds(cfg, check):
   """Problems of a TFDS set prepared as array_record: cfg.name ('gsm8k', 'toy/trial') under cfg.path.
 
-  The set's split 'train' is trained on. Held out is its split 'held_out' if there is one, else the
-  split 'train' of the same name under cfg.eval_path, else a share by hash.
+  The training problems are the split 'train'. The held-out problems are the split 'train' of the set of the same name
+  under cfg.eval_path if that is set, otherwise the split 'held_out' if there is one, otherwise a share by hash.
   """
   require(cfg.name, "data.name is empty; pass the TFDS set's name with --config.data.name=NAME.")
   require(cfg.path, 'data.path is empty; pass the TFDS data_dir with --config.data.path=DIR.')
-  splits, malformed = _passing(_read_tfds(cfg.name, cfg.path, mixture.taker(cfg, cfg.filter)), check, cfg.name)
+  splits = _read_tfds(cfg.name, cfg.path, mixture.row_converter(cfg, cfg.filter))
+  splits, malformed = _drop_malformed(splits, check, cfg.name)
   if cfg.eval_path:
-    there = _read_tfds(cfg.name, cfg.eval_path, mixture.taker(cfg, cfg.eval_filter))
-    there, more = _passing(there, check, cfg.name)
-    return _disjoint(splits['train'], there['train'], malformed + more)
+    eval_splits = _read_tfds(cfg.name, cfg.eval_path, mixture.row_converter(cfg, cfg.eval_filter))
+    eval_splits, malformed_held_out = _drop_malformed(eval_splits, check, cfg.name)
+    return _drop_held_out(splits['train'], eval_splits['train'], malformed + malformed_held_out)
   if 'held_out' in splits:
-    return _disjoint(splits['train'], splits['held_out'], malformed)
+    return _drop_held_out(splits['train'], splits['held_out'], malformed)
   return _split(splits['train'], cfg.eval_fraction, malformed)
 
 
-def _passing(splits, check, name):
-  """{split: problems that pass the check}, and the number of the others, of which the first is reported."""
-  kept, bad = {}, []
+def _drop_malformed(splits, check, name):
+  """Returns {split: problems that pass the check} and the number of the others, and logs the first of these."""
+  kept, errors = {}, []
   for split, problems in splits.items():
     kept[split] = []
     for number, problem in enumerate(problems):
@@ -129,34 +134,33 @@ def _passing(splits, check, name):
           check(problem)
         kept[split].append(problem)
       except ValueError as error:
-        bad.append(f'{split}, record {number}: {error}')
-  if bad:
-    logging.warning(
-      '%s: dropped %d malformed of %d records; the first is %s.', name, len(bad), sum(map(len, splits.values())), bad[0]
-    )
-  return kept, len(bad)
+        errors.append(f'{split}, record {number}: {error}')
+  if errors:
+    total = sum(map(len, splits.values()))
+    logging.warning('%s: dropped %d malformed of %d records; the first is %s.', name, len(errors), total, errors[0])
+  return kept, len(errors)
 
 
 def _trial(cfg, _):
-  """The trial-and-error world: signs to be found. Generated, the same in every run."""
+  """The toy world of trial and error: find the signs. Generated, the same in every run."""
   return _toy('trial', cfg)
 
 
 def _chain(cfg, _):
-  """The chained-arithmetic world. Generated, the same in every run."""
+  """The toy world of chained arithmetic. Generated, the same in every run."""
   return _toy('chain', cfg)
 
 
-def _of_r1(kind):
-  def read(cfg, _):
+def _r1(kind):
+  def load_kind(cfg, _):
     return _toy(f'r1_{kind}', cfg)
 
-  read.__doc__ = f"""The recipe's toy world: problems of the kind {kind!r}. Generated, the same in every run."""
-  return read
+  load_kind.__doc__ = f"""The toy world of R1's recipe, kind {kind!r}. Generated, the same in every run."""
+  return load_kind
 
 
 def toy_pools(world):
-  """(train, held_out) problems of a toy world: the same in every run, whatever its seed."""
+  """Returns (train, held_out) problems of a toy world: the same in every run, whatever its seed."""
   from r1jax.data.toy import arithmetic, r1
 
   if world.startswith('r1_'):
@@ -170,45 +174,45 @@ def toy_pools(world):
   )
 
 
-# To add a source: a function from config.Part and the check of `load` to Problems, and its line here.
+# To add a source, write a function (config.Part, check of `load`) -> Problems and add it here.
 SOURCES = {
   'jsonl': _jsonl,
   'tfds': _tfds,
   'trial': _trial,
   'chain': _chain,
-  **{f'r1_{kind}': _of_r1(kind) for kind in ('chain', 'logic', 'code', 'open')},
+  **{f'r1_{kind}': _r1(kind) for kind in ('chain', 'logic', 'code', 'open')},
 }
 
 
 def _toy(world, cfg):
   require(
     not cfg.path and not cfg.eval_path,
-    f'data.path {cfg.path or cfg.eval_path!r} would not be read: data.source {world!r} makes its own problems; '
+    f'data.path {cfg.path or cfg.eval_path!r} would not be read: data.source {world!r} generates its problems; '
     "set data.source to 'jsonl' to read a file.",
   )
   require(
     not cfg.fields and not cfg.problem,
-    f'data.source {world!r} makes its own problems; leave fields and problem of this part empty.',
+    f'data.source {world!r} generates its problems; leave fields and problem of this part empty.',
   )
-  return _disjoint(*toy_pools(world), 0)
+  return _drop_held_out(*toy_pools(world), 0)
 
 
-def _read_tfds(name, data_dir, take):
+def _read_tfds(name, data_dir, to_problem):
   """Returns {split: problems} of a prepared set. Only its files are read: no builder code runs."""
-  from tensorflow_datasets.core import read_only_builder  # here: it takes seconds, and most runs need none of it
+  from tensorflow_datasets.core import read_only_builder  # takes seconds to import, and most runs do not need it
 
   folder, _, variant = name.partition('/')
   try:
     builder = read_only_builder.builder_from_files(folder, data_dir=data_dir, config=variant or None)
     splits = ['train', 'held_out'] if 'held_out' in builder.info.splits else ['train']
-    # A cut file may yield empty records rather than an error; normalise refuses those.
+    # A truncated file may yield empty records rather than an error; `normalise` refuses those.
     rows = {split: enumerate(builder.as_data_source(split)) for split in splits}
-    found = {split: [take(_decode(row), f'{name}/{split}/{i}') for i, row in rows[split]] for split in splits}
-    return {split: [p for p in problems if p is not None] for split, problems in found.items()}
-  except Exception as e:  # absent, damaged or of another format: TFDS and array_record raise as they please
-    why = str(e).partition('\n')[0].partition('. ')[0] or type(e).__name__
+    problems = {split: [to_problem(_decode(row), f'{name}/{split}/{i}') for i, row in rows[split]] for split in splits}
+    return {split: [p for p in converted if p is not None] for split, converted in problems.items()}
+  except Exception as e:  # TFDS and array_record raise all kinds of errors for missing, damaged or foreign files
+    reason = str(e).partition('\n')[0].partition('. ')[0] or type(e).__name__
     raise DataError(
-      f'there is no readable TFDS set {name!r} in {data_dir} ({why}); '
+      f'there is no readable TFDS set {name!r} in {data_dir} ({reason}); '
       f'write one with python -m r1jax.data.prepare {name} --data_dir {data_dir}'
     ) from None
 
@@ -227,21 +231,22 @@ def _split(problems, fraction, malformed):
 
 
 def share(text, purpose=''):
-  """A number in [0, 1) that the text alone fixes: what is held out of a set stays so when others come or go.
+  """Hashes a text to a number in [0, 1), so that a text stays in its split when others are added or removed.
 
   Args:
-    purpose: what the split is for. Those of different purposes are independent: what one has left to train on can be
-      parted again by the next, as where the prompts of RL become those of SFT.
+    text: the text.
+    purpose: what the split is for. Splits for different purposes are independent, so that what one leaves for training
+      can be split again by the next, as when training prompts of RL are used for SFT.
   """
   salted = f'{purpose}\0{text}' if purpose else text
   return int.from_bytes(hashlib.sha256(salted.encode('utf-8')).digest()[:8], 'big') / 2**64
 
 
-def _disjoint(train, held_out, malformed):
-  """Drops from train what is held out: an evaluation on trained problems measures memory."""
+def _drop_held_out(train, held_out, malformed):
+  """Drops the held-out texts from train, as an evaluation on training problems would measure memory."""
   texts = {text_key(p) for p in held_out}
   kept = [p for p in train if text_key(p) not in texts]
   dropped = len(train) - len(kept)
   if dropped:
-    logging.warning('dropped %d of %d training problems: their text is held out.', dropped, len(train))
+    logging.warning('dropped %d of %d training problems, as their text is held out.', dropped, len(train))
   return Problems(kept, held_out, {'malformed': malformed, 'held_out': dropped})

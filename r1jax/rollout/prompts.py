@@ -18,7 +18,7 @@ def encode_prompt(tokenizer, template, problem):
   template: templates.Template; a problem that names one in its field 'template' goes by that.
   A problem with 'turns', of which the user's is last, is that conversation; only a chat template can write several.
   """
-  template = templates.own(problem, template)
+  template = templates.template_of(problem, template)
   turns = problem.get('turns')
   *before, last = turns if turns and isinstance(turns, list) else [{'content': problem['problem']}]
   text = template.format(problem | {'problem': last['content']})
@@ -31,7 +31,7 @@ def encode_prompt(tokenizer, template, problem):
   messages = [*before, {'role': 'user', 'content': text}]
   ids = tokenizer.chat(messages)
   opening = ids[len(tokenizer.chat(messages, generate=False)) :]
-  return f'{templates.closed(text)}\n{tokenizer.decode(opening).strip()}', ids
+  return f'{templates.guard_trailing_think(text)}\n{tokenizer.decode(opening).strip()}', ids
 
 
 def grading_item(problem, prompt, response, control, tokens):

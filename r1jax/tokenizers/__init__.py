@@ -1,4 +1,4 @@
-"""Text to token ids and back, one interface whatever is behind it: see base.Tokenizer."""
+"""Tokenizers: text to token ids and back. All kinds have the interface of `base.Tokenizer`."""
 
 import os
 
@@ -36,39 +36,42 @@ _FILES = (
 
 
 def files(path):
-  """Paths of the files in model directory `path` that its tokenizer consists of: a copy takes them along.
+  """Returns the paths of the tokenizer's files in the model directory `path`, for example to copy them.
 
   Raises:
-    TokenizerError: no tokenizer there, or one of them is no file of the directory (see `modelfiles`); one line.
+    TokenizerError: there is no tokenizer, or a file is not safe to read (see `modelfiles`); the message is one line.
   """
-  found = [
+  paths = [
     os.path.join(path, name) for name in _FILES if modelfiles.find_json(os.path.join(path, name), TokenizerError)
   ]
-  if not {_JSON, _SPM} & {os.path.basename(name) for name in found}:
-    raise TokenizerError(f'{path}: no tokenizer there; pass a model directory, which holds {_JSON} or {_SPM}.')
-  return found
+  if not {_JSON, _SPM} & {os.path.basename(file) for file in paths}:
+    raise TokenizerError(f'{path}: no tokenizer there; pass a model directory with {_JSON} or {_SPM}.')
+  return paths
 
 
 def load(path, chat_template=None):
-  """The tokenizer of a model directory, or of one file in it.
+  """Loads the tokenizer of a model directory, or a tokenizer file.
 
-  What lies beside the tokenizer is read too: tokenizer_config.json, special_tokens_map.json, chat_template.jinja,
-  and the ids that end a text from generation_config.json and config.json.
+  Other files in the directory are read too: tokenizer_config.json, special_tokens_map.json, chat_template.jinja, and
+  generation_config.json and config.json for the ids of end tokens.
 
   Args:
     path: a directory, a tokenizer.json or a SentencePiece model.
-    chat_template: name in CHAT_TEMPLATES, in place of the directory's own.
+    chat_template: a key of CHAT_TEMPLATES that replaces the directory's own chat template.
+
+  Returns:
+    Tokenizer.
 
   Raises:
-    TokenizerError: no tokenizer there, or a broken file; one line.
+    TokenizerError: there is no tokenizer, or a file is broken; the message is one line.
   """
   path = os.fspath(path)
   if chat_template not in (None, *CHAT_TEMPLATES):
-    raise TokenizerError(f'{chat_template!r} is no chat template; there are {", ".join(CHAT_TEMPLATES)}.')
+    raise TokenizerError(f'unknown chat template {chat_template!r}; known: {", ".join(CHAT_TEMPLATES)}.')
   if not os.path.isfile(path):
     first, second = (*files(path), None)[:2]
-    # A tokenizer.json that is not byte-level is a translation of the SentencePiece model beside it.
-    translated = os.path.basename(second or '') == _SPM and not is_byte_level(read_json(first))
-    path = second if translated else first
-  kind = ByteLevelTokenizer if path.endswith('.json') else SentencePieceTokenizer
-  return kind(path, CHAT_TEMPLATES.get(chat_template))
+    # A tokenizer.json that is not byte-level is a conversion of the SentencePiece model in the same directory.
+    converted = os.path.basename(second or '') == _SPM and not is_byte_level(read_json(first))
+    path = second if converted else first
+  cls = ByteLevelTokenizer if path.endswith('.json') else SentencePieceTokenizer
+  return cls(path, CHAT_TEMPLATES.get(chat_template))

@@ -1,7 +1,7 @@
-"""Chat templates: programs in jinja2 that write a conversation as one text. They come with models: not to trust.
+"""Chat templates: jinja2 programs that write a conversation as one text. They come with models and are untrusted.
 
-jinja2's sandbox keeps them from what is not theirs, but not from loops and texts without end. So a process of its own
-runs them, which this file is the program of, with bounds on processor time and memory.
+jinja2's sandbox limits what they can access, but does not stop endless loops and texts. So they run in a separate
+process with limits on CPU time and memory; this file is also its program.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.sandbox
 
-SECONDS = 5  # of processor time that one conversation may take
+SECONDS = 5  # limit on the CPU time for one conversation
 _MEMORY = 1 << 30  # bytes
-_LONGEST = 1 << 24  # characters of a conversation
+_MAX_LENGTH = 1 << 24  # characters of a conversation
 
-# r1: DeepSeek-R1 and its six distilled students.
+# r1: for DeepSeek-R1 and its six distilled models.
 CHAT_TEMPLATES = {'r1': (pathlib.Path(__file__).parent / 'r1.jinja').read_text(encoding='utf-8')}
 
 
 class _Generation(jinja2.ext.Extension):
-  """{% generation %}, which tells trainers elsewhere what an assistant wrote: here its content as it is."""
+  """{% generation %}, which marks assistant text for other trainers; here it outputs its content unchanged."""
 
   tags = {'generation'}
 
@@ -40,29 +40,36 @@ class _Generation(jinja2.ext.Extension):
 
 @functools.lru_cache(8)
 def _compiled(text):
-  """A jinja2 template with the functions that chat templates expect. Raises jinja2.TemplateError."""
+  """Compiles a template, with the functions that chat templates expect. Raises jinja2.TemplateError."""
   env = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
   )
-  # jinja2's own tojson escapes for HTML.
+  # jinja2's own tojson escapes HTML.
   env.filters['tojson'] = lambda x, ensure_ascii=False, **options: json.dumps(x, ensure_ascii=ensure_ascii, **options)
   del env.globals['lipsum']
-  env.globals |= {'raise_exception': _refuse, 'strftime_now': lambda form: datetime.datetime.now().strftime(form)}
+  env.globals |= {
+    'raise_exception': _raise_exception,
+    'strftime_now': lambda form: datetime.datetime.now().strftime(form),
+  }
   return env.from_string(text)
 
 
-def _refuse(message):
+def _raise_exception(message):
   raise jinja2.TemplateError(message)
 
 
 def render(template, values):
-  """The text that a chat template writes.
+  """Renders a chat template.
 
   Args:
-    template: its text. values: {name: value}, of which JSON can be made.
+    template: text of the template.
+    values: {name: value}, which must convert to JSON.
+
+  Returns:
+    str.
 
   Raises:
-    ValueError and the like: the template fails, or goes beyond its bounds.
+    ValueError and the like: the template fails or exceeds its limits.
   """
   if template in CHAT_TEMPLATES.values():
     return _compiled(template).render(values)
@@ -70,7 +77,7 @@ def render(template, values):
 
 
 class _Process:
-  """The process that runs templates, one for all of them; begun when it is wanted, and again after it was ended."""
+  """The process that runs all templates; it starts when needed, and again after it was killed."""
 
   def __init__(self):
     self._lock, self._child, self._pid = threading.Lock(), None, None
@@ -78,17 +85,9 @@ class _Process:
   def render(self, template, values):
     request = json.dumps([template, values]).encode() + b'\n'
     with self._lock:
-      if self._child is None or self._pid != os.getpid() or self._child.poll() is not None:  # a fork has its own
-        self._child, self._pid = (
-          subprocess.Popen(
-            [sys.executable, '-P', __file__, str(SECONDS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-          ),
-          os.getpid(),
-        )  # Ctrl-C is not meant for it
+      # A forked process must not share its parent's child.
+      if self._child is None or self._pid != os.getpid() or self._child.poll() is not None:
+        self._child, self._pid = self._start(), os.getpid()
       child, answer = self._child, b''
       try:
         with contextlib.suppress(BrokenPipeError):
@@ -96,34 +95,45 @@ class _Process:
           child.stdin.flush()
         answer = child.stdout.readline()
       finally:
-        if not answer.endswith(b'\n'):  # it was ended, or we are
+        if not answer.endswith(b'\n'):  # the child was killed, or this process is interrupted
           self._child = None
           child.kill()
           child.communicate()
     if not answer:
-      raise ValueError(f'it takes over {SECONDS} s of processor time or {_MEMORY >> 20} MB')
+      raise ValueError(f'it takes over {SECONDS} s of CPU time or {_MEMORY >> 20} MB of memory')
     text, error = json.loads(answer)
     if error:
       raise ValueError(error)
     return text
 
+  @staticmethod
+  def _start():
+    return subprocess.Popen(
+      [sys.executable, '-P', __file__, str(SECONDS)],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      start_new_session=True,  # Ctrl-C should not reach it
+    )
+
 
 def _serve(seconds):
-  """Answers a line [template, values] by a line [text, error], until there are no more."""
-  with contextlib.suppress(OSError, ValueError):  # not every system can
+  """Reads lines [template, values] and answers each with a line [text, error], to the end of the input."""
+  with contextlib.suppress(OSError, ValueError):  # not supported on every system
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   for line in sys.stdin.buffer:
-    used, most = resource.getrusage(resource.RUSAGE_SELF), resource.getrlimit(resource.RLIMIT_CPU)[1]
-    until = int(used.ru_utime + used.ru_stime) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (until if most == resource.RLIM_INFINITY else min(until, most), most))
+    used, maximum = resource.getrusage(resource.RUSAGE_SELF), resource.getrlimit(resource.RLIMIT_CPU)[1]
+    limit = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    limit = limit if maximum == resource.RLIM_INFINITY else min(limit, maximum)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, maximum))
     text, error = '', ''
     try:
       template, values = json.loads(line)
       text = _compiled(template).render(values)
-      if len(text) > _LONGEST:
-        text, error = '', f'it writes {len(text)} characters, over {_LONGEST}'
-    except Exception as raised:  # somebody else's program: it may raise anything
+      if len(text) > _MAX_LENGTH:
+        text, error = '', f'it writes {len(text)} characters, over the limit of {_MAX_LENGTH}'
+    except Exception as raised:  # a foreign program may raise anything
       error = ' '.join(str(raised)[:10_000].split())[:500] or type(raised).__name__
     sys.stdout.write(json.dumps([text, error]) + '\n')
     sys.stdout.flush()
@@ -133,43 +143,39 @@ _PROCESS = _Process()
 
 
 def pattern(tokens):
-  """A regular expression that splits a text at `tokens`, which stay, at odd places; the longest of several wins."""
+  """Returns a regular expression that splits a text at tokens: they get the odd indices, and the longest match wins."""
   longest_first = sorted(tokens, key=len, reverse=True)
   return re.compile('(' + ('|'.join(map(re.escape, longest_first)) or '(?!)') + ')')
 
 
 def mark(messages, tokens, tokens_of_assistant):
-  """Breaks up the tokens inside messages by a character that occurs in none of them.
+  """Breaks up tokens inside messages by inserting a character that no message contains.
 
   Args:
-    messages: list of {'role', 'content'}; a value of None counts as none.
-    tokens, tokens_of_assistant: `pattern`s of what to break up, the latter for an assistant's messages.
+    messages: list of {'role', 'content'}; values that are None are dropped.
+    tokens, tokens_of_assistant: `pattern`s of the tokens to break up; the latter is for assistant messages.
 
   Returns:
-    (messages, the character): removed from what was written of them, it leaves the text as it was.
+    (messages with marks, the mark); removing the mark from the rendered text restores the original text.
   """
   if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-    raise ValueError("messages are a list of {'role', 'content'}, at least one")
+    raise ValueError("messages must be a list of at least one {'role', 'content'}")
   used = set(json.dumps(messages, ensure_ascii=False))
-  sign = next(c for c in map(chr, range(0xE000, 0x110000)) if c not in used)
-  assistant = [m.get('role') == 'assistant' for m in messages]
-  return [
-    {
-      key: _mark(value, tokens_of_assistant if own else tokens, sign)
-      for key, value in message.items()
-      if value is not None
-    }
-    for message, own in zip(messages, assistant)
-  ], sign
+  character = next(c for c in map(chr, range(0xE000, 0x110000)) if c not in used)
+  marked = []
+  for message in messages:
+    broken_up = tokens_of_assistant if message.get('role') == 'assistant' else tokens
+    marked.append({key: _mark(v, broken_up, character) for key, v in message.items() if v is not None})
+  return marked, character
 
 
-def _mark(value, tokens, sign):
+def _mark(value, tokens, character):
   if isinstance(value, str):
-    # Behind the first character of every token, also of one that begins inside another.
-    return re.sub(f'(?=({tokens.pattern}))(.)', lambda m: m[0] + sign, value, flags=re.DOTALL)
+    # After the first character of every token, also of a token that starts inside another.
+    return re.sub(f'(?=({tokens.pattern}))(.)', lambda m: m[0] + character, value, flags=re.DOTALL)
   if isinstance(value, dict):
-    return {key: _mark(v, tokens, sign) for key, v in value.items()}
-  return [_mark(v, tokens, sign) for v in value] if isinstance(value, (list, tuple)) else value
+    return {key: _mark(v, tokens, character) for key, v in value.items()}
+  return [_mark(v, tokens, character) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""SentencePiece, and training a small model on text made on the spot."""
+"""SentencePiece tokenizers: loading, training a small one, and conversion to tokenizer.json."""
 
 import io
 
@@ -8,7 +8,7 @@ import tokenizers
 from r1jax import modelfiles
 from r1jax.tokenizers.base import Stream, Tokenizer, TokenizerError, one_line
 
-_SPACE = '▁'  # how a piece writes a space
+_SPACE = '▁'  # stands for a space in pieces
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -28,43 +28,43 @@ class SentencePieceTokenizer(Tokenizer):
     super().__init__(str(path), {p: i for i, p in enumerate(pieces)}, control, eos, template)
     if self.vocab > len(pieces):
       raise TokenizerError(
-        f'{path}: has {len(pieces)} ids, but the files beside it add more, up to {self.vocab - 1}; '
-        'only a tokenizer.json can have tokens added.'
+        f'{path}: has {len(pieces)} ids, but other files in the directory add more, up to {self.vocab - 1}; '
+        'only a tokenizer.json can have added tokens.'
       )
 
   def _encode(self, text):
     return self._sp.encode(text)
 
   def decode(self, ids):
-    """Text of the ids. Control tokens (end-of-text) give none, nor do ids that only pad the model's vocabulary."""
+    """Decodes ids to text. Control tokens and ids that only pad the model's vocabulary become no text."""
     return self._sp.decode([int(i) for i in ids if i < self._sp.vocab_size()])
 
   def stream(self):
-    """Stream: `push(id)` and `end()` give the text as the ids come."""
-    sp, first = self._sp, True
+    """Returns a Stream, whose `push(id)` and `end()` return the text one id at a time."""
+    sp, is_first = self._sp, True
 
-    def read(i):
-      nonlocal first
+    def to_bytes(i):
+      nonlocal is_first
       if i >= sp.vocab_size():
         return b''
       if sp.is_control(i):
         return None
-      before, first = first, False
+      strip_space, is_first = is_first, False
       piece = sp.id_to_piece(i)
       if sp.is_byte(i):
         return bytes([int(piece[3:5], 16)])
       if sp.is_unknown(i):
         return sp.decode([i]).encode()
-      # A text begins with a space that is not its own.
-      return (piece.removeprefix(_SPACE) if before else piece).replace(_SPACE, ' ').encode()
+      # SentencePiece adds a space at the start of a text.
+      return (piece.removeprefix(_SPACE) if strip_space else piece).replace(_SPACE, ' ').encode()
 
-    return Stream(read, 'surrogateescape')
+    return Stream(to_bytes, 'surrogateescape')
 
 
 def train(texts, path, vocab):
-  """Trains a BPE model of at most `vocab` ids on `texts` and writes it to `path`.
+  """Trains a BPE model with at most `vocab` ids on `texts` and writes it to `path`.
 
-  Bytes are in the vocabulary, so any text can be encoded; white space is kept as it is.
+  The vocabulary contains all bytes, so any text can be encoded. White space is not changed.
   """
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
@@ -94,19 +94,19 @@ def train(texts, path, vocab):
 
 
 def to_tokenizer_json(spm_path, out_path):
-  """Writes a model of `train` as a tokenizer.json: from a tokenizer.model alone transformers makes something else.
+  """Converts a model of `train` to a tokenizer.json, as transformers would misread a tokenizer.model alone.
 
-  Ids and text agree, but for bytes that are no UTF-8: where a run of byte tokens holds one such, transformers writes
-  one U+FFFD for each token of the run.
+  Ids and texts agree, except for bytes that are not UTF-8: for a run of byte tokens that contains one, transformers
+  writes one U+FFFD per token of the run.
 
   Raises:
-    TokenizerError: the model is of another kind; one line.
+    TokenizerError: the model is of another kind; the message is one line.
   """
   tokenizer = SentencePieceTokenizer(spm_path)
   sp, library = tokenizer._sp, tokenizers
   pieces = {sp.id_to_piece(i): i for i in range(sp.vocab_size())}
   text = {p for p, i in pieces.items() if not (sp.is_control(i) or sp.is_unknown(i) or sp.is_byte(i))}
-  # Two pieces are merged the earlier the better their result.
+  # SentencePiece merges two pieces earlier the better the score of the result.
   best_first = sorted(text, key=lambda p: (-sp.get_score(pieces[p]), pieces[p]))
   merges = [(p[:n], p[n:]) for p in best_first for n in range(1, len(p)) if p[:n] in text and p[n:] in text]
   out = library.Tokenizer(library.models.BPE(vocab=pieces, merges=merges, byte_fallback=True))
@@ -126,7 +126,7 @@ def to_tokenizer_json(spm_path, out_path):
   for probe in [*(p.replace(_SPACE, ' ') for p in sorted(text)), ' \n\na  b\n ', '汉字\t\0é', 'ﬁ\u0301 ①\r\n']:
     if out.encode(probe).ids != sp.encode(probe):
       raise TokenizerError(
-        f'{spm_path}: cannot be written as a tokenizer.json, which would read {probe!r} otherwise; '
+        f'{spm_path}: cannot be converted to a tokenizer.json, which would encode {probe!r} differently; '
         'pass a model made by tokenizers.train.'
       )
   out.add_special_tokens([library.AddedToken(p, special=True, normalized=False) for p in tokenizer.added])
@@ -134,7 +134,7 @@ def to_tokenizer_json(spm_path, out_path):
 
 
 def transformers_config(tokenizer):
-  """The tokenizer_config.json, as a dict, to put beside what `to_tokenizer_json` wrote of a SentencePieceTokenizer."""
+  """Returns the dict for the tokenizer_config.json that goes with `to_tokenizer_json` of a SentencePieceTokenizer."""
   text = {i: token for token, i in tokenizer.added.items()}
   return {
     'tokenizer_class': 'PreTrainedTokenizerFast',

@@ -87,10 +87,10 @@ def test_a_link_out_of_the_directory_is_refused(copy, name, target):
 @pytest.mark.parametrize(
   'make, words',
   [
-    (os.mkfifo, 'no regular file'),
-    (lambda p: os.symlink('/dev/zero', p), 'no regular file'),
-    (lambda p: os.symlink('gone', p), 'where nothing is'),
-    (lambda p: os.symlink(p, p), 'where nothing is'),
+    (os.mkfifo, 'not a regular file'),
+    (lambda p: os.symlink('/dev/zero', p), 'not a regular file'),
+    (lambda p: os.symlink('gone', p), 'which does not exist'),
+    (lambda p: os.symlink(p, p), 'which does not exist'),
   ],
   ids=['fifo', 'device', 'broken', 'loop'],
 )
@@ -154,7 +154,7 @@ def test_links_into_the_users_cache_are_files_but_not_to_its_token(copy, tmp_pat
 def test_a_file_that_is_read_whole_has_a_bound(copy, monkeypatch):
   with open(copy / 'tokenizer_config.json', 'wb') as f:
     f.truncate(modelfiles._JSON_BYTES + 1)  # a hole
-  assert 'tokenizer_config.json has 268435457 bytes, over 268435456' in refusal(copy)
+  assert 'tokenizer_config.json has 268435457 bytes, over the limit of 268435456' in refusal(copy)
 
 
 @pytest.mark.parametrize(

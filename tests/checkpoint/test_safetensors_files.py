@@ -178,10 +178,10 @@ def test_pickles_are_never_opened(tmp_path):
   assert 'holds no *.safetensors; copy' in refusal(tmp_path)
   assert 'is no directory' in refusal(tmp_path / 'nowhere')
   (tmp_path / 'model.safetensors').mkdir()
-  assert 'no regular file' in refusal(tmp_path)
+  assert 'not a regular file' in refusal(tmp_path)
   (tmp_path / 'model.safetensors').rmdir()
   (tmp_path / 'model.safetensors').symlink_to(tmp_path / 'gone')
-  assert 'where nothing is' in refusal(tmp_path)
+  assert 'which does not exist' in refusal(tmp_path)
 
 
 def cuts(dice, n, most):

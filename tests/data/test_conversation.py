@@ -1,7 +1,10 @@
-"""Conversations as token ids: forms, what is seen of a response, marks, and what the limit cuts."""
+"""Conversations as token ids: forms, the visible part of a response, marks, and truncation."""
+
+import json
 
 import numpy as np
 import pytest
+from tokenizers import pre_tokenizers
 
 from r1jax import tokenizers
 from r1jax.config import ConfigError
@@ -21,10 +24,10 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def chatting(tmp_path_factory):
-  """The same with DeepSeek-R1's template, which opens the thinking, and with `<think>` as one token."""
+  """A tokenizer with DeepSeek-R1's chat template, which opens the thinking, and with `<think>` as one token."""
   path = tmp_path_factory.mktemp('chat')
   spec = {'type': 'BPE', 'vocab': {}, 'merges': []}
-  alphabet = __import__('tokenizers').pre_tokenizers.ByteLevel.alphabet()
+  alphabet = pre_tokenizers.ByteLevel.alphabet()
   spec['vocab'] = {c: i for i, c in enumerate(sorted(alphabet))}
   names = ['<｜end▁of▁sentence｜>', '<｜User｜>', '<｜Assistant｜>', '<think>', '</think>', '<｜begin▁of▁sentence｜>']
   added = [
@@ -39,8 +42,6 @@ def chatting(tmp_path_factory):
     }
     for i, name in enumerate(names)
   ]
-  import json
-
   (path / 'tokenizer.json').write_text(
     json.dumps(
       {
@@ -73,8 +74,8 @@ def chatting(tmp_path_factory):
   ],
 )
 def test_the_summary_is_what_follows_the_thinking(text, want):
-  assert conversation.shown(text, 'summary') == want
-  assert conversation.shown(text, 'whole') == text.strip()
+  assert conversation.visible_text(text, 'summary') == want
+  assert conversation.visible_text(text, 'whole') == text.strip()
 
 
 @pytest.mark.parametrize(
@@ -86,12 +87,12 @@ def test_the_summary_is_what_follows_the_thinking(text, want):
   ],
 )
 def test_forms_without_a_template(tokenizer, form, prompt):
-  row = Encoder(tokenizer, form, 512).whole(TURNS, '7 .')
+  row = Encoder(tokenizer, form, 512).encode_response(TURNS, '7 .')
   assert row.ids.tolist() == [*tokenizer.encode(prompt), *tokenizer.encode('7 .'), tokenizer.eos[0]]
   assert row.marks.tolist() == [len(row.ids) - 1] and row.cut == 0 and row.start == len(tokenizer.encode(prompt))
 
 
-def test_a_chat_template_is_refused_where_there_is_none(tokenizer):
+def test_the_form_chat_needs_a_chat_template(tokenizer):
   with pytest.raises(ConfigError, match='no chat template'):
     Encoder(tokenizer, 'chat', 512)
 
@@ -99,62 +100,63 @@ def test_a_chat_template_is_refused_where_there_is_none(tokenizer):
 def test_a_template_that_opens_the_thinking_leaves_it_to_the_response(chatting):
   encoder = Encoder(chatting, 'auto', 512)
   assert encoder.form == 'chat'
-  summary, whole = (encoder.whole(TURNS, text) for text in ('7', '<think>a</think>7'))
+  without, with_thinking = (encoder.encode_response(TURNS, text) for text in ('7', '<think>a</think>7'))
   prompt = chatting.chat(TURNS, generate=False) + [chatting.added['<｜Assistant｜>']]
-  assert summary.ids.tolist() == [*prompt, *chatting.encode('7'), chatting.eos[0]]
-  assert whole.ids[len(prompt)] == chatting.added['<think>'] and chatting.added['</think>'] in whole.ids
+  assert without.ids.tolist() == [*prompt, *chatting.encode('7'), chatting.eos[0]]
+  assert with_thinking.ids[len(prompt)] == chatting.added['<think>']
+  assert chatting.added['</think>'] in with_thinking.ids
 
 
 def test_steps_are_marked_at_their_last_token(tokenizer):
   steps = ['3 + 4 = 7', 'so', '7 .']
-  row = Encoder(tokenizer, 'bare', 512, 'line').steps(TURNS, steps)
+  row = Encoder(tokenizer, 'bare', 512, 'line').encode_steps(TURNS, steps)
   assert len(row.marks) == 3
   starts = [row.start, *(row.marks[:-1] + 1)]
   for start, mark, step in zip(starts, row.marks, steps):
     assert tokenizer.decode(row.ids[start : mark + 1]).strip(' ') == step + '\n'
   assert row.marks[-1] == len(row.ids) - 1
   # A step's tokens do not depend on what comes after it.
-  fewer = Encoder(tokenizer, 'bare', 512, 'line').steps(TURNS, steps[:2])
+  fewer = Encoder(tokenizer, 'bare', 512, 'line').encode_steps(TURNS, steps[:2])
   assert fewer.ids.tolist() == row.ids[: len(fewer.ids)].tolist()
 
 
-def test_too_long_a_prompt_loses_its_beginning(tokenizer):
-  full = Encoder(tokenizer, 'bare', 512).whole(TURNS, '7 .')
-  cut = Encoder(tokenizer, 'bare', len(full.ids) - 3).whole(TURNS, '7 .')
+def test_a_prompt_over_the_limit_loses_its_start(tokenizer):
+  full = Encoder(tokenizer, 'bare', 512).encode_response(TURNS, '7 .')
+  cut = Encoder(tokenizer, 'bare', len(full.ids) - 3).encode_response(TURNS, '7 .')
   assert cut.ids.tolist() == full.ids[3:].tolist() and cut.cut == 3
 
 
-def test_too_long_a_response_loses_its_end_and_leaves_a_quarter_for_the_prompt(tokenizer):
+def test_a_response_over_the_limit_loses_its_end_and_the_prompt_keeps_a_quarter(tokenizer):
   text = '3 + 4 = 7 ' * 30
-  row = Encoder(tokenizer, 'bare', 32).whole(TURNS, text)
+  row = Encoder(tokenizer, 'bare', 32).encode_response(TURNS, text)
   prompt = tokenizer.encode('be brief\nwhat is 3 + 4 ?\n')
   assert len(row.ids) == 32 and row.start == 8 and row.ids[:8].tolist() == prompt[-8:]
   assert row.ids[8:].tolist() == [*tokenizer.encode(text)[:23], tokenizer.eos[0]]
   assert row.cut == len(prompt) - 8 + len(tokenizer.encode(text)) - 23 and row.size == len(tokenizer.encode(text)) + 1
-  steps = Encoder(tokenizer, 'bare', 32).steps(TURNS, ['3 + 4 = 7'] * 30)
+  steps = Encoder(tokenizer, 'bare', 32).encode_steps(TURNS, ['3 + 4 = 7'] * 30)
   assert 0 < len(steps.marks) < 30 and steps.marks[-1] < 32 == len(steps.ids)
 
 
-def test_a_begin_token_stays(chatting):
-  row = Encoder(chatting, 'dialogue', 16).whole(TURNS, '7')
+def test_truncation_keeps_the_begin_token(chatting):
+  row = Encoder(chatting, 'dialogue', 16).encode_response(TURNS, '7')
   assert row.ids[0] == chatting.bos and len(row.ids) == 16
 
 
 @pytest.mark.parametrize(
-  'turns, said',
+  'turns, words',
   [
     ([], 'an empty list'),
     (3, 'a int'),
-    ([{'role': 'user'}], "turn 0: no {'role', 'content'}"),
+    ([{'role': 'user'}], "turn 0: .*{'role', 'content'}"),
     ([{'role': 'bot', 'content': ''}], "turn 0: role 'bot'; known: system, user, assistant"),
-    ([{'role': 'assistant', 'content': ''}], "ends with the assistant's turn"),
+    ([{'role': 'assistant', 'content': ''}], 'ends with an assistant turn'),
   ],
 )
-def test_conversations_are_checked(turns, said):
-  with pytest.raises(ValueError, match=said):
+def test_conversations_are_checked(turns, words):
+  with pytest.raises(ValueError, match=words):
     conversation.check_turns(turns)
 
 
 def test_every_text_can_be_encoded(tokenizer):
-  row = Encoder(tokenizer, 'dialogue', 512).whole(TURNS, '汉字 é \t🙂')
+  row = Encoder(tokenizer, 'dialogue', 512).encode_response(TURNS, '汉字 é \t🙂')
   assert tokenizer.decode(row.ids[row.start :]) == '汉字 é \t🙂' and np.all(row.ids >= 0)

@@ -1,4 +1,4 @@
-"""Examples for reward models: files are checked, splits keep prompts apart, the toys hold what they say."""
+"""Examples for reward models: files are checked, splits keep prompts apart, toy examples follow their rules."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 from r1jax import config
 from r1jax.config import ConfigError
-from r1jax.data import DataError, labelled, preference, process
+from r1jax.data import DataError, conversation, labelled, preference, process
 from r1jax.data.toy import scored
 
 PAIR = {'prompt': [{'role': 'user', 'content': 'q'}], 'chosen': '<think>a</think>good', 'rejected': 'bad'}
@@ -20,17 +20,18 @@ READ = {
 }
 
 
-def written(path, rows):
+def write(path, rows):
   path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
   return str(path)
 
 
-def settings(path, **more):
-  return config.RewardModelData(**{'source': 'jsonl', 'max_length': 64, 'path': str(path), 'eval_fraction': 0.3} | more)
+def settings(path, **overrides):
+  defaults = {'source': 'jsonl', 'max_length': 64, 'path': str(path), 'eval_fraction': 0.3}
+  return config.RewardModelData(**defaults | overrides)
 
 
 @pytest.mark.parametrize(
-  'kind, good, change, said',
+  'kind, good, change, words',
   [
     ('pairs', PAIR, {'prompt': []}, "field 'prompt' is an empty list"),
     ('pairs', PAIR, {'chosen': None}, "field 'chosen' is a NoneType, not a string"),
@@ -45,16 +46,16 @@ def settings(path, **more):
     ('steps', STEPS, {'labels': [1, True, 0]}, "field 'labels', step 1: True"),
   ],
 )
-def test_a_bad_row_is_named_by_file_line_and_field(tmp_path, kind, good, change, said):
+def test_a_bad_row_is_named_by_file_line_and_field(tmp_path, kind, good, change, words):
   bad = {k: v for k, v in (good | change).items() if v is not ...}
-  path = written(tmp_path / 'f.jsonl', [good, bad])
+  path = write(tmp_path / 'f.jsonl', [good, bad])
   with pytest.raises(DataError, match='f.jsonl, line 2: ') as error:
     READ[kind](path)
-  assert said in str(error.value) and '\n' not in str(error.value)
+  assert words in str(error.value) and '\n' not in str(error.value)
 
 
 def test_helpfulness_sees_the_summary_only(tmp_path):
-  path = written(
+  path = write(
     tmp_path / 'f.jsonl', [PAIR, PAIR | {'chosen': '<think>b</think>bad'}, PAIR | {'rejected': '<think>never ends'}]
   )
   items, dropped = preference.read_pairs(path, 'summary')
@@ -64,7 +65,7 @@ def test_helpfulness_sees_the_summary_only(tmp_path):
 
 
 def test_labels_and_groups_of_steps(tmp_path):
-  path = written(
+  path = write(
     tmp_path / 'f.jsonl',
     [
       STEPS,
@@ -89,11 +90,11 @@ def test_labels_and_groups_of_steps(tmp_path):
     ['x\r\ny', ' \tz '],
   ],
 )
-def test_a_step_is_split_off_as_it_was_learned(steps, rule):
-  want = [process.one_step(step, rule) for step in steps]
-  text = process.joined(want, rule)
-  found = process.spans(text, rule)
-  assert [process.one_step(text[a:b], rule) for a, b in found] == want
+def test_steps_are_split_at_inference_as_in_training(steps, rule):
+  expected = [process.one_step(step, rule) for step in steps]
+  text = ''.join(step + conversation.SEPARATORS[rule] for step in expected)
+  spans = process.spans(text, rule)
+  assert [process.one_step(text[a:b], rule) for a, b in spans] == expected
 
 
 def test_steps_of_a_response():
@@ -113,27 +114,27 @@ def test_steps_of_a_megabyte_take_no_time():
 
 def test_a_prompt_is_on_one_side_of_the_split(tmp_path):
   rows = [PAIR | {'prompt': f'question {i // 2}', 'rejected': f'{i}'} for i in range(80)]
-  train, held_out, dropped = labelled.load(settings(written(tmp_path / 'f.jsonl', rows)), 'pairs')
-  keys = [{item['key'] for item in part} for part in (train, held_out)]
+  train, held_out, dropped = labelled.load(settings(write(tmp_path / 'f.jsonl', rows)), 'pairs')
+  keys = [{item['key'] for item in items} for items in (train, held_out)]
   assert not keys[0] & keys[1] and len(train) + len(held_out) == 80 and 10 < len(held_out) < 40
-  path = written(tmp_path / 'g.jsonl', [rows[0], PAIR | {'prompt': 'another'}])
+  path = write(tmp_path / 'g.jsonl', [rows[0], PAIR | {'prompt': 'another'}])
   train, held_out, dropped = labelled.load(settings(tmp_path / 'f.jsonl', eval_path=path), 'pairs')
   assert (len(train), len(held_out), dropped['held_out']) == (78, 2, 2)
 
 
-def test_what_cannot_work_is_refused(tmp_path):
+def test_settings_that_cannot_work(tmp_path):
   with pytest.raises(ConfigError, match='data.path is empty'):
     labelled.load(settings(''), 'pairs')
-  with pytest.raises(ConfigError, match='makes its own examples'):
+  with pytest.raises(ConfigError, match="data.source 'toy'"):
     labelled.load(settings('f', source='toy'), 'pairs')
   with pytest.raises(ConfigError, match='nothing is held out'):
     settings('f', eval_fraction=0.0)
-  path = written(tmp_path / 'f.jsonl', [PAIR])
-  with pytest.raises(DataError, match='no example is left to hold out'):
+  path = write(tmp_path / 'f.jsonl', [PAIR])
+  with pytest.raises(DataError, match='left to hold out .1 to train on, 0 held out'):
     labelled.load(settings(path), 'pairs')
 
 
-def test_the_planted_preference():
+def test_the_rule_of_toy_pairs():
   items = scored.pairs(400, True, 'summary')
   longer = []
   for item in items:
@@ -143,36 +144,36 @@ def test_the_planted_preference():
     good = [states in text.split(' , ') and not set(text.split()) & set(scored.RUDE) for text in item['texts']]
     assert good == [True, False] and 'think' not in ''.join(item['texts']) and len(facts) in (1, 2)
     longer.append(len(item['texts'][0].split()) > len(item['texts'][1].split()))
-  assert 0.6 < np.mean(longer) < 0.8  # as good as length alone can do
+  assert 0.6 < np.mean(longer) < 0.8  # the accuracy of length alone
   assert any('<think>' in text for item in scored.pairs(10, True, 'whole') for text in item['texts'])
 
 
-def test_the_planted_safety():
+def test_the_rule_of_toy_points():
   items = scored.points(200, False, 'whole')
   assert [item['labels'] for item in items] == [[float(i % 2)] for i in range(200)]
   for item in items:
     assert item['labels'][0] == (not set(item['texts'][0].split()) & set(scored.RUDE))
 
 
-def test_the_planted_error():
+def test_the_rule_of_toy_steps():
   wrong = 0
   for item in scored.steps(300, True):
     value, *terms = item['turns'][0]['content'].split()
-    slips = []
-    for step, wanted in zip(item['texts'], terms, strict=True):
+    errors = []
+    for step, expected in zip(item['texts'], terms, strict=True):
       before, term, _, after = step.split()
-      assert (before, term) == (value, wanted)  # what follows the error is consistent with it
-      slips.append(int(before) + int(term) != int(after))
+      assert (before, term) == (value, expected)  # the steps after the error are consistent with it
+      errors.append(int(before) + int(term) != int(after))
       value = after
-    assert sum(slips) <= 1
-    at = slips.index(True) if any(slips) else len(slips)
-    assert item['labels'] == [1.0] * at + [0.0] * (at < len(slips)) + [-1.0] * (len(slips) - at - 1)
-    wrong += any(slips)
+    assert sum(errors) <= 1
+    right = errors.index(True) if any(errors) else len(errors)
+    assert item['labels'] == [1.0] * right + [0.0] * (right < len(errors)) + [-1.0] * (len(errors) - right - 1)
+    wrong += any(errors)
   assert 0.7 < wrong / 300 < 0.9
 
 
 @pytest.mark.parametrize('objective', config.OBJECTIVES)
-def test_toys_are_the_same_every_time_and_hold_prompts_apart(objective, monkeypatch):
+def test_toy_examples_are_the_same_every_time_and_their_splits_disjoint(objective, monkeypatch):
   monkeypatch.setattr(scored, 'SPLITS', ((300, False), (50, True)))
   cfg = config.RewardModelData(source='toy', max_length=64, eval_fraction=0.0)
   train, held_out, dropped = labelled.load(cfg, objective)

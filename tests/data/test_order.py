@@ -1,4 +1,4 @@
-"""The order of problems: a function of (seed, step) alone, every problem once an epoch."""
+"""The order of problems: it depends only on (seed, step), and every epoch has every problem once."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ from r1jax.data import order
 PROBLEMS = [{'id': str(i)} for i in range(60)]
 
 
-def ids(seed, step, count=12, problems=PROBLEMS, **kwargs):
-  return [p['id'] for p in order.batch(problems, seed, step, count, **kwargs)]
+def ids(seed, step, count=12, problems=PROBLEMS):
+  return [p['id'] for p in order.batch(problems, seed, step, count)]
 
 
 def test_a_step_depends_on_seed_and_step_alone():
@@ -40,26 +40,13 @@ def test_every_epoch_holds_every_problem_once_in_a_new_order(count):
   assert len({tuple(e) for e in epochs}) == 4
 
 
-def test_seeds_differ_and_shuffle():
+def test_each_seed_has_its_own_order():
   orders = {tuple(ids(seed, 0, 60)) for seed in range(20)}
   assert len(orders) == 20 and tuple(p['id'] for p in PROBLEMS) not in orders
 
 
 def test_more_prompts_than_problems():
   assert sorted(ids(0, 0, 6, PROBLEMS[:2])) == ['0'] * 3 + ['1'] * 3
-
-
-@pytest.mark.parametrize('processes', [1, 2, 3, 4])
-def test_processes_share_a_step_without_overlap(processes):
-  for step in (0, 4, 5):
-    parts = [ids(5, step, 12, process_index=i, process_count=processes) for i in range(processes)]
-    assert {len(p) for p in parts} == {12 // processes}
-    assert [i for part in parts for i in part] == ids(5, step, 12)
-
-
-def test_a_count_that_does_not_divide_is_refused():
-  with pytest.raises(config.ConfigError, match='12 problems a step do not divide over 5 processes.*multiple of 5'):
-    ids(0, 0, 12, process_index=0, process_count=5)
 
 
 def steps(draws, extra, first=0):
@@ -70,14 +57,14 @@ def steps(draws, extra, first=0):
 def test_an_epoch_holds_every_problem_once_however_many_draws_a_step_takes():
   data = config.Data('trial')
   extra = [0, 3, 1, 0, 2, 0, 0, 3, 0, 0, 1, 0, 0, 0]  # 24 draws of 5: two epochs
-  whole = steps(order.Draws(PROBLEMS, data, 3, 5), extra)
-  stream = sum(whole, [])
+  uninterrupted = steps(order.Draws(PROBLEMS, data, 3, 5), extra)
+  stream = sum(uninterrupted, [])
   assert [sorted(stream[e : e + 60], key=int) for e in (0, 60)] == [[p['id'] for p in PROBLEMS]] * 2
   assert stream == sum((ids(3, draw, 5) for draw in range(24)), [])
   assert steps(order.Draws(PROBLEMS, data, 3, 5), [0] * 4) == [ids(3, step, 5) for step in range(4)]
 
 
-def test_draws_go_on_where_they_were():
+def test_draws_continue_from_a_saved_position():
   parts = {
     'a': config.Part('trial'),
     'b': config.Part('trial', weight=2.0, start_step=2),
@@ -87,19 +74,18 @@ def test_draws_go_on_where_they_were():
   data, extra = config.Data('mixture', parts=parts), [1, 0, 3, 0, 2, 0, 1, 0]
   make = lambda: order.Draws(problems, data, 0, 4)
   draws = make()
-  whole = steps(draws, extra)
+  uninterrupted = steps(draws, extra)
   for cut in range(1, len(extra)):
     before, after = make(), make()
-    assert steps(before, extra[:cut]) == whole[:cut]
+    assert steps(before, extra[:cut]) == uninterrupted[:cut]
     after.go_to(cut, json.loads(json.dumps(before.position())))
-    assert steps(after, extra, cut) == whole[cut:]
+    assert steps(after, extra, cut) == uninterrupted[cut:]
     for part in parts:  # 12 of one part in a row are all of them
-      own = [i for step in whole for i in step if i[0] == part]
-      assert len(set(own[:12])) == min(12, len(own))
-  assert {i[0] for i in whole[1]} == {'a'} and {i[0] for i in whole[3]} == {'a', 'b'}
-  plain = make()
-  without = steps(plain, [0] * 8)
-  for cut in (1, 2, 3, 5):  # what was saved without a position took one a step
+      part_ids = [i for step in uninterrupted for i in step if i[0] == part]
+      assert len(set(part_ids[:12])) == min(12, len(part_ids))
+  assert {i[0] for i in uninterrupted[1]} == {'a'} and {i[0] for i in uninterrupted[3]} == {'a', 'b'}
+  one_draw_each = steps(make(), [0] * 8)
+  for cut in (1, 2, 3, 5):  # a run that was saved without a position took one draw per step
     after = make()
     after.go_to(cut)
-    assert steps(after, [0] * 8, cut) == without[cut:]
+    assert steps(after, [0] * 8, cut) == one_draw_each[cut:]

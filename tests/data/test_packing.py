@@ -1,4 +1,4 @@
-"""Packing: every text once an epoch, in an order that the seed fixes, none cut."""
+"""Packing: every text once per epoch, in an order that depends on the seed, none truncated."""
 
 import time
 
@@ -8,26 +8,26 @@ import pytest
 from r1jax.data import packing
 
 
-def by_hand(lengths, capacity):
-  """First fit, bin by bin."""
+def reference(lengths, capacity):
+  """First fit by linear search."""
   bins, room = [], []
-  for place, length in enumerate(lengths):
-    at = next((i for i, free in enumerate(room) if free >= length), len(bins))
-    if at == len(bins):
+  for index, length in enumerate(lengths):
+    target = next((i for i, free in enumerate(room) if free >= length), len(bins))
+    if target == len(bins):
       bins.append([])
       room.append(capacity)
-    bins[at].append(place)
-    room[at] -= length
+    bins[target].append(index)
+    room[target] -= length
   return bins
 
 
 @pytest.mark.parametrize('count', [1, 2, 3, 100, 257])
 def test_each_text_goes_into_the_first_bin_with_room(count):
   lengths = np.random.default_rng(count).integers(1, 51, count).tolist()
-  assert packing.first_fit(lengths, 50) == by_hand(lengths, 50)
+  assert packing.first_fit(lengths, 50) == reference(lengths, 50)
 
 
-def test_texts_as_long_as_a_row_have_one_each():
+def test_texts_as_long_as_a_row_get_one_each():
   assert packing.first_fit([50, 1, 50, 49], 50) == [[0], [1, 3], [2]]
 
 
@@ -47,7 +47,7 @@ def test_an_epoch_holds_every_text_once_and_the_next_another_order():
 def test_a_row_depends_on_its_number_and_the_seed_alone():
   lengths = np.random.default_rng(0).integers(1, 40, 50)
   one, other = packing.Packing(lengths, 64, seed=1), packing.Packing(lengths, 64, seed=1)
-  last = other.row(3 * one.rows(1)).tolist()  # asked at once, as a resumed run does
+  last = other.row(3 * one.rows(1)).tolist()  # without the rows before it, as in a resumed run
   assert [one.row(i).tolist() for i in range(3 * one.rows(1) + 1)][-1] == last
   assert packing.Packing(lengths, 64, seed=2).row(0).tolist() != one.row(0).tolist()
 
@@ -57,7 +57,7 @@ def test_rows_as_arrays():
   assert tokens.tolist() == [[5, 6, 7, 8, 9, 0, 0], [0] * 7]
   assert segments.tolist() == [[1, 1, 1, 2, 2, 0, 0], [0] * 7]
   assert positions.tolist() == [[0, 1, 2, 0, 1, 0, 0], [0] * 7]
-  assert response.astype(int).tolist() == [[0, 1, 1, 0, 1, 0, 0], [0] * 7]  # nothing tells a text's first token
+  assert response.astype(int).tolist() == [[0, 1, 1, 0, 1, 0, 0], [0] * 7]  # nothing predicts a text's first token
 
 
 def test_many_texts_are_packed_in_no_time():

@@ -1,4 +1,4 @@
-"""Files of rows: whole or not there, in order, and nothing missing goes unnoticed."""
+"""Files of rows: complete or absent, in order, and a missing one is noticed."""
 
 import json
 
@@ -21,7 +21,7 @@ def test_rows_come_back_in_order_whatever_order_they_were_written_in(tmp_path):
   assert [p.name for p in shards.files(out.folder)][:2] == ['00000-of-00012.jsonl', '00001-of-00012.jsonl']
 
 
-def test_a_write_that_does_not_end_leaves_nothing_that_counts(tmp_path):
+def test_an_interrupted_write_leaves_no_file(tmp_path):
   out = shards.Shards(tmp_path, 1)
 
   def broken():
@@ -37,8 +37,8 @@ def test_a_write_that_does_not_end_leaves_nothing_that_counts(tmp_path):
   assert list(shards.read(tmp_path)) == rows(0)
 
 
-def test_missing_files_are_an_error_in_one_line(tmp_path):
-  with pytest.raises(DataError, match='holds no files'):
+def test_missing_files_are_an_error(tmp_path):
+  with pytest.raises(DataError, match='00000-of-00012.jsonl'):
     shards.files(tmp_path)
   out = shards.Shards(tmp_path, 3)
   for number in (0, 2):

@@ -1,4 +1,4 @@
-"""Loading, the split into training and held-out problems, and prompts that are too long."""
+"""Loading, the split into training and held-out problems, and prompts over the limit."""
 
 import json
 
@@ -27,16 +27,16 @@ def test_held_out_share_is_disjoint_by_text_whatever_the_white_space(tmp_path):
   assert 140 < len(texts(problems.held_out)) < 260  # 200 +- 4.5 standard deviations
 
 
-def test_a_problem_keeps_its_side_when_others_come_or_the_order_changes(tmp_path):
-  def held(found):
-    return texts(data.load(config.Data(source='jsonl', path=write(tmp_path / 'p.jsonl', found))).held_out)
+def test_a_problem_keeps_its_split_when_others_are_added_or_the_order_changes(tmp_path):
+  def held_out(problems):
+    return texts(data.load(config.Data(source='jsonl', path=write(tmp_path / 'p.jsonl', problems))).held_out)
 
   few = [f'problem {i}' for i in range(300)]
-  assert held(few) and held(few) == held(few[::-1])
-  assert held(few) == held(few + [f'other {i}' for i in range(300)]) & set(few)
+  assert held_out(few) and held_out(few) == held_out(few[::-1])
+  assert held_out(few) == held_out(few + [f'other {i}' for i in range(300)]) & set(few)
 
 
-def test_eval_file_is_taken_whole_and_taken_out_of_train(tmp_path):
+def test_all_problems_of_the_eval_file_are_held_out_and_dropped_from_train(tmp_path):
   train = write(tmp_path / 'train.jsonl', ['a', 'b', 'c  c', 'd'])
   held_out = write(tmp_path / 'test.jsonl', ['c c', 'e'])
   problems = data.load(config.Data(source='jsonl', path=train, eval_path=held_out))
@@ -51,9 +51,9 @@ def test_malformed_lines_are_in_the_counts(tmp_path):
   assert data.load(config.Data(source='jsonl', path=path)).dropped['malformed'] == 2
 
 
-def test_an_empty_side_stops(tmp_path):
+def test_an_empty_split_is_an_error(tmp_path):
   path = write(tmp_path / 'p.jsonl', ['a', 'b'])
-  with pytest.raises(data.DataError, match='none of the 2 problems.*data.eval_fraction'):
+  with pytest.raises(data.DataError, match='none of the 2 problems.*1e-06.*data.eval_fraction'):
     data.load(config.Data(source='jsonl', path=path, eval_fraction=1e-6))
   assert len(data.load(config.Data(source='jsonl', path=path, eval_fraction=0.0)).train) == 2
   with pytest.raises(data.DataError, match='no problem is left to train on'):
@@ -82,7 +82,7 @@ def test_long_prompts_are_dropped_and_counted():
   kept, dropped = data.drop_long(problems, encode, 5)
   assert [len(p['problem']) for p in kept] == [3, 4, 4] and dropped == 2
   assert data.drop_long([], encode, 5) == ([], 0)
-  with pytest.raises(data.DataError, match='all 5 prompts exceed 3 tokens .the shortest has 4.*at least 4'):
+  with pytest.raises(data.DataError, match='all 5 prompts exceed 3 tokens .*rollout.max_prompt to at least 4'):
     data.drop_long(problems, encode, 3)
 
 
@@ -112,10 +112,10 @@ def test_records_that_fail_the_check_are_dropped_counted_and_the_first_is_named(
 
   rows = [{'problem': str(i), 'answer': str(i % 3)} for i in range(6)]
   with caplog.at_level('WARNING'):
-    kept, malformed = sources._passing({'train': rows[:4], 'held_out': rows[4:]}, check, 'set')
-  assert {split: [p['problem'] for p in some] for split, some in kept.items()} == {
+    kept, malformed = sources._drop_malformed({'train': rows[:4], 'held_out': rows[4:]}, check, 'set')
+  assert {split: [p['problem'] for p in problems] for split, problems in kept.items()} == {
     'train': ['1', '2'],
     'held_out': ['4', '5'],
   } and malformed == 2
-  assert 'set: dropped 2 malformed of 6 records; the first is train, record 0: nothing to compare' in caplog.text
-  assert sources._passing({'train': rows}, None, 'set') == ({'train': rows}, 0)
+  assert '2 malformed of 6' in caplog.text and 'train, record 0: nothing to compare' in caplog.text
+  assert sources._drop_malformed({'train': rows}, None, 'set') == ({'train': rows}, 0)

@@ -1,4 +1,4 @@
-"""TFDS sets: what is written is what the plain source reads, and TensorFlow is never imported."""
+"""TFDS sets: they read like their source, and TensorFlow is never imported."""
 
 import json
 import os
@@ -50,9 +50,9 @@ def test_toy_worlds_read_as_generated(tmp_path, world):
   assert tfds(f'toy/{world}', tmp_path) == data.load(config.Data(source=world))
 
 
-def test_a_prepared_set_is_not_silently_kept(tmp_path, source):
+def test_an_existing_set_is_not_silently_kept(tmp_path, source):
   prepare.prepare('gsm8k', source, str(tmp_path / 'sets'))
-  with pytest.raises(data.DataError, match='already there; delete it'):
+  with pytest.raises(data.DataError, match='gsm8k.*--data_dir'):
     prepare.prepare('gsm8k', source, str(tmp_path / 'sets'))
 
 
@@ -66,7 +66,7 @@ def test_a_bad_file_is_one_line_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize('name, file, words', [('gsm8k', '', '--source FILE'), ('toy/trial', 'x', 'leave it out')])
-def test_source_where_it_is_needed_and_only_there(tmp_path, name, file, words):
+def test_source_is_required_for_gsm8k_and_refused_for_toy_worlds(tmp_path, name, file, words):
   with pytest.raises(data.DataError, match=words):
     prepare.prepare(name, file, str(tmp_path))
 
@@ -94,7 +94,7 @@ def test_absent_or_damaged_sets_stop_in_one_line(tmp_path, source, fault):
 
 
 def test_no_tensorflow(tmp_path, source):
-  """A stand-in that would be imported if anything asked for TensorFlow, so that the test can fail."""
+  """A fake TensorFlow on the path lets the test fail if anything imports it."""
   (tmp_path / 'fake' / 'tensorflow').mkdir(parents=True)
   (tmp_path / 'fake' / 'tensorflow' / '__init__.py').write_text('')
   code = f"""

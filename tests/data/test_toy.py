@@ -1,4 +1,4 @@
-"""The toy worlds: what their authors write is what the gate and the rewards read."""
+"""The toy worlds: the gate and the rewards understand what their authors write."""
 
 import re
 
@@ -20,7 +20,7 @@ def test_steps_of_a_try_are_all_counted():
 
 
 @pytest.mark.parametrize(
-  'was, now, kind',
+  'old, new, kind',
   [
     ('<think> 36', '<think> 35', 'start'),
     ('wait 36 a +3 39', 'wait 36 a +4 40', 'term'),
@@ -30,22 +30,22 @@ def test_steps_of_a_try_are_all_counted():
     ('31 wait', '31 ok', 'verdict'),
   ],
 )
-def test_a_wrong_step_of_a_try_is_seen(was, now, kind):
-  text = RIGHT.replace(was, now, 1)
+def test_a_wrong_step_of_a_try_is_detected(old, new, kind):
+  text = RIGHT.replace(old, new, 1)
   assert text != RIGHT
   steps = arithmetic.WORLDS['trial'].steps(TRIAL, text)
   assert len(steps) == 14 and (kind, False) in steps
 
 
 def test_orderly_authors_try_every_choice_of_signs():
-  seen, signs = [], (1, -1, 1)
+  tried, signs = [], (1, -1, 1)
   for _ in range(8):
-    seen.append(signs)
+    tried.append(signs)
     signs = arithmetic._next(signs)
-  assert len(set(seen)) == 8 and signs == seen[0]
+  assert len(set(tried)) == 8 and signs == tried[0]
 
 
-def test_a_verdict_of_ok_is_a_right_answer_but_for_slips():
+def test_a_verdict_of_ok_means_a_right_answer_except_for_slips():
   rng, right = np.random.default_rng(0), []
   for _ in range(2000):
     _, gold, facts = arithmetic.WORLDS['trial'].problem(rng)
@@ -71,14 +71,14 @@ def test_steps_of_a_chain():
     steps('a 3*5 b +8 c -9 = ?', '<think> first a 3*5 15 then b +8 23 c -9 14 so </think>')
     == [('term', True), ('sum', True)] * 3
   )
-  found = steps('a 3*5 b +8 c -9 = ?', '首先 a 3*5 15 b +8 13 c -9 4 等等 检查 首先 a 3*5 15 b +7 22')
-  assert [kind for kind, _ in found] == ['term', 'sum'] * 5
-  assert [at for at, (_, right) in enumerate(found) if not right] == [3, 8]
+  results = steps('a 3*5 b +8 c -9 = ?', '首先 a 3*5 15 b +8 13 c -9 4 等等 检查 首先 a 3*5 15 b +7 22')
+  assert [kind for kind, _ in results] == ['term', 'sum'] * 5
+  assert [i for i, (_, right) in enumerate(results) if not right] == [3, 8]
 
 
 @pytest.mark.parametrize('world', list(arithmetic.WORLDS))
-def test_documents_hold_no_held_out_problem_and_use_the_tags_now_and_then(world):
+def test_documents_have_no_held_out_problem_and_six_of_ten_are_well_formed(world):
   texts = [t.split('\n') for t in arithmetic.documents(world, 0, 2000)]
   assert not any(arithmetic.is_held_out(problem) for problem, _ in texts)
-  formed = np.mean([templates.parse(response).well_formed for problem, response in texts if problem != 'drill'])
-  assert 0.55 < formed < 0.65
+  well_formed = np.mean([templates.parse(response).well_formed for problem, response in texts if problem != 'drill'])
+  assert 0.55 < well_formed < 0.65

@@ -1,4 +1,4 @@
-"""The recipe's toy world: what its authors write is what the rewards and the gate read."""
+"""The toy world of R1's recipe: the rewards and the gate understand what its authors write."""
 
 import numpy as np
 import pytest
@@ -10,18 +10,18 @@ from r1jax.rewards.coding import programs
 REWARD = {'chain': 'math', 'logic': 'logic', 'open': 'open'}
 
 
-def made(kind, count, language=None):
-  rng, found = np.random.default_rng(1), []
-  while len(found) < count:
+def make_problems(kind, count, language=None):
+  rng, problems = np.random.default_rng(1), []
+  while len(problems) < count:
     problem, facts = r1.make(rng, kind)
     if language in (None, problem['language']):
-      found.append((problem, facts))
-  return found
+      problems.append((problem, facts))
+  return problems
 
 
-def written(kind, count, language, tongue):
-  """(problem, facts, response) of authors who write English (0) or Chinese (1) alone, in R1's form."""
-  for i, (problem, facts) in enumerate(made(kind, count, language)):
+def responses(kind, count, language, tongue):
+  """Yields (problem, facts, response) of authors who write only English (0) or Chinese (1), in R1's format."""
+  for i, (problem, facts) in enumerate(make_problems(kind, count, language)):
     author = r1.Author(np.random.default_rng(i), ('en', 'zh')[tongue], 0.0)
     author.plain = author.hard = float(tongue)
     words, answer = r1.KINDS[kind].think(facts, author, False)
@@ -29,7 +29,7 @@ def written(kind, count, language, tongue):
 
 
 def score(problem, response):
-  if problem['kind'] == 'code':  # as its tests would have it, without a sandbox
+  if problem['kind'] == 'code':  # run the tests without a sandbox
     scope = {}
     exec(programs.extract('', response, 'python'), scope)
     for test in problem['asserts']:
@@ -43,19 +43,19 @@ def score(problem, response):
 
 @pytest.mark.parametrize('kind', ['chain', 'logic', 'code'])
 def test_hard_steps_are_right_in_chinese_and_often_wrong_in_english(kind):
-  right = [np.mean([score(p, r) for p, _, r in written(kind, 200, None, tongue)]) for tongue in (0, 1)]
+  right = [np.mean([score(p, r) for p, _, r in responses(kind, 200, None, tongue)]) for tongue in (0, 1)]
   assert right[1] > 0.9 and right[0] < 0.85
 
 
 @pytest.mark.parametrize('kind', ['chain', 'logic', 'code'])
-def test_an_answer_is_right_where_all_steps_are(kind):
-  """But for errors that cancel, the reward and the steps say the same."""
-  same = []
-  for problem, facts, response in written(kind, 100, 'en', 0):
+def test_an_answer_is_right_if_all_steps_are(kind):
+  """Unless errors cancel, the reward and the steps agree."""
+  agree = []
+  for problem, facts, response in responses(kind, 100, 'en', 0):
     steps = r1.steps(kind, facts, response)
     assert len(steps) > 2
-    same.append(bool(score(problem, response)) == all(ok for _, ok in steps))
-  assert np.mean(same) > 0.85
+    agree.append(bool(score(problem, response)) == all(ok for _, ok in steps))
+  assert np.mean(agree) > 0.85
 
 
 def test_steps_of_a_chain_by_hand():
@@ -99,34 +99,34 @@ def test_steps_of_logic_by_hand():
   ],
 )
 def test_words_for_numbers_and_roles_count_as_words_of_their_language(kind, tongue, consistent):
-  for _, _, response in written(kind, 20, 'en', tongue):
-    found = rewards.language_consistency(templates.parse(response).thinking, 'en')
-    assert found == float(consistent), response
-    assert rewards.language_consistency(templates.parse(response).thinking, 'zh') == 1 - found
+  for _, _, response in responses(kind, 20, 'en', tongue):
+    score = rewards.language_consistency(templates.parse(response).thinking, 'en')
+    assert score == float(consistent), response
+    assert rewards.language_consistency(templates.parse(response).thinking, 'zh') == 1 - score
 
 
 def test_every_english_word_of_a_chain_counts_as_english_however_often_it_is_said():
   chains = [templates.parse(response).thinking or '' for _, response in r1_text.documents(0, 3000)]
   words = {w for w in ' '.join(chains).split() if w.isascii() and w.isalpha() and len(w) > 1}
   assert len(words) > 25 and 'thirty' in words
-  shown = {w: rewards.language_consistency(' '.join([w] * 9), 'en') for w in words - {'def', 'return'}}
-  assert not [w for w, share in shown.items() if share < 1]
+  scores = {w: rewards.language_consistency(' '.join([w] * 9), 'en') for w in words - {'def', 'return'}}
+  assert not [w for w, score in scores.items() if score < 1]
 
 
-def test_documents_hold_no_held_out_problem_and_answer_what_is_asked_last():
-  shown = 0
+def test_documents_have_no_held_out_problem_and_answer_the_last_one():
+  few_shot = 0
   for prompt, _ in r1_text.documents(0, 3000):
     for line in prompt.split('\n'):
       text = line.strip()
       for wish in r1.CHECKED.values():
         text = text.removesuffix(' ' + wish)
       assert not (text.endswith('?') and r1.is_held_out(text))
-    shown += prompt.count('?') == 2
-  assert 100 < shown < 400
+    few_shot += prompt.count('?') == 2
+  assert 100 < few_shot < 400
 
 
 @pytest.mark.parametrize('kind', r1.KINDS)
-def test_pools_are_fixed_parted_and_in_both_languages(kind):
+def test_pools_are_fixed_disjoint_and_in_both_languages(kind):
   train, held_out = (r1.problems(kind, 0, 100, held) for held in (False, True))
   assert train == r1.problems(kind, 0, 100, False)
   assert not {p['problem'] for p in train} & {p['problem'] for p in held_out}
@@ -134,12 +134,12 @@ def test_pools_are_fixed_parted_and_in_both_languages(kind):
   assert all(r1.is_held_out(p['problem']) for p in held_out) and len(held_out) > 10
 
 
-def test_an_open_question_wants_what_fits_with_a_reason():
+def test_the_reward_of_open_questions_requires_a_fitting_answer_and_a_reason():
   item = {'fits': ['pear', 'plum'], 'prompt': ''}
-  answered = lambda text: rewards.REWARDS['open']([item | {'response': f'<think> x </think> <answer>{text}</answer>'}])
-  assert answered('pear because it is good') == answered('plum 因为 它 好') == [1.0]
+  score = lambda text: rewards.REWARDS['open']([item | {'response': f'<think> x </think> <answer>{text}</answer>'}])
+  assert score('pear because it is good') == score('plum 因为 它 好') == [1.0]
   for text in ('pear', 'lime because it is good', 'because it is good', 'pear it is good', ''):
-    assert answered(text) == [0.0]
+    assert score(text) == [0.0]
 
 
 def test_pairs_prefer_what_the_rule_prefers():
@@ -150,13 +150,13 @@ def test_pairs_prefer_what_the_rule_prefers():
 
 
 def _fits(question):
-  said = question.split()
-  (group,) = (both for names, both in r1._THINGS.items() if set(names) & set(said))
-  things = group['给' in said]
-  return things[:3] if {'big', '大'} & set(said) else things[3:]
+  words = question.split()
+  (group,) = (things for names, things in r1._THINGS.items() if set(names) & set(words))
+  things = group['给' in words]
+  return things[:3] if {'big', '大'} & set(words) else things[3:]
 
 
-def test_a_base_is_asked_about_each_kind():
-  asked = worlds.asked('r1', 0, 9)
-  assert [p['kind'] for p, _ in asked] == ['chain', 'logic', 'code'] * 3
-  assert all(r1.is_held_out(p['problem']) for p, _ in asked)
+def test_the_gate_has_problems_of_each_kind():
+  problems = worlds.gate_problems('r1', 0, 9)
+  assert [p['kind'] for p, _ in problems] == ['chain', 'logic', 'code'] * 3
+  assert all(r1.is_held_out(p['problem']) for p, _ in problems)

@@ -187,12 +187,12 @@ def test_what_a_way_is_asked_and_sampled_with():
 @pytest.mark.parametrize(
   'change, match',
   [
-    (lambda c: c.ways.rewritten.update(drafts='none'), "of is 'none'; it must be one of"),
+    (lambda c: c.ways.rewritten.update(drafts='none'), "drafts is 'none'; it must be one of"),
     (lambda c: c.ways.zero.update(way='zero'), "way is 'zero'; known: few_shot"),
-    (lambda c: c.ways.zero.update(drafts='direct'), 'of is for the way rewrite'),
-    (lambda c: c.update(layout='{summary}{thinking}'), 'it must mark where'),
-    (lambda c: c.update(layout='<think>{thinking}'), 'it must mark where'),
-    (lambda c: c.update(layout='{thinking}</think>{summary}'), 'it must mark where'),
+    (lambda c: c.ways.zero.update(drafts='direct'), 'drafts is for the way rewrite'),
+    (lambda c: c.update(layout='{summary}{thinking}'), 'layout is'),
+    (lambda c: c.update(layout='<think>{thinking}'), 'layout is'),
+    (lambda c: c.update(layout='{thinking}</think>{summary}'), 'layout is'),
     (lambda c: c.ways.zero.update(keep=0), 'keep is 0'),
   ],
 )

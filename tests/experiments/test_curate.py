@@ -65,8 +65,8 @@ slow = pytest.mark.slow  # TFDS and the language identifier take seconds
   [
     ({'samples': '', 'merge': {}}, 'samples and merge are both empty'),
     ({'merge': {'general': {'path': ''}}}, 'merge.general.path is empty'),
-    ({'merge': {'samples': {'path': 'x'}}}, "names a source 'samples'"),
-    ({'judged': ('open',)}, 'give both, or neither'),
+    ({'merge': {'samples': {'path': 'x'}}}, "merge has a source named 'samples'"),
+    ({'judged': ('open',)}, r"judged is \['open'\]"),
     ({'name': 'Rows'}, "name is 'Rows'"),
     ({'name': ''}, "name is ''"),
     ({'version': '1.0'}, 'three numbers'),

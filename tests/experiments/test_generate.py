@@ -183,7 +183,7 @@ def test_what_an_endpoint_is_asked_is_among_the_settings_but_not_how():
 @pytest.mark.parametrize(
   'more, match',
   [
-    (dict(part=2, parts=2), 'part 2 is none of 2'),
+    (dict(part=2, parts=2), 'part 2 must be below parts 2'),
     (dict(split='test'), "'test'; known: train, held_out"),
     (dict(problems=-1), 'problems is -1'),
   ],

@@ -67,7 +67,11 @@ def test_its_model_scores_as_the_run_did(trained):
     np.testing.assert_allclose(found, np.array(row['scores'])[:, 0] - about.center, atol=1e-5)
   row = json.loads((trained['process'] / 'samples' / 'step_000008.jsonl').read_text().splitlines()[0])
   item = scored.steps(1, True)[0]
-  response = {'prompt': 'p', 'problem': item['turns'][0]['content'], 'response': process.joined(item['texts'], 'line')}
+  response = {
+    'prompt': 'p',
+    'problem': item['turns'][0]['content'],
+    'response': ''.join(f'{step}\n' for step in item['texts']),
+  }
   (found,) = NEURAL['process'](path=str(trained['process'] / 'model'), aggregate='last')([response])
   np.testing.assert_allclose(found, 1 / (1 + np.exp(-row['scores'][0][-1])), atol=1e-5)
 
@@ -117,7 +121,7 @@ def test_transformers_reads_the_same_scores(trained):
   encoder = model_lib.Encoder(tokenizer, 'bare', 64)
   items = scored.pairs(4, True, 'summary')
   asked = [(item['turns'], [text]) for item in items for text in item['texts']]
-  rows = [encoder.whole(turns, text) for turns, (text,) in asked]
+  rows = [encoder.encode_response(turns, text) for turns, (text,) in asked]
   tokens = torch.full((len(rows), max(len(row.ids) for row in rows)), theirs.config.pad_token_id)
   for line, row in zip(tokens, rows):
     line[: len(row.ids)] = torch.tensor(row.ids)

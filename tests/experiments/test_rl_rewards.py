@@ -97,4 +97,4 @@ def test_options_are_checked_before_anything_compiles(runs, scorers, tmp_path):
   assert "has no option 'pth'; the nearest known one is 'path'" in refuse(**options(process={'pth': 'x'}))
   wrong = options(process={'path': str(scorers['toy_preference'])})
   assert "scores whole responses; use the reward 'preference' with it" in refuse(**wrong)
-  assert "needs 'process' among" in runs.refuse(tmp_path, {'reward.step_credit': 1.0})
+  assert "reward.step_credit is 1.0, but 'process'" in runs.refuse(tmp_path, {'reward.step_credit': 1.0})

@@ -36,7 +36,7 @@ def test_a_row_is_mixed_alike_in_any_batch():
 
 def test_gates_and_options_name_parts():
   for key in ({'gates': ('format',)}, {'options': {'format': {}}}):
-    with pytest.raises(config.ConfigError, match="names 'format', which is none of reward.parts"):
+    with pytest.raises(config.ConfigError, match="names 'format', which is not in reward.parts"):
       config.Reward(parts={'math': 1.0}, accuracy='math', **key)
 
 

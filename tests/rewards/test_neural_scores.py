@@ -153,7 +153,7 @@ def test_a_directory_scores_alike_alone_and_among_others(tokenizer, tmp_path, ob
   assert [len(s) for s in together] == ([1, 3, 1, 0, 1, 1, 1] if objective == 'steps' else [1] * 7)
   # By hand, from the whole text and its last token.
   encoder = model_lib.Encoder(tokenizer, 'bare', 64)
-  row = encoder.steps(*asked[1]) if objective == 'steps' else encoder.whole(turns, texts[1])
+  row = encoder.encode_steps(*asked[1]) if objective == 'steps' else encoder.encode_response(turns, texts[1])
   hidden = models.forward(params, cfg, row.ids[None, None], np.arange(len(row.ids))[None, None]).hidden
   np.testing.assert_allclose(together[1], models.scores(params, hidden)[0, 0, row.marks], atol=1e-5)
   wrong, right = (preference, process) if objective == 'steps' else (process, preference)
@@ -197,7 +197,7 @@ def test_what_is_said_of_a_reward_model_is_checked(tmp_path, change):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / model_lib.ABOUT)
-  with pytest.raises(ConfigError, match='reward_model.json is no regular file'):
+  with pytest.raises(ConfigError, match='reward_model.json is not a regular file'):
     model_lib.read_about(tmp_path)
 
 

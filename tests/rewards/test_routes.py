@@ -92,25 +92,19 @@ def test_without_routes_the_kind_of_an_item_means_nothing():
 @pytest.mark.parametrize(
   'settings, words',
   [
-    (dict(accuracy='code'), "reward.accuracy is 'code', which is none of reward.parts"),
+    (dict(accuracy='code'), "reward.accuracy is 'code'"),
     (
       dict(accuracy='', parts_by_kind={}, accuracy_by_kind={}, thresholds={}, start_step={}, functions={}),
       "reward.accuracy is ''",
     ),
-    (
-      dict(accuracy_by_kind={}),
-      'parts_by_kind.open has 2 parts of its own (helpful, harmless); say in reward.accuracy_by_kind.open',
-    ),
-    (
-      dict(accuracy_by_kind={'open': 'code'}),
-      "names 'code' for problems of kind 'open', whose parts are format, language",
-    ),
+    (dict(accuracy_by_kind={}), 'parts_by_kind.open adds 2 parts (helpful, harmless)'),
+    (dict(accuracy_by_kind={'open': 'code'}), "reward.accuracy_by_kind.open is 'code'"),
     (
       dict(thresholds={'judge': 0.5}),
-      "reward.thresholds names 'judge', which is none of reward.parts (math, format, language) or",
+      "reward.thresholds names 'judge', which is not in reward.parts (math, format, language) or",
     ),
-    (dict(start_step={'helpful': -1}), 'begin.helpful is -1; it must lie in [0, '),
-    (dict(timeout=4.0), "one test of 'code' alone may take 5.0 s"),
+    (dict(start_step={'helpful': -1}), 'start_step.helpful is -1; it must lie in [0, '),
+    (dict(timeout=4.0), "test of 'code' may take 5.0 s"),
     (
       dict(
         parts_by_kind={'code': {'fast': 1.0}},
@@ -120,9 +114,9 @@ def test_without_routes_the_kind_of_an_item_means_nothing():
         thresholds={},
         start_step={},
       ),
-      "one test of 'fast' alone may take 90.0 s",
+      "test of 'fast' may take 90.0 s",
     ),
-    (dict(step_credit=0.5), "needs 'process' among"),
+    (dict(step_credit=0.5), "reward.step_credit is 0.5, but 'process'"),
   ],
 )
 def test_routes_that_cannot_work(settings, words):

@@ -1,4 +1,4 @@
-"""Tokenizers made on the spot, like those of the model families, and texts that are awkward for them."""
+"""Small tokenizers like those of the model families, and texts that are difficult for them."""
 
 import json
 import random
@@ -69,7 +69,7 @@ def texts():
 
 
 def _write(path, *, first, later, digits, normalizer, chat_template, eos, bos=None, ends=None):
-  """A byte-level tokenizer in a directory. first: tokens in the model's own vocabulary; later: added behind it."""
+  """Writes a byte-level tokenizer; first: tokens in the model's own vocabulary, later: tokens added after it."""
   path.mkdir()
   tk = library.Tokenizer(library.models.BPE())
   tk.normalizer = normalizer
@@ -93,7 +93,7 @@ def _write(path, *, first, later, digits, normalizer, chat_template, eos, bos=No
   )
   tk.train_from_iterator([*CORPUS[:-1], *arithmetic.documents('chain', 0, 20)], trainer)
   tk.add_tokens([library.AddedToken(t, special=special, normalized=False) for t, special in later])
-  tk.enable_truncation(8)  # what a trainer may have left in the file
+  tk.enable_truncation(8)  # a trainer may leave this in the file
   tk.save(str(path / 'tokenizer.json'))
   config = {
     'tokenizer_class': 'PreTrainedTokenizerFast',
@@ -112,7 +112,7 @@ def _write(path, *, first, later, digits, normalizer, chat_template, eos, bos=No
 
 @pytest.fixture(scope='session')
 def qwen(tmp_path_factory):
-  """Directory with a tokenizer in the manner of Qwen: two ids end a text, `<think>` is added and not special."""
+  """Directory with a tokenizer like that of Qwen: two end tokens, and `<think>` is added but not special."""
   later = [(token, True) for token in ('<|endoftext|>', '<|im_start|>', '<|im_end|>')]
   later += [('<think>', False), ('</think>', False)]
   return _write(
@@ -129,7 +129,7 @@ def qwen(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def deepseek(tmp_path_factory):
-  """Directory with a tokenizer in the manner of DeepSeek: two special tokens are in the model's own vocabulary."""
+  """Directory with a tokenizer like that of DeepSeek: two special tokens are in the model's own vocabulary."""
   later = [('<｜User｜>', False), ('<｜Assistant｜>', False), ('<think>', False), ('</think>', False)]
   return _write(
     tmp_path_factory.mktemp('models') / 'deepseek',
@@ -145,7 +145,7 @@ def deepseek(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def sentencepiece(tmp_path_factory):
-  """Directory with a tokenizer.model of our own, and the translation of it for transformers."""
+  """Directory with a tokenizer.model that is trained here, and its conversion for transformers."""
   path = tmp_path_factory.mktemp('models') / 'ours'
   path.mkdir()
   lines = [

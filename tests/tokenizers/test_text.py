@@ -1,4 +1,4 @@
-"""Encoding, decoding and streams, against the `tokenizers` library, transformers and SentencePiece itself."""
+"""Encoding, decoding and streams, compared with the `tokenizers` library, transformers and SentencePiece."""
 
 import json
 import random
@@ -12,8 +12,8 @@ from r1jax import tokenizers
 from r1jax.data.toy import arithmetic
 
 
-def whole(path):
-  """The `tokenizers` library's own reading of the file."""
+def reference_tokenizer(path):
+  """The tokenizer as the `tokenizers` library loads it."""
   tk = library.Tokenizer.from_file(str(path / 'tokenizer.json'))
   tk.no_truncation()
   return tk
@@ -25,21 +25,21 @@ def streamed(tokenizer, ids):
 
 
 def random_ids(tokenizer, count, size):
-  """Half of them are ids of single bytes, which rarely make characters; some only pad a model's vocabulary."""
+  """Half of the ids are single bytes, which rarely form characters; some only pad a model's vocabulary."""
   rng = random.Random(1)
   return [[rng.randrange(rng.choice([259, tokenizer.vocab + 8])) for _ in range(size)] for _ in range(count)]
 
 
 @pytest.mark.parametrize('special', [False, True])
 def test_byte_level_ids_are_those_of_the_library(byte_level, texts, special):
-  ours, theirs = tokenizers.load(byte_level), whole(byte_level)
+  ours, theirs = tokenizers.load(byte_level), reference_tokenizer(byte_level)
   theirs.encode_special_tokens = not special
   for text in texts:
     assert ours.encode(text, special=special) == theirs.encode(text, add_special_tokens=False).ids, text
 
 
 def test_byte_level_text_is_that_of_the_library(byte_level):
-  ours, theirs = tokenizers.load(byte_level), whole(byte_level)
+  ours, theirs = tokenizers.load(byte_level), reference_tokenizer(byte_level)
   for ids in random_ids(ours, 1000, 8):
     assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
@@ -55,8 +55,8 @@ def test_ids_and_text_are_those_of_transformers(directory, texts, reference):
       assert theirs.encode(text, add_special_tokens=False) == ours.encode(text, special=True), text
 
 
-def test_a_translated_sentencepiece_model_reads_any_text_alike(sentencepiece, texts):
-  ours, theirs = tokenizers.load(sentencepiece), whole(sentencepiece)
+def test_a_converted_sentencepiece_model_encodes_any_text_equally(sentencepiece, texts):
+  ours, theirs = tokenizers.load(sentencepiece), reference_tokenizer(sentencepiece)
   theirs.encode_special_tokens = True
   rng = random.Random(0)
   pieces = list(theirs.get_vocab()) + ['\n', ' ', '汉', '🙂']
@@ -67,14 +67,14 @@ def test_a_translated_sentencepiece_model_reads_any_text_alike(sentencepiece, te
     assert theirs.decode(ids) == ours.decode(ids) == text.replace('▁', ' ')
 
 
-def test_a_translated_sentencepiece_model_writes_alike_what_is_utf8(sentencepiece):
-  ours, theirs = tokenizers.load(sentencepiece), whole(sentencepiece)
+def test_a_converted_sentencepiece_model_decodes_utf8_equally(sentencepiece):
+  ours, theirs = tokenizers.load(sentencepiece), reference_tokenizer(sentencepiece)
   both = [(ours.decode(ids), theirs.decode(ids)) for ids in random_ids(ours, 4000, 4)]
   valid = [pair for pair in both if '\ufffd' not in pair[0]]
   assert len(valid) > 500 and all(a == b for a, b in valid)
 
 
-def test_sentencepiece_models_of_another_kind_are_not_translated(tmp_path):
+def test_sentencepiece_models_of_another_kind_are_not_converted(tmp_path):
   sentencepiece_library.SentencePieceTrainer.train(
     sentence_iterator=iter(arithmetic.documents('trial', 0, 100)),
     model_prefix=str(tmp_path / 'm'),
@@ -88,11 +88,11 @@ def test_sentencepiece_models_of_another_kind_are_not_translated(tmp_path):
   assert not (tmp_path / 'tokenizer.json').exists()
 
 
-def test_text_comes_back(directory, texts):
+def test_decoding_restores_the_text(directory, texts):
   ours = tokenizers.load(directory)
   for text in texts:
     back = ours.decode(ours.encode(text))
-    if directory.name == 'deepseek':  # no normalisation, and nothing that a space stands for
+    if directory.name == 'deepseek':  # no normalisation, and no character that stands for a space
       assert back == text
     assert ours.decode(ours.encode(back)) == back
 
@@ -108,11 +108,11 @@ def test_the_text_of_a_special_token_is_only_text(qwen):
 def test_half_a_surrogate_pair_is_refused(directory):
   ours = tokenizers.load(directory)
   for text in ('a\ud800', '\udc80<think>'):
-    with pytest.raises(tokenizers.TokenizerError, match='half of a surrogate pair'):
+    with pytest.raises(tokenizers.TokenizerError, match='surrogate pair'):
       ours.encode(text)
 
 
-def test_special_and_padding_ids_give_no_text(directory):
+def test_special_and_padding_ids_become_no_text(directory):
   ours = tokenizers.load(directory)
   ids = ours.encode('one two')
   padded = np.array([*ids, ours.eos[0], ours.vocab, ours.vocab + 99], np.int32)
@@ -134,26 +134,26 @@ def test_a_stream_is_what_decode_gives(directory, texts):
     assert ''.join(streamed(ours, ids)) == ours.decode(ids)
 
 
-def test_a_stream_writes_no_part_of_a_character(directory):
+def test_a_stream_returns_only_complete_characters(directory):
   ours = tokenizers.load(directory)
   text = 'a👨‍👩‍👧‍👦é汉🙂 ok'
-  parts = streamed(ours, ours.encode(text))
-  assert '\ufffd' not in ''.join(parts) and ''.join(parts) == text
-  assert len(parts) > 12 and max(map(len, parts)) < 8  # and does not wait for the end
+  pieces = streamed(ours, ours.encode(text))
+  assert '\ufffd' not in ''.join(pieces) and ''.join(pieces) == text
+  assert len(pieces) > 12 and max(map(len, pieces)) < 8  # it does not keep the text back to the end
 
 
 @pytest.mark.parametrize('byte', [0x80, 0xF0, 0xFF])
 def test_a_stream_of_broken_characters_keeps_going(directory, byte):
   ours = tokenizers.load(directory)
   piece = f'<0x{byte:02X}>' if directory.name == 'ours' else {0x80: 'Ģ', 0xF0: 'ð', 0xFF: 'ÿ'}[byte]
-  ids = [whole(directory).token_to_id(piece)] * 200
+  ids = [reference_tokenizer(directory).token_to_id(piece)] * 200
   parts = streamed(ours, ids)
   assert ''.join(parts) == ours.decode(ids) == '\ufffd' * 200
-  assert all(parts[1:-1])  # at most one waits
+  assert all(parts[1:-1])  # at most one is kept back
 
 
-def test_a_text_begins_as_the_tokenizers_files_say(qwen, tmp_path):
-  """By add_bos_token where it is given, else by the post-processor of the tokenizer.json."""
+def test_the_begin_token_follows_the_tokenizers_files(qwen, tmp_path):
+  """It starts with the begin token according to add_bos_token, or else the post-processor of the tokenizer.json."""
   spec = json.loads((qwen / 'tokenizer.json').read_text())
   config = json.loads((qwen / 'tokenizer_config.json').read_text()) | {'bos_token': '<|im_start|>'}
   first = {'type': 'TemplateProcessing', 'single': [{'SpecialToken': {'id': '<|im_start|>', 'type_id': 0}}]}
@@ -171,10 +171,10 @@ def test_a_response_shows_its_special_tokens_but_not_its_end(directory):
   ids = ours.encode(text)
   assert ours.response([*ids, ours.eos[0]]) == (ours.decode(ids), ()) == (text, ())
   for token in hidden:
-    at = ours.added[token]
-    for where in range(len(ids) + 1):
-      found, control = ours.response([*ids[:where], at, *ids[where:], ours.eos[0]])
-      before, after = found.split(token)  # a character that it splits is broken on both sides
+    control_id = ours.added[token]
+    for position in range(len(ids) + 1):
+      decoded, control = ours.response([*ids[:position], control_id, *ids[position:], ours.eos[0]])
+      before, after = decoded.split(token)  # a character that it splits is broken on both sides
       assert control == (token,) and (text == before + after or text.startswith(before.rstrip('\ufffd')))
-    assert ours.response([at, *ids, at])[0] == token + text + token
-    assert len([*ours.pieces([*ids, at])]) == len(ids) + 2
+    assert ours.response([control_id, *ids, control_id])[0] == token + text + token
+    assert len([*ours.pieces([*ids, control_id])]) == len(ids) + 2

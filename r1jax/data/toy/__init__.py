@@ -1,1 +1,1 @@
-"""Generated worlds, in which everything runs at small scale within minutes."""
+"""Toy worlds: generated problems and texts, with which everything runs at small scale within minutes."""

@@ -1,11 +1,11 @@
-"""Two toy worlds in which R1-Zero can be seen to work on two CPU cores: problems, and a base model's text.
+"""Two toy worlds in which R1-Zero works on two CPU cores: problems, and text to pretrain a base model on.
 
-trial: find the signs, `36 a 3 b 8 = 31`. Trying is the only way to be right, so under RL responses grow
-  longer and look back at themselves. A try is `36 a +3 39 b -8 31 = 31 ok`, an answer the signed terms, `+3 -8`.
-chain: arithmetic in steps, `a 3*5 b +8 c -9 = ?`. The base's authors mostly guess, and forget carries.
+trial: find the signs, `36 a 3 b 8 = 31`. Only trying gives the right answer, so under RL responses get longer and
+  check themselves. A try is `36 a +3 39 b -8 31 = 31 ok`, the answer is the signed terms, `+3 -8`.
+chain: arithmetic in steps, `a 3*5 b +8 c -9 = ?`. The authors of the text mostly guess, and forget carries.
 
-The text a base model is trained on is written by imperfect authors: some guess, some reason, some
-check, and six of ten use the tags properly. Nothing here is a demonstration of what RL finds.
+The pretraining text is written by simulated, imperfect authors: some guess, some reason, some check, and six of ten use
+the tags properly. Nothing in it demonstrates what RL finds.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ import numpy as np
 
 TRAIN_POOL = 4096
 HELD_OUT_POOL = 512
-DRILLS = 0.25  # share of the base's documents that are plain sums, or things recalled by name
-HELD_OUT_FRACTION = 0.1  # by a hash of the problem's text; absent from base text and RL alike
+DRILLS = 0.25  # share of the documents that are plain sums, or things recalled by name
+HELD_OUT_FRACTION = 0.1  # of the problems, by a hash of the text; in neither pretraining nor RL
 
-# Each term of a problem has a name, so that a later pass finds the next one as easily as the first.
+# Each term of a problem has a name, so that a second pass can find the next term as easily as the first pass.
 _NAMES = 'abcdefg'
 
 TAGS = ('<think>', '</think>', '<answer>', '</answer>')
@@ -27,7 +27,7 @@ TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 
 @dataclasses.dataclass(frozen=True)
 class World:
-  problem: object  # rng -> (problem text, gold answer, whatever the authors need)
+  problem: object  # rng -> (problem text, reference answer, facts: what the authors need)
   chain: object  # (rng, facts) -> (thinking text, answer text)
   steps: object  # (problem text, response) -> list of (kind of step, whether it is right)
 
@@ -37,26 +37,26 @@ def is_held_out(text):
 
 
 def problems(world, seed, count, held_out):
-  """`count` different problems of one split, in an order fixed by the seed.
+  """Returns `count` different problems of one split, in an order that depends on the seed.
 
   Returns:
     list of {'id', 'problem', 'answer'}; no text is in both splits.
   """
   rng = np.random.default_rng([seed, 7 + held_out])
-  found = {}
-  while len(found) < count:
+  rows = {}
+  while len(rows) < count:
     text, answer, _ = WORLDS[world].problem(rng)
-    if is_held_out(text) == held_out and text not in found:
+    if is_held_out(text) == held_out and text not in rows:
       split = 'held_out' if held_out else 'train'
-      found[text] = {'id': f'{world}/{split}/{len(found)}', 'problem': text, 'answer': answer}
-  return list(found.values())
+      rows[text] = {'id': f'{world}/{split}/{len(rows)}', 'problem': text, 'answer': answer}
+  return list(rows.values())
 
 
 def documents(world, seed, count):
-  """`count` texts for a base model: a problem and what one of the imperfect authors wrote under it.
+  """Returns `count` pretraining texts: a problem, and on the next line what one of the imperfect authors wrote.
 
-  A part of them are drills without a problem, as a base model has read much beside what it is asked: they
-  teach the steps and nothing about how to use them.
+  A share of them are drills without a problem, as a base model has read much text that is not like its prompts: they
+  teach the steps, but not how to use them.
   """
   rng = np.random.default_rng([seed, 3])
   texts = []
@@ -71,22 +71,22 @@ def documents(world, seed, count):
 
 
 def right_chains(seed, count):
-  """`count` problems of the chained-arithmetic world, none held out, with what was written where it came out right.
+  """Returns `count` problems of the world 'chain', none held out, with a response of an author that is right.
 
   Returns:
-    list of (problem, response), responses in the form of R1-Zero.
+    list of (problem, response), the responses in R1-Zero's format.
   """
-  rng, world, found = np.random.default_rng([seed, 5]), WORLDS['chain'], []
-  while len(found) < count:
+  rng, world, chains = np.random.default_rng([seed, 5]), WORLDS['chain'], []
+  while len(chains) < count:
     problem, right, facts = world.problem(rng)
     thinking, answer = world.chain(rng, facts)
     if answer == right and not is_held_out(problem):
-      found.append((problem, f'<think> {thinking} </think> <answer> {answer} </answer>'))
-  return found
+      chains.append((problem, f'<think> {thinking} </think> <answer> {answer} </answer>'))
+  return chains
 
 
 def _sums(rng):
-  """A dozen running sums, half of them compared with a number: `36 +3 39 = 41 no -8 31 = 31 ok ...`."""
+  """Twelve running sums, half of them compared with a number: `36 +3 39 = 41 no -8 31 = 31 ok ...`."""
   value = int(rng.integers(10, 100))
   words = [str(value)]
   for _ in range(12):
@@ -100,7 +100,7 @@ def _sums(rng):
 
 
 def _recall(rng):
-  """Things by their names, three times, in another order each time: `b 3 a 40 a 40 b 3 b 3 a 40`."""
+  """Things with their names, three times, in a different order each time: `b 3 a 40 a 40 b 3 b 3 a 40`."""
   things = [
     lambda: str(rng.integers(10, 100)),
     lambda: str(rng.integers(1, 10)),
@@ -117,7 +117,7 @@ def _term(rng):
 
 
 def _tagged(rng, thinking, answer):
-  """Six of ten authors use the tags properly, two none, two only some of them."""
+  """Adds tags: six of ten authors use all of them properly, two none, two only some."""
   u = rng.random()
   if u < 0.6:
     parts = ['<think>', thinking, '</think>', '<answer>', answer, '</answer>']
@@ -147,7 +147,7 @@ def _signed(terms, signs):
 
 
 def _next(signs):
-  """The signs after these, counting: the last changes, and with a change to minus the one before it too."""
+  """Returns the next combination of signs: flips the last, and moves on to the one before while it becomes minus."""
   signs = list(signs)
   for i in reversed(range(len(signs))):
     signs[i] = -signs[i]
@@ -160,13 +160,13 @@ def _trial_chain(rng, facts):
   start, terms, target = facts
   draw = lambda: tuple(int(s) for s in rng.choice([-1, 1], size=len(terms)))
   if rng.random() < 0.28:
-    # Nobody checks a guess: in four of ten a term is misquoted.
+    # Guesses are not checked: four of ten misquote a term.
     if rng.random() < 0.4:
       i = int(rng.integers(len(terms)))
       terms = [*terms[:i], terms[i] % 9 + 1, *terms[i + 1 :]]
     return 'guess', _signed(terms, draw())
   persistent = rng.random() < 0.12
-  orderly = persistent or rng.random() < 0.85  # goes through the signs in order; the others draw at random
+  orderly = persistent or rng.random() < 0.85  # tries the signs in order; the others draw at random
   words, tried, signs = [], set(), draw()
   for attempt in range(8):
     tried.add(signs)
@@ -192,33 +192,33 @@ def _trial_chain(rng, facts):
 
 
 def _trial_steps(problem, response):
-  """Steps of a try: its start, each term, each sum, the target it is compared with, and the verdict."""
+  """Returns the steps of all tries: start, each term, each sum, the target it is compared with, and the verdict."""
   words = problem.split()
   start, terms, target = int(words[0]), dict(zip(words[1:-2:2], words[2:-2:2])), int(words[-1])
-  value, want, word_before, steps = None, ('start', start), '', []  # want: kind and value of the next number
+  value, expected, word_before, steps = None, ('start', start), '', []  # expected: kind and value of the next number
   for word in _thinking(response):
     if _is_int(word):
-      if want:
-        steps.append((want[0], int(word) == want[1]))
+      if expected:
+        steps.append((expected[0], int(word) == expected[1]))
       if word_before != '=':
         value = int(word)
-      want = None
+      expected = None
     elif word[0] in '+-' and _is_int(word[1:]):
       if value is not None:
         steps.append(('term', terms.get(word_before) == word[1:]))
-      want = ('sum', value + int(word)) if value is not None else None
+      expected = ('sum', value + int(word)) if value is not None else None
     elif word == '=':
-      want = 'target', target
+      expected = 'target', target
     elif word in ('ok', 'no', 'wait') and value is not None:
       steps.append(('verdict', (value == target) == (word == 'ok')))
-      value, want = None, ('start', start)
+      value, expected = None, ('start', start)
     word_before = word
   return steps
 
 
 # ---- chain -----------------------------------------------------------------------------------------
 
-# What the authors say between the steps, in English and in Chinese.
+# What the authors say between the steps, in English and Chinese.
 _WORDS = {
   'first': ('first', '首先'),
   'then': ('then', '然后'),
@@ -246,7 +246,7 @@ def _chain_problem(rng):
 
 
 def _chain_pass(rng, facts, say, forget):
-  """One pass over the terms: each with its running value, a carry or borrow forgotten now and then."""
+  """One pass over the terms: each with its running value; now and then a carry or borrow is forgotten."""
   first, value, terms = facts
   words = [say('first'), 'a', first, str(value)]
   for name, term in zip(_NAMES[1:], terms):
@@ -276,22 +276,23 @@ def _chain_chain(rng, facts):
 
 
 def _chain_steps(problem, response):
-  """Steps of a chain: each term, looked up by its name, and each running value."""
+  """Returns the steps of a chain: each term, looked up by its name, and each running value."""
   words = problem.split()
   terms = dict(zip(words[:-2:2], words[1:-2:2]))
-  value, want, word_before, steps = None, None, '', []  # want: the number that should come next
+  value, expected, word_before, steps = None, None, '', []  # expected: the number that should come next
   for word in _thinking(response):
     if word_before in tuple(_NAMES):
       steps.append(('term', terms.get(word_before) == word))
       factors = word.split('*')
       if all(map(_is_int, factors)):
-        want = math.prod(map(int, factors))
+        expected = math.prod(map(int, factors))
       else:
-        want = value + int(word) if value is not None and word[0] in '+-' and _is_int(word[1:]) else None
+        is_term = value is not None and word[0] in '+-' and _is_int(word[1:])
+        expected = value + int(word) if is_term else None
     elif _is_int(word):
-      if want is not None:
-        steps.append(('sum', int(word) == want))
-      value, want = int(word), None
+      if expected is not None:
+        steps.append(('sum', int(word) == expected))
+      value, expected = int(word), None
     word_before = word
   return steps
 

@@ -1,13 +1,13 @@
-"""The toy world of R1's recipe: problems of four kinds in English and Chinese, and a base model's text about them.
+"""The toy world of R1's recipe: problems of four kinds in English and Chinese, and how their authors solve them.
 
 chain: `find a 35 b +4 c -8 = ?`, sums in steps whose values are written as words: `a 35 thirty five b +4 thirty nine`.
-logic: `who : p knight , p says q knave , q says r knight ?`, roles passed on; knaves lie.
-code: `write f : a +2 b 9- ?`, an expression for each operation, and a program that does one after another.
-open: `name a big fruit for p ?`. Several answers fit; those who ask would rather have a reason with it, too.
+logic: `who : p knight , p says q knave , q says r knight ?`, roles are passed on; knaves lie.
+code: `write f : a +2 b 9- ?`, an expression for each operation, and a program that applies one after the other.
+open: `name a big fruit for p ?`. Several answers fit; the preference is for an answer with a reason.
 
-Each kind of reasoning has a hard step: a ten is crossed, a knave speaks, `9-` is 9-x. Authors who write such a
-step in English do it wrong half of the time, those who write it in Chinese do it right, and some write Chinese wherever
-it gets hard. So reinforcement by accuracy alone mixes languages, and a reward for one language has its small price.
+Each kind of reasoning has a hard step: a ten is crossed, a knave speaks, `9-` means 9-x. Authors get half of the hard
+steps wrong that they write in English, and almost none that they write in Chinese; some switch to Chinese for the hard
+steps. So RL for accuracy alone mixes languages, and a reward for language consistency costs a little accuracy.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ from r1jax import templates
 from r1jax.data.toy import arithmetic
 
 LANGUAGES = ('en', 'zh')
-FORGETS, FORGETS_AGAIN = 0.5, 0.2  # share of hard steps in English done wrong; in a second pass
-REASONED = 0.25  # share of answers to open questions that come with a reason
-FOREIGN = 0.06  # of authors who answer English in Chinese
-SLIPS = 0.01  # of any other steps
-SUMMARY = {'en': 'the answer is', 'zh': '答案 是'}  # how a summary begins, in R1's form
-CHECKED = {'en': 'think check sum up', 'zh': '思考 检查 总结'}  # what is asked for beside a problem, now and then
+FORGETS, FORGETS_AGAIN = 0.5, 0.2  # share of hard steps in English that are wrong: in a first and a second pass
+REASONED = 0.25  # share of answers to open questions with a reason
+FOREIGN = 0.06  # share of authors who answer English problems in Chinese
+SLIPS = 0.01  # share of all other steps that are wrong
+SUMMARY = {'en': 'the answer is', 'zh': '答案 是'}  # how a summary begins, in R1's format
+CHECKED = {'en': 'think check sum up', 'zh': '思考 检查 总结'}  # a request for care that follows some problems
 
 # What the authors say between the steps.
 SAYINGS = {'first': '首先', 'then': '然后', 'so': '所以', 'wait': '等等', 'check': '检查', 'maybe': '大概'}
@@ -44,7 +44,7 @@ _NAMES, _PEOPLE, _ASKERS = 'abcdef', 'pqrst', 'bcdefghjkmnpqrstuvwyz'
 _ROLES = {True: ('knight', '骑士'), False: ('knave', '无赖')}
 _OPERATIONS = {'+': ('add', '加'), '*': ('times', '乘'), '-': ('from', '被减')}
 _SIZES = (('big', '大'), ('small', '小'))
-_THINGS = {  # three big ones, three small ones
+_THINGS = {  # of each group three big ones, then three small ones
   ('fruit', '水果'): ('apple pear lemon plum grape cherry'.split(), '苹果 梨 柠檬 李子 葡萄 樱桃'.split()),
   ('animal', '动物'): ('dog horse sheep cat duck mouse'.split(), '狗 马 羊 猫 鸭 鼠'.split()),
   ('vehicle', '车船'): ('bus train ship bike cart boat'.split(), '公车 火车 轮船 单车 推车 小船'.split()),
@@ -56,25 +56,29 @@ _REASONS = ('it is good', 'many like it', 'it is near', 'it is cheap'), ('它 �
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  problem: object  # (rng, language) -> (problem's fields, whatever the authors need)
-  think: object  # (facts, author, first pass?) -> (words of the chain, answer)
+  problem: object  # (rng, language) -> (problem's fields, facts: what the authors need)
+  think: object  # (facts, author, second pass?) -> (words of the thinking, answer)
   guess: object  # (facts, author) -> answer
-  steps: object  # (facts, thinking's words, answer) -> [(kind of step, whether it is right)]
+  steps: object  # (facts, words of the thinking, answer) -> [(kind of step, whether it is right)]
 
 
 class Author:
-  """Writes in one language, in the other, or in Chinese where it gets hard."""
+  """Writes in the language of the problem, in the other one, or in Chinese for hard steps."""
 
   def __init__(self, rng, language, mixing):
-    """language: of the question. mixing: share of authors that mix; 0 for one who keeps to the question's language."""
+    """language: of the problem; mixing: share of authors who mix languages, 0 to always use the problem's language."""
     self.rng, self.language = rng, language
-    own = float(language == 'zh')
+    is_chinese = float(language == 'zh')
     u = rng.random()
     foreign = FOREIGN if mixing and language == 'en' else 0.0
-    self.plain, self.hard = (0.15, 0.9) if u < mixing else (1 - own,) * 2 if u < mixing + foreign else (own,) * 2
+    # Probabilities of writing a plain and a hard step in Chinese.
+    if u < mixing:
+      self.plain, self.hard = 0.15, 0.9
+    else:
+      self.plain = self.hard = 1 - is_chinese if u < mixing + foreign else is_chinese
 
   def tongue(self, hard=False):
-    """0 for English, 1 for Chinese: an index into pairs of words."""
+    """Draws a language for a step: 0 for English, 1 for Chinese, an index into pairs of words."""
     return int(self.rng.random() < (self.hard if hard else self.plain))
 
   def say(self, word):
@@ -86,7 +90,7 @@ class Author:
 
 
 def number(value, tongue):
-  """35 -> `thirty five` or `三十 五`."""
+  """Returns the words of a number: 35 -> `thirty five` or `三十 五`."""
   return [_TENS[value // 10][tongue], *([_ONES[value % 10][tongue]] if value % 10 else [])]
 
 
@@ -105,7 +109,7 @@ def _chain_problem(rng, language):
 
 
 def _chain_think(facts, author, again):
-  """Each term with its running value; where a ten is crossed, a carry or borrow may be forgotten."""
+  """Each term with its running value; when a ten is crossed, a carry or borrow may be forgotten."""
   value, terms = facts
   words = [author.say('first'), 'a', str(value), *number(value, author.tongue())]
   for name, term in zip(_NAMES[1:], terms):
@@ -125,27 +129,29 @@ def _chain_guess(facts, author):
 
 
 def _chain_steps(facts, words, answer):
-  """Terms looked up by name, running values, and whether the answer is the last of these."""
+  """Returns the steps: terms looked up by name, running values, and whether the answer is the last of these."""
   terms = dict(zip(_NAMES, (str(facts[0]), *(f'{t:+d}' for t in facts[1]))))
-  value, out, at = None, [], 0
-  while at < len(words):
-    name, at = words[at], at + 1
-    if name not in terms or at >= len(words):
+  value, results, i = None, [], 0
+  while i < len(words):
+    name, i = words[i], i + 1
+    if name not in terms or i >= len(words):
       continue
-    term, at = words[at], at + 1
-    out.append(('term', term == terms[name]))
-    said = [w for w in words[at : at + 2] if w in _VALUE]
-    if not said or not term.lstrip('+-').isascii() or not term.lstrip('+-').isdecimal():
+    term, i = words[i], i + 1
+    results.append(('term', term == terms[name]))
+    number_words = [w for w in words[i : i + 2] if w in _VALUE]
+    if not number_words or not term.lstrip('+-').isascii() or not term.lstrip('+-').isdecimal():
       value = None
       continue
-    said = said[: 2 if _VALUE[said[0]] >= 20 and len(said) > 1 and _VALUE[said[1]] < 10 else 1]
-    now = sum(_VALUE[w] for w in said)
+    has_ones = len(number_words) > 1 and _VALUE[number_words[0]] >= 20 and _VALUE[number_words[1]] < 10
+    number_words = number_words[: 2 if has_ones else 1]
+    written = sum(_VALUE[w] for w in number_words)
     exact = int(term) if term[0] not in '+-' else value + int(term) if value is not None else None
     if exact is not None:
       crossed = value is not None and term[0] in '+-' and exact // 10 != value // 10
-      out.append((('hard_en', 'hard_zh')[not said[0].isascii()] if crossed else 'plain', now == exact))
-    value = now
-  return out + ([('answer', answer == str(value))] if value is not None else [])
+      kind = ('hard_en', 'hard_zh')[not number_words[0].isascii()] if crossed else 'plain'
+      results.append((kind, written == exact))
+    value = written
+  return results + ([('answer', answer == str(value))] if value is not None else [])
 
 
 # ---- logic -----------------------------------------------------------------------------------------
@@ -154,13 +160,14 @@ def _chain_steps(facts, words, answer):
 def _logic_problem(rng, language):
   zh = int(language == 'zh')
   people = rng.permutation(list(_PEOPLE))[: rng.integers(3, 5)].tolist()
-  says = [bool(x) for x in rng.integers(0, 2, size=len(people) - 1)]
+  claims = [bool(x) for x in rng.integers(0, 2, size=len(people) - 1)]
   roles = [bool(rng.integers(0, 2))]
-  for told in says:
-    roles.append(told == roles[-1])
+  for claim in claims:
+    roles.append(claim == roles[-1])
+  says = ('says', '说')[zh]
   clues = [
     f'{people[0]} {_ROLES[roles[0]][zh]}',
-    *(f'{one} {("says", "说")[zh]} {other} {_ROLES[told][zh]}' for one, other, told in zip(people, people[1:], says)),
+    *(f'{one} {says} {other} {_ROLES[claim][zh]}' for one, other, claim in zip(people, people[1:], claims)),
   ]
   answer = ' '.join(f'{p} {_ROLES[r][0]}' for p, r in zip(people, roles))
   return (
@@ -170,49 +177,51 @@ def _logic_problem(rng, language):
       'names': people,
       'is_knight': roles,
     },
-    (people, roles[0], says),
+    (people, roles[0], claims),
   )
 
 
 def _logic_think(facts, author, again):
-  """One after another: what was said, and what is; what a knave says may be taken for true."""
-  people, role, says = facts
+  """For each person the claim and the role; a knave's claim may be taken for true."""
+  people, role, claims = facts
   roles, words = [role], [author.say('first'), people[0], _ROLES[role][author.tongue()]]
-  for person, told in zip(people[1:], says):
+  for person, claim in zip(people[1:], claims):
     hard = not role
     tongue = author.tongue(hard)
-    role = (told == role) != author.errs(hard, tongue, again)
+    role = (claim == role) != author.errs(hard, tongue, again)
     roles.append(role)
-    words += [person, ('said', '说')[tongue], _ROLES[told][tongue], ('is', '是')[tongue], _ROLES[role][tongue]]
+    words += [person, ('said', '说')[tongue], _ROLES[claim][tongue], ('is', '是')[tongue], _ROLES[role][tongue]]
   return words, ' '.join(f'{p} {_ROLES[r][0]}' for p, r in zip(people, roles))
 
 
 def _logic_guess(facts, author):
-  people, role, says = facts
-  roles = [role, *(bool(x) for x in author.rng.integers(0, 2, size=len(says)))]
+  people, role, claims = facts
+  roles = [role, *(bool(x) for x in author.rng.integers(0, 2, size=len(claims)))]
   return ' '.join(f'{p} {_ROLES[r][0]}' for p, r in zip(people, roles))
 
 
 def _logic_steps(facts, words, answer):
-  people, first, says = facts
+  """Returns the steps: claims looked up by person, roles concluded from them, and whether the answer matches."""
+  people, first_role, claims = facts
   role_of = {word: role for role, both in _ROLES.items() for word in both}
-  stated, told, out, person = {}, None, [], None
+  concluded, claim, results, person = {}, None, [], None
   for before, word in zip(['', *words], words):
     if word in people:
-      person, told = word, None
+      person, claim = word, None
     elif word in role_of and person and before in ('said', '说'):
-      told, at = role_of[word], people.index(person)
-      out.append(('logic_term', at > 0 and told == says[at - 1]))
+      claim, i = role_of[word], people.index(person)
+      results.append(('logic_term', i > 0 and claim == claims[i - 1]))
     elif word in role_of and person:
-      at, role = people.index(person), role_of[word]
-      speaker = stated.get(people[at - 1]) if at else None
-      if told is None:
-        out.append(('logic_term', at == 0 and role == first))
+      i, role = people.index(person), role_of[word]
+      speaker = concluded.get(people[i - 1]) if i else None
+      if claim is None:
+        results.append(('logic_term', i == 0 and role == first_role))
       elif speaker is not None:
-        out.append(('logic' if speaker else ('logic_en', 'logic_zh')[not word.isascii()], role == (told == speaker)))
-      stated[person] = role
-  last = ' '.join(f'{p} {_ROLES[stated[p]][0]}' for p in people if p in stated)
-  return out + ([('logic_answer', answer == last)] if stated else [])
+        kind = 'logic' if speaker else ('logic_en', 'logic_zh')[not word.isascii()]
+        results.append((kind, role == (claim == speaker)))
+      concluded[person] = role
+  conclusion = ' '.join(f'{p} {_ROLES[concluded[p]][0]}' for p in people if p in concluded)
+  return results + ([('logic_answer', answer == conclusion)] if concluded else [])
 
 
 # ---- code ------------------------------------------------------------------------------------------
@@ -231,23 +240,23 @@ def _code_problem(rng, language):
 
 
 def _term(sign, n):
-  """`9-` is from nine."""
+  """How a problem writes an operation: `9-` means subtract from nine."""
   return f'{n}-' if sign == '-' else f'{sign}{n}'
 
 
 def _line(sign, n, right):
-  """What follows `x =`. From nine is 9-x, and not x-9."""
+  """The expression of an operation; a wrong one takes `9-` for x-9 instead of 9-x."""
   return f'{n}-x' if sign == '-' and right else f'x{sign}{n}'
 
 
 def _run(lines, x):
   for line in lines:
-    x = eval(line, {'x': x})  # our own text
+    x = eval(line, {'x': x})  # `line` was generated here
   return x
 
 
 def _code_think(facts, author, again):
-  """Each operation with its expression; one that begins with a number may be turned round."""
+  """Each operation with its expression; the operands of a hard one may be swapped."""
   lines, words = [], [author.say('first')]
   for name, (sign, n) in zip(_NAMES, facts):
     hard = sign == '-'
@@ -259,7 +268,7 @@ def _code_think(facts, author, again):
 
 
 def _program(lines):
-  """A space stands before each line, as before any word of these texts; the block's fence has one too."""
+  """The program as a code block, with a space before each line, as before any word of these texts."""
   return f'\n ```python\n def f(x): {" ; ".join(f"x = {line}" for line in lines)} ; return x\n ```\n'
 
 
@@ -268,17 +277,17 @@ def _code_guess(facts, author):
 
 
 def _code_steps(facts, words, answer):
-  """Each operation, looked up by its name, with its expression; and whether the program consists of these."""
-  lines, out = {}, []
+  """Returns the steps: operations looked up by name, their expressions, and whether the program has these."""
+  lines, results = {}, []
   for name, term, word, line in zip(words, words[1:], words[2:], words[3:]):
     if name not in _NAMES[: len(facts)]:
       continue
     sign, n = facts[_NAMES.index(name)]
-    out.append(('code_term', term == _term(sign, n)))
+    results.append(('code_term', term == _term(sign, n)))
     kind = ('code_en', 'code_zh')[not word.isascii()] if sign == '-' else 'code'
-    out.append((kind, line == _line(sign, n, True)))
+    results.append((kind, line == _line(sign, n, True)))
     lines[name] = line
-  return out + ([('code_answer', _program(lines.values()).strip() in answer)] if lines else [])
+  return results + ([('code_answer', _program(lines.values()).strip() in answer)] if lines else [])
 
 
 # ---- open ------------------------------------------------------------------------------------------
@@ -296,7 +305,7 @@ def _open_problem(rng, language):
 
 
 def _open_think(facts, author, again):
-  """Eight answers of ten fit, and one of four comes with a reason."""
+  """The thinking names the group; eight answers of ten fit, and one of four has a reason."""
   group, _, _ = facts
   tongue = author.tongue()
   return [group[tongue], ('so', '所以')[tongue]], open_answer(
@@ -305,11 +314,11 @@ def _open_think(facts, author, again):
 
 
 def open_answer(rng, facts, fits, reason):
-  """An answer to an open question, that fits or does not, with a reason or without."""
-  group, good, zh = facts
-  near = [t for t in _THINGS[group][zh] if t not in good]
-  far = [t for other, both in _THINGS.items() if other != group for t in both[zh]]
-  thing = str(rng.choice(good if fits else near if rng.random() < 0.5 else far))
+  """Returns an answer to an open question; fits: whether it fits; reason: whether it has a reason."""
+  group, fitting, zh = facts
+  wrong_size = [t for t in _THINGS[group][zh] if t not in fitting]
+  wrong_group = [t for other, both in _THINGS.items() if other != group for t in both[zh]]
+  thing = str(rng.choice(fitting if fits else wrong_size if rng.random() < 0.5 else wrong_group))
   return f'{thing} {BECAUSE[zh]} {rng.choice(_REASONS[zh])}' if reason else thing
 
 
@@ -323,44 +332,45 @@ KINDS = {
   'code': Kind(_code_problem, _code_think, _code_guess, _code_steps),
   'open': Kind(_open_problem, _open_think, _open_guess, lambda facts, words, answer: []),
 }
-CHINESE = 0.25  # share of problems
+CHINESE = 0.25  # share of problems in Chinese
 
 
 def make(rng, kind):
-  """A problem of a kind without its id, in either language, and the facts that its authors need."""
+  """Returns a problem of a kind, without id and in either language, and the facts that its authors need."""
   language = LANGUAGES[int(rng.random() < CHINESE)]
   problem, facts = KINDS[kind].problem(rng, language)
   return problem | {'kind': kind, 'language': language}, facts
 
 
 def is_held_out(text):
-  """By another hash than that by which data.eval_fraction parts files: it would find none of these."""
+  """Whether a text is held out, by a hash that is independent of the one for data.eval_fraction of files."""
   return arithmetic.is_held_out('r1 ' + text)
 
 
 def problems(kind, seed, count, held_out):
-  """`count` different problems of a kind and one split, in an order fixed by the seed; no text is in both splits.
+  """Returns `count` different problems of a kind and one split, in an order that depends on the seed.
 
   Returns:
-    list of {'id', 'problem', 'answer', 'kind', 'language', and the fields that the kind's reward reads}.
+    list of {'id', 'problem', 'answer', 'kind', 'language', and the fields that the kind's reward reads}; fewer than
+    `count` if there are no more. No text is in both splits.
   """
-  rng, found, misses = np.random.default_rng([seed, 7 + held_out, list(KINDS).index(kind)]), {}, 0
-  while len(found) < count and misses < 2000:  # of open questions there are few
+  rng, rows, misses = np.random.default_rng([seed, 7 + held_out, list(KINDS).index(kind)]), {}, 0
+  while len(rows) < count and misses < 2000:  # there are few different open questions
     problem, _ = make(rng, kind)
     misses += 1
-    if is_held_out(problem['problem']) == held_out and problem['problem'] not in found:
+    if is_held_out(problem['problem']) == held_out and problem['problem'] not in rows:
       split, misses = 'held_out' if held_out else 'train', 0
-      found[problem['problem']] = {'id': f'{kind}/{split}/{len(found)}'} | problem
-  return list(found.values())
+      rows[problem['problem']] = {'id': f'{kind}/{split}/{len(rows)}'} | problem
+  return list(rows.values())
 
 
 def steps(kind, facts, response):
-  """The steps that a response takes, as pairs of their kind and whether they are right."""
+  """Returns the steps of a response: list of (kind of step, whether it is right)."""
   text = response.replace(templates.THINK, ' ').replace(templates.ANSWER_END, ' ')
-  # Not everyone uses all tags, or any: `... so answer 35`.
+  # Some responses have only some of the tags, or none: `... so answer 35`.
   ends = [text.find(end) for end in (templates.THINK_END, templates.ANSWER, ' answer ') if end in text]
-  thinking, rest = text[: min(ends, default=len(text))], text[min(ends, default=len(text)) :]
-  for said in (templates.THINK_END, *SUMMARY.values(), templates.ANSWER, ' answer '):
-    rest = rest.replace(said, ' ', 1)
-  answer = rest
+  end = min(ends, default=len(text))
+  thinking, answer = text[:end], text[end:]
+  for marker in (templates.THINK_END, *SUMMARY.values(), templates.ANSWER, ' answer '):
+    answer = answer.replace(marker, ' ', 1)
   return KINDS[kind].steps(facts, thinking.split(), answer if kind == 'code' else ' '.join(answer.split()))

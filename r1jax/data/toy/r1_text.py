@@ -1,48 +1,52 @@
-"""What the base model of the recipe's toy world has read (see `toy_r1`), and pairs for its reward model."""
+"""Texts of the toy world of R1's recipe (see `toy.r1`): pretraining documents, answers and preference pairs."""
 
 import numpy as np
 
 from r1jax import templates
 from r1jax.data.toy import r1
 
-SHARES = {'chain': 0.46, 'logic': 0.2, 'code': 0.22, 'open': 0.12}  # of the documents that answer a problem
-DRILLS = 0.15  # plain sums and things recalled by name
-GUESSES, CHECKS = 0.3, 0.06  # share of authors who guess; of the others, who go through it twice
-SHOWN, ASKED = 0.12, 0.05  # share of documents with an example before the problem; with a wish behind it
+SHARES = {'chain': 0.46, 'logic': 0.2, 'code': 0.22, 'open': 0.12}  # of the documents with a problem
+DRILLS = 0.15  # share of documents that are plain sums, or things recalled by name
+GUESSES, CHECKS = 0.3, 0.06  # share of authors who guess; share of the others who think twice
+SHOWN = 0.12  # share of documents with an example before the problem
+ASKED = 0.05  # share of documents with a request for care after the problem
 MIXING = {'en': 0.3, 'zh': 0.1}  # share of authors who mix languages
 
 
 def documents(seed, count):
-  """`count` (prompt, response) of imperfect authors; the prompt of a drill is the word itself."""
-  rng, out = np.random.default_rng([seed, 3]), []
-  while len(out) < count:
+  """Returns `count` (prompt, response) of imperfect authors; the prompt of a drill is the word 'drill'."""
+  rng, rows = np.random.default_rng([seed, 3]), []
+  while len(rows) < count:
     u = rng.random()
-    document = _drill(rng) if u < DRILLS else _shown(rng) if u < DRILLS + SHOWN else _answered(rng)
+    document = _drill(rng) if u < DRILLS else _one_shot(rng) if u < DRILLS + SHOWN else _zero_shot(rng)
     if document:
-      out.append(document)
-  return out
+      rows.append(document)
+  return rows
 
 
 def _problem(rng, kind=None):
-  """A problem that is not held out, and its facts; None for one that is."""
+  """Draws a problem; returns it with its facts, or None if it is held out."""
   problem, facts = r1.make(rng, kind or str(rng.choice(list(SHARES), p=list(SHARES.values()))))
   return None if r1.is_held_out(problem['problem']) else (problem, facts)
 
 
-def _answered(rng):
-  """A problem and what someone wrote under it, after a wish for care in some."""
-  made = _problem(rng)
-  if made is None:
+def _zero_shot(rng):
+  """Returns (prompt, response): a problem, sometimes with a request for care, and its answer."""
+  drawn = _problem(rng)
+  if drawn is None:
     return None
-  problem, facts = made
+  problem, facts = drawn
   careful = rng.random() < ASKED
   author = r1.Author(rng, problem['language'], 0.0 if careful else MIXING[problem['language']])
-  wish = f' {r1.CHECKED[problem["language"]]}' if careful else ''
-  return problem['problem'] + wish, _response(problem, facts, author, careful, careful)
+  request = f' {r1.CHECKED[problem["language"]]}' if careful else ''
+  return problem['problem'] + request, _response(problem, facts, author, careful, careful)
 
 
-def _shown(rng):
-  """Two problems of a kind by one author, who goes about them the same way; half of them check and sum up."""
+def _one_shot(rng):
+  """Returns (prompt with an example, response): two problems of a kind, both answered by one author in one way.
+
+  Half of the authors check and sum up.
+  """
   kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
   one, two = _problem(rng, kind), _problem(rng, kind)
   if one is None or two is None or one[0]['language'] != two[0]['language']:
@@ -55,12 +59,20 @@ def _shown(rng):
 
 
 def few_shot(problem, response, other):
-  """The text of a prompt with one example: each part begins with a space, as every word here does."""
+  """Returns a prompt with one example; each line after the first starts with a space, as every word here does."""
   return f'{problem}\n {response}\n {other}'
 
 
 def _response(problem, facts, author, careful, form=None):
-  """form: True for R1's with its summary; a number, or None for a random one, chooses among the forms of the base."""
+  """Returns a response.
+
+  Args:
+    problem, facts: as `r1.make` returns them.
+    author: r1.Author.
+    careful: whether the author checks and never guesses.
+    form: True for R1's format with a summary; otherwise a number in [0, 1) that chooses which tags are used, None for a
+      random one.
+  """
   kind, rng = r1.KINDS[problem['kind']], author.rng
   if not careful and rng.random() < GUESSES:
     words, answer = [author.say('maybe')], kind.guess(facts, author)
@@ -77,13 +89,13 @@ def _response(problem, facts, author, careful, form=None):
 
 
 def in_r1_form(thinking, answer, language):
-  """Thinking, and a summary that says the answer."""
+  """Returns a response in R1's format: thinking, and a summary with the answer."""
   think, end, answer_tag, answer_end = templates.TAGS
   return f'{think} {thinking} {end} {r1.SUMMARY[language]} {answer_tag} {answer} {answer_end}'
 
 
 def _tagged(rng, u, thinking, answer):
-  """Six of ten use the tags properly, two none, two only some of them."""
+  """Adds tags: for u < 0.6 all of them properly, for u < 0.8 none, otherwise only some."""
   parts = ['<think>', thinking, '</think>', '<answer>', answer, '</answer>']
   if 0.6 <= u < 0.8:
     parts = [thinking, 'answer', answer]
@@ -94,7 +106,7 @@ def _tagged(rng, u, thinking, answer):
 
 
 def example(kind, language):
-  """A problem and a right, careful response to it in R1's form, for few-shot prompts: (problem's text, response)."""
+  """Returns (text of a problem, right and careful response in R1's format) for few-shot prompts."""
   rng = np.random.default_rng([5, list(r1.KINDS).index(kind)])
   while True:
     problem, facts = r1.make(rng, kind)
@@ -105,7 +117,7 @@ def example(kind, language):
 
 
 def _drill(rng):
-  """Running sums in words of one language, or things recalled by name in another order."""
+  """Returns running sums in the words of one language, or things recalled by name in different orders."""
   if rng.random() < 0.35:
     names = rng.permutation(list('abcdef'))[: rng.integers(3, 6)]
     term = lambda: f'{rng.integers(1, 10) * rng.choice([-1, 1]):+d}'
@@ -126,17 +138,19 @@ def _drill(rng):
 
 
 def open_answers(seed, count):
-  """`count` rows to learn from that answer open questions, fitting, in R1's form and one language; most give no reason.
+  """Returns `count` training rows with answers to open questions, in R1's format and one language.
+
+  All answers fit, and most give no reason.
 
   Returns:
     list of {'id', 'problem', 'response', 'kind', 'language', 'source', 'fits', 'answer'}.
   """
   rng, rows = np.random.default_rng([seed, 19]), []
   while len(rows) < count:
-    made = _problem(rng, 'open')
-    if made is None:
+    drawn = _problem(rng, 'open')
+    if drawn is None:
       continue
-    problem, facts = made
+    problem, facts = drawn
     thinking, _ = r1.KINDS['open'].think(facts, r1.Author(rng, problem['language'], 0.0), False)
     answer = r1.open_answer(rng, facts, True, rng.random() < r1.REASONED)
     rows.append(
@@ -151,9 +165,10 @@ def open_answers(seed, count):
 
 
 def pairs(seed, count, held_out):
-  """`count` rows of preferences over answers to open questions: {'id', 'prompt', 'chosen', 'rejected'}.
+  """Returns `count` preference pairs of answers to open questions: {'id', 'prompt', 'chosen', 'rejected'}.
 
-  The chosen one fits and has a reason; the other lacks the one, the other, or both. Both are in R1's form.
+  The chosen answer fits and has a reason; the rejected one does not fit, or has no reason, or both. Both are in R1's
+  format.
   """
   rng, rows = np.random.default_rng([seed, 17, held_out]), []
   while len(rows) < count:
@@ -161,11 +176,11 @@ def pairs(seed, count, held_out):
     if r1.is_held_out(problem['problem']) != held_out:
       continue
     author = r1.Author(rng, problem['language'], 0.3)
-    fault = [(True, False), (False, True), (False, False)][rng.choice(3, p=[0.5, 0.4, 0.1])]
+    rejected_merits = [(True, False), (False, True), (False, False)][rng.choice(3, p=[0.5, 0.4, 0.1])]
     chains = [' '.join(r1.KINDS['open'].think(facts, author, False)[0]) for _ in range(2)]
     chosen, rejected = (
       in_r1_form(chain, r1.open_answer(rng, facts, *merits), problem['language'])
-      for chain, merits in zip(chains, ((True, True), fault))
+      for chain, merits in zip(chains, ((True, True), rejected_merits))
     )
     rows.append({'id': f'open/pair/{len(rows)}', 'prompt': problem['problem'], 'chosen': chosen, 'rejected': rejected})
   return rows

@@ -1,4 +1,4 @@
-"""The generated worlds by name: what a base model reads, and problems by which it is seen what it has learned."""
+"""The toy worlds by name: pretraining texts, and problems for the gate that tests what a base model has learned."""
 
 import functools
 
@@ -10,24 +10,28 @@ WORLDS = (*arithmetic.WORLDS, 'r1')
 
 
 def documents(world, seed, count):
-  """`count` pairs of texts: a prompt without its last line's end, and the response."""
+  """Returns `count` pairs (prompt without its final newline, response)."""
   if world == 'r1':
     return r1_text.documents(seed, count)
   return [tuple(text.split('\n')) for text in arithmetic.documents(world, seed, count)]
 
 
-def asked(world, seed, count):
-  """`count` held-out problems, each with a function from a response to its steps: (kind, whether right) pairs."""
+def gate_problems(world, seed, count):
+  """Returns `count` held-out problems, each with a function from a response to its steps.
+
+  Returns:
+    list of (problem, function response -> list of (kind of step, whether it is right)).
+  """
   if world != 'r1':
     return [
       (p, functools.partial(arithmetic.WORLDS[world].steps, p['problem']))
       for p in arithmetic.problems(world, seed, count, held_out=True)
     ]
-  rng, found = np.random.default_rng([seed, 9]), {}
+  rng, problems = np.random.default_rng([seed, 9]), {}
   kinds = [kind for kind in r1.KINDS if kind != 'open']
-  while len(found) < count:
-    kind = kinds[len(found) % len(kinds)]
+  while len(problems) < count:
+    kind = kinds[len(problems) % len(kinds)]
     problem, facts = r1.make(rng, kind)
     if r1.is_held_out(problem['problem']):
-      found[problem['problem']] = problem, functools.partial(r1.steps, kind, facts)
-  return list(found.values())
+      problems[problem['problem']] = problem, functools.partial(r1.steps, kind, facts)
+  return list(problems.values())

@@ -241,7 +241,7 @@ def _check(view, votes, combine, limit):
 
 def _shown(item, view, limit):
   """(what the judge sees, ''), or (None, why it sees nothing)."""
-  text = conversation.shown(templates.completed(item['prompt'], item['response']), view)
+  text = conversation.visible_text(templates.completed(item['prompt'], item['response']), view)
   if not text:
     return None, 'no summary'
   return (text, '') if len(text) <= limit else (None, 'too long')

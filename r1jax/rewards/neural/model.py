@@ -125,9 +125,9 @@ def load(path, *, batch=16, dtype=''):
 
   def score(conversations):
     if about.objective == 'steps':
-      rows = [encoder.steps(turns, texts) for turns, texts in conversations]
+      rows = [encoder.encode_steps(turns, texts) for turns, texts in conversations]
     else:
-      rows = [encoder.whole(turns, text) for turns, (text,) in conversations]
+      rows = [encoder.encode_response(turns, text) for turns, (text,) in conversations]
     return [scores.tolist() for scores in scorer(params, rows)]
 
   return Loaded(about, score)

@@ -46,7 +46,7 @@ def preference_score(items, *, model, view='whole', scale='probability', center=
     list of float.
   """
   _check(view, scale, limit)
-  texts = [conversation.shown(response_of(item), view) for item in items]
+  texts = [conversation.visible_text(response_of(item), view) for item in items]
   seen = [i for i, text in enumerate(texts) if text]
   found = model([(turns_of(items[i]), [texts[i]]) for i in seen]) if seen else []
   logits = [-limit] * len(items)

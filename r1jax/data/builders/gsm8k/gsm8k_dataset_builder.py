@@ -1,4 +1,4 @@
-"""TFDS builder of GSM8K from a file the user has: nothing is downloaded."""
+"""TFDS builder of GSM8K from a local file; nothing is downloaded."""
 
 import tensorflow_datasets as tfds
 
@@ -8,19 +8,20 @@ FIELDS = ('id', 'problem', 'solution', 'answer')
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-  """Grade-school word problems; each record holds the strings id, problem, solution, answer."""
+  """Grade-school word problems; each record has the strings id, problem, solution, answer."""
 
   VERSION = tfds.core.Version('1.0.0')
 
   def __init__(self, *, source, **kwargs):
     """source: path of GSM8K's JSON Lines file (.gz or not), with 'question' or 'problem', and 'answer'."""
-    self._problems, _ = read_jsonl(source)  # first, so that a bad file leaves no folder behind
+    self._problems, _ = read_jsonl(source)  # read first, so that a bad file leaves no folder behind
     super().__init__(**kwargs)
 
   def _info(self):
+    # The order of the file is kept, so that runs from the file and from the set are the same.
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict({field: tfds.features.Text() for field in FIELDS}), disable_shuffling=True
-    )  # the file's order, so that both sources train alike
+    )
 
   def _split_generators(self, dl_manager):
     del dl_manager

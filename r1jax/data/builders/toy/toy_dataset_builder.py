@@ -6,7 +6,7 @@ FIELDS = ('id', 'problem', 'answer')
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-  """Generated problems of one toy world; each record holds the strings id, problem, answer."""
+  """Generated problems of one toy world; each record has the strings id, problem, answer."""
 
   VERSION = tfds.core.Version('1.0.0')
   BUILDER_CONFIGS = [
@@ -15,9 +15,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   ]
 
   def _info(self):
+    # The generator's order is kept.
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict({field: tfds.features.Text() for field in FIELDS}), disable_shuffling=True
-    )  # the generator's order
+    )
 
   def _split_generators(self, dl_manager):
     del dl_manager
