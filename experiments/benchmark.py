@@ -219,7 +219,7 @@ def peak_rss():
   return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith('VmHWM')))
 
 
-def apart(name, *args):
+def run_in_process(name, *args):
   """What a function of this file returns in a process of its own."""
   code = f'import json; from experiments import benchmark as b; print(json.dumps(b.{name}(*{args!r})))'
   done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, check=True, text=True)
@@ -229,7 +229,7 @@ def apart(name, *args):
 def import_(f):
   with tempfile.TemporaryDirectory() as path:
     size = make_checkpoint(path, models.PRESETS[f.preset])
-    runs = [(apart('read_once', path), apart('import_once', path)) for _ in range(1 + f.repeats)][1:]
+    runs = [(run_in_process('read_once', path), run_in_process('import_once', path)) for _ in range(1 + f.repeats)][1:]
   plain, ours = (min((run[i] for run in runs), key=lambda r: r['seconds']) for i in (0, 1))
   peak = [max(run[i]['peak'] for run in runs) for i in (0, 1)]
   print(
