@@ -53,8 +53,8 @@ def _show(bar, done, total):
 def print_plan(source, dtype, target):
   """Prints what a conversion would read and write."""
   leaves = jax.tree_util.tree_leaves_with_path(source.abstract(parallel.make_mesh(config_lib.Mesh()), dtype))
-  for at, leaf in leaves:
-    print(f'{jax.tree_util.keystr(at, simple=True, separator="."):32} {leaf.dtype.name:9} {list(leaf.shape)}')
+  for key, leaf in leaves:
+    print(f'{jax.tree_util.keystr(key, simple=True, separator="."):32} {leaf.dtype.name:9} {list(leaf.shape)}')
   total = sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves)
   print(
     f'{source.path} ({source.config["architectures"][0]}) -> {target}: {_count(source):,} parameters, '

@@ -153,7 +153,7 @@ def load(path, cfg, config, abstract, progress=lambda done, total: None):
     )
   tensors = families.tensors(cfg)
   leaves, treedef = jax.tree_util.tree_flatten_with_path(abstract)
-  named = {jax.tree_util.keystr(at, simple=True, separator='.'): leaf for at, leaf in leaves}
+  named = {jax.tree_util.keystr(key, simple=True, separator='.'): leaf for key, leaf in leaves}
   arrays, done, total = {}, 0, sum(_bytes(leaf) for leaf in named.values())
   with (
     contextlib.closing(safetensors_files.Reader(entries, _scale_block(config))) as reader,
@@ -279,7 +279,7 @@ def save(path, cfg, params, config, files=(), shard_bytes=SHARD_BYTES, progress=
   """
   path = check_target(path)
   flat = {
-    jax.tree_util.keystr(at, simple=True, separator='.'): x for at, x in jax.tree_util.tree_leaves_with_path(params)
+    jax.tree_util.keystr(key, simple=True, separator='.'): x for key, x in jax.tree_util.tree_leaves_with_path(params)
   }
   new, old = (path.with_name(f'{path.name}.{kind}') for kind in ('writing', 'replaced'))
   try:

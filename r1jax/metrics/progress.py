@@ -63,10 +63,6 @@ class Progress:
     self._bar.set_postfix(self._latest, refresh=False)
     self._bar.update(steps)
 
-  def note(self, text):
-    """Prints a line above the bar."""
-    self._bar.write(text, file=self._bar.fp)
-
   def close(self):
     self._bar.close()
 

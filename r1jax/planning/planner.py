@@ -25,14 +25,14 @@ FIGURES = (
 )
 
 
-def plan(cfg, model, slice_, wanted, cache, price=0.0, critic=False):
+def plan(cfg, model, slice_, selected, cache, price=0.0, critic=False):
   """Plans a run on one slice.
 
   Args:
     cfg: config of the run.
     model: ModelConfig.
     slice_: topology.Topology.
-    wanted: names of phases to compile; empty for all of the run.
+    selected: names of phases to compile; empty for all of the run.
     cache: directory of cached results.
     price: of a chip-hour; 0 for none.
     critic: add a value network with its optimizer, as in PPO, and compare.
@@ -49,9 +49,9 @@ def plan(cfg, model, slice_, wanted, cache, price=0.0, critic=False):
   config_lib.require(not critic or is_rl, '--critic compares RL with PPO, but this run is not RL.')
   mesh = meshes.sizes(cfg.mesh, slice_.chips)
   known = programs.phases(cfg, critic)
-  for phase in wanted:
+  for phase in selected:
     config_lib.require(phase in known, f'--program {phase!r} is unknown; this run has: {", ".join(known)}.')
-  names = programs.names(wanted or known, cfg)
+  names = programs.names(selected or known, cfg)
   rows = describe(processes.compile_all(names, cfg, model, slice_, cache, critic), slice_)
   sampler = meshes.sizes(parallel.with_default_sizes(programs.sampler_mesh(cfg), cfg.mesh), slice_.chips)
   phases = phases_of(cfg, model, slice_, sampler)

@@ -7,7 +7,7 @@ from r1jax import config as config_lib
 from r1jax.planning import meshes, planner, processes, programs, verdict
 
 
-def search(cfg, model, slices, wanted, cache, price, critic=False):
+def search(cfg, model, slices, selected, cache, price, critic=False):
   """Plans every mesh fsdp x tp of every slice; several equal slices are joined along 'data'.
 
   Microbatches and rollout.chunk grow where a mesh needs that, see `divided`. The smallest plan that fits has the fewest
@@ -26,7 +26,7 @@ def search(cfg, model, slices, wanted, cache, price, critic=False):
       name = f'{slice_.name} fsdp={mesh.fsdp},tp={mesh.tp}'
       try:
         candidate = meshes.with_meshes(divided(cfg, mesh.data * mesh.fsdp), mesh, mesh)
-        out, _ = planner.plan(candidate, model, slice_, wanted, cache, price, critic)
+        out, _ = planner.plan(candidate, model, slice_, selected, cache, price, critic)
       except (config_lib.ConfigError, processes.PlanError) as error:
         lines.append(f'{name}: {error}')
         continue
