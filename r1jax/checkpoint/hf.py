@@ -240,7 +240,7 @@ def _file_range(tensor, inner, index):
 def _flat(shape, index):
   """(start, stop) of a shard in the flattened dimensions `shape`, of which it may split only the first."""
   if any(span != (0, n) for span, n in zip(index[1:], shape[1:])):
-    raise ValueError(f'dimensions {shape} are split along another one than the first: {index}.')
+    raise ValueError(f'only the first of the dimensions {shape} can be sharded, but the shard is {index}.')
   inner = math.prod(shape[1:])
   return index[0][0] * inner, index[0][1] * inner
 

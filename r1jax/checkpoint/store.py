@@ -56,7 +56,7 @@ class Store:
     self._saver = ocp.AsyncCheckpointer(self._handler)
     self._pool = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
     self._pending = None
-    self._swept = False
+    self._leftovers_removed = False
     orbax_handler.silence_failed_saves()
     self._failure = None  # the StoreError of a failed save, which later saves raise again
     self._damaged = set()  # steps that restore has found damaged
@@ -205,6 +205,7 @@ class Store:
     return self._failure
 
   def _prune(self):
+    """Deletes all steps but the newest `keep` intact ones and every `keep_every`-th step."""
     if jax.process_index() != 0:
       return
     intact = [s for s in self._steps() if s not in self._damaged]
@@ -220,11 +221,11 @@ class Store:
 
     Done once, and only by a process that saves: one that only reads might delete what another is writing.
     """
-    if not self._swept and jax.process_index() == 0:
+    if not self._leftovers_removed and jax.process_index() == 0:
       for path in self._directory.iterdir():
         if LEFT_OVER.fullmatch(path.name):
           shutil.rmtree(path, ignore_errors=True)
-    self._swept = True
+    self._leftovers_removed = True
 
 
 def newest(directory, step=None):

@@ -16,7 +16,7 @@ def program_table(rows, cfg, model, slice_, shards):
   """The table of programs, followed by a remedy for each that does not fit well.
 
   Args:
-    rows: of `planner.describe`.
+    rows: result of `planner.describe`.
     cfg: config of the run.
     model: ModelConfig.
     slice_: topology.Topology.
@@ -98,7 +98,7 @@ def _shapes(cfg):
 
 
 def critic_line(comparison):
-  """What a value network costs. comparison: of `planner.without_critic`."""
+  """What a value network costs. comparison: result of `planner.without_critic`."""
   phrases = (
     f'{name} {without / GB:.2f} against {with_critic / GB:.2f} GB, {100 * (1 - without / with_critic):.0f} % less'
     for name, (with_critic, without) in comparison.items()
@@ -110,7 +110,7 @@ def critic_line(comparison):
 
 
 def rl_bounds(phases, cost, slice_):
-  """Lower bounds of RL, one line for each phase. phases: [roofline.Phase]. cost: of `planner.rl_costs`."""
+  """Lower bounds of RL, one line for each phase. phases: [roofline.Phase]. cost: result of `planner.rl_costs`."""
   lines = [f'{p.name}: {p.seconds:.3g} s ({p.flops / 1e12:.3g} TFLOP, {p.bytes / GB:.3g} GB a chip)' for p in phases]
   price = f', {cost["cost"]:.3g} at {cost["price"]:g} a chip-hour' if 'cost' in cost else ''
   return [
@@ -124,7 +124,7 @@ def rl_bounds(phases, cost, slice_):
 
 
 def throughput_bounds(phases, cost, slice_):
-  """Lower bounds of other runs. phases: [roofline.Phase]. cost: of `planner.throughput_costs`."""
+  """Lower bounds of other runs. phases: [roofline.Phase]. cost: result of `planner.throughput_costs`."""
   flops, moved = sum(p.flops for p in phases), sum(p.bytes for p in phases)
   price = f', {cost["cost_a_billion"]:.3g} at {cost["price"]:g} a chip-hour' if 'price' in cost else ''
   return [
