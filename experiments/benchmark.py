@@ -1,20 +1,20 @@
-"""Speed and memory of sampling and of one GRPO step on this machine, as one JSON line.
+"""Speed and memory of sampling, training, import and grading on this machine, as one JSON line.
 
   python -m experiments.benchmark sample
   python -m experiments.benchmark sample --ends=geometric     (responses end at random, mean a quarter of the limit)
   python -m experiments.benchmark sample --prompt_tokens=512
   python -m experiments.benchmark train
-  python -m experiments.benchmark import                      (or --preset=...; needs room for the files and memory)
+  python -m experiments.benchmark import             (or --preset=...; needs disk space for the files, and memory)
   python -m experiments.benchmark math                        (or code: rewards, by --workers processes)
 
-Tokens of `sample` are new tokens; tokens of `train` are all positions of the [prompts x samples, prompt + new]
-batch, however often the prompt is really computed. The bound is the time of the weight products alone, at the
-same shapes, in the same run. The model is random: 8 layers, 512, 8/2 heads, ffn 1536, vocabulary 8192, float32.
+Tokens of `sample` are new tokens; tokens of `train` are all positions of the [prompts x samples, prompt + new] batch,
+however often a prompt is really computed. The bound is the time of the weight products alone, with the same shapes in
+the same run. The model is random: 8 layers, width 512, 8/2 heads, MLP 1536, vocabulary 8192, float32.
 
-`import` reads a bfloat16 checkpoint of random bits, made for it in a temporary folder, and compares with the time
-safetensors.numpy.load_file takes: both in processes of their own, in turn, the files in the cache.
+`import` reads a bfloat16 checkpoint of random bits from a temporary directory, and compares the time with that of
+safetensors.numpy.load_file. Both run in separate processes, alternately, with the files in the page cache.
 
-`math` and `code` grade --items responses: of 2 kB with answers of many kinds, and short programs with three asserts.
+`math` and `code` grade --items responses: 2 kB of text with various answers, or short programs with three asserts.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ MODEL = models.PRESETS['bench']
 
 
 def timed(run, repeats):
-  """[(wall seconds, processor seconds)] of `repeats` calls after a first one, and the first one's wall seconds."""
+  """[(wall seconds, processor seconds)] of `repeats` calls after a first one, and the wall seconds of that first."""
 
   def once():
     wall, cpu = time.perf_counter(), time.process_time()
@@ -64,7 +64,7 @@ def timed(run, repeats):
 
 
 def bound(rows, passes, calls):
-  """Seconds of `calls` times the weight products of `rows` tokens: forward (passes 1), or with backward (3)."""
+  """Seconds for the weight products of `rows` tokens, `calls` times: forward (passes=1), or with backward (3)."""
   head, kv = MODEL.heads * MODEL.head_dim, MODEL.kv_heads * MODEL.head_dim
   layer = [
     (MODEL.embed, head),
@@ -95,13 +95,14 @@ def bound(rows, passes, calls):
 
 
 class Tokenizer:
-  """Ids only. Without an end, or with one token in `mean` an end: a random model draws nearly uniformly."""
+  """Only end-of-sequence ids: none, or one id in `mean`, as a random model samples nearly uniformly."""
 
   def __init__(self, mean):
     self.eos = tuple(range(3, 3 + MODEL.vocab // mean)) if mean else ()
 
 
 def sample(params, mesh, f):
+  """Benchmark `sample`: (tokens of each call, its times, seconds of the first call, bound in seconds); f: flags."""
   engine = sampling.Engine(
     MODEL,
     Tokenizer(f.new_tokens // 4 if f.ends == 'geometric' else 0),
@@ -128,6 +129,7 @@ def sample(params, mesh, f):
 
 
 def train(params, mesh, f):
+  """Benchmark `train`; see `sample`."""
   config = r1_zero.get_config('gsm8k')
   config.model.update(path='random', dtype='float32', remat='none')
   config.rollout.update(
@@ -165,24 +167,24 @@ def train(params, mesh, f):
 
 
 def make_checkpoint(path, cfg):
-  """Writes a Hugging Face directory of random finite bfloat16, tensor by tensor; returns its parameters' bytes."""
-  tensors = [t for leaf in families.tensors(cfg).values() for t in leaf.values()]
+  """Writes a Hugging Face directory of random finite bfloat16, tensor by tensor; returns the bytes of parameters."""
+  tensors = [t for by_index in families.tensors(cfg).values() for t in by_index.values()]
   with open(pathlib.Path(path) / 'model.safetensors', 'wb') as file:
     file.write(safetensors_files.header([(t.name, np.dtype(jnp.bfloat16), t.shape) for t in tensors]))
     rng = np.random.default_rng(0)
     for t in tensors:
       bits = rng.integers(0, 2**16, math.prod(t.shape), dtype=np.uint16)
-      bits &= 0xBFFF  # an exponent below that of infinity
+      bits &= 0xBFFF  # keeps the exponent below that of infinity
       file.write(bits)
   json_files.write_json(os.path.join(path, 'config.json'), families.to_hf(cfg))
   return 2 * sum(math.prod(t.shape) for t in tensors)
 
 
 def import_once(path):
-  """Loads a model directory as training does; a dict of seconds, bytes read and peak memory of the process."""
+  """Loads a model directory as training does; returns seconds, bytes read and peak memory of the process."""
   runtime.set_up_process()
   mesh = parallel.make_mesh(config_lib.Mesh())
-  warm(path)
+  touch_memory(path)
   start = time.perf_counter()
   config = hf.read_config(path)
   cfg = families.from_hf(config, path)
@@ -196,40 +198,42 @@ def import_once(path):
 
 
 def read_once(path):
-  """The same for the safetensors library alone; a byte of each page is looked at, so that a map is read too."""
-  warm(path)
+  """The same for the safetensors library alone; reads a byte of each page, as it maps files into memory."""
+  touch_memory(path)
   start = time.perf_counter()
   arrays = [safetensors.numpy.load_file(file) for file in sorted(pathlib.Path(path).glob('*.safetensors'))]
   sum(int(x.reshape(-1).view(np.uint8)[::4096].sum()) for file in arrays for x in file.values())
   return {'seconds': time.perf_counter() - start, 'peak': peak_rss()}
 
 
-def warm(path):
-  """Has memory of twice the files' size in use just before: a virtual machine gives what is unused back to its host.
+def touch_memory(path):
+  """Allocates and frees twice the size of the files.
 
-  To get it again takes longer than either way of reading, and whoever came second would find it there.
+  A virtual machine returns unused memory to its host. Getting it back takes longer than either way of reading, and only
+  the first of the two would pay for it.
   """
   size = sum(file.stat().st_size for file in pathlib.Path(path).glob('*.safetensors'))
   subprocess.run([sys.executable, '-c', f'n = {2 * size}; b"x" * n'], check=True)
 
 
 def peak_rss():
-  """Bytes. Not ru_maxrss, which begins with what the process had that started this one."""
+  """Peak resident bytes. Not ru_maxrss, which starts from that of the parent process."""
   status = pathlib.Path('/proc/self/status').read_text()
   return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith('VmHWM')))
 
 
-def apart(name, *args):
-  """What a function of this file returns in a process of its own."""
+def run_in_process(name, *args):
+  """Calls a function of this module in a separate process and returns its result."""
   code = f'import json; from experiments import benchmark as b; print(json.dumps(b.{name}(*{args!r})))'
-  done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, check=True, text=True)
-  return json.loads(done.stdout)
+  process = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, check=True, text=True)
+  return json.loads(process.stdout)
 
 
-def import_(f):
+def run_import(f):
+  """Benchmark `import`; f: flags."""
   with tempfile.TemporaryDirectory() as path:
     size = make_checkpoint(path, models.PRESETS[f.preset])
-    runs = [(apart('read_once', path), apart('import_once', path)) for _ in range(1 + f.repeats)][1:]
+    runs = [(run_in_process('read_once', path), run_in_process('import_once', path)) for _ in range(1 + f.repeats)][1:]
   plain, ours = (min((run[i] for run in runs), key=lambda r: r['seconds']) for i in (0, 1))
   peak = [max(run[i]['peak'] for run in runs) for i in (0, 1)]
   print(
@@ -267,7 +271,7 @@ ANSWERS = (
 
 
 def math_items(count):
-  """Responses of 2 kB; every other one is right."""
+  """Responses of 2 kB; every other one is correct."""
   think = 'Let me see: 17 times 24 is 408, so the rest follows from the second equation. ' * 25
   forms = [ANSWERS[i % len(ANSWERS)] for i in range(count)]
   return [
@@ -281,29 +285,30 @@ def math_items(count):
 
 
 def code_items(count):
-  """Short programs; every other one is right."""
-  # Each its own: equal programs would be run once.
+  """Short programs; every other one is correct."""
+  # All different, because equal programs would be run only once.
   program = '# {}\ndef f(n):\n    total = {}\n    for i in range(n):\n        total += i * i\n    return total\n'
   asserts = ['assert f(3) == 5', 'assert f(0) == 0', 'assert f(100) == 328350']
   return [{'prompt': '', 'program': program.format(i, i % 2), 'asserts': asserts} for i in range(count)]
 
 
-def grade(what, f):
-  items = {'math': math_items, 'code': code_items}[what](f.items)
-  with pool.Grader({what: {}}, f.workers, timeout=60.0) as grader:
-    grader.submit(items[: f.workers]).result()  # they have started
+def run_grading(name, f):
+  """Benchmarks `math` and `code`; f: flags."""
+  items = {'math': math_items, 'code': code_items}[name](f.items)
+  with pool.Grader({name: {}}, f.workers, timeout=60.0) as grader:
+    grader.submit(items[: f.workers]).result()  # waits until the workers have started
     times, _ = timed(lambda: grader.submit(items).result(), f.repeats)
     scores = grader.submit(items).result()
   best = min(wall for wall, _ in times)
   print(
     json.dumps(
       {
-        'bench': what,
+        'bench': name,
         'items': f.items,
         'workers': f.workers,
         'seconds': round(best, 2),
         'items_s': round(f.items / best, 1),
-        'right': float(scores.parts[what].mean()),
+        'right': float(scores.parts[name].mean()),
         'timeouts': scores.timeouts,
         'cores': len(os.sched_getaffinity(0)),
         'load1': round(os.getloadavg()[0], 2),
@@ -313,15 +318,15 @@ def grade(what, f):
 
 
 def main(argv):
-  what = argv[1] if len(argv) == 2 else None
-  if what not in ('sample', 'train', 'import', 'math', 'code'):
+  name = argv[1] if len(argv) == 2 else None
+  if name not in ('sample', 'train', 'import', 'math', 'code'):
     sys.exit('usage: python -m experiments.benchmark sample|train|import|math|code [--flags]; see --help.')
   f = flags.FLAGS
-  if what == 'import':
-    import_(f)
+  if name == 'import':
+    run_import(f)
     return
-  if what in ('math', 'code'):
-    grade(what, f)
+  if name in ('math', 'code'):
+    run_grading(name, f)
     return
   runtime.set_up_process()
   mesh = parallel.make_mesh(config_lib.Mesh())
@@ -329,12 +334,12 @@ def main(argv):
     functools.partial(params_lib.init, models.specs(MODEL)), out_shardings=parallel.shardings(models.specs(MODEL), mesh)
   )
   params = init(jax.random.key(0))
-  tokens, times, first, seconds = {'sample': sample, 'train': train}[what](params, mesh, f)
+  tokens, times, first, seconds = {'sample': sample, 'train': train}[name](params, mesh, f)
   rate = [n / wall for n, (wall, _) in zip(tokens, times)]
   print(
     json.dumps(
       {
-        'bench': what,
+        'bench': name,
         'model': dataclasses.asdict(MODEL),
         'prompts': f.prompts,
         'samples': f.samples,
@@ -358,15 +363,15 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  flags.DEFINE_integer('prompts', 8, 'Distinct prompts.')
-  flags.DEFINE_integer('samples', 8, 'Responses to each.')
+  flags.DEFINE_integer('prompts', 8, 'Number of prompts.')
+  flags.DEFINE_integer('samples', 8, 'Responses to each prompt.')
   flags.DEFINE_integer('prompt_tokens', 64, 'Tokens of a prompt.')
-  flags.DEFINE_integer('new_tokens', 128, 'Tokens of a response, at most.')
-  flags.DEFINE_enum('ends', 'full', ['full', 'geometric'], 'sample: all responses run to the limit, or end at random.')
+  flags.DEFINE_integer('new_tokens', 128, 'Maximum tokens of a response.')
+  flags.DEFINE_enum('ends', 'full', ['full', 'geometric'], 'sample: responses run to the limit, or end at random.')
   flags.DEFINE_integer('microbatch', 8, 'train: responses per forward and backward.')
-  flags.DEFINE_integer('logit_chunk', 1024, 'train: positions whose logits exist at one time.')
-  flags.DEFINE_integer('repeats', 3, 'Timed calls, after one that is not.')
+  flags.DEFINE_integer('logit_chunk', 1024, 'train: positions whose logits are in memory at a time.')
+  flags.DEFINE_integer('repeats', 3, 'Timed calls, after one that is not timed.')
   flags.DEFINE_enum('preset', 'qwen2_5_1_5b', list(models.PRESETS), 'import: the shape of the checkpoint.')
-  flags.DEFINE_integer('items', 1000, 'math, code: responses graded.')
-  flags.DEFINE_integer('workers', 2, 'math, code: processes.')
+  flags.DEFINE_integer('items', 1000, 'math, code: responses to grade.')
+  flags.DEFINE_integer('workers', 2, 'math, code: worker processes.')
   app.run(main)

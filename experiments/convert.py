@@ -1,11 +1,11 @@
-"""Models in and out: a Hugging Face directory to a checkpoint of ours, and back.
+"""Converts models: a Hugging Face directory to a checkpoint of r1jax, and back.
 
   scripts/convert import --input HF_DIR --output DIR [--dtype keep|float32|bfloat16|float16] [--check] [--dry_run]
   scripts/convert export --input RUN_OR_DIR --output HF_DIR [--step N] [--dtype ...] [--shard_gb 5] [--dry_run]
 
-`import` is not needed to train or score: both read Hugging Face directories as they are. It saves the time of doing so
-again and again, and multiplies FP8 weights out once. `--check` only compares the tensors' names and shapes with the
-config, and names each that does not fit; `--dry_run` prints what would be written.
+Training and scoring read Hugging Face directories directly, so `import` is optional. It saves the time of reading them
+repeatedly, and dequantises FP8 weights once. `--check` only compares names and shapes of the tensors with the config
+and lists each mismatch; `--dry_run` prints what would be written.
 """
 
 import argparse
@@ -27,19 +27,19 @@ DTYPES = ('keep', 'float32', 'bfloat16', 'float16')
 
 
 def check(path):
-  """Prints each tensor that does not fit; returns whether all do."""
+  """Prints each tensor that does not match the config; returns whether all do."""
   config = hf.read_config(path)
   cfg = families.from_hf(config, os.path.join(path, 'config.json'))
-  found = safetensors_files.entries(path)
-  lines, skipped = hf.check(cfg, config, found)
-  for line in [*lines, *(f'{name} is left out (multi-token prediction)' for name in sorted(skipped))]:
+  entries = safetensors_files.entries(path)
+  problems, skipped = hf.check(cfg, config, entries)
+  for line in [*problems, *(f'{name} is skipped (multi-token prediction)' for name in sorted(skipped))]:
     print(line)
-  print(f'{path}: {len(found)} tensors, {len(lines)} of them missing, unexpected or misshapen.')
-  return not lines
+  print(f'{path}: {len(entries)} tensors; {len(problems)} are missing, unexpected or of the wrong shape.')
+  return not problems
 
 
 def load(source, dtype):
-  """The parameters, as stored or in `dtype`."""
+  """Loads the parameters of a Source in `dtype` ('keep': as stored), with a progress bar."""
   with tqdm.tqdm(total=1, unit='B', unit_scale=True, desc='reading') as bar:
     mesh = parallel.make_mesh(config_lib.Mesh())
     return source.load(source.abstract(mesh, dtype), lambda done, total: _show(bar, done, total))
@@ -50,11 +50,11 @@ def _show(bar, done, total):
   bar.update(done - bar.n)
 
 
-def plan(source, dtype, target):
-  """Prints what would be read and written."""
+def print_plan(source, dtype, target):
+  """Prints what a conversion would read and write."""
   leaves = jax.tree_util.tree_leaves_with_path(source.abstract(parallel.make_mesh(config_lib.Mesh()), dtype))
-  for at, leaf in leaves:
-    print(f'{jax.tree_util.keystr(at, simple=True, separator="."):32} {leaf.dtype.name:9} {list(leaf.shape)}')
+  for key, leaf in leaves:
+    print(f'{jax.tree_util.keystr(key, simple=True, separator="."):32} {leaf.dtype.name:9} {list(leaf.shape)}')
   total = sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves)
   print(
     f'{source.path} ({source.config["architectures"][0]}) -> {target}: {_count(source):,} parameters, '
@@ -67,15 +67,15 @@ def _count(source):
 
 
 def import_model(args):
-  """Hugging Face directory -> checkpoint: config, tokenizer files, and a store that holds the parameters."""
+  """Hugging Face directory -> checkpoint: config, tokenizer files, and a store with the parameters."""
   if args.check:
     return 0 if check(args.input) else 1
   source = checkpoint.open_model(args.input)
   if args.dry_run:
-    plan(source, args.dtype, args.output)
+    print_plan(source, args.dtype, args.output)
     return 0
   target = pathlib.Path(args.output)
-  config_lib.require(not target.exists(), f'{target} is there already; remove it or choose another --output.')
+  config_lib.require(not target.exists(), f'{target} already exists; remove it or choose another --output.')
   source.load_tokenizer()
   writing = target.with_name(target.name + '.writing')
   shutil.rmtree(writing, ignore_errors=True)
@@ -103,7 +103,7 @@ def export_model(args):
   config_lib.require(args.shard_gb > 0, f'--shard_gb is {args.shard_gb}; it must be positive.')
   source = checkpoint.open_model(args.input, args.step)
   if args.dry_run:
-    plan(source, args.dtype, args.output)
+    print_plan(source, args.dtype, args.output)
     return 0
   hf.check_target(args.output)
   source.load_tokenizer()
@@ -129,18 +129,20 @@ def parser():
   for name, run in (('import', import_model), ('export', export_model)):
     command = commands.add_parser(name, description=run.__doc__)
     command.set_defaults(run=run)
-    command.add_argument('--input', required=True, help='the model')
-    command.add_argument('--output', default='', help='the directory to be')
+    command.add_argument('--input', required=True, help='the model to convert')
+    command.add_argument('--output', default='', help='the directory to write')
     command.add_argument(
       '--dtype',
       choices=DTYPES,
       default='keep',
-      help="of the parameters; 'keep': as stored, which for a run is as it trains them",
+      help="of the parameters; 'keep': as stored, which for a run is the dtype it trains in",
     )
     command.add_argument('--dry_run', action='store_true', help='print what would be written')
-  commands.choices['import'].add_argument('--check', action='store_true', help='only name tensors that do not fit')
-  commands.choices['export'].add_argument('--step', type=int, help="of a run's checkpoint; the newest if not given")
-  commands.choices['export'].add_argument('--shard_gb', type=float, default=5.0, help='most gigabytes of one file')
+  commands.choices['import'].add_argument(
+    '--check', action='store_true', help='only list tensors that do not match the config'
+  )
+  commands.choices['export'].add_argument('--step', type=int, help="of a run's checkpoint; default: the newest")
+  commands.choices['export'].add_argument('--shard_gb', type=float, default=5.0, help='maximum gigabytes of one file')
   return out
 
 

@@ -1,10 +1,10 @@
-"""Log-probs of given texts under a model, whole files at a time.
+"""Log-probs of the texts in a file under a model.
 
   python -m experiments.score --model.path=DIR --input=F.jsonl --output=G.jsonl [--model.dtype=float32]
 
-DIR is a Hugging Face directory, an imported model or a run's folder. A row of F holds `tokens` (ids) or `text`; its row
-of G keeps the other fields and holds `tokens` and `logprobs`, one a token after the first. `text` gets the begin token
-its model expects, and what looks like a special token in it stays text.
+DIR is a Hugging Face directory, an imported model or a run's directory. A row of F has `tokens` (ids) or `text`; its
+row in G keeps the other fields and has `tokens` and `logprobs`, one for each token after the first. `text` gets the
+beginning-of-sequence token that the model expects, and anything in it that looks like a special token stays text.
 """
 
 import json
@@ -25,12 +25,12 @@ LOGIT_CHUNK = 1024
 
 
 def check_row(row):
-  """Raises ValueError unless the row holds ids or text."""
+  """Raises ValueError unless the row has ids or text."""
   tokens = row.get('tokens')
   if tokens is None and not isinstance(row.get('text'), str):
-    raise ValueError("neither 'tokens', a list of ids, nor 'text', a string")
+    raise ValueError("it has neither 'tokens', a list of ids, nor 'text', a string")
   if tokens is not None and not (isinstance(tokens, list) and all(type(t) is int and t >= 0 for t in tokens)):
-    raise ValueError("'tokens' is no list of ids")
+    raise ValueError("'tokens' is not a list of ids")
 
 
 class Scorer:
@@ -38,8 +38,8 @@ class Scorer:
 
   Args:
     source: checkpoint.Source.
-    dtype: of the computation; the parameters' own where ''.
-    batch: sequences at a time, at most.
+    dtype: of the computation; '' for that of the parameters.
+    batch: sequences at a time, rounded up to a multiple of the devices.
   """
 
   def __init__(self, source, dtype, batch):
@@ -51,18 +51,19 @@ class Scorer:
     self._program = jax.jit(self._logprobs)
 
   def __call__(self, sequences):
-    """f32 arrays, one shorter than each list of ids (none for an empty one)."""
+    """Log-probs of sequences, lists of ids: a list of f32 arrays, each one shorter than its sequence (or empty)."""
     out = [None] * len(sequences)
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))  # rows of a batch are then of a length
+    # Sorted, so that the rows of a batch have similar lengths.
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     for first in range(0, len(order), self.batch):
-      some = order[first : first + self.batch]
-      longest = max(2, max(len(sequences[i]) for i in some))
+      chunk = order[first : first + self.batch]
+      longest = max(2, max(len(sequences[i]) for i in chunk))
       length = 1 << (longest - 1).bit_length() if longest < 1024 else -(-longest // 1024) * 1024
       tokens = np.zeros((self.batch, length), np.int32)
-      for row, i in zip(tokens, some):
+      for row, i in zip(tokens, chunk):
         row[: len(sequences[i])] = sequences[i]
       logp = self._program(self.params, jax.device_put(tokens, parallel.batch_sharding(self.mesh)))
-      for row, i in zip(jax.device_get(logp), some):
+      for row, i in zip(jax.device_get(logp), chunk):
         out[i] = row[: max(len(sequences[i]) - 1, 0)]
     return out
 
@@ -76,10 +77,15 @@ class Scorer:
 
 
 def read(path, source):
-  """Rows with their ids in 'tokens', all fit for the model.
+  """Reads the rows of a file, with their ids in 'tokens'.
+
+  Args:
+    path: of a JSON Lines file.
+    source: checkpoint.Source.
 
   Raises:
-    DataError, ConfigError: a bad row, by its number.
+    DataError: a row that is not valid, with its line number.
+    ConfigError: a row that does not fit the model's context or vocabulary, with its number.
   """
   rows, tokenizer = reader.read_rows(path, check_row), None
   for i, row in enumerate(rows, 1):
@@ -89,20 +95,27 @@ def read(path, source):
     count, highest = len(row['tokens']), max(row['tokens'], default=0)
     config_lib.require(
       count <= source.cfg.context,
-      f"row {i} of {path} has {count} tokens, over the model's context of {source.cfg.context}; cut it.",
+      f"row {i} of {path} has {count} tokens, over the model's context of {source.cfg.context}; shorten it.",
     )
     config_lib.require(
-      highest < source.cfg.vocab, f'row {i} of {path} holds id {highest}, but the model has {source.cfg.vocab}.'
+      highest < source.cfg.vocab, f'row {i} of {path} has id {highest}, but the model has {source.cfg.vocab} ids.'
     )
   return rows
 
 
 def score(path, source, target, dtype, batch):
-  """Scores a file; writes under a temporary name until all is there. Returns the number of rows."""
+  """Scores a file and returns the number of rows; writes under a temporary name until complete.
+
+  Args:
+    path: of the model.
+    source: JSON Lines file to read.
+    target: JSON Lines file to write.
+    dtype, batch: see `Scorer`.
+  """
   runtime.set_up_process()
   model = checkpoint.open_model(path)
-  config_lib.require(model.cfg.head == 'tokens', f'{path} is a reward model; it has no log-probs.')
-  config_lib.require(not os.path.isdir(target), f'{target} is a folder; name the file to write.')
+  config_lib.require(model.cfg.head == 'tokens', f'{path} is a reward model, which has no log-probs.')
+  config_lib.require(not os.path.isdir(target), f'{target} is a directory; pass the name of a file.')
   rows = read(source, model)
   os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
   temporary = target + '.tmp'
@@ -111,10 +124,10 @@ def score(path, source, target, dtype, batch):
       scorer = Scorer(model, dtype, batch)
       window = 64 * scorer.batch
       for first in range(0, len(rows), window):
-        some = rows[first : first + window]
-        for row, logp in zip(some, scorer([row['tokens'] for row in some])):
+        chunk = rows[first : first + window]
+        for row, logp in zip(chunk, scorer([row['tokens'] for row in chunk])):
           f.write(json.dumps(row | {'logprobs': [float(x) for x in logp]}, ensure_ascii=False) + '\n')
-        bar.update(len(some))
+        bar.update(len(chunk))
     os.replace(temporary, target)
   except BaseException:
     if os.path.exists(temporary):
@@ -130,9 +143,13 @@ def main(_):
 
 
 if __name__ == '__main__':
-  _PATH = flags.DEFINE_string('model.path', None, 'Hugging Face directory, imported model or run.', required=True)
-  _DTYPE = flags.DEFINE_enum('model.dtype', '', ['', 'float32', 'bfloat16'], "Of the computation; '': as stored.")
-  _INPUT = flags.DEFINE_string('input', None, 'JSON Lines with `tokens` or `text`.', required=True)
-  _OUTPUT = flags.DEFINE_string('output', None, 'JSON Lines with `tokens` and `logprobs`.', required=True)
-  _BATCH = flags.DEFINE_integer('batch', 8, 'Sequences at a time, at most.', lower_bound=1)
+  _PATH = flags.DEFINE_string(
+    'model.path', None, 'Hugging Face directory, imported model or run directory.', required=True
+  )
+  _DTYPE = flags.DEFINE_enum('model.dtype', '', ['', 'float32', 'bfloat16'], "Dtype of the computation; '': as stored.")
+  _INPUT = flags.DEFINE_string('input', None, 'JSON Lines file with `tokens` or `text`.', required=True)
+  _OUTPUT = flags.DEFINE_string(
+    'output', None, 'JSON Lines file to write, with `tokens` and `logprobs`.', required=True
+  )
+  _BATCH = flags.DEFINE_integer('batch', 8, 'Sequences at a time.', lower_bound=1)
   app.run(main)

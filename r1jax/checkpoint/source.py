@@ -1,4 +1,4 @@
-"""Where a model comes from: a Hugging Face directory, a run's folder, or what `scripts/convert import` has made."""
+"""Where a model comes from: a Hugging Face directory, a run's directory, or a model of `scripts/convert import`."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf, store
 from r1jax.checkpoint.model_dir import CONFIG, ModelDirError
 
-CHECKPOINTS = 'checkpoints'  # a run's folder and an imported model hold their store under this name
+CHECKPOINTS = 'checkpoints'  # where a run's directory and an imported model have their store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Source:
   """A model that can be loaded.
 
   Attributes:
-    path: as given.
+    path: as passed by the user.
     cfg: ModelConfig.
-    config: the contents of its config.json, as transformers reads it.
-    tokenizer: the directory with the tokenizer's files.
-    step: path of the store's step that holds the parameters; None for a Hugging Face directory.
-    digest: SHA-256 in hex that tells two models of one shape apart.
+    config: contents of its config.json, as transformers reads it.
+    tokenizer: directory of the tokenizer's files.
+    step: path of the checkpoint with the parameters; None for a Hugging Face directory.
+    digest: SHA-256 in hex that distinguishes models of the same shape.
   """
 
   path: pathlib.Path
@@ -34,28 +34,28 @@ class Source:
   digest: str
 
   def load_tokenizer(self, chat_template=None):
-    """The model's tokenizer (see `tokenizers.load`). Raises ModelDirError where it has ids that the model lacks."""
+    """The model's tokenizer (see `tokenizers.load`). Raises ModelDirError if it has ids that the model lacks."""
     tokenizer = tokenizers.load(self.tokenizer, chat_template)
     if tokenizer.vocab > self.cfg.vocab:
       raise ModelDirError(
         f'the tokenizer in {self.tokenizer} has {tokenizer.vocab} ids but the model '
-        f'{self.cfg.vocab}; use the two of one model.'
+        f'{self.cfg.vocab}; use the tokenizer and weights of one model.'
       )
     if max(tokenizer.eos) >= self.cfg.vocab:
       raise ModelDirError(
-        f'{self.tokenizer}: a text ends with id {max(tokenizer.eos)}, but the model has '
+        f'{self.tokenizer}: the end-of-sequence id is {max(tokenizer.eos)}, but the model has '
         f'{self.cfg.vocab} ids; correct eos_token_id.'
       )
     return tokenizer
 
   def abstract(self, mesh, dtype='keep'):
-    """Parameters to be, in `dtype` ('keep': as stored), as ShapeDtypeStructs laid out over `mesh` for `load`."""
+    """The parameters as ShapeDtypeStructs for `load`: in `dtype` ('keep': as stored), sharded over `mesh`."""
     specs = models.specs(self.cfg)
     dtypes = {name: stored if dtype == 'keep' else dtype for name, stored in self.dtypes().items()}
     return params_lib.abstract(specs, dtypes, parallel.shardings(specs, mesh))
 
   def load(self, abstract, progress=lambda done, total: None):
-    """Parameters laid out as `abstract`, ShapeDtypeStructs with shardings, and in its dtypes."""
+    """Loads the parameters with the shardings and dtypes of `abstract`; for `progress` see `hf.load`."""
     if self.step:
       return store.read_part(self.step, {'params': abstract})['params']
     return hf.load(self.path, self.cfg, self.config, abstract, progress)[0]
@@ -69,61 +69,68 @@ class Source:
 
 
 def open_model(path, step=None):
-  """The Source at `path`; reads configs and headers only, and checks them.
+  """Opens and checks the model at `path`; reads only configs and headers.
 
   Args:
     path: directory of one of the three kinds.
-    step: of a run's checkpoint; the newest intact one where None.
+    step: of a run's checkpoint; None for the newest intact one.
+
+  Returns:
+    Source.
 
   Raises:
-    ModelDirError: nothing of the kind, incomplete or damaged. StoreError: no such step.
+    ModelDirError: the path holds no model, or one that is incomplete or damaged.
+    StoreError: the run has no such step, or no intact one.
   """
   path = pathlib.Path(path)
   if not (path / CHECKPOINTS).is_dir():
     if step is not None:
-      raise ModelDirError(f'{path} holds no {CHECKPOINTS}, so no step {step}; leave the step out.')
+      raise ModelDirError(f'{path} holds no {CHECKPOINTS}, so no step {step}; do not pass a step.')
     config = hf.read_config(path)
     cfg = families.from_hf(config, path / CONFIG)
     hf.open_files(path, cfg, config)
-    return Source(path, cfg, families.named(config, cfg), path, None, _digest(path))
+    return Source(path, cfg, families.with_architecture(config, cfg), path, None, _digest(path))
   at, manifest = store.newest(path / CHECKPOINTS, step)
   config = manifest['fingerprint'].get('model')
   if not isinstance(config, dict):
-    raise ModelDirError(f'{at} does not say which model it holds; give the folder of a run, or of an imported model.')
+    raise ModelDirError(f'{at} does not name its model; pass the directory of a run or of an imported model.')
   cfg = families.from_hf(config, at)
-  return Source(path, cfg, families.named(config, cfg), _tokenizer(path), at, manifest['sha256'])
+  return Source(path, cfg, families.with_architecture(config, cfg), _tokenizer(path), at, manifest['sha256'])
 
 
 def _tokenizer(path):
-  """Where the tokenizer's files lie: a run's config.json names the model it began from, which may be a run too."""
-  seen = set()
+  """Directory of the tokenizer's files.
+
+  The config.json of a run names the model that it started from, which may be another run.
+  """
+  visited = set()
   while (path / CHECKPOINTS).is_dir():
-    began = hf.read_config(path).get('model')
-    if not isinstance(began, dict) or not began.get('path'):
+    base = hf.read_config(path).get('model')
+    if not isinstance(base, dict) or not base.get('path'):
       return path
-    seen.add(path.resolve())
-    if not isinstance(began['path'], str) or '\0' in began['path'] or pathlib.Path(began['path']).resolve() in seen:
+    visited.add(path.resolve())
+    if not isinstance(base['path'], str) or '\0' in base['path'] or pathlib.Path(base['path']).resolve() in visited:
       raise ModelDirError(
-        f'{path / CONFIG}: the model that it began from, {str(began["path"])[:200]!r}, is no path or '
-        'began from this one; set model.path there to where the tokenizer lies.'
+        f'{path / CONFIG}: model.path is {str(base["path"])[:200]!r}, which is not a path or leads back to this run; '
+        'set model.path to the directory of the tokenizer.'
       )
-    path = pathlib.Path(began['path'])
+    path = pathlib.Path(base['path'])
   return path
 
 
 def _digest(path):
-  """Of all that a directory holds: names, sizes and `pieces`."""
-  found = hashlib.sha256()
+  """SHA-256 in hex over names, sizes and samples of a directory's weights and tokenizer files."""
+  digest = hashlib.sha256()
   files = sorted(path.glob('*.safetensors')) + sorted(path.glob('tokenizer.*'))
   for file in (p for p in files if not p.is_dir() and modelfiles.find(p, ModelDirError)):
-    found.update(f'{file.name} {file.stat().st_size}'.encode())
+    digest.update(f'{file.name} {file.stat().st_size}'.encode())
     for piece in pieces(file):
-      found.update(piece)
-  return found.hexdigest()
+      digest.update(piece)
+  return digest.hexdigest()
 
 
 def pieces(file):
-  """Yields a file's bytes; of one above 16 MiB 64 KiB at 256 places."""
+  """Yields a file's bytes; of a file above 16 MiB only 64 KiB at each of 256 places."""
   size, piece = file.stat().st_size, 1 << 16
   with open(file, 'rb') as f:
     for at in range(0, size, max(piece, size // 256)):

@@ -1,4 +1,4 @@
-"""Evaluation: the paper's protocol, and the figures derived from k graded samples a problem."""
+"""Evaluation with the paper's protocol, and the metrics of k graded samples for each problem."""
 
 from r1jax.evaluation.metrics import majority, summarise
 from r1jax.evaluation.runner import evaluate, key

@@ -1,4 +1,4 @@
-"""Figures of k graded samples a problem."""
+"""Metrics of k graded samples for each problem."""
 
 import collections
 
@@ -6,15 +6,15 @@ import numpy as np
 
 
 def majority(answers, correct):
-  """cons@k of one problem: 1.0 where the commonest answer is right.
+  """cons@k of one problem: 1.0 if the most common answer is correct, else 0.0.
+
+  Of answers with the same number of votes, the first one wins. It is correct if most of the responses that gave it were
+  graded correct, because a verifier may accept one spelling of an answer and not another.
 
   Args:
-    answers: k values, equal where responses give the same answer (see `rewards.votes`), or None where a response gave
-      none; those do not vote.
+    answers: k values, equal for responses with the same answer (see `rewards.votes`); None for a response without an
+      answer, which does not vote.
     correct: k bools.
-
-  Of answers with equally many votes the one given first wins. The vote is right where most of its voters were graded
-  right: a verifier may accept one spelling of an answer and not another.
   """
   votes = collections.Counter(a for a in answers if a is not None)
   if not votes:
@@ -25,16 +25,16 @@ def majority(answers, correct):
 
 
 def summarise(rows, k):
-  """Means over problems of k samples each, the samples of a problem adjacent.
+  """Means over problems with k samples each.
 
   Args:
     rows: dicts with 'correct' (bool), 'voted' (number of the answer or None), 'format' (0..1), 'length' (tokens),
-      'reflections' (count), 'language' (0..1), 'stop'.
-    k: samples a problem.
+      'reflections' (count), 'language' (0..1) and 'stop'; the samples of a problem are adjacent.
+    k: samples of each problem.
 
   Returns:
     {'pass@1', 'any@k', 'cons@k', 'format', 'length_mean', 'reflection_rate', 'language_consistency',
-     'truncated_fraction'}; k in the names is the number.
+     'truncated_fraction'}, where k in the names is the number.
   """
   correct = np.array([r['correct'] for r in rows]).reshape(-1, k)
   groups = [rows[i : i + k] for i in range(0, len(rows), k)]

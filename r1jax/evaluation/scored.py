@@ -1,7 +1,7 @@
-"""What a reward model's scores on held-out examples are worth: pure NumPy, from scores and labels to figures.
+"""Metrics of a reward model's scores on held-out examples, in pure NumPy.
 
-Shares come with 95% intervals by Wilson's formula, calibration with the expected calibration error: the mean distance
-between how sure the model is and how often it is right, over ten equal bins of certainty weighted by their numbers.
+Accuracies come with 95% intervals by Wilson's formula, and calibration with the expected calibration error: the mean
+distance between predicted probability and observed share over ten equal bins of probability, weighted by their counts.
 """
 
 import numpy as np
@@ -10,12 +10,12 @@ BINS = 10
 
 
 def interval(share, count):
-  """Wilson's 95% interval of a share of `count` independent trials; (0, 1) without any."""
+  """Wilson's 95% interval [low, high] of a share of `count` independent trials; [0, 1] if there are none."""
   if not count:
     return [0.0, 1.0]
   z = 1.959964
-  middle, spread = share + z * z / (2 * count), z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-  return [float((middle - spread) / (1 + z * z / count)), float((middle + spread) / (1 + z * z / count))]
+  centre, spread = share + z * z / (2 * count), z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+  return [float((centre - spread) / (1 + z * z / count)), float((centre + spread) / (1 + z * z / count))]
 
 
 def sigmoid(x):
@@ -23,44 +23,45 @@ def sigmoid(x):
 
 
 def reliability(probability, outcome):
-  """Bins of what was predicted against what happened.
+  """Calibration: predicted probabilities against outcomes.
 
   Args:
-    probability: f[N] in [0, 1]. outcome: f[N] in [0, 1].
+    probability: f[N] in [0, 1].
+    outcome: f[N] in [0, 1].
 
   Returns:
-    {'ece': float, 'bins': [{'from', 'to', 'count', 'predicted', 'observed'}, only those with any]}.
+    {'ece': float, 'bins': [{'from', 'to', 'count', 'predicted', 'observed'}]} without empty bins.
   """
-  at = np.minimum((np.asarray(probability) * BINS).astype(int), BINS - 1)
+  bin_of = np.minimum((np.asarray(probability) * BINS).astype(int), BINS - 1)
   bins = [
     {
       'from': b / BINS,
       'to': (b + 1) / BINS,
-      'count': int((at == b).sum()),
-      'predicted': float(probability[at == b].mean()),
-      'observed': float(outcome[at == b].mean()),
+      'count': int((bin_of == b).sum()),
+      'predicted': float(probability[bin_of == b].mean()),
+      'observed': float(outcome[bin_of == b].mean()),
     }
     for b in range(BINS)
-    if (at == b).any()
+    if (bin_of == b).any()
   ]
-  ece = sum(b['count'] * abs(b['predicted'] - b['observed']) for b in bins) / max(len(at), 1)
+  ece = sum(b['count'] * abs(b['predicted'] - b['observed']) for b in bins) / max(len(bin_of), 1)
   return {'ece': float(ece), 'bins': bins}
 
 
 def ranks(x):
-  """Ranks from 0, equal values sharing their mean rank. f[N] -> f64[N]."""
-  _, where, counts = np.unique(x, return_inverse=True, return_counts=True)
-  return (np.cumsum(counts) - (counts + 1) / 2)[where]
+  """Ranks from 0, where equal values share their mean rank. f[N] -> f64[N]."""
+  _, index, counts = np.unique(x, return_inverse=True, return_counts=True)
+  return (np.cumsum(counts) - (counts + 1) / 2)[index]
 
 
 def correlation(x, y):
-  """Spearman's; 0 where either is constant."""
+  """Spearman's rank correlation; 0 if either side is constant."""
   x, y = ranks(x), ranks(y)
   return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else 0.0
 
 
 def auc(scores, labels):
-  """Share of pairs of a positive and a negative in which the positive scores higher, ties half; 0.5 without pairs."""
+  """Area under the ROC curve: share of (positive, negative) pairs ranked correctly, ties half; 0.5 without pairs."""
   labels = np.asarray(labels, bool)
   yes, no = int(labels.sum()), int((~labels).sum())
   if not yes or not no:
@@ -69,27 +70,27 @@ def auc(scores, labels):
 
 
 def pairs(chosen, rejected, longer):
-  """Figures of preference pairs.
+  """Metrics of preference pairs.
 
   Args:
     chosen, rejected: f[N] scores.
-    longer: f[N], tokens of the chosen response less those of the rejected one.
+    longer: f[N], tokens of the chosen response minus those of the rejected one.
 
   Returns:
-    dict; see the README. 'longer_preferred' are shares of the pairs of unequal length, as the model has it and as the
-    labels do; a model without regard to length is as accurate where the longer response is the worse one as elsewhere.
+    dict; see the README. 'longer_preferred' are shares of the pairs of unequal length, according to the model and to
+    the labels. A model that ignores length is as accurate where the longer response is worse as elsewhere.
   """
   margin, longer = np.asarray(chosen, np.float64) - rejected, np.asarray(longer)
   wins = (margin > 0) + 0.5 * (margin == 0)
   unequal, share = longer != 0, float(wins.mean())
   by_model = np.where(longer > 0, wins, 1 - wins)[unequal]
   mean = lambda x: float(x.mean()) if len(x) else 0.5
-  part = lambda where: {
-    'accuracy': mean(wins[where]),
-    'interval': interval(mean(wins[where]), int(where.sum())),
-    'count': int(where.sum()),
+  subset = lambda mask: {
+    'accuracy': mean(wins[mask]),
+    'interval': interval(mean(wins[mask]), int(mask.sum())),
+    'count': int(mask.sum()),
   }
-  # Each pair is seen in both orders: how often is the first one chosen that is said to be with probability p?
+  # Each pair counts in both orders: p is the predicted probability that the first response is the chosen one.
   p, first = sigmoid(np.concatenate([margin, -margin])), np.repeat([1.0, 0.0], len(margin))
   return {
     'accuracy': share,
@@ -99,8 +100,8 @@ def pairs(chosen, rejected, longer):
     'calibration': reliability(p, first),
     'length': {
       'longer_preferred': {'model': mean(by_model), 'labels': mean((longer > 0)[unequal].astype(float))},
-      'longer_is_better': part(longer > 0),
-      'longer_is_worse': part(longer < 0),
+      'longer_is_better': subset(longer > 0),
+      'longer_is_worse': subset(longer < 0),
       'margin_correlation': correlation(margin, longer),
       'always_longer_accuracy': float(((longer > 0) + 0.5 * (longer == 0)).mean()),
     },
@@ -108,7 +109,7 @@ def pairs(chosen, rejected, longer):
 
 
 def binary(scores, labels):
-  """Figures of scores whose sigmoid is the probability of label 1; labels f[N] in [0, 1], 1 from a half on."""
+  """Metrics of scores whose sigmoid is the probability of label 1; labels f[N] in [0, 1] count as 1 from 0.5 on."""
   scores, soft = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
   labels = soft >= 0.5
   right = (scores > 0) == labels
@@ -127,7 +128,7 @@ def binary(scores, labels):
 
 
 def points(scores, labels, sizes):
-  """`binary`, and how scores go with the responses' lengths in tokens."""
+  """`binary`, and the correlation of scores and labels with the responses' lengths in tokens (`sizes`)."""
   labels = np.asarray(labels)
   return binary(scores, labels) | {
     'length': {'score_correlation': correlation(scores, sizes), 'label_correlation': correlation(labels, sizes)}
@@ -135,62 +136,63 @@ def points(scores, labels, sizes):
 
 
 def first_error(scores, threshold):
-  """Index of the first step whose score is below `threshold`, -1 for none."""
+  """Index of the first step whose score is below `threshold`; -1 if there is none."""
   below = np.flatnonzero(np.asarray(scores) < threshold)
   return int(below[0]) if len(below) else -1
 
 
-def located(found, wanted):
-  """First errors found against those labelled, as ProcessBench has it (arXiv 2412.06559).
+def localisation(predicted, labelled):
+  """Predicted against labelled first errors, as in ProcessBench (arXiv 2412.06559).
 
   Args:
-    found, wanted: i[N], -1 for none.
+    predicted, labelled: i[N] index of the first wrong step, -1 for none.
 
   Returns:
-    accuracy on solutions with an error (the very step must be named) and on those without, and their harmonic mean F1.
+    dict with the accuracy on solutions with an error, where the exact step must be predicted, and on those without one,
+    and their harmonic mean F1.
   """
-  found, wanted = np.asarray(found), np.asarray(wanted)
-  share = lambda where: float((found == wanted)[where].mean()) if where.any() else 0.0
-  wrong, right = share(wanted >= 0), share(wanted < 0)
+  predicted, labelled = np.asarray(predicted), np.asarray(labelled)
+  share = lambda mask: float((predicted == labelled)[mask].mean()) if mask.any() else 0.0
+  wrong, right = share(labelled >= 0), share(labelled < 0)
   out = {
     'error_accuracy': wrong,
     'correct_accuracy': right,
     'f1': 2 * wrong * right / max(wrong + right, 1e-9),
-    'accuracy': float((found == wanted).mean()),
+    'accuracy': float((predicted == labelled).mean()),
   }
-  return out | {'interval': interval(out['accuracy'], len(found)), 'count': len(found)}
+  return out | {'interval': interval(out['accuracy'], len(predicted)), 'count': len(predicted)}
 
 
 def steps(scores, labels, prior=None):
-  """Figures of solutions in steps.
+  """Metrics of solutions in steps.
 
-  A step counts as wrong, when the first error is looked for, where its score is below 0 ('first_error'), or below a
-  threshold with the best F1 ('first_error_tuned'): the one of each half of the solutions is chosen on the other half.
+  To find the first error, a step counts as wrong if its score is below 0 ('first_error') or below a threshold with the
+  best F1 ('first_error_tuned'); the threshold for each half of the solutions is tuned on the other half.
 
   Args:
-    scores, labels: for each solution an array, one number a step; negative labels are none.
-    prior: f[S], share of right labels at each place in training (see `by_place`): what is known without reading.
+    scores, labels: for each solution an array with one number for each step; a negative label means no label.
+    prior: f[S], share of right labels of each step index in training (see `by_place`).
 
   Returns:
-    dict: `binary` over all labelled steps; first errors; and baselines that read nothing: 'auc' by place, and first
-    errors of one that never finds any, of one that names each possible answer as often, and of one that always names
-    the commonest place.
+    dict: `binary` over all labelled steps; the first errors; and baselines that do not read the solutions: 'auc' from
+    the step index alone, and the accuracy of first errors if none is ever predicted, if each possible answer is equally
+    likely, and if the most common step index is always predicted.
   """
-  kept = [np.asarray(y) >= 0 for y in labels]
-  flat = lambda xs: np.concatenate([np.asarray(x)[k] for x, k in zip(xs, kept)])
-  wanted = np.array([first_error(np.where(k, y, 1.0), 0.5) for y, k in zip(labels, kept)])
+  labelled = [np.asarray(y) >= 0 for y in labels]
+  flat = lambda xs: np.concatenate([np.asarray(x)[mask] for x, mask in zip(xs, labelled)])
+  errors = np.array([first_error(np.where(mask, y, 1.0), 0.5) for y, mask in zip(labels, labelled)])
   out = binary(flat(scores), flat(labels))
-  out['first_error'] = located([first_error(s, 0.0) for s in scores], wanted)
-  tuned = np.array([best_threshold(scores[half::2], wanted[half::2]) for half in (0, 1)]) if len(scores) > 1 else [0.0]
-  found = [first_error(s, tuned[(n + 1) % len(tuned)]) for n, s in enumerate(scores)]
-  out['first_error_tuned'] = located(found, wanted) | {'thresholds': [float(t) for t in tuned]}
+  out['first_error'] = localisation([first_error(s, 0.0) for s in scores], errors)
+  tuned = np.array([best_threshold(scores[half::2], errors[half::2]) for half in (0, 1)]) if len(scores) > 1 else [0.0]
+  predicted = [first_error(s, tuned[(n + 1) % len(tuned)]) for n, s in enumerate(scores)]
+  out['first_error_tuned'] = localisation(predicted, errors) | {'thresholds': [float(t) for t in tuned]}
   chance = np.array([1 / (len(y) + 1) for y in labels])
-  places, counts = np.unique([w for w in wanted if w >= 0], return_counts=True)
+  places, counts = np.unique([e for e in errors if e >= 0], return_counts=True)
   common = int(places[counts.argmax()]) if len(places) else -1
   out['baselines'] = {
-    'first_error_never': located([-1] * len(wanted), wanted)['accuracy'],
+    'first_error_never': localisation([-1] * len(errors), errors)['accuracy'],
     'first_error_chance': float(chance.mean()),
-    'first_error_commonest_place': located([common] * len(wanted), wanted)['accuracy'],
+    'first_error_commonest_place': localisation([common] * len(errors), errors)['accuracy'],
   }
   if prior is not None:
     guess = [np.asarray(prior)[np.minimum(np.arange(len(y)), len(prior) - 1)] for y in labels]
@@ -199,7 +201,7 @@ def steps(scores, labels, prior=None):
 
 
 def by_place(labels):
-  """Share of right labels at each place of a solution, f64[longest]; at a place without labels that of all places."""
+  """Share of right labels of each step index, f64[longest solution]; an index without labels gets the overall share."""
   longest = max(len(y) for y in labels)
   table = np.stack([np.pad(np.asarray(y, np.float64), (0, longest - len(y)), constant_values=-1) for y in labels])
   known = table >= 0
@@ -207,7 +209,7 @@ def by_place(labels):
   return np.where(known.any(axis=0), np.where(known, table, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), total)
 
 
-def best_threshold(scores, wanted):
-  """The threshold with the best F1 of first errors i[N] on these solutions; of 0 and 199 quantiles of the scores."""
-  tried = [0.0, *np.quantile(np.concatenate(scores), np.linspace(0.005, 0.995, 199))]
-  return float(max(tried, key=lambda t: located([first_error(s, t) for s in scores], wanted)['f1']))
+def best_threshold(scores, errors):
+  """The threshold, of 0 and 199 quantiles of the scores, with the best F1 on the labelled first errors i[N]."""
+  candidates = [0.0, *np.quantile(np.concatenate(scores), np.linspace(0.005, 0.995, 199))]
+  return float(max(candidates, key=lambda t: localisation([first_error(s, t) for s in scores], errors)['f1']))

@@ -1,1 +1,1 @@
-"""What a run leaves for people: JSON lines, TensorBoard events, progress bars, plots and the HTML report."""
+"""Records of a run for people to read: JSON lines, TensorBoard events, progress bars, plots and the HTML report."""

@@ -1,7 +1,7 @@
-"""Curves of a run, made from metrics.jsonl alone: PNG files, and the same figures as SVG for the report.
+"""Curves of a run, drawn from metrics.jsonl alone: PNG files, and the same figures as SVG for the report.
 
-`accuracy` follows the paper's Figure 2 (accuracy on held-out problems during training), `length` its
-Figure 3 (response length during training).
+`accuracy` follows Figure 2 of the paper (accuracy on held-out problems during training), `length` its Figure 3
+(response length during training).
 """
 
 import dataclasses
@@ -32,21 +32,21 @@ STYLE = {
   'legend.frameon': False,
   'svg.fonttype': 'none',
   'svg.hashsalt': 'r1jax',
-  'text.parse_math': False,  # kinds of problems are called as the data has it, a dollar sign included
+  'text.parse_math': False,  # names of kinds come from the data and may contain a dollar sign
 }
-FEW = 40  # up to so many points each is marked; beyond, a running average is drawn over them
+FEW = 40  # up to this many points each is marked; more are drawn with a running average
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """One figure: every metric whose whole name matches `pattern`, labelled by its group 1."""
+  """One figure: every metric whose full name matches `pattern`, labelled with the pattern's group 1."""
 
   name: str  # of the PNG file
   title: str
   unit: str
   pattern: str
-  share: bool = False  # fractions, drawn as per cent on an axis of 0-100
-  log: bool = False  # quantities whose first step (compilation) would flatten the rest
+  share: bool = False  # values are fractions, drawn as per cent on an axis from 0 to 100
+  log: bool = False  # logarithmic axis, as the first step (compilation) would flatten the rest
 
 
 PANELS = (
@@ -97,44 +97,44 @@ def save(workdir, drawn):
 
 
 def figures(records, panels=PANELS):
-  """Returns {panel name: matplotlib Figure} for the panels that occur in `records` (see read_metrics)."""
+  """Returns {panel name: matplotlib Figure} for the panels with data in `records` (see writer.read_metrics)."""
   drawn = {panel.name: _draw(panel, series(records, panel.pattern)) for panel in panels}
   return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def series(records, pattern):
-  """Collects the metrics whose whole name matches `pattern`.
+  """Collects the metrics whose full name matches `pattern`.
 
   Returns:
-    {label: (steps i64[N], values f64[N])}, labels in order of name; a null becomes nan. The label is
-    the pattern's group 1, or 'total' where that took no part.
+    {label: (steps i64[N], values f64[N])}, sorted by label; null becomes nan. The label is the pattern's group 1, or
+    'total' if that did not match.
   """
   names = {name: match[1] or 'total' for record in records for name in record if (match := re.fullmatch(pattern, name))}
-  found = {}
+  out = {}
   for name, label in sorted(names.items(), key=lambda item: _natural(item[1])):
     points = [(r['step'], r[name]) for r in records if name in r]
-    found[label] = (
+    out[label] = (
       np.array([step for step, _ in points], np.int64),
       np.array([np.nan if value is None else value for _, value in points], np.float64),
     )
-  return found
+  return out
 
 
 def svg(figure, prefix):
-  """Returns the figure as an inline SVG element, the same text every time; ids begin with `prefix`."""
+  """Returns the figure as an inline SVG element, always the same text; its ids begin with `prefix`."""
   buffer = io.StringIO()
   with matplotlib.rc_context(STYLE):
     figure.savefig(buffer, format='svg', metadata=dict.fromkeys(('Date', 'Creator', 'Format', 'Type')))
   text = buffer.getvalue()
   text = text[text.index('<svg') :]
-  # Several figures in one page: the ids must not meet, and the page decides the size.
+  # A page has several figures: their ids must not clash, and the page sets their size.
   text = re.sub(r'(\bid="|url\(#|href="#)', lambda m: m[1] + prefix + '-', text)
   head, body = text.split('>', 1)
   return re.sub(r' (width|height)="[^"]*"', '', head) + '>' + body
 
 
 def smooth(values, average=np.nanmean):
-  """Centred running `average` over about a twentieth of the points; nan where the value itself is. f64[N] -> f64[N]."""
+  """Centred running `average` over about a twentieth of the points; nan stays nan. f64[N] -> f64[N]."""
   half = max(1, len(values) // 40)
   return np.array(
     [
@@ -160,9 +160,9 @@ def _draw(panel, lines):
         axes.plot(steps, values, marker='o', markersize=4, linewidth=1.8, color=colour, label=label)
       else:
         axes.plot(steps, values, linewidth=0.8, color=colour, alpha=0.3)
-        # A median, as the compiling first step would pull a mean up over its neighbours.
-        middle = smooth(values, np.nanmedian if panel.log else np.nanmean)
-        axes.plot(steps, middle, linewidth=1.8, color=colour, label=label)
+        # A median, because the first step compiles and would raise a mean over its neighbours.
+        smoothed = smooth(values, np.nanmedian if panel.log else np.nanmean)
+        axes.plot(steps, smoothed, linewidth=1.8, color=colour, label=label)
     axes.set(title=panel.title, xlabel='step', ylabel=panel.unit)
     axes.set_axisbelow(True)
     if panel.log:
@@ -178,7 +178,7 @@ def _draw(panel, lines):
 
 
 def plain(text):
-  """`text` as a label; one that begins with _ would be left out of a legend."""
+  """`text` as a label; matplotlib leaves labels that begin with _ out of a legend."""
   return text.lstrip('_') or ' '
 
 

@@ -1,4 +1,4 @@
-"""The bar a person watches while a run trains."""
+"""Progress bars of a run."""
 
 import sys
 
@@ -8,14 +8,15 @@ SHOWN = {'reward': 'reward/mean', 'accuracy': 'eval/pass@1', 'length': 'response
 
 
 def fraction(total, label, file=None):
-  """A tqdm bar over work whose parts are reported as fractions, that shows itself where it takes more than seconds.
+  """A tqdm bar over work that reports fractional progress; it is shown after three seconds.
 
   Args:
-    total: how much there is. label: text before the bar.
-    file: text stream; standard error where None.
+    total: amount of work.
+    label: text before the bar.
+    file: text stream; None for standard error.
 
   Returns:
-    a context manager with `at(done)`, done from 0 to total.
+    a context manager with `at(done)`, where done goes from 0 to total.
   """
   return _Fraction(
     total=total,
@@ -33,21 +34,21 @@ class _Fraction(tqdm.tqdm):
 
 
 def _pace(file):
-  # A log file gets a line now and then, a terminal a moving bar.
+  # A log file gets a line every 20 s, a terminal a moving bar.
   return dict(file=file, dynamic_ncols=True, mininterval=0.2 if file.isatty() else 20)
 
 
 class Progress:
-  """A tqdm bar over steps with the latest reward, accuracy and length, the pace and the time left."""
+  """A tqdm bar over steps with the latest reward, accuracy and length, the speed and the remaining time."""
 
   def __init__(self, total, first=0, *, label='RL', shown=None, file=None):
     """
     Args:
       total: steps of the whole run.
-      first: steps done before this start; they count for the bar but not for the pace.
+      first: steps done before this process started; they count for the bar but not for the speed.
       label: text before the bar.
-      shown: dict of short label -> metric name; SHOWN where None.
-      file: text stream; standard error where None.
+      shown: dict of short label -> metric name; None for SHOWN.
+      file: text stream; None for standard error.
     """
     file = file or sys.stderr
     self._shown = SHOWN if shown is None else shown
@@ -55,16 +56,12 @@ class Progress:
     self._bar = tqdm.tqdm(total=total, initial=first, desc=label, unit='step', **_pace(file))
 
   def update(self, metrics, steps=1):
-    """Advances by `steps` and shows `metrics` (name -> number); what is absent keeps its last value."""
+    """Advances by `steps` and shows `metrics` (name -> number); absent metrics keep their last value."""
     for label, name in self._shown.items():
       if name in metrics:
         self._latest[label] = f'{float(metrics[name]):.3g}'
     self._bar.set_postfix(self._latest, refresh=False)
     self._bar.update(steps)
-
-  def note(self, text):
-    """Prints a line above the bar."""
-    self._bar.write(text, file=self._bar.fp)
 
   def close(self):
     self._bar.close()

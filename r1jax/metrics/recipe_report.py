@@ -1,7 +1,7 @@
-"""One self-contained HTML page about a recipe: its stages, the same problems after each of them, and what changed.
+"""One self-contained HTML page about a recipe: its stages, the same problems after each of them, and the changes.
 
-Made from what the recipe left in its working directory alone: summary.json, and for each stage its metrics.jsonl and
-the samples of its evaluation. As in `report`, model output reaches the page only as data.
+It is made from the working directory alone: summary.json, and for each stage its metrics.jsonl and the samples of its
+evaluation. As in `report`, model output enters the page only as data.
 
   python -m r1jax.metrics.recipe_report WORKDIR
 """
@@ -16,8 +16,8 @@ import numpy as np
 from r1jax.config import flat
 from r1jax.metrics import plots, report, writer
 
-EVALUATION = 'evaluation'  # of a stage: the folder in its own, and the key in summary.json
-# Of an evaluation, before the kinds: name -> heading.
+EVALUATION = 'evaluation'  # a stage's subdirectory, and its key in summary.json
+# Columns of an evaluation that come before the kinds: name -> heading.
 SHOWN = {
   'pass@1': 'accuracy',
   'greedy': 'greedy',
@@ -25,25 +25,18 @@ SHOWN = {
   'language_consistency': 'language',
   'length_mean': 'tokens',
 }
-CURVES = ('accuracy', 'length', 'rewards', 'behaviour')  # of a stage's training
-LONGEST = 60  # lines of a stage's own figures
+CURVES = ('accuracy', 'length', 'rewards', 'behaviour')  # panels of a stage's training
+MAX_FIGURES = 60  # lines of a stage's own figures
 
 
 def make(workdir):
-  """Writes workdir/report.html (whole or not at all) and returns its path.
+  """Writes workdir/report.html atomically and returns its path.
 
   Raises:
-    writer.RecordError where summary.json is missing, or a record does not parse.
+    writer.RecordError: summary.json is missing, or a record does not parse.
   """
   workdir = pathlib.Path(workdir)
-  try:
-    summary = writer.read_object(workdir / 'summary.json')
-  except OSError as error:
-    raise writer.RecordError(f'{workdir / "summary.json"}: {error}; give the working directory of a recipe.') from error
-  if missing := {'stages', 'seed', 'seconds', 'comparisons'} - summary.keys():
-    raise writer.RecordError(
-      f'{workdir / "summary.json"} has no {", ".join(sorted(missing))}; give the working directory of a recipe.'
-    )
+  summary = _read_summary(workdir / 'summary.json')
   stages, evaluated = summary['stages'], _evaluated(summary)
   reader = report.reader(
     {name: rows for name in evaluated for rows in writer.read_samples(workdir / name / EVALUATION).values()}
@@ -56,18 +49,7 @@ def make(workdir):
     kinds=kinds,
     done=sum(stage['status'] == 'done' for stage in stages.values()),
     total=len(stages),
-    stages=[
-      {
-        'name': name,
-        **stage,
-        'takes': sorted(set(stage['inputs'].values())),
-        'used_by': [other for other, s in stages.items() if name in {of.split('/')[0] for of in s['inputs'].values()}],
-        'rows': figures(stage['figures']),
-        'curves': curves(workdir / name, name),
-        'report': f'{name}/report.html' if (workdir / name / 'report.html').exists() else '',
-      }
-      for name, stage in stages.items()
-    ],
+    stages=[_stage(workdir, name, stages) for name in stages],
     evaluated=[
       {
         'name': name,
@@ -78,21 +60,7 @@ def make(workdir):
     ],
     columns=list(SHOWN.values()),
     parts=parts(evaluated),
-    by_kind=[
-      {
-        'kind': kind,
-        'rows': [
-          {
-            'name': name,
-            'cells': [
-              _show(e['kinds'].get(kind, {}).get(key), key) for key in ('correct', 'format', 'language', 'length')
-            ],
-          }
-          for name, e in evaluated.items()
-        ],
-      }
-      for kind in kinds
-    ],
+    by_kind=[_kind(kind, evaluated) for kind in kinds],
     charts=[
       (f'chart{i}', title, plots.svg(figure, f'chart{i}'))
       for i, (title, figure) in enumerate(charts(evaluated).items())
@@ -106,6 +74,43 @@ def make(workdir):
   path = workdir / 'report.html'
   writer.replace_text(path, text)
   return path
+
+
+def _read_summary(path):
+  try:
+    summary = writer.read_object(path)
+  except OSError as error:
+    raise writer.RecordError(f'{path}: {error}; pass the working directory of a recipe.') from error
+  if missing := {'stages', 'seed', 'seconds', 'comparisons'} - summary.keys():
+    raise writer.RecordError(f'{path} has no {", ".join(sorted(missing))}; pass the working directory of a recipe.')
+  return summary
+
+
+def _stage(workdir, name, stages):
+  """What the page shows of a stage."""
+  stage, folder = stages[name], workdir / name
+  sources = lambda other: {source.split('/')[0] for source in other['inputs'].values()}
+  return {
+    'name': name,
+    **stage,
+    'takes': sorted(set(stage['inputs'].values())),
+    'used_by': [user for user, other in stages.items() if name in sources(other)],
+    'rows': figures(stage['figures']),
+    'curves': curves(folder, name),
+    'report': f'{name}/report.html' if (folder / 'report.html').exists() else '',
+  }
+
+
+def _kind(kind, evaluated):
+  """The table of one kind of problem: a row for each stage."""
+  keys = ('correct', 'format', 'language', 'length')
+  return {
+    'kind': kind,
+    'rows': [
+      {'name': name, 'cells': [_show(e['kinds'].get(kind, {}).get(key), key) for key in keys]}
+      for name, e in evaluated.items()
+    ],
+  }
 
 
 def _evaluated(summary):
@@ -123,7 +128,7 @@ def _show(value, key='pass@1'):
 
 
 def figures(summary):
-  """(name, text) of what a stage's own summary says, nested names joined; long lists are left out."""
+  """[(name, text)] of a stage's own summary, nested names joined; long lists are left out."""
   rows = []
   for name, value in flat(summary).items():
     if value in (None, {}) or isinstance(value, list) and len(str(value)) > 200:
@@ -132,11 +137,11 @@ def figures(summary):
       rows.append((name, str(value)))
     else:
       rows.append((name, f'{value:.4g}' if isinstance(value, float) else f'{value:,}'))
-  return rows[:LONGEST]
+  return rows[:MAX_FIGURES]
 
 
 def curves(folder, name):
-  """[(id, title, svg)] of a stage that has trained."""
+  """[(id, title, svg)] of a stage's training; empty if it has not trained."""
   if not (folder / writer.METRICS).exists():
     return []
   panels = [panel for panel in plots.PANELS if panel.name in CURVES]
@@ -148,7 +153,7 @@ def curves(folder, name):
 
 
 def parts(evaluated):
-  """The table of reward parts: their names, and a row a stage."""
+  """The table of reward parts: their names, and a row for each stage."""
   names = list(dict.fromkeys(name for e in evaluated.values() for name in e['parts']))
   show = lambda x: '–' if x is None else f'{x:.3f}'
   return {
@@ -158,7 +163,7 @@ def parts(evaluated):
 
 
 def comparison(name, c):
-  """The texts of a comparison's row."""
+  """The texts in the row of a comparison."""
   scale, unit = (1, ' tokens') if c['figure'] == 'length' else (100, ' points')
   show = lambda x: f'{x:.1f}' if scale == 1 else f'{100 * x:.1f}%'
   low, high = (scale * x for x in c['interval'])
@@ -174,7 +179,7 @@ def comparison(name, c):
 
 
 def charts(evaluated):
-  """{title: Figure} over the stages: accuracy of each kind, form and language, length."""
+  """{title: Figure} over the stages: accuracy of each kind, format and language, length."""
   accuracy = {kind: [e['kinds'].get(kind, {}).get('correct') for e in evaluated.values()] for kind in _kinds(evaluated)}
   lines = {
     'Accuracy': accuracy or {'all': [e.get('pass@1') for e in evaluated.values()]},
@@ -185,8 +190,8 @@ def charts(evaluated):
     'Response length': {'tokens': [e.get('length_mean') for e in evaluated.values()]},
   }
   return {
-    title: _chart(title, list(evaluated), of, share=title != 'Response length')
-    for title, of in lines.items()
+    title: _chart(title, list(evaluated), curves_, share=title != 'Response length')
+    for title, curves_ in lines.items()
     if evaluated
   }
 

@@ -1,8 +1,8 @@
-"""One self-contained HTML page about a run: figures before and after, curves, and a reader for completions.
+"""One self-contained HTML page about a run: results before and after, curves, and a reader for responses.
 
-Made from what the run left in its working directory alone: metrics.jsonl, and where they exist
-config.json, summary.json and samples/*.jsonl. The page needs no network. Model output is untrusted:
-it reaches the page only as JSON without `<`, and is shown as text, never as markup.
+It is made from the working directory alone: metrics.jsonl and, if they exist, config.json, summary.json and
+samples/*.jsonl. The page needs no network. Model output is untrusted: it enters the page only as JSON without `<`, and
+is shown as text, never as markup.
 
   python -m r1jax.metrics.report WORKDIR
 """
@@ -18,12 +18,12 @@ from r1jax import templates
 from r1jax.config import flat
 from r1jax.metrics import plots, writer
 
-BUDGET = 6_000_000  # characters of completions in the page, so that a browser opens it at once
+BUDGET = 6_000_000  # characters of responses in the page, so that a browser opens it quickly
 SAMPLES = 8  # responses to one problem at one step
 COLUMNS = 3  # steps side by side
-PLAIN, REFLECTION, TAG = 0, 1, 2  # kinds of segment
+PLAIN, REFLECTION, TAG = 0, 1, 2  # kinds of segments
 
-# Name in summary.json -> wording in the page, in the order shown; other names follow as they are.
+# Name in summary.json -> label in the page, in this order; other names follow without a label.
 LABELS = {
   'pass@1': 'Accuracy (pass@1, temperature 1)',
   'pass@1_t0.6': 'Accuracy (pass@1, temperature 0.6)',
@@ -42,10 +42,10 @@ TILES = ('pass@1', 'cons', 'length_mean', 'reflection_rate')
 
 
 def report(workdir):
-  """Writes workdir/report.html (whole or not at all) and returns its path.
+  """Writes workdir/report.html atomically and returns its path.
 
   Raises:
-    writer.RecordError where metrics.jsonl is missing or a record is damaged.
+    writer.RecordError: metrics.jsonl is missing, or a record is damaged.
   """
   workdir = pathlib.Path(workdir)
   records = writer.read_metrics(workdir)
@@ -75,7 +75,7 @@ def report(workdir):
 
 
 def page(name):
-  """The template `name` of this folder; those that it includes lie beside it."""
+  """The template `name` in this directory, where it also finds those that it includes."""
   return jinja2.Environment(
     autoescape=True,
     trim_blocks=True,
@@ -86,17 +86,17 @@ def page(name):
 
 
 def reader(samples):
-  """Arranges completions for the page.
+  """Arranges responses for the page.
 
-  Problems seen at the most steps come first; as many are taken as BUDGET allows (at least one), with
-  SAMPLES responses to each at each step.
+  The problems with responses at the most steps come first. As many are taken as BUDGET allows, but at least one, with
+  up to SAMPLES responses at each step.
 
   Args:
-    samples: {step: rows}, as from writer.read_samples.
+    samples: {step: rows}, see writer.read_samples.
 
   Returns:
-    dict of steps, shown (the steps the columns open with), total (how many problems there are) and
-    problems: [{id, problem, answer, kind, at: {step: [completion]}}].
+    dict of steps, shown (the steps in the columns at first), total (the number of problems) and problems:
+    [{id, problem, answer, kind, at: {step: [response]}}].
   """
   problems = {}
   for step, rows in samples.items():
@@ -106,7 +106,7 @@ def reader(samples):
       )
       at = entry['at'].setdefault(step, [])
       if len(at) < SAMPLES:
-        at.append(_completion(row))
+        at.append(_response(row))
   kept, size = [], 0
   for entry in sorted(problems.values(), key=lambda entry: -len(entry['at'])):
     size += len(json.dumps(entry))
@@ -119,7 +119,7 @@ def reader(samples):
 
 
 def segments(text):
-  """Cuts `text` into [kind, piece] pairs that join to it again: PLAIN, REFLECTION words and TAGs."""
+  """Splits `text` into [kind, piece] pairs: PLAIN, REFLECTION words and TAGs. The pieces join to `text`."""
   pieces, end = [], 0
   for match in _MARKED.finditer(text):
     if match.start() > end:
@@ -130,9 +130,9 @@ def segments(text):
 
 
 def before_after(summary, records):
-  """The table of the page: [{key, label, base, final, change}], texts.
+  """The table of results before and after: [{key, label, base, final, change}], all texts.
 
-  From summary's `base` and `final`; of a run without a summary, from its first and last evaluation.
+  They come from the summary's `base` and `final`, or without a summary from the first and last evaluation.
   """
   base, final = _ends(summary, records)
   order = list(LABELS)
@@ -154,7 +154,7 @@ def before_after(summary, records):
 
 
 def groups(summary, records):
-  """The tables by kind and by language: [{title, columns: labels, rows: [(name, [(base, final)])]}], texts."""
+  """The tables by kind and by language: [{title, columns: labels, rows: [(name, [(base, final)])]}], all texts."""
   base, final = _ends(summary, records)
   out = []
   for group, title in GROUPS.items():
@@ -165,13 +165,13 @@ def groups(summary, records):
   return out
 
 
-def _pair(base, final, at, key):
-  shown = _compare(base.get(at + key), final.get(at + key), share=key != 'length_mean')
-  return shown['base'], shown['final']
+def _pair(base, final, prefix, key):
+  texts = _compare(base.get(prefix + key), final.get(prefix + key), share=key != 'length_mean')
+  return texts['base'], texts['final']
 
 
 def _ends(summary, records):
-  """Figures before and after: {name: value} each; of a run without a summary its first and last evaluation."""
+  """Results before and after, {name: value} each; without a summary those of the first and last evaluation."""
   base, final = summary.get('base'), summary.get('final')
   if base is not None and final is not None:
     return base, final
@@ -184,14 +184,14 @@ def _ends(summary, records):
 
 
 def script_json(value):
-  """JSON that may stand in a <script> element: ASCII, and no <, > or & that a parser could take for markup."""
+  """JSON that is safe in a <script> element: ASCII without <, > or &, which a parser could take for markup."""
   text = json.dumps(value, separators=(',', ':'))
   return text.replace('<', r'\u003c').replace('>', r'\u003e').replace('&', r'\u0026')
 
 
-def _completion(row):
+def _response(row):
   parts = row['parts']
-  # Evaluation knows what counted as right; a row that does not say so is right by its parts other than format.
+  # Rows of an evaluation say whether they are correct; others are if any part other than format is 1.
   scores = [score for name, score in parts.items() if name != 'format']
   correct = row['correct'] if 'correct' in row else any(score is not None and score >= 1 for score in scores)
   return {
@@ -220,7 +220,7 @@ def _compare(base, final, share):
 
 
 def _facts(summary, config, records):
-  """Pairs for the header, of what is known."""
+  """(name, value) pairs for the header of the page; unknown ones are left out."""
   source = summary if 'seed' in summary else config
   facts = [('seed', source['seed'])] if 'seed' in source else []
   if isinstance(summary.get('config'), str):
@@ -233,28 +233,30 @@ def _facts(summary, config, records):
 
 
 def read_summary(path):
-  """The summary of a run in `path`; {} where there is no such file. Raises RecordError for one that is none."""
+  """The summary of a run in `path`; {} if there is no such file. Raises RecordError for an invalid one."""
   summary = _read_json(path)
   for name in ('base', 'final', 'seconds'):
     values = summary.get(name)
     ok = isinstance(values, dict) and (name == 'seconds' or all(map(writer.is_number, values.values())))
     if values is not None and not ok:
-      raise writer.RecordError(f'{path}: {name!r} is {str(values)[:40]!r}, no figures; mend or delete the file.')
+      raise writer.RecordError(
+        f'{path}: {name!r} is {str(values)[:40]!r}, not a dict of numbers; correct or delete the file.'
+      )
   if not writer.is_number(summary.get('length_ratio')):
     raise writer.RecordError(
-      f'{path}: length_ratio is {str(summary["length_ratio"])[:40]!r}, no number; mend or delete the file.'
+      f'{path}: length_ratio is {str(summary["length_ratio"])[:40]!r}, not a number; correct or delete the file.'
     )
   return summary
 
 
 def _read_json(path):
-  """The object in `path`, or {} where there is no such file."""
-  found = writer.read_object(path) if path.exists() else {}
+  """The object in `path`, or {} if there is no such file. Raises RecordError for an invalid one."""
+  value = writer.read_object(path) if path.exists() else {}
   try:
-    flat(found)
+    flat(value)
   except RecursionError as error:
-    raise writer.RecordError(f'{path} is nested too deeply; mend or delete the file.') from error
-  return found
+    raise writer.RecordError(f'{path} is nested too deeply; correct or delete the file.') from error
+  return value
 
 
 _MARKED = re.compile('|'.join([*templates.TAGS, f'(?i:{templates.REFLECTION})']))

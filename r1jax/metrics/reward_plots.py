@@ -1,4 +1,4 @@
-"""Figures of a reward model, from the figures that `summary.json` holds of it."""
+"""Figures of a reward model, from its results in `summary.json`."""
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -15,11 +15,11 @@ CURVES = (
 
 
 def plot(workdir, final, lengths=None):
-  """Draws curves, reliability and, given lengths, length bias into workdir/plots; returns the paths.
+  """Draws training curves, calibration and, for pairs, length bias into workdir/plots; returns the paths.
 
   Args:
-    final: figures as `evaluation.scored` gives them.
-    lengths: of pairs: (margins, differences in tokens), f[N] each; None for other models.
+    final: results of `evaluation.scored`.
+    lengths: for a model of pairs (margins, differences in tokens), f[N] each; None for other models.
   """
   figures = plots.figures(writer.read_metrics(workdir), CURVES)
   figures['reliability'] = reliability(final['calibration'])
@@ -29,7 +29,7 @@ def plot(workdir, final, lengths=None):
 
 
 def reliability(calibration):
-  """How often what was predicted came true, by how sure the model was; with the number in each bin."""
+  """Reliability diagram: observed share against predicted probability, and the number of examples in each bin."""
   bins = calibration['bins']
   with matplotlib.rc_context(plots.STYLE):
     figure = Figure(figsize=(5.2, 4.6), layout='constrained')
@@ -52,39 +52,36 @@ def reliability(calibration):
 
 
 def length_bias(margins, longer):
-  """How often the longer response is preferred, by how much longer it is: by the labels and by the model; and accuracy.
+  """How often the longer response is preferred by the labels and by the model, and accuracy, by difference in length.
 
   Args:
-    margins: f[N], score of the chosen response less that of the rejected one.
-    longer: f[N], the same of their lengths in tokens.
+    margins: f[N], score of the chosen response minus that of the rejected one.
+    longer: f[N], length in tokens of the chosen response minus that of the rejected one.
   """
   margins, longer = np.asarray(margins), np.asarray(longer)
   size = np.abs(longer)
   wins = (margins > 0) + 0.5 * (margins == 0)
-  # Fifths of the pairs of unequal length.
+  # Quintiles of the pairs of unequal length.
   edges = np.unique(np.quantile(size[size > 0], np.linspace(0.2, 1, 5), method='higher')) if (size > 0).any() else []
-  parts = [(int(low) + 1, int(high), (size > low) & (size <= high)) for low, high in zip([0, *edges], edges)]
-  at, names = np.arange(len(parts)), [f'{low}-{high}' if low < high else f'{low}' for low, high, _ in parts]
-  parts = [where for _, _, where in parts]
-  share = lambda value: [100 * value[p].mean() if p.any() else np.nan for p in parts]
+  ranges = [(int(low) + 1, int(high)) for low, high in zip([0, *edges], edges)]
+  x, names = np.arange(len(ranges)), [f'{low}-{high}' if low < high else f'{low}' for low, high in ranges]
+  bins = [(size > low) & (size <= high) for low, high in zip([0, *edges], edges)]
+  share = lambda value: [100 * value[b].mean() if b.any() else np.nan for b in bins]
   with matplotlib.rc_context(plots.STYLE):
     figure = Figure(figsize=(9.0, 3.6), layout='constrained')
     left, right = figure.subplots(1, 2)
-    left.bar(at - 0.2, share((longer > 0).astype(float)), 0.38, color=plots.COLOURS[5], label='labels')
-    left.bar(at + 0.2, share(np.where(longer > 0, wins, 1 - wins)), 0.38, color=plots.COLOURS[0], label='model')
+    left.bar(x - 0.2, share((longer > 0).astype(float)), 0.38, color=plots.COLOURS[5], label='labels')
+    left.bar(x + 0.2, share(np.where(longer > 0, wins, 1 - wins)), 0.38, color=plots.COLOURS[0], label='model')
     left.set(title='The longer response is preferred', ylabel='% of pairs')
     for sign, colour, label in ((1, plots.COLOURS[2], 'longer is better'), (-1, plots.COLOURS[1], 'longer is worse')):
-      found = [100 * wins[p & (longer * sign > 0)].mean() if (p & (longer * sign > 0)).any() else np.nan for p in parts]
-      right.plot(at, found, marker='o', markersize=4, color=colour, label=label)
+      signed = [b & (longer * sign > 0) for b in bins]
+      accuracy = [100 * wins[b].mean() if b.any() else np.nan for b in signed]
+      right.plot(x, accuracy, marker='o', markersize=4, color=colour, label=label)
     right.set(title='Accuracy', ylabel='% right')
     for axes in (left, right):
       axes.set_axisbelow(True)
       axes.set(
-        xlabel='difference in length, tokens',
-        xticks=at,
-        xticklabels=names,
-        ylim=(0, 105),
-        xlim=(-0.6, len(parts) - 0.4),
+        xlabel='difference in length, tokens', xticks=x, xticklabels=names, ylim=(0, 105), xlim=(-0.6, len(bins) - 0.4)
       )
       axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.2), ncols=2)
   return figure

@@ -1,23 +1,23 @@
-"""How long the parts of a step take."""
+"""Measures the time of the phases of a step."""
 
 import contextlib
 import time
 
 
 class Stopwatch:
-  """`with clock('update'): ...` adds the seconds within to `clock.seconds['update']`."""
+  """`with clock('update'): ...` adds the seconds spent in the block to `clock.seconds['update']`."""
 
   def __init__(self):
     self.seconds = {}
 
   @contextlib.contextmanager
   def __call__(self, name):
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
       yield
     finally:
-      self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+      self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
   def metrics(self):
-    """time/NAME of each part, and time/step of all."""
+    """Seconds as metrics: time/NAME of each phase, and time/step of all."""
     return {f'time/{name}': s for name, s in self.seconds.items()} | {'time/step': sum(self.seconds.values())}

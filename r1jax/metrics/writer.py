@@ -1,7 +1,7 @@
 """The records of a run on disk: metrics.jsonl, tb/ for TensorBoard and samples/step_NNNNNN.jsonl.
 
-metrics.jsonl is the record that plots and the report are made from; tb/ repeats it. Both are flushed
-at every write, so that a killed run loses at most the line it was writing.
+Plots and the report are made from metrics.jsonl; tb/ repeats it. Both are flushed at every write, so a killed run loses
+at most the line it was writing.
 """
 
 import json
@@ -12,7 +12,7 @@ import re
 import sys
 import time
 
-# tensorboardX imports torch where it is installed, which takes seconds, and does without it where it is not.
+# tensorboardX imports torch if it is installed, which takes seconds, but works without it.
 _torch_hidden = sys.modules.setdefault('torch', None) is None
 from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
 from tensorboardX.proto import event_pb2, summary_pb2  # noqa: E402
@@ -25,32 +25,32 @@ SAMPLES = 'samples'
 
 
 class RecordError(ValueError):
-  """A record file that cannot be read; the message names file and line."""
+  """A record file cannot be read; the message names the file and line."""
 
 
 class Writer:
-  """Appends to the records of the run in `workdir`; makes the folder where there is none.
+  """Appends to the records of the run in `workdir`; creates the directory if it does not exist.
 
-  A run that starts again in a folder it has used calls `resume` with its first step before it writes.
+  A run that continues in a directory calls `resume` with its first step before it writes.
   """
 
   def __init__(self, workdir):
     self._dir = pathlib.Path(workdir)
     self._dir.mkdir(parents=True, exist_ok=True)
-    self._lines = None  # both opened by the first write, after a possible `resume`
+    self._lines = None  # both are opened by the first write, so that `resume` can come before
     self._events = None
-    self._purge = None  # step from which TensorBoard forgets older event files
+    self._purge = None  # step from which TensorBoard ignores older event files
 
   def write(self, step, metrics):
     """Appends one line {'step': step, **metrics} and the same as one TensorBoard event.
 
     Args:
       step: int. A step may be written more than once; readers merge its lines.
-      metrics: dict of name -> number (Python, NumPy or a JAX scalar). Non-finite becomes null in the
+      metrics: dict of name -> number (Python, NumPy or a JAX scalar). A value that is not finite becomes null in the
         line and is left out of the event.
     """
     if 'step' in metrics:
-      raise ValueError("a metric is named 'step', which is the line's own key; rename it.")
+      raise ValueError("a metric is named 'step', which is already a key of every line; rename it.")
     if self._lines is None:
       self._open()
     values = {name: float(value) for name, value in metrics.items()}
@@ -62,12 +62,12 @@ class Writer:
     self._event(step=int(step), summary=summary_pb2.Summary(value=finite))
 
   def samples(self, step, rows):
-    """Writes samples/step_NNNNNN.jsonl whole or not at all, replacing an earlier one.
+    """Writes samples/step_NNNNNN.jsonl atomically, replacing an earlier one.
 
     Args:
       step: int.
-      rows: dicts with id, problem, answer, response, reward, parts {name: score}, length (tokens),
-        stop (why the response ended) and, where the caller knows it, correct (bool).
+      rows: dicts with id, problem, answer, response, reward, parts {name: score}, length (tokens), stop (why the
+        response ended) and, if known, correct (bool).
 
     Returns:
       The path.
@@ -78,14 +78,14 @@ class Writer:
     return path
 
   def resume(self, step):
-    """Drops what a killed run recorded at steps >= `step`: its lines, its samples, and (on display) its events."""
+    """Drops the records of a killed run at steps >= `step`: lines and samples; TensorBoard will ignore its events."""
     self.close()
     self._purge = int(step)
     if (self._dir / METRICS).exists():
       kept = [record for record in _read_lines(self._dir / METRICS, _check_metrics) if record['step'] < step]
       replace_text(self._dir / METRICS, ''.join(_dumps(record) + '\n' for record in kept))
-    for at, path in sample_files(self._dir).items():
-      if at >= step:
+    for written, path in sample_files(self._dir).items():
+      if written >= step:
         path.unlink()
 
   def close(self):
@@ -101,13 +101,13 @@ class Writer:
     self.close()
 
   def _open(self):
-    # Unbuffered append of whole lines; a torn last line left by a killed run must not swallow the next one.
+    # A partial last line left by a killed run must not swallow the next one.
     path = self._dir / METRICS
     if path.exists() and not path.read_bytes().endswith(b'\n'):
       replace_text(path, ''.join(_dumps(record) + '\n' for record in _read_lines(path)))
     self._lines = open(path, 'a', encoding='utf-8', errors='backslashreplace', newline='\n')
     (self._dir / 'tb').mkdir(exist_ok=True)
-    # EventsWriter names its file by the second; the suffix keeps two starts within one second apart.
+    # EventsWriter names its file by the second; the suffix distinguishes two starts within one second.
     self._events = EventsWriter(str(self._dir / 'tb' / 'events'), f'.{time.time_ns()}')
     if self._purge is not None:
       self._event(step=self._purge, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
@@ -121,15 +121,15 @@ def read_metrics(workdir):
   """Reads metrics.jsonl.
 
   Returns:
-    A list of {'step': int, name: float or None (was not finite), ...}, one for each step in ascending
-    order, the lines of a step merged (a later value of a name replaces an earlier one).
+    A list of {'step': int, name: float, or None if it was not finite, ...}, one for each step in ascending order. The
+    lines of a step are merged: a later value of a name replaces an earlier one.
 
   Raises:
-    RecordError where the file is missing, or a line other than a torn last one is no such object.
+    RecordError: the file is missing, or a line is invalid, unless it is a partial last line.
   """
   path = pathlib.Path(workdir) / METRICS
   if not path.exists():
-    raise RecordError(f'{path} is missing; give the working directory of a run.')
+    raise RecordError(f'{path} is missing; pass the working directory of a run.')
   steps = {}
   for record in _read_lines(path, _check_metrics):
     steps.setdefault(record['step'], {}).update(record)
@@ -137,67 +137,67 @@ def read_metrics(workdir):
 
 
 def read_samples(workdir):
-  """Reads every samples file; returns {step: list of rows}, ascending, empty where there are none.
+  """Reads every samples file; returns {step: list of rows}, ascending, empty if there are none.
 
   Raises:
-    RecordError where a line does not parse, or lacks what `Writer.samples` says of a response.
+    RecordError: a line does not parse, or lacks a field that `Writer.samples` lists.
   """
   return {step: _read_lines(path, _check_sample) for step, path in sample_files(workdir).items()}
 
 
 def read_object(path):
-  """The JSON object in `path`. Raises RecordError where the file holds none; OSError."""
+  """The JSON object in `path`. Raises RecordError if the file holds none, OSError if it cannot be read."""
   try:
-    found = _loads(_read(pathlib.Path(path)))
-    if not isinstance(found, dict):
-      raise ValueError(f'it holds {str(found)[:40]!r}, no object')
-    return found
+    value = _loads(_read(pathlib.Path(path)))
+    if not isinstance(value, dict):
+      raise ValueError(f'it holds {str(value)[:40]!r}, not an object')
+    return value
   except (ValueError, RecursionError) as error:
-    raise RecordError(f'{path}: {str(error)[:200]}; mend or delete the file.') from error
+    raise RecordError(f'{path}: {str(error)[:200]}; correct or delete the file.') from error
 
 
 def is_number(value):
-  """Whether a JSON value is a number, or null, as which one that is not finite is written."""
+  """Whether a JSON value is a number, or null, which stands for one that is not finite."""
   return value is None or isinstance(value, (int, float)) and abs(value) < 1e308
 
 
 def _check_metrics(record):
   step = record.get('step')
   if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**53:
-    raise ValueError(f"'step' is {str(step)[:40]!r}, no step" if 'step' in record else "it has no 'step'")
+    raise ValueError(f"'step' is {str(step)[:40]!r}, not a step" if 'step' in record else "it has no 'step'")
   for name, value in record.items():
     if not is_number(value):
-      raise ValueError(f'{name[:40]!r} is {str(value)[:40]!r}, no number')
+      raise ValueError(f'{name[:40]!r} is {str(value)[:40]!r}, not a number')
 
 
 def _check_sample(row):
-  """Raises ValueError for what is no graded response."""
+  """Raises ValueError for a row that is not a graded response."""
   texts, numbers = ('problem', 'response', 'stop'), ('reward', 'length')
   for name in ('id', 'answer', 'parts', *texts, *numbers):
     if name not in row:
       raise ValueError(f'it has no {name!r}')
-  right = [isinstance(row[name], str) for name in texts] + [is_number(row[name]) for name in numbers]
+  valid = [isinstance(row[name], str) for name in texts] + [is_number(row[name]) for name in numbers]
   parts = row['parts']
-  right += [isinstance(row['id'], (str, int)), isinstance(parts, dict) and all(map(is_number, parts.values()))]
-  for name, ok in zip((*texts, *numbers, 'id', 'parts'), right, strict=True):
+  valid += [isinstance(row['id'], (str, int)), isinstance(parts, dict) and all(map(is_number, parts.values()))]
+  for name, ok in zip((*texts, *numbers, 'id', 'parts'), valid, strict=True):
     if not ok:
-      raise ValueError(f'{name!r} is {str(row[name])[:40]!r}, which cannot be')
+      raise ValueError(f'{name!r} is {str(row[name])[:40]!r}, which is invalid')
 
 
 def sample_files(workdir):
-  """Returns {step: path} of the samples files, ascending; half-written ones are not among them."""
-  found = {}
+  """Returns {step: path} of the samples files, ascending, without temporary ones."""
+  paths = {}
   for path in (pathlib.Path(workdir) / SAMPLES).glob('step_*.jsonl'):
     if match := re.fullmatch(r'step_(\d{6,})\.jsonl', path.name):
-      found[int(match[1])] = path
-  return dict(sorted(found.items()))
+      paths[int(match[1])] = path
+  return dict(sorted(paths.items()))
 
 
 def replace_text(path, text):
-  """Writes `text` to `path` so that a crash leaves the old content or the new, never a part."""
+  """Writes `text` to `path` atomically: a crash leaves the old content or the new."""
   path = pathlib.Path(path)
   temporary = path.with_name(f'.{path.name}.tmp')
-  # A lone surrogate (a broken decode) becomes its JSON escape rather than an error.
+  # A lone surrogate, from an incomplete decode, becomes its JSON escape instead of an error.
   with open(temporary, 'w', encoding='utf-8', errors='backslashreplace', newline='\n') as file:
     file.write(text)
     file.flush()
@@ -214,7 +214,7 @@ def _dumps(value):
 
 
 def _plain(value):
-  """NumPy and JAX scalars to Python's, non-finite floats to None, through dicts and lists."""
+  """Converts NumPy and JAX scalars to Python numbers and non-finite floats to None, within dicts and lists."""
   if isinstance(value, dict):
     return {key: _plain(item) for key, item in value.items()}
   if isinstance(value, (list, tuple)):
@@ -225,22 +225,22 @@ def _plain(value):
 
 
 def _read(path):
-  """The bytes of a regular file: others, as a pipe or a device, may never end."""
+  """The bytes of a regular file; reading anything else, such as a pipe or a device, might never end."""
   if path.exists() and not path.is_file():
-    raise RecordError(f'{path} is no regular file; remove it.')
+    raise RecordError(f'{path} is not a regular file; remove it.')
   return path.read_bytes()
 
 
 def _loads(text):
-  """As json.loads, but numbers that are not finite are None."""
+  """json.loads with None for numbers that are not finite."""
   finite = lambda digits: x if math.isfinite(x := float(digits)) else None
   return json.loads(text, parse_constant=lambda _: None, parse_float=finite)
 
 
 def _read_lines(path, check=lambda row: None):
-  """Parses a JSONL file of objects; a last line without a line end that does not parse is dropped.
+  """Parses a JSON Lines file of objects; drops an unterminated last line that does not parse.
 
-  check: raises ValueError for an object that is none of the file's.
+  check: raises ValueError for an object that does not belong into the file.
   """
   lines = _read(path).split(b'\n')
   rows = []
@@ -252,12 +252,12 @@ def _read_lines(path, check=lambda row: None):
     except (ValueError, RecursionError) as error:
       if number == len(lines):
         break
-      raise RecordError(f'{path}, line {number}: {str(error)[:200]}; mend or delete the line.') from error
+      raise RecordError(f'{path}, line {number}: {str(error)[:200]}; correct or delete the line.') from error
     try:
       if not isinstance(row, dict):
-        raise ValueError(f'it holds {str(row)[:40]!r}, no object')
+        raise ValueError(f'it holds {str(row)[:40]!r}, not an object')
       check(row)
     except ValueError as error:
-      raise RecordError(f'{path}, line {number}: {error}; mend or delete the line.') from error
+      raise RecordError(f'{path}, line {number}: {error}; correct or delete the line.') from error
     rows.append(row)
   return rows

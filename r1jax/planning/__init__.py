@@ -1,1 +1,1 @@
-"""What a run needs, before anyone pays: its programs compiled for TPU slices, their memory, and rooflines."""
+"""What a run needs before it is started: its programs compiled for TPU slices, their memory, and rooflines."""

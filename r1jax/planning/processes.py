@@ -1,5 +1,6 @@
-"""Programs compiled one at a time, each in a process of its own, with what was found kept in a folder."""
+"""Compiles programs, each in a separate process, and caches the results in a directory."""
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -11,13 +12,14 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from r1jax import config as config_lib
 from r1jax.planning import compiled as compiled_lib
 from r1jax.planning import programs, topology
 
-# Read by the TPU compiler and its runtime, which otherwise look for a TPU machine, and for a lock.
+# For the TPU compiler and its runtime, which otherwise look for a TPU machine and for a lock.
 ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
   'TPU_SKIP_MDS_QUERY': '1',
@@ -31,7 +33,7 @@ ENVIRONMENT = {
 
 
 class PlanError(RuntimeError):
-  """A program that could not be compiled, for another reason than its memory."""
+  """A program could not be compiled, for another reason than its memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +41,12 @@ class Job:
   """One program to compile.
 
   Attributes:
-    config: of config.RL or config.SFT, as a dict. model: ModelConfig. topology: a slice's name.
-    program: one of programs.PHASES' programs.
-    cache: folder of results. critic: whether a value network is there too.
+    config: of the run, as a dict.
+    model: ModelConfig.
+    topology: name of a slice.
+    program: one of the programs in programs.PHASES.
+    cache: directory of cached results.
+    critic: whether the run also has a value network.
   """
 
   config: dict
@@ -52,28 +57,87 @@ class Job:
   critic: bool = False
 
 
-def run(job, watch=lambda seconds: None):
-  """The result of a job, a dict (see `compile_`), from a process of its own.
+def compile_all(names, cfg, model, slice_, cache, critic=False):
+  """Compiles programs, each in a separate process, at most four at a time; reports progress on standard error.
 
   Args:
-    watch: called about every second with the seconds since the start.
+    names: of programs.
+    cfg: config of the run.
+    model: ModelConfig.
+    slice_: topology.Topology.
+    cache: directory of cached results.
+    critic: whether the run also has a value network.
+
+  Returns:
+    {name: result of `run`}.
 
   Raises:
-    ConfigError: as `programs.setting`. PlanError.
+    ConfigError, PlanError: as `run`; the other programs are then abandoned.
   """
-  began = time.monotonic()
+  config, abandoned = config_lib.to_dict(cfg), threading.Event()
+
+  def compile_one(name):
+    start, last = time.monotonic(), 0
+
+    def watch(seconds):
+      nonlocal last
+      if abandoned.is_set():
+        raise PlanError(f'{name} was abandoned because another program failed')
+      if seconds >= last + 20 or not last:
+        last = seconds
+        _report(name, f'compiling, {seconds:.0f} s')
+
+    result = run(Job(config, model, slice_.name, name, cache, critic), watch)
+    cost = (
+      'cached'
+      if result['cached']
+      else f'{result["compile_cpu_seconds"]:.0f} s of processor time, {result["rss_bytes"] / 1e9:.1f} GB'
+    )
+    _report(name, f'{time.monotonic() - start:.0f} s ({cost})')
+    return result
+
+  with concurrent.futures.ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:
+    futures = {name: pool.submit(compile_one, name) for name in names}
+    try:
+      done, _ = concurrent.futures.wait(futures.values(), return_when=concurrent.futures.FIRST_EXCEPTION)
+      for future in done:
+        future.result()
+    finally:
+      abandoned.set()
+  return {name: future.result() for name, future in futures.items()}
+
+
+def _report(name, message):
+  print(f'{name}: {message}', file=sys.stderr, flush=True)
+
+
+def run(job, watch=lambda seconds: None):
+  """Runs a job in a separate process.
+
+  Args:
+    job: Job.
+    watch: called about every second with the seconds since the start.
+
+  Returns:
+    dict, see `compile_`.
+
+  Raises:
+    ConfigError: the run does not fit the slice, see `programs.setting`.
+    PlanError: the process failed.
+  """
+  start = time.monotonic()
   with tempfile.TemporaryDirectory() as folder:
-    paths = [os.path.join(folder, name) for name in ('job', 'result', 'log')]
-    with open(paths[0], 'wb') as f:
+    job_path, result_path, log_path = (os.path.join(folder, name) for name in ('job', 'result', 'log'))
+    with open(job_path, 'wb') as f:
       pickle.dump(job, f)
-    search = os.pathsep.join(p for p in sys.path if p)
-    with open(paths[2], 'wb') as log:
+    python_path = os.pathsep.join(p for p in sys.path if p)
+    with open(log_path, 'wb') as log:
       child = subprocess.Popen(
-        [sys.executable, '-m', 'r1jax.planning.processes', *paths[:2]],
+        [sys.executable, '-m', 'r1jax.planning.processes', job_path, result_path],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        env=os.environ | ENVIRONMENT | {'PYTHONPATH': search},
+        env=os.environ | ENVIRONMENT | {'PYTHONPATH': python_path},
       )
     try:
       while True:
@@ -81,18 +145,18 @@ def run(job, watch=lambda seconds: None):
           code = child.wait(timeout=1)
           break
         except subprocess.TimeoutExpired:
-          watch(time.monotonic() - began)
+          watch(time.monotonic() - start)
     finally:
       child.kill()
       child.wait()
     if code:
-      with open(paths[2], encoding='utf-8', errors='replace') as f:
+      with open(log_path, encoding='utf-8', errors='replace') as f:
         lines = [line.strip() for line in f if line.strip()] or ['no message']
       raise PlanError(
-        f'{job.program} for {job.topology} was not compiled: {lines[-1][:300]} (status {code}); '
-        'a negative status is a signal, 9 mostly too little memory.'
+        f'{job.program} for {job.topology} was not compiled: {lines[-1][:300]} (exit status {code}); '
+        'a negative status is a signal: -9 mostly means that the machine ran out of memory.'
       )
-    with open(paths[1], encoding='utf-8') as f:
+    with open(result_path, encoding='utf-8') as f:
       result = json.load(f)
   if 'error' in result:
     raise config_lib.ConfigError(result['error'])
@@ -100,47 +164,51 @@ def run(job, watch=lambda seconds: None):
 
 
 def compile_(job):
-  """Lowers and compiles a job's program, or finds what was kept of it.
+  """Lowers and compiles a job's program, or looks up its cached result.
 
   Returns:
-    dict with the fields of `compiled.memory`, those of `programs.lower`, refused (None, or the compiler's first line),
-    compile_cpu_seconds, rss_bytes, dot_flops (None where the text cannot be had) and open_loops as
-    `compiled.dot_flops`, kernels (how many Pallas kernels, whose FLOPs are not among them).
+    dict with
+    - the fields of `compiled.memory` and of `programs.lower`;
+    - refused: None, or the first line of the compiler's out-of-memory error;
+    - compile_cpu_seconds and rss_bytes of the compilation;
+    - dot_flops (None if the compiled text is not available) and open_loops, see `compiled.dot_flops`;
+    - kernels: the number of Pallas kernels, whose FLOPs are not in dot_flops;
+    - cached: whether the result was looked up.
   """
   cfg = config_lib.of_run(job.config)
-  place = topology.devices(topology.find(job.topology))
-  lowered, stays = programs.lower(job.program, programs.setting(cfg, job.model, place, job.critic))
+  devices = topology.devices(topology.find(job.topology))
+  lowered, resident = programs.lower(job.program, programs.setting(cfg, job.model, devices, job.critic))
   versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'libtpu')]
-  # With the source of what reads the figures off, so that none outlives a change of it.
-  what = [job.topology, versions, inspect.getsource(compiled_lib), lowered.as_text()]
-  key = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+  # The key includes the source that extracts the figures, so that cached results do not outlive a change to it.
+  inputs = [job.topology, versions, inspect.getsource(compiled_lib), lowered.as_text()]
+  key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
   path = os.path.join(job.cache, key + '.json')
   if os.path.exists(path):
     with open(path, encoding='utf-8') as f:
-      return json.load(f) | stays | {'cached': True}
-  began = time.process_time()
-  found = _compiled(lowered)
-  found |= {
-    'compile_cpu_seconds': time.process_time() - began,
+      return json.load(f) | resident | {'cached': True}
+  start = time.process_time()
+  result = _compile(lowered)
+  result |= {
+    'compile_cpu_seconds': time.process_time() - start,
     'versions': versions,
     'rss_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
   }
   os.makedirs(job.cache, exist_ok=True)
   with open(f'{path}.{os.getpid()}', 'w', encoding='utf-8') as f:
-    json.dump(found, f)
+    json.dump(result, f)
   os.replace(f'{path}.{os.getpid()}', path)
-  return found | stays | {'cached': False}
+  return result | resident | {'cached': False}
 
 
-def _compiled(lowered):
+def _compile(lowered):
   unknown = {'dot_flops': None, 'open_loops': 0, 'kernels': 0}
   try:
     compiled = lowered.compile()
-  except Exception as error:  # the runtime's own class, which jax does not export
-    needed = compiled_lib.refused(str(error))
+  except Exception as error:  # the class is the runtime's and not exported by jax
+    needed = compiled_lib.bytes_of_refusal(str(error))
     if needed is None:
       raise
-    # What of it are arguments the compiler does not say.
+    # The error has only the total.
     return unknown | {
       'argument_bytes': None,
       'temp_bytes': None,
@@ -149,13 +217,13 @@ def _compiled(lowered):
       'compiler_peak_bytes': None,
       'refused': str(error).splitlines()[0],
     }
-  found = compiled_lib.memory(compiled) | {'refused': None}
+  memory = compiled_lib.memory(compiled) | {'refused': None}
   try:
     text = compiled.as_text()
-  except Exception:  # some programs have no text (a check in the compiler's printer fails); all else is there
-    return found | unknown
+  except Exception:  # for some programs a check in the compiler's printer fails
+    return memory | unknown
   flops, open_loops = compiled_lib.dot_flops(text)
-  return found | {'dot_flops': flops, 'open_loops': open_loops, 'kernels': text.count('"tpu_custom_call"')}
+  return memory | {'dot_flops': flops, 'open_loops': open_loops, 'kernels': text.count('"tpu_custom_call"')}
 
 
 def _main(job_path, result_path):

@@ -1,5 +1,7 @@
-"""The real programs of a run, lowered for devices that need not exist: what `experiments/rl.py`, `sft.py`,
-`reward_model.py`, `generate.py` and `cold_start.py` run at their largest."""
+"""The real programs of a run at their largest shapes, lowered for devices that need not exist.
+
+They are those of `experiments/rl.py`, `sft.py`, `reward_model.py`, `generate.py` and `cold_start.py`.
+"""
 
 import dataclasses
 import functools
@@ -24,7 +26,7 @@ from r1jax.training import reward as reward_lib
 from r1jax.training import sft as sft_lib
 from r1jax.training import state as state_lib
 
-SCORED = 8192  # tokens of a row that a reward model not given yet scores: the paper's
+SCORER_TOKENS = 8192  # maximum length of a reward model that has no path yet: the paper's
 
 # Phase -> its programs.
 PHASES = {
@@ -39,23 +41,26 @@ PHASES = {
 
 
 def phases(cfg, critic=False):
-  """The phases of a run; of a config.SFT, 'sample' where it is evaluated by its own answers.
+  """The phases of a run, names in PHASES.
 
-  critic: and what PPO would add to it, a value network's update.
+  A config.SFT samples if it evaluates its own responses. With `critic`, a config.RL also has the update of a value
+  network, as in PPO.
   """
   if isinstance(cfg, config_lib.SFT):
     return ['sft'] + ['sample'] * (cfg.eval.problems > 0)
   if not isinstance(cfg, config_lib.RL):
     return ['reward_model' if isinstance(cfg, config_lib.RewardModel) else 'sample']
-  scored = cfg.loss.kl_coef > 0 or cfg.train.minibatches * cfg.train.epochs > 1
-  return ['sample'] + ['rewards'] * bool(reward_models(cfg)) + ['logprobs'] * scored + ['update'] + ['critic'] * critic
+  has_logprobs = cfg.loss.kl_coef > 0 or cfg.train.minibatches * cfg.train.epochs > 1
+  return (
+    ['sample'] + ['rewards'] * bool(reward_models(cfg)) + ['logprobs'] * has_logprobs + ['update'] + ['critic'] * critic
+  )
 
 
 def names(phases_, cfg):
-  """The programs of these phases in a run."""
+  """Names of the programs that a run has in these phases."""
   s = sampling(cfg)
-  grows = s and len(set(capacities(s.max_response))) > 1
-  return [name for phase in phases_ for name in PHASES[phase] if name != 'sample/compact' or grows]
+  cache_grows = s and len(set(capacities(s.max_response))) > 1
+  return [name for phase in phases_ for name in PHASES[phase] if name != 'sample/compact' or cache_grows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Sampling:
   """The sampler's largest batch.
 
   Attributes:
-    prompts, samples: rows [prompts, samples] sampled together. max_prompt, max_response: tokens.
+    prompts, samples: rows [prompts, samples] that are sampled together.
+    max_prompt, max_response: tokens.
     restriction: logits.Restriction.
   """
 
@@ -75,7 +81,7 @@ class Sampling:
 
 
 def sampling(cfg):
-  """The Sampling of a run, whether training's or an evaluation's; None where nothing is sampled."""
+  """The Sampling of a run, in training or evaluation; None if the run does not sample."""
   if isinstance(cfg, config_lib.RewardModel):
     return None
   if isinstance(cfg, config_lib.SFT):
@@ -90,14 +96,18 @@ def sampling(cfg):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A run's shapes and layouts, every array a ShapeDtypeStruct with its sharding.
+  """The shapes and shardings of a run; every array is a ShapeDtypeStruct with its sharding.
 
   Attributes:
-    cfg: the run's. model: ModelConfig. mesh: over the devices to compile for. sampler_mesh: the sampler's.
-    state: TrainState; of a run that samples only, its parameters alone.
-    trainer: accumulate.Trainer, and the microbatch and totals that it takes; None of a run that samples only.
-    critic: the same of a value network, with its TrainState in `state.critic`; None where there is none.
-    scorers: tuple of (Scorer, parameters, tokens of a row) of the reward models that RL has beside it.
+    cfg: config of the run.
+    model: ModelConfig.
+    mesh: over the devices to compile for.
+    sampler_mesh: the sampler's, over the same devices.
+    state: TrainState; with only parameters for a run that only samples.
+    trainer: accumulate.Trainer; None for a run that only samples.
+    microbatch, totals: arguments of the trainer's `accumulate`.
+    critic: Trainer of a value network, whose TrainState is `state.critic`; None if there is none.
+    scorers: (Scorer, parameters, maximum tokens of a row) for each reward model that scores rollouts.
   """
 
   cfg: Any
@@ -113,31 +123,37 @@ class Setting:
 
 
 def as_generate(cfg):
-  """The config.Generate of the way of a config.ColdStart that samples the most tokens at a time."""
+  """A config.Generate for the way of a config.ColdStart that samples the most tokens at a time."""
   tokens = lambda r: (r.chunk or r.prompts) * r.samples * (r.max_prompt + r.max_response)
-  sampled = [way for way in cfg.ways.values() if way.way != 'traces' and not way.path and not way.endpoint]
-  require(sampled, 'ways: none samples from a model; there is nothing to plan.')
-  way = max(sampled, key=lambda way: tokens(way.rollout))
+  sampling_ways = [way for way in cfg.ways.values() if way.way != 'traces' and not way.path and not way.endpoint]
+  require(sampling_ways, 'ways: none of them samples from a model, so there is nothing to plan.')
+  way = max(sampling_ways, key=lambda way: tokens(way.rollout))
   return config_lib.Generate(
     cfg.seed, way.model, cfg.data, way.rollout, cfg.reward, mesh=cfg.mesh, topology=cfg.topology
   )
 
 
 def sampler_mesh(cfg):
-  """The config.Mesh that a run samples on, or zeros where that is its only one."""
+  """The config.Mesh that a run samples on; zeros if it is the same as for training."""
   return getattr(cfg, 'sampler_mesh', config_lib.Mesh(*[0] * 5))
 
 
 def setting(cfg, model, devices, critic=False):
-  """The Setting of a run. critic: with a value network of the policy's shape, optimizer and dtypes, for RL alone.
+  """The Setting of a run.
+
+  Args:
+    cfg: config of the run.
+    model: ModelConfig.
+    devices: to compile for.
+    critic: for RL, add a value network with the policy's shape, optimizer and dtypes.
 
   Raises:
-    ConfigError: a mesh that does not match the devices, parameters or batches that do not divide over it.
+    ConfigError: the mesh does not match the devices, or parameters or batches do not divide over it.
   """
   mesh = parallel.make_mesh(cfg.mesh, devices)
-  own = parallel.make_mesh(parallel.with_default_sizes(sampler_mesh(cfg), cfg.mesh), devices, 'sampler_mesh')
+  sample_mesh = parallel.make_mesh(parallel.with_default_sizes(sampler_mesh(cfg), cfg.mesh), devices, 'sampler_mesh')
   if s := sampling(cfg):
-    shards = parallel.batch_shards(own)
+    shards = parallel.batch_shards(sample_mesh)
     require(
       s.prompts % shards == 0,
       f'{s.prompts} prompts sampled at a time do not divide over {shards} devices of the batch axes; '
@@ -145,28 +161,35 @@ def setting(cfg, model, devices, critic=False):
     )
   if isinstance(cfg, config_lib.Generate):
     state = state_lib.abstract_state(models.specs(model), None, mesh, cfg.model.dtype)
-    return Setting(cfg, model, mesh, own, state)
+    return Setting(cfg, model, mesh, sample_mesh, state)
   scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=parallel.replicated(mesh))
   if isinstance(cfg, config_lib.RL):
-    state, trainer = _trained(cfg, model, mesh, policy.make_trainer, cfg.train, cfg.train if cfg.loss.kl_coef else None)
+    reference = cfg.train if cfg.loss.kl_coef else None
+    state, trainer = _state_and_trainer(cfg, model, mesh, policy.make_trainer, cfg.train, reference)
     batch, totals = lowering.rollout_microbatch(cfg, mesh), losses.Totals(scalar, scalar, cfg.rollout.max_response)
-    values = None
+    value_trainer = None
     if critic:
-      other, values = _trained(cfg, as_critic(model), mesh, _value_trainer, cfg.train)
-      state = state.replace(critic=other)
-    return Setting(cfg, model, mesh, own, state, trainer, batch, totals, values, _scorers(cfg, model, devices))
+      value_state, value_trainer = _state_and_trainer(cfg, as_critic(model), mesh, _value_trainer, cfg.train)
+      state = state.replace(critic=value_state)
+    scorers = _scorers(cfg, model, devices)
+    return Setting(cfg, model, mesh, sample_mesh, state, trainer, batch, totals, value_trainer, scorers)
   lib = reward_lib if isinstance(cfg, config_lib.RewardModel) else sft_lib
   model = dataclasses.replace(model, head='score') if lib is reward_lib else model
-  state, trainer = _trained(cfg, model, mesh, lib.make_trainer, cfg)
-  return Setting(cfg, model, mesh, own, state, trainer, lib.abstract_microbatch(cfg, mesh), scalar)
+  state, trainer = _state_and_trainer(cfg, model, mesh, lib.make_trainer, cfg)
+  return Setting(cfg, model, mesh, sample_mesh, state, trainer, lib.abstract_microbatch(cfg, mesh), scalar)
 
 
-def _trained(cfg, model, mesh, make_trainer, dtypes, reference=None):
-  """TrainState and Trainer. dtypes: what has `param_dtype`. reference: config.Train of a reference policy, or None."""
+def _state_and_trainer(cfg, model, mesh, make_trainer, dtypes, reference=None):
+  """(TrainState, Trainer).
+
+  Args:
+    dtypes: config section with `param_dtype`.
+    reference: config.Train of the reference policy; None if there is none.
+  """
   specs = models.specs(model)
   optimizer = optimizer_lib.make(cfg.optimizer, 1, specs, dtypes.param_dtype)
-  more = (reference.reference_dtype, reference.reference_memory) if reference else ()
-  state = state_lib.abstract_state(specs, optimizer, mesh, dtypes.param_dtype, *more)
+  options = (reference.reference_dtype, reference.reference_memory) if reference else ()
+  state = state_lib.abstract_state(specs, optimizer, mesh, dtypes.param_dtype, *options)
   return state, make_trainer(cfg, model, optimizer, mesh)
 
 
@@ -176,12 +199,12 @@ def _value_trainer(cfg, model, optimizer, mesh):
 
 
 def rows_of(cfg):
-  """Rows of one example of a config.SFT or config.RewardModel: a pair has two."""
+  """Rows of one example of a config.SFT or config.RewardModel: two for a preference pair."""
   return 2 if getattr(cfg, 'objective', '') == 'pairs' else 1
 
 
 def reward_models(cfg):
-  """The options of the reward models that a config.RL asks."""
+  """The options of each reward model that a config.RL uses."""
   return [
     cfg.reward.options.get(name, {})
     for name in cfg.reward.names()
@@ -190,10 +213,10 @@ def reward_models(cfg):
 
 
 def _scorers(cfg, model, devices):
-  """Setting.scorers, as `neural.model.load` lays them out. One without a path is taken for the policy's shape."""
+  """Setting.scorers, with the shardings of `neural.model.load`. One without a path gets the policy's shape."""
   mesh, out = parallel.make_mesh(config_lib.Mesh(), devices), []
   for options in reward_models(cfg):
-    shape, tokens = dataclasses.replace(model, head='score'), SCORED
+    shape, tokens = dataclasses.replace(model, head='score'), SCORER_TOKENS
     if options.get('path'):
       path = scoring.directory(options['path'])
       source, tokens = checkpoint.open_model(path), scoring.read_about(path).max_length
@@ -206,11 +229,12 @@ def _scorers(cfg, model, devices):
 
 
 def as_critic(model):
+  """ModelConfig of the value network that belongs to a policy."""
   return dataclasses.replace(model, head='score', tied=False)
 
 
 def microbatch_shape(cfg):
-  """(groups, rows of a group) in a microbatch of RL."""
+  """(groups, rows of each group) in a microbatch of RL."""
   rows, groups = policy.microbatch_shape(cfg.train, cfg.rollout.prompts // cfg.train.minibatches, cfg.rollout.samples)
   return groups, rows
 
@@ -222,29 +246,32 @@ def microbatches(cfg):
 
 
 def lower(name, s):
-  """One program as the run would compile it, and what it leaves lying beside it.
+  """Lowers one program as the run would compile it, and adds up what else is in memory while it runs.
 
   Args:
-    name: one of PHASES' programs. s: Setting.
+    name: one of the programs in PHASES.
+    s: Setting.
 
   Returns:
-    jax.stages.Lowered; and a dict of bytes on a device: resident_beside_bytes, what it holds beside the program's
-    arguments; state_bytes, of all that stays between programs; and critic_bytes, the value network's part of that.
+    jax.stages.Lowered, and a dict of bytes on a device:
+    - resident_beside_bytes: arrays in memory that are not arguments of the program;
+    - state_bytes: everything that stays in memory between programs;
+    - critic_bytes: the value network's part of that.
   """
   build = {'rewards': _rewards, 'logprobs': _logprobs, 'sample': _sample, 'critic': _critic}
-  lowered, used, more = build.get(name.split('/')[0], _update)(name, s)
+  lowered, used, extra = build.get(name.split('/')[0], _update)(name, s)
   state = _tree_bytes(s.state) + sum(_tree_bytes(params) for _, params, _ in s.scorers)
-  if s.trainer is None:  # nothing stays but the copy that is sampled with
+  if s.trainer is None:  # only the sampler's copy of the parameters stays
     state, used = 0, None
   return lowered, {
-    'resident_beside_bytes': state - _tree_bytes(used) + _tree_bytes(more),
+    'resident_beside_bytes': state - _tree_bytes(used) + _tree_bytes(extra),
     'state_bytes': state,
     'critic_bytes': _tree_bytes(s.state.critic),
   }
 
 
 def device_bytes(x):
-  """Bytes of a ShapeDtypeStruct in one device's own memory, without the padding of its layout."""
+  """Bytes of a ShapeDtypeStruct in the memory of one device, without padding."""
   if x.sharding.memory_kind == 'pinned_host':
     return 0
   return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
@@ -254,77 +281,79 @@ def _tree_bytes(tree):
   return sum(device_bytes(x) for x in jax.tree.leaves(tree))
 
 
-# Each of these returns jax.stages.Lowered, the part of the state among its arguments, and what else stays beside them.
+# Each of these returns jax.stages.Lowered, the part of the state among its arguments, and other arrays in memory.
 
 
 def _update(name, s):
-  alone = s.state.replace(reference=None, critic=None)
+  policy_state = s.state.replace(reference=None, critic=None)
   if name.endswith('/accumulate'):
-    return lowering.lower_accumulate(s.trainer, alone, s.microbatch, s.totals), s.state.params, None
+    return lowering.lower_accumulate(s.trainer, policy_state, s.microbatch, s.totals), s.state.params, None
   load, moe = None, s.model.moe
   if moe:
     shape = (s.model.layers - s.model.dense_layers, moe.experts)
     load = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=parallel.replicated(s.mesh))
-  return lowering.lower_apply(s.trainer, alone, load), alone, None
+  return lowering.lower_apply(s.trainer, policy_state, load), policy_state, None
 
 
 def _critic(name, s):
   state = s.state.critic
   if name.endswith('/apply'):
     return lowering.lower_apply(s.critic, state), state, None
-  of_tokens = s.microbatch.sampler_logp
-  batch = s.microbatch.replace(values=of_tokens, returns=of_tokens, advantage=None, old_logp=None, ref_logp=None)
+  per_token = s.microbatch.sampler_logp
+  batch = s.microbatch.replace(values=per_token, returns=per_token, advantage=None, old_logp=None, ref_logp=None)
   return lowering.lower_accumulate(s.critic, state, batch, s.totals), state.params, None
 
 
 def _rewards(name, s):
-  """The largest of the reward models scores its longest rows."""
+  """The largest reward model, on rows of its maximum length."""
   del name
-  scorer, params, length = max(s.scorers, key=lambda one: _tree_bytes(one[1]))
-  of = lambda *sizes: jax.ShapeDtypeStruct((scorer.batch, *sizes), jnp.int32, sharding=scorer.sharding)
-  return scorer.program.lower(params, of(rows_lib.padded(length)), of(), of(1)), params, None
+  scorer, params, length = max(s.scorers, key=lambda scorer: _tree_bytes(scorer[1]))
+  ids = lambda *sizes: jax.ShapeDtypeStruct((scorer.batch, *sizes), jnp.int32, sharding=scorer.sharding)
+  return scorer.program.lower(params, ids(rows_lib.padded(length)), ids(), ids(1)), params, None
 
 
 def _logprobs(name, s):
   del name
-  # The policy's own pass, where there is one, needs as much or more: its parameters are the wider.
+  # The policy's pass, if there is one, needs at least as much memory: its parameters are not narrower.
   params = s.state.params if policy.needs_old_logp(s.cfg) or s.state.reference is None else s.state.reference
-  own, reference = (tree and state_lib.in_memory(tree, 'device') for tree in (params, s.state.reference))
-  lowered = lowering.lower_logprobs(own, s.cfg, s.trainer.loss_fn.logprobs)
-  # A reference that comes from the host's memory lies beside all the rest in its own pass.
-  visits = s.cfg.train.reference_memory == 'host' and params is not s.state.reference
-  return lowered, params, reference if visits else None
+  policy_params, reference = (tree and state_lib.in_memory(tree, 'device') for tree in (params, s.state.reference))
+  lowered = lowering.lower_logprobs(policy_params, s.cfg, s.trainer.loss_fn.logprobs)
+  # A reference kept in host memory is copied to the device for its pass, in addition to everything else.
+  offloaded = s.cfg.train.reference_memory == 'host' and params is not s.state.reference
+  return lowered, params, reference if offloaded else None
 
 
 def _sample(name, s):
-  """The sampler's programs with all rows live: the cache grows to its full size, and then is decoded with."""
+  """The sampler's programs with all rows live, decoding with the cache at its full size."""
   shapes, mesh, dtype = sampling(s.cfg), s.sampler_mesh, jnp.dtype(s.cfg.model.dtype)
   p, g = shapes.prompts, shapes.samples
-  by_prompt, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
-  of = lambda shape, dtype, sharding=by_prompt: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-  lengths, scalar = of((p,), jnp.int32), lambda dtype: of((), dtype, everywhere)
+  by_prompt, replicated = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+  struct = lambda shape, dtype, sharding=by_prompt: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+  lengths, scalar = struct((p,), jnp.int32), lambda dtype: struct((), dtype, replicated)
   shardings = parallel.shardings(models.specs(s.model, stacked=False), mesh)
-  copy = functools.partial(decode.cast_weights, dtype=dtype)
+  cast = functools.partial(decode.cast_weights, dtype=dtype)
   if name == 'sample/weights':
-    return jax.jit(copy, out_shardings=shardings).lower(s.state.params), s.state.params, None
+    return jax.jit(cast, out_shardings=shardings).lower(s.state.params), s.state.params, None
   params = jax.tree.map(
-    lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), jax.eval_shape(copy, s.state.params), shardings
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    jax.eval_shape(cast, s.state.params),
+    shardings,
   )
   key = jax.eval_shape(lambda: jax.random.key(0)).dtype
-  # Which ids end a response is in the program, but changes nothing that is measured here.
+  # The end-of-sequence ids are constants of the program and do not change its size.
   options = decode.DecodeOptions(s.model, shapes.restriction, (0,), models.ForwardOptions(dtype, mesh=mesh))
   before, full = capacities(shapes.max_response)
-  args = (params, of((p, shapes.max_prompt), jnp.int32), lengths, of((p, g), key), scalar(jnp.float32))
+  args = (params, struct((p, shapes.max_prompt), jnp.int32), lengths, struct((p, g), key), scalar(jnp.float32))
   if name == 'sample/prefill':
     return decode.prefill.lower(*args, options=options, capacity=min(engine.CHUNK, shapes.max_response)), None, None
   place = lambda x, mesh, *axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.sharding(x.shape, mesh, *axes))
-  of_program = lambda program, *args, **static: decode.constrain(program.eval_shape(*args, **static), mesh, place)
-  prefix, state, _ = of_program(decode.prefill, *args, options=options, capacity=before)
-  rows = of((p, g), jnp.int32)
+  output = lambda program, *args, **static: decode.constrain(program.eval_shape(*args, **static), mesh, place)
+  prefix, state, _ = output(decode.prefill, *args, options=options, capacity=before)
+  rows = struct((p, g), jnp.int32)
   if name == 'sample/compact':
     return decode.compact.lower(state, rows, capacity=full, mesh=mesh), None, (params, prefix)
   if full > before:
-    state = of_program(decode.compact, state, rows, capacity=full, mesh=mesh)
+    state = output(decode.compact, state, rows, capacity=full, mesh=mesh)
   lowered = decode.decode_chunk.lower(
     params,
     prefix,
@@ -340,7 +369,7 @@ def _sample(name, s):
 
 
 def capacities(max_response):
-  """Room in the cache before and after it last grows (tokens)."""
+  """(before, after): tokens for which the cache has room before and after its last growth."""
   before = full = min(engine.CHUNK, max_response)
   while full < max_response:
     before, full = full, min(engine.GROW * full, max_response)

@@ -1,16 +1,16 @@
-"""Whether a program fits a chip, and the cheapest change that helps where it does not."""
+"""Whether a program fits the memory of a chip, and the cheapest change that helps if it does not."""
 
 from r1jax import models
 from r1jax import params as params_lib
 from r1jax.config import RL, SFT, Generate
 from r1jax.planning import programs, roofline, topology
 
-FITS = 0.92  # of the limit; between this and all of it another compiler may decide otherwise
-ORDER = ('fits', 'tight', 'does not fit')
+FITS = 0.92  # of the limit; above it another version of the compiler may refuse the program
+ORDER = ('fits', 'tight', 'does not fit')  # from best to worst
 
 
 def judge(used, limit):
-  """One of ORDER, for bytes of a chip."""
+  """The verdict, one of ORDER, on a program that uses `used` of the `limit` bytes of a chip."""
   return 'fits' if used <= FITS * limit else 'tight' if used <= limit else 'does not fit'
 
 
@@ -19,16 +19,20 @@ def worst(verdicts):
 
 
 def remedy(name, used, cfg, model, slice_, shards):
-  """What to change so that a program needs less, the cheapest first.
+  """The cheapest change that makes a program need less memory, as text.
 
   Args:
-    name: one of programs.PHASES' programs. used: bytes of a chip. cfg: of a run. model: ModelConfig.
-    slice_: topology.Topology. shards: parts that a batch is cut into.
+    name: one of the programs in programs.PHASES.
+    used: bytes of a chip.
+    cfg: config of the run.
+    model: ModelConfig.
+    slice_: topology.Topology.
+    shards: number of devices over which a batch is split.
   """
   phase = name.split('/')[0]
-  trains = phase != 'rewards' and not name.endswith('/apply')
-  ways = _sampling(cfg, shards) if phase == 'sample' else _training(cfg, shards) if trains else []
-  saved = 2 * 2 * params_lib.count(models.specs(model)) / slice_.chips  # two moments, two bytes of each
+  has_microbatches = phase != 'rewards' and not name.endswith('/apply')
+  ways = _sampling(cfg, shards) if phase == 'sample' else _training(cfg, shards) if has_microbatches else []
+  saved = 2 * 2 * params_lib.count(models.specs(model)) / slice_.chips  # two bytes for each of two moments
   if not isinstance(cfg, Generate) and cfg.optimizer.moment_dtype == 'float32' and used - saved <= slice_.chip.limit:
     ways.append('moments in bfloat16: --config.optimizer.moment_dtype=bfloat16')
   bigger = topology.larger(slice_, used / (FITS * slice_.chip.limit))
@@ -38,6 +42,7 @@ def remedy(name, used, cfg, model, slice_, shards):
 
 
 def _training(cfg, shards):
+  """Ways to make a training program smaller, the cheapest first."""
   if not isinstance(cfg, RL):
     return _labelled(cfg, shards)
   groups, rows = programs.microbatch_shape(cfg)
@@ -56,6 +61,7 @@ def _training(cfg, shards):
 
 
 def _labelled(cfg, shards):
+  """The same for SFT and reward models."""
   size = cfg.microbatch or cfg.batch
   smaller = [n for n in range(shards, size, shards) if cfg.batch % n == 0]
   ways = [f'more microbatches: --config.microbatch={smaller[-1]}'] if smaller else []
@@ -63,6 +69,7 @@ def _labelled(cfg, shards):
 
 
 def _sampling(cfg, shards):
+  """Ways to make the sampler's programs smaller."""
   if isinstance(cfg, SFT):
     smaller = cfg.eval.batch // 2 // shards * shards
     return [f'fewer rows at a time: --config.eval.batch={smaller}'] if smaller else []

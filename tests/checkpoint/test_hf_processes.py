@@ -1,4 +1,4 @@
-"""Loading onto meshes, in processes of their own: the number of devices is fixed when JAX starts. And what it takes."""
+"""Loading onto meshes, and its memory; in separate processes, as JAX fixes the number of devices when it starts."""
 
 import os
 import pathlib
@@ -27,7 +27,7 @@ DEEPSEEK = models.ModelConfig(
 
 
 @pytest.fixture(scope='module')
-def saved(tmp_path_factory):
+def model_dirs(tmp_path_factory):
   path = tmp_path_factory.mktemp('models')
   for cfg in (DENSE, DEEPSEEK):
     rng = np.random.default_rng(0)
@@ -63,22 +63,22 @@ def finish(processes):
 
 
 @pytest.mark.slow
-def test_eight_devices_hold_what_one_does_and_all_is_read_once(saved, pytestconfig):
-  finish([start(pytestconfig.rootpath, 8, saved)])
+def test_eight_devices_hold_the_same_as_one_and_everything_is_read_once(model_dirs, pytestconfig):
+  finish([start(pytestconfig.rootpath, 8, model_dirs)])
 
 
 @pytest.mark.slow
-def test_each_of_two_processes_reads_its_half(saved, pytestconfig):
+def test_each_of_two_processes_reads_its_half(model_dirs, pytestconfig):
   with socket.socket() as s:
     s.bind(('localhost', 0))
     port = s.getsockname()[1]
-  finish([start(pytestconfig.rootpath, 4, saved, rank, port) for rank in (0, 1)])
+  finish([start(pytestconfig.rootpath, 4, model_dirs, rank, port) for rank in (0, 1)])
 
 
 @pytest.mark.slow
-def test_memory_peaks_at_little_more_than_the_parameters(tmp_path):
+def test_peak_memory_is_little_more_than_the_parameters(tmp_path):
   size = benchmark.make_checkpoint(tmp_path, models.PRESETS['qwen2_5_1_5b'])
-  found = benchmark.apart('import_once', str(tmp_path))
+  result = benchmark.run_in_process('import_once', str(tmp_path))
   (tmp_path / 'model.safetensors').unlink()
-  assert found['bytes'] == size > 3e9
-  assert found['peak'] <= 1.25 * size, found
+  assert result['bytes'] == size > 3e9
+  assert result['peak'] <= 1.25 * size, result

@@ -1,4 +1,4 @@
-"""A model directory is replaced whole or not at all: other people's files, full disks, interrupts, kills."""
+"""A model directory is replaced completely or not at all: other people's files, full disks, interrupts, kills."""
 
 import errno
 import os
@@ -41,7 +41,7 @@ def saver(tmp_path):
   return save
 
 
-def test_saving_again_replaces_the_directory_whole(saver, tmp_path):
+def test_saving_again_replaces_the_whole_directory(saver, tmp_path):
   path = tmp_path / 'out' / 'qwen2.5-x'
   saver(path, 0)
   (path / 'model-old.safetensors').write_bytes(b'of another model')
@@ -57,15 +57,15 @@ def test_saving_again_replaces_the_directory_whole(saver, tmp_path):
   assert [p.name for p in path.parent.iterdir()] == ['qwen2.5-x']
 
 
-def test_what_is_no_model_is_not_replaced(saver, tmp_path):
+def test_anything_but_a_model_directory_is_not_replaced(saver, tmp_path):
   (tmp_path / 'file').write_text('mine')
   (tmp_path / 'folder').mkdir()
   (tmp_path / 'folder' / 'thesis.txt').write_text('mine')
   before = contents(tmp_path)
   for path, words in (
-    (tmp_path / 'file', 'is a file'),
-    (tmp_path / 'folder', 'is a directory without config.json'),
-    (tmp_path / 'file' / 'below', 'could not be written'),
+    (tmp_path / 'file', 'file is a file'),
+    (tmp_path / 'folder', 'without config.json'),
+    (tmp_path / 'file' / 'below', 'below could not be written'),
   ):
     with pytest.raises(ModelDirError, match=words):
       saver(path, 0)
@@ -75,38 +75,38 @@ def test_what_is_no_model_is_not_replaced(saver, tmp_path):
   assert (tmp_path / 'empty' / 'config.json').is_file()
 
 
-def free_for(monkeypatch, count):
+def set_free_bytes(monkeypatch, count):
   usage = shutil.disk_usage('/')
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage._replace(free=count))
 
 
-def test_all_that_is_written_counts_as_needed(saver, tmp_path, monkeypatch):
+def test_all_files_count_towards_the_space_needed(saver, tmp_path, monkeypatch):
   saver(tmp_path / 'm', 0)
   before = contents(tmp_path / 'm')
   need = sum(map(len, before.values()))
-  free_for(monkeypatch, need - 1)
-  with pytest.raises(ModelDirError, match=f'{tmp_path} has {need - 1} bytes free, but m needs {need}; make room'):
+  set_free_bytes(monkeypatch, need - 1)
+  with pytest.raises(ModelDirError, match=f'{tmp_path} .*{need - 1} bytes.* m .*{need}'):
     saver(tmp_path / 'm', 1, progress=lambda *_: pytest.fail('a tensor was written'))
   assert contents(tmp_path / 'm') == before
   assert sorted(p.name for p in tmp_path.iterdir()) == ['m', 'tokenizer.json']
-  free_for(monkeypatch, need)
+  set_free_bytes(monkeypatch, need)
   saver(tmp_path / 'm', 1)
   assert contents(tmp_path / 'm') != before
 
 
-def test_a_full_disk_leaves_what_was_there(saver, small_disk, monkeypatch):
+def test_a_full_disk_leaves_the_old_directory(saver, small_disk, monkeypatch):
   saver(small_disk / 'm', 0)
   before = contents(small_disk)
   (small_disk / 'other').write_bytes(b'\0' * 4_000_000)
-  with pytest.raises(ModelDirError, match=r'has \d+ bytes free, but m needs \d+; make room'):
+  with pytest.raises(ModelDirError, match=r' \d+ bytes free.* m needs \d+'):
     saver(small_disk / 'm', 1)
-  free_for(monkeypatch, 10**9)  # another process fills it meanwhile
-  said = []
+  set_free_bytes(monkeypatch, 10**9)  # as if another process then filled the disk
+  written = []
   for name in ('m', 'new'):
     with pytest.raises(ModelDirError, match=f'{name} could not be written .*{os.strerror(errno.ENOSPC)}') as error:
-      saver(small_disk / name, 1, progress=lambda done, _: said.append(done))
+      saver(small_disk / name, 1, progress=lambda done, _: written.append(done))
     assert '\n' not in str(error.value)
-  assert said
+  assert written
   assert sorted(p.name for p in small_disk.iterdir()) == ['m', 'other']
   (small_disk / 'other').unlink()
   assert contents(small_disk) == before
@@ -128,8 +128,8 @@ def test_a_process_killed_between_the_renames_loses_nothing(saver, tmp_path, mon
   (tmp_path / 'm').rename(tmp_path / 'm.replaced')
   saver(tmp_path / 'half', 1)
   (tmp_path / 'half').rename(tmp_path / 'm.writing')
-  free_for(monkeypatch, 0)
-  with pytest.raises(ModelDirError, match='make room'):
+  set_free_bytes(monkeypatch, 0)
+  with pytest.raises(ModelDirError, match=' 0 bytes free'):
     saver(tmp_path / 'm', 1)
   assert contents(tmp_path / 'm') == before
   assert sorted(p.name for p in tmp_path.iterdir()) == ['m', 'tokenizer.json']
@@ -160,9 +160,9 @@ save(1)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('moment, seed', [('writing', 0), ('between', None), ('after', 1)])
-def test_a_kill_leaves_a_whole_directory_or_none(tmp_path, moment, seed):
-  done = subprocess.run([sys.executable, '-c', KILLED, tmp_path / 'm', moment], capture_output=True, text=True)
-  assert done.returncode == -signal.SIGKILL, done.stderr
+def test_a_kill_leaves_a_complete_directory_or_none(tmp_path, moment, seed):
+  process = subprocess.run([sys.executable, '-c', KILLED, tmp_path / 'm', moment], capture_output=True, text=True)
+  assert process.returncode == -signal.SIGKILL, process.stderr
   cfg = models.ModelConfig(**SMALL)
 
   def save(path, seed):

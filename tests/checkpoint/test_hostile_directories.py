@@ -1,4 +1,4 @@
-"""Directories whose files lie elsewhere, never end, or are no files: one line, and nothing is copied out."""
+"""Directories whose files are links to elsewhere, never end or are not files: refused in one line, nothing copied."""
 
 import json
 import os
@@ -26,9 +26,9 @@ SIDE = (
 
 
 @pytest.fixture(scope='session')
-def whole(tmp_path_factory):
+def model_dir(tmp_path_factory):
   """A model directory with a tokenizer."""
-  path = tmp_path_factory.mktemp('whole') / 'm'
+  path = tmp_path_factory.mktemp('models') / 'm'
   params = {name: np.zeros(spec.shape, np.float32) for name, spec in _flat(models.specs(CFG)).items()}
   tokenizers.train(arithmetic.documents('chain', 0, 50), path.parent / 'tokenizer.model', 400)
   hf.save(path, CFG, _nested(params), families.to_hf(CFG), tokenizers.files(path.parent))
@@ -54,14 +54,14 @@ def _nested(flat):
 
 
 @pytest.fixture
-def copy(whole, tmp_path):
-  shutil.copytree(whole, tmp_path / 'm')
+def copy(model_dir, tmp_path):
+  shutil.copytree(model_dir, tmp_path / 'm')
   (tmp_path / 'secret').write_text('{"key": "hidden"}')
   return tmp_path / 'm'
 
 
-def opened(path):
-  """All that an export reads of a directory."""
+def read_for_export(path):
+  """Reads everything that an export reads of a directory; returns the tokenizer's files."""
   source = checkpoint.open_model(path)
   source.load_tokenizer()
   return tokenizers.files(source.tokenizer)
@@ -69,7 +69,7 @@ def opened(path):
 
 def refusal(path):
   with pytest.raises((ModelDirError, tokenizers.TokenizerError)) as error:
-    opened(path)
+    read_for_export(path)
   assert '\n' not in str(error.value)
   return str(error.value)
 
@@ -79,8 +79,8 @@ def refusal(path):
 def test_a_link_out_of_the_directory_is_refused(copy, name, target):
   (copy / name).unlink(missing_ok=True)
   (copy / name).symlink_to(target)
-  said = refusal(copy)
-  assert f'{copy / name} is a link to ' in said and 'outside of its directory' in said and 'copy the file' in said
+  message = refusal(copy)
+  assert f'{copy / name} is a link to ' in message and 'outside of its directory' in message
 
 
 @pytest.mark.parametrize('name', [*SIDE, 'config.json', 'model.safetensors', safetensors_files.INDEX, 'x.safetensors'])
@@ -94,10 +94,10 @@ def test_a_link_out_of_the_directory_is_refused(copy, name, target):
   ],
   ids=['fifo', 'device', 'broken', 'loop'],
 )
-def test_what_is_no_file_is_not_waited_for(copy, name, make, words):
+def test_anything_but_a_regular_file_is_refused_without_waiting(copy, name, make, words):
   (copy / name).unlink(missing_ok=True)
   make(str(copy / name))
-  assert f'{copy / name} is ' in (said := refusal(copy)) and words in said
+  assert f'{copy / name} is ' in (message := refusal(copy)) and words in message
 
 
 def test_links_within_the_directory_are_files(copy):
@@ -106,11 +106,11 @@ def test_links_within_the_directory_are_files(copy):
   (copy / 'vocab.json').symlink_to(copy / 'blob')
   (copy.parent / 'link').symlink_to(copy)
   for path in (copy, copy.parent / 'link'):
-    assert {'merges.txt', 'vocab.json'} <= {os.path.basename(name) for name in opened(path)}
+    assert {'merges.txt', 'vocab.json'} <= {os.path.basename(name) for name in read_for_export(path)}
 
 
 def snapshot(copy, hub):
-  """The directory as the hub's client stores it: a snapshot of links to blobs."""
+  """Copies the directory to a snapshot of links to blobs, as the hub's client stores it."""
   repository = hub / 'models--a--b'
   at = repository / 'snapshots' / ('0' * 40)
   at.mkdir(parents=True)
@@ -121,9 +121,11 @@ def snapshot(copy, hub):
   return at
 
 
-def test_a_snapshot_of_the_hugging_face_cache_is_read_wherever_it_lies(copy, whole, tmp_path):
+def test_a_snapshot_of_a_hugging_face_cache_is_read_wherever_it_is(copy, model_dir, tmp_path):
   at = snapshot(copy, tmp_path / 'hub')
-  assert [os.path.basename(name) for name in opened(at)] == [os.path.basename(name) for name in opened(whole)]
+  assert [os.path.basename(name) for name in read_for_export(at)] == [
+    os.path.basename(name) for name in read_for_export(model_dir)
+  ]
   (at / 'merges.txt').symlink_to('../../refs')
   (at / '../../refs').write_text('main')
   assert 'outside of its directory' in refusal(at)
@@ -145,42 +147,42 @@ def test_links_into_the_users_cache_are_files_but_not_to_its_token(copy, tmp_pat
   at = snapshot(copy, home / 'hub')
   (copy / 'model.safetensors').unlink()
   (copy / 'model.safetensors').symlink_to(at / 'model.safetensors')
-  assert opened(copy)
+  assert read_for_export(copy)
   (home / 'token').write_text('hidden')
   (copy / 'merges.txt').symlink_to(home / 'token')
   assert 'merges.txt is a link' in refusal(copy)
 
 
-def test_a_file_that_is_read_whole_has_a_bound(copy, monkeypatch):
+def test_json_files_have_a_maximum_size(copy, monkeypatch):
   with open(copy / 'tokenizer_config.json', 'wb') as f:
-    f.truncate(modelfiles._JSON_BYTES + 1)  # a hole
-  assert 'tokenizer_config.json has 268435457 bytes, over the limit of 268435456' in refusal(copy)
+    f.truncate(modelfiles._JSON_BYTES + 1)  # sparse
+  assert 'tokenizer_config.json has 268435457 bytes' in (message := refusal(copy)) and '268435456' in message
 
 
 @pytest.mark.parametrize(
-  'found, words',
+  'eos_token_id, words',
   [
-    (10**12, 'not an id'),
-    (10**9, 'ends with id 1000000000'),
-    ([0, 1024], 'ends with id 1024'),
-    ([3, -1], 'not an id'),
-    (True, 'not an id'),
-    (1.5, 'not an id'),
+    (10**12, 'eos_token_id'),
+    (10**9, '1000000000'),
+    ([0, 1024], '1024'),
+    ([3, -1], 'eos_token_id'),
+    (True, 'eos_token_id'),
+    (1.5, 'eos_token_id'),
   ],
 )
-def test_ends_that_the_model_lacks_are_refused(copy, found, words):
-  (copy / 'generation_config.json').write_text(json.dumps({'eos_token_id': found}))
+def test_eos_ids_that_the_model_lacks_are_refused(copy, eos_token_id, words):
+  (copy / 'generation_config.json').write_text(json.dumps({'eos_token_id': eos_token_id}))
   assert words in refusal(copy)
 
 
-def test_runs_that_began_from_one_another_are_refused(tmp_path, monkeypatch):
+def test_runs_that_started_from_one_another_are_refused(tmp_path, monkeypatch):
   a, b = tmp_path / 'a', tmp_path / 'b'
-  for path, began in ((a, b), (b, a / '..' / 'a')):
+  for path, base in ((a, b), (b, a / '..' / 'a')):
     (path / checkpoint.CHECKPOINTS).mkdir(parents=True)
-    (path / 'config.json').write_text(json.dumps({'model': {'path': str(began)}}))
+    (path / 'config.json').write_text(json.dumps({'model': {'path': str(base)}}))
   monkeypatch.chdir(b)
-  for began in (str(b), '.', 7, 'a\0b'):
-    (b / 'config.json').write_text(json.dumps({'model': {'path': str(a) if began == str(b) else began}}))
-    with pytest.raises(ModelDirError, match='set model.path there') as error:
+  for base in (str(b), '.', 7, 'a\0b'):
+    (b / 'config.json').write_text(json.dumps({'model': {'path': str(a) if base == str(b) else base}}))
+    with pytest.raises(ModelDirError, match='set model.path ') as error:
       checkpoint.source._tokenizer(b)
     assert '\n' not in str(error.value)

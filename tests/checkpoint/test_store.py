@@ -1,4 +1,4 @@
-"""A store gives back the bits it was given, or the step before, or says in one line why it cannot."""
+"""A store returns the bits it was given, or falls back to the previous step, or explains in one line why it cannot."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from r1jax import config
-from r1jax.checkpoint import store
+from r1jax.checkpoint import manifest, store
 
 ROOT = pathlib.Path(__file__).parents[2]
 FINGERPRINT = {'model': {'layers': 2, 'widths': (8, 16)}, 'loss': {'name': 'grpo', 'clip_high': 0.2}}
@@ -38,7 +38,7 @@ class State:
 
 
 def toy(seed):
-  """A state with every kind of leaf and node that a run has; the values depend on `seed`."""
+  """A state with every kind of leaf and node that a run's state has; the values depend on `seed`."""
   keys = jax.random.split(jax.random.key(seed), 4)
   params = {
     'embed': jax.random.normal(keys[0], (7, 5)),
@@ -100,15 +100,15 @@ def test_notes_are_kept_with_their_step(tmp_path):
     assert s.notes(1) == {'draws': 4, 'begun': {'0': 0}}
 
 
-def test_a_new_process_would_read_the_newest(tmp_path):
+def test_a_new_process_reads_the_newest(tmp_path):
   filled(tmp_path, 20, 40)
   with open_store(tmp_path, fingerprint=json.loads(json.dumps(FINGERPRINT))) as s:  # tuples have become lists
     got, step = s.restore(abstract(toy(0)))
   assert step == 40 and same(got, toy(40))
 
 
-def test_donation_after_save_does_not_reach_the_checkpoint(tmp_path):
-  """NumPy views of CPU arrays alias device memory, so a save that kept one without holding it would be overwritten."""
+def test_donation_after_save_does_not_change_the_checkpoint(tmp_path):
+  """NumPy views of CPU arrays alias device memory: a save that kept a view without its buffer would be overwritten."""
   update = jax.jit(lambda t: jax.tree.map(lambda x: x * 2 + 1, t), donate_argnums=0)
   state = jax.jit(lambda: {'w': jnp.arange(1 << 20, dtype=jnp.float32), 'n': jnp.arange(1000)})()
   before = bits(state)
@@ -119,7 +119,7 @@ def test_donation_after_save_does_not_reach_the_checkpoint(tmp_path):
     jax.block_until_ready(state)
     got, _ = s.restore(abstract(state))
     assert bits(got) == before
-    got = update(got)  # what was restored may be donated too
+    got = update(got)  # a restored state may be donated too
     assert bits(got) != before
     assert bits(s.restore(abstract(state))[0]) == before
 
@@ -165,30 +165,30 @@ def flip(path):
   path.write_bytes(data)
 
 
-HARM = {'truncate': truncate, 'flip': flip, 'delete': pathlib.Path.unlink}
+DAMAGE = {'truncate': truncate, 'flip': flip, 'delete': pathlib.Path.unlink}
 
 
 def checked_files(step):
-  return [store.MANIFEST, *json.loads((step / store.MANIFEST).read_text())['files']]
+  return [manifest.MANIFEST, *json.loads((step / manifest.MANIFEST).read_text())['files']]
 
 
-@pytest.mark.parametrize('harm', HARM)
-def test_any_harmed_file_falls_back_one_step_with_a_warning(tmp_path, harm, caplog):
-  filled(tmp_path / 'sound', 20, 40)
-  names = checked_files(tmp_path / 'sound' / 'step_000040')
+@pytest.mark.parametrize('kind', DAMAGE)
+def test_damage_to_any_file_falls_back_one_step_with_a_warning(tmp_path, kind, caplog):
+  filled(tmp_path / 'intact', 20, 40)
+  names = checked_files(tmp_path / 'intact' / 'step_000040')
   assert any(n.startswith('ocdbt.process_0/d/') for n in names) and '_METADATA' in names
   for i, name in enumerate(names):
     copy = tmp_path / str(i)
-    shutil.copytree(tmp_path / 'sound', copy)
-    HARM[harm](copy / 'step_000040' / name)
+    shutil.copytree(tmp_path / 'intact', copy)
+    DAMAGE[kind](copy / 'step_000040' / name)
     caplog.clear()
     with open_store(copy) as s:
       got, step = s.restore(abstract(toy(0)))
     assert step == 20 and same(got, toy(20)), name
-    assert len(caplog.messages) == 1 and 'step_000040 is damaged' in caplog.text and name in caplog.text
+    assert len(caplog.messages) == 1 and 'step_000040' in caplog.text and name in caplog.text
 
 
-@pytest.mark.parametrize('name', store.UNCHECKED)
+@pytest.mark.parametrize('name', manifest.UNCHECKED)
 def test_files_without_a_checksum_are_not_needed(tmp_path, name):
   filled(tmp_path, 20)
   (tmp_path / 'step_000020' / name).unlink()
@@ -196,7 +196,7 @@ def test_files_without_a_checksum_are_not_needed(tmp_path, name):
     assert same(s.restore(abstract(toy(0)))[0], toy(20))
 
 
-def test_a_damaged_step_is_written_again_and_never_counts_as_kept(tmp_path):
+def test_a_damaged_step_is_overwritten_and_does_not_count_as_kept(tmp_path):
   filled(tmp_path, 20, 40)
   truncate(tmp_path / 'step_000040' / 'manifest.ocdbt')
   with open_store(tmp_path) as s:
@@ -214,7 +214,7 @@ def test_a_damaged_step_is_written_again_and_never_counts_as_kept(tmp_path):
 def test_all_damaged(tmp_path):
   filled(tmp_path, 20, 40)
   flip(tmp_path / 'step_000020' / '_METADATA')
-  (tmp_path / 'step_000040' / store.MANIFEST).unlink()
+  (tmp_path / 'step_000040' / manifest.MANIFEST).unlink()
   with open_store(tmp_path) as s, pytest.raises(store.StoreError) as error:
     s.restore(abstract(toy(0)))
   message = str(error.value)
@@ -248,15 +248,15 @@ def test_other_arrays_are_refused(tmp_path, other, part):
   assert part in str(error.value).replace("'", '')
 
 
-def test_what_is_no_array_is_refused(tmp_path):
+def test_leaves_that_are_not_arrays_are_refused(tmp_path):
   with open_store(tmp_path) as s:
-    with pytest.raises(TypeError, match='opt.rate of the state is a float'):
+    with pytest.raises(TypeError, match='opt.rate .* float'):
       s.save(0, {'opt': {'rate': 0.5}})
-    with pytest.raises(ValueError, match='2 arrays of the state have only 1 distinct names'):
+    with pytest.raises(ValueError, match='2 arrays.* 1 distinct names'):
       s.save(0, {'a': {'b': jnp.zeros(1)}, 'a.b': jnp.zeros(1)})
 
 
-def test_left_overs_of_a_killed_run_are_ignored_and_removed_by_the_next_save(tmp_path):
+def test_leftovers_of_a_killed_run_are_ignored_and_removed_by_the_next_save(tmp_path):
   filled(tmp_path, 20)
   for name in ('step_000040.orbax-checkpoint-tmp', 'step_000010.deleting'):
     shutil.copytree(tmp_path / 'step_000020', tmp_path / name)
@@ -267,7 +267,7 @@ def test_left_overs_of_a_killed_run_are_ignored_and_removed_by_the_next_save(tmp
   assert steps(tmp_path) == [20, 40]
 
 
-FILLED = """
+DISK_FILLS = """
 import gc, pathlib, sys, threading, time
 import jax
 from r1jax import config
@@ -302,17 +302,17 @@ for moment in range(4):
 
 
 def test_a_disk_that_fills_during_a_save_prints_nothing_but_the_error(small_disk):
-  found = subprocess.run(
-    [sys.executable, '-c', FILLED, small_disk],
+  process = subprocess.run(
+    [sys.executable, '-c', DISK_FILLS, small_disk],
     capture_output=True,
     text=True,
     check=True,
     cwd=ROOT,
     env=os.environ | {'JAX_PLATFORMS': 'cpu'},
   )
-  said = found.stdout.splitlines()
-  assert said and all('could not be written' in line and 'No space left on device' in line for line in said)
-  assert [line for line in found.stderr.splitlines() if line] == []
+  errors = process.stdout.splitlines()
+  assert errors and all('step 1' in line and 'No space left on device' in line for line in errors)
+  assert [line for line in process.stderr.splitlines() if line] == []
 
 
 @pytest.mark.parametrize('room', [16384, 700_000, 1_004_096])  # bytes: none, too little, all but the small files
@@ -331,8 +331,8 @@ def test_disk_full(small_disk, room, caplog):
     s.save(2, noise(2))
     s.wait()
   message = str(error.value)
-  assert str(small_disk / 'run') in message and 'bytes free' in message and 'No space left on device' in message
-  assert 'step 1 is the last complete one' in message and '\n' not in message and len(message) < 500
+  assert str(small_disk / 'run') in message and ' bytes' in message and 'No space left on device' in message
+  assert 'step 2' in message and 'step 1 is the last' in message and '\n' not in message and len(message) < 500
   assert not any(r.exc_info for r in caplog.records)
   with pytest.raises(store.StoreError):
     s.save(3, noise(3))
@@ -347,52 +347,52 @@ def test_disk_full(small_disk, room, caplog):
   assert step == 2 and same(got, noise(2))
 
 
-def forged(path, **changes):
-  """Changes a manifest; its checksum is right."""
+def forge(path, **changes):
+  """Changes a manifest but keeps its checksum right."""
   body = json.loads((path / 'manifest.json').read_text())
   del body['sha256']
   body = {k: v for k, v in (body | changes).items() if v is not ...}
-  (path / 'manifest.json').write_text(json.dumps(body | {'sha256': store._sha256(body)}))
+  (path / 'manifest.json').write_text(json.dumps(body | {'sha256': manifest.checksum(body)}))
 
 
 @pytest.mark.parametrize(
-  'change, said',
+  'change, reason',
   [
-    ({'files': {'/dev/zero': [0, 'x']}}, '/dev/zero is no file of it'),
-    ({'files': {'../step_000001/manifest.json': [0, 'x']}}, 'is no file of it'),
-    ({'files': {'pipe': [0, 'x']}}, 'pipe is no file of it'),
-    ({'files': {'zero': [0, 'x']}}, 'zero is no file of it'),
-    ({'files': [1]}, 'does not say what'),
-    ({'files': {'x': 3}}, 'does not say what'),
-    ({'files': ...}, 'does not say what'),
-    ({'arrays': {'w': 3}}, 'does not say what'),
-    ({'fingerprint': 3}, 'does not say what'),
-    ({'step': None}, 'does not say what'),
-    ({'notes': 3}, 'does not say what'),
+    ({'files': {'/dev/zero': [0, 'x']}}, '/dev/zero is not a regular file'),
+    ({'files': {'../step_000001/manifest.json': [0, 'x']}}, 'manifest.json is not a regular file'),
+    ({'files': {'pipe': [0, 'x']}}, 'pipe is not a regular file'),
+    ({'files': {'zero': [0, 'x']}}, 'zero is not a regular file'),
+    ({'files': [1]}, 'invalid fields'),
+    ({'files': {'x': 3}}, 'invalid fields'),
+    ({'files': ...}, 'invalid fields'),
+    ({'arrays': {'w': 3}}, 'invalid fields'),
+    ({'fingerprint': 3}, 'invalid fields'),
+    ({'step': None}, 'invalid fields'),
+    ({'notes': 3}, 'invalid fields'),
   ],
 )
-def test_a_forged_manifest_is_damage_in_one_line(tmp_path, change, said, caplog):
+def test_a_forged_manifest_is_damage_in_one_line(tmp_path, change, reason, caplog):
   filled(tmp_path, 1, 2)
   path = tmp_path / 'step_000002'
   os.mkfifo(path / 'pipe')
   (path / 'zero').symlink_to('/dev/zero')
-  forged(path, **change)
+  forge(path, **change)
   with open_store(tmp_path) as s:
     assert s.restore(abstract(toy(0)))[1] == 1
-  assert said in caplog.text
+  assert reason in caplog.text
   shutil.rmtree(tmp_path / 'step_000001')
   with pytest.raises(store.StoreError) as error:
     store.newest(tmp_path)
-  assert said in str(error.value) and '\n' not in str(error.value)
+  assert reason in str(error.value) and '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('text', ['[' * 100_000, '[]', '7', 'null', ''])
-def test_a_manifest_of_any_other_text_is_damage(tmp_path, text):
+def test_a_manifest_that_is_not_one_is_damage(tmp_path, text):
   filled(tmp_path, 1)
   (tmp_path / 'step_000001' / 'manifest.json').write_text(text)
   with pytest.raises(store.StoreError, match='manifest.json'):
     store.newest(tmp_path)
   (tmp_path / 'step_000001' / 'manifest.json').unlink()
   os.mkfifo(tmp_path / 'step_000001' / 'manifest.json')
-  with pytest.raises(store.StoreError, match='no file'):
+  with pytest.raises(store.StoreError, match='manifest.json is .*not a regular file'):
     store.newest(tmp_path)

@@ -1,4 +1,4 @@
-"""Stores that lose their process at any moment, and stores on several devices; each in processes of its own."""
+"""Stores whose process is killed at any moment, and stores on several devices; each in its own processes."""
 
 import os
 import random
@@ -13,25 +13,25 @@ SAVER = """
 import os, pathlib, shutil, signal, sys
 import jax, jax.numpy as jnp, numpy as np
 from r1jax import config
-from r1jax.checkpoint import store
+from r1jax.checkpoint import manifest, store
 
 directory, moment, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 make = jax.jit(lambda s: {'w': jax.random.normal(jax.random.key(s), (40_000,)), 'step': s})
 s = store.Store(directory, config.Checkpoint(every=1), {})
-found = s.restore(make(jnp.int32(0)))
+restored = s.restore(make(jnp.int32(0)))
 first = 1
-if found:
-  state, step = found
+if restored:
+  state, step = restored
   want = make(jnp.int32(step))
   assert all(np.array_equal(state[k], want[k]) for k in want), step
   first = step + 1
-print('found', first - 1, flush=True)
+print('restored', first - 1, flush=True)
 for step in range(first, 10**6):
-  if step == first + 2:   # by then there are steps to fall back on and to delete
+  if step == first + 2:   # there are now steps to fall back on and to delete
     s.wait()
-    if moment == 'written':          # all data there, no manifest
-      store._digest = die
+    if moment == 'written':          # all data is written, but no manifest
+      manifest.file_digest = die
     elif moment == 'manifest':       # half a manifest
       write = pathlib.Path.write_text
       pathlib.Path.write_text = lambda p, text: (write(p, text[:len(text) // 2]), die())
@@ -85,27 +85,27 @@ def start(code, *args, **env):
   )
 
 
-def found(process):
-  """Reads the step with which a saver began; fails with what it printed if it could not begin."""
+def restored_step(process):
+  """Reads the step that a saver restored at its start; fails with its stderr if it did not get that far."""
   line = process.stdout.readline()
-  if not line.startswith('found'):
+  if not line.startswith('restored'):
     pytest.fail(process.communicate()[1])
   return int(line.split()[1])
 
 
 @pytest.mark.slow
 def test_kill_at_chosen_moments(tmp_path):
-  """Each process checks bit for bit what the killed one before it left, then dies itself at the next moment."""
+  """Each process checks bit for bit what its killed predecessor left, then is killed at the next moment."""
   expected = 0
   for moment, committed in (('written', 2), ('manifest', 2), ('renamed', 3), ('deletion', 3)):
     process = start(SAVER, tmp_path, moment, 0)
-    assert found(process) == expected, moment
+    assert restored_step(process) == expected, moment
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, err
     assert 'damaged' not in err, err
     expected += committed
   process = start(SAVER, tmp_path, 'never', expected + 3)
-  assert found(process) == expected
+  assert restored_step(process) == expected
   out, err = process.communicate(timeout=60)
   assert process.returncode == 0 and out.endswith('closed\n') and 'damaged' not in err, err
   assert sorted(p.name for p in tmp_path.iterdir()) == [f'step_{expected + i:06d}' for i in (2, 3)]
@@ -117,16 +117,16 @@ def test_kill_at_random_moments(tmp_path):
   newest = 0
   for _ in range(5):
     process = start(SAVER, tmp_path, 'random', 0)
-    begun = found(process)
-    assert begun >= newest
+    first = restored_step(process)
+    assert first >= newest
     time.sleep(0.5 + dice.random())
     process.kill()
     out, err = process.communicate()
     assert 'damaged' not in err, err
     saving = [int(line.split()[1]) for line in out.splitlines() if line.startswith('saving')]
-    newest = max([begun] + [s - 1 for s in saving])  # a save returns only when the one before it is committed
+    newest = max([first] + [s - 1 for s in saving])  # a save returns only when the one before it is committed
   process = start(SAVER, tmp_path, 'never', newest + 1)
-  assert found(process) in (newest, newest + 1)
+  assert restored_step(process) in (newest, newest + 1)
   process.kill()
   process.communicate()
 

@@ -9,15 +9,15 @@ from r1jax.evaluation import majority, summarise
   'answers, correct, want',
   [
     (['3', '3', '4'], [1, 1, 0], 1.0),
-    (['3', '4', '4'], [1, 0, 0], 0.0),  # any@3 has it, the vote has not
-    (['4', '3', '3', '4'], [0, 1, 1, 0], 0.0),  # a tie goes to the answer given first
+    (['3', '4', '4'], [1, 0, 0], 0.0),  # correct in any@3 but not in the vote
+    (['4', '3', '3', '4'], [0, 1, 1, 0], 0.0),  # a tie goes to the first answer
     (['3', '4', '4', '3'], [1, 0, 0, 1], 1.0),
     ([None, None, '3'], [0, 0, 1], 1.0),  # None does not vote, however often
     ([None, '4', None, '3', '3'], [0, 0, 0, 1, 1], 1.0),
     ([None, None], [0, 0], 0.0),
     (['3'], [1], 1.0),
-    (['3', '3', '3'], [1, 1, 0], 1.0),  # most voters for the winner were right
-    (['3', '3'], [1, 0], 0.0),  # half of them is not most
+    (['3', '3', '3'], [1, 1, 0], 1.0),  # most responses with the winning answer are correct
+    (['3', '3'], [1, 0], 0.0),  # half is not most
   ],
 )
 def test_majority(answers, correct, want):

@@ -1,4 +1,4 @@
-"""Plots are made from metrics.jsonl alone."""
+"""Plots are drawn from metrics.jsonl alone."""
 
 import math
 
@@ -24,12 +24,12 @@ def records(steps=60):
   ]
 
 
-def test_series_take_whole_names_only():
-  found = plots.series(records(), r'reward/(?:(.+)/)?mean')
-  assert list(found) == ['total', 'signs']
-  found = plots.series(records(), r'eval/(pass@1|cons@\d+)')
-  assert list(found) == ['pass@1', 'cons@4', 'cons@16']
-  assert found['cons@16'][0].tolist() == [0, 20, 40]
+def test_series_match_full_names_only():
+  series = plots.series(records(), r'reward/(?:(.+)/)?mean')
+  assert list(series) == ['total', 'signs']
+  series = plots.series(records(), r'eval/(pass@1|cons@\d+)')
+  assert list(series) == ['pass@1', 'cons@4', 'cons@16']
+  assert series['cons@16'][0].tolist() == [0, 20, 40]
   assert math.isnan(plots.series(records(), r'policy/(kl)')['kl'][1][3])
 
 
@@ -48,7 +48,7 @@ def test_panels_without_data_are_left_out():
   assert plots.figures([{'step': 0, 'policy/kl': None}]) == {}
 
 
-def test_pngs_are_real_pictures(tmp_path):
+def test_pngs_contain_curves(tmp_path):
   with writer.Writer(tmp_path) as run:
     for record in records():
       run.write(record['step'], {k: math.nan if v is None else v for k, v in record.items() if k != 'step'})
@@ -61,7 +61,7 @@ def test_pngs_are_real_pictures(tmp_path):
     assert coloured.sum() > 300
 
 
-def test_svg_is_the_same_twice_and_keeps_its_ids_apart():
+def test_svg_is_reproducible_and_prefixes_its_ids():
   first, second = (plots.svg(plots.figures(records())['length'], 'length') for _ in range(2))
   assert first == second
   assert first.startswith('<svg') and 'viewBox' in first
@@ -71,6 +71,6 @@ def test_svg_is_the_same_twice_and_keeps_its_ids_apart():
 
 
 @pytest.mark.parametrize('kind', ['$', 'cost in $', '$x^{$', '\\frac $ and $', '50%', '_hidden', '\\', '<b>'])
-def test_a_kind_of_any_name_is_drawn(tmp_path, kind):
+def test_kinds_with_any_name_are_drawn(tmp_path, kind):
   drawn = plots.figures([{'step': s, f'eval/kind/{kind}/pass@1': 0.5, 'eval/kind/b/pass@1': 0.1} for s in range(3)])
   assert plots.save(tmp_path, drawn) and plots.svg(drawn['kinds'], 'kinds').startswith('<svg')

@@ -1,4 +1,4 @@
-"""The report: complete from the records, and nothing the model wrote becomes markup."""
+"""The report: complete from the records, and model output never becomes markup."""
 
 import html.parser
 import json
@@ -15,7 +15,7 @@ EVIL = '</script><img src=x onerror="alert(1)"><!-- <script> & wait \u2028 \udc8
 
 
 class Page(html.parser.HTMLParser):
-  """Collects tags, the text of the data script, and every attribute that could fetch something."""
+  """Collects tags, the text of the data script, and every attribute that could load something."""
 
   def __init__(self, text):
     super().__init__()
@@ -68,7 +68,7 @@ def test_model_output_is_data_and_never_markup(tmp_path):
   page = Page(text)
   assert page.tags == tame.tags and 'img' not in page.tags
   assert page.tags.count('script') == 2
-  assert '<' not in page.data  # not even `</script ` or `<!--`, which browsers also heed
+  assert '<' not in page.data  # not even `</script ` or `<!--`, which browsers also interpret
   completion = json.loads(page.data)['problems'][1]['at']['10'][0]
   assert ''.join(piece for _, piece in completion['text']) == EVIL
   assert json.loads(page.data)['problems'][1]['problem'] == '1 + 1' + EVIL
@@ -133,7 +133,7 @@ def test_reader_stays_within_its_budget(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'parts, said, expected',
+  'parts, fields, expected',
   [
     ({'math': 1.0, 'format': 0.0}, {}, True),
     ({'math': 0.0, 'format': 1.0}, {}, False),
@@ -143,7 +143,7 @@ def test_reader_stays_within_its_budget(tmp_path, monkeypatch):
     ({'math': 1.0}, {'correct': False}, False),
   ],
 )
-def test_correctness_is_what_the_row_says_or_its_accuracy_parts(parts, said, expected):
+def test_correctness_comes_from_the_row_or_from_its_accuracy_parts(parts, fields, expected):
   row = {
     'id': 1,
     'problem': 'p',
@@ -153,7 +153,7 @@ def test_correctness_is_what_the_row_says_or_its_accuracy_parts(parts, said, exp
     'parts': parts,
     'length': 1,
     'stop': 'eos',
-    **said,
+    **fields,
   }
   assert report.reader({0: [row]})['problems'][0]['at'][0][0]['correct'] is expected
 
@@ -173,7 +173,7 @@ def test_table_before_and_after():
   assert 'Majority vote of 16 (cons@16)' in rows and 'odd' in rows
 
 
-def test_table_of_a_run_that_is_not_finished():
+def test_table_of_an_unfinished_run():
   records = [
     {'step': 0, 'eval/pass@1': 0.1},
     {'step': 1, 'reward/mean': 1.0},
@@ -196,7 +196,9 @@ def test_tables_by_kind_and_language(tmp_path):
   assert rows['math'][accuracy] == ('20.0%', '50.0%') and rows['code'][accuracy] == ('–', '25.0%')
   assert rows['math'][length] == ('12', '–')
   assert [name for name, _ in languages['rows']] == ['zh']
-  assert [row['key'] for row in report.before_after(summary, [])] == ['pass@1']  # they are in tables of their own
+  assert [row['key'] for row in report.before_after(summary, [])] == [
+    'pass@1'
+  ]  # kinds and languages have their own tables
   (run(tmp_path) / 'summary.json').write_text(json.dumps(summary | {'base': {'kind/<i>/pass@1': 1.0}}))
   page = Page(report.report(tmp_path).read_text('utf-8'))
   assert 'By kind of problem' in page.text and '<i>' in page.text and 'i' not in page.tags
@@ -205,8 +207,8 @@ def test_tables_by_kind_and_language(tmp_path):
 
 def test_command_line(tmp_path):
   command = [sys.executable, '-W', 'error::RuntimeWarning', '-m', 'r1jax.metrics.report']
-  done = subprocess.run([*command, run(tmp_path)], capture_output=True, text=True, check=True)
-  assert done.stdout.strip() == str(tmp_path / 'report.html')
+  process = subprocess.run([*command, run(tmp_path)], capture_output=True, text=True, check=True)
+  assert process.stdout.strip() == str(tmp_path / 'report.html')
   failed = subprocess.run([*command, tmp_path / 'none'], capture_output=True, text=True)
   assert failed.returncode == 1 and len(failed.stderr.strip().splitlines()) == 1 and 'missing' in failed.stderr
 
@@ -266,17 +268,17 @@ DEEP = '{"a":' * 700 + '1' + '}' * 700
   ],
   ids=str,
 )
-def test_a_damaged_record_is_one_line(tmp_path, name, text):
+def test_a_damaged_record_is_an_error_of_one_line(tmp_path, name, text):
   folder = run(tmp_path)
   (folder / name).write_text(text + '\n', errors='surrogateescape')
   with pytest.raises(writer.RecordError) as error:
     report.report(folder)
-  said = str(error.value)
-  assert '\n' not in said and str(folder / name) in said and len(said) < 500
-  assert (', line 1: ' in said) == name.endswith('.jsonl')
+  message = str(error.value)
+  assert '\n' not in message and str(folder / name) in message and len(message) < 500
+  assert (', line 1: ' in message) == name.endswith('.jsonl')
 
 
-def test_odd_numbers_and_signs_are_no_damage(tmp_path):
+def test_non_finite_numbers_and_special_characters_are_accepted(tmp_path):
   folder = run(tmp_path, steps=(0,))
   (folder / 'metrics.jsonl').write_text(
     '{"step": 0, "kind/a$b_{/reward": 1e999, "time/$x": NaN, "eval/pass@1": 0.5}\n'
@@ -288,7 +290,7 @@ def test_odd_numbers_and_signs_are_no_damage(tmp_path):
   assert 'a$b {' in text
 
 
-def test_a_record_that_is_no_file_is_not_waited_for(tmp_path):
+def test_a_record_that_is_not_a_file_is_refused_without_waiting(tmp_path):
   os.mkfifo(run(tmp_path) / 'summary.json')
-  with pytest.raises(writer.RecordError, match='no regular file'):
+  with pytest.raises(writer.RecordError, match='summary.json is not a regular file'):
     report.report(tmp_path)

@@ -1,4 +1,4 @@
-"""Records on disk: what is read back, and what survives a kill."""
+"""Records on disk: reading back, and what survives a kill."""
 
 import json
 import os
@@ -27,14 +27,14 @@ def row(text='x', **changes):
 
 def events(workdir):
   """Parses the event files by their framing: u64 length, u32 crc, data, u32 crc."""
-  found = []
+  out = []
   for path in sorted((workdir / 'tb').iterdir()):
     data = path.read_bytes()
     while data:
       (size,) = struct.unpack('<Q', data[:8])
-      found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+      out.append(event_pb2.Event.FromString(data[12 : 12 + size]))
       data = data[12 + size + 4 :]
-  return found
+  return out
 
 
 def scalars(workdir):
@@ -83,14 +83,14 @@ def test_resume_drops_later_steps_everywhere(tmp_path):
     run.write(4, {'a': 40})
   assert [(r['step'], r['a']) for r in writer.read_metrics(tmp_path)] == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 40)]
   assert list(writer.read_samples(tmp_path)) == [0, 1, 2, 3]
-  # TensorBoard hides what came before a START at step 4 and lies at or after it.
+  # TensorBoard hides earlier events at or after the step of a START.
   starts = [event.step for event in events(tmp_path) if event.HasField('session_log')]
   assert starts == [4]
   assert len(list((tmp_path / 'tb').iterdir())) == 2
 
 
 @pytest.mark.parametrize('resume', [False, True])
-def test_torn_last_line_is_dropped_and_does_not_swallow_the_next(tmp_path, resume):
+def test_a_partial_last_line_is_dropped_and_does_not_swallow_the_next(tmp_path, resume):
   with writer.Writer(tmp_path) as run:
     run.write(0, {'a': 1})
     run.write(1, {'a': 2})
@@ -104,7 +104,7 @@ def test_torn_last_line_is_dropped_and_does_not_swallow_the_next(tmp_path, resum
   assert [(r['step'], r['a']) for r in writer.read_metrics(tmp_path)] == [(0, 1), (1, 3)]
 
 
-def test_whole_last_line_without_its_line_end_is_kept(tmp_path):
+def test_a_complete_last_line_without_a_line_end_is_kept(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 0, "a": 1}')
   with writer.Writer(tmp_path) as run:
     run.write(1, {'a': 2})
@@ -115,7 +115,7 @@ def test_damage_inside_the_file_names_the_line(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 0}\n{"step": \n{"step": 2}\n')
   with pytest.raises(writer.RecordError, match='line 2'):
     writer.read_metrics(tmp_path)
-  with pytest.raises(writer.RecordError, match='missing'):
+  with pytest.raises(writer.RecordError, match='metrics.jsonl is missing'):
     writer.read_metrics(tmp_path / 'nowhere')
 
 
@@ -127,7 +127,7 @@ def test_samples_come_back_as_written(tmp_path):
   assert writer.read_samples(tmp_path) == {12: [{**rows[0], 'parts': {'math': None}}]}
 
 
-def test_samples_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_samples_are_replaced_atomically(tmp_path, monkeypatch):
   run = writer.Writer(tmp_path)
   run.samples(5, [row('old')])
   with pytest.raises(TypeError):

@@ -1,4 +1,4 @@
-"""Memory figures and FLOPs of compiled programs, the FLOPs against counts by hand."""
+"""Memory and FLOPs of compiled programs; FLOPs are compared with analytic counts."""
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +30,11 @@ product = lambda x, w: jnp.tanh(x @ w)
     (lambda x, w: jax.lax.fori_loop(2, 11, lambda i, x: product(x, w) + i, x), 9),
   ],
 )
-def test_a_loops_body_counts_as_often_as_it_runs(f, times):
+def test_the_body_of_a_loop_counts_once_for_each_iteration(f, times):
   assert flops(f, (24, 48), (48, 48)) == (times * 2 * 24 * 48 * 48, 0)
 
 
-def test_a_loop_without_a_bound_counts_once_and_is_named():
+def test_a_loop_without_a_bound_counts_once_and_is_reported():
   f = lambda x, w: jax.lax.while_loop(lambda x: x.sum() < 100, lambda x: product(x, w), x)
   assert flops(f, (24, 48), (48, 48)) == (2 * 24 * 48 * 48, 1)
 
@@ -48,20 +48,20 @@ def test_batched_products_and_gradients():
   batched = lambda x, w: jnp.einsum('bij,bjk->bik', x, w)
   assert flops(batched, (3, 8, 16), (3, 16, 32)) == (2 * 3 * 8 * 16 * 32, 0)
   loss = lambda x, w: (repeat(product, 5)(x, w) ** 2).sum()
-  found, _ = flops(jax.grad(loss, argnums=(0, 1)), (24, 48), (48, 48))
-  assert found == 3 * 5 * 2 * 24 * 48 * 48
+  gradient_flops, _ = flops(jax.grad(loss, argnums=(0, 1)), (24, 48), (48, 48))
+  assert gradient_flops == 3 * 5 * 2 * 24 * 48 * 48
 
 
 def text(line, *operands):
-  """A program of one instruction."""
-  given = ''.join(f'  %p{i} = f32[{shape}]{{0}} parameter({i})\n' for i, shape in enumerate(operands))
-  return f'HloModule m\n\nENTRY %main (a: f32[1]) -> f32[1] {{\n{given}  ROOT %x = {line}\n}}\n'
+  """The text of a program with one instruction."""
+  parameters = ''.join(f'  %p{i} = f32[{shape}]{{0}} parameter({i})\n' for i, shape in enumerate(operands))
+  return f'HloModule m\n\nENTRY %main (a: f32[1]) -> f32[1] {{\n{parameters}  ROOT %x = {line}\n}}\n'
 
 
-def test_a_tpus_convolutions_stand_for_products():
+def test_a_tpus_convolutions_count_as_matrix_products():
   plain = text('f32[1024,4096]{1,0} convolution(%p0, %p1), dim_labels=bf_io->bf', '1024,256', '256,4096')
   assert compiled.dot_flops(plain) == (2 * 1024 * 256 * 4096, 0)
-  # Two batch entries as a window of 2 over entries 2 apart: of each result's two places one exists.
+  # Two batch entries as a window of 2 over entries 2 apart: of the two positions of each result one is not padding.
   batched = text(
     'f32[2,4,128,96]{3,2,1,0} convolution(%p0, %p1), window={size=2x1 lhs_dilate=2x1}, dim_labels=01bf_0io1->01bf',
     '2,4,128,64',
@@ -83,10 +83,10 @@ def test_a_ragged_product_counts_each_row_once():
 
 def test_memory_is_arguments_new_results_and_temporaries():
   f = jax.jit(lambda x, y: (x + 1, (y @ y).sum()), donate_argnums=0)
-  found = compiled.memory(f.lower(*[jax.ShapeDtypeStruct((256, 256), jnp.float32)] * 2).compile())
-  assert found['argument_bytes'] == 2 * 4 * 256 * 256
-  # The first result lies in its argument's place.
-  assert found['peak_bytes'] < found['argument_bytes'] + found['temp_bytes'] + 1024
+  memory = compiled.memory(f.lower(*[jax.ShapeDtypeStruct((256, 256), jnp.float32)] * 2).compile())
+  assert memory['argument_bytes'] == 2 * 4 * 256 * 256
+  # The first result reuses the buffer of its argument.
+  assert memory['peak_bytes'] < memory['argument_bytes'] + memory['temp_bytes'] + 1024
 
 
 @pytest.mark.parametrize(
@@ -105,5 +105,5 @@ def test_memory_is_arguments_new_results_and_temporaries():
     ('INTERNAL: something else used 3G', None),
   ],
 )
-def test_a_refusal_for_memory_is_a_result(message, needed):
-  assert compiled.refused(message) == needed
+def test_bytes_of_an_out_of_memory_error(message, needed):
+  assert compiled.bytes_of_refusal(message) == needed

@@ -1,4 +1,4 @@
-"""Plans of what is neither RL nor SFT: samples in bulk, a reward model, and RL with reward models beside it."""
+"""Plans of bulk sampling, of reward models, and of RL that uses reward models."""
 
 import dataclasses
 import importlib.util
@@ -10,7 +10,7 @@ from experiments import plan
 from r1jax import config, models
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
-from r1jax.planning import programs, roofline, topology
+from r1jax.planning import meshes, planner, programs, roofline, topology
 
 needs_compiler = pytest.mark.skipif(
   not importlib.util.find_spec('libtpu'), reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'"
@@ -43,7 +43,7 @@ def names(cfg):
   return programs.names(programs.phases(cfg), cfg)
 
 
-def test_each_run_is_read_as_what_it_is_and_has_its_programs():
+def test_each_run_has_its_class_and_its_programs():
   assert isinstance(sampling(), config.Generate) and isinstance(scoring(), config.RewardModel)
   assert names(sampling()) == ['sample/weights', 'sample/prefill', 'sample/decode']
   assert names(scoring()) == ['reward_model/accumulate', 'reward_model/apply']
@@ -51,12 +51,12 @@ def test_each_run_is_read_as_what_it_is_and_has_its_programs():
   assert 'rewards' not in names(config.of_run(r1_rl.get_config('reasoning')))
 
 
-def test_of_cold_start_the_way_with_the_most_tokens_is_planned():
+def test_the_way_of_cold_start_with_the_most_tokens_is_planned():
   c = cold_start.get_config('deepseek_v3')
   c.ways.direct.rollout.update(max_response=20_000)
   cold = config.of_run(c)
   assert isinstance(cold, config.ColdStart) and programs.as_generate(cold).rollout.max_response == 20_000
-  with pytest.raises(ConfigError, match='none samples from a model'):
+  with pytest.raises(ConfigError, match='ways: '):
     programs.as_generate(config.of_run(cold_start.get_config('traces')))
 
 
@@ -68,22 +68,22 @@ def test_of_cold_start_the_way_with_the_most_tokens_is_planned():
     if stage.experiment not in ('external', 'curate')
   ],
 )
-def test_every_stage_of_deepseek_v3_names_a_slice_over_which_it_divides(name):
+def test_every_stage_of_deepseek_v3_divides_over_its_slice(name):
   cfg = config.of_run(r1.get_config(f'deepseek_v3/{name}'))
   cfg = programs.as_generate(cfg) if isinstance(cfg, config.ColdStart) else cfg
   slice_ = topology.find(cfg.topology)
-  plan.check_context(cfg, plan.model_of(cfg))
-  shards = plan.sizes(cfg.mesh, slice_.chips)['fsdp']
+  planner.check_context(cfg, plan.model_of(cfg))
+  shards = meshes.sizes(cfg.mesh, slice_.chips)['fsdp']
   if isinstance(cfg, config.RL | config.Generate):
-    assert programs.sampled(cfg)[0] % shards == 0
+    assert programs.sampling(cfg).prompts % shards == 0
   if not isinstance(cfg, config.Generate):
-    assert (programs.tile(cfg)[0] if isinstance(cfg, config.RL) else cfg.microbatch) % shards == 0
+    assert (programs.microbatch_shape(cfg)[0] if isinstance(cfg, config.RL) else cfg.microbatch) % shards == 0
 
 
 def test_the_roofline_of_a_reward_models_step():
-  """Two rows a pair, and no logits."""
+  """A pair has two rows, and there are no logits."""
   slice_ = topology.find('v5e:2x2')
-  pairs, points = (plan.phases_of(scoring(o), TOY, slice_, {})[0] for o in ('pairs', 'points'))
+  pairs, points = (planner.phases_of(scoring(o), TOY, slice_, {})[0] for o in ('pairs', 'points'))
   assert pairs.flops == 2 * points.flops and pairs.name == 'reward_model'
   scored = roofline.packed_flops(dataclasses.replace(TOY, head='score'), 16, 200, causal=True)
   assert scored['logits'] == 0 and pairs.flops == sum(roofline.update_flops(scored, 'full').values()) / 4
@@ -91,25 +91,25 @@ def test_the_roofline_of_a_reward_models_step():
 
 @needs_compiler
 @pytest.mark.parametrize('cfg', [sampling, scoring])
-def test_their_real_programs_compile_for_a_slice(tmp_path, cfg):
+def test_real_programs_compile_for_a_slice(tmp_path, cfg):
   cfg, slice_ = cfg(), topology.find('v5e:2x2')
-  out, lines = plan.plan(cfg, TOY, slice_, [], str(tmp_path), price=1.0)
-  found = {p['name']: p for p in out['programs']}
-  assert list(found) == names(cfg) and out['verdict'] == 'fits' and out['bound']['cost_a_billion'] > 0
-  if isinstance(cfg, config.Generate):  # bfloat16 over four chips, and no optimizer beside it
-    assert found['sample/weights']['argument_bytes'] >= 2 * COUNT / 4
-    assert found['sample/weights']['resident_beside_bytes'] == found['sample/decode']['resident_beside_bytes'] == 0
+  out, lines = planner.plan(cfg, TOY, slice_, [], str(tmp_path), price=1.0)
+  rows = {p['name']: p for p in out['programs']}
+  assert list(rows) == names(cfg) and out['verdict'] == 'fits' and out['bound']['cost_a_billion'] > 0
+  if isinstance(cfg, config.Generate):  # bfloat16 over four chips, and no optimizer
+    assert rows['sample/weights']['argument_bytes'] >= 2 * COUNT / 4
+    assert rows['sample/weights']['resident_beside_bytes'] == rows['sample/decode']['resident_beside_bytes'] == 0
   else:  # parameters, gradients and two moments, all float32
-    assert found['reward_model/apply']['argument_bytes'] >= 16 * COUNT / 4 * 0.98
+    assert rows['reward_model/apply']['argument_bytes'] >= 16 * COUNT / 4 * 0.98
 
 
 @needs_compiler
-def test_reward_models_lie_beside_a_policy(tmp_path):
-  """Two of the policy's shape in float32, whole: one is the program's argument, the other beside it."""
+def test_reward_models_are_resident_next_to_a_policy(tmp_path):
+  """Two reward models of the policy's shape in float32: one is the program's argument, the other resident."""
   cfg, slice_ = with_reward_models(), topology.find('v5e:2x2')
-  out, _ = plan.plan(cfg, TOY, slice_, ['rewards'], str(tmp_path))
+  out, _ = planner.plan(cfg, TOY, slice_, ['rewards'], str(tmp_path))
   without = dataclasses.replace(cfg, reward=config.Reward({'format': 1.0}, 'format'))
-  alone, _ = plan.plan(without, TOY, slice_, ['logprobs'], str(tmp_path))
+  alone, _ = planner.plan(without, TOY, slice_, ['logprobs'], str(tmp_path))
   (rewards,), (logprobs,) = out['programs'], alone['programs']
   both = rewards['state_bytes'] - logprobs['state_bytes']
   scored = params_lib.count(models.specs(dataclasses.replace(TOY, head='score')))

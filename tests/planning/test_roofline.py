@@ -1,4 +1,4 @@
-"""Counts of FLOPs and bytes against hand arithmetic and against what XLA compiles."""
+"""Analytic counts of FLOPs and bytes against sums written out and against compiled programs."""
 
 import dataclasses
 
@@ -31,30 +31,30 @@ def config_of(**train):
   )
 
 
-def test_weights_of_a_layer_by_hand():
+def test_weights_of_a_layer():
   # q and o 32 x 64 each, k and v 32 x 32 each; three of 32 x 80.
   assert roofline.layer_weights(DENSE, mixed=False) == 2 * 32 * 64 + 2 * 32 * 32 + 3 * 32 * 80
-  # Less norms and the embedding, all of a dense model's parameters multiply each token.
+  # All of a dense model's parameters but norms and the embedding multiply each token.
   outside = DENSE.embed * (2 * DENSE.layers + 1) + DENSE.vocab * DENSE.embed
   assert 3 * roofline.layer_weights(DENSE, False) + 96 * 32 == params_lib.count(models.specs(DENSE)) - outside
 
 
-def test_of_experts_those_visited_count():
+def test_only_visited_experts_count():
   mixed = MIXED.layers - MIXED.dense_layers
-  whole = MIXED.dense_layers * roofline.layer_weights(MIXED, False) + mixed * roofline.layer_weights(MIXED, True)
+  weights = MIXED.dense_layers * roofline.layer_weights(MIXED, False) + mixed * roofline.layer_weights(MIXED, True)
   m = MIXED.mla
   norms = MIXED.layers * (2 * MIXED.embed + m.q_rank + m.kv_rank) + MIXED.embed + mixed * MIXED.moe.experts
   idle = (MIXED.moe.experts - MIXED.moe.top_k) * 3 * MIXED.embed * MIXED.moe.mlp * mixed
-  assert whole + 2 * MIXED.vocab * MIXED.embed == params_lib.count(models.specs(MIXED)) - idle - norms
+  assert weights + 2 * MIXED.vocab * MIXED.embed == params_lib.count(models.specs(MIXED)) - idle - norms
 
 
-def test_a_forward_by_hand():
-  found = roofline.forward_flops(DENSE, prompts=2, rows=3, prompt_tokens=8, response_tokens=5, causal=False)
+def test_flops_of_a_forward_pass():
+  forward = roofline.forward_flops(DENSE, prompts=2, rows=3, prompt_tokens=8, response_tokens=5, causal=False)
   tokens = 2 * (8 + 3 * 4)
-  assert found['weights'] == 2 * tokens * 3 * roofline.layer_weights(DENSE, False)
-  assert found['logits'] == 2 * 2 * 3 * 5 * 32 * 96
-  # Every score is a product over 16 dimensions, as is its part in the result: 4 heads.
-  assert found['attention'] == 3 * (2 * 8 * 8 + 6 * (4 * 8 + 4 * 4)) * 4 * 4 * 16
+  assert forward['weights'] == 2 * tokens * 3 * roofline.layer_weights(DENSE, False)
+  assert forward['logits'] == 2 * 2 * 3 * 5 * 32 * 96
+  # A score is a product over 16 dimensions, and so is weighting its value; 4 heads.
+  assert forward['attention'] == 3 * (2 * 8 * 8 + 6 * (4 * 8 + 4 * 4)) * 4 * 4 * 16
   causal = roofline.forward_flops(DENSE, prompts=2, rows=3, prompt_tokens=8, response_tokens=5, causal=True)
   assert causal['attention'] == 3 * (2 * 36 + 6 * (4 * 8 + 10)) * 4 * 4 * 16
 
@@ -63,20 +63,20 @@ def test_a_forward_by_hand():
 @pytest.mark.parametrize('remat', ['none', 'full'])
 def test_the_compiled_gradient_agrees(model, remat):
   shape = dict(prompts=2, rows=3, prompt_tokens=8, response_tokens=9)
-  whole = lambda *s: jnp.zeros(s, jnp.int32)
+  ids = lambda *s: jnp.zeros(s, jnp.int32)
 
   options = models.ForwardOptions(remat=remat)
 
   def loss(params):
-    hidden = models.response_hidden(params, model, whole(2, 8), jnp.full(2, 8), whole(2, 3, 9), options=options).hidden
+    hidden = models.response_hidden(params, model, ids(2, 8), jnp.full(2, 8), ids(2, 3, 9), options=options).hidden
     flat = hidden.reshape(1, -1, model.embed)
-    logp, _ = models.logprobs(flat, models.unembedding(params), whole(1, 54), 27)
+    logp, _ = models.logprobs(flat, models.unembedding(params), ids(1, 54), 27)
     return logp.sum()
 
   text = jax.jit(jax.value_and_grad(loss)).lower(params_lib.abstract(models.specs(model))).compile().as_text()
-  found, open_loops = compiled.dot_flops(text)
-  hand = roofline.update_flops(roofline.forward_flops(model, causal=False, **shape), remat)
-  np.testing.assert_allclose(found, hand['products'] + hand['attention'], rtol=1e-6)
+  flops, open_loops = compiled.dot_flops(text)
+  analytic = roofline.update_flops(roofline.forward_flops(model, causal=False, **shape), remat)
+  np.testing.assert_allclose(flops, analytic['products'] + analytic['attention'], rtol=1e-6)
   assert not open_loops
 
 
@@ -90,7 +90,7 @@ def test_bytes_of_a_decoding_step():
   assert roofline.weights_read(DENSE, 1, 2) == (0, 2 * (params_lib.count(models.specs(DENSE)) - 96 * 32))
 
 
-def test_a_phase_takes_what_the_slower_of_products_and_memory_takes():
+def test_a_phase_takes_the_longer_of_compute_and_memory_time():
   slice_ = topology.find('v5e:2x2')
   mesh = {'data': 1, 'fsdp': 4, 'expert': 1, 'tp': 1, 'seq': 1}
   model = models.PRESETS['qwen2_5_7b']
@@ -105,14 +105,14 @@ def test_a_phase_takes_what_the_slower_of_products_and_memory_takes():
   decode, update = phases['decode'], phases['update']
   assert decode.seconds == decode.bytes / 0.82e12 > decode.flops / 197e12
   assert update.seconds == update.flops / 197e12 > update.bytes / 0.82e12
-  # For each token a chip reads at least its part of the weights: 7.07e9 of 2 bytes (less those of the embedding).
+  # For each token a chip reads at least its shard of the weights: 7.07e9 of 2 bytes, without the embedding.
   assert decode.seconds > 2048 * 2 * 7.07e9 / 4 / 0.82e12
-  # Six FLOPs a parameter and token, eight with recomputation, besides attention.
+  # Six FLOPs for each parameter and token, eight with recomputation, plus attention.
   tokens = 4 * (1024 + 2 * 2047)
   assert 6 * 6.5e9 < update.flops * 4 / tokens < 8 * 8e9
 
 
 def test_microbatches_cover_the_minibatch():
   cfg = config_of(microbatch=2, length_slices=2)
-  assert programs.tile(cfg) == (2, 1) and programs.microbatches(cfg) == 4
+  assert programs.microbatch_shape(cfg) == (2, 1) and programs.microbatches(cfg) == 4
   assert programs.microbatches(config_of()) == 1

@@ -1,4 +1,4 @@
-"""Plans of supervised fine-tuning: the phases it has, its shapes, and what it costs at least."""
+"""Plans of supervised fine-tuning: its phases, its shapes, and lower bounds of its cost."""
 
 import dataclasses
 import importlib.util
@@ -7,11 +7,10 @@ import json
 import pytest
 
 from configs import distill, r1, sft
-from experiments import plan
 from r1jax import config, models
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
-from r1jax.planning import processes, programs, roofline, topology, verdict
+from r1jax.planning import meshes, planner, processes, programs, roofline, topology, verdict
 
 needs_compiler = pytest.mark.skipif(
   not importlib.util.find_spec('libtpu'), reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'"
@@ -26,7 +25,7 @@ def config_of(problems=0, **mesh):
   return dataclasses.replace(config.of_run(c), mesh=config.Mesh(**mesh))
 
 
-def result(**known):
+def result(**changes):
   return (
     dict(
       argument_bytes=6 * 10**9,
@@ -45,7 +44,7 @@ def result(**known):
       kernels=0,
       cached=False,
     )
-    | known
+    | changes
   )
 
 
@@ -53,19 +52,19 @@ def result(**known):
 def test_each_student_divides_over_the_slice_it_names(name):
   cfg = config.of_run(distill.get_config(name))
   slice_ = topology.find(cfg.topology)
-  mesh = plan.sizes(cfg.mesh, slice_.chips)
+  mesh = meshes.sizes(cfg.mesh, slice_.chips)
   assert cfg.microbatch % mesh['fsdp'] == 0 and cfg.batch % cfg.microbatch == 0 and programs.phases(cfg) == ['sft']
-  plan.check_context(cfg, models.PRESETS[cfg.model.preset])
+  planner.check_context(cfg, models.PRESETS[cfg.model.preset])
 
 
-def test_a_row_longer_than_the_context_is_refused_unless_it_is_raised():
+def test_a_row_longer_than_the_context_is_refused_unless_the_context_is_raised():
   c = distill.get_config('qwen2_5_math_7b')
   c.context = 0
-  with pytest.raises(ConfigError, match="data.max_length 32768 exceeds the model's context of 4096 tokens"):
-    plan.check_context(config.of_run(c), models.PRESETS['qwen2_5_math_7b'])
+  with pytest.raises(ConfigError, match='data.max_length 32768 .* 4096 tokens'):
+    planner.check_context(config.of_run(c), models.PRESETS['qwen2_5_math_7b'])
 
 
-def test_a_config_is_read_as_the_run_it_is_for():
+def test_a_config_is_converted_to_the_class_of_its_run():
   assert isinstance(config_of(), config.SFT)
   from configs import r1_zero
 
@@ -75,40 +74,40 @@ def test_a_config_is_read_as_the_run_it_is_for():
   for name in ('base', 'people', 'curated'):
     with pytest.raises(config.ConfigError, match='no accelerator programs'):
       config.of_run(r1.get_config(f'toy/{name}'))
-  with pytest.raises(ConfigError, match="unknown key 'microbatches'; the nearest known one is 'microbatch'"):
+  with pytest.raises(ConfigError, match="'microbatches'.*'microbatch'"):
     config.of_run(sft.get_config('gsm8k').to_dict() | {'microbatches': 1})
 
 
-def test_the_table_says_what_fits_and_what_to_do(monkeypatch):
-  given = {
+def test_the_table_shows_what_fits_and_what_to_change(monkeypatch):
+  results = {
     'sft/accumulate': result(peak_bytes=2 * 10**10, refused='RESOURCE_EXHAUSTED', dot_flops=None),
     'sft/apply': result(),
   }
-  monkeypatch.setattr(processes, 'run', lambda job, watch: given[job.program])
+  monkeypatch.setattr(processes, 'run', lambda job, watch: results[job.program])
   cfg, slice_ = config_of(fsdp=2, tp=2), topology.find('v5e:2x2')
-  out, lines = plan.plan(cfg, models.PRESETS['bench'], slice_, [], cache='', price=2.0)
+  out, lines = planner.plan(cfg, models.PRESETS['bench'], slice_, [], cache='', price=2.0)
   assert [p['name'] for p in json.loads(json.dumps(out))['programs']] == list(programs.PHASES['sft'])
   text = '\n'.join(lines)
   assert 'step: 2 microbatches of 4 packed rows of 256 tokens.' in text and out['verdict'] == verdict.ORDER[-1]
   assert 'sft/accumulate: does not fit by 3.09 GB; more microbatches: --config.microbatch=2' in text
   assert out['bound']['cost_a_billion'] == 2 * out['bound']['chip_hours_a_billion'] > 0
-  sampled = plan.programs.names(programs.phases(config_of(problems=4)), config_of(problems=4))
+  sampled = programs.names(programs.phases(config_of(problems=4)), config_of(problems=4))
   assert sampled == [*programs.PHASES['sft'], *programs.PHASES['sample']]
 
 
-def test_flops_by_hand():
-  """Six for each weight and token, a fourth pass for what is computed again, and attention over half the scores."""
+def test_analytic_flops():
+  """Two FLOPs for each weight and token in a forward pass, and attention over half of the scores."""
   model, rows, t = models.PRESETS['bench'], 3, 100
-  found = roofline.packed_flops(model, rows, t, causal=True)
-  table = model.vocab * model.embed  # not multiplied with on the way in
+  forward = roofline.packed_flops(model, rows, t, causal=True)
+  table = model.vocab * model.embed  # the embedding is looked up, not multiplied with
   weights = (
     params_lib.count(models.specs(model))
     - 2 * table
     - model.embed * (2 * model.layers + 1)
     - (2 * model.layers * model.head_dim)
   )
-  assert found['weights'] == 2 * rows * t * weights and found['logits'] == 2 * rows * t * table
-  assert found['attention'] == model.layers * rows * t * (t + 1) // 2 * 4 * model.heads * model.head_dim
+  assert forward['weights'] == 2 * rows * t * weights and forward['logits'] == 2 * rows * t * table
+  assert forward['attention'] == model.layers * rows * t * (t + 1) // 2 * 4 * model.heads * model.head_dim
   step = roofline.labelled_step(config_of(fsdp=4), model, topology.find('v5e:2x2'))
   assert step.seconds == max(step.flops / 197e12, step.bytes / 0.82e12)
 
@@ -116,10 +115,10 @@ def test_flops_by_hand():
 @needs_compiler
 def test_the_real_programs_compile_for_a_slice(tmp_path):
   cfg, slice_, model = config_of(fsdp=2, tp=2), topology.find('v5e:2x2'), models.PRESETS['toy']
-  out, _ = plan.plan(cfg, model, slice_, [], str(tmp_path))
-  found = {p['name']: p for p in out['programs']}
-  assert out['verdict'] == 'fits' and list(found) == list(programs.PHASES['sft'])
+  out, _ = planner.plan(cfg, model, slice_, [], str(tmp_path))
+  rows = {p['name']: p for p in out['programs']}
+  assert out['verdict'] == 'fits' and list(rows) == list(programs.PHASES['sft'])
   count = params_lib.count(models.specs(model))
-  assert found['sft/apply']['argument_bytes'] >= 4 * count  # four float32 copies over four chips
-  by_hand = sum(roofline.by_hand(cfg, model, 'sft/accumulate').values()) / 4
-  assert found['sft/accumulate']['dot_flops'] == pytest.approx(by_hand, rel=0.05)
+  assert rows['sft/apply']['argument_bytes'] >= 4 * count  # four float32 copies over four chips
+  analytic = sum(roofline.by_hand(cfg, model, 'sft/accumulate').values()) / 4
+  assert rows['sft/accumulate']['dot_flops'] == pytest.approx(analytic, rel=0.05)

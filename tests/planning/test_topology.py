@@ -1,7 +1,8 @@
-"""Names of slices, and verdicts with their remedies."""
+"""Names of slices, and verdicts with remedies."""
 
 import dataclasses
 import importlib.util
+import re
 
 import pytest
 
@@ -29,18 +30,18 @@ def config_of(prompts=32, samples=16, **train):
 
 
 def test_a_slice_by_name():
-  found = topology.find('v5p:4x4x8')
-  assert (found.chips, found.chip.limit) == (128, int(95.73 * 2**30))
+  slice_ = topology.find('v5p:4x4x8')
+  assert (slice_.chips, slice_.chip.limit) == (128, int(95.73 * 2**30))
 
 
 @pytest.mark.parametrize('name', ['v5p-128', 'v5e:3x4', 'v5e', 'v9:2x2', ''])
-def test_an_unknown_slice_is_refused_with_the_known_ones(name):
-  with pytest.raises(ConfigError, match=r'known: v5e:\{1x1,2x2,.*v5p:\{2x2x1,.*v6e:\{') as refused:
+def test_an_unknown_slice_is_refused_with_a_list_of_known_ones(name):
+  with pytest.raises(ConfigError, match=r'known: v5e:\{1x1,2x2,.*v5p:\{2x2x1,.*v6e:\{') as error:
     topology.find(name)
-  assert '\n' not in str(refused.value)
+  assert '\n' not in str(error.value)
 
 
-def test_without_the_compiler_it_says_how_to_install_it(monkeypatch):
+def test_without_the_compiler_the_error_says_how_to_install_it(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(ConfigError, match='pip install libtpu'):
     topology.require_compiler()
@@ -50,7 +51,7 @@ def test_several_slices():
   two = topology.find('2*v5e:4x4')
   assert (two.chips, two.slices) == (32, 2) and topology.larger(two, 1.5).name == 'v5e:8x8'
   for name in ('0*v5e:4x4', '*v5e:4x4', '2*', '2*v5e:4x4x1'):
-    with pytest.raises(ConfigError, match='unknown topology'):
+    with pytest.raises(ConfigError, match=re.escape(repr(name))):
       topology.find(name)
 
 
@@ -66,7 +67,7 @@ def test_fits_to_92_per_cent_and_tight_to_all_of_it():
 
 
 @pytest.mark.parametrize(
-  'name, cfg, shards, found',
+  'name, cfg, shards, remedy',
   [
     ('update/accumulate', config_of(microbatch=128), 2, '--config.train.microbatch=64'),
     ('update/accumulate', config_of(microbatch=32), 2, '--config.train.length_slices=2 --config.train.microbatch=16'),
@@ -75,12 +76,12 @@ def test_fits_to_92_per_cent_and_tight_to_all_of_it():
     ('sample/decode', config_of(), 2, '--config.rollout.chunk=4'),
   ],
 )
-def test_the_cheapest_remedy(name, cfg, shards, found):
+def test_the_cheapest_remedy(name, cfg, shards, remedy):
   slice_ = topology.find('v5e:2x2')
-  assert found in verdict.remedy(name, 17 * 2**30, cfg, LARGE, slice_, shards)
+  assert remedy in verdict.remedy(name, 17 * 2**30, cfg, LARGE, slice_, shards)
 
 
-def test_where_nothing_else_helps_the_slice_must_grow():
+def test_if_nothing_else_helps_the_slice_must_grow():
   # Moments of 3.1e9 parameters in bfloat16 save 3.1 GB on each of 4 chips.
   assert 'v5e:2x4' in verdict.remedy(
     'update/apply', 20 * 2**30, config_of(microbatch=2), LARGE, topology.find('v5e:2x2'), 2
