@@ -20,7 +20,7 @@ ROWS = [json.loads(line) for line in (pathlib.Path(__file__).parent / 'faults' /
 def test_a_row_gets_its_right_score(row):
   """What the command that grades rows makes of one."""
   ((_, item),) = grade.read([json.dumps({key: row[key] for key in row if key not in ('kind', 'right')})], {})
-  verdict = rewards.explained('code', {})(item)
+  verdict = rewards.verdict_function('code', {})(item)
   assert verdict['score'] == row['right'], verdict
 
 

@@ -126,12 +126,12 @@ def test_options_reach_the_reward(verifiers):
   ):
     with pytest.raises(config.ConfigError, match=message):
       pool.Grader({'verifiers:options': options})
-  with pytest.raises(config.ConfigError, match="has no option 'x'; it has none"):
+  with pytest.raises(config.ConfigError, match="verifiers:length.* no option 'x'"):
     pool.Grader({'verifiers:length': {'x': 1}})
 
 
 def test_a_score_that_is_no_number_is_reported(verifiers):
-  with grader('verifiers:act') as g, pytest.raises(pool.GradeError, match='gave nan; a score must be finite'):
+  with grader('verifiers:act') as g, pytest.raises(pool.GradeError, match="'verifiers:act'.* nan;"):
     g.submit(items('a', 'nan')).result()
 
 
@@ -244,9 +244,7 @@ def test_a_reward_that_raises_is_reported_and_the_worker_goes_on(verifiers):
     assert total(g.submit(items('a')).result()).tolist() == [1.0]
 
 
-@pytest.mark.parametrize(
-  'body, message', [('sys.exit(3)', 'ended with code 3'), ('os.kill(os.getpid(), 9)', '3 reward workers')]
-)
+@pytest.mark.parametrize('body, message', [('sys.exit(3)', 'code 3'), ('os.kill(os.getpid(), 9)', '3 reward workers')])
 def test_workers_that_cannot_start_stop_the_run(verifiers, body, message):
   (verifiers / 'broken.py').write_text(BROKEN.format(body))
   with grader('broken:score') as g, pytest.raises(pool.GradeError, match=message):
@@ -320,10 +318,10 @@ def test_an_item_without_what_a_reward_reads_is_named():
   with grader('math') as g:
     bare = {'response': '<answer>5</answer>'}
     for item, message in (
-      (bare, "the item has no 'answer', which the reward 'math' reads"),
-      ({'response': 5, 'answer': '5'}, "the item's 'response' is '5'; it must be a text"),
-      ({'response': '<answer>None</answer>', 'answer': None}, "'answer' is 'None'; it must be"),
+      (bare, "no 'answer'.* 'math'"),
+      ({'response': 5, 'answer': '5'}, "'response' is '5'"),
+      ({'response': '<answer>None</answer>', 'answer': None}, "'answer' is 'None'"),
     ):
       with pytest.raises(pool.GradeError, match=message) as error:
         g.submit([{'prompt': '', 'response': '', 'answer': '1'}, item]).result()
-      assert 'item 1 of the submission' in str(error.value)
+      assert 'item 1 ' in str(error.value)

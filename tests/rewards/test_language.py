@@ -167,7 +167,7 @@ def test_the_target_is_the_option_or_the_field_or_the_problem_or_the_prompt_or_t
   assert target(problem='三个苹果', prompt='Answer the question: 三个苹果') == 'zh'
   assert target(problem='$1+1$', prompt='Beantworte die Frage bitte auf Deutsch') == 'de'
   assert target() == 'en'
-  assert [language.own(word) for word in ('Simplify', 'Evaluate', 'Solve', 'Compute $1+1$')] == ['en'] * 4
+  assert [language.detect(word) for word in ('Simplify', 'Evaluate', 'Solve', 'Compute $1+1$')] == ['en'] * 4
   assert score('7') == 1.0 and language.verdict({'response': '7'})['target'] == ''
 
 
@@ -201,7 +201,7 @@ def test_pure_text_is_consistent_and_text_of_another_language_is_not(problems):
 
 
 def test_the_language_of_a_problem_is_found(problems):
-  assert {(name, language.own(text)) for name in MGSM for text in problems[name]} == {(name, name) for name in MGSM}
+  assert {(name, language.detect(text)) for name in MGSM for text in problems[name]} == {(name, name) for name in MGSM}
 
 
 @pytest.mark.parametrize('name', CHINESE)

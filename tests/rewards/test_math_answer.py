@@ -215,11 +215,7 @@ def test_a_verdict_says_why_and_what_was_found(response, reason, extracted):
 
 
 @pytest.mark.parametrize(
-  'options, message',
-  [
-    ({'where': 'summary'}, "where is 'summary'; an answer is looked for in one of: both, tags, boxed"),
-    ({'bare': 1}, 'bare is 1'),
-  ],
+  'options, message', [({'where': 'summary'}, "where is 'summary'.* both, tags, boxed"), ({'bare': 1}, 'bare is 1')]
 )
 def test_options_are_checked(options, message):
   with pytest.raises(ConfigError, match=message):

@@ -50,7 +50,7 @@ def test_reasons_of_programs_are_escaped(item):
 def test_reasons_of_other_rewards_and_errors_are_escaped(monkeypatch):
   found = {'score': 0.0, 'reason': f'not {NASTY}', 'extracted': NASTY}
   monkeypatch.setitem(rewards.VERDICTS, 'exact', lambda item: found)
-  assert clean(rewards.explained('exact', {})({'response': ''})['reason'])
+  assert clean(rewards.verdict_function('exact', {})({'response': ''})['reason'])
   with pool.Grader({'exact': {}}) as grader, pytest.raises(pool.GradeError) as error:
     grader.submit([{'prompt': '', 'response': '', 'answer': {NASTY: NASTY}}]).result()
   assert clean(str(error.value))

@@ -15,7 +15,7 @@ def verdict(row):
   """What the command that grades rows makes of one."""
   names = grade.FIELDS.get(row['reward'], {})
   ((_, item),) = grade.read([json.dumps({key: row[key] for key in row if key not in ('reward', 'options')})], names)
-  return rewards.explained(row['reward'], grade.OPTIONS.get(row['reward'], {}) | row.get('options', {}))(item)
+  return rewards.verdict_function(row['reward'], grade.OPTIONS.get(row['reward'], {}) | row.get('options', {}))(item)
 
 
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: f'{row["reward"]}: {row["kind"]}')
