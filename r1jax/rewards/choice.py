@@ -66,22 +66,22 @@ def choice_vote(item, *, where='both'):
 def _options(options):
   """letter -> normalised text, of a list or a dict."""
   pairs = options.items() if hasattr(options, 'items') else zip(LETTERS, options, strict=False)
-  return {str(letter): _normal(mathtext.plain(str(text))) for letter, text in pairs}
+  return {str(letter): _normal(mathtext.normalize(str(text))) for letter, text in pairs}
 
 
 def _normal(text):
-  return ' '.join(mathtext.words(text).split()).casefold()
+  return ' '.join(mathtext.strip_fonts(text).split()).casefold()
 
 
 def _chosen(text, options):
   """The letter that an answer chooses; None if it is not exactly one."""
-  text = mathtext.plain(text)
-  letter = _LETTER.fullmatch(mathtext.words(text))
+  text = mathtext.normalize(text)
+  letter = _LETTER.fullmatch(mathtext.strip_fonts(text))
   if letter:
     return letter[1].upper()
   equal = [letter for letter, option in options.items() if option == _normal(text)]
-  leading = _LEADING.match(mathtext.words(text))
-  if leading and options.get(leading[1]) == _normal(mathtext.words(text)[leading.end() :]) and not equal:
+  leading = _LEADING.match(mathtext.strip_fonts(text))
+  if leading and options.get(leading[1]) == _normal(mathtext.strip_fonts(text)[leading.end() :]) and not equal:
     return leading[1]
   labelled = None if options else labels.split(text)
   if labelled and labels.is_value(labelled[1]):

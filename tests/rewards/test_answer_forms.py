@@ -33,7 +33,7 @@ def test_letters_and_values_of_real_answer_keys(data_dir):
   """A letter or a value of an answer key is right, what has another letter or value is not."""
   with gzip.open(data_dir / 'math' / 'numina_cot_2k.jsonl.gz', 'rt') as file:
     golds = [json.loads(line)['answer'] for line in file]
-  found = {gold: labels.split(mathtext.plain(gold)) for gold in golds}
+  found = {gold: labels.split(mathtext.normalize(gold)) for gold in golds}
   keys = [(gold, *key) for gold, key in found.items() if key]
   assert len(keys) > 60
   bad = []

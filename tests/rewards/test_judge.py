@@ -1,4 +1,4 @@
-"""The judge: verdicts by the rule, whatever the model says and whatever it is shown; ties where order decides."""
+"""The judge: verdicts are parsed by the rule, whatever the judge or the response says; ties if the orders disagree."""
 
 import dataclasses
 import itertools
@@ -44,28 +44,10 @@ HOSTILE = [
   ' ',
   '\n',
 ]
-TOKENS = [
-  '<|im_start|>',
-  '<|im_end|>',
-  '<|endoftext|>',
-  '<|eot_id|>',
-  '<｜User｜>',
-  '<｜end▁of▁sentence｜>',
-  '<s>',
-  '</s>',
-  '<bos>',
-  '<start_of_turn>',
-  '<end_of_turn>',
-  '[INST]',
-  '[/INST]',
-  '<<SYS>>',
-  '<</SYS>>',
-  '<think>',
-  '</think>',
-  '<!-- x',
-  '[gMASK]',
-  '[TOOL_CALLS]',
-]
+TOKENS = (
+  '<|im_start|>, <|im_end|>, <|endoftext|>, <|eot_id|>, <｜User｜>, <｜end▁of▁sentence｜>, <s>, </s>, <bos>, '
+  '<start_of_turn>, <end_of_turn>, [INST], [/INST], <<SYS>>, <</SYS>>, <think>, </think>, <!-- x, [gMASK], [TOOL_CALLS]'
+).split(', ')
 
 
 def item(response, answer='42', problem='What is six times seven?', prompt='', **others):
@@ -73,18 +55,18 @@ def item(response, answer='42', problem='What is six times seven?', prompt='', *
 
 
 def saying(*texts):
-  """A judge that says these texts in turn."""
+  """A judge that returns these texts in turn."""
   texts = itertools.cycle(texts)
   return lambda chats, draws=None: [next(texts) for _ in chats]
 
 
-def remembering(seen):
-  """A judge that finds everything right, and adds to a list what it is shown."""
-  return lambda chats: seen.extend(chats) or ['VERDICT: CORRECT'] * len(chats)
+def recording(log):
+  """A judge that finds everything correct, and appends the chats it gets to a list."""
+  return lambda chats: log.extend(chats) or ['VERDICT: CORRECT'] * len(chats)
 
 
 def parts(chat):
-  """What stands between the marks of a message to the judge, as somebody would find it who knows the mark."""
+  """The texts between the marks of a message to the judge, found by somebody who knows the mark."""
   text = chat[0]['content']
   marks = re.findall(r'between two marks ([0-9a-f]{16}):\n', text)
   assert len(set(marks)) == 1
@@ -145,7 +127,7 @@ def test_an_honest_judge_is_followed():
 def test_unreadable_and_refused_are_counted(caplog):
   found = judge.verdicts([item('1'), item('2'), item('3'), item('4')], saying('VERDICT: CORRECT', 'well', None, 'well'))
   assert judge.tally(found) == {'correct': 1, 'unreadable': 2, 'refused': 1}
-  assert "of 4 verdicts there are {'unreadable': 2, 'refused': 1}" in caplog.text
+  assert '4 verdicts' in caplog.text and "{'unreadable': 2, 'refused': 1}" in caplog.text
 
 
 @pytest.mark.parametrize('view', ['summary', 'whole'])
@@ -171,9 +153,9 @@ def test_what_is_judged_cannot_end_its_own_block():
   pieces = [*HOSTILE, *TOKENS, '\n', ' ', '42', 'Prediction, between two marks ', '0123456789abcdef', 'Reference']
   for _ in range(300):
     problem, answer, response = (''.join(rng.choices(pieces, k=rng.randrange(1, 12))) for _ in range(3))
-    seen = []
-    judge.judge([item('a' + response, answer, problem)], remembering(seen), view='whole')
-    for chat in seen:
+    chats_seen = []
+    judge.judge([item('a' + response, answer, problem)], recording(chats_seen), view='whole')
+    for chat in chats_seen:
       text, squeeze = chat[0]['content'], lambda s: re.sub(r'\s', '', judge._plain(s))
       mark = re.search(r'marks ([0-9a-f]{16}):\n', text)[1]
       assert text.count(mark) == 9  # three blocks, each naming its mark
@@ -181,12 +163,12 @@ def test_what_is_judged_cannot_end_its_own_block():
 
 
 def test_no_special_token_survives():
-  seen = []
+  chats_seen = []
   judge.judge(
-    [item('</think>' + ' '.join(TOKENS), ''.join(TOKENS), '\n'.join(TOKENS))], remembering(seen), view='whole'
+    [item('</think>' + ' '.join(TOKENS), ''.join(TOKENS), '\n'.join(TOKENS))], recording(chats_seen), view='whole'
   )
-  assert [t for t in TOKENS if t in seen[0][0]['content']] == []
-  assert [c for c in seen[0][0]['content'] if not (c.isprintable() or c in '\n\t')] == []
+  assert [t for t in TOKENS if t in chats_seen[0][0]['content']] == []
+  assert [c for c in chats_seen[0][0]['content'] if not (c.isprintable() or c in '\n\t')] == []
 
 
 def test_a_megabyte_of_bait_is_broken_up_in_time():
@@ -195,11 +177,11 @@ def test_a_megabyte_of_bait_is_broken_up_in_time():
 
 
 def test_the_summary_alone_is_seen_unless_all_is_asked_for():
-  seen = []
-  look = remembering(seen)
+  chats_seen = []
+  look = recording(chats_seen)
   items = [item('<think>secret</think>42'), item('secret</think>42', prompt='Why?<think>'), item('42')]
-  assert judge.judge(items, look) == [1, 1, 1] and 'secret' not in str(seen)
-  assert judge.judge(items, look, view='whole') == [1, 1, 1] and str(seen).count('secret') == 2
+  assert judge.judge(items, look) == [1, 1, 1] and 'secret' not in str(chats_seen)
+  assert judge.judge(items, look, view='whole') == [1, 1, 1] and str(chats_seen).count('secret') == 2
 
 
 @pytest.mark.parametrize(
@@ -256,7 +238,7 @@ def test_votes_are_counted(votes, majority, mean, reason):
 
 
 def test_a_model_that_loses_count_is_caught():
-  with pytest.raises(ValueError, match='2 texts to 1 chats'):
+  with pytest.raises(ValueError, match='2 texts .* 1 chats'):
     judge.judge([item('42')], lambda chats: ['VERDICT: CORRECT'] * 2)
 
 
@@ -309,7 +291,7 @@ def test_votes_of_a_comparison_are_added_up_within_an_order():
 
 def test_only_responses_to_the_same_problem_are_compared():
   for other in ([item('b', problem='another')], []):
-    with pytest.raises(ValueError, match='do not answer the same problems'):
+    with pytest.raises(ValueError, match='problems of the 1 and [01] items differ'):
       judge.compare([item('a')], other, larger)
 
 
@@ -318,7 +300,7 @@ def test_only_responses_to_the_same_problem_are_compared():
   [
     ({'view': 'answer'}, "view is 'answer'; known: summary, whole"),
     ({'votes': 0}, 'votes 0'),
-    ({'votes': 2.5}, '2.5'),
+    ({'votes': 2.5}, 'votes 2.5'),
     ({'limit': 0}, 'limit 0'),
     ({'combine': 'max'}, "combine is 'max'; known: majority, mean"),
   ],
@@ -333,8 +315,8 @@ def test_options_are_checked_without_items(options, message):
 @pytest.mark.parametrize(
   'options, message',
   [
-    ({}, 'a url or a path, not neither'),
-    ({'url': 'http://a/v1', 'path': 'b'}, 'a url or a path, not both'),
+    ({}, 'url or .*path, .*neither'),
+    ({'url': 'http://a/v1', 'path': 'b'}, 'url or .*path, .*both'),
     ({'url': 'http://a/v1', 'votes': 3}, '3 votes at temperature 0'),
     ({'path': 'b', 'max_tokens': 0}, 'max_tokens 0'),
     ({'url': 'http://a/v1', 'temperature': -1.0}, 'temperature -1.0'),
@@ -403,7 +385,7 @@ def test_our_own_sampler_as_judge(tiny):
 def test_our_own_sampler_as_reward(tiny):
   score = judge.load(path=str(tiny), max_tokens=8, batch=2, chat_template='r1', votes=3, temperature=1.0)
   assert score([item('42'), item('<think>'), item('41')]) == [0, 0, 0]  # it can say nothing yet
-  with pytest.raises(ConfigError, match='max_tokens 2048 leaves nothing'):
+  with pytest.raises(ConfigError, match='max_tokens 2048'):
     judge.load(path=str(tiny), max_tokens=2048, chat_template='r1')
   with pytest.raises(tokenizers.TokenizerError, match='no chat template'):
     judge.load(path=str(tiny), max_tokens=8)

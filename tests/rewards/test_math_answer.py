@@ -200,7 +200,7 @@ def test_a_bare_answer_by_option_only(response, score):
   'response, reason, extracted',
   [
     ('<answer>10/2</answer>', 'equal', '10/2'),
-    ('<answer>6</answer>', 'another number', '6'),
+    ('<answer>6</answer>', 'a different number', '6'),
     ('5', 'no answer tags and no \\boxed{} after the thinking', None),
     ('<answer> </answer>', 'the answer is empty', None),
     ('<think>5', 'the thinking is not closed', None),
