@@ -159,10 +159,10 @@ def test_a_grader_asks_each_item_its_own_parts_only():
 
 
 def test_one_field_serves_the_language_of_people_and_of_programs():
-  said = {'problem': 'Add 1.', 'response': '', 'io': [{'input': '', 'output': '2'}]}
+  item = {'problem': 'Add 1.', 'response': '', 'io': [{'input': '', 'output': '2'}]}
   for name in ('en', 'zh', 'python'):
-    assert code_tests._described(said | {'language': name})[0] == 'python'
-  assert code_tests._described(said | {'language': 'cpp'})[0] == 'cpp'
+    assert code_tests._parse_item(item | {'language': name})[0] == 'python'
+  assert code_tests._parse_item(item | {'language': 'cpp'})[0] == 'cpp'
   chain = {'prompt': '', 'problem': '一加一是几？', 'response': '<think>one and one is two</think>2'}
   assert language.verdict(chain | {'language': 'cpp'})['target'] == 'zh'  # the problem's own
   assert language.verdict(chain | {'language': 'en'})['score'] == 1
