@@ -64,7 +64,7 @@ _LABELLED = re.compile(
 _NAME = re.compile(r'([A-Za-z](?:_ ?(?:[0-9A-Za-z]|\{[0-9A-Za-z]{1,9}\}))? ?= ?)\$? ?$')
 
 
-class Found(NamedTuple):
+class Answer(NamedTuple):
   """The result of looking for an answer.
 
   Attributes:
@@ -96,27 +96,27 @@ def find(item, where, bare=False, limit=MAX_ANSWER):
     limit: longest answer in characters; a longer one is not returned.
 
   Returns:
-    Found.
+    Answer.
   """
   text = templates.completed(item.get('prompt', ''), item['response'])
   text = _UNBRACED.sub(r'\\boxed{\1}', _BOX.sub(r'\\boxed{', text))
   if bare and not any(mark in text for mark in (*templates.TAGS, _BOXED)):
-    return _found(text, '', limit)
+    return _make_answer(text, '', limit)
   text = templates.summary(text)
   if text is None:
-    return Found(None, reason='the thinking is not closed')
+    return Answer(None, reason='the thinking is not closed')
   if where == 'summary':
-    return _found(text, '', limit)
+    return _make_answer(text, '', limit)
   span = templates.answer_span(text) if where != 'boxed' else None
   if span:
     inside, after = text[span[0] : span[1]], text[span[1] + len(templates.ANSWER_END) :]
     box = _last_box(inside)
-    return _found(box[0], inside[box[1] :] + after, limit, box[2]) if box else _found(inside, after, limit)
+    return _make_answer(box[0], inside[box[1] :] + after, limit, box[2]) if box else _make_answer(inside, after, limit)
   box = _last_box(text) if where != 'tags' else None
   if box:
-    return _found(box[0], text[box[1] :], limit, box[2])
+    return _make_answer(box[0], text[box[1] :], limit, box[2])
   places = {'tags': 'answer tags', 'boxed': '\\boxed{}', 'both': 'answer tags and no \\boxed{}'}
-  return Found(None, reason=f'no {places[where]} after the thinking')
+  return Answer(None, reason=f'no {places[where]} after the thinking')
 
 
 def reference(item):
@@ -142,13 +142,13 @@ def closing(text):
   return None
 
 
-def _found(text, after, limit, together=None):
+def _make_answer(text, after, limit, together=None):
   text = text.strip()
   if not text:
-    return Found(None, reason='the answer is empty')
+    return Answer(None, reason='the answer is empty')
   if len(text) > limit:
-    return Found(None, reason=f'the answer has {len(text)} characters; more than {limit} are not read')
-  return Found(text, _later(after, text), together=together)
+    return Answer(None, reason=f'the answer has {len(text)} characters; more than {limit} are not read')
+  return Answer(text, _later(after, text), together=together)
 
 
 def _box(text, start):
@@ -163,7 +163,7 @@ def _last_box(text):
   """The answer in the last box and the boxes joined to it.
 
   Returns:
-    (answer, where the last box ends, `Found.together`), or None if the last box is not closed or there is none.
+    (answer, where the last box ends, `Answer.together`), or None if the last box is not closed or there is none.
   """
   start = text.rfind(_BOXED)
   box = _box(text, start) if start >= 0 else None

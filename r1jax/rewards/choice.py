@@ -46,21 +46,21 @@ def choice_verdict(item, *, where='both'):
   options = _options(item.get('options') or {})
   if options and gold not in options:
     raise ValueError(f"the item's 'answer' is {gold!r}, which is not one of the options {', '.join(options)}.")
-  found = answers.find(item, where)
-  if found.text is None:
-    return {'score': 0.0, 'reason': found.reason, 'extracted': None}
-  letter = _chosen(found.text, options)
+  answer = answers.find(item, where)
+  if answer.text is None:
+    return {'score': 0.0, 'reason': answer.reason, 'extracted': None}
+  letter = _chosen(answer.text, options)
   reason = f'chose {letter}' if letter else 'not one letter, and not the text of one option'
-  if letter == gold and found.later is not None and _chosen(found.later, options) != gold:
-    letter, reason = None, f'followed by another answer: {found.later[:80]}'
-  return {'score': float(letter == gold), 'reason': reason, 'extracted': found.text}
+  if letter == gold and answer.later is not None and _chosen(answer.later, options) != gold:
+    letter, reason = None, f'followed by another answer: {answer.later[:80]}'
+  return {'score': float(letter == gold), 'reason': reason, 'extracted': answer.text}
 
 
 def choice_vote(item, *, where='both'):
   """The letter that the response chooses; None if it chooses none, or a different one later."""
-  found, options = answers.find(item, where), _options(item.get('options') or {})
-  letter = _chosen(found.text, options) if found.text is not None else None
-  return None if found.later is not None and _chosen(found.later, options) != letter else letter
+  answer, options = answers.find(item, where), _options(item.get('options') or {})
+  letter = _chosen(answer.text, options) if answer.text is not None else None
+  return None if answer.later is not None and _chosen(answer.later, options) != letter else letter
 
 
 def _options(options):
@@ -112,14 +112,14 @@ def exact(items, *, where='both', case=False, space=False):
 def exact_verdict(item, *, where='both', case=False, space=False):
   """How `exact` scores one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
   _check(where, case, space)
-  found = answers.find(item, where, limit=len(answers.reference(item)) + answers.MAX_ANSWER)
-  if found.text is None:
-    return {'score': 0.0, 'reason': found.reason, 'extracted': None}
-  expected, answer = (_normalize(text, case, space) for text in (answers.reference(item), found.text))
+  answer = answers.find(item, where, limit=len(answers.reference(item)) + answers.MAX_ANSWER)
+  if answer.text is None:
+    return {'score': 0.0, 'reason': answer.reason, 'extracted': None}
+  expected, got = (_normalize(text, case, space) for text in (answers.reference(item), answer.text))
   return {
-    'score': float(expected == answer),
-    'reason': 'equal' if expected == answer else 'not equal',
-    'extracted': found.text,
+    'score': float(expected == got),
+    'reason': 'equal' if expected == got else 'not equal',
+    'extracted': answer.text,
   }
 
 

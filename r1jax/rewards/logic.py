@@ -43,12 +43,12 @@ def verdict(item, *, where='both', partial=False):
   'extracted' maps the names that could be read to whether they are knights; None if there is no answer.
   """
   _check(where, partial)
-  found = answers.find(item, where, limit=LIMIT)
-  if found.text is None:
-    return {'score': 0.0, 'reason': found.reason, 'extracted': None}
-  if found.later is not None:
-    return {'score': 0.0, 'reason': f'followed by another answer: {found.later[:80]}', 'extracted': None}
-  roles, error = _read_roles(found.text, item['names'])
+  answer = answers.find(item, where, limit=LIMIT)
+  if answer.text is None:
+    return {'score': 0.0, 'reason': answer.reason, 'extracted': None}
+  if answer.later is not None:
+    return {'score': 0.0, 'reason': f'followed by another answer: {answer.later[:80]}', 'extracted': None}
+  roles, error = _read_roles(answer.text, item['names'])
   missing = [name for name in item['names'] if name not in roles]
   if error or missing:
     return {'score': 0.0, 'reason': error or f'no role for {", ".join(missing)}', 'extracted': roles}
@@ -64,8 +64,10 @@ def verdict(item, *, where='both', partial=False):
 def vote(item, *, where='both', partial=False):
   """The roles that the response states, in the order of the names; None if they cannot be read."""
   del partial
-  found = answers.find(item, where, limit=LIMIT)
-  roles, error = _read_roles(found.text, item['names']) if found.text is not None and found.later is None else ({}, '')
+  answer = answers.find(item, where, limit=LIMIT)
+  roles, error = (
+    _read_roles(answer.text, item['names']) if answer.text is not None and answer.later is None else ({}, '')
+  )
   return None if error or not roles else ', '.join(f'{name}: {roles[name]}' for name in item['names'] if name in roles)
 
 

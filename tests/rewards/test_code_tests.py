@@ -39,9 +39,9 @@ def score(item, **options):
 
 
 def check(item, passed, total, reason, **options):
-  found = code_tests.verdict(item, **options)
-  assert (found['passed'], found['total']) == (passed, total), found
-  assert reason in found['reason'] and bool(reason) == bool(found['reason']), found
+  verdict = code_tests.verdict(item, **options)
+  assert (verdict['passed'], verdict['total']) == (passed, total), verdict
+  assert reason in verdict['reason'] and bool(reason) == bool(verdict['reason']), verdict
 
 
 def test_a_right_program_passes_and_a_wrong_one_says_where():
@@ -66,8 +66,8 @@ def test_an_equal_program_runs_once_but_where_a_limit_ended_it(monkeypatch):
     ('double = lambda x: x * x  # again', 2),
     ('def double(x):\n  while True: pass', 4),
   ):
-    found = [code_tests.verdict(calls(program), time_limit=0.3) for _ in range(2)]
-    assert found[0] == found[1] and len(runs_so_far) == times
+    verdicts = [code_tests.verdict(calls(program), time_limit=0.3) for _ in range(2)]
+    assert verdicts[0] == verdicts[1] and len(runs_so_far) == times
   check(calls(HONEST + '  # again', asserts=['assert double(1) == 3']), 0, 1, 'AssertionError')
   assert len(runs_so_far) == 5 and len(code_tests._CACHE) <= code_tests.CACHE_SIZE
 
@@ -164,8 +164,8 @@ def test_setup_runs_before_the_tests_and_a_built_in_name_may_be_the_task():
 def test_each_test_has_its_own_time():
   slow = 'import time\ndef double(x):\n  time.sleep(0.4 if x < 9 else 9)\n  return 2 * x'
   tests = [f'assert double({x}) == {2 * x}' for x in (1, 2, 3, 9, 1)]
-  found = code_tests.verdict({'program': slow, 'asserts': tests}, time_limit=0.9, score='fraction')
-  assert (found['passed'], found['reason']) == (3, 'test 4 of 5: time limit of 0.9 s')
+  verdict = code_tests.verdict({'program': slow, 'asserts': tests}, time_limit=0.9, score='fraction')
+  assert (verdict['passed'], verdict['reason']) == (3, 'test 4 of 5: time limit of 0.9 s')
   assert score(calls(slow, time_limit=3), time_limit=0.2) == 1.0
 
 
@@ -252,8 +252,8 @@ def test_the_program_in_a_response(prompt, response, program):
 
 def test_the_program_is_looked_for_in_the_language_of_the_item():
   response = '```python\na\n```\n```c++\nb\n```\n```java\nc\n```\n```js\nd\n```\n'
-  found = [programs.extract('', response, language) for language in ('cpp', 'java', 'javascript')]
-  assert found == ['b\n', 'c\n', 'd\n']
+  blocks = [programs.extract('', response, language) for language in ('cpp', 'java', 'javascript')]
+  assert blocks == ['b\n', 'c\n', 'd\n']
 
 
 def test_hidden_asserts_count_and_a_table_of_those_shown_fails_them():

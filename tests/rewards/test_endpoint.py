@@ -203,10 +203,10 @@ def test_a_damaged_entry_is_asked_for_again(server, tmp_path, damage):
   ask = Endpoint(server.url, 'm', cache=tmp_path)
   ask([chat('a')])
   (file,) = files(tmp_path)
-  whole = file.read_bytes()
-  file.write_bytes(damage(whole))
+  original = file.read_bytes()
+  file.write_bytes(damage(original))
   assert ask([chat('a')]) == ['you said a'] and len(server.bodies) == 2
-  assert file.read_bytes() == whole and files(tmp_path) == [file]
+  assert file.read_bytes() == original and files(tmp_path) == [file]
 
 
 def test_an_entry_of_another_request_is_none(server, tmp_path):
@@ -307,11 +307,11 @@ def test_what_does_not_pass_is_said_in_one_line_at_once(server, reply, message):
 
 
 def test_one_failure_ends_the_call(server):
-  both = threading.Barrier(2, timeout=3)
+  barrier = threading.Barrier(2, timeout=3)
 
   def reply(body, number):
     if content(body) in 'ab':
-      return str(both.wait() >= 0)
+      return str(barrier.wait() >= 0)
     time.sleep(0.2 if content(body) == '1' else 0.0)
     return (401, '') if content(body) == '1' else (429, '', {'Retry-After': '30'})
 

@@ -73,8 +73,10 @@ def test_the_deadline_holds_whatever_part_drips(server, never):
 
 def test_an_answer_that_takes_its_time_is_one(server):
   data = b'{"choices": [{"message": {"content": "slow"}}]}'
-  whole = [HEAD, b'Content-Length: %d\r\n\r\n' % len(data), data[:9], data[9:]]
-  server.reply = lambda body, number: lambda handler: [time.sleep(0.1) or handler.wfile.write(part) for part in whole]
+  pieces = [HEAD, b'Content-Length: %d\r\n\r\n' % len(data), data[:9], data[9:]]
+  server.reply = lambda body, number: (
+    lambda handler: [time.sleep(0.1) or handler.wfile.write(piece) for piece in pieces]
+  )
   assert Endpoint(server.url, 'm', timeout=0.3, deadline=30.0)([chat('a')]) == ['slow']
 
 
@@ -230,8 +232,8 @@ def test_a_key_that_an_answer_repeats_is_masked(server, tmp_path, monkeypatch, c
   )
   (response,) = Endpoint(server.url, 'm', api_key_env='JUDGE_KEY', cache=tmp_path, whole=whole)([chat('a')])
   assert response.count('***') == (4 if whole else 2)
-  kept = [p.read_text() for p in files(tmp_path)]
-  assert kept and not any(KEY[7:] in text for text in [response, *kept, *(str(r.__dict__) for r in caplog.records)])
+  cached = [p.read_text() for p in files(tmp_path)]
+  assert cached and not any(KEY[7:] in text for text in [response, *cached, *(str(r.__dict__) for r in caplog.records)])
   assert not whole or json.loads(response)['response'].endswith('your key is ***, or ***')
 
 

@@ -19,7 +19,7 @@ def item(response, *pairs, prompt=''):
     'prompt': prompt,
     'response': response,
     'instruction_id_list': [name for name, _ in pairs],
-    'kwargs': [given for _, given in pairs],
+    'kwargs': [arguments for _, arguments in pairs],
   }
 
 
@@ -128,8 +128,8 @@ def test_every_kind_has_a_case():
 
 @pytest.mark.parametrize('name, given, good, bad', CASES, ids=[f'{i}-{case[0]}' for i, case in enumerate(CASES)])
 def test_followed_and_violated(name, given, good, bad):
-  found = rewards.REWARDS['ifeval']([item(text, (name, given)) for text in good + bad])
-  assert found == [1.0] * len(good) + [0.0] * len(bad)
+  scores = rewards.REWARDS['ifeval']([item(text, (name, given)) for text in good + bad])
+  assert scores == [1.0] * len(good) + [0.0] * len(bad)
 
 
 COMMA, TWO = ('punctuation:no_comma', {}), ('length_constraints:number_words', {'num_words': 2, 'relation': 'at least'})
@@ -139,9 +139,9 @@ def test_all_or_the_share():
   items = [item(text, COMMA, TWO) for text in ('a b', 'a, b', 'a,')]
   assert ifeval.ifeval(items) == [1.0, 0.0, 0.0]
   assert ifeval.ifeval(items, fraction=True) == [1.0, 0.5, 0.0]
-  found = ifeval.verdict(items[1])
-  assert found['followed'] == [('punctuation:no_comma', False), ('length_constraints:number_words', True)]
-  assert found['reason'] == 'not followed: punctuation:no_comma'
+  verdict = ifeval.verdict(items[1])
+  assert verdict['followed'] == [('punctuation:no_comma', False), ('length_constraints:number_words', True)]
+  assert verdict['reason'] == 'not followed: punctuation:no_comma'
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,9 @@ def by_number(chats, draws=None):
   ids=lambda value: str(value)[:30],
 )
 def test_a_verdict_is_read_by_the_rule(text, verdict):
-  (found,) = judge.verdicts([item('42')], saying(text))
-  assert found['score'] == (verdict == 'correct') and found['reason'] == verdict and found['votes'] == [verdict]
-  assert len(found['raw'][0]) <= 2000 and json.dumps(found, ensure_ascii=False).encode()
+  (result,) = judge.verdicts([item('42')], saying(text))
+  assert result['score'] == (verdict == 'correct') and result['reason'] == verdict and result['votes'] == [verdict]
+  assert len(result['raw'][0]) <= 2000 and json.dumps(result, ensure_ascii=False).encode()
 
 
 def test_an_honest_judge_is_followed():
@@ -125,8 +125,10 @@ def test_an_honest_judge_is_followed():
 
 
 def test_unreadable_and_refused_are_counted(caplog):
-  found = judge.verdicts([item('1'), item('2'), item('3'), item('4')], saying('VERDICT: CORRECT', 'well', None, 'well'))
-  assert judge.tally(found) == {'correct': 1, 'unreadable': 2, 'refused': 1}
+  results = judge.verdicts(
+    [item('1'), item('2'), item('3'), item('4')], saying('VERDICT: CORRECT', 'well', None, 'well')
+  )
+  assert judge.tally(results) == {'correct': 1, 'unreadable': 2, 'refused': 1}
   assert '4 verdicts' in caplog.text and "{'unreadable': 2, 'refused': 1}" in caplog.text
 
 
@@ -199,8 +201,8 @@ def test_what_cannot_be_shown_scores_0_unasked(response, prompt, reason):
     raise AssertionError('asked')
 
   shown = item(response, prompt=prompt)
-  (found,) = judge.verdicts([shown], ask, limit=100)
-  assert (found['score'], found['reason'], found['votes'], found['raw']) == (0, reason, [], [])
+  (result,) = judge.verdicts([shown], ask, limit=100)
+  assert (result['score'], result['reason'], result['votes'], result['raw']) == (0, reason, [], [])
   assert judge.compare([shown], [shown], ask, limit=100)[0]['outcome'] == 'tie'
   better = item('42')
   assert judge.compare([shown, better], [better, shown], ask, limit=100)[0]['reason'] == reason
@@ -232,8 +234,8 @@ def test_votes_are_counted(votes, majority, mean, reason):
     return [texts[votes[d]] if '42' in str(c) else texts['I'] for c, d in zip(chats, draws, strict=True)]
 
   items = [item('1', answer='1'), item('42'), item('<think>')]
-  first, found, last = judge.verdicts(items, ask, votes=len(votes))
-  assert (found['score'], found['reason'], first['score'], last['score']) == (majority, reason, 0, 0)
+  first, result, last = judge.verdicts(items, ask, votes=len(votes))
+  assert (result['score'], result['reason'], first['score'], last['score']) == (majority, reason, 0, 0)
   assert judge.judge(items, ask, votes=len(votes), combine='mean') == [0, pytest.approx(mean), 0]
 
 
@@ -250,22 +252,22 @@ def larger(chats, draws=None):
 
 def test_an_honest_comparison():
   a, b = [item('3'), item('2'), item('5')], [item('1'), item('2'), item('8')]
-  found = judge.compare(a, b, larger)
-  assert [v['outcome'] for v in found] == ['win', 'tie', 'loss'] and [v['score'] for v in found] == [1, 0.5, 0]
-  assert judge.tally(found) == {'both orders agree': 3}
+  results = judge.compare(a, b, larger)
+  assert [v['outcome'] for v in results] == ['win', 'tie', 'loss'] and [v['score'] for v in results] == [1, 0.5, 0]
+  assert judge.tally(results) == {'both orders agree': 3}
   assert [v['score'] for v in judge.compare(b, a, larger)] == [0, 0.5, 1]
-  assert found == [judge.compare([x], [y], larger)[0] for x, y in zip(a, b)] and judge.compare([], [], larger) == []
+  assert results == [judge.compare([x], [y], larger)[0] for x, y in zip(a, b)] and judge.compare([], [], larger) == []
 
 
 @pytest.mark.parametrize('place', ['FIRST', 'SECOND'])
 def test_a_judge_that_goes_by_place_gets_ties_that_are_counted(place):
   items = [item(str(n)) for n in range(5)]
-  found = judge.compare(items, items[::-1], saying(f'VERDICT: {place}'))
-  assert [v['outcome'] for v in found] == ['tie'] * 5 and judge.tally(found) == {'orders disagree': 5}
+  results = judge.compare(items, items[::-1], saying(f'VERDICT: {place}'))
+  assert [v['outcome'] for v in results] == ['tie'] * 5 and judge.tally(results) == {'orders disagree': 5}
 
 
 @pytest.mark.parametrize(
-  'there, back, outcome, reason',
+  'forward, backward, outcome, reason',
   [
     ('FIRST', 'SECOND', 'win', 'both orders agree'),
     ('SECOND', 'FIRST', 'loss', 'both orders agree'),
@@ -277,16 +279,16 @@ def test_a_judge_that_goes_by_place_gets_ties_that_are_counted(place):
     ('FIRST', None, 'tie', 'refused'),
   ],
 )
-def test_both_orders_must_agree(there, back, outcome, reason):
-  (found,) = judge.compare([item('a')], [item('b')], saying(*(s and f'VERDICT: {s}' for s in (there, back))))
-  assert (found['outcome'], found['reason'], len(found['votes'])) == (outcome, reason, 2)
+def test_both_orders_must_agree(forward, backward, outcome, reason):
+  (result,) = judge.compare([item('a')], [item('b')], saying(*(s and f'VERDICT: {s}' for s in (forward, backward))))
+  assert (result['outcome'], result['reason'], len(result['votes'])) == (outcome, reason, 2)
 
 
 def test_votes_of_a_comparison_are_added_up_within_an_order():
   votes = {'a': ['FIRST', 'TIE', 'FIRST'], 'b': ['SECOND', 'FIRST', 'SECOND']}  # by what comes first, and the draw
   ask = lambda chats, draws: [f'VERDICT: {votes[parts(c)[1]][d]}' for c, d in zip(chats, draws, strict=True)]
-  (found,) = judge.compare([item('a')], [item('b')], ask, votes=3)
-  assert found['outcome'] == 'win' and found['votes'] == ['first', 'tie', 'first', 'second', 'first', 'second']
+  (result,) = judge.compare([item('a')], [item('b')], ask, votes=3)
+  assert result['outcome'] == 'win' and result['votes'] == ['first', 'tie', 'first', 'second', 'first', 'second']
 
 
 def test_only_responses_to_the_same_problem_are_compared():
@@ -345,13 +347,13 @@ def test_processes_share_the_items_of_an_endpoint(server, monkeypatch):
   pytest.importorskip('httpx')
   server.reply = lambda body, number: by_number([body['messages']])[0]
   score, items = judge.load(url=server.url, model='m'), [item('42'), item('41'), item('42', problem='b'), item('43')]
-  found = []
+  scores = []
   for process in range(2):
     monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     monkeypatch.setattr(parallel, 'add_up', lambda scores: scores)
-    found.append(score(items))
-  assert found == [[1, 0, 0, 0], [0, 0, 1, 0]] and len(server.bodies) == 4
+    scores.append(score(items))
+  assert scores == [[1, 0, 0, 0], [0, 0, 1, 0]] and len(server.bodies) == 4
 
 
 @pytest.fixture(scope='module')

@@ -223,11 +223,11 @@ def test_options_are_checked(options, message):
 
 
 def test_a_megabyte_takes_no_more_scans_than_a_kilobyte():
-  def found(size, unit):
+  def find(size, unit):
     return answers.find({'response': '\\boxed{5}' + unit * (size // len(unit)) + '\\boxed{6}'}, 'both')
 
   for unit in ('\\boxed{7} ', '<answer>', 'x', '$', ' or ', 'answer: 7. '):
-    assert found(1 << 20, unit) == found(1 << 10, unit)
+    assert find(1 << 20, unit) == find(1 << 10, unit)
 
 
 def test_plain_integers_need_no_sympy():

@@ -34,10 +34,10 @@ class LengthModel:
 def test_helpfulness_is_shown_the_summary_and_harmlessness_all():
   items = [item('secret</think> ok'), item('secret', prompt='p'), item('never ends'), item('x</think>  ')]
   model = LengthModel()
-  found = preference.preference_score(items, model=model, view='summary', scale='logit', center=1.0)
+  scores = preference.preference_score(items, model=model, view='summary', scale='logit', center=1.0)
   user = [{'role': 'user', 'content': 'p'}]
   assert model.conversations == [(user, ['ok']), (user, ['secret'])]
-  assert found == [1.0, 5.0, -10.0, -10.0]  # without anything to show, a response gets the lowest score
+  assert scores == [1.0, 5.0, -10.0, -10.0]  # without anything to show, a response gets the lowest score
   preference.preference_score(items, model=model, view='whole')
   assert [texts for _, texts in model.conversations] == [
     ['<think>secret</think> ok'],
@@ -49,8 +49,8 @@ def test_helpfulness_is_shown_the_summary_and_harmlessness_all():
 
 def test_probabilities_are_those_of_the_logits_within_the_limit():
   items = [item('abc', prompt='p'), item('x' * 50, prompt='p')]
-  found = preference.preference_score(items, model=LengthModel(), center=1.0, limit=8.0)
-  np.testing.assert_allclose(found, [1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-8))])
+  scores = preference.preference_score(items, model=LengthModel(), center=1.0, limit=8.0)
+  np.testing.assert_allclose(scores, [1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-8))])
   assert preference.preference_score([], model=None) == []
 
 
@@ -96,15 +96,15 @@ def by_step(conversations):
 )
 def test_steps_make_one_score(aggregate, expected):
   items = [item('good\nbad\n\nfair\n'), item('good'), item('  \n</think>')]
-  found = process.process_score(items, model=by_step, aggregate=aggregate)
-  np.testing.assert_allclose(found, [expected, P['good'], 0.0])
+  scores = process.process_score(items, model=by_step, aggregate=aggregate)
+  np.testing.assert_allclose(scores, [expected, P['good'], 0.0])
 
 
 def test_credit_by_step():
   response = '<think>\ngood\n bad </think>\nfair'
-  (found,) = process.step_scores([item(response, prompt='p')], model=by_step)
-  np.testing.assert_allclose(found.scores, [P['good'], P['bad'], P['fair']])
-  assert [response[:end].split()[-1] for end in found.ends] == ['good', '</think>', 'fair']
+  (steps,) = process.step_scores([item(response, prompt='p')], model=by_step)
+  np.testing.assert_allclose(steps.scores, [P['good'], P['bad'], P['fair']])
+  assert [response[:end].split()[-1] for end in steps.ends] == ['good', '</think>', 'fair']
   (short,) = process.step_scores([item(response, prompt='p')], model=lambda c: [[2.0]])
   assert len(short.scores) == len(short.ends) == 1  # the model's limit has cut the others off
   for response in ('good\nbad</think>\nfair', '<think>good</think>bad</think>\nfair'):
@@ -124,9 +124,9 @@ def test_the_token_in_which_a_step_ends(tokenizer):
   response = 'two and 2 make 4 .\nso 二加二 ! \nso 4'
   ids = tokenizer.encode(response) + list(tokenizer.eos[:1])
   assert tokenizer.decode(ids) == response
-  (found,) = process.step_scores([item(response)], model=lambda c: [[0.0] * 3])
-  token_indices = process.step_tokens(tokenizer, ids, found.ends)
-  for end, token in zip(found.ends, token_indices):
+  (steps,) = process.step_scores([item(response)], model=lambda c: [[0.0] * 3])
+  token_indices = process.step_tokens(tokenizer, ids, steps.ends)
+  for end, token in zip(steps.ends, token_indices):
     assert len(tokenizer.decode(ids[:token])) < end <= len(tokenizer.decode(ids[: token + 1]))
 
 
@@ -210,10 +210,10 @@ def test_labels_are_shares_of_right_roll_outs():
     return [[text + end for end in ('7897' if row['problem'] == 'p' else '9999')] for row, text in beginnings]
 
   grade = lambda items: [float(i['response'].endswith(i['answer'])) for i in items]
-  found = rollouts.label(rows, sample=sample, grade=grade, rule='line', opening='<think> ')
+  labelled = rollouts.label(rows, sample=sample, grade=grade, rule='line', opening='<think> ')
   assert [text for _, text in starts] == ['<think> a\n', '<think> a\nb\n', '<think> c\n']
-  assert [row['labels'] for row in found] == [[0.5, 0.5], [0.0]]
-  assert [row['rollouts'] for row in found] == [[[2, 4], [2, 4]], [[0, 4]]]
+  assert [row['labels'] for row in labelled] == [[0.5, 0.5], [0.0]]
+  assert [row['rollouts'] for row in labelled] == [[[2, 4], [2, 4]], [[0, 4]]]
   assert rollouts.prefixes(rows[0], 'line', between=' ') == ['a', 'a b']  # never a space at the end
   hard = rollouts.label(rows, sample=sample, grade=grade, rule='line', estimate='hard')
   assert [row['labels'] for row in hard] == [[1.0, 1.0], [0.0]]

@@ -1,4 +1,4 @@
-"""What a program or a response says reaches no terminal as a command, whichever way it gets into a verdict."""
+"""Text of a program or response never reaches the terminal as a command, whichever way it gets into a verdict."""
 
 import io
 import json
@@ -48,8 +48,8 @@ def test_reasons_of_programs_are_escaped(item):
 
 
 def test_reasons_of_other_rewards_and_errors_are_escaped(monkeypatch):
-  found = {'score': 0.0, 'reason': f'not {NASTY}', 'extracted': NASTY}
-  monkeypatch.setitem(rewards.VERDICTS, 'exact', lambda item: found)
+  verdict = {'score': 0.0, 'reason': f'not {NASTY}', 'extracted': NASTY}
+  monkeypatch.setitem(rewards.VERDICTS, 'exact', lambda item: verdict)
   assert clean(rewards.verdict_function('exact', {})({'response': ''})['reason'])
   with pool.Grader({'exact': {}}) as grader, pytest.raises(pool.GradeError) as error:
     grader.submit([{'prompt': '', 'response': '', 'answer': {NASTY: NASTY}}]).result()

@@ -1,4 +1,4 @@
-"""Which parts an item of a kind has, what they make together, and that nothing else is asked."""
+"""Which parts an item of a kind has, how they are combined, and that no other part scores it."""
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ SETTINGS = dict(
 )
 
 
-def reward(**more):
-  return config.convert(SETTINGS | more, config.Reward)
+def reward(**changes):
+  return config.convert(SETTINGS | changes, config.Reward)
 
 
 def test_a_route_takes_the_place_of_the_accuracy_and_may_reweigh_a_common_part():
@@ -54,26 +54,26 @@ SCORES = {name: np.float32(x) for name, x in SCORES.items()}
 
 def test_totals_by_hand():
   cfg = reward()
-  got = mix.total(SCORES, cfg, mix.weights(ITEMS, cfg))
+  total = mix.total(SCORES, cfg, mix.weights(ITEMS, cfg))
   # The 9s are scores of parts that the item has not.
-  want = [2 + 0.5 + 0.25, 0.5 + 0.75 + 0.75, 1 + 0.5 + 0.25, 0.5, 0, 1.75, 0.5 * (1 + 0.25 + 0.25)]
-  assert got.dtype == np.float32
-  np.testing.assert_allclose(got, want, rtol=1e-6)
+  expected = [2 + 0.5 + 0.25, 0.5 + 0.75 + 0.75, 1 + 0.5 + 0.25, 0.5, 0, 1.75, 0.5 * (1 + 0.25 + 0.25)]
+  assert total.dtype == np.float32
+  np.testing.assert_allclose(total, expected, rtol=1e-6)
   # Before step 10 helpfulness neither counts nor is asked.
   early = mix.weights(ITEMS, cfg, step=9)
   assert 'helpful' not in early[1] and 'harmless' in early[1]
   assert mix.weights(ITEMS, cfg, step=10) == mix.weights(ITEMS, cfg)
-  want[1] -= 0.75
-  np.testing.assert_allclose(mix.total(SCORES, cfg, early), want, rtol=1e-6)
+  expected[1] -= 0.75
+  np.testing.assert_allclose(mix.total(SCORES, cfg, early), expected, rtol=1e-6)
 
 
 def test_a_gate_holds_for_the_items_that_have_it():
   cfg = reward(gates=('code', 'harmless'))
-  got = mix.total(SCORES, cfg, mix.weights(ITEMS, cfg))
-  np.testing.assert_allclose(got[:4], [2.75, 0.25 * (0.5 + 0.75 + 0.75), 1.75, 0.5], rtol=1e-6)
+  total = mix.total(SCORES, cfg, mix.weights(ITEMS, cfg))
+  np.testing.assert_allclose(total[:4], [2.75, 0.25 * (0.5 + 0.75 + 0.75), 1.75, 0.5], rtol=1e-6)
 
 
-def test_what_is_right_is_said_by_each_kinds_own_part():
+def test_each_kind_has_its_own_part_for_accuracy():
   cfg = reward()
   assert mix.right(SCORES, cfg, ITEMS).tolist() == [True, False, True, False, True, True, True]
   low = {name: x * 0 + 0.5 for name, x in SCORES.items()}
@@ -140,8 +140,8 @@ def test_a_grader_asks_each_item_its_own_parts_only():
   # An item that 'choice' cannot read would end the run; and it is not asked.
   parts = {'math': {'bare': True}, 'choice': {'where': 'summary'}, 'loose': {'bare': False}}
   with pool.Grader(parts, functions={'loose': 'math'}) as grader:
-    asked = [{'math': 1.0, 'elsewhere': 1.0}, {'choice': 1.0}, ['loose', 'math']]
-    scores = grader.submit(items, asked).result()
+    item_parts = [{'math': 1.0, 'elsewhere': 1.0}, {'choice': 1.0}, ['loose', 'math']]
+    scores = grader.submit(items, item_parts).result()
     with pytest.raises(pool.GradeError, match="'answer' is '4'"):
       grader.submit(items).result()
   assert {name: x.tolist() for name, x in scores.parts.items()} == {

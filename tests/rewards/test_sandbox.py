@@ -43,9 +43,9 @@ def test_little_is_seen_inside():
     'print(ls("/etc"), ls("/dev"), ls("/proc/self"), sorted(os.environ))'
   )
   first, second = box.output.decode().splitlines()
-  seen = set(re.findall(r"'(.*?)'", first.split(']')[0]))
+  entries = set(re.findall(r"'(.*?)'", first.split(']')[0]))
   prefix = {pathlib.Path(bubblewrap.python()).parts[1]}
-  assert seen <= {'usr', 'bin', 'lib', 'lib64', 'dev', 'etc', 'proc', 'tmp'} | prefix
+  assert entries <= {'usr', 'bin', 'lib', 'lib64', 'dev', 'etc', 'proc', 'tmp'} | prefix
   assert first.split(']')[1].split() == ['1', 'sandbox', '65534', '/tmp']
   etc, dev, proc, environment = [re.findall(r"'(.*?)'", part) for part in second.split(']')[:4]]
   assert all(name == 'ld.so.cache' or name.startswith('java-') for name in etc)
@@ -185,7 +185,7 @@ def test_nothing_outlives_the_process_that_started_it(times):
     starter.communicate()
     for _ in range(3):
       time.sleep(0.05)  # a sandbox that was being set up may appear for a moment
-      assert not sandboxed.left(before)
+      assert not sandboxed.remaining(before)
 
 
 @needed

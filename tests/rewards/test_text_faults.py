@@ -12,7 +12,7 @@ ROWS = [json.loads(line) for line in (pathlib.Path(__file__).parent / 'faults' /
 
 
 def verdict(row):
-  """What the command that grades rows makes of one."""
+  """Grades the row as the command line does."""
   names = grade.FIELDS.get(row['reward'], {})
   ((_, item),) = grade.read([json.dumps({key: row[key] for key in row if key not in ('reward', 'options')})], names)
   return rewards.verdict_function(row['reward'], grade.OPTIONS.get(row['reward'], {}) | row.get('options', {}))(item)

@@ -313,7 +313,7 @@ class _ArgumentHolder(ast.NodeTransformer):
   """
 
   def __init__(self, names):
-    self._names, self._made = names, set()
+    self._names, self._new_objects = names, set()
 
   def _hold(self, node, operands):
     self.generic_visit(node)
@@ -376,7 +376,7 @@ class _ArgumentHolder(ast.NodeTransformer):
           and call.func.id in self._names
           and (call.func.id[:1].isupper() and others - {call.func.id})
         ):
-          self._made.add(call)
+          self._new_objects.add(call)
     return self._hold(node, operands)
 
   def visit_BinOp(self, node):
@@ -384,7 +384,7 @@ class _ArgumentHolder(ast.NodeTransformer):
 
   def visit_Call(self, node):
     if _loaded_names([node.func]) & self._names:
-      made = node in self._made
+      is_new = node in self._new_objects
       node = self.generic_visit(node)
-      return ast.Call(ast.Name('__new__', ast.Load()), [node], []) if made else node
+      return ast.Call(ast.Name('__new__', ast.Load()), [node], []) if is_new else node
     return self._hold(node, [*node.args, *(k.value for k in node.keywords)])

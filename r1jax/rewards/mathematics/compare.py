@@ -316,7 +316,7 @@ def _is_approximation(decimal, text):
   return (
     decimal is not None
     and decimal.decimals is not None
-    and symbolic.near(text, decimal.value, Fraction(1, 10**decimal.decimals))
+    and symbolic.is_close(text, decimal.value, Fraction(1, 10**decimal.decimals))
   )
 
 
@@ -335,7 +335,7 @@ def _expressions(gold, predicted, problem):
     return f'cannot be read as mathematics: {sorted(unknown)[0]}'
   for text, decimal in ((gold, quantity.read(predicted)), (predicted, quantity.read(gold))):
     if decimal is not None and decimal.decimals and not decimal.percent and _tolerance(decimal):
-      equal = symbolic.near(text, decimal.value, _tolerance(decimal))
+      equal = symbolic.is_close(text, decimal.value, _tolerance(decimal))
       return None if equal else 'a different number'
   return None if symbolic.equal(gold, predicted) else 'not equal'
 

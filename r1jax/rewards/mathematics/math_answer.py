@@ -33,22 +33,22 @@ def math_answer(items, *, where='both', bare=False):
 def verdict(item, *, where='both', bare=False):
   """How `math_answer` scores one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
   _check(where, bare)
-  found = answers.find(item, where, bare)
-  if found.text is None:
-    return {'score': 0.0, 'reason': found.reason, 'extracted': None}
+  answer = answers.find(item, where, bare)
+  if answer.text is None:
+    return {'score': 0.0, 'reason': answer.reason, 'extracted': None}
   gold, problem = mathtext.strip_end(answers.reference(item)), str(item.get('problem', ''))
-  difference = compare.difference(gold, mathtext.strip_end(found.text), problem)
-  if difference and found.together and compare.difference(gold, found.together, problem) is None:
+  difference = compare.difference(gold, mathtext.strip_end(answer.text), problem)
+  if difference and answer.together and compare.difference(gold, answer.together, problem) is None:
     difference = None
-  if difference is None and found.later is not None and compare.difference(gold, found.later, problem) is not None:
-    difference = f'followed by another answer: {found.later[:80]}'
-  return {'score': float(difference is None), 'reason': difference or 'equal', 'extracted': found.text}
+  if difference is None and answer.later is not None and compare.difference(gold, answer.later, problem) is not None:
+    difference = f'followed by another answer: {answer.later[:80]}'
+  return {'score': float(difference is None), 'reason': difference or 'equal', 'extracted': answer.text}
 
 
 def vote(item, *, where='both', bare=False):
   """The answer of the response; None if there is none."""
-  found = answers.find(item, where, bare)
-  return found.together or found.text
+  answer = answers.find(item, where, bare)
+  return answer.together or answer.text
 
 
 def prepare():

@@ -23,12 +23,12 @@ _NO_SET = frozenset([-1])  # not equal to any set
 _NONE, _ALL = ('or', []), ('and', [])
 
 
-def equal(gold, predicted, same):
+def equal(gold, predicted, equal_numbers):
   """Whether two answers are the same set of real numbers.
 
   Args:
     gold, predicted: answers normalized by `mathtext.normalize`.
-    same: function of two texts that says whether they are equal numbers.
+    equal_numbers: function of two texts that says whether they are equal numbers.
 
   Returns:
     True or False; None if they are not both sets, or if `gold` may be something else, such as the point (1,2) or 5.
@@ -37,10 +37,10 @@ def equal(gold, predicted, same):
     return None
   expected, got = _read(gold, loose=True), _read(predicted)
   if expected is None or got is None or expected[0] and got[0] and expected[0] != got[0]:
-    return _chains(gold, predicted, same)
-  order = _sort_numbers([*_numbers(expected[1]), *_numbers(got[1])], same)
+    return _chains(gold, predicted, equal_numbers)
+  order = _sort_numbers([*_numbers(expected[1]), *_numbers(got[1])], equal_numbers)
   if order is None:
-    return _chains(gold, predicted, same) if _numbers(expected[1]) else False
+    return _chains(gold, predicted, equal_numbers) if _numbers(expected[1]) else False
   return _pieces(expected[1], *order) == _pieces(got[1], *order)
 
 
@@ -141,20 +141,20 @@ def _numbers(parsed):
   return [number for each in inner for number in _numbers(each)] if isinstance(inner, list) else [inner]
 
 
-def _sort_numbers(numbers, same):
+def _sort_numbers(numbers, equal_numbers):
   """Sorts the finite numbers: returns ({text: index in order}, count); None if their order is not known."""
-  first, values = {}, {}
+  representative, values = {}, {}
   for text in dict.fromkeys(numbers):
     if text not in _INFINITE:
-      first[text] = next((other for other in values if same(other, text)), text)
-      if first[text] == text:
+      representative[text] = next((known for known in values if equal_numbers(known, text)), text)
+      if representative[text] == text:
         values[text] = symbolic.value(text)
-      if values[first[text]] is None or len(values) > _BOUNDS:
+      if values[representative[text]] is None or len(values) > _BOUNDS:
         return None
   order = sorted(set(values.values()))
   if len(order) < len(values):  # two numbers that differ beyond the known digits
     return None
-  return {text: order.index(values[other]) for text, other in first.items()}, len(order)
+  return {text: order.index(values[known]) for text, known in representative.items()}, len(order)
 
 
 def _pieces(parsed, order, count):
@@ -189,7 +189,7 @@ def _pieces(parsed, order, count):
   return common if kind == 'and' or common else union  # x < 1, x > 3: no number is both, so the list means a union
 
 
-def _chains(gold, predicted, same):
+def _chains(gold, predicted, equal_numbers):
   """True if both are the same chain a < f(x) < b of any terms, perhaps written in reverse; else None."""
   sides = []
   for text in (gold, predicted):
@@ -200,4 +200,4 @@ def _chains(gold, predicted, same):
   (expected, signs), (got, others) = sides
   if len(signs) < 2 or signs != others or any(mark in text for text in (gold, predicted) for mark in mathtext.MARKS):
     return None
-  return True if all(same(w, g) for w, g in zip(expected, got, strict=True)) else None
+  return True if all(equal_numbers(w, g) for w, g in zip(expected, got, strict=True)) else None

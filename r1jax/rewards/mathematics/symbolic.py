@@ -57,7 +57,7 @@ def value(text):
     return None
 
 
-def near(text, value, error):
+def is_close(text, value, error):
   """Whether an expression without variables is within `error` of `value` (both Fraction). May take long.
 
   Raises only MemoryError.
@@ -135,12 +135,12 @@ def _refuted(a, b):
         return True
     elif isinstance(a, sympy.Equality) and isinstance(b, sympy.Equality):
       # Two equations are equivalent if they differ by a constant factor.
-      one, other = _evaluate(a.lhs - a.rhs, point), _evaluate(b.lhs - b.rhs, point)
-      if one is None or other is None:
+      left, right = _evaluate(a.lhs - a.rhs, point), _evaluate(b.lhs - b.rhs, point)
+      if left is None or right is None:
         continue
-      if not one or not other or ratio is not None and not _agree(one / other, ratio, _ROUNDED):
+      if not left or not right or ratio is not None and not _agree(left / right, ratio, _ROUNDED):
         return True
-      ratio = one / other
+      ratio = left / right
     elif isinstance(a, sympy.logic.boolalg.Boolean) and isinstance(b, sympy.logic.boolalg.Boolean):
       holds = [side.subs({s: sympy.Rational(point[s.name]) for s in side.free_symbols}) for side in (a, b)]
       if all(h in (True, False) for h in holds) and holds[0] != holds[1]:

@@ -86,7 +86,7 @@ def verdicts(items, complete, *, view='summary', votes=1, combine='majority', li
   ]
   answers = iter(_ask(complete, chats, votes, _CORRECT[2]))
   results = [_unasked(0.0, reason) if text is None else _verdict(*next(answers), combine) for text, reason in shown]
-  return _log_lost(results)
+  return _log_failures(results)
 
 
 def _verdict(words, raw, combine):
@@ -132,15 +132,15 @@ def compare(items_a, items_b, complete, *, view='summary', votes=1, limit=20_000
     else _outcome(next(answers), next(answers))
     for _, reason_a, _, reason_b in shown
   ]
-  return _log_lost([v | {'outcome': {1.0: 'win', 0.5: 'tie', 0.0: 'loss'}[v['score']]} for v in results])
+  return _log_failures([v | {'outcome': {1.0: 'win', 0.5: 'tie', 0.0: 'loss'}[v['score']]} for v in results])
 
 
 def _outcome(forward, backward):
   """The verdict on a pair, from the (words, raw) of both orders."""
   sign = lambda words, ours, theirs: max(-1, min(1, words.count(ours) - words.count(theirs)))
   first, second = sign(forward[0], 'first', 'second'), sign(backward[0], 'second', 'first')
-  lost = [w for w in (_UNREADABLE, _REFUSED) for words in (forward[0], backward[0]) if set(words) == {w}]
-  reason = lost[0] if lost else 'both orders agree' if first == second else 'orders disagree'
+  failures = [w for w in (_UNREADABLE, _REFUSED) for words in (forward[0], backward[0]) if set(words) == {w}]
+  reason = failures[0] if failures else 'both orders agree' if first == second else 'orders disagree'
   score = (1 + first) / 2 if first == second else 0.5
   return {'score': score, 'reason': reason, 'votes': forward[0] + backward[0], 'raw': forward[1] + backward[1]}
 
@@ -283,9 +283,9 @@ def _read(text, words):
   return known[lines[-1]] if len(stated) == 1 and lines[-1] in known else _UNREADABLE
 
 
-def _log_lost(results):
+def _log_failures(results):
   """Logs how many verdicts could not be read or were refused; returns the results."""
-  lost = {reason: n for reason, n in tally(results).items() if reason in (_UNREADABLE, _REFUSED)}
-  if lost:
-    log.warning('judge: %d verdicts, of which lost: %s', len(results), lost)
+  failures = {reason: n for reason, n in tally(results).items() if reason in (_UNREADABLE, _REFUSED)}
+  if failures:
+    log.warning('judge: of %d verdicts these failed: %s', len(results), failures)
   return results
