@@ -64,12 +64,12 @@ def choice_vote(item, *, where='both'):
 
 
 def _options(options):
-  """letter -> normalised text, of a list or a dict."""
+  """{letter: normalized text} of the options, given as a list or a dict."""
   pairs = options.items() if hasattr(options, 'items') else zip(LETTERS, options, strict=False)
-  return {str(letter): _normal(mathtext.normalize(str(text))) for letter, text in pairs}
+  return {str(letter): _option_key(mathtext.normalize(str(text))) for letter, text in pairs}
 
 
-def _normal(text):
+def _option_key(text):
   return ' '.join(mathtext.strip_fonts(text).split()).casefold()
 
 
@@ -79,9 +79,9 @@ def _chosen(text, options):
   letter = _LETTER.fullmatch(mathtext.strip_fonts(text))
   if letter:
     return letter[1].upper()
-  equal = [letter for letter, option in options.items() if option == _normal(text)]
+  equal = [letter for letter, option in options.items() if option == _option_key(text)]
   leading = _LEADING.match(mathtext.strip_fonts(text))
-  if leading and options.get(leading[1]) == _normal(mathtext.strip_fonts(text)[leading.end() :]) and not equal:
+  if leading and options.get(leading[1]) == _option_key(mathtext.strip_fonts(text)[leading.end() :]) and not equal:
     return leading[1]
   labelled = None if options else labels.split(text)
   if labelled and labels.is_value(labelled[1]):

@@ -43,7 +43,7 @@ def groups(problems, reward, options=None, grader=None, part=None):
     pool.GradeError: the workers cannot continue.
   """
   vote = rewards.VOTES.get(reward, _text)
-  polls = [_Poll(items, [_normal(vote(item, **options or {})) for item in items]) for items in problems]
+  polls = [_Poll(items, [_collapse_spaces(vote(item, **options or {})) for item in items]) for items in problems]
   if reward in rewards.MERGED and grader is not None:
     equal = _Judge(grader, part or reward)
     _drop_contradicted(polls, equal)
@@ -102,7 +102,7 @@ def _merge(polls, equal):
     remaining = [(poll, [text for text in texts[1:] if text not in poll.leader]) for poll, texts in remaining]
 
 
-def _normal(text):
+def _collapse_spaces(text):
   return ' '.join((text or '').split()) or None
 
 

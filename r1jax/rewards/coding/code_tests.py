@@ -161,9 +161,8 @@ def same_output(got, expected, tolerance):
   """Whether two byte strings have the same words, separated by any white space. Takes linear time.
 
   An expected word that is a decimal fraction or has an exponent may be missed by `tolerance`, absolute or relative:
-  tasks that print fractions allow an error, and wrong answers to those that do not differ by more. A number that
-  differs by more than a thousandth of the expected one must round to it: 0 is not 0.0000001. Integers are compared as
-  text.
+  tasks that print fractions allow an error, and where they do not, wrong answers differ by more. A number that differs
+  by more than a thousandth of the expected one must round to it: 0 is not 0.0000001. Integers are compared as text.
   """
   expected = expected.split()
   got = got.split(maxsplit=len(expected))  # one more word than expected is enough to see the difference

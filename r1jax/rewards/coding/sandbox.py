@@ -186,7 +186,7 @@ class Box:
       self.broken = f'memory limit of {self._limits.memory_mb} MiB'
 
   def _reap(self):
-    """Waits for the process to end, and takes the exact processor time that it used off this process's own timer."""
+    """Waits for the process to end, and deducts the exact processor time that it used from this process's own timer."""
     if self._process.returncode is None:
       _, status, usage = os.wait4(self._process.pid, 0)
       self._process.returncode = os.waitstatus_to_exitcode(status)

@@ -7,8 +7,8 @@ the parent knows which one that was.
 
 The time limit counts processor time, so that no verdict depends on how busy the machine is. It is a kernel timer with
 its default action and no Python handler: it kills the process even inside a long operation in C, and even if the parent
-is gone. Processor time of programs in sandboxes is subtracted from it (`sandbox.Box`). A second timer counts wall-clock
-time, for code that only waits.
+is gone. Processor time of programs in sandboxes counts against the limit, too (`sandbox.Box`). A second timer counts
+wall-clock time, for code that only waits.
 """
 
 import json
