@@ -61,7 +61,7 @@ def language(heading):
 
 
 def strangers():
-  """Processes in another UTS namespace than this one, as those in a sandbox are: {(pid, start)}."""
+  """Processes in a different UTS namespace, such as those in a sandbox: {(pid, start)}."""
   processes = set()
   for path in pathlib.Path('/proc').glob('[0-9]*'):
     try:

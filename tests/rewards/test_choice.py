@@ -122,7 +122,7 @@ def test_the_summary_by_option():
     ('B. 0', 'A', 0),
     ('B) C', 'B', 0),
     ('the Nile', 'D', 0),
-    ('the Nile', 'E', 0),  # two options read so
+    ('the Nile', 'E', 0),  # two options have this text
     ('D', 'D', 1),
     ('0, \\frac{1}{2}', 'A', 0),
   ],

@@ -180,7 +180,7 @@ def test_the_cache_outlives_the_process(server, tmp_path):
   server.reply = lambda body, number: f'{content(body)} 汉字 \ud800 {number}'
   first = Endpoint(server.url, 'm', cache=tmp_path)([chat('a'), chat('b')])
   assert Endpoint(server.url, 'm', cache=tmp_path)([chat('b'), chat('a')]) == first[::-1] and len(server.bodies) == 2
-  for options in ({'temperature': 0.5}, {'max_tokens': 3}, {'extra': {'x': 1}}):  # is another request
+  for options in ({'temperature': 0.5}, {'max_tokens': 3}, {'extra': {'x': 1}}):  # a different request
     Endpoint(server.url, 'm', cache=tmp_path, **options)([chat('a')])
   Endpoint(server.url, 'another', cache=tmp_path)([chat('a')])
   Endpoint(server.url + '/other', 'm', cache=tmp_path)([chat('a')])
@@ -271,7 +271,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(server, tmp_path, monkeyp
   ask([chat('a')])
   assert server.headers[0]['Authorization'] == f'Bearer {KEY}'
   messages = []
-  for status in (401, 400, 500, 200):  # an endpoint that shows what it was sent
+  for status in (401, 400, 500, 200):  # an endpoint that repeats what it was sent
     server.reply = lambda body, number, status=status: (status, json.dumps(server.headers[-1]['Authorization']))
     with pytest.raises(EndpointError) as error:
       ask([chat('b')])
@@ -319,7 +319,7 @@ def test_one_failure_ends_the_call(server):
   began, ask = time.monotonic(), Endpoint(server.url, 'm', concurrency=2)
   with pytest.raises(EndpointError, match='401'):
     ask([chat(str(n)) for n in range(20)])
-  assert ask([chat('a'), chat('b')]) == ['True', 'True']  # no thread waits out the 30 s
+  assert ask([chat('a'), chat('b')]) == ['True', 'True']  # no thread waits for the 30 s
   assert time.monotonic() - began < 5
 
 

@@ -23,7 +23,7 @@ def item(response, *pairs, prompt=''):
   }
 
 
-# Instruction, arguments, responses that follow it, responses that do not.
+# (instruction, arguments, responses that follow it, responses that do not)
 CASES = [
   ('keywords:existence', {'keywords': ['Rain', 'snow']}, ['rain and SNOWY days'], ['rain', 'ra in snow']),
   ('keywords:frequency', {'keyword': 'cat ', 'frequency': 2, 'relation': 'at least'}, ['Cat, concatenate'], ['a cat']),
@@ -245,4 +245,4 @@ def test_long_text_is_read_in_linear_time(bait):
   start = time.process_time()
   for name, given, *_ in CASES:
     ifeval.ifeval([item(text + 'x', (name, given))])
-  assert time.process_time() - start < 6  # of all kinds together; what is quadratic takes a minute
+  assert time.process_time() - start < 6  # all instructions together; quadratic time would take a minute

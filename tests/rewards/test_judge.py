@@ -160,7 +160,7 @@ def test_what_is_judged_cannot_end_its_own_block():
     for chat in chats_seen:
       text, squeeze = chat[0]['content'], lambda s: re.sub(r'\s', '', judge._plain(s))
       mark = re.search(r'marks ([0-9a-f]{16}):\n', text)[1]
-      assert text.count(mark) == 9  # three blocks, each naming its mark
+      assert text.count(mark) == 9  # three blocks with three marks each
       assert [squeeze(p) for p in parts(chat)] == [squeeze(s) for s in (problem, answer, 'a' + response)]
 
 
@@ -285,7 +285,7 @@ def test_both_orders_must_agree(forward, backward, outcome, reason):
 
 
 def test_votes_of_a_comparison_are_added_up_within_an_order():
-  votes = {'a': ['FIRST', 'TIE', 'FIRST'], 'b': ['SECOND', 'FIRST', 'SECOND']}  # by what comes first, and the draw
+  votes = {'a': ['FIRST', 'TIE', 'FIRST'], 'b': ['SECOND', 'FIRST', 'SECOND']}  # by the first response, and the draw
   ask = lambda chats, draws: [f'VERDICT: {votes[parts(c)[1]][d]}' for c, d in zip(chats, draws, strict=True)]
   (result,) = judge.compare([item('a')], [item('b')], ask, votes=3)
   assert result['outcome'] == 'win' and result['votes'] == ['first', 'tie', 'first', 'second', 'first', 'second']
@@ -333,7 +333,7 @@ def test_an_endpoint_as_reward(server, tmp_path):
   pytest.importorskip('httpx')
   server.reply = lambda body, number: by_number([body['messages']])[0]
   items = [item('42'), item('41'), item('<think>'), item('42')]
-  for _ in range(2):  # the second is another process's, to the cache
+  for _ in range(2):  # the second is answered from the cache, as for another process
     assert judge.load(url=server.url, model='m', cache=tmp_path, concurrency=2)(items) == [1, 0, 0, 1]
   assert len(server.bodies) == 2
   assert judge.load(url=server.url, model='m', votes=3, temperature=0.7)(items) == [1, 0, 0, 1]
@@ -358,7 +358,7 @@ def test_processes_share_the_items_of_an_endpoint(server, monkeypatch):
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory):
-  """Directory of a random model that says something at once."""
+  """Directory of a random model."""
   path, context = tmp_path_factory.mktemp('tiny'), 2048
   cfg = dataclasses.replace(models.PRESETS['toy'], vocab=320, layers=2, context=context)
   tokenizers.train(['VERDICT: CORRECT ' * 9, 'What is compared between two marks? ' * 9], path / 'tokenizer.model', 300)
@@ -386,7 +386,7 @@ def test_our_own_sampler_as_judge(tiny):
 
 def test_our_own_sampler_as_reward(tiny):
   score = judge.load(path=str(tiny), max_tokens=8, batch=2, chat_template='r1', votes=3, temperature=1.0)
-  assert score([item('42'), item('<think>'), item('41')]) == [0, 0, 0]  # it can say nothing yet
+  assert score([item('42'), item('<think>'), item('41')]) == [0, 0, 0]  # an untrained model gives no verdict
   with pytest.raises(ConfigError, match='max_tokens 2048'):
     judge.load(path=str(tiny), max_tokens=2048, chat_template='r1')
   with pytest.raises(tokenizers.TokenizerError, match='no chat template'):

@@ -1,4 +1,4 @@
-"""Memory that the kernel holds for a program is under the sandbox's limit, with a control group and without."""
+"""Memory that the kernel holds for a program counts against the sandbox's limit, with and without a control group."""
 
 import os
 import pathlib
@@ -50,7 +50,7 @@ pytestmark = sandboxed.NEEDED
 def hold(name, megabytes):
   """The closed box of a program that prints 'held' if the kernel holds that much memory for it."""
   text = f'{sandboxed.SHARE}{KINDS[name]}\nhold({megabytes})\nprint("held", flush=True)\ntime.sleep(0.2)'
-  limits = sandbox.Limits(3, 64, mapped=False)  # only a machine's own runtime would have its mappings unbounded
+  limits = sandbox.Limits(3, 64, mapped=False)  # as for the runtimes of some languages
   with sandbox.Box([bubblewrap.python(), '-S', '-s', '-B', 'main.py'], limits, files={'main.py': text.encode()}) as box:
     sandbox.run([box])
   return box

@@ -20,7 +20,7 @@ def score(text, target='', **fields):
 
 @pytest.fixture(scope='module')
 def problems(data_dir):
-  """Language -> the same 250 problems of MGSM in it."""
+  """{language: the 250 problems of MGSM in this language}."""
   out = collections.defaultdict(list)
   for line in (data_dir / 'zh' / 'mgsm.jsonl').open():
     row = json.loads(line)
@@ -175,7 +175,7 @@ def test_the_place():
   item = {'prompt': 'Q: <think>', 'response': '先算</think><answer>so then</answer>'}
   assert language.verdict(item, target='zh')['score'] == 1.0
   assert language.verdict(item, target='zh', where='response')['score'] == 0.5
-  assert score('先算 so then', 'zh') == 0.5  # no tags: the whole
+  assert score('先算 so then', 'zh') == 0.5  # without tags, the whole response
 
 
 @pytest.mark.parametrize('options', [dict(target='klingon'), dict(chinese='letters'), dict(where='answer')])
@@ -278,4 +278,4 @@ def test_long_text_is_read_in_linear_time(bait):
   text = bait * (300_000 // len(bait))
   start = time.process_time()
   assert 0 <= score(text, 'en') <= 1
-  assert time.process_time() - start < 20  # what is quadratic takes minutes
+  assert time.process_time() - start < 20  # quadratic time would take minutes

@@ -1,4 +1,4 @@
-"""Whether two answers are equal, row by row: right ones in unusual notation beside wrong ones that look like them."""
+"""Equality of answers, row by row: correct ones in unusual notation, and wrong ones that look like them."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Several rewards as one, against arithmetic by hand."""
+"""Several rewards combined to one, compared with arithmetic by hand."""
 
 import numpy as np
 import pytest

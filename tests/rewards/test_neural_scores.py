@@ -106,7 +106,7 @@ def test_credit_by_step():
   np.testing.assert_allclose(steps.scores, [P['good'], P['bad'], P['fair']])
   assert [response[:end].split()[-1] for end in steps.ends] == ['good', '</think>', 'fair']
   (short,) = process.step_scores([item(response, prompt='p')], model=lambda c: [[2.0]])
-  assert len(short.scores) == len(short.ends) == 1  # the model's limit has cut the others off
+  assert len(short.scores) == len(short.ends) == 1  # the others are beyond the model's limit
   for response in ('good\nbad</think>\nfair', '<think>good</think>bad</think>\nfair'):
     (summary,) = process.step_scores([item(response)], model=by_step, view='summary')
     assert summary.ends == (len(response),)

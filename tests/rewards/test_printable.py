@@ -13,7 +13,7 @@ from r1jax.rewards.printable import printable
 from r1jax.rewards.workers import pool
 from tests.rewards import sandboxed
 
-# CSI of C1, an escape sequence, the marks and overrides of direction, a line separator, DEL, a tag, half a pair.
+# CSI of C1, an escape sequence, direction marks and overrides, a line separator, DEL, a tag, a lone surrogate.
 NASTY = '\x9b31m\x1b[2J\u202e\u2066\u200f\u061c\u2028\x7f\U000e0041\ud800'
 PLAIN = 'Größe: 3 ≥ 2, 中文 日本語\tмир 🙂 e\u0301\n'
 

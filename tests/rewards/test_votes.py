@@ -1,4 +1,4 @@
-"""Responses are grouped by their answers, by the equality of the reward that grades them."""
+"""Responses are grouped by their answers, as the reward that grades them compares answers."""
 
 import random
 
