@@ -193,7 +193,7 @@ def _check(item, source, judged):
   for field in ('kind', 'language'):
     if not isinstance(item.get(field), str | None):
       raise ValueError(f'field {field!r} is no str')
-  if language.named(item) not in ('', *language.LANGUAGES):
+  if language.declared(item) not in ('', *language.LANGUAGES):
     raise ValueError(f'language {item["language"]!r} is not known')
 
 

@@ -160,7 +160,7 @@ WORDINGS = {'text': {'en': _ENGLISH, 'zh': _CHINESE}, 'toy': {name: _toy(name) f
 def language_of(problem):
   """The language that a problem names, or else is written in."""
   named = problem.get('language')
-  return named if isinstance(named, str) and named else language.own(problem['problem'])
+  return named if isinstance(named, str) and named else language.detect(problem['problem'])
 
 
 def wording_of(name, problem):

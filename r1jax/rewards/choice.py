@@ -1,4 +1,4 @@
-"""Multiple choice, and exact match. The answer is looked for by the rule of `r1jax.rewards.answers`."""
+"""Multiple choice and exact match. The answer is found by the rules of `r1jax.rewards.answers`."""
 
 import re
 
@@ -14,109 +14,122 @@ _LEADING = re.compile(r'[(\[]? ?([A-J]) ?(?:[)\]][.:,]?|[.:,]| ) ?')
 
 
 def choice(items, *, where='both'):
-  """1.0 where the response's answer is the letter of the item's 'answer', else 0.0.
+  """1.0 if the response chooses the letter of the item's 'answer', else 0.0.
 
-  The answer must be the letter and nothing else, as C, (C), C. or Option C, after 'the answer is' or not; or, where the
-  item has 'options', the text of the right option, or the letter and that text (without options: and a number or the
-  like). Two letters are wrong, even if one of them is right; and so is an answer with a contradicting one behind it.
+  The answer must be only the letter, such as C, (C), C. or Option C, with or without 'the answer is'. If the item has
+  'options', it may also be the text of the correct option, or the letter and that text; without options, the letter
+  and a value such as a number. Two letters are wrong, even if one of them is correct, and so is an answer that the
+  response contradicts later.
 
   Args:
-    items: list of dicts with 'response', 'answer' (a letter from A to J), and perhaps 'options': a list of texts in the
-      order of the letters, or a dict from letter to text.
-    where: 'tags', 'boxed', 'both', or 'summary', all that follows the thinking.
+    items: list of dicts with 'response', 'answer' (a letter from A to J) and optionally 'options': a list of texts in
+      the order of the letters, or a dict from letter to text.
+    where: 'tags', 'boxed', 'both', or 'summary' (everything after the thinking).
+
+  Returns:
+    list of float, 0.0 or 1.0.
 
   Raises:
-    ConfigError: an unknown `where`. ValueError: an 'answer' that is no letter, or has no option.
+    ConfigError: an unknown `where`.
+    ValueError: an 'answer' that is not a letter, or not one of the options.
   """
   answers.check_where(where, WHERE)
   return [choice_verdict(item, where=where)['score'] for item in items]
 
 
 def choice_verdict(item, *, where='both'):
-  """As choice, of one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
+  """How `choice` scores one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
   answers.check_where(where, WHERE)
   gold = answers.reference(item).strip().strip('()')
   if len(gold) != 1 or gold not in LETTERS:
-    raise ValueError(f'the answer {item["answer"]!r} is no choice; it must be a letter from A to J.')
+    raise ValueError(f"the item's 'answer' is {item['answer']!r}; it must be a letter from A to J.")
   options = _options(item.get('options') or {})
   if options and gold not in options:
-    raise ValueError(f'the answer {gold} is none of the options {", ".join(options)}.')
-  found = answers.find(item, where)
-  if found.text is None:
-    return {'score': 0.0, 'reason': found.reason, 'extracted': None}
-  given = _chosen(found.text, options)
-  reason = f'chose {given}' if given else 'not one letter, and not the text of one option'
-  if given == gold and found.later is not None and _chosen(found.later, options) != gold:
-    given, reason = None, f'followed by another answer: {found.later[:80]}'
-  return {'score': float(given == gold), 'reason': reason, 'extracted': found.text}
+    raise ValueError(f"the item's 'answer' is {gold!r}, which is not one of the options {', '.join(options)}.")
+  answer = answers.find(item, where)
+  if answer.text is None:
+    return {'score': 0.0, 'reason': answer.reason, 'extracted': None}
+  letter = _chosen(answer.text, options)
+  reason = f'chose {letter}' if letter else 'not one letter, and not the text of one option'
+  if letter == gold and answer.later is not None and _chosen(answer.later, options) != gold:
+    letter, reason = None, f'followed by another answer: {answer.later[:80]}'
+  return {'score': float(letter == gold), 'reason': reason, 'extracted': answer.text}
 
 
 def choice_vote(item, *, where='both'):
-  """The letter that the response chooses; None where it chooses none, or another one later."""
-  found, options = answers.find(item, where), _options(item.get('options') or {})
-  given = _chosen(found.text, options) if found.text is not None else None
-  return None if found.later is not None and _chosen(found.later, options) != given else given
+  """The letter that the response chooses; None if it chooses none, or a different one later."""
+  answer, options = answers.find(item, where), _options(item.get('options') or {})
+  letter = _chosen(answer.text, options) if answer.text is not None else None
+  return None if answer.later is not None and _chosen(answer.later, options) != letter else letter
 
 
 def _options(options):
-  """letter -> normalised text, of a list or a dict."""
+  """{letter: normalized text} of the options, given as a list or a dict."""
   pairs = options.items() if hasattr(options, 'items') else zip(LETTERS, options, strict=False)
-  return {str(letter): _normal(mathtext.plain(str(text))) for letter, text in pairs}
+  return {str(letter): _option_key(mathtext.normalize(str(text))) for letter, text in pairs}
 
 
-def _normal(text):
-  return ' '.join(mathtext.words(text).split()).casefold()
+def _option_key(text):
+  return ' '.join(mathtext.strip_fonts(text).split()).casefold()
 
 
 def _chosen(text, options):
-  """The letter that an answer chooses, or None."""
-  text = mathtext.plain(text)
-  letter = _LETTER.fullmatch(mathtext.words(text))
+  """The letter that an answer chooses; None if it is not exactly one."""
+  text = mathtext.normalize(text)
+  letter = _LETTER.fullmatch(mathtext.strip_fonts(text))
   if letter:
     return letter[1].upper()
-  same = [letter for letter, option in options.items() if option == _normal(text)]
-  leading = _LEADING.match(mathtext.words(text))
-  if leading and options.get(leading[1]) == _normal(mathtext.words(text)[leading.end() :]) and not same:
+  equal = [letter for letter, option in options.items() if option == _option_key(text)]
+  leading = _LEADING.match(mathtext.strip_fonts(text))
+  if leading and options.get(leading[1]) == _option_key(mathtext.strip_fonts(text)[leading.end() :]) and not equal:
     return leading[1]
   labelled = None if options else labels.split(text)
   if labelled and labels.is_value(labelled[1]):
     return labelled[0]
-  return same[0] if len(same) == 1 else None
+  return equal[0] if len(equal) == 1 else None
 
 
 def exact(items, *, where='both', case=False, space=False):
-  """1.0 where the response's answer is the item's 'answer', else 0.0.
+  """1.0 if the response's answer equals the item's 'answer' as text, else 0.0.
 
   Args:
     items: list of dicts with 'response' and 'answer'.
-    where: as in choice.
+    where: as in `choice`.
     case: whether upper and lower case differ.
-    space: whether white space inside counts as it stands; if not, any run of it is one space. At the ends it is cut.
+    space: whether white space inside the answer must be the same; if False, any run of it counts as one space. White
+      space at the ends never matters.
+
+  Returns:
+    list of float, 0.0 or 1.0.
 
   Raises:
-    ConfigError: an unknown `where`, or another value than True or False.
+    ConfigError: an unknown `where`, or a `case` or `space` that is not a bool.
   """
   _check(where, case, space)
   return [exact_verdict(item, where=where, case=case, space=space)['score'] for item in items]
 
 
 def exact_verdict(item, *, where='both', case=False, space=False):
-  """As exact, of one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
+  """How `exact` scores one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
   _check(where, case, space)
-  found = answers.find(item, where, limit=len(answers.reference(item)) + answers.MAX_ANSWER)
-  if found.text is None:
-    return {'score': 0.0, 'reason': found.reason, 'extracted': None}
-  want, got = (_folded(text, case, space) for text in (answers.reference(item), found.text))
-  return {'score': float(want == got), 'reason': 'equal' if want == got else 'not equal', 'extracted': found.text}
+  answer = answers.find(item, where, limit=len(answers.reference(item)) + answers.MAX_ANSWER)
+  if answer.text is None:
+    return {'score': 0.0, 'reason': answer.reason, 'extracted': None}
+  expected, got = (_normalize(text, case, space) for text in (answers.reference(item), answer.text))
+  return {
+    'score': float(expected == got),
+    'reason': 'equal' if expected == got else 'not equal',
+    'extracted': answer.text,
+  }
 
 
 def exact_vote(item, *, where='both', case=False, space=False):
-  """The response's answer, letters and white space folded as they are when it is compared; or None."""
-  found = answers.find(item, where, limit=len(answers.reference(item)) + answers.MAX_ANSWER).text
-  return None if found is None else _folded(found, case, space)
+  """The response's answer, with case and white space normalized as for the comparison; None if there is none."""
+  answer = answers.find(item, where, limit=len(answers.reference(item)) + answers.MAX_ANSWER).text
+  return None if answer is None else _normalize(answer, case, space)
 
 
-def _folded(text, case, space):
+def _normalize(text, case, space):
   text = text.strip() if space else ' '.join(text.split())
   return text if case else text.casefold()
 

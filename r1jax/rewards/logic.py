@@ -1,4 +1,4 @@
-"""Knights and knaves: who of the people of the problem is a knight, and who a knave?"""
+"""Knights-and-knaves puzzles: does the answer say correctly who is a knight and who is a knave?"""
 
 import re
 
@@ -6,85 +6,90 @@ from r1jax.config import ConfigError
 from r1jax.rewards import answers
 
 WHERE = (*answers.WHERE, 'summary')
-LIMIT = 20_000  # characters of an answer
+LIMIT = 20_000  # longest answer in characters
 
 _TOKEN = re.compile(r'\w+|[:=]')
 _VERBS = {'is', ':', '='}
 _ARTICLES = {'a', 'an', 'the'}
 _ROLES = {'knight': True, 'knave': False}
-_LINK = 4  # tokens between a name and its role at most
+_LINK = 4  # tokens before a role in which its name is looked for
 
 
 def logic(items, *, where='both', partial=False):
-  """1.0 where the response's answer states each person's role, and each rightly, else 0.0.
+  """1.0 if the response's answer states the role of each person correctly, else 0.0.
 
-  A statement is `NAME is a knight`, `NAME: knave` or the like; numbers before it and words between statements do not
-  matter. A role in any other place ('not a knight', 'a knight or a knave', someone unknown) makes the answer
-  unreadable; that, a person left out and a person given both roles score 0. The same statement twice is one.
+  A statement looks like `NAME is a knight` or `NAME: knave`; numbers before it and words between statements do not
+  matter. A role in any other place ('not a knight', 'a knight or a knave', an unknown person) makes the answer
+  unreadable, which scores 0. So does a person left out or with both roles. A repeated statement counts once.
 
   Args:
-    items: list of dicts with 'response', and 'names' and 'is_knight', lists of str and bool.
-    where: 'tags', 'boxed', 'both', or 'summary', all that follows the thinking.
-    partial: True gives the share of people whose role is right. A guess is worth a half.
+    items: list of dicts with 'response', 'names' (list of str) and 'is_knight' (list of bool).
+    where: 'tags', 'boxed', 'both', or 'summary' (everything after the thinking).
+    partial: score the share of people whose role is correct instead; guessing then scores 0.5 on average.
 
   Returns:
     list of float in [0, 1].
 
   Raises:
-    ConfigError: an unknown `where`, or a `partial` that is neither True nor False.
+    ConfigError: an unknown `where`, or a `partial` that is not a bool.
   """
   _check(where, partial)
   return [verdict(item, where=where, partial=partial)['score'] for item in items]
 
 
 def verdict(item, *, where='both', partial=False):
-  """As logic, of one item: a dict with 'score', 'reason' and 'extracted', name -> is a knight, as far as read."""
+  """How `logic` scores one item: a dict with 'score', 'reason' and 'extracted'.
+
+  'extracted' maps the names that could be read to whether they are knights; None if there is no answer.
+  """
   _check(where, partial)
-  found = answers.find(item, where, limit=LIMIT)
-  if found.text is None:
-    return {'score': 0.0, 'reason': found.reason, 'extracted': None}
-  if found.later is not None:
-    return {'score': 0.0, 'reason': f'followed by another answer: {found.later[:80]}', 'extracted': None}
-  roles, wrong = _stated(found.text, item['names'])
+  answer = answers.find(item, where, limit=LIMIT)
+  if answer.text is None:
+    return {'score': 0.0, 'reason': answer.reason, 'extracted': None}
+  if answer.later is not None:
+    return {'score': 0.0, 'reason': f'followed by another answer: {answer.later[:80]}', 'extracted': None}
+  roles, error = _read_roles(answer.text, item['names'])
   missing = [name for name in item['names'] if name not in roles]
-  if wrong or missing:
-    return {'score': 0.0, 'reason': wrong or f'no role for {", ".join(missing)}', 'extracted': roles}
-  right = sum(roles[name] == bool(knight) for name, knight in zip(item['names'], item['is_knight'], strict=True))
-  share = right / len(item['names'])
+  if error or missing:
+    return {'score': 0.0, 'reason': error or f'no role for {", ".join(missing)}', 'extracted': roles}
+  correct = sum(roles[name] == bool(knight) for name, knight in zip(item['names'], item['is_knight'], strict=True))
+  share = correct / len(item['names'])
   return {
     'score': share if partial else float(share == 1),
-    'reason': f'{right} of {len(item["names"])} right',
+    'reason': f'{correct} of {len(item["names"])} right',
     'extracted': roles,
   }
 
 
 def vote(item, *, where='both', partial=False):
-  """The roles that the response states, in the order of the names; None where they cannot be read."""
+  """The roles that the response states, in the order of the names; None if they cannot be read."""
   del partial
-  found = answers.find(item, where, limit=LIMIT)
-  roles, wrong = _stated(found.text, item['names']) if found.text is not None and found.later is None else ({}, '')
-  return None if wrong or not roles else ', '.join(f'{name}: {roles[name]}' for name in item['names'] if name in roles)
+  answer = answers.find(item, where, limit=LIMIT)
+  roles, error = (
+    _read_roles(answer.text, item['names']) if answer.text is not None and answer.later is None else ({}, '')
+  )
+  return None if error or not roles else ', '.join(f'{name}: {roles[name]}' for name in item['names'] if name in roles)
 
 
-def _stated(text, names):
-  """(name -> is a knight, '' or what is wrong), of the statements in a text."""
+def _read_roles(text, names):
+  """Reads the statements in a text. Returns ({name: is a knight}, error message or '')."""
   tokens = _TOKEN.findall(text)
   known, roles = {name.casefold(): name for name in names}, {}
-  for at, token in enumerate(tokens):
+  for i, token in enumerate(tokens):
     role = token.casefold()
     if role not in _ROLES:
       if role in ('knights', 'knaves'):
         return roles, f'{token} are not told apart'
       continue
     # Backwards from the role: an article, a verb, and the name.
-    before = [t.casefold() for t in tokens[max(0, at - _LINK) : at]]
-    if before and before[-1] in _ARTICLES:
-      before.pop()
-    while before and before[-1] in _VERBS:
-      before.pop()
-    name = known.get(before[-1]) if before else None
+    preceding = [t.casefold() for t in tokens[max(0, i - _LINK) : i]]
+    if preceding and preceding[-1] in _ARTICLES:
+      preceding.pop()
+    while preceding and preceding[-1] in _VERBS:
+      preceding.pop()
+    name = known.get(preceding[-1]) if preceding else None
     if name is None:
-      return roles, f'no name to a {role}'
+      return roles, f'a {role} without a name'
     if roles.setdefault(name, _ROLES[role]) != _ROLES[role]:
       return roles, f'two roles for {name}'
   return roles, ''

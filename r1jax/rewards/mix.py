@@ -1,31 +1,36 @@
-"""Several rewards make one; which of them an item has follows from its kind."""
+"""Combines several reward functions into one reward; the kind of an item decides which of them it has."""
 
 import numpy as np
 
 
 def weights(items, cfg, step=None):
-  """Of each item {part: weight}: the parts of its 'kind' (a text, if any) by config.Reward.
+  """The weights {part: weight} of each item, by its kind.
 
   Args:
-    step: of training, at which parts that begin later do not count; None for all of them, as in an evaluation.
+    items: list of dicts, with or without 'kind'.
+    cfg: config.Reward.
+    step: training step; parts whose start_step is later are left out. None: all parts, as in an evaluation.
+
+  Returns:
+    list of dicts, one per item.
   """
-  late = {name for name, first in cfg.start_step.items() if step is not None and step < first}
-  found = {}
+  inactive = {name for name, first in cfg.start_step.items() if step is not None and step < first}
+  weights_by_kind = {}
   for kind in {kind_of(item) for item in items}:
-    found[kind] = {name: weight for name, weight in cfg.weights(kind).items() if name not in late}
-  return [found[kind_of(item)] for item in items]
+    weights_by_kind[kind] = {name: weight for name, weight in cfg.weights(kind).items() if name not in inactive}
+  return [weights_by_kind[kind_of(item)] for item in items]
 
 
 def total(scores, cfg, parts=None):
-  """What is learned from: the weighted sum of the parts, times the product of the gates.
+  """The reward to train on: the weighted sum of the parts, times the product of the gates.
 
-  A gate lets the sum count as far as its own score goes: with 'format' as a gate, nothing counts that is not well
-  formed. A gate may have weight 0, and is none to an item that does not have the part.
+  A gate multiplies the sum by its own score: with 'format' as a gate, a response that is not well formed gets 0. A gate
+  may have weight 0. A gate has no effect on an item that does not have that part.
 
   Args:
-    scores: name -> f32[B], of all parts that an item has.
+    scores: name of a part -> f32[B]; every part that any item has.
     cfg: config.Reward.
-    parts: of each item its {part: weight}, as from `weights`; None: those of an item without a kind, for all.
+    parts: the {part: weight} of each item, as from `weights`; None: those of an item without a kind, for all items.
 
   Returns:
     f32[B].
@@ -43,9 +48,15 @@ def total(scores, cfg, parts=None):
 
 
 def right(scores, cfg, items):
-  """bool[B]: is each response right, by the part that says so of its kind? False where none can.
+  """Which responses are correct, by the accuracy part of each item's kind; False for a kind that has none.
 
-  scores: name of a part -> f32[B], or f32 of another shape with as many numbers. cfg: config.Reward.
+  Args:
+    scores: name of a part -> f32[B], or f32 of another shape with B elements.
+    cfg: config.Reward.
+    items: list of B dicts.
+
+  Returns:
+    bool[B].
   """
   out = np.zeros(len(items), bool)
   for i, item in enumerate(items):
@@ -55,12 +66,12 @@ def right(scores, cfg, items):
 
 
 def by_kind(items):
-  """{kind: bool[B]} of the kinds of some items, by name; without those that have none."""
+  """{kind: bool[B]}: the mask of the items of each kind, sorted by kind; items without a kind are in no mask."""
   kinds = np.array([kind_of(item) or '' for item in items], object)
   return {kind: kinds == kind for kind in sorted(set(kinds) - {''})}
 
 
 def kind_of(item):
-  """What an item's 'kind' says where it is a text; or None."""
+  """The item's 'kind' if it is a string, else None."""
   kind = item.get('kind')
   return kind if isinstance(kind, str) else None

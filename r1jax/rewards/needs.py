@@ -1,35 +1,36 @@
-"""What a reward must find in an item besides the response, so that a bad row is known before anything is sampled."""
+"""Checks that a problem has the fields its rewards read, so that a bad row is reported before anything is sampled."""
 
 from r1jax.config import ConfigError
 from r1jax.rewards import answers, choice
 from r1jax.rewards.coding import code_tests
 from r1jax.rewards.text import ifeval
 
-# A response that every rule reads in vain: it answers, but with nothing that could be right, or run.
+# A response that is well formed, but that no reward can find correct and that holds no program to run.
 _BLANK = {'prompt': '', 'response': '<think>?</think><answer>?</answer>'}
 
 
 def _answer(item):
   if not answers.reference(item).strip():
-    raise ValueError("field 'answer' is empty, and a response is to be compared with it")
+    raise ValueError("field 'answer' is empty, so there is nothing to compare a response with")
 
 
 def _roles(item):
   names, roles = item['names'], item['is_knight']
   if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-    raise ValueError("field 'names' is no list of texts, or empty")
+    raise ValueError("field 'names' must be a non-empty list of strings")
   if not isinstance(roles, list) or len(roles) != len(names) or not all(role in (0, 1) for role in roles):
-    raise ValueError(f"field 'is_knight' must be a list of {len(names)} truths, one for each of 'names'")
+    raise ValueError(f"field 'is_knight' must be a list of {len(names)} booleans, one for each of 'names'")
 
 
 def _options(item):
   options = item.get('options') or {}
   if not isinstance(options, (dict, list)):
-    raise ValueError(f"field 'options' is a {type(options).__name__}; give a list, or letters with their texts")
+    raise ValueError(f"field 'options' is of type {type(options).__name__}; give a list, or a dict of letter to text")
   choice.choice_verdict(item | _BLANK)
 
 
-# Of a reward: function from an item to None, which raises ValueError (or, as rewards do, KeyError, ConfigError).
+# Name of a reward -> function that raises for an item it cannot score: ValueError, or KeyError and ConfigError as the
+# rewards themselves do.
 NEEDS = {
   'math': _answer,
   'exact': _answer,
@@ -41,9 +42,12 @@ NEEDS = {
 
 
 def checker(reward):
-  """The function from a problem to None that raises ValueError where the rewards of its kind could not score it.
+  """Returns a function that raises ValueError for a problem that the rewards of its kind could not score.
 
-  reward: config.Reward. What a reward from elsewhere needs is not known here.
+  Rewards named as `module:function` are not checked: their fields are not known here.
+
+  Args:
+    reward: config.Reward.
   """
 
   def check(item):

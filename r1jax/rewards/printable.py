@@ -1,13 +1,13 @@
-"""Text from programs and responses, made safe for a terminal."""
+"""Makes text from programs and responses safe to print on a terminal."""
 
 import json
 
 
 def printable(text):
-  r"""The text with what is no visible character but line ends and tabs as an escape: '\u009b' for U+009B.
+  r"""Escapes characters that are not printable, except newlines and tabs: U+009B becomes '\u009b'.
 
-  Such begin a terminal's commands (C0, C1), turn the direction of what follows, or are not seen. The escapes are
-  JSON's, so that of JSON the value stays the same.
+  Such characters start terminal commands (C0, C1), change the direction of text, or are invisible. The escapes are
+  those of JSON, so escaping a JSON text does not change its value.
   """
   return (
     text if text.isprintable() else ''.join(c if c.isprintable() or c in '\n\t' else json.dumps(c)[1:-1] for c in text)

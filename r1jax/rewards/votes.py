@@ -1,16 +1,17 @@
-"""Which responses to a problem give the same answer? For a majority vote over samples (cons@k).
+"""Groups the responses to a problem by their answers, for majority voting over samples (cons@k).
 
-A response votes for the answer that its reward finds in it (`rewards.VOTES`), without the white space around and with
-any run of it inside as one space; for a reward without a rule of its own, for the text of its answer tags or box, or
-else for all that follows its thinking. It does not vote where the reward finds no answer, or one that the response
-itself contradicts later.
+A response votes for the answer that its reward finds in it (`rewards.VOTES`), with white space stripped and runs of it
+inside collapsed to one space. For a reward without such a rule it votes for the text of its answer tags or box, or else
+for everything after the thinking. A response does not vote if the reward finds no answer, or if it contradicts its own
+answer later.
 
-Equal texts are one vote. For the rewards of `rewards.MERGED` so are texts that the reward takes for equal, as 0.5 and
-\\frac{1}{2}. That relation is not always transitive (1/3 = 0.333333, and 0.3333333 is another decimal), so texts are
-not chained: they are taken from the commonest to the rarest, of equally common ones the earlier first, and each joins
-the first group whose leader, the text that founded it, the reward takes it for, with either of the two as the
-reference; else it founds a group. A comparison that overruns the grader's time limit counts as no. After _LEADERS
-groups nothing more is merged, which bounds the comparisons where all samples differ: only rare texts are left then.
+Equal texts are one vote. For the rewards in `rewards.MERGED`, so are texts that the reward judges equal, such as 0.5
+and \\frac{1}{2}. That relation is not always transitive (1/3 equals 0.333333 and 0.33333333, which differ from each
+other), so texts are not chained. Instead they are taken from the most to the least common, ties in order of first
+appearance. Each joins the first group whose leader (the text that founded the group) the reward judges equal to it,
+with either of the two as the reference; otherwise it founds a group. A comparison that exceeds the grader's time limit
+counts as not equal. After _LEADERS groups nothing more is merged, which bounds the number of comparisons when all
+samples differ; by then only rare texts are left.
 """
 
 import collections
@@ -19,38 +20,39 @@ from r1jax import rewards
 from r1jax.rewards import answers
 
 _LEADERS = 16
-_TEXT = 1 << 20  # characters of an answer that is compared as text
+_TEXT = 1 << 20  # longest answer that is compared as text, in characters
 
 
 def groups(problems, reward, options=None, grader=None, part=None):
   """Groups the responses to each problem by their answers.
 
   Args:
-    problems: of each problem a list of its items, as for grading (see `r1jax.rewards`).
-    reward: what decides on answers: a key of rewards.REWARDS, or any other name for answers compared as texts.
-    options: of that reward.
-    grader: pool.Grader that has the reward as a part: what is no equal text is compared by its workers, under their
-      limits. None: texts only.
-    part: the name of that part; None: that of the reward.
+    problems: list with the list of items of each problem, as for grading (see `r1jax.rewards`).
+    reward: the reward that decides what the answer is: a key of rewards.REWARDS; with any other name answers are
+      compared as texts.
+    options: options of that reward.
+    grader: pool.Grader that has the reward as a part; its workers compare texts that are not identical, under their
+      time limit. None: only identical texts are grouped.
+    part: name of that part in the grader; None: the name of the reward.
 
   Returns:
-    of each problem a list with a number for each item: the group that it votes for, numbered from 0 in the order of
-    their first members, or -1 where it does not vote.
+    for each problem a list with one int per item: the group it votes for, numbered from 0 in the order of the groups'
+    first members, or -1 if it does not vote.
 
   Raises:
-    pool.GradeError: the workers cannot go on.
+    pool.GradeError: the workers cannot continue.
   """
   vote = rewards.VOTES.get(reward, _text)
-  polls = [_Poll(items, [_normal(vote(item, **options or {})) for item in items]) for items in problems]
+  polls = [_Poll(items, [_collapse_spaces(vote(item, **options or {})) for item in items]) for items in problems]
   if reward in rewards.MERGED and grader is not None:
-    equal = _Asker(grader, part or reward)
+    equal = _Judge(grader, part or reward)
     _drop_contradicted(polls, equal)
     _merge(polls, equal)
   return [poll.numbers() for poll in polls]
 
 
 class _Poll:
-  """The items of one problem, the text that each votes for or None, and text -> the leader of its group."""
+  """The items of one problem, the text that each votes for (or None), and a dict from text to its group's leader."""
 
   def __init__(self, items, texts):
     self.items, self.texts, self.leader = items, texts, {}
@@ -59,13 +61,13 @@ class _Poll:
     return self.items[self.texts.index(text)]
 
   def numbers(self):
-    found = [None if text is None else self.leader.get(text, text) for text in self.texts]
-    places = {leader: place for place, leader in enumerate(dict.fromkeys(f for f in found if f is not None))}
-    return [places.get(leader, -1) for leader in found]
+    leaders = [None if text is None else self.leader.get(text, text) for text in self.texts]
+    indices = {leader: i for i, leader in enumerate(dict.fromkeys(x for x in leaders if x is not None))}
+    return [indices.get(leader, -1) for leader in leaders]
 
 
-class _Asker:
-  """Asks whether responses are right where given texts are the reference answers: [(item, text)] -> list of bool."""
+class _Judge:
+  """Decides whether responses are correct if other texts were the reference answers: [(item, text)] -> list of bool."""
 
   def __init__(self, grader, part):
     self._grader, self._part = grader, part
@@ -76,35 +78,35 @@ class _Asker:
 
 
 def _drop_contradicted(polls, equal):
-  """Takes the vote of responses that are wrong even if their own answer is the reference."""
+  """Removes the votes of responses that are graded wrong even with their own answer as the reference."""
   votes = [(poll, row) for poll in polls for row, text in enumerate(poll.texts) if text is not None]
-  for (poll, row), right in zip(votes, equal([(p.items[r], p.texts[r]) for p, r in votes]), strict=True):
-    if not right:
+  for (poll, row), correct in zip(votes, equal([(p.items[r], p.texts[r]) for p, r in votes]), strict=True):
+    if not correct:
       poll.texts[row] = None
 
 
 def _merge(polls, equal):
-  """Sets the leaders. One submission for each leader, over all problems."""
-  left = [
+  """Sets the leaders. Each round compares one leader per problem, for all problems in the same submissions."""
+  remaining = [
     (poll, [text for text, _ in collections.Counter(t for t in poll.texts if t is not None).most_common()])
     for poll in polls
   ]
   for _ in range(_LEADERS):
-    left = [(poll, texts) for poll, texts in left if len(texts) > 1]
-    pairs = [(poll, texts[0], other) for poll, texts in left for other in texts[1:]]
-    there = equal([(poll.example(other), leader) for poll, leader, other in pairs])
-    back = equal([(poll.example(leader), other) for poll, leader, other in pairs])
-    for (poll, leader, other), *same in zip(pairs, there, back, strict=True):
-      if any(same):
+    remaining = [(poll, texts) for poll, texts in remaining if len(texts) > 1]
+    pairs = [(poll, texts[0], other) for poll, texts in remaining for other in texts[1:]]
+    forward = equal([(poll.example(other), leader) for poll, leader, other in pairs])
+    backward = equal([(poll.example(leader), other) for poll, leader, other in pairs])
+    for (poll, leader, other), *equal_either_way in zip(pairs, forward, backward, strict=True):
+      if any(equal_either_way):
         poll.leader[other] = leader
-    left = [(poll, [text for text in texts[1:] if text not in poll.leader]) for poll, texts in left]
+    remaining = [(poll, [text for text in texts[1:] if text not in poll.leader]) for poll, texts in remaining]
 
 
-def _normal(text):
+def _collapse_spaces(text):
   return ' '.join((text or '').split()) or None
 
 
 def _text(item, **_):
-  """What a response votes for by a reward that has no rule of its own."""
-  found = answers.find(item, 'both', limit=_TEXT).text
-  return answers.find(item, 'summary', limit=_TEXT).text if found is None else found
+  """The text that a response votes for when the reward has no rule for what the answer is."""
+  answer = answers.find(item, 'both', limit=_TEXT).text
+  return answers.find(item, 'summary', limit=_TEXT).text if answer is None else answer

@@ -1,4 +1,4 @@
-"""Chats that tests of the endpoint send, and what they look at after."""
+"""Chats for the tests of the endpoint, and helpers to check them."""
 
 import pathlib
 
@@ -9,12 +9,12 @@ def chat(text):
   return [{'role': 'user', 'content': text}]
 
 
-def said(body):
+def content(body):
   return body['messages'][0]['content']
 
 
 def echo(body, number):
-  return 'you said ' + said(body)
+  return 'you said ' + content(body)
 
 
 def files(path):

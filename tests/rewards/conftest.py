@@ -1,4 +1,4 @@
-"""A chat endpoint on this machine, whose behaviour each test says."""
+"""A chat endpoint on this machine, whose behaviour each test sets."""
 
 import http.server
 import json
@@ -8,11 +8,14 @@ import pytest
 
 
 class Server:
-  """Answers POSTs by `reply(body, number)`: a text, (status, text of the body[, headers]), or None to hang up.
+  """Answers POSTs by `reply(body, number)`: a text, (status, body[, headers]), None to hang up, or a function.
+
+  A function gets the request handler and writes the response itself.
 
   Attributes:
-    reply: may be set at any time. number: of the request, from 0.
-    bodies, headers: of the requests so far. most: how many were in hand at one time, at most.
+    reply: may be set at any time; number is that of the request, from 0.
+    bodies, headers, paths: of the requests so far.
+    most: largest number of requests in progress at one time.
   """
 
   def __init__(self):
@@ -47,18 +50,18 @@ class Server:
       self.now += 1
       self.most = max(self.most, self.now)
     try:
-      found = self.reply(body, number)
+      reply = self.reply(body, number)
     finally:
       with self._lock:
         self.now -= 1
-    if callable(found):
-      found(handler)
-    if found is None or callable(found):
+    if callable(reply):
+      reply(handler)
+    if reply is None or callable(reply):
       handler.close_connection = True
       return
-    if isinstance(found, str):
-      found = 200, json.dumps({'choices': [{'message': {'role': 'assistant', 'content': found}}]})
-    status, text, headers = (*found, {})[:3]
+    if isinstance(reply, str):
+      reply = 200, json.dumps({'choices': [{'message': {'role': 'assistant', 'content': reply}}]})
+    status, text, headers = (*reply, {})[:3]
     data = text.encode()
     handler.send_response(status)
     for name, value in {'Content-Length': str(len(data)), **headers}.items():
@@ -76,7 +79,7 @@ def server(monkeypatch):
   for name in ('http_proxy', 'https_proxy', 'all_proxy'):
     monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv(name.upper(), raising=False)
-  monkeypatch.setattr('r1jax.rewards.neural.endpoint._FIRST', 0.01)  # seconds before a second try
+  monkeypatch.setattr('r1jax.rewards.neural.endpoint._FIRST_WAIT', 0.01)  # seconds before the second attempt
   server = Server()
   yield server
   server.close()

@@ -1,4 +1,4 @@
-"""For the tests of the code reward: programs, kept as text in `programs/`, and what they leave running."""
+"""Helpers for the tests of the code reward: programs, stored as text in `programs/`, and the processes they leave."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 from r1jax.config import ConfigError
 from r1jax.rewards.coding import code_tests
 
-LEFT = 'r1jax-hostile'  # begins the names of files that hostile programs leave
+LEFT = 'r1jax-hostile'  # prefix of the names of files that hostile programs leave
 SOLVE = """
 def solve():
   global double
@@ -37,7 +37,7 @@ def share(mb, most, function):
 
 
 def _why_not():
-  """Why no sandbox works here, in one line; '' where one does."""
+  """Why no sandbox works here, in one line; '' if one does."""
   try:
     return code_tests.verdict({'program': 'def f():\n  return 1', 'asserts': ['assert f() == 1']})['reason']
   except ConfigError as error:
@@ -49,7 +49,7 @@ NEEDED = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or 'sandboxes work')
 
 
 def read(name):
-  """The listings of a file, by what stands after their `###`, in order."""
+  """The listings of a file by their `###` headings, in order."""
   _, *parts = (pathlib.Path(__file__).parent / 'programs' / f'{name}.txt').read_text().split('\n### ')
   return dict(part.strip().split('\n', 1) for part in parts)
 
@@ -61,22 +61,22 @@ def language(heading):
 
 
 def strangers():
-  """Processes in another UTS namespace than this one, as those in a sandbox are: {(pid, start)}."""
-  found = set()
+  """Processes in a different UTS namespace, such as those in a sandbox: {(pid, start)}."""
+  processes = set()
   for path in pathlib.Path('/proc').glob('[0-9]*'):
     try:
       if os.readlink(path / 'ns/uts') != os.readlink('/proc/self/ns/uts'):
-        found.add((path.name, (path / 'stat').read_text().rpartition(')')[2].split()[19]))
+        processes.add((path.name, (path / 'stat').read_text().rpartition(')')[2].split()[19]))
     except OSError:
       pass
-  return found
+  return processes
 
 
-def left(before, seconds=60):
-  """Which strangers have come since `before`, and stay: other tests may run sandboxes of their own."""
+def remaining(before, seconds=60):
+  """Strangers that have started since `before` and do not end; those of other tests do."""
   end = time.monotonic() + seconds
-  found = strangers() - before
-  while found and time.monotonic() < end:
+  processes = strangers() - before
+  while processes and time.monotonic() < end:
     time.sleep(0.05)
-    found &= strangers()
-  return found
+    processes &= strangers()
+  return processes

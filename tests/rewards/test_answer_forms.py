@@ -1,6 +1,6 @@
-"""Answers in the forms in which models and answer keys write them: each row of faults/forms.jsonl gets its score.
+"""Answers in the forms used by models and answer keys: each row of faults/forms.jsonl gets its score.
 
-A row is as `python -m r1jax.rewards.grade` reads it, with 'right', its score, and 'kind', the family of forms.
+The rows have the format that `python -m r1jax.rewards.grade` reads, with 'right', the score, and 'kind', the form.
 """
 
 import gzip
@@ -30,26 +30,26 @@ def test_every_row_gets_its_score(kind):
 
 
 def test_letters_and_values_of_real_answer_keys(data_dir):
-  """A letter or a value of an answer key is right, what has another letter or value is not."""
+  """A letter or value of an answer key is correct; a different letter or value is not."""
   with gzip.open(data_dir / 'math' / 'numina_cot_2k.jsonl.gz', 'rt') as file:
     golds = [json.loads(line)['answer'] for line in file]
-  found = {gold: labels.split(mathtext.plain(gold)) for gold in golds}
-  keys = [(gold, *key) for gold, key in found.items() if key]
+  split_by_gold = {gold: labels.split(mathtext.normalize(gold)) for gold in golds}
+  keys = [(gold, *key) for gold, key in split_by_gold.items() if key]
   assert len(keys) > 60
   bad = []
   for gold, letter, value in keys:
-    other = 'AB'[letter == 'A']
+    other_letter = 'AB'[letter == 'A']
     right = [letter, f'({letter})', f'\\text{{({letter})}}', value, f'\\textbf{{({letter})}}\\ {value}']
     wrong = [
-      other,
-      f'({other})',
-      f'({other}) {value}',
-      f'\\textbf{{({other})}}\\ {value}',
+      other_letter,
+      f'({other_letter})',
+      f'({other_letter}) {value}',
+      f'\\textbf{{({other_letter})}}\\ {value}',
       '987654321',
       f'({letter}) 987654321',
-      f'({letter}) or ({other})',
-      f'{letter}, {other}',
-      f'({letter}) {value} ({other}) 987654321',
+      f'({letter}) or ({other_letter})',
+      f'{letter}, {other_letter}',
+      f'({letter}) {value} ({other_letter}) 987654321',
     ]
     bad += [
       (gold, pred, truth)

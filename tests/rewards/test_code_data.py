@@ -1,4 +1,4 @@
-"""The code reward on HumanEval, MBPP and problems of contests."""
+"""The code reward on HumanEval, MBPP and contest problems."""
 
 import ast
 import concurrent.futures
@@ -24,19 +24,19 @@ def rows(data_dir, name):
 
 def functions(data_dir):
   """The items of HumanEval and MBPP with their canonical solutions: id -> item."""
-  found = {
-    i: {
+  items = {
+    name: {
       'program': r['prompt'] + r['canonical_solution'],
       'prompt': r['prompt'],
       'test': r['test'],
       'entry_point': r['entry_point'],
     }
-    for i, r in rows(data_dir, 'humaneval.jsonl').items()
+    for name, r in rows(data_dir, 'humaneval.jsonl').items()
   }
-  for i, r in rows(data_dir, 'mbpp.jsonl').items():
-    if i not in ('mbpp/367', 'mbpp/927'):  # known to fail their own tests where the setup comes first
-      found[i] = {'program': r['code'], 'asserts': r['tests'], 'setup': r['setup']}
-  return found
+  for name, r in rows(data_dir, 'mbpp.jsonl').items():
+    if name not in ('mbpp/367', 'mbpp/927'):  # known to fail their own tests if the setup comes first
+      items[name] = {'program': r['code'], 'asserts': r['tests'], 'setup': r['setup']}
+  return items
 
 
 def beside(function, items, at_once=2):
@@ -56,10 +56,10 @@ FLIPS = {ast.Lt: ast.GtE, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.GtE: ast.Lt, ast
 
 
 def mutants(source):
-  """Copies with one constant larger by one, one comparison reversed, or one result None; in an order of their own."""
-  for at in range(len(list(ast.walk(ast.parse(source))))):
+  """Copies with one constant increased by one, one comparison reversed, or one result replaced by None."""
+  for i in range(len(list(ast.walk(ast.parse(source))))):
     tree = ast.parse(source)
-    node = list(ast.walk(tree))[at]
+    node = list(ast.walk(tree))[i]
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
       node.value += 1
     elif isinstance(node, ast.Compare) and type(node.ops[0]) in FLIPS:
@@ -72,7 +72,7 @@ def mutants(source):
 
 
 def plain(item):
-  """Whether the program passes where it and its tests are one script, as those who made the data run them."""
+  """Whether the program passes if it and its tests are a single script, as the authors of the data run them."""
   tests = [item['test'], f'check({item["entry_point"]})'] if 'test' in item else [item['setup'], *item['asserts']]
   script = '\n'.join([item['program'], *tests, 'print("passed")'])
   command = [bubblewrap.python(), *programs.PYTHON_FLAGS, '-c', script]
@@ -93,10 +93,10 @@ def test_mutants_fail_wherever_a_test_can_tell(data_dir):
     copies = list(mutants(item['program']))
     items[name] = dict(item, program=copies[random.Random(name).randrange(len(copies))])
   verdicts = beside(lambda item: (plain(item), bool(code_tests.verdict(item)['score'])), items.values())
-  found = [(name, *verdict) for name, verdict in zip(items, verdicts)]
-  # What is changed in this one is the prompt's helper, of which the test has its own.
-  assert [name for name, want, got in found if want != got] == ['HumanEval/50']
-  assert sum(not want for _, want, _ in found) > 900
+  results = [(name, *verdict) for name, verdict in zip(items, verdicts)]
+  # In this one the mutation is in a helper of the prompt, of which the test has its own copy.
+  assert [name for name, expected, got in results if expected != got] == ['HumanEval/50']
+  assert sum(not expected for _, expected, _ in results) > 900
 
 
 CONTESTS = sandboxed.read('contests')

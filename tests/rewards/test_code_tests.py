@@ -1,4 +1,4 @@
-"""The code reward: items, verdicts, and what crosses between a program and its tests."""
+"""The code reward: items, verdicts, and the values that a program and its tests exchange."""
 
 import concurrent.futures
 import gc
@@ -39,9 +39,9 @@ def score(item, **options):
 
 
 def check(item, passed, total, reason, **options):
-  found = code_tests.verdict(item, **options)
-  assert (found['passed'], found['total']) == (passed, total), found
-  assert reason in found['reason'] and bool(reason) == bool(found['reason']), found
+  verdict = code_tests.verdict(item, **options)
+  assert (verdict['passed'], verdict['total']) == (passed, total), verdict
+  assert reason in verdict['reason'] and bool(reason) == bool(verdict['reason']), verdict
 
 
 def test_a_right_program_passes_and_a_wrong_one_says_where():
@@ -59,17 +59,17 @@ def test_a_right_program_passes_and_a_wrong_one_says_where():
 
 
 def test_an_equal_program_runs_once_but_where_a_limit_ended_it(monkeypatch):
-  ran, run = [], code_tests.sandbox.run
-  monkeypatch.setattr(code_tests.sandbox, 'run', lambda *boxes: (ran.append(1), run(*boxes)))
+  runs_so_far, run = [], code_tests.sandbox.run
+  monkeypatch.setattr(code_tests.sandbox, 'run', lambda *boxes: (runs_so_far.append(1), run(*boxes)))
   for program, times in (
     (HONEST + '  # again', 1),
     ('double = lambda x: x * x  # again', 2),
     ('def double(x):\n  while True: pass', 4),
   ):
-    found = [code_tests.verdict(calls(program), time_limit=0.3) for _ in range(2)]
-    assert found[0] == found[1] and len(ran) == times
+    verdicts = [code_tests.verdict(calls(program), time_limit=0.3) for _ in range(2)]
+    assert verdicts[0] == verdicts[1] and len(runs_so_far) == times
   check(calls(HONEST + '  # again', asserts=['assert double(1) == 3']), 0, 1, 'AssertionError')
-  assert len(ran) == 5 and len(code_tests._KNOWN) <= code_tests.KEPT
+  assert len(runs_so_far) == 5 and len(code_tests._CACHE) <= code_tests.CACHE_SIZE
 
 
 def test_a_test_that_checks_a_candidate():
@@ -164,8 +164,8 @@ def test_setup_runs_before_the_tests_and_a_built_in_name_may_be_the_task():
 def test_each_test_has_its_own_time():
   slow = 'import time\ndef double(x):\n  time.sleep(0.4 if x < 9 else 9)\n  return 2 * x'
   tests = [f'assert double({x}) == {2 * x}' for x in (1, 2, 3, 9, 1)]
-  found = code_tests.verdict({'program': slow, 'asserts': tests}, time_limit=0.9, score='fraction')
-  assert (found['passed'], found['reason']) == (3, 'test 4 of 5: time limit of 0.9 s')
+  verdict = code_tests.verdict({'program': slow, 'asserts': tests}, time_limit=0.9, score='fraction')
+  assert (verdict['passed'], verdict['reason']) == (3, 'test 4 of 5: time limit of 0.9 s')
   assert score(calls(slow, time_limit=3), time_limit=0.2) == 1.0
 
 
@@ -182,7 +182,7 @@ def test_other_languages_read_and_print(language):
 def test_a_missing_compiler_is_named(monkeypatch):
   monkeypatch.setattr(programs.shutil, 'which', lambda *_, **__: None)
   programs._tool.cache_clear()
-  with pytest.raises(config.ConfigError, match='need g\\+\\+, which is not installed .* apt-get install g\\+\\+'):
+  with pytest.raises(config.ConfigError, match="'cpp' need g\\+\\+, .* apt-get install g\\+\\+"):
     code_tests.verdict(runs('', language='cpp'))
 
 
@@ -252,8 +252,8 @@ def test_the_program_in_a_response(prompt, response, program):
 
 def test_the_program_is_looked_for_in_the_language_of_the_item():
   response = '```python\na\n```\n```c++\nb\n```\n```java\nc\n```\n```js\nd\n```\n'
-  found = [programs.extract('', response, language) for language in ('cpp', 'java', 'javascript')]
-  assert found == ['b\n', 'c\n', 'd\n']
+  blocks = [programs.extract('', response, language) for language in ('cpp', 'java', 'javascript')]
+  assert blocks == ['b\n', 'c\n', 'd\n']
 
 
 def test_hidden_asserts_count_and_a_table_of_those_shown_fails_them():
@@ -291,7 +291,7 @@ def test_finding_the_program_is_linear_in_the_length():
     ({'score': 'most'}, "score of code is 'most'; known: all, fraction"),
     ({'time_limit': 0}, 'time_limit of code is 0'),
     ({'memory_mb': 1}, 'memory_mb'),
-    ({'memory_mb': 99.5}, 'whole'),
+    ({'memory_mb': 99.5}, 'memory_mb of code is 99.5'),
     ({'tolerance': -1}, 'tolerance'),
     ({'unsafe': 'no'}, "unsafe of code is 'no'"),
   ],
@@ -307,12 +307,12 @@ def test_bad_options_are_refused_without_items(options, message):
   [
     ({'program': ''}, 'no tests'),
     (calls('', io=[{'input': '', 'output': ''}]), 'asserts and io'),
-    (calls('', language='cpp'), 'tests functions of Python'),
-    (calls('', language='rust'), 'known languages: python, cpp'),
+    (calls('', language='cpp'), "'asserts' tests Python.*'cpp' needs 'io'"),
+    (calls('', language='rust'), "'language' .* 'rust'; known: python, cpp"),
     ({'asserts': CALLS}, "neither 'response' nor 'program'"),
-    ({'program': '', 'test': 'x = 1'}, 'needs texts'),
-    ({'program': '', 'io': [{'input': 'x'}]}, 'needs texts'),
-    ({'program': '', 'asserts': [3]}, 'needs texts'),
+    ({'program': '', 'test': 'x = 1'}, "its 'test'"),
+    ({'program': '', 'io': [{'input': 'x'}]}, "its 'io'"),
+    ({'program': '', 'asserts': [3]}, "its 'asserts'"),
   ],
 )
 def test_items_without_sense_are_refused(item, message):
@@ -366,14 +366,14 @@ def test_what_a_program_says_of_itself_decides_nothing(program, tests):
 @pytest.mark.parametrize(
   'item, message',
   [
-    (calls('', hidden_asserts='assert 1'), 'needs texts'),
-    (calls('', hidden_asserts=[1]), 'needs texts'),
-    (calls('', entry_point=3), 'needs texts'),
-    (calls('', entry_point=[3]), 'needs texts'),
+    (calls('', hidden_asserts='assert 1'), "its 'asserts'"),
+    (calls('', hidden_asserts=[1]), "its 'asserts'"),
+    (calls('', entry_point=3), "its 'asserts'"),
+    (calls('', entry_point=[3]), "its 'asserts'"),
     (calls('', setup='x = 1\0'), 'NUL'),
-    ({'program': '', 'asserts': 'assert f(2) == 4'}, 'needs texts'),
-    ({'program': 5, 'asserts': ['x']}, 'needs texts'),
-    ({'program': '', 'io': ['abc']}, 'needs texts'),
+    ({'program': '', 'asserts': 'assert f(2) == 4'}, "its 'asserts'"),
+    ({'program': 5, 'asserts': ['x']}, "its 'asserts'"),
+    ({'program': '', 'io': ['abc']}, "its 'io'"),
     (calls('', time_limit='abc'), "'time_limit' of an item"),
     (calls('', time_limit=-5), "'time_limit' of an item"),
     (calls('', time_limit=float('nan')), "'time_limit' of an item"),

@@ -1,4 +1,4 @@
-"""What counts as equal: tables of answers to a reference, `REFERENCE ~ ANSWER ~ ANSWER ..`, right ones and wrong."""
+"""Which answers count as equal: tables of correct and wrong answers, `REFERENCE ~ ANSWER ~ ANSWER ..`."""
 
 import pytest
 
@@ -328,7 +328,7 @@ def pairs(table):
 def test_right_answers():
   table = list(pairs(RIGHT))
   assert len(table) > 200
-  assert [(gold, answer, why) for gold, answer in table if (why := compare.difference(gold, answer))] == []
+  assert [(gold, answer, reason) for gold, answer in table if (reason := compare.difference(gold, answer))] == []
 
 
 def test_wrong_answers():
@@ -366,7 +366,7 @@ def test_nothing_at_all_is_no_answer():
     ('52_8', '42', 'Express your answer in base 8.', 0),
   ],
 )
-def test_what_the_problem_says_counts(gold, answer, problem, right):
+def test_the_problem_decides_on_percentages_units_and_bases(gold, answer, problem, right):
   assert (compare.difference(gold, answer, problem) is None) == right
 
 

@@ -37,16 +37,16 @@ def test_the_prompt_may_have_opened_the_thinking():
 
 @pytest.mark.parametrize('space', ['', '\n', ' \n', '\n\n'])
 def test_white_space_behind_what_the_prompt_opened_changes_nothing(space):
-  given = lambda opened, response: dict(item(response), prompt=f'Q? Assistant: {opened}{space}')
+  row = lambda opened, response: dict(item(response), prompt=f'Q? Assistant: {opened}{space}')
   rows = [
-    given('<think>', 'a\n</think>\n<answer>5</answer>'),
-    given('<think>', 'a</think><answer>5'),
-    given('<think>', GOOD),
-    given('', GOOD),
+    row('<think>', 'a\n</think>\n<answer>5</answer>'),
+    row('<think>', 'a</think><answer>5'),
+    row('<think>', GOOD),
+    row('', GOOD),
   ]
   assert rewards.REWARDS['format'](rows) == [1.0, 0.0, 0.0, 1.0]
-  assert rewards.REWARDS['format']([given('<think>', 'a</think>b'), given('<think>', 'a')], form='r1') == [1.0, 0.0]
-  assert rewards.REWARDS['format']([given(SPECIAL, f'a{SPECIAL}b'), given(SPECIAL, COLD)], form='special') == [1, 0]
+  assert rewards.REWARDS['format']([row('<think>', 'a</think>b'), row('<think>', 'a')], form='r1') == [1.0, 0.0]
+  assert rewards.REWARDS['format']([row(SPECIAL, f'a{SPECIAL}b'), row(SPECIAL, COLD)], form='special') == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_cold_start_form(response, met):
 def test_a_control_token_is_in_no_form(token):
   for response in (f'<think>a{token}b</think><answer>7</answer>', f'<think>a</think><answer>{token}7</answer>'):
     assert score(response) == score(response, form='r1') == 0.0 and score(response, graded=True) == pytest.approx(6 / 7)
-  found = rewards.VERDICTS['format'](item(f'<think>{token}</think><answer>7</answer>'))
-  assert found['missing'] == ['no control tokens']
+  verdict = rewards.VERDICTS['format'](item(f'<think>{token}</think><answer>7</answer>'))
+  assert verdict['missing'] == ['no control tokens']
   cold = f'{token}a{token}b'
   assert [score(text, form='special', special=token) for text in (cold, cold + '<|other|>')] == [1.0, 0.0]
 

@@ -1,4 +1,4 @@
-"""The command that grades rows: order, fields, bad input."""
+"""The command that grades rows: order, fields, invalid input."""
 
 import io
 import json
@@ -39,10 +39,10 @@ def test_options_and_other_rewards():
 @pytest.mark.parametrize(
   'line, message',
   [
-    ('{"gold": 1', 'line 2 is no JSON'),
+    ('{"gold": 1', 'line 2 .*JSON'),
     ('[1]', 'line 2 must be an object with gold, pred'),
-    ('{"gold": "1"}', 'line 2 must be an object with gold, pred; it has no pred'),
-    ('[' * 100_000, 'line 2 is no JSON'),
+    ('{"gold": "1"}', 'line 2 .* no pred'),
+    ('[' * 100_000, 'line 2 .*JSON'),
   ],
 )
 def test_a_bad_line_is_named(line, message):
@@ -61,10 +61,10 @@ def test_the_command():
   done = command('formt', text='')
   assert done.returncode == 1 and done.stderr.startswith("error: unknown reward 'formt'"), done.stderr
   done = command('format', text='{"response"\n')
-  assert done.returncode == 1 and done.stderr.startswith('error: line 1 is no JSON') and done.stderr.count('\n') == 1
+  assert done.returncode == 1 and done.stderr.startswith('error: line 1 ') and done.stderr.count('\n') == 1
 
 
-def test_gold_and_pred_are_what_a_row_calls_so():
+def test_gold_and_pred_take_precedence_over_answer_and_response():
   rows = [{'gold': '5', 'pred': '6', 'answer': '6'}, {'gold': '5', 'pred': '5', 'response': '\\boxed{7}'}]
   assert [v['score'] for v in run('math', *map(json.dumps, rows))] == [0.0, 1.0]
 
@@ -93,9 +93,9 @@ def test_a_bad_row_loses_no_verdict_before_it():
     (
       'choice',
       {'answer': 'A', 'response': '\\boxed{A}'},
-      [({'answer': '42', 'response': '\\boxed{A}'}, "the answer '42' is no choice")],
+      [({'answer': '42', 'response': '\\boxed{A}'}, "'answer' is '42'")],
     ),
-    ('exact', {'answer': 'A', 'response': '\\boxed{A}'}, [({'response': '\\boxed{A}'}, "the item has no 'answer'")]),
+    ('exact', {'answer': 'A', 'response': '\\boxed{A}'}, [({'response': '\\boxed{A}'}, "no 'answer'")]),
     ('format', {'response': '<think>a</think><answer>b</answer>'}, [({'response': ['a']}, "the item's 'response'")]),
     (
       'signs',
@@ -125,4 +125,4 @@ def test_the_command_says_that_rows_were_not_graded():
     input='{"answer": [], "response": "a"}\n{"answer": "a", "response": "\\\\boxed{a}"}\n',
   )
   assert done.returncode == 1 and [json.loads(line)['score'] for line in done.stdout.splitlines()] == [0.0, 1.0]
-  assert done.stderr.startswith('error: 1 of the rows') and 'line 1 ' in done.stderr and done.stderr.count('\n') == 1
+  assert done.stderr.startswith('error: 1 rows') and 'line 1 ' in done.stderr and done.stderr.count('\n') == 1

@@ -1,4 +1,4 @@
-"""The worker processes: limits, deaths, order. The verifiers are a module of their own, as a user's would be."""
+"""The worker processes: limits, deaths, order. The verifiers are in a module of their own, like those of a user."""
 
 import os
 import pathlib
@@ -92,8 +92,8 @@ def items(*responses):
   return [{'prompt': '', 'response': r, 'problem': f'p{i}', 'answer': '1'} for i, r in enumerate(responses)]
 
 
-def gone(pid):
-  """Whether the process has ended within 30 s (a zombie, which nobody here may reap, has)."""
+def has_ended(pid):
+  """Whether the process ends within 30 s; a zombie, which only its parent can reap, counts as ended."""
   for _ in range(300):
     try:
       if pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'Z':
@@ -126,12 +126,12 @@ def test_options_reach_the_reward(verifiers):
   ):
     with pytest.raises(config.ConfigError, match=message):
       pool.Grader({'verifiers:options': options})
-  with pytest.raises(config.ConfigError, match="has no option 'x'; it has none"):
+  with pytest.raises(config.ConfigError, match="verifiers:length.* no option 'x'"):
     pool.Grader({'verifiers:length': {'x': 1}})
 
 
 def test_a_score_that_is_no_number_is_reported(verifiers):
-  with grader('verifiers:act') as g, pytest.raises(pool.GradeError, match='gave nan; a score must be finite'):
+  with grader('verifiers:act') as g, pytest.raises(pool.GradeError, match="'verifiers:act'.* nan;"):
     g.submit(items('a', 'nan')).result()
 
 
@@ -161,11 +161,11 @@ def test_a_hanging_verifier_is_killed_scored_zero_and_counted(verifiers, what):
     assert (total(again).tolist(), again.timeouts) == ([2.0], 0)
   assert scores.verdicts['verifiers:act'][1]['reason'] == 'given up after 0.7 s of processor time'
   if what == 'hang':
-    assert gone(int((verifiers / 'hanging').read_text()))
+    assert has_ended(int((verifiers / 'hanging').read_text()))
 
 
 def test_waiting_is_not_counted_but_for_the_guard_of_the_clock(verifiers):
-  """A worker that gets no processor waits likewise."""
+  """A worker that gets no processor time also waits."""
   with grader('verifiers:act', timeout=0.05) as g:
     scores = g.submit(items('sleep 0.3', 'sleep 60', 'a')).result()
   assert (total(scores).tolist(), scores.timeouts) == ([1.0, 0.0, 1.0], 1)
@@ -175,9 +175,9 @@ def test_waiting_is_not_counted_but_for_the_guard_of_the_clock(verifiers):
 @sandboxed.NEEDED
 def test_programs_in_sandboxes_use_an_items_time():
   slow = 'import time\nwhile time.process_time() < 0.2: pass\nprint(1)'
-  some, many = ({'prompt': '', 'program': slow, 'io': [{'input': '', 'output': '1'}] * n} for n in (1, 60))
+  short, long = ({'prompt': '', 'program': slow, 'io': [{'input': '', 'output': '1'}] * n} for n in (1, 60))
   with pool.Grader({'code': {'time_limit': 0.9}}, timeout=1.0) as g:
-    scores = g.submit([some, many, some]).result()
+    scores = g.submit([short, long, short]).result()
   assert scores.parts['code'].tolist() == [1, 0, 1] and scores.timeouts == 1
   assert 'processor time' in scores.verdicts['code'][1]['reason']
 
@@ -201,7 +201,7 @@ def test_kill_9_between_submissions_goes_unnoticed(verifiers):
   with grader('verifiers:pid') as g:
     before = total(g.submit(items('a')).result())[0]
     os.kill(int(before), signal.SIGKILL)
-    assert gone(int(before))
+    assert has_ended(int(before))
     after = g.submit(items('a', 'b')).result()
   assert (total(after) != before).all() and total(after)[0] == total(after)[1]
   assert after.timeouts == 0
@@ -244,9 +244,7 @@ def test_a_reward_that_raises_is_reported_and_the_worker_goes_on(verifiers):
     assert total(g.submit(items('a')).result()).tolist() == [1.0]
 
 
-@pytest.mark.parametrize(
-  'body, message', [('sys.exit(3)', 'ended with code 3'), ('os.kill(os.getpid(), 9)', '3 reward workers')]
-)
+@pytest.mark.parametrize('body, message', [('sys.exit(3)', 'code 3'), ('os.kill(os.getpid(), 9)', '3 reward workers')])
 def test_workers_that_cannot_start_stop_the_run(verifiers, body, message):
   (verifiers / 'broken.py').write_text(BROKEN.format(body))
   with grader('broken:score') as g, pytest.raises(pool.GradeError, match=message):
@@ -275,7 +273,7 @@ def test_closing_ends_the_workers_and_fails_what_is_pending(verifiers):
   g.close()
   with pytest.raises(pool.GradeError, match='closed'):
     future.result()
-  assert gone(int((verifiers / 'hanging').read_text()))
+  assert has_ended(int((verifiers / 'hanging').read_text()))
   with pytest.raises(pool.GradeError, match='closed'):
     g.submit(items('a'))
 
@@ -283,7 +281,7 @@ def test_closing_ends_the_workers_and_fails_what_is_pending(verifiers):
 @pytest.mark.slow
 def test_workers_do_not_outlive_a_parent_that_is_killed(verifiers):
   program = (
-    'from r1jax.rewards import pool\n'
+    'from r1jax.rewards.workers import pool\n'
     "g = pool.Grader({'verifiers:act': {}, 'verifiers:pid': {}}, workers=2, timeout=3.0)\n"
     "item = {'prompt': '', 'response': 'a', 'problem': 'p', 'answer': '1'}\n"
     "idle = g.submit([item]).result().parts['verifiers:pid'][0]\n"
@@ -296,7 +294,7 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(verifiers):
     time.sleep(0.05)
   parent.kill()
   parent.communicate()
-  assert gone(idle) and gone(int((verifiers / 'hanging').read_text()))
+  assert has_ended(idle) and has_ended(int((verifiers / 'hanging').read_text()))
 
 
 @pytest.mark.parametrize(
@@ -320,10 +318,10 @@ def test_an_item_without_what_a_reward_reads_is_named():
   with grader('math') as g:
     bare = {'response': '<answer>5</answer>'}
     for item, message in (
-      (bare, "the item has no 'answer', which the reward 'math' reads"),
-      ({'response': 5, 'answer': '5'}, "the item's 'response' is '5'; it must be a text"),
-      ({'response': '<answer>None</answer>', 'answer': None}, "'answer' is 'None'; it must be"),
+      (bare, "no 'answer'.* 'math'"),
+      ({'response': 5, 'answer': '5'}, "'response' is '5'"),
+      ({'response': '<answer>None</answer>', 'answer': None}, "'answer' is 'None'"),
     ):
       with pytest.raises(pool.GradeError, match=message) as error:
         g.submit([{'prompt': '', 'response': '', 'answer': '1'}, item]).result()
-      assert 'item 1 of the submission' in str(error.value)
+      assert 'item 1 ' in str(error.value)

@@ -1,4 +1,4 @@
-"""Hostile programs score nothing, are done with in time, leave nothing behind, and spare their neighbours."""
+"""Hostile programs score 0 within the time limit, leave nothing behind, and do not affect other programs."""
 
 import glob
 import os
@@ -33,7 +33,7 @@ def score(item, **options):
 
 @pytest.fixture(scope='module')
 def outside(tmp_path_factory):
-  """What an escape may reach: a port, an abstract socket, a secret; with what it has reached."""
+  """Targets outside the sandbox: a port, an abstract socket, a secret. Checks that none was reached."""
   secret = tmp_path_factory.mktemp('home') / 'secret'
   secret.write_text('secret')
   with socket.create_server(('127.0.0.1', 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
@@ -52,10 +52,10 @@ def leavings():
   return [path for place in places for path in glob.glob(f'{place}/{sandboxed.LEFT}*')]
 
 
-def assaulted(item, limit, **options):
-  """The score of a hostile item, which must be given in time, with nothing left, and an honest neighbour spared.
+def score_of_hostile(item, limit, **options):
+  """The score of a hostile item; checks that it comes in time, that nothing is left, and that an honest item passes.
 
-  limit: seconds by the clock, which processor time does not decide: the time that its guard allows, and a start.
+  limit: seconds of wall-clock time, for the sandbox's own limit of it and the start.
   """
   before, spared, stop = sandboxed.strangers(), [], threading.Event()
 
@@ -66,15 +66,15 @@ def assaulted(item, limit, **options):
   thread = threading.Thread(target=neighbour)
   thread.start()
   start = time.monotonic()
-  found = code_tests.verdict(item, **options)
+  verdict = code_tests.verdict(item, **options)
   seconds = time.monotonic() - start
   stop.set()
   thread.join()
-  assert seconds < limit, found
+  assert seconds < limit, verdict
   assert spared == [1.0] * len(spared)
-  assert not sandboxed.left(before)
+  assert not sandboxed.remaining(before)
   assert not leavings()
-  return found['score']
+  return verdict['score']
 
 
 ALL = {
@@ -105,7 +105,7 @@ def attack(text, outside):
 def test_hostile_programs_score_nothing_and_leave_nothing(name, outside):
   source = attack(ALL[name], outside)
   for item in (calls(source), runs(source), calls(source + '\ndouble = globals().get("double", lambda x: 0)')):
-    assert assaulted(item, limit=35, time_limit=1, memory_mb=256) == 0, name
+    assert score_of_hostile(item, limit=35, time_limit=1, memory_mb=256) == 0, name
 
 
 @pytest.mark.slow
@@ -115,11 +115,11 @@ def test_hostile_programs_of_other_languages(heading, outside):
   if not all(shutil.which(tool) for tool in programs.LANGUAGES[language].tools):
     pytest.skip(f'no compiler of {language} here')
   item = runs(attack(OTHERS[heading], outside), language=language)
-  assert assaulted(item, limit=90, time_limit=2, memory_mb=256) == 0
+  assert score_of_hostile(item, limit=90, time_limit=2, memory_mb=256) == 0
 
 
 def test_the_sandbox_works_for_what_hostile_programs_try():
-  """Else they would score nothing for another reason than the sandbox's."""
+  """Otherwise they could score 0 for another reason than the sandbox."""
   solved = sandboxed.SOLVE + 'import os, ctypes, socket, gc, resource, subprocess, threading\nsolve()'
   assert score(calls(solved)) == score(runs(solved)) == 1
   assert len(ALL) + len(OTHERS) >= 40

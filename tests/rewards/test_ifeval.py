@@ -19,11 +19,11 @@ def item(response, *pairs, prompt=''):
     'prompt': prompt,
     'response': response,
     'instruction_id_list': [name for name, _ in pairs],
-    'kwargs': [given for _, given in pairs],
+    'kwargs': [arguments for _, arguments in pairs],
   }
 
 
-# Instruction, arguments, responses that follow it, responses that do not.
+# (instruction, arguments, responses that follow it, responses that do not)
 CASES = [
   ('keywords:existence', {'keywords': ['Rain', 'snow']}, ['rain and SNOWY days'], ['rain', 'ra in snow']),
   ('keywords:frequency', {'keyword': 'cat ', 'frequency': 2, 'relation': 'at least'}, ['Cat, concatenate'], ['a cat']),
@@ -128,8 +128,8 @@ def test_every_kind_has_a_case():
 
 @pytest.mark.parametrize('name, given, good, bad', CASES, ids=[f'{i}-{case[0]}' for i, case in enumerate(CASES)])
 def test_followed_and_violated(name, given, good, bad):
-  found = rewards.REWARDS['ifeval']([item(text, (name, given)) for text in good + bad])
-  assert found == [1.0] * len(good) + [0.0] * len(bad)
+  scores = rewards.REWARDS['ifeval']([item(text, (name, given)) for text in good + bad])
+  assert scores == [1.0] * len(good) + [0.0] * len(bad)
 
 
 COMMA, TWO = ('punctuation:no_comma', {}), ('length_constraints:number_words', {'num_words': 2, 'relation': 'at least'})
@@ -139,9 +139,9 @@ def test_all_or_the_share():
   items = [item(text, COMMA, TWO) for text in ('a b', 'a, b', 'a,')]
   assert ifeval.ifeval(items) == [1.0, 0.0, 0.0]
   assert ifeval.ifeval(items, fraction=True) == [1.0, 0.5, 0.0]
-  found = ifeval.verdict(items[1])
-  assert found['followed'] == [('punctuation:no_comma', False), ('length_constraints:number_words', True)]
-  assert found['reason'] == 'not followed: punctuation:no_comma'
+  verdict = ifeval.verdict(items[1])
+  assert verdict['followed'] == [('punctuation:no_comma', False), ('length_constraints:number_words', True)]
+  assert verdict['reason'] == 'not followed: punctuation:no_comma'
 
 
 @pytest.mark.parametrize(
@@ -245,4 +245,4 @@ def test_long_text_is_read_in_linear_time(bait):
   start = time.process_time()
   for name, given, *_ in CASES:
     ifeval.ifeval([item(text + 'x', (name, given))])
-  assert time.process_time() - start < 6  # of all kinds together; what is quadratic takes a minute
+  assert time.process_time() - start < 6  # all instructions together; quadratic time would take a minute

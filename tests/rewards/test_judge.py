@@ -1,4 +1,4 @@
-"""The judge: verdicts by the rule, whatever the model says and whatever it is shown; ties where order decides."""
+"""The judge: verdicts are parsed by the rule, whatever the judge or the response says; ties if the orders disagree."""
 
 import dataclasses
 import itertools
@@ -44,28 +44,10 @@ HOSTILE = [
   ' ',
   '\n',
 ]
-TOKENS = [
-  '<|im_start|>',
-  '<|im_end|>',
-  '<|endoftext|>',
-  '<|eot_id|>',
-  '<｜User｜>',
-  '<｜end▁of▁sentence｜>',
-  '<s>',
-  '</s>',
-  '<bos>',
-  '<start_of_turn>',
-  '<end_of_turn>',
-  '[INST]',
-  '[/INST]',
-  '<<SYS>>',
-  '<</SYS>>',
-  '<think>',
-  '</think>',
-  '<!-- x',
-  '[gMASK]',
-  '[TOOL_CALLS]',
-]
+TOKENS = (
+  '<|im_start|>, <|im_end|>, <|endoftext|>, <|eot_id|>, <｜User｜>, <｜end▁of▁sentence｜>, <s>, </s>, <bos>, '
+  '<start_of_turn>, <end_of_turn>, [INST], [/INST], <<SYS>>, <</SYS>>, <think>, </think>, <!-- x, [gMASK], [TOOL_CALLS]'
+).split(', ')
 
 
 def item(response, answer='42', problem='What is six times seven?', prompt='', **others):
@@ -73,18 +55,18 @@ def item(response, answer='42', problem='What is six times seven?', prompt='', *
 
 
 def saying(*texts):
-  """A judge that says these texts in turn."""
+  """A judge that returns these texts in turn."""
   texts = itertools.cycle(texts)
   return lambda chats, draws=None: [next(texts) for _ in chats]
 
 
-def remembering(seen):
-  """A judge that finds everything right, and adds to a list what it is shown."""
-  return lambda chats: seen.extend(chats) or ['VERDICT: CORRECT'] * len(chats)
+def recording(log):
+  """A judge that finds everything correct, and appends the chats it gets to a list."""
+  return lambda chats: log.extend(chats) or ['VERDICT: CORRECT'] * len(chats)
 
 
 def parts(chat):
-  """What stands between the marks of a message to the judge, as somebody would find it who knows the mark."""
+  """The texts between the marks of a message to the judge, found by somebody who knows the mark."""
   text = chat[0]['content']
   marks = re.findall(r'between two marks ([0-9a-f]{16}):\n', text)
   assert len(set(marks)) == 1
@@ -132,9 +114,9 @@ def by_number(chats, draws=None):
   ids=lambda value: str(value)[:30],
 )
 def test_a_verdict_is_read_by_the_rule(text, verdict):
-  (found,) = judge.verdicts([item('42')], saying(text))
-  assert found['score'] == (verdict == 'correct') and found['reason'] == verdict and found['votes'] == [verdict]
-  assert len(found['raw'][0]) <= 2000 and json.dumps(found, ensure_ascii=False).encode()
+  (result,) = judge.verdicts([item('42')], saying(text))
+  assert result['score'] == (verdict == 'correct') and result['reason'] == verdict and result['votes'] == [verdict]
+  assert len(result['raw'][0]) <= 2000 and json.dumps(result, ensure_ascii=False).encode()
 
 
 def test_an_honest_judge_is_followed():
@@ -143,9 +125,11 @@ def test_an_honest_judge_is_followed():
 
 
 def test_unreadable_and_refused_are_counted(caplog):
-  found = judge.verdicts([item('1'), item('2'), item('3'), item('4')], saying('VERDICT: CORRECT', 'well', None, 'well'))
-  assert judge.tally(found) == {'correct': 1, 'unreadable': 2, 'refused': 1}
-  assert "of 4 verdicts there are {'unreadable': 2, 'refused': 1}" in caplog.text
+  results = judge.verdicts(
+    [item('1'), item('2'), item('3'), item('4')], saying('VERDICT: CORRECT', 'well', None, 'well')
+  )
+  assert judge.tally(results) == {'correct': 1, 'unreadable': 2, 'refused': 1}
+  assert '4 verdicts' in caplog.text and "{'unreadable': 2, 'refused': 1}" in caplog.text
 
 
 @pytest.mark.parametrize('view', ['summary', 'whole'])
@@ -171,22 +155,22 @@ def test_what_is_judged_cannot_end_its_own_block():
   pieces = [*HOSTILE, *TOKENS, '\n', ' ', '42', 'Prediction, between two marks ', '0123456789abcdef', 'Reference']
   for _ in range(300):
     problem, answer, response = (''.join(rng.choices(pieces, k=rng.randrange(1, 12))) for _ in range(3))
-    seen = []
-    judge.judge([item('a' + response, answer, problem)], remembering(seen), view='whole')
-    for chat in seen:
+    chats_seen = []
+    judge.judge([item('a' + response, answer, problem)], recording(chats_seen), view='whole')
+    for chat in chats_seen:
       text, squeeze = chat[0]['content'], lambda s: re.sub(r'\s', '', judge._plain(s))
       mark = re.search(r'marks ([0-9a-f]{16}):\n', text)[1]
-      assert text.count(mark) == 9  # three blocks, each naming its mark
+      assert text.count(mark) == 9  # three blocks with three marks each
       assert [squeeze(p) for p in parts(chat)] == [squeeze(s) for s in (problem, answer, 'a' + response)]
 
 
 def test_no_special_token_survives():
-  seen = []
+  chats_seen = []
   judge.judge(
-    [item('</think>' + ' '.join(TOKENS), ''.join(TOKENS), '\n'.join(TOKENS))], remembering(seen), view='whole'
+    [item('</think>' + ' '.join(TOKENS), ''.join(TOKENS), '\n'.join(TOKENS))], recording(chats_seen), view='whole'
   )
-  assert [t for t in TOKENS if t in seen[0][0]['content']] == []
-  assert [c for c in seen[0][0]['content'] if not (c.isprintable() or c in '\n\t')] == []
+  assert [t for t in TOKENS if t in chats_seen[0][0]['content']] == []
+  assert [c for c in chats_seen[0][0]['content'] if not (c.isprintable() or c in '\n\t')] == []
 
 
 def test_a_megabyte_of_bait_is_broken_up_in_time():
@@ -195,11 +179,11 @@ def test_a_megabyte_of_bait_is_broken_up_in_time():
 
 
 def test_the_summary_alone_is_seen_unless_all_is_asked_for():
-  seen = []
-  look = remembering(seen)
+  chats_seen = []
+  look = recording(chats_seen)
   items = [item('<think>secret</think>42'), item('secret</think>42', prompt='Why?<think>'), item('42')]
-  assert judge.judge(items, look) == [1, 1, 1] and 'secret' not in str(seen)
-  assert judge.judge(items, look, view='whole') == [1, 1, 1] and str(seen).count('secret') == 2
+  assert judge.judge(items, look) == [1, 1, 1] and 'secret' not in str(chats_seen)
+  assert judge.judge(items, look, view='whole') == [1, 1, 1] and str(chats_seen).count('secret') == 2
 
 
 @pytest.mark.parametrize(
@@ -217,8 +201,8 @@ def test_what_cannot_be_shown_scores_0_unasked(response, prompt, reason):
     raise AssertionError('asked')
 
   shown = item(response, prompt=prompt)
-  (found,) = judge.verdicts([shown], ask, limit=100)
-  assert (found['score'], found['reason'], found['votes'], found['raw']) == (0, reason, [], [])
+  (result,) = judge.verdicts([shown], ask, limit=100)
+  assert (result['score'], result['reason'], result['votes'], result['raw']) == (0, reason, [], [])
   assert judge.compare([shown], [shown], ask, limit=100)[0]['outcome'] == 'tie'
   better = item('42')
   assert judge.compare([shown, better], [better, shown], ask, limit=100)[0]['reason'] == reason
@@ -250,13 +234,13 @@ def test_votes_are_counted(votes, majority, mean, reason):
     return [texts[votes[d]] if '42' in str(c) else texts['I'] for c, d in zip(chats, draws, strict=True)]
 
   items = [item('1', answer='1'), item('42'), item('<think>')]
-  first, found, last = judge.verdicts(items, ask, votes=len(votes))
-  assert (found['score'], found['reason'], first['score'], last['score']) == (majority, reason, 0, 0)
+  first, result, last = judge.verdicts(items, ask, votes=len(votes))
+  assert (result['score'], result['reason'], first['score'], last['score']) == (majority, reason, 0, 0)
   assert judge.judge(items, ask, votes=len(votes), combine='mean') == [0, pytest.approx(mean), 0]
 
 
 def test_a_model_that_loses_count_is_caught():
-  with pytest.raises(ValueError, match='2 texts to 1 chats'):
+  with pytest.raises(ValueError, match='2 texts .* 1 chats'):
     judge.judge([item('42')], lambda chats: ['VERDICT: CORRECT'] * 2)
 
 
@@ -268,22 +252,22 @@ def larger(chats, draws=None):
 
 def test_an_honest_comparison():
   a, b = [item('3'), item('2'), item('5')], [item('1'), item('2'), item('8')]
-  found = judge.compare(a, b, larger)
-  assert [v['outcome'] for v in found] == ['win', 'tie', 'loss'] and [v['score'] for v in found] == [1, 0.5, 0]
-  assert judge.tally(found) == {'both orders agree': 3}
+  results = judge.compare(a, b, larger)
+  assert [v['outcome'] for v in results] == ['win', 'tie', 'loss'] and [v['score'] for v in results] == [1, 0.5, 0]
+  assert judge.tally(results) == {'both orders agree': 3}
   assert [v['score'] for v in judge.compare(b, a, larger)] == [0, 0.5, 1]
-  assert found == [judge.compare([x], [y], larger)[0] for x, y in zip(a, b)] and judge.compare([], [], larger) == []
+  assert results == [judge.compare([x], [y], larger)[0] for x, y in zip(a, b)] and judge.compare([], [], larger) == []
 
 
 @pytest.mark.parametrize('place', ['FIRST', 'SECOND'])
 def test_a_judge_that_goes_by_place_gets_ties_that_are_counted(place):
   items = [item(str(n)) for n in range(5)]
-  found = judge.compare(items, items[::-1], saying(f'VERDICT: {place}'))
-  assert [v['outcome'] for v in found] == ['tie'] * 5 and judge.tally(found) == {'orders disagree': 5}
+  results = judge.compare(items, items[::-1], saying(f'VERDICT: {place}'))
+  assert [v['outcome'] for v in results] == ['tie'] * 5 and judge.tally(results) == {'orders disagree': 5}
 
 
 @pytest.mark.parametrize(
-  'there, back, outcome, reason',
+  'forward, backward, outcome, reason',
   [
     ('FIRST', 'SECOND', 'win', 'both orders agree'),
     ('SECOND', 'FIRST', 'loss', 'both orders agree'),
@@ -295,21 +279,21 @@ def test_a_judge_that_goes_by_place_gets_ties_that_are_counted(place):
     ('FIRST', None, 'tie', 'refused'),
   ],
 )
-def test_both_orders_must_agree(there, back, outcome, reason):
-  (found,) = judge.compare([item('a')], [item('b')], saying(*(s and f'VERDICT: {s}' for s in (there, back))))
-  assert (found['outcome'], found['reason'], len(found['votes'])) == (outcome, reason, 2)
+def test_both_orders_must_agree(forward, backward, outcome, reason):
+  (result,) = judge.compare([item('a')], [item('b')], saying(*(s and f'VERDICT: {s}' for s in (forward, backward))))
+  assert (result['outcome'], result['reason'], len(result['votes'])) == (outcome, reason, 2)
 
 
 def test_votes_of_a_comparison_are_added_up_within_an_order():
-  votes = {'a': ['FIRST', 'TIE', 'FIRST'], 'b': ['SECOND', 'FIRST', 'SECOND']}  # by what comes first, and the draw
+  votes = {'a': ['FIRST', 'TIE', 'FIRST'], 'b': ['SECOND', 'FIRST', 'SECOND']}  # by the first response, and the draw
   ask = lambda chats, draws: [f'VERDICT: {votes[parts(c)[1]][d]}' for c, d in zip(chats, draws, strict=True)]
-  (found,) = judge.compare([item('a')], [item('b')], ask, votes=3)
-  assert found['outcome'] == 'win' and found['votes'] == ['first', 'tie', 'first', 'second', 'first', 'second']
+  (result,) = judge.compare([item('a')], [item('b')], ask, votes=3)
+  assert result['outcome'] == 'win' and result['votes'] == ['first', 'tie', 'first', 'second', 'first', 'second']
 
 
 def test_only_responses_to_the_same_problem_are_compared():
   for other in ([item('b', problem='another')], []):
-    with pytest.raises(ValueError, match='do not answer the same problems'):
+    with pytest.raises(ValueError, match='problems of the 1 and [01] items differ'):
       judge.compare([item('a')], other, larger)
 
 
@@ -318,7 +302,7 @@ def test_only_responses_to_the_same_problem_are_compared():
   [
     ({'view': 'answer'}, "view is 'answer'; known: summary, whole"),
     ({'votes': 0}, 'votes 0'),
-    ({'votes': 2.5}, '2.5'),
+    ({'votes': 2.5}, 'votes 2.5'),
     ({'limit': 0}, 'limit 0'),
     ({'combine': 'max'}, "combine is 'max'; known: majority, mean"),
   ],
@@ -333,8 +317,8 @@ def test_options_are_checked_without_items(options, message):
 @pytest.mark.parametrize(
   'options, message',
   [
-    ({}, 'a url or a path, not neither'),
-    ({'url': 'http://a/v1', 'path': 'b'}, 'a url or a path, not both'),
+    ({}, 'url or .*path, .*neither'),
+    ({'url': 'http://a/v1', 'path': 'b'}, 'url or .*path, .*both'),
     ({'url': 'http://a/v1', 'votes': 3}, '3 votes at temperature 0'),
     ({'path': 'b', 'max_tokens': 0}, 'max_tokens 0'),
     ({'url': 'http://a/v1', 'temperature': -1.0}, 'temperature -1.0'),
@@ -349,7 +333,7 @@ def test_an_endpoint_as_reward(server, tmp_path):
   pytest.importorskip('httpx')
   server.reply = lambda body, number: by_number([body['messages']])[0]
   items = [item('42'), item('41'), item('<think>'), item('42')]
-  for _ in range(2):  # the second is another process's, to the cache
+  for _ in range(2):  # the second is answered from the cache, as for another process
     assert judge.load(url=server.url, model='m', cache=tmp_path, concurrency=2)(items) == [1, 0, 0, 1]
   assert len(server.bodies) == 2
   assert judge.load(url=server.url, model='m', votes=3, temperature=0.7)(items) == [1, 0, 0, 1]
@@ -363,18 +347,18 @@ def test_processes_share_the_items_of_an_endpoint(server, monkeypatch):
   pytest.importorskip('httpx')
   server.reply = lambda body, number: by_number([body['messages']])[0]
   score, items = judge.load(url=server.url, model='m'), [item('42'), item('41'), item('42', problem='b'), item('43')]
-  found = []
+  scores = []
   for process in range(2):
     monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
-    monkeypatch.setattr(parallel, 'add_up', lambda scores: scores)
-    found.append(score(items))
-  assert found == [[1, 0, 0, 0], [0, 0, 1, 0]] and len(server.bodies) == 4
+    monkeypatch.setattr(parallel, 'sum_across_processes', lambda scores: scores)
+    scores.append(score(items))
+  assert scores == [[1, 0, 0, 0], [0, 0, 1, 0]] and len(server.bodies) == 4
 
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory):
-  """Directory of a random model that says something at once."""
+  """Directory of a random model."""
   path, context = tmp_path_factory.mktemp('tiny'), 2048
   cfg = dataclasses.replace(models.PRESETS['toy'], vocab=320, layers=2, context=context)
   tokenizers.train(['VERDICT: CORRECT ' * 9, 'What is compared between two marks? ' * 9], path / 'tokenizer.model', 300)
@@ -402,8 +386,8 @@ def test_our_own_sampler_as_judge(tiny):
 
 def test_our_own_sampler_as_reward(tiny):
   score = judge.load(path=str(tiny), max_tokens=8, batch=2, chat_template='r1', votes=3, temperature=1.0)
-  assert score([item('42'), item('<think>'), item('41')]) == [0, 0, 0]  # it can say nothing yet
-  with pytest.raises(ConfigError, match='max_tokens 2048 leaves nothing'):
+  assert score([item('42'), item('<think>'), item('41')]) == [0, 0, 0]  # an untrained model gives no verdict
+  with pytest.raises(ConfigError, match='max_tokens 2048'):
     judge.load(path=str(tiny), max_tokens=2048, chat_template='r1')
   with pytest.raises(tokenizers.TokenizerError, match='no chat template'):
     judge.load(path=str(tiny), max_tokens=8)

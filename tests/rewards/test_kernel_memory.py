@@ -1,4 +1,4 @@
-"""Memory that the kernel holds for a program is under the sandbox's limit, with a control group and without."""
+"""Memory that the kernel holds for a program counts against the sandbox's limit, with and without a control group."""
 
 import os
 import pathlib
@@ -10,7 +10,7 @@ from r1jax.rewards.coding import bubblewrap, cgroup, sandbox
 from tests.rewards import sandboxed
 
 KINDS = sandboxed.read('kernel')
-# Refused in any amount; the second ones only where there is no group that counts them.
+# Denied in any amount; those of UNCOUNTED only if there is no group that counts them.
 DENIED = [
   'buffers of loopback connections',
   'datagrams to nobody',
@@ -47,10 +47,10 @@ kinds = pytest.mark.parametrize('name', [n if n in QUICK else pytest.param(n, ma
 pytestmark = sandboxed.NEEDED
 
 
-def held(name, megabytes):
-  """A box, closed, whose program has said 'held' if the kernel held so much for it."""
+def hold(name, megabytes):
+  """The closed box of a program that prints 'held' if the kernel holds that much memory for it."""
   text = f'{sandboxed.SHARE}{KINDS[name]}\nhold({megabytes})\nprint("held", flush=True)\ntime.sleep(0.2)'
-  limits = sandbox.Limits(3, 64, mapped=False)  # only a machine's own runtime would have its mappings unbounded
+  limits = sandbox.Limits(3, 64, mapped=False)  # as for the runtimes of some languages
   with sandbox.Box([bubblewrap.python(), '-S', '-s', '-B', 'main.py'], limits, files={'main.py': text.encode()}) as box:
     sandbox.run([box])
   return box
@@ -62,10 +62,10 @@ def test_the_kernel_holds_no_more_than_the_limit(name, grouped, monkeypatch):
   if not grouped:
     monkeypatch.setattr(cgroup, 'folder', lambda: None)
   refused = name in DENIED or not grouped and name in UNCOUNTED
-  box = held(name, 1)
+  box = hold(name, 1)
   assert (box.output, box.broken, bool(box.code)) == (b'' if refused else b'held\n', '', refused), box.errors
   if not refused:
-    box = held(name, 400)
+    box = hold(name, 400)
     assert b'held' not in box.output and (box.broken or box.code)
 
 
@@ -112,7 +112,7 @@ def test_groups_are_removed_even_those_of_a_killed_process():
   cgroup.folder.cache_clear()
   assert cgroup.folder() and ours.exists() and not dead.exists()
   ours.rmdir()
-  assert held('timers', 1).output == b'held\n'
+  assert hold('timers', 1).output == b'held\n'
   assert not list(cgroup.folder().glob(f'r1jax-sandbox-{os.getpid()}-*'))
 
 
@@ -131,17 +131,17 @@ def test_groups_of_either_version_are_found(tmp_path):
     f'cgroup {tmp_path}/cpu cgroup rw,cpu,cpuacct 0 0\ncgroup {first} cgroup rw,memory 0 0\n'
   )
 
-  def found(groups):
+  def candidates(groups):
     return [str(path.relative_to(tmp_path)) for path in cgroup._candidates(groups, mounts)]
 
-  assert found('0::/a/b\n') == ['unified/a']
-  assert found('0::/\n') == ['unified']
-  assert found('0::/a/b\n1:cpu,cpuacct:/\n4:memory:/x\n') == ['unified/a', 'memory/x']
-  assert found('') == []
+  assert candidates('0::/a/b\n') == ['unified/a']
+  assert candidates('0::/\n') == ['unified']
+  assert candidates('0::/a/b\n1:cpu,cpuacct:/\n4:memory:/x\n') == ['unified/a', 'memory/x']
+  assert candidates('') == []
 
 
 def test_no_group_where_it_cannot_be_entered(tmp_path, monkeypatch):
-  """As in most containers: what is not the kernel's own file system limits nothing."""
+  """As in most containers: folders outside of the cgroup file system limit nothing."""
   monkeypatch.setattr(cgroup, '_candidates', lambda *_: [tmp_path, pathlib.Path('/proc')])
   assert cgroup.folder.__wrapped__() is None
   assert not list(tmp_path.iterdir())

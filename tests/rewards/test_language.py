@@ -20,7 +20,7 @@ def score(text, target='', **fields):
 
 @pytest.fixture(scope='module')
 def problems(data_dir):
-  """Language -> the same 250 problems of MGSM in it."""
+  """{language: the 250 problems of MGSM in this language}."""
   out = collections.defaultdict(list)
   for line in (data_dir / 'zh' / 'mgsm.jsonl').open():
     row = json.loads(line)
@@ -126,9 +126,9 @@ def test_characters_shared_by_chinese_and_japanese_go_with_their_neighbours():
   kanji = sum('\u4e00' <= c <= '\u9fff' for c in japanese)
   assert score(japanese, 'ja') == 1.0 and score(japanese, 'zh') == 0.0
   assert score(chinese, 'zh') == 1.0 and score(chinese, 'ja') == 0.0
-  found = language.verdict({'response': f'{chinese}。{japanese}'}, target='zh', chinese='characters')
-  assert found['in_target'] == len(chinese) + len('合計金額')  # up to the first kana: the known error
-  assert found['words'] > len(chinese) + kanji
+  verdict = language.verdict({'response': f'{chinese}。{japanese}'}, target='zh', chinese='characters')
+  assert verdict['in_target'] == len(chinese) + len('合計金額')  # up to the first kana: the known error
+  assert verdict['words'] > len(chinese) + kanji
 
 
 def test_chinese_by_words():
@@ -167,7 +167,7 @@ def test_the_target_is_the_option_or_the_field_or_the_problem_or_the_prompt_or_t
   assert target(problem='三个苹果', prompt='Answer the question: 三个苹果') == 'zh'
   assert target(problem='$1+1$', prompt='Beantworte die Frage bitte auf Deutsch') == 'de'
   assert target() == 'en'
-  assert [language.own(word) for word in ('Simplify', 'Evaluate', 'Solve', 'Compute $1+1$')] == ['en'] * 4
+  assert [language.detect(word) for word in ('Simplify', 'Evaluate', 'Solve', 'Compute $1+1$')] == ['en'] * 4
   assert score('7') == 1.0 and language.verdict({'response': '7'})['target'] == ''
 
 
@@ -175,7 +175,7 @@ def test_the_place():
   item = {'prompt': 'Q: <think>', 'response': '先算</think><answer>so then</answer>'}
   assert language.verdict(item, target='zh')['score'] == 1.0
   assert language.verdict(item, target='zh', where='response')['score'] == 0.5
-  assert score('先算 so then', 'zh') == 0.5  # no tags: the whole
+  assert score('先算 so then', 'zh') == 0.5  # without tags, the whole response
 
 
 @pytest.mark.parametrize('options', [dict(target='klingon'), dict(chinese='letters'), dict(where='answer')])
@@ -193,15 +193,15 @@ def test_an_unknown_language_is_refused():
 
 def test_pure_text_is_consistent_and_text_of_another_language_is_not(problems):
   for name in MGSM:
-    own = [score(text, name) for text in problems[name]]
-    assert sum(own) / len(own) >= 0.99 and min(own) > 0.6, name
+    scores = [score(text, name) for text in problems[name]]
+    assert sum(scores) / len(scores) >= 0.99 and min(scores) > 0.6, name
     for other in set(MGSM) - {name}:
       foreign = [score(text, other) for text in problems[name][::10]]
       assert sum(foreign) / len(foreign) <= 0.05, (name, other)
 
 
 def test_the_language_of_a_problem_is_found(problems):
-  assert {(name, language.own(text)) for name in MGSM for text in problems[name]} == {(name, name) for name in MGSM}
+  assert {(name, language.detect(text)) for name in MGSM for text in problems[name]} == {(name, name) for name in MGSM}
 
 
 @pytest.mark.parametrize('name', CHINESE)
@@ -214,7 +214,7 @@ def test_chinese_sets(data_dir, name):
 
 
 def halves(first, second, one, two):
-  """As many words of one text's start as of the other's end, half of what the shorter one has."""
+  """The start of one text and the end of another, each with half as many words as the shorter text."""
   split = lambda name, text: list(text) if name in ('zh', 'ja', 'th') else [word + ' ' for word in text.split()]
   count = lambda name, units: language.verdict({'response': ''.join(units)}, target=name)['in_target']
   start, end = split(one, first), split(two, second)
@@ -229,9 +229,9 @@ def halves(first, second, one, two):
 def test_half_and_half(problems):
   for one in MGSM:
     for two in set(MGSM) - {one}:
-      found = [score(halves(problems[one][i], problems[two][i + 7], one, two), one) for i in (30, 60, 90)]
-      assert sum(found) / len(found) == pytest.approx(0.5, abs=0.06), (one, two, found)
-      assert found == pytest.approx([0.5] * 3, abs=0.1), (one, two)
+      scores = [score(halves(problems[one][i], problems[two][i + 7], one, two), one) for i in (30, 60, 90)]
+      assert sum(scores) / len(scores) == pytest.approx(0.5, abs=0.06), (one, two, scores)
+      assert scores == pytest.approx([0.5] * 3, abs=0.1), (one, two)
   english_chinese = [
     score(halves(problems['en'][i], problems['zh'][i], 'en', 'zh'), t) for i in range(0, 250, 5) for t in ('en', 'zh')
   ]
@@ -278,4 +278,4 @@ def test_long_text_is_read_in_linear_time(bait):
   text = bait * (300_000 // len(bait))
   start = time.process_time()
   assert 0 <= score(text, 'en') <= 1
-  assert time.process_time() - start < 20  # what is quadratic takes minutes
+  assert time.process_time() - start < 20  # quadratic time would take minutes

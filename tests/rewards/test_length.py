@@ -46,8 +46,8 @@ def test_the_unit_and_the_judge_are_options():
 def test_soft_overlong_is_the_loss_s_formula(max_length, buffer):
   lengths = np.arange(2 * max_length)
   items = [{'response': '', 'tokens': int(n)} for n in lengths]
-  got = rewards.REWARDS['soft_overlong'](items, max_length=max_length, buffer=buffer)
-  np.testing.assert_allclose(got, losses.soft_overlong(lengths, max_length, buffer), rtol=1e-6)
+  scores = rewards.REWARDS['soft_overlong'](items, max_length=max_length, buffer=buffer)
+  np.testing.assert_allclose(scores, losses.soft_overlong(lengths, max_length, buffer), rtol=1e-6)
 
 
 def repetition(text, **options):

@@ -29,28 +29,28 @@ def test_each_row_with_its_answer_and_with_changes_of_it(table):
   rng = random.Random(0)
   for row in table:
     lines = row['answer'].split('\n')
-    at = rng.randrange(len(lines))
-    other = lines[at].replace('knight', 'KNAVE') if 'knight' in lines[at] else lines[at].replace('knave', 'knight')
-    flipped = lines[:at] + [other] + lines[at + 1 :]
+    i = rng.randrange(len(lines))
+    negated = lines[i].replace('knight', 'KNAVE') if 'knight' in lines[i] else lines[i].replace('knave', 'knight')
+    flipped = lines[:i] + [negated] + lines[i + 1 :]
     shuffled = rng.sample(lines, len(lines))
     share = 1 - 1 / len(lines)
-    for wanted, partial, made in (
+    for expected, partial, answer_lines in (
       (1, 1, lines),
       (1, 1, shuffled),
-      (1, 1, lines + [lines[at]]),  # said twice
+      (1, 1, lines + [lines[i]]),  # said twice
       (0, share, flipped),
-      (0, 0, lines + [other]),
-      (0, 0, [other] + lines),
-      (0, 0, lines[:at] + lines[at + 1 :]),
-      (0, 0, lines[:at] + lines[at + 1 :] + [lines[at].replace(row['names'][at], 'Nobody')]),
+      (0, 0, lines + [negated]),
+      (0, 0, [negated] + lines),
+      (0, 0, lines[:i] + lines[i + 1 :]),
+      (0, 0, lines[:i] + lines[i + 1 :] + [lines[i].replace(row['names'][i], 'Nobody')]),
       (0, 0, []),
       (0, 0, lines + ['Zed is a knave']),
       (0, 0, [line.replace(' is a ', ' is not a ') for line in lines]),
     ):
       for wrap in ('<answer>{}</answer>', '<think>{}</think>\n<answer>\n{}\n</answer>', '\\boxed{{}}'):
-        item = dict(row, response=wrap.replace('{}', '\n'.join(made)))
-        assert rewards.REWARDS['logic']([item]) == [wanted], (row['id'], made)
-        assert rewards.REWARDS['logic']([item], partial=True) == [pytest.approx(partial)], (row['id'], made)
+        item = dict(row, response=wrap.replace('{}', '\n'.join(answer_lines)))
+        assert rewards.REWARDS['logic']([item]) == [expected], (row['id'], answer_lines)
+        assert rewards.REWARDS['logic']([item], partial=True) == [pytest.approx(partial)], (row['id'], answer_lines)
     hidden = dict(row, response=f'<think>{row["answer"]}</think>')
     assert rewards.REWARDS['logic']([hidden]) == [0.0]
 

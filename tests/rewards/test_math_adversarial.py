@@ -1,4 +1,4 @@
-"""Answers made to hang, exhaust or mislead the math reward: each is over within its time limit, and none scores."""
+"""Answers made to hang, exhaust or mislead the math reward: each ends within its time limit, and none scores."""
 
 import time
 
@@ -140,7 +140,7 @@ HOSTILE = {
     '{0: 7}',
   ],
 }
-# A megabyte around the answer, or in its place.
+# A megabyte of text around the answer, or instead of it.
 LONG = [
   '<answer>' * 130_000,
   '</answer>' * 110_000,
@@ -182,7 +182,7 @@ def test_hostile_answers_are_over_in_time_and_score_nothing():
         scored.append((item['response'][:90], item['answer']))
       if scores.timeouts:
         timeouts[kind] = timeouts.get(kind, 0) + 1
-        assert grader.submit([fine]).result().parts['math'].tolist() == [1.0]  # and the next one is not hurt
+        assert grader.submit([fine]).result().parts['math'].tolist() == [1.0]  # the next item is not affected
   print(f'{len(items)} hostile items: {timeouts} given up, the slowest took {slowest[1]:.2f} s: {slowest[0]!r}')
   assert scored == []
   assert slowest[1] < LIMIT * sandbox.PATIENCE

@@ -122,7 +122,7 @@ THINK = '<think>t \\boxed{{}} <answer>{}</answer></think>'
     ('\\boxed{6}<answer>{}</answer>', 1, 1, 0),
     ('<answer>6</answer>\\boxed{{}}', 0, 0, 1),
     ('<answer>{}</answer>\\boxed{{}}', 1, 1, 1),
-    # The thinking holds no answer, closed or not, and whatever stands in it.
+    # The thinking contains no answer, whether it is closed or not.
     (THINK, 0, 0, 0),
     (THINK + 'So {}.', 0, 0, 0),
     (THINK.removesuffix('</think>'), 0, 0, 0),
@@ -134,7 +134,7 @@ THINK = '<think>t \\boxed{{}} <answer>{}</answer></think>'
     ('<think>6</think><answer>{}</answer>', 1, 1, 0),
     ('<think>\\boxed{6}</think>\\boxed{{}}', 1, 0, 1),
     ('\\boxed{6}</think> \\boxed{{}}', 1, 0, 1),
-    # Several boxes: the last; several with only a comma or a word between them: a list.
+    # Of several boxes the last counts; several with only a comma or a word between them are a list.
     ('\\boxed{6}. No: \\boxed{{}}', 1, 0, 1),
     ('\\boxed{{}}. No: \\boxed{6}', 0, 0, 0),
     ('\\boxed{6}, \\boxed{{}}', 0, 0, 0),
@@ -148,7 +148,7 @@ THINK = '<think>t \\boxed{{}} <answer>{}</answer></think>'
     ('\\boxed{{}} or so', 1, 0, 1),
     ('\\boxed{6}, that is, the root, \\boxed{{}}', 1, 0, 1),
     ('<answer>\\boxed{{}} or 6</answer>', 0, 0, 0),
-    # What follows must not contradict it.
+    # The text after the answer must not contradict it.
     ('<answer>{}</answer> No, the answer is 6.', 0, 0, 0),
     ('<answer>{}</answer> The answer is right.', 1, 1, 0),
     ('\\boxed{{}}. Wait. **Answer:** 6', 0, 0, 0),
@@ -162,7 +162,7 @@ THINK = '<think>t \\boxed{{}} <answer>{}</answer></think>'
     ('The answer is {}.', 0, 0, 0),
   ],
 )
-def test_the_rule_of_where_the_answer_stands(wrap, both, tags, boxed):
+def test_the_rules_for_finding_the_answer(wrap, both, tags, boxed):
   for gold in ('5', '1/2'):
     item = {'response': wrap.replace('{}', gold), 'answer': gold}
     for where, right in (('both', both), ('tags', tags), ('boxed', boxed)):
@@ -200,7 +200,7 @@ def test_a_bare_answer_by_option_only(response, score):
   'response, reason, extracted',
   [
     ('<answer>10/2</answer>', 'equal', '10/2'),
-    ('<answer>6</answer>', 'another number', '6'),
+    ('<answer>6</answer>', 'a different number', '6'),
     ('5', 'no answer tags and no \\boxed{} after the thinking', None),
     ('<answer> </answer>', 'the answer is empty', None),
     ('<think>5', 'the thinking is not closed', None),
@@ -215,11 +215,7 @@ def test_a_verdict_says_why_and_what_was_found(response, reason, extracted):
 
 
 @pytest.mark.parametrize(
-  'options, message',
-  [
-    ({'where': 'summary'}, "where is 'summary'; an answer is looked for in one of: both, tags, boxed"),
-    ({'bare': 1}, 'bare is 1'),
-  ],
+  'options, message', [({'where': 'summary'}, "where is 'summary'.* both, tags, boxed"), ({'bare': 1}, 'bare is 1')]
 )
 def test_options_are_checked(options, message):
   with pytest.raises(ConfigError, match=message):
@@ -227,11 +223,11 @@ def test_options_are_checked(options, message):
 
 
 def test_a_megabyte_takes_no_more_scans_than_a_kilobyte():
-  def found(size, unit):
+  def find(size, unit):
     return answers.find({'response': '\\boxed{5}' + unit * (size // len(unit)) + '\\boxed{6}'}, 'both')
 
   for unit in ('\\boxed{7} ', '<answer>', 'x', '$', ' or ', 'answer: 7. '):
-    assert found(1 << 20, unit) == found(1 << 10, unit)
+    assert find(1 << 20, unit) == find(1 << 10, unit)
 
 
 def test_plain_integers_need_no_sympy():

@@ -1,4 +1,4 @@
-"""The math reward on pairs of known truth, made by rewriting answers of GSM8K, MATH-500 and AIME."""
+"""The math reward on labelled pairs, made by rewriting answers of GSM8K, MATH-500 and AIME."""
 
 import fractions
 import gzip
@@ -27,7 +27,7 @@ def chinese(number):
 
 
 def number_of(text):
-  """The Fraction that an answer is, or None."""
+  """The value of an answer as a Fraction, or None."""
   text = re.sub(r'\\! ?', '', text).replace('{,}', ',').strip()
   if re.fullmatch(r'-?\d{1,3}(,\d{3})+|-?\d+', text):
     return fractions.Fraction(text.replace(',', ''))
@@ -38,7 +38,7 @@ def number_of(text):
 
 
 def decimal(value):
-  """A Fraction as a decimal, or None where it has no finite one."""
+  """A Fraction as a decimal, or None if it has no finite one."""
   for places in range(1, 12):
     if (value * 10**places).denominator == 1:
       digits = str(abs(int(value * 10**places))).rjust(places + 1, '0')
@@ -47,7 +47,7 @@ def decimal(value):
 
 
 def is_expression(text):
-  """Is it an expression that may stand in brackets: no list, set, relation, text or unit?"""
+  """Whether it is an expression that can be put in brackets: no list, set, relation, text or unit."""
   return not re.search(r'[,=<>_%]|\\(text|mbox|in\b|le|ge|pm|cup|\$|\{|begin|infty)|circ', text) and text[0] not in '[('
 
 
@@ -93,7 +93,7 @@ def right(gold, rng):
 
 
 def wrong(gold, other, rng):
-  """Rewrites that are not equal. other: an answer that differs."""
+  """Rewrites that are not equal. other: a different answer."""
   value = number_of(gold)
   yield from (
     f'{gold}, {other}',
@@ -149,7 +149,7 @@ WRAPS = [
   '<answer>\\boxed{{}}</answer>',
   '<think>{think} <answer>{other}</answer></think><answer>{}</answer>',
 ]
-# The right answer, where it does not count, or not alone.
+# The right answer in a place where it does not count, or beside another answer.
 SPOILT = [
   '<think>{think} \\boxed{{}}</think>',
   '<think>\\boxed{{}} {think}',
@@ -170,23 +170,23 @@ def fill(wrap, answer, other, think):
   return wrap.replace('{think}', think).replace('{other}', other).replace('{}', answer)
 
 
-def _some(made, count, rng):
-  return rng.sample(made, min(count, len(made)))
+def _sample(texts, count, rng):
+  return rng.sample(texts, min(count, len(texts)))
 
 
 def pairs(folder, counts, rewrites, rng):
-  """(item, whether it is right), made from a number of rows of each file, and of rewrites of each row."""
+  """List of (item, whether it is right), from `counts` rows per file, with at most `rewrites` per row and label."""
   out = []
   for name, count in counts.items():
     for row in rng.sample(rows(folder / 'math' / name), count):
       gold = row['answer']
-      # Another integer: known to differ from any integer but itself, and from all that is no number.
+      # A different integer, which differs from every other integer and from everything that is not a number.
       other = str(next(n for n in iter(lambda: rng.randrange(2, 999), None) if number_of(gold) != n))
       think = row.get('solution', 'Let me see.').replace('\\boxed', '\\fbox')[-300:].replace('{', '').replace('}', '')
       texts = [
         (answer, truth)
-        for truth, made in ((1, right(gold, rng)), (0, wrong(gold, other, rng)))
-        for answer in _some(sorted(set(made)), rewrites, rng)
+        for truth, candidates in ((1, right(gold, rng)), (0, wrong(gold, other, rng)))
+        for answer in _sample(sorted(set(candidates)), rewrites, rng)
       ]
       for answer, truth in texts:
         wrap = rng.choice(WRAPS) if rng.random() < 0.8 else '{}'  # the rest is bare

@@ -1,4 +1,4 @@
-"""The cases that math-verify's README states, as the reward decides them: in its order, with its numbers."""
+"""The examples of math-verify's README, in its order, and how the reward decides them."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def score(gold, answer):
   out = {rewards.REWARDS['math']([item])[0], rewards.REWARDS['math']([bare], bare=True)[0]}
   if '\\boxed' not in answer and answer.count('{') == answer.count('}'):
     out.add(rewards.REWARDS['math']([boxed])[0])
-  assert len(out) == 1  # wherever it stands
+  assert len(out) == 1  # the same in tags, in a box and alone
   return out.pop()
 
 
@@ -75,10 +75,10 @@ def test_equal(gold, answer):
 @pytest.mark.parametrize(
   'gold, answer',
   [
-    ('1/3', '0.333'),  # it is kept as it is written
+    ('1/3', '0.333'),  # not rounded to the reference
     ('(1,2)', '1 < x < 2'),
     ('a+2z = 2z + a = 101', '101'),  # the other way round
-    (r'\begin{pmatrix} 1 & 2 \end{pmatrix}', r'\begin{pmatrix} 1 \\ 2 \end{pmatrix}'),  # another shape
+    (r'\begin{pmatrix} 1 & 2 \end{pmatrix}', r'\begin{pmatrix} 1 \\ 2 \end{pmatrix}'),  # a different shape
     ('[0,1)', '[0,1]'),
     ('a < 2', '2 < a'),
     ('A', 'B'),

@@ -1,4 +1,4 @@
-"""Whether two answers are equal, row by row: right ones in unusual notation beside wrong ones that look like them."""
+"""Equality of answers, row by row: correct ones in unusual notation, and wrong ones that look like them."""
 
 import json
 import pathlib
@@ -19,7 +19,9 @@ def prepared():
 def test_equal_where_it_is_right(kind):
   rows = [row for row in ROWS if row['kind'] == kind]
   assert {row['right'] for row in rows} == {0, 1}  # near misses of each kind
-  found = [compare.difference(row['gold'], row['pred'], row.get('problem', '')) for row in rows]
+  differences = [compare.difference(row['gold'], row['pred'], row.get('problem', '')) for row in rows]
   assert [
-    (row['gold'], row['pred'], why) for row, why in zip(rows, found, strict=True) if (why is None) != row['right']
+    (row['gold'], row['pred'], difference)
+    for row, difference in zip(rows, differences, strict=True)
+    if (difference is None) != row['right']
   ] == []

@@ -1,4 +1,4 @@
-"""Several rewards as one, against arithmetic by hand."""
+"""Several rewards combined to one, compared with arithmetic by hand."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ SCORES = {'math': np.float32([1, 1, 0]), 'format': np.float32([1, 0, 0.5]), 'len
 
 
 @pytest.mark.parametrize(
-  'weights, gates, want',
+  'weights, gates, expected',
   [
     ({'math': 1.0}, (), [1, 1, 0]),
     ({'math': 1.0, 'format': 0.5, 'length': -2.0}, (), [1.1, 0.2, -1.75]),
@@ -19,19 +19,19 @@ SCORES = {'math': np.float32([1, 1, 0]), 'format': np.float32([1, 0, 0.5]), 'len
     ({'math': 0.0, 'format': 0.0, 'length': 1.0}, ('format', 'math'), [0.2, 0, 0]),
   ],
 )
-def test_the_weighted_sum_times_the_gates(weights, gates, want):
+def test_the_weighted_sum_times_the_gates(weights, gates, expected):
   cfg = config.Reward(parts=weights, accuracy='math', gates=gates)
-  got = mix.total(SCORES, cfg)
-  assert got.dtype == np.float32
-  np.testing.assert_allclose(got, want, rtol=1e-6)
+  total = mix.total(SCORES, cfg)
+  assert total.dtype == np.float32
+  np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
 def test_a_row_is_mixed_alike_in_any_batch():
   rng = np.random.default_rng(0)
   scores = {name: rng.normal(size=1000).astype(np.float32) for name in 'abc'}
   cfg = config.Reward(parts={'a': 0.1, 'b': 0.7, 'c': -0.3}, accuracy='a', gates=('b',))
-  whole = mix.total(scores, cfg)
-  assert all(mix.total({n: x[i : i + 1] for n, x in scores.items()}, cfg) == whole[i : i + 1] for i in range(1000))
+  totals = mix.total(scores, cfg)
+  assert all(mix.total({n: x[i : i + 1] for n, x in scores.items()}, cfg) == totals[i : i + 1] for i in range(1000))
 
 
 def test_gates_and_options_name_parts():

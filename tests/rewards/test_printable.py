@@ -1,4 +1,4 @@
-"""What a program or a response says reaches no terminal as a command, whichever way it gets into a verdict."""
+"""Text of a program or response never reaches the terminal as a command, whichever way it gets into a verdict."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from r1jax.rewards.printable import printable
 from r1jax.rewards.workers import pool
 from tests.rewards import sandboxed
 
-# CSI of C1, an escape sequence, the marks and overrides of direction, a line separator, DEL, a tag, half a pair.
+# CSI of C1, an escape sequence, direction marks and overrides, a line separator, DEL, a tag, a lone surrogate.
 NASTY = '\x9b31m\x1b[2J\u202e\u2066\u200f\u061c\u2028\x7f\U000e0041\ud800'
 PLAIN = 'Größe: 3 ≥ 2, 中文 日本語\tмир 🙂 e\u0301\n'
 
@@ -48,9 +48,9 @@ def test_reasons_of_programs_are_escaped(item):
 
 
 def test_reasons_of_other_rewards_and_errors_are_escaped(monkeypatch):
-  found = {'score': 0.0, 'reason': f'not {NASTY}', 'extracted': NASTY}
-  monkeypatch.setitem(rewards.VERDICTS, 'exact', lambda item: found)
-  assert clean(rewards.explained('exact', {})({'response': ''})['reason'])
+  verdict = {'score': 0.0, 'reason': f'not {NASTY}', 'extracted': NASTY}
+  monkeypatch.setitem(rewards.VERDICTS, 'exact', lambda item: verdict)
+  assert clean(rewards.verdict_function('exact', {})({'response': ''})['reason'])
   with pool.Grader({'exact': {}}) as grader, pytest.raises(pool.GradeError) as error:
     grader.submit([{'prompt': '', 'response': '', 'answer': {NASTY: NASTY}}]).result()
   assert clean(str(error.value))

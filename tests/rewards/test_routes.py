@@ -1,4 +1,4 @@
-"""Which parts an item of a kind has, what they make together, and that nothing else is asked."""
+"""Which parts an item of a kind has, how they are combined, and that no other part scores it."""
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ SETTINGS = dict(
 )
 
 
-def reward(**more):
-  return config.convert(SETTINGS | more, config.Reward)
+def reward(**changes):
+  return config.convert(SETTINGS | changes, config.Reward)
 
 
 def test_a_route_takes_the_place_of_the_accuracy_and_may_reweigh_a_common_part():
@@ -54,30 +54,30 @@ SCORES = {name: np.float32(x) for name, x in SCORES.items()}
 
 def test_totals_by_hand():
   cfg = reward()
-  got = mix.total(SCORES, cfg, mix.weights(ITEMS, cfg))
-  # The 9s are scores of parts that the item has not.
-  want = [2 + 0.5 + 0.25, 0.5 + 0.75 + 0.75, 1 + 0.5 + 0.25, 0.5, 0, 1.75, 0.5 * (1 + 0.25 + 0.25)]
-  assert got.dtype == np.float32
-  np.testing.assert_allclose(got, want, rtol=1e-6)
-  # Before step 10 helpfulness neither counts nor is asked.
+  total = mix.total(SCORES, cfg, mix.weights(ITEMS, cfg))
+  # The 9s are scores of parts that the item does not have.
+  expected = [2 + 0.5 + 0.25, 0.5 + 0.75 + 0.75, 1 + 0.5 + 0.25, 0.5, 0, 1.75, 0.5 * (1 + 0.25 + 0.25)]
+  assert total.dtype == np.float32
+  np.testing.assert_allclose(total, expected, rtol=1e-6)
+  # Before step 10, helpfulness is neither computed nor counted.
   early = mix.weights(ITEMS, cfg, step=9)
   assert 'helpful' not in early[1] and 'harmless' in early[1]
   assert mix.weights(ITEMS, cfg, step=10) == mix.weights(ITEMS, cfg)
-  want[1] -= 0.75
-  np.testing.assert_allclose(mix.total(SCORES, cfg, early), want, rtol=1e-6)
+  expected[1] -= 0.75
+  np.testing.assert_allclose(mix.total(SCORES, cfg, early), expected, rtol=1e-6)
 
 
 def test_a_gate_holds_for_the_items_that_have_it():
   cfg = reward(gates=('code', 'harmless'))
-  got = mix.total(SCORES, cfg, mix.weights(ITEMS, cfg))
-  np.testing.assert_allclose(got[:4], [2.75, 0.25 * (0.5 + 0.75 + 0.75), 1.75, 0.5], rtol=1e-6)
+  total = mix.total(SCORES, cfg, mix.weights(ITEMS, cfg))
+  np.testing.assert_allclose(total[:4], [2.75, 0.25 * (0.5 + 0.75 + 0.75), 1.75, 0.5], rtol=1e-6)
 
 
-def test_what_is_right_is_said_by_each_kinds_own_part():
+def test_each_kind_has_its_own_part_for_accuracy():
   cfg = reward()
   assert mix.right(SCORES, cfg, ITEMS).tolist() == [True, False, True, False, True, True, True]
   low = {name: x * 0 + 0.5 for name, x in SCORES.items()}
-  assert mix.right(low, cfg, ITEMS).tolist() == [False, True, False, False, True, False, False]  # a bar of 0.5
+  assert mix.right(low, cfg, ITEMS).tolist() == [False, True, False, False, True, False, False]  # the threshold of 0.5
   none = reward(accuracy_by_kind={'open': ''}, thresholds={})
   assert mix.right(SCORES, none, ITEMS).tolist() == [True, False, True, False, False, True, True]
 
@@ -131,12 +131,12 @@ def item(response, **fields):
 
 def test_a_grader_asks_each_item_its_own_parts_only():
   items = [item('4', kind='a'), item('B', answer='B', kind='b'), item('so 4', kind='a')]
-  # An item that 'choice' cannot read would end the run; and it is not asked.
+  # 'choice' would raise on the other items, but does not score them.
   parts = {'math': {'bare': True}, 'choice': {'where': 'summary'}, 'loose': {'bare': False}}
   with pool.Grader(parts, functions={'loose': 'math'}) as grader:
-    asked = [{'math': 1.0, 'elsewhere': 1.0}, {'choice': 1.0}, ['loose', 'math']]
-    scores = grader.submit(items, asked).result()
-    with pytest.raises(pool.GradeError, match='is no choice'):
+    item_parts = [{'math': 1.0, 'elsewhere': 1.0}, {'choice': 1.0}, ['loose', 'math']]
+    scores = grader.submit(items, item_parts).result()
+    with pytest.raises(pool.GradeError, match="'answer' is '4'"):
       grader.submit(items).result()
   assert {name: x.tolist() for name, x in scores.parts.items()} == {
     'math': [1, 0, 0],
@@ -153,11 +153,11 @@ def test_a_grader_asks_each_item_its_own_parts_only():
 
 
 def test_one_field_serves_the_language_of_people_and_of_programs():
-  said = {'problem': 'Add 1.', 'response': '', 'io': [{'input': '', 'output': '2'}]}
+  item = {'problem': 'Add 1.', 'response': '', 'io': [{'input': '', 'output': '2'}]}
   for name in ('en', 'zh', 'python'):
-    assert code_tests._described(said | {'language': name})[0] == 'python'
-  assert code_tests._described(said | {'language': 'cpp'})[0] == 'cpp'
+    assert code_tests._parse_item(item | {'language': name})[0] == 'python'
+  assert code_tests._parse_item(item | {'language': 'cpp'})[0] == 'cpp'
   chain = {'prompt': '', 'problem': '一加一是几？', 'response': '<think>one and one is two</think>2'}
-  assert language.verdict(chain | {'language': 'cpp'})['target'] == 'zh'  # the problem's own
+  assert language.verdict(chain | {'language': 'cpp'})['target'] == 'zh'  # the language of the problem
   assert language.verdict(chain | {'language': 'en'})['score'] == 1
   assert language.verdict(chain)['score'] == 0

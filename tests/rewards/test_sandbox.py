@@ -1,4 +1,4 @@
-"""The sandbox by itself: what is seen inside, the limits, and its end, whoever dies."""
+"""The sandbox by itself: what is visible inside, the limits, and that nothing outlives the process that started it."""
 
 import concurrent.futures
 import os
@@ -19,8 +19,8 @@ from tests.rewards import sandboxed
 needed = sandboxed.NEEDED
 
 
-def ran(code, stdin=b'', unsafe=False, **limits):
-  """Runs Python code in a box. Returns the box, closed."""
+def run(code, stdin=b'', unsafe=False, **limits):
+  """Runs Python code in a box. Returns the closed box."""
   limits = sandbox.Limits(**{'seconds': 10, 'memory_mb': 256, **limits})
   files = {'main.py': code.encode(), 'stdin': stdin}
   with sandbox.Box([bubblewrap.python(unsafe), '-S', '-s', '-B', 'main.py'], limits, files=files, unsafe=unsafe) as box:
@@ -30,22 +30,22 @@ def ran(code, stdin=b'', unsafe=False, **limits):
 
 @needed
 def test_a_program_reads_prints_and_ends_with_a_status():
-  box = ran('import sys\nprint(input())\nprint(open("/dev/stdin").read(), file=sys.stderr)\nsys.exit(7)', b'a\nb\n')
+  box = run('import sys\nprint(input())\nprint(open("/dev/stdin").read(), file=sys.stderr)\nsys.exit(7)', b'a\nb\n')
   assert (bytes(box.output), bytes(box.errors), box.code, box.broken) == (b'a\n', b'a\nb\n\n', 7, '')
-  assert ran('import os\nos.abort()').code > 128
+  assert run('import os\nos.abort()').code > 128
 
 
 @needed
 def test_little_is_seen_inside():
-  box = ran(
+  box = run(
     'import os, socket\nls = lambda path: sorted(os.listdir(path))\n'
     'print(ls("/"), os.getpid(), socket.gethostname(), os.getuid(), os.getcwd())\n'
     'print(ls("/etc"), ls("/dev"), ls("/proc/self"), sorted(os.environ))'
   )
   first, second = box.output.decode().splitlines()
-  seen = set(re.findall(r"'(.*?)'", first.split(']')[0]))
+  entries = set(re.findall(r"'(.*?)'", first.split(']')[0]))
   prefix = {pathlib.Path(bubblewrap.python()).parts[1]}
-  assert seen <= {'usr', 'bin', 'lib', 'lib64', 'dev', 'etc', 'proc', 'tmp'} | prefix
+  assert entries <= {'usr', 'bin', 'lib', 'lib64', 'dev', 'etc', 'proc', 'tmp'} | prefix
   assert first.split(']')[1].split() == ['1', 'sandbox', '65534', '/tmp']
   etc, dev, proc, environment = [re.findall(r"'(.*?)'", part) for part in second.split(']')[:4]]
   assert all(name == 'ld.so.cache' or name.startswith('java-') for name in etc)
@@ -70,9 +70,9 @@ def test_little_is_seen_inside():
 )
 def test_limits_of_all_processes_together(code, limits, broken):
   start = time.monotonic()
-  box = ran(code, **limits)
+  box = run(code, **limits)
   assert box.broken == broken and box.code is None
-  assert time.monotonic() - start < 0.5 * sandbox.PATIENCE + 5  # the clock's guard, at the longest
+  assert time.monotonic() - start < 0.5 * sandbox.PATIENCE + 5  # at most the limit of wall-clock time
 
 
 WORK = 'import time\nwhile time.process_time() < {}: pass\nprint(1)'
@@ -94,12 +94,12 @@ BESIDE = (
   ],
 )
 def test_a_busy_machine_changes_no_verdict(code, broken):
-  """Four others share one processor with the program, which then needs twice its limit by the clock."""
+  """Four others share one processor with the program, which then takes twice its limit in wall-clock time."""
   processors = os.sched_getaffinity(0)
   os.sched_setaffinity(0, {min(processors)})
   others = [subprocess.Popen([sys.executable, '-S', '-c', 'while True: pass']) for _ in range(4)]
   try:
-    box = ran(code, seconds=0.4)
+    box = run(code, seconds=0.4)
   finally:
     for other in others:
       other.kill()
@@ -111,8 +111,8 @@ def test_a_busy_machine_changes_no_verdict(code, broken):
 @needed
 def test_time_is_counted_to_the_end_however_seldom_one_looks(monkeypatch):
   monkeypatch.setattr(sandbox, 'LOOK_SECONDS', 60)
-  assert ran(WORK.format(0.3), seconds=0.2).broken == 'time limit of 0.2 s'
-  assert ran(WORK.format(0.1), seconds=0.3).output == b'1\n'
+  assert run(WORK.format(0.3), seconds=0.2).broken == 'time limit of 0.2 s'
+  assert run(WORK.format(0.1), seconds=0.3).output == b'1\n'
 
 
 @needed
@@ -130,7 +130,7 @@ def test_time_is_counted_to_the_end_however_seldom_one_looks(monkeypatch):
   ],
 )
 def test_limits_of_a_process(code, error):
-  box = ran(code)
+  box = run(code)
   assert box.code == 1 and re.search(error, box.errors.decode())
 
 
@@ -143,7 +143,7 @@ BOMB = (
 @needed
 def test_each_sandbox_counts_its_own_processes():
   with concurrent.futures.ThreadPoolExecutor(3) as threads:
-    boxes = list(threads.map(lambda _: ran(BOMB, processes=20), range(3)))
+    boxes = list(threads.map(lambda _: run(BOMB, processes=20), range(3)))
   assert [box.output for box in boxes] == [b'19\n'] * 3
 
 
@@ -152,10 +152,10 @@ def test_nothing_is_left_open():
   def descriptors():
     return len(os.listdir('/proc/self/fd'))
 
-  ran('')
+  run('')
   before = descriptors()
   for code in ('', 'while True: pass', 'print("x" * 99999999)'):
-    ran(code, seconds=0.2, output=99999)
+    run(code, seconds=0.2, output=99999)
   assert descriptors() == before
 
 
@@ -184,8 +184,8 @@ def test_nothing_outlives_the_process_that_started_it(times):
     starter.send_signal(rng.choice([signal.SIGKILL, signal.SIGALRM]))
     starter.communicate()
     for _ in range(3):
-      time.sleep(0.05)  # what had not become a sandbox yet does, for a moment
-      assert not sandboxed.left(before)
+      time.sleep(0.05)  # a sandbox that was being set up may appear for a moment
+      assert not sandboxed.remaining(before)
 
 
 @needed
@@ -193,7 +193,7 @@ def test_a_sandbox_that_does_not_start_says_why(monkeypatch):
   fails = ['sh', '-c', 'echo "bwrap: No permissions to create a new namespace" >&2; exit 1', 'sh']
   monkeypatch.setattr(bubblewrap, '_system', lambda: fails)
   with pytest.raises(config.ConfigError, match='No permissions to create a new namespace.*max_user_namespaces'):
-    ran('')
+    run('')
 
 
 @pytest.mark.parametrize('version, message', [(None, 'apt-get install bubblewrap'), ('0.6.1', '0.6.1 is too old')])
@@ -204,7 +204,7 @@ def test_no_bubblewrap_or_an_old_one_is_refused(version, message, tmp_path, monk
   monkeypatch.setenv('PATH', str(tmp_path))
   bubblewrap._system.cache_clear()
   with pytest.raises(config.ConfigError, match=message):
-    bubblewrap.setting_up({}, 'x', 0, True).__enter__()
+    bubblewrap.sandbox_command({}, 'x', 0, True).__enter__()
   bubblewrap._system.cache_clear()
 
 
@@ -230,6 +230,6 @@ def test_the_filter_of_system_calls_is_for_known_machines_alone(monkeypatch):
 
 def test_unsafe_leaves_no_folder_and_stops_a_group():
   before = set(pathlib.Path('/tmp').glob('r1jax-*'))
-  box = ran('import os, time\nos.fork()\nprint(os.getcwd(), flush=True)\ntime.sleep(99)', unsafe=True, seconds=0.5)
+  box = run('import os, time\nos.fork()\nprint(os.getcwd(), flush=True)\ntime.sleep(99)', unsafe=True, seconds=0.5)
   assert box.broken == 'time limit of 0.5 s' and box.output.startswith(b'/tmp/r1jax-')
   assert set(pathlib.Path('/tmp').glob('r1jax-*')) <= before

@@ -63,7 +63,7 @@ def test_the_answer_must_be_in_its_tag():
   'constraint', ['', '33', '36 = 36', '36 ?3 ?8 33', '36 3 8 = 33', '36 ?x = 3', '36 ?③ = 39', '= = = =']
 )
 def test_a_malformed_constraint_is_named(constraint):
-  with pytest.raises(ValueError, match=f'{constraint!r} is no constraint'.replace('?', r'\?')):
+  with pytest.raises(ValueError, match=f"'answer' is {constraint!r};".replace('?', r'\?')):
     score('+3', constraint)
 
 

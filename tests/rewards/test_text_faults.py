@@ -12,10 +12,10 @@ ROWS = [json.loads(line) for line in (pathlib.Path(__file__).parent / 'faults' /
 
 
 def verdict(row):
-  """What the command that grades rows makes of one."""
+  """Grades the row as the command line does."""
   names = grade.FIELDS.get(row['reward'], {})
   ((_, item),) = grade.read([json.dumps({key: row[key] for key in row if key not in ('reward', 'options')})], names)
-  return rewards.explained(row['reward'], grade.OPTIONS.get(row['reward'], {}) | row.get('options', {}))(item)
+  return rewards.verdict_function(row['reward'], grade.OPTIONS.get(row['reward'], {}) | row.get('options', {}))(item)
 
 
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: f'{row["reward"]}: {row["kind"]}')

@@ -1,4 +1,4 @@
-"""Which responses give the same answer, by the equality of the reward that grades them."""
+"""Responses are grouped by their answers, as the reward that grades them compares answers."""
 
 import random
 
@@ -10,12 +10,12 @@ from r1jax.rewards.workers import pool
 
 @pytest.fixture(scope='module')
 def grader():
-  both = {'right': 'math', 'tags': 'math'}
-  with pool.Grader({'right': {}, 'tags': {'where': 'tags'}}, functions=both, timeout=20.0) as found:
-    yield found
+  functions = {'right': 'math', 'tags': 'math'}
+  with pool.Grader({'right': {}, 'tags': {'where': 'tags'}}, functions=functions, timeout=20.0) as started:
+    yield started
 
 
-def of(responses, reward='math', options=None, grader=None, fields=()):
+def groups_of(responses, reward='math', options=None, grader=None, fields=()):
   items = [{'prompt': '', 'response': response, **dict(fields)} for response in responses]
   return votes.groups([items], reward, options, grader, 'right')[0]
 
@@ -25,7 +25,7 @@ def boxed(*texts):
 
 
 def test_one_number_in_many_spellings_is_one_vote(grader):
-  assert of(
+  assert groups_of(
     [*boxed('42', '$42$', '\\boxed{42}', '42.', '042', ' 42 ', '\\text{42}', '41', '84/2', '4 2')], grader=grader
   ) == [0, 0, 0, 0, 0, 0, 0, 1, 0, 2]
 
@@ -34,11 +34,11 @@ def test_right_samples_around_a_box_win_against_fewer_equal_wrong_ones(grader):
   right = [f'Way {i} of it gives \\boxed{{12}}, as {i} shows.' for i in range(40)]
   samples = right + ['\\boxed{13}'] * 24
   random.Random(0).shuffle(samples)
-  found = of(samples, grader=grader)
-  assert len(set(found)) == 2
-  assert {text in right: number for text, number in zip(samples, found, strict=True)} == {
-    True: found[samples.index(right[0])],
-    False: found[samples.index('\\boxed{13}')],
+  numbers = groups_of(samples, grader=grader)
+  assert len(set(numbers)) == 2
+  assert {text in right: number for text, number in zip(samples, numbers, strict=True)} == {
+    True: numbers[samples.index(right[0])],
+    False: numbers[samples.index('\\boxed{13}')],
   }
 
 
@@ -53,18 +53,18 @@ def test_right_samples_around_a_box_win_against_fewer_equal_wrong_ones(grader):
   ],
 )
 def test_equal_is_what_the_reward_takes_for_equal(texts, groups, grader):
-  assert of(boxed(*texts), grader=grader) == groups
+  assert groups_of(boxed(*texts), grader=grader) == groups
 
 
 def test_texts_join_the_commonest_that_they_equal_and_are_not_chained(grader):
   short, long, exact = '0.333333', '0.33333333', '1/3'
-  assert of(boxed(short, long), grader=grader) == [0, 1]  # equal to 1/3, not to each other
-  assert of(boxed(short, long, exact, exact), grader=grader) == [0, 0, 0, 0]
-  assert of(boxed(short, short, long, exact), grader=grader) == [0, 0, 1, 0]
-  assert of(boxed(long, long, short, exact), grader=grader) == [0, 0, 1, 0]
+  assert groups_of(boxed(short, long), grader=grader) == [0, 1]  # equal to 1/3, not to each other
+  assert groups_of(boxed(short, long, exact, exact), grader=grader) == [0, 0, 0, 0]
+  assert groups_of(boxed(short, short, long, exact), grader=grader) == [0, 0, 1, 0]
+  assert groups_of(boxed(long, long, short, exact), grader=grader) == [0, 0, 1, 0]
 
 
-def test_what_has_no_vote(grader):
+def test_responses_without_a_vote(grader):
   responses = [
     '\\boxed{5}',
     'It is 5.',
@@ -78,8 +78,8 @@ def test_what_has_no_vote(grader):
     '<answer>5}</answer>',
     '<answer>5</answer>',
   ]
-  assert of(responses, grader=grader) == [0, -1, -1, -1, -1, -1, 0, -1, -1, -1, 0]
-  assert of(['It is 5.', ''], grader=grader) == [-1, -1]
+  assert groups_of(responses, grader=grader) == [0, -1, -1, -1, -1, -1, 0, -1, -1, -1, 0]
+  assert groups_of(['It is 5.', ''], grader=grader) == [-1, -1]
 
 
 def test_options_say_where_and_problems_do_not_mix(grader):
@@ -98,19 +98,19 @@ def test_a_comparison_that_takes_too_long_merges_nothing():
 
 
 def test_samples_that_all_differ_take_few_comparisons():
-  class Counting:
-    asked = 0
+  class CountingGrader:
+    count = 0
 
-    def submit(self, items, asked):
-      assert asked == [['math']] * len(items)
-      Counting.asked += len(items)
+    def submit(self, items, parts):
+      assert parts == [['math']] * len(items)
+      CountingGrader.count += len(items)
       answers = [item['response'] == f'\\boxed{{{item["answer"]}}}' for item in items]
       result = pool.Scores({'math': [float(a) for a in answers]}, {}, 0, 0.0)
       return type('Future', (), {'result': lambda self: result})()
 
   items = [{'response': f'\\boxed{{{i}}}'} for i in range(64)]
-  assert votes.groups([items], 'math', {}, Counting()) == [list(range(64))]
-  assert Counting.asked <= 64 + 2 * 16 * 63
+  assert votes.groups([items], 'math', {}, CountingGrader()) == [list(range(64))]
+  assert CountingGrader.count <= 64 + 2 * 16 * 63
 
 
 @pytest.mark.parametrize(
@@ -183,4 +183,4 @@ def test_samples_that_all_differ_take_few_comparisons():
   ],
 )
 def test_other_rewards_by_their_own_answers_or_by_text(reward, options, responses, fields, groups):
-  assert of(responses, reward, options, fields=fields) == groups
+  assert groups_of(responses, reward, options, fields=fields) == groups

@@ -1,1 +1,1 @@
-"""The code reward: programs, their tests, and the sandbox both run in."""
+"""The code reward: programs, their tests, and the sandbox in which both run."""

@@ -1,4 +1,4 @@
-"""The command lines that put a program into a sandbox: what it sees of the system, and what it may use."""
+"""Builds the command lines that run a program in a sandbox: what it sees of the system, and which limits it has."""
 
 import contextlib
 import functools
@@ -13,25 +13,29 @@ import sys
 from r1jax import config
 from r1jax.rewards.coding import seccomp
 
-TMP = 64 << 20  # bytes that a program may write into /tmp, and of any one file
-DESCRIPTORS = 64  # open files of a process
+TMP = 64 << 20  # most bytes that a program may write into /tmp; also the largest file
+DESCRIPTORS = 64  # most open files of a process
 ENVIRONMENT = {'PATH': '/usr/local/bin:/usr/bin:/bin', 'LANG': 'C.UTF-8', 'PYTHONHASHSEED': '0'}
 
 _NOBODY = '65534'
-_UNSAFE = '(In a container of your own: reward.options.code.unsafe = True.)'
+_UNSAFE = '(Inside a container of your own you can set reward.options.code.unsafe = True.)'
 
 
 @contextlib.contextmanager
-def setting_up(files, runtime, size, counted):
-  """Gives the command that sets a sandbox up around another command, and the descriptors that it reads.
-
-  Raises ConfigError where there is no bubblewrap, or an old one.
+def sandbox_command(files, runtime, size, counted):
+  """Context manager that yields the command prefix for running another command in a sandbox.
 
   Args:
-    files: name -> bytes in /tmp.
-    runtime: what /proc/self/exe is: the path by which a JVM finds its libraries.
-    size: bytes in /tmp.
+    files: name -> bytes; put into /tmp.
+    runtime: target of /proc/self/exe, the path by which a JVM finds its libraries.
+    size: capacity of /tmp in bytes.
     counted: see `seccomp.program`.
+
+  Yields:
+    (command prefix, file descriptors that it must inherit).
+
+  Raises:
+    ConfigError: bubblewrap is missing or too old.
   """
   descriptors = []
 
@@ -56,15 +60,23 @@ def setting_up(files, runtime, size, counted):
       os.close(fd)
 
 
-def limiting(limits, unsafe):
-  """The command that sets the limits of each process. To be run inside: processes are counted by namespace."""
-  ceiling = resource.getrlimit(resource.RLIMIT_AS)[1]
-  mapped = limits.memory_mb << 20 if limits.mapped else 'unlimited' if ceiling == resource.RLIM_INFINITY else ceiling
-  most = resource.getrlimit(resource.RLIMIT_STACK)[1]  # a program may raise its own: memory bounds it all the same
-  stack = f'{limits.stack_mb << 20}:{"unlimited" if most == resource.RLIM_INFINITY else most}'
+def limit_command(limits, unsafe):
+  """The command prefix that sets the limits per process. It must run inside, as processes are counted by namespace."""
+  hard_address_space = resource.getrlimit(resource.RLIMIT_AS)[1]
+  address_space = (
+    limits.memory_mb << 20
+    if limits.mapped
+    else 'unlimited'
+    if hard_address_space == resource.RLIM_INFINITY
+    else hard_address_space
+  )
+  hard_stack = resource.getrlimit(resource.RLIMIT_STACK)[
+    1
+  ]  # a program may raise its own limit, but is still bound by memory
+  stack = f'{limits.stack_mb << 20}:{"unlimited" if hard_stack == resource.RLIM_INFINITY else hard_stack}'
   command = [
     'prlimit',
-    f'--as={mapped}',
+    f'--as={address_space}',
     f'--stack={stack}',
     f'--fsize={TMP}',
     '--core=0',
@@ -75,7 +87,7 @@ def limiting(limits, unsafe):
 
 
 def refusal(message):
-  """The error for a sandbox that does not start; message: bubblewrap's."""
+  """The ConfigError for a sandbox that does not start, with the message of bubblewrap."""
   return config.ConfigError(
     f'the sandbox does not start: {message or "no message"}. bubblewrap needs user namespaces: see sysctl '
     'user.max_user_namespaces, kernel.unprivileged_userns_clone (Debian) and '
@@ -86,29 +98,29 @@ def refusal(message):
 
 @functools.cache
 def python(unsafe=False):
-  """A Python that the sandbox can run: this one, or where its folder is closed to nobody, the system's.
+  """Path of a Python that the sandbox can run: this one, or the system's if the user nobody cannot enter its folder.
 
-  Raises ConfigError where there is neither.
+  Raises ConfigError if there is neither.
   """
-  own = f'{sys.base_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}'
-  for path in (own, '/usr/local/bin/python3', '/usr/bin/python3'):
+  this_python = f'{sys.base_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}'
+  for path in (this_python, '/usr/local/bin/python3', '/usr/bin/python3'):
     if os.path.exists(path) and (unsafe or _open_to_nobody(path)):
       return path
   raise config.ConfigError(
-    f'the sandbox runs as nobody, who may not enter the folder of {own}, and there is no '
-    '/usr/bin/python3; install one (apt-get install python3-minimal), or open the folder.'
+    f'the sandbox runs as the user nobody, who may not enter the folder of {this_python}, and there is no '
+    '/usr/bin/python3; install it (apt-get install python3-minimal), or make the folder accessible.'
   )
 
 
 def _open_to_nobody(path):
   path = os.path.realpath(path)
-  steps = [path] + [path[:i] for i, c in enumerate(path) if c == '/' and i]
-  return os.geteuid() != 0 or all(os.stat(step).st_mode & 1 for step in steps)
+  parents = [path] + [path[:i] for i, c in enumerate(path) if c == '/' and i]
+  return os.geteuid() != 0 or all(os.stat(parent).st_mode & 1 for parent in parents)
 
 
 @functools.cache
 def _system():
-  """bwrap with the arguments that are always the same: the namespaces, and what of the system is seen."""
+  """bwrap with the arguments that are always the same: the namespaces, and the visible parts of the system."""
   bwrap = shutil.which('bwrap')
   config.require(
     bwrap,
@@ -117,7 +129,7 @@ def _system():
   version = subprocess.run([bwrap, '--version'], capture_output=True, text=True, check=True).stdout.split()[-1]
   config.require(
     [int(n) for n in re.findall('[0-9]+', version)] >= [0, 8],
-    f'bubblewrap {version} is too old: 0.8 or newer is needed, for --size and --disable-userns.',
+    f'bubblewrap {version} is too old; install 0.8 or newer, which has --size and --disable-userns.',
   )
   command = [
     bwrap,
@@ -139,11 +151,11 @@ def _system():
       command += ['--symlink', os.readlink(path), path]
     elif os.path.isdir(path):
       command += ['--ro-bind', path, path]
-  for device in ('/dev/null', '/dev/urandom'):  # not --dev: that is a tmpfs without bounds
+  for device in ('/dev/null', '/dev/urandom'):  # not --dev, which is a tmpfs without a size limit
     command += ['--dev-bind', device, device]
-  shown = ['/etc/ld.so.cache', *glob.glob('/etc/java-*')]  # where Debian keeps part of a JDK
+  visible = ['/etc/ld.so.cache', *glob.glob('/etc/java-*')]  # Debian has part of its JDK there
   if not python().startswith('/usr/'):
-    shown += [python(), f'{sys.base_prefix}/lib']
-  for path in shown:
+    visible += [python(), f'{sys.base_prefix}/lib']
+  for path in visible:
     command += ['--ro-bind-try', path, path]
   return command

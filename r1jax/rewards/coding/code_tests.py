@@ -1,8 +1,8 @@
-"""The code reward: does a program pass its tests? Both run in sandboxes, and the verdict is made outside.
+"""The code reward: does a program pass its tests? Program and tests run in sandboxes, and the verdict is made outside.
 
-A program that reads and prints is run once for each test, and what it printed is compared here. Functions
-are tested from another sandbox than theirs (see `r1jax.rewards.coding.inside`): a program has nothing before it
-but the arguments of one call after another, and can say nothing but what the calls return.
+A program that reads and prints is run once per test, and its output is compared here. Functions are tested from a
+second sandbox (see `r1jax.rewards.coding.inside`): the program only gets the arguments of one call after another, and
+all that it can influence is what these calls return.
 """
 
 import contextlib
@@ -18,68 +18,69 @@ from r1jax.rewards.printable import printable
 from r1jax.rewards.text import language as language_lib
 
 SCORES = ('all', 'fraction')
-REASON = 1000  # bytes of a program's own last words
-DIGITS = 1000  # bytes of a number; a longer one is compared as text
-KEPT = 256  # programs and tests whose results a process remembers
+REASON = 1000  # bytes at the end of stderr in which an error message is looked for
+DIGITS = 1000  # longest number in bytes; a longer one is compared as text
+CACHE_SIZE = 256  # pairs of program and tests whose results a process remembers
 
-_KNOWN = {}
+_CACHE = {}
 _NUMBER = re.compile(rb'[+-]?(?:[0-9]+(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?')
 
 
 def code(items, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6, unsafe=False):
-  """Scores in [0, 1]: see `verdict`."""
+  """The scores of `verdict`: a list of float in [0, 1]."""
   options = dict(score=score, time_limit=time_limit, memory_mb=memory_mb, tolerance=tolerance, unsafe=unsafe)
   _check(score, time_limit, memory_mb, tolerance, unsafe)
   return [verdict(item, **options)['score'] for item in items]
 
 
 def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6, unsafe=False):
-  """Runs a program's tests.
+  """Runs the tests of a program.
 
   Args:
-    item: dict with 'response', from which the program is taken (`programs.extract`), or without one, 'program'
-      (source); and one of
-      'test' (Python that defines `check(candidate)`) with 'entry_point' (the function's name): one test;
-      'asserts' (list of Python statements, each a test), where 'entry_point' may be the functions' names, one or a
-      list: see `function_tests` for what they are without it. 'hidden_asserts' may hold more, which the prompt does
-      not show;
-      'io' (list of dicts with 'input' and 'output'): what is printed equals 'output' as `same_output` says,
-      and the program ends with status 0.
-      Optional: 'setup', Python to run before 'test' or 'asserts', whose imports the program has too, as those of the
-      prompt ('problem', or 'prompt'); 'language', a key of `programs.LANGUAGES`
-      (python; one of people, as 'en', is the problem's), for 'io'; 'time_limit', which goes before the option.
-    score: 'all' scores 1 where all tests pass, else 0, and stops at the first that fails; 'fraction' scores
-      the share that passes.
-    time_limit: seconds of a test, of processor time or of sleep; a compiler has its own.
-    memory_mb: of the program and of its tests, each.
-    tolerance: of decimal fractions in 'output', absolute or relative; 0 compares them as text.
-    unsafe: without bubblewrap, for those who run this inside a container of their own. The process can then
-      be attacked by the program.
+    item: dict with 'response', which contains the program (`programs.extract`), or without a response, 'program' (its
+      source); and with one of
+      - 'test' (Python that defines `check(candidate)`) and 'entry_point' (name of the function): a single test;
+      - 'asserts' (list of Python statements, each a test). 'entry_point' may give the name of the tested function, or a
+        list of names; without it they are found as in `function_tests`. 'hidden_asserts' may hold further tests that
+        the prompt does not show;
+      - 'io' (list of dicts with 'input' and 'output'): the printed text must equal 'output' (see `same_output`), and
+        the exit status must be 0.
+      Optional fields: 'setup', Python to run before 'test' or 'asserts' (the program gets its imports, and those of the
+      prompt in 'problem' or 'prompt'); 'language', a key of `programs.LANGUAGES`, only for 'io' (default python; a
+      natural language such as 'en' is ignored, since it is the problem's); 'time_limit', which overrides the option.
+    score: 'all' scores 1 if all tests pass, else 0, and stops at the first failure; 'fraction' scores the share of
+      tests that pass.
+    time_limit: seconds per test, of processor time or of sleep; a compiler has its own limit.
+    memory_mb: limit in MiB, for the program and for its tests separately.
+    tolerance: absolute or relative tolerance for decimal fractions in 'output'; 0 compares them as text.
+    unsafe: run without bubblewrap, inside a container of your own. The program can then attack this process.
 
   Returns:
-    dict with 'score' (float), 'passed', 'total' (tests), 'reason' ('' where all pass).
+    dict with 'score' (float), 'passed' and 'total' (numbers of tests) and 'reason' ('' if all pass).
 
   Raises:
     ConfigError: a bad option; bubblewrap or a compiler is missing or does not work.
-    ValueError: the item has no tests, or not as described.
+    ValueError: the item has no tests, or its fields are not as described.
   """
   _check(score, time_limit, memory_mb, tolerance, unsafe)
-  language, kind, tests = _described(item)
+  language, kind, tests = _parse_item(item)
   limits = sandbox.Limits(float(item.get('time_limit') or time_limit), memory_mb)
-  if 'response' in item:  # what the model wrote, whatever else a row holds
+  if 'response' in item:  # it takes precedence over 'program'
     program = programs.extract(item.get('prompt') or '', item['response'], language)
   elif (program := item.get('program')) is None:
-    raise ValueError("an item for code has neither 'response' nor 'program'.")
+    raise ValueError("an item for code has neither 'response' nor 'program'; give one of them.")
   if program is None:
     results = [(False, f'no program: the response has no closed block of {language} after its thinking')]
   elif kind == 'io':
-    results = _runs(program, language, tests, limits, tolerance, unsafe)
+    results = _run_io_tests(program, language, tests, limits, tolerance, unsafe)
   else:
-    results = _once(program, _prepared(item, kind, tests), limits, score == 'all', unsafe)
+    results = _run_function_tests_cached(
+      program, _parse_function_tests(item, kind, tests), limits, score == 'all', unsafe
+    )
   passed, reason = 0, ''
-  for at, (ok, why) in enumerate(results):
-    passed += ok
-    reason = reason or ('' if ok else f'test {at + 1} of {len(tests)}: {why}')
+  for i, (test_passed, test_reason) in enumerate(results):
+    passed += test_passed
+    reason = reason or ('' if test_passed else f'test {i + 1} of {len(tests)}: {test_reason}')
     if reason and score == 'all':
       break
   share = float(passed == len(tests)) if score == 'all' else passed / len(tests)
@@ -98,52 +99,56 @@ def _check(score, time_limit, memory_mb, tolerance, unsafe):
       isinstance(value, (int, float)) and least <= value <= most,
       f'the option {name} of code is {value!r}; it must be a number in [{least}, {most}].',
     )
-  require(isinstance(memory_mb, int), f'the option memory_mb of code is {memory_mb!r}; it must be whole.')
+  require(isinstance(memory_mb, int), f'the option memory_mb of code is {memory_mb!r}; it must be an integer.')
 
 
-def _described(item):
-  """(language, kind, tests) of an item."""
+def _parse_item(item):
+  """Returns (language, kind, tests) of an item. Raises ValueError or ConfigError for fields that are not valid."""
   kinds = [kind for kind in ('test', 'asserts', 'io') if item.get(kind)]
   if len(kinds) != 1:
     raise ValueError(f"an item for code has {' and '.join(kinds) or 'no tests'}; give one of 'test', 'asserts', 'io'.")
   language = item.get('language') or 'python'
   language = 'python' if language in language_lib.LANGUAGES else language
   if not isinstance(language, str) or language not in programs.LANGUAGES:
-    raise ConfigError(f'an item for code is in {language!r}; known languages: {", ".join(programs.LANGUAGES)}.')
+    raise ConfigError(f"'language' of an item for code is {language!r}; known: {', '.join(programs.LANGUAGES)}.")
   (kind,) = kinds
   seconds = item.get('time_limit') or 1.0
   if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0.1 <= seconds <= 3600:
     raise ValueError(f"'time_limit' of an item for code is {seconds!r}; it must be seconds, in [0.1, 3600].")
   if kind != 'io' and language != 'python':
-    raise ValueError(f"'{kind}' tests functions of Python; an item in {language!r} needs 'io'.")
-  points, hidden = (item.get(key) or [] for key in ('entry_point', 'hidden_asserts'))
-  listed = kind == 'test' or isinstance(item[kind], list)
-  if listed and kind == 'io':
-    listed = all(isinstance(test, dict) for test in item['io'])
-  elif listed and kind == 'asserts':
-    listed = isinstance(hidden, list) and isinstance(points, (str, list))
+    raise ValueError(f"'{kind}' tests Python functions; an item for code in {language!r} needs 'io'.")
+  entry_points, hidden = (item.get(key) or [] for key in ('entry_point', 'hidden_asserts'))
+  valid = kind == 'test' or isinstance(item[kind], list)
+  if valid and kind == 'io':
+    valid = all(isinstance(test, dict) for test in item['io'])
+  elif valid and kind == 'asserts':
+    valid = isinstance(hidden, list) and isinstance(entry_points, (str, list))
   texts = [item.get(key) or '' for key in ('program', 'setup')]
-  if listed:
+  if valid:
     texts += {
-      'test': lambda: [item['test'], points],
-      'asserts': lambda: [*item['asserts'], *hidden, *([points] if isinstance(points, str) else points)],
+      'test': lambda: [item['test'], entry_points],
+      'asserts': lambda: [
+        *item['asserts'],
+        *hidden,
+        *([entry_points] if isinstance(entry_points, str) else entry_points),
+      ],
       'io': lambda: [test.get(key) for test in item['io'] for key in ('input', 'output')],
     }[kind]()
-  if not listed or not all(isinstance(text, str) for text in texts):
+  if not valid or not all(isinstance(text, str) for text in texts):
     raise ValueError(
-      "an item for code needs texts: 'program', 'setup', 'test' and 'entry_point', the lists 'asserts' "
-      f"and 'hidden_asserts', or in the list 'io' objects with 'input' and 'output'; its {kind!r} is "
-      'not so.'
+      "an item for code needs strings in 'program', 'setup', 'test' and 'entry_point', lists of strings in 'asserts' "
+      "and 'hidden_asserts', and in 'io' a list of objects with the strings 'input' and 'output'; correct its "
+      f'{kind!r}.'
     )
   if kind != 'io' and any('\0' in text for text in texts):
-    raise ValueError("the program or tests of an item for code hold a NUL character, which Python's source cannot.")
+    raise ValueError('the program or tests of an item for code contain a NUL character, which Python source may not.')
   if kind == 'test':
     return language, kind, [f'{item["test"]}\ncheck({item["entry_point"]})']
   return language, kind, item[kind] + (hidden if kind == 'asserts' else [])
 
 
-def _prepared(item, kind, tests):
-  """function_tests.Tests of an item."""
+def _parse_function_tests(item, kind, tests):
+  """Returns the function_tests.Tests of an item."""
   entry_points = item.get('entry_point') or ()
   entry_points = (entry_points,) if isinstance(entry_points, str) else tuple(entry_points)
   prompt = item.get('problem') or item.get('prompt') or ''
@@ -153,34 +158,34 @@ def _prepared(item, kind, tests):
 
 
 def same_output(got, expected, tolerance):
-  """Whether two texts have the same words, white space aside; a word is a run of other bytes. In linear time.
+  """Whether two byte strings have the same words, separated by any white space. Takes linear time.
 
-  An expected word that is a decimal fraction, or has an exponent, may be missed by `tolerance`, or by that share of
-  it: tasks that print fractions allow an error, and those that do not differ by more. What differs by more than a
-  thousandth is right only where it rounds to what is expected: 0 is not 0.0000001. Integers are compared as text.
+  An expected word that is a decimal fraction or has an exponent may be missed by `tolerance`, absolute or relative:
+  tasks that print fractions allow an error, and where they do not, wrong answers differ by more. A number that differs
+  by more than a thousandth of the expected one must round to it: 0 is not 0.0000001. Integers are compared as text.
   """
-  want = expected.split()
-  got = got.split(maxsplit=len(want))  # one word more tells enough
-  return len(got) == len(want) and all(g == w or _close(g, w, tolerance) for g, w in zip(got, want))
+  expected = expected.split()
+  got = got.split(maxsplit=len(expected))  # one more word than expected is enough to see the difference
+  return len(got) == len(expected) and all(g == e or _close_enough(g, e, tolerance) for g, e in zip(got, expected))
 
 
-def _close(got, want, tolerance):
-  if not tolerance or max(len(got), len(want)) > DIGITS:
+def _close_enough(got, expected, tolerance):
+  if not tolerance or max(len(got), len(expected)) > DIGITS:
     return False
-  number = _NUMBER.fullmatch(want)
+  number = _NUMBER.fullmatch(expected)
   if not number or not any(number.groups()) or not _NUMBER.fullmatch(got):
     return False
   try:
-    found, right = decimal.Decimal(got.decode()), decimal.Decimal(want.decode())
-    missed, size, tolerance = abs(found - right), abs(right), decimal.Decimal(str(tolerance))
-    half = 0 if number[3] else decimal.Decimal(5).scaleb(right.as_tuple().exponent - 1)  # of the last digit
-    return missed <= max(tolerance * size, min(tolerance, max(half, size / 1000) if right else tolerance))
-  except decimal.DecimalException:  # beyond all exponents
+    got_number, expected_number = decimal.Decimal(got.decode()), decimal.Decimal(expected.decode())
+    error, size, tolerance = abs(got_number - expected_number), abs(expected_number), decimal.Decimal(str(tolerance))
+    half = 0 if number[3] else decimal.Decimal(5).scaleb(expected_number.as_tuple().exponent - 1)  # of the last digit
+    return error <= max(tolerance * size, min(tolerance, max(half, size / 1000) if expected_number else tolerance))
+  except decimal.DecimalException:  # an exponent that is too large
     return False
 
 
-def _runs(program, language, tests, limits, tolerance, unsafe):
-  """Yields (passed, reason) of one test by stdin and stdout after another."""
+def _run_io_tests(program, language, tests, limits, tolerance, unsafe):
+  """Runs tests by stdin and stdout one by one; yields (passed, reason)."""
   try:
     executable = programs.build(language, program, limits, unsafe)
   except programs.CompileError as error:
@@ -193,27 +198,31 @@ def _runs(program, language, tests, limits, tolerance, unsafe):
     if box.broken:
       yield False, box.broken
     elif box.code:
-      yield False, f'exit status {box.code}' + _last_words(box)
+      yield False, f'exit status {box.code}' + _error_line(box)
     elif same_output(box.output, test['output'].encode(errors='replace'), tolerance):
       yield True, ''
     else:
       yield False, f'wrong output, beginning {bytes(box.output[:80]).decode(errors="replace")!r}'
 
 
-def _once(*job):
-  """The results of _calls. A trained policy writes the same program many times over, and each costs two sandboxes."""
-  if job not in _KNOWN:
-    results, broken = _calls(*job)
-    if broken:  # a limit: it may be met the next time
+def _run_function_tests_cached(*job):
+  """The results of `_run_function_tests`, cached: a policy often writes the same program, and a run is expensive."""
+  if job not in _CACHE:
+    results, broken_limit = _run_function_tests(*job)
+    if broken_limit:  # the next run may stay within the limit
       return results
-    if len(_KNOWN) >= KEPT:
-      del _KNOWN[next(iter(_KNOWN))]
-    _KNOWN[job] = results
-  return _KNOWN[job]
+    if len(_CACHE) >= CACHE_SIZE:
+      del _CACHE[next(iter(_CACHE))]
+    _CACHE[job] = results
+  return _CACHE[job]
 
 
-def _calls(program, prepared, limits, stop, unsafe):
-  """(passed, reason) of tests of functions, as many as were come to, and what limit ended them, or ''."""
+def _run_function_tests(program, prepared, limits, stop, unsafe):
+  """Runs tests of functions.
+
+  Returns:
+    list of (passed, reason) of the tests that were reached, and the limit that ended them, or ''.
+  """
   tests = prepared.tests
   job = '\0'.join(['stop' if stop else '', ' '.join(prepared.names), prepared.setup, *tests]).encode(errors='replace')
   with contextlib.ExitStack() as stack:
@@ -224,7 +233,7 @@ def _calls(program, prepared, limits, stop, unsafe):
           sandbox.Box(
             [bubblewrap.python(unsafe), *programs.PYTHON_FLAGS, 'inside.py', role, *map(str, fds)],
             limits,
-            files={'inside.py': _inside(), **files},
+            files={'inside.py': _inside_source(), **files},
             fds=fds,
             unsafe=unsafe,
           )
@@ -241,31 +250,31 @@ def _calls(program, prepared, limits, stop, unsafe):
     finally:
       for fd in sum(pipes, ()):
         os.close(fd)
-    seen = 0
+    finished = 0
 
-    def heard():
-      nonlocal seen
-      if seen < (lines := checker.output.count(b'\n')):
-        seen = lines
-        candidate.lap()
-        checker.lap()
+    def restart_clocks():  # each test has the full time
+      nonlocal finished
+      if finished < (lines := checker.output.count(b'\n')):
+        finished = lines
+        candidate.restart_clock()
+        checker.restart_clock()
 
-    sandbox.run([candidate, checker], heard)
+    sandbox.run([candidate, checker], restart_clocks)
   lines = bytes(checker.output).decode(errors='replace').split('\n')[:-1]
-  found = [(line[0] == '1', line[2:]) for line in lines]
-  if len(found) < len(tests) and all(ok for ok, _ in found):
-    why = candidate.broken or checker.broken or f'the tests ended with status {checker.code}' + _last_words(checker)
-    found.append((False, why))
-  return found, candidate.broken or checker.broken
+  outcomes = [(line[0] == '1', line[2:]) for line in lines]
+  if len(outcomes) < len(tests) and all(passed for passed, _ in outcomes):
+    reason = candidate.broken or checker.broken or f'the tests ended with status {checker.code}' + _error_line(checker)
+    outcomes.append((False, reason))
+  return outcomes, candidate.broken or checker.broken
 
 
 @functools.cache
-def _inside():
+def _inside_source():
   return pathlib.Path(__file__).with_name('inside.py').read_bytes()
 
 
-def _last_words(box):
-  """The last line of what a program wrote to stderr that speaks of an error, or else the last one."""
+def _error_line(box):
+  """The last line of stderr that mentions an error, or else its last line, as ': line'; '' if it is empty."""
   lines = bytes(box.errors[-REASON:]).decode(errors='replace').strip().split('\n')
   line = next((line for line in reversed(lines) if 'rror' in line), lines[-1])
   return f': {line}' if line else ''

@@ -1,11 +1,12 @@
-"""What runs inside two sandboxes to test functions: the program in one, its tests in the other.
+"""The code that runs inside two sandboxes to test functions: the program in one, its tests in the other.
 
-`python inside.py candidate|checker IN OUT`, IN and OUT being descriptors of pipes to the other one.
-Calls and results cross as text: plain data by value, rebuilt from built-in types and a few of the standard
-library, and everything else by a number, behind which its owner keeps it. So nothing of the program is ever in
-the same process as a test: what it overrides, patches or searches through is its own.
+`python inside.py candidate|checker IN OUT`, where IN and OUT are file descriptors of pipes to the other process.
+Calls and results are exchanged as text: plain data by value, rebuilt from built-in types and a few types of the
+standard library, and every other object by a number under which its owner keeps it. So nothing of the program is ever
+in the process of the tests: it can only override, patch or search its own process.
 
-Of the standard library almost nothing is imported: half of a short program's time would go there.
+This file is copied into the sandbox, so it must be self-contained. It imports almost nothing of the standard library,
+because that would take half of the time of a short program.
 """
 
 import _sitebuiltins
@@ -14,12 +15,13 @@ import os
 import sys
 
 MESSAGE = 16 << 20  # bytes
-REASON = 500  # characters of an error's text
+REASON = 500  # characters that are kept of an error's text
 
 CONSTANTS = {'N': None, 'T': True, 'F': False}
 SCALARS = {'i': lambda text: int(text, 16), 'f': float, 'c': complex, 'b': bytes.fromhex}
 CONTAINERS = {'l': list, 't': tuple, 's': set, 'z': frozenset}
-# Classes of the standard library: module, name -> (what makes one again, how it is made; None: by the class itself).
+# Classes of the standard library: (module, name) -> (function from a value to the arguments that rebuild it, function
+# that rebuilds it; None: the class itself).
 VALUES = {
   ('builtins', 'range'): (lambda v: (v.start, v.stop, v.step), None),
   ('builtins', 'slice'): (lambda v: (v.start, v.stop, v.step), None),
@@ -39,22 +41,22 @@ VALUES = {
   ('datetime', 'timezone'): (lambda v: (v.utcoffset(None),), None),
   ('uuid', 'UUID'): (lambda v: (str(v),), None),
 }
-FUNCTIONS = tuple(map(type, (lambda: 0, len, str.upper)))  # the kinds that a test may pass
+FUNCTIONS = tuple(map(type, (lambda: 0, len, str.upper)))  # the types of functions that a test may pass
 NO_MESSAGE = 'the program wrote into the pipe of its results'
 
 
 def call_back(function, *args, **named):
-  """For the program, which may call functions that a test has passed it.
+  """Lets the program call a function that a test has passed to it.
 
-  No classes: out of `type` it would make, in the tests' process, an object that equals everything.
+  Classes are not allowed: with `type` the program could make an object in the tests' process that equals everything.
   """
   if not isinstance(function, FUNCTIONS):
-    raise TypeError('this is no function of the tests')
+    raise TypeError('this is not a function of the tests')
   return function(*args, **named)
 
 
-# What the tests may do with an object of the program's. It is always true, and compared here (see `Remote`): no word
-# of the program's decides a test.
+# What the tests may do with an object of the program. It is always true, and compared in this process (see `Remote`),
+# so the program cannot decide a test.
 OPERATIONS = {
   'call': lambda f, *args, **named: f(*args, **named),
   'getitem': lambda o, key: o[key],
@@ -70,12 +72,12 @@ def _asks(operation):
 
 
 class Remote:
-  """An object that the other side keeps; `number` is its place there.
+  """An object that the other process keeps, under `number`.
 
-  Where its class has an `__eq__`, it comes with what it then holds, as data: `state` is (class, values, names). Two
-  are equal where these are, but only if the test itself has made one of them, after the other had come, and it holds
-  what it was made from and no more. So a program cannot return what it will be compared with, nor leave out what
-  tells two apart.
+  If its class has an `__eq__`, its content is sent along as data: `state` is (class, values, names). Two objects are
+  equal if their states are equal, but only if the test itself has made one of them after it received the other, and
+  that one contains the arguments it was made with and nothing else. So a program can neither return the object that it
+  will be compared with, nor leave out what distinguishes two objects.
   """
 
   def __init__(self, peer, number, state=None):
@@ -96,13 +98,13 @@ class Remote:
 
   def __getattr__(self, name):
     if name.startswith('__'):
-      raise AttributeError(name)  # copy and the like ask for these
+      raise AttributeError(name)  # looked up by copy and others
     return self._peer.ask('getattr', self, name)
 
   def __bool__(self):
     return True
 
-  # No `len`: an object could tell a test another length than it then goes through.
+  # No `len`: an object could report a different length than it has when a test iterates over it.
   __call__, __setattr__, __iter__, __next__, __getitem__ = map(_asks, ('call', 'setattr', 'iter', 'next', 'getitem'))
 
 
@@ -110,15 +112,19 @@ class Peer:
   """One end of the pipes."""
 
   def __init__(self, incoming, outgoing, serves, keeps, fail):
-    """serves: operations that the other end may ask for. keeps: whether it may hold an object of ours.
+    """Opens the pipes.
 
-    fail: called with the reason where the other end has ended, or writes what is no message. It does
-    not return: no `except` of a test's may take that for an error of the function it tests.
+    Args:
+      incoming, outgoing: file descriptors.
+      serves: name -> function: the operations that the other end may ask for.
+      keeps: function from an object to whether the other end may refer to it by a number.
+      fail: function that is called with the reason if the other end has ended or sends an invalid message. It must not
+        return, so that no `except` of a test can take that for an error of the tested function.
     """
     self._in, self._out = open(incoming, 'rb'), open(outgoing, 'wb')
     self._serves, self._keeps, self._fail = serves, keeps, fail
-    self._kept, self._numbers, self._remotes = [], {}, {}
-    self._pending, self._held, self._told = {}, 0, None
+    self._objects, self._numbers, self._remotes = [], {}, {}
+    self._pending, self._depth, self._visited = {}, 0, None
 
   def send(self, *message):
     data = self.encode(message).encode(errors='surrogatepass')
@@ -131,7 +137,7 @@ class Peer:
       self._fail('the program ended')
 
   def receive(self):
-    """The next message: (kind, ...)."""
+    """Reads the next message: (kind, ...)."""
     head = self._in.readline(20)
     if not head:
       self._fail('the program ended')
@@ -143,7 +149,7 @@ class Peer:
       self._fail(NO_MESSAGE)
 
   def ask(self, operation, *args, **named):
-    """Has the other end do something. Returns its result, or raises its error."""
+    """Lets the other end do an operation. Returns its result, or raises its error."""
     self.send('ask', operation, [self.encode(a) for a in args], {k: self.encode(v) for k, v in named.items()})
     while True:
       kind, *content = self.receive()
@@ -153,13 +159,13 @@ class Peer:
       if kind == 'raise':
         error = error_of(*content)
         if isinstance(error, StopIteration) and operation != 'next':
-          error = RuntimeError('StopIteration')  # it would end a loop of the test's as if all were well
+          error = RuntimeError('StopIteration')  # otherwise it would silently end a loop of the test
         raise error
       result, changed = content
-      given = {**dict(enumerate(args)), **named}
-      for place, value in changed:
-        self._pending[id(given[place])] = given[place], self.decode(value)
-      self.settle(self._held)
+      arguments = {**dict(enumerate(args)), **named}
+      for key, value in changed:
+        self._pending[id(arguments[key])] = arguments[key], self.decode(value)
+      self.settle(self._depth)
       known = len(self._remotes)
       result = self.decode(result)
       if operation == 'call' and args[0]._class and isinstance(result, Remote) and result._order >= known:
@@ -168,20 +174,20 @@ class Peer:
 
   @staticmethod
   def new(value):
-    """The value, which a test has made to compare with; an error where it is none that the program's class makes."""
+    """Returns a value that a test has made to compare with. TypeError if it is no new object of the program's class."""
     if not isinstance(value, Remote) or value._made is None:
-      raise TypeError('a class of the program makes no new object')
+      raise TypeError('a class of the program did not make a new object')
     return value
 
   def hold(self):
-    """Begins an expression in which changes of arguments wait. Returns what `settle` takes."""
-    self._held += 1
-    return self._held - 1
+    """Begins an expression during which changes to arguments are delayed. Returns the depth for `settle`."""
+    self._depth += 1
+    return self._depth - 1
 
-  def settle(self, held, value=None):
-    """Ends it, and returns its value: the changes are made, unless it stands in another one."""
-    self._held = held
-    if not held:
+  def settle(self, depth, value=None):
+    """Ends such an expression and returns its value; applies the changes unless it is nested in another one."""
+    self._depth = depth
+    if not depth:
       for old, new in self._pending.values():
         old.clear()
         old.extend(new) if isinstance(old, list) or _kind(old) == ('collections', 'deque') else old.update(new)
@@ -189,23 +195,26 @@ class Peer:
     return value
 
   def serve(self, operation, encoded, named):
-    """Does what the other end asks for; its lists, sets and dicts that this changes go back changed."""
+    """Does an operation for the other end, and sends the result and the arguments that it has changed in place.
+
+    These may be lists, sets, dicts and deques.
+    """
     try:
       args = [self.decode(a) for a in encoded]
       encoded, named = {**dict(enumerate(encoded)), **named}, {k: self.decode(v) for k, v in named.items()}
       result = self.encode(self._serves[operation](*args, **named))
       after = [
-        (i, self.encode(a))
-        for i, a in (*enumerate(args), *named.items())
-        if isinstance(a, (list, set, dict)) or _kind(a) == ('collections', 'deque')
+        (key, self.encode(arg))
+        for key, arg in (*enumerate(args), *named.items())
+        if isinstance(arg, (list, set, dict)) or _kind(arg) == ('collections', 'deque')
       ]
-      self.send('result', result, [(i, text) for i, text in after if text != encoded[i]])
+      self.send('result', result, [(key, text) for key, text in after if text != encoded[key]])
     except BaseException as error:
       self.send('raise', *described(error))
 
   def encode(self, value):
-    """A letter; then for all but constants a number, name or length, ';', and the content."""
-    parts, self._told = [], set()
+    """Encodes a value: a letter, and except for constants a number, name or length, ';', and the content."""
+    parts, self._visited = [], set()
     self._write(value, parts)
     return ''.join(parts)
 
@@ -217,7 +226,7 @@ class Peer:
     if isinstance(value, str):
       parts.append(f'u{len(value)};{str(value)}')
     elif isinstance(value, int):
-      parts.append(f'i{int(value):x};')  # decimal digits have a limit
+      parts.append(f'i{int(value):x};')  # hexadecimal, since Python limits the number of decimal digits
     elif isinstance(value, float):
       parts.append(f'f{float(value)!r};')
     elif isinstance(value, complex):
@@ -247,10 +256,10 @@ class Peer:
       parts.append(f'{"m" if state is None else "o"}{self._keep(value)};{state or ""}')
 
   def _state(self, value):
-    """The class and attributes of an object that has an `__eq__` of its own, encoded; None of another."""
-    if type(value).__eq__ is object.__eq__ or isinstance(value, type) or id(value) in self._told:
+    """The encoded class and attributes of an object whose class defines `__eq__`; None for any other."""
+    if type(value).__eq__ is object.__eq__ or isinstance(value, type) or id(value) in self._visited:
       return None
-    self._told.add(id(value))
+    self._visited.add(id(value))
     parts = []
     try:
       if value == object():
@@ -259,8 +268,8 @@ class Peer:
       pass
     try:
       names = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
-      found = {name: getattr(value, name) for name in names} | dict(getattr(value, '__dict__', {}))
-      self._write([type(value).__name__, list(found.values()), list(found)], parts)
+      attributes = {name: getattr(value, name) for name in names} | dict(getattr(value, '__dict__', {}))
+      self._write([type(value).__name__, list(attributes.values()), list(attributes)], parts)
     except Exception:
       return None
     return ''.join(parts)
@@ -269,12 +278,12 @@ class Peer:
     if not self._keeps(value):
       raise TypeError(f'a test may not pass a {type(value).__name__}')
     if id(value) not in self._numbers:
-      self._numbers[id(value)] = len(self._kept)
-      self._kept.append(value)  # so it lives, and its id stays its own
+      self._numbers[id(value)] = len(self._objects)
+      self._objects.append(value)  # keeps it alive, so that its id is not reused
     return self._numbers[id(value)]
 
   def decode(self, text):
-    """The reverse; built-in types and those of VALUES alone."""
+    """The reverse of `encode`; makes only built-in types and those of VALUES."""
     try:
       value, end = self._read(text, 0)
     except Exception:
@@ -282,7 +291,7 @@ class Peer:
     return value if end == len(text) else self._fail(NO_MESSAGE)
 
   def _read(self, text, at):
-    """(the value that begins at `at`, where it ends)."""
+    """Returns (value that begins at index `at`, index of its end)."""
     letter = text[at]
     if letter == 'j':
       items, at = self._read(text, at + 1)
@@ -307,7 +316,7 @@ class Peer:
     if letter == 'u':
       return text[at : at + number], at + number
     if letter == 'y':
-      return self._kept[number], at
+      return self._objects[number], at
     if letter == 'm':
       return self._remotes.setdefault(number, Remote(self, number)), at
     if letter == 'o':
@@ -321,7 +330,7 @@ class Peer:
 
 
 def _kind(value):
-  """The key of VALUES that a value goes by; None where there is none."""
+  """The key of VALUES for a value, by its classes; None if there is none."""
   return next((kind for kind in ((c.__module__, c.__qualname__) for c in type(value).__mro__) if kind in VALUES), None)
 
 
@@ -331,7 +340,7 @@ def _slots(kind):
 
 
 def described(error):
-  """(name of the nearest built-in class, text) of an exception."""
+  """Encodes an exception as (name of its nearest built-in class, text)."""
   name = next(c.__name__ for c in type(error).__mro__ if c.__module__ == 'builtins')
   try:
     return name, str(error.args[0] if len(error.args) == 1 else error)[:REASON]
@@ -340,42 +349,44 @@ def described(error):
 
 
 def error_of(name, text):
-  """The reverse. SystemExit and the like become an error: no test stops by the program's word."""
+  """The reverse of `described`. SystemExit and the like become a RuntimeError, so the program cannot end a test."""
   kind = getattr(builtins, name, None)
   if isinstance(kind, type) and issubclass(kind, Exception):
     try:
       return kind(text)
-    except TypeError:  # UnicodeDecodeError wants more
+    except TypeError:  # UnicodeDecodeError takes more arguments
       pass
   return RuntimeError(f'{name}: {text}')
 
 
 def candidate(pipes):
-  """Runs program.py, says which functions and classes it has, and does what is asked."""
+  """Runs program.py, sends its functions and classes, and serves the operations of the tests."""
   peer = Peer(*pipes, serves=OPERATIONS, keeps=lambda value: True, fail=sys.exit)
   program = sys.modules['program'] = type(sys)('program')
-  builtins.exit = builtins.quit = _sitebuiltins.Quitter('exit', '')  # without site-packages there is none
+  builtins.exit = builtins.quit = _sitebuiltins.Quitter('exit', '')  # missing without site-packages
   with open('program.py', encoding='utf-8') as file:
     source = file.read()
   with open('starter.txt', encoding='utf-8') as file:
     for statement in file.read().split('\0'):
       try:
         exec(compile(statement, 'starter', 'exec'), vars(program))
-      except Exception:  # what cannot be imported here; the program may not need it
+      except Exception:  # a module that is missing here; the program may not need it
         pass
-  given = dict(vars(program))
+  starter_names = dict(vars(program))
   try:
     exec(compile(source, 'program.py', 'exec'), vars(program))
   except BaseException as error:
     peer.send('raise', *described(error))
     return
-  # What the starter imports answers no test; classes that it shows may be asked for beside the program's functions.
+  # Imports of the starter are not sent; its classes are, as tests may use them besides the program's functions.
   peer.send(
     'names',
     {
       k: v
       for k, v in vars(program).items()
-      if callable(v) and not k.startswith('__') and (v is not given.get(k) or getattr(v, '__module__', '') == 'program')
+      if callable(v)
+      and not k.startswith('__')
+      and (v is not starter_names.get(k) or getattr(v, '__module__', '') == 'program')
     },
   )
   while True:
@@ -383,55 +394,55 @@ def candidate(pipes):
 
 
 def checker(pipes):
-  """Runs the tests of job.txt against the program, and prints a line for each: 1, or 0 and the reason."""
+  """Runs the tests of job.txt against the program, and prints a line per test: 1, or 0 and the reason."""
   with open('job.txt', encoding='utf-8') as file:
     stop, names, setup, *tests = file.read().split('\0')
   verdicts = os.fdopen(os.dup(1), 'w', errors='replace')
-  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # tests print
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # tests may print
 
-  def tell(reason=''):
+  def report(reason=''):
     print(int(not reason), ' '.join(reason[:REASON].split()), file=verdicts, flush=True)
 
   def fail(reason):
-    tell(reason)
+    report(reason)
     os._exit(0)
 
   peer = Peer(*pipes, serves={'call': call_back}, keeps=lambda value: isinstance(value, FUNCTIONS), fail=fail)
   try:
     space = _namespace(peer, names.split())
-    asked = dict(space)
+    from_program = dict(space)
     exec(compile(setup, 'setup', 'exec'), space)
     for name in names.split():
-      space.pop(name, None)  # a setup may show what is asked for, unfinished
-    space.update(asked)
+      space.pop(name, None)  # a setup may contain a stub of an entry point
+    space.update(from_program)
   except Exception as error:
-    fail(_told(error))
+    fail(_message(error))
   for test in tests:
     try:
       peer.settle(0)
       exec(compile(test, 'test', 'exec'), space)
-      tell()
+      report()
     except Exception as error:
-      tell(_told(error))
+      report(_message(error))
       if stop:
         break
   os._exit(0)
 
 
 def _namespace(peer, names):
-  """What the tests see: of the program, what stands under `names`."""
+  """The namespace of the tests: the `names` of the program, and the functions that `_ArgumentHolder` calls."""
   kind, *content = peer.receive()
   if kind == 'raise':
     raise error_of(*content)
-  (found,) = content
-  for name, value in found.items():
+  (program_names,) = content
+  for name, value in program_names.items():
     if isinstance(value, Remote):
       vars(value)['_class'] = name[:1].isupper()
-  own = {'__hold__': peer.hold, '__settle__': peer.settle, '__new__': peer.new}
-  return {k: v for k, v in found.items() if k in names} | own
+  helpers = {'__hold__': peer.hold, '__settle__': peer.settle, '__new__': peer.new}
+  return {k: v for k, v in program_names.items() if k in names} | helpers
 
 
-def _told(error):
+def _message(error):
   return ': '.join(filter(None, [type(error).__name__, str(error)]))
 
 

@@ -1,4 +1,4 @@
-"""The languages of programs: how a program is found in a response, compiled and started."""
+"""Programming languages: how a program is extracted from a response, compiled and started."""
 
 import dataclasses
 import functools
@@ -11,10 +11,10 @@ from r1jax.rewards.coding import bubblewrap, sandbox
 
 COMPILE_SECONDS = 20.0
 COMPILE_MB = 1024
-MESSAGE = 2000  # characters of a compiler's message that are kept
+MESSAGE = 2000  # characters that are kept of a compiler's message
 
-PYTHON_FLAGS = ('-S', '-s', '-B', '-X', 'int_max_str_digits=0')  # no site-packages, nothing written, long integers
-# Without site-packages there is no `exit` either, which many programs end by.
+PYTHON_FLAGS = ('-S', '-s', '-B', '-X', 'int_max_str_digits=0')  # no site-packages, no .pyc files, long integers
+# Without site-packages there is no `exit`, which many programs call.
 _START = b"""import _sitebuiltins, builtins
 builtins.exit = builtins.quit = _sitebuiltins.Quitter('exit', '')
 __file__ = 'main.py'
@@ -24,10 +24,10 @@ del _sitebuiltins, builtins
 exec(program)
 """
 
-_JVM = ('-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1')  # few threads; short programs gain nothing by more
+_JVM = ('-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1')  # few threads: short programs do not benefit from more
 _WORD = re.compile('[a-z0-9+#]*')
-_QUOTES = re.compile(r'(?:[ ]{0,3}>[ ]?)*')  # of Markdown, before a fence
-# Comments and strings (to their end, or the text's: so that none is begun twice), braces, classes, and main.
+_QUOTES = re.compile(r'(?:[ ]{0,3}>[ ]?)*')  # Markdown quote marks before a fence
+# Comments and strings (up to their end or the end of the text, so that none is scanned twice), braces, classes, main.
 _JAVA = re.compile(
   r'//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"?|\'(?:\\.|[^\'\\\n])*\'?|[{}]'
   r'|\bclass\s+([A-Za-z_$][\w$]*)|\bvoid\s+main\s*\(',
@@ -37,15 +37,15 @@ _PUBLIC_CLASS = re.compile(r'\bpublic\s+(?:final\s+)?class\s+([A-Za-z_$][\w$]*)'
 
 
 class CompileError(Exception):
-  """The program is none of its language; the text is the compiler's."""
+  """The program does not compile; the text is the compiler's message."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-  tags: tuple[str, ...]  # after the fence of a block
-  tools: tuple[str, ...] = ()  # executables beside Python
-  package: str = ''  # of Debian, which holds them
-  overhead_mb: int = 0  # what the runtime itself takes, over the memory of the program
+  tags: tuple[str, ...]  # info strings of a fenced block
+  tools: tuple[str, ...] = ()  # executables that it needs besides Python
+  package: str = ''  # Debian package that contains them
+  overhead_mb: int = 0  # memory that the runtime needs in addition to the program's
 
 
 LANGUAGES = {
@@ -58,7 +58,7 @@ LANGUAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class Executable:
-  """What `sandbox.Box` takes."""
+  """A program that is ready to run; the arguments of `sandbox.Box`."""
 
   command: list[str]
   files: dict[str, bytes]
@@ -66,59 +66,70 @@ class Executable:
 
 
 def extract(prompt, response, language):
-  """The program in a response: its last fenced block after the thinking; None where there is none.
+  """Extracts the program from a response: its last fenced block after the thinking.
 
-  A fence is a line that begins, after spaces and the > of quotes, with three or more ` or ~; the block ends at
-  the next line that holds nothing but at least as many of the same. <answer> may stand before a fence, </answer>
-  behind one. A block without an end is none: the response was cut. Where the last one has none, fences at the
-  end of a line of code end blocks too.
-  Blocks tagged as the language come first (the last of them counts), then those without a tag; others, such
-  as its output, never count. Thinking that has not ended has nothing after it. Linear in the text's length.
+  A fence is a line that begins, after spaces and > of quotes, with three or more ` or ~. The block ends at the next
+  line that consists of at least as many of the same character. <answer> may precede a fence, and </answer> may follow
+  one. A block without an end does not count, as the response was truncated. If the last block has no end, a fence at
+  the end of a line of code ends a block, too.
+  The last block with a tag of the language is preferred, then the last one without a tag; other blocks, such as
+  program output, never count. There is no program if the thinking is not closed. Takes linear time.
 
   Args:
     prompt: see `templates.completed`.
     response: text.
     language: key of LANGUAGES.
+
+  Returns:
+    the source, or None if there is none.
   """
-  after = templates.summary(templates.completed(prompt, response))
-  if after is None:
+  summary = templates.summary(templates.completed(prompt, response))
+  if summary is None:
     return None
-  found = {}
-  for tag, block in _blocks(after):
-    found[tag] = block
+  last = {}  # by tag
+  for tag, block in _blocks(summary):
+    last[tag] = block
     if tag in LANGUAGES[language].tags:
-      found[language, 'last'] = block
-  return found.get((language, 'last'), found.get(''))
+      last[language, 'last'] = block
+  return last.get((language, 'last'), last.get(''))
 
 
 def blocks(text, language):
-  """The closed fenced blocks of a text that are tagged as a language, or not at all."""
+  """The closed fenced blocks of a text that have a tag of the language, or none."""
   return [block for tag, block in _blocks(text) if tag in (*LANGUAGES[language].tags, '')]
 
 
 def _blocks(text):
-  """(tag, content) of the closed fenced blocks, in order."""
+  """List of (tag, content) of the closed fenced blocks, in order."""
   lines = text.replace('\r\n', '\n').split('\n')
   blocks, closed = _fenced(lines, lenient=False)
-  more, closed = (blocks, True) if closed else _fenced(lines, lenient=True)
-  return more if closed else blocks
+  lenient_blocks, closed = (blocks, True) if closed else _fenced(lines, lenient=True)
+  return lenient_blocks if closed else blocks
 
 
 def _fenced(lines, lenient):
-  """(tag, content) of the closed blocks, and whether none is open at the end; lenient: a line of code may close one."""
+  """Returns the list of (tag, content) of the closed blocks, and whether none is open at the end.
+
+  lenient: a fence at the end of a line of code closes a block, too.
+  """
   blocks, fence = [], ''
   for line in lines:
     if not fence:
       quotes = _QUOTES.match(line)[0]
       line = line[len(quotes) :]
       bare = line.strip().removeprefix('<answer>').lstrip()
-      run = _run(bare)
-      if run and '`' not in bare[len(run) :]:
-        fence, tag, content, indent = run, _tag(bare[len(run) :]), [], len(line) - len(line.lstrip(' '))
+      opening_fence = _leading_fence(bare)
+      if opening_fence and '`' not in bare[len(opening_fence) :]:
+        fence, tag, content, indent = (
+          opening_fence,
+          _tag(bare[len(opening_fence) :]),
+          [],
+          len(line) - len(line.lstrip(' ')),
+        )
       continue
     line = line[re.match(r'(?:[ ]{0,3}>[ ]?){0,%d}' % quotes.count('>'), line).end() :] if quotes else line
     bare = line.strip().removesuffix('</answer>').rstrip()
-    closes = bare.startswith(fence) and _run(bare) == bare
+    closes = bare.startswith(fence) and _leading_fence(bare) == bare
     code = bare.rstrip(fence[0]) if lenient and bare.endswith(fence) else ''
     if code or not closes:
       line = line[: line.index(code) + len(code)] if code else line
@@ -129,29 +140,30 @@ def _fenced(lines, lenient):
   return blocks, not fence
 
 
-def _run(bare):
-  """The ` or ~ that a line begins with, where they are enough for a fence."""
+def _leading_fence(bare):
+  """The run of ` or ~ that begins a line if it is long enough for a fence, else ''."""
   return bare[: len(bare) - len(bare.lstrip(bare[0]))] if bare[:3] in ('```', '~~~') else ''
 
 
 def _tag(info):
-  """The first word of what follows a fence: 'python' of ' python title=a', and of '{.python}'."""
+  """The first word of a fence's info string: 'python' for ' python title=a' and for '{.python}'."""
   return _WORD.match(info.strip().lstrip('{.').lower())[0]
 
 
 def build(language, program, limits, unsafe):
-  """Makes a program ready to run, compiling it in a sandbox where its language asks for that.
+  """Makes a program ready to run; compiles it in a sandbox if its language requires that.
 
   Args:
     language: key of LANGUAGES.
-    program: its source.
+    program: source.
     limits: sandbox.Limits of a run.
+    unsafe: see `sandbox.Box`.
 
   Returns:
     Executable.
 
   Raises:
-    CompileError: with the compiler's message.
+    CompileError: the program does not compile.
     ConfigError: the compiler is not installed.
   """
   source = program.encode(errors='replace')
@@ -180,7 +192,7 @@ def build(language, program, limits, unsafe):
 
 
 def _compile(command, results, files, unsafe):
-  """Runs a compiler. Returns the files that it made, as one archive for `sandbox.Box`."""
+  """Runs a compiler. Returns its output files as one archive, {'built.tar': bytes}, for `sandbox.Box`."""
   limits = sandbox.Limits(COMPILE_SECONDS, COMPILE_MB, mapped=False, output=bubblewrap.TMP)
   archive = ['/bin/sh', '-c', f'"$@" >&2 && exec tar -cf - {results}', 'sh']
   with sandbox.Box([*archive, *command], limits, files=files, runtime=command[0], unsafe=unsafe) as box:
@@ -191,7 +203,7 @@ def _compile(command, results, files, unsafe):
 
 
 def _main_class(program):
-  """The outer class that the first `void main(` stands in; 'Main' where there is none."""
+  """The name of the outer class of the first `void main(` in a Java program; 'Main' if there is none."""
   depth, name = 0, 'Main'
   for match in _JAVA.finditer(program):
     if match[0] in '{}':
@@ -205,12 +217,12 @@ def _main_class(program):
 
 @functools.cache
 def _tool(name, language):
-  """Where an executable lies. The sandbox shows /usr alone, so that is where it must be."""
+  """The path of an executable. It must be under /usr, since the sandbox contains nothing else."""
   path = shutil.which(name, path='/usr/local/bin:/usr/bin:/bin')
   path = path and os.path.realpath(path)
   config.require(
     path and path.startswith('/usr/'),
-    f"programs in '{language}' need {name}, which is not installed "
-    f'under /usr: apt-get install {LANGUAGES[language].package}.',
+    f"programs in '{language}' need {name}, which is not installed under /usr: "
+    f'apt-get install {LANGUAGES[language].package}.',
   )
   return path

@@ -1,8 +1,8 @@
-"""A filter of system calls that a program in the sandbox has no use for, for `bwrap --seccomp`.
+"""A filter that denies system calls which a program in the sandbox does not need, for `bwrap --seccomp`.
 
-What it closes: memory that no process has mapped and no limit counts (memfd, System V IPC, networks, pages given to
-a pipe), and parts of the kernel where its own holes were found (bpf, io_uring, userfaultfd, keys), debugging of other
-processes, and namespaces and mounts, which bubblewrap has closed already.
+It denies access to memory that no process has mapped and no limit counts (memfd, System V IPC, networks, pages given to
+a pipe), to parts of the kernel with a history of vulnerabilities (bpf, io_uring, userfaultfd, keys), to debugging of
+other processes, and to namespaces and mounts, which bubblewrap has closed already.
 """
 
 import errno
@@ -12,7 +12,7 @@ import platform
 import socket
 import struct
 
-# Numbers on x86_64 and on aarch64; None: not there.
+# System call numbers on x86_64 and on aarch64; None: it does not exist there.
 _DENIED = {
   'ptrace': (101, 117),
   'process_vm_readv': (310, 270),
@@ -60,35 +60,35 @@ _DENIED = {
 }
 _ALL, _ANONYMOUS = 0xFFFFFFFF, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
 _HUGETLB = 0x40000  # MAP_HUGETLB
-_SECCOMP, _FUTEX_HASH = 22, 78  # of prctl: filters of its own, and a table as large as it likes
+_SECCOMP, _FUTEX_HASH = 22, 78  # of prctl: filters of its own, and a futex table of any size
 _SO_SNDBUFFORCE = 32
 
-# (numbers, argument, mask, values): the call is refused where the argument, masked, is one of the values.
+# (numbers, argument, mask, values): the call is denied if the masked argument is one of the values.
 _ARGUMENTS = [
   ((9, 222), 3, _HUGETLB, (_HUGETLB,)),  # mmap
   ((54, 208), 2, _ALL, (socket.SO_SNDBUF, _SO_SNDBUFFORCE)),  # setsockopt
   ((157, 167), 0, _ALL, (_SECCOMP, _FUTEX_HASH)),  # prctl
 ]
-# Where no group counts the kernel's memory: shared memory that nobody has mapped any more, and locks of files.
+# Denied only if no control group counts the kernel's memory: shared memory that outlives its mapping, and file locks.
 _UNCOUNTED = [
   ((9, 222), 3, _ANONYMOUS, (_ANONYMOUS,)),  # mmap
   ((72, 25), 1, _ALL, (fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW)),  # fcntl
 ]
-_SOCKETS = ((41, 198), (53, 199))  # socket and socketpair: of AF_UNIX alone. AF_VSOCK knows no namespaces
+_SOCKETS = ((41, 198), (53, 199))  # socket and socketpair: only AF_UNIX, because AF_VSOCK ignores namespaces
 _MACHINES = {'x86_64': (0, 0xC000003E), 'aarch64': (1, 0xC00000B7)}  # column above, AUDIT_ARCH of <linux/audit.h>
 _X32 = 0x40000000  # set in the numbers of x86_64's second table
 
-# <linux/bpf_common.h>: a word of seccomp_data (0: the call's number, 4: the architecture, from 16 on its arguments)
-# into the register, and its bits; a jump where it equals, or is at least, a constant; the end with an action.
+# <linux/bpf_common.h>: load a word of seccomp_data (0: number of the call, 4: architecture, from 16 on: arguments) into
+# the register; mask it; jump if it equals, or is at least, a constant; return an action.
 _LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _REFUSE = _ERROR | errno.EPERM
 
 
 def program(counted):
-  """The filter's bytes (struct sock_filter[]); b'' on a machine whose numbers are not known here.
+  """The filter as bytes (struct sock_filter[]); b'' on a machine whose system call numbers are not known here.
 
-  counted: whether the kernel's memory is counted by a group of the sandbox's own (`r1jax.rewards.coding.cgroup`).
+  counted: whether a control group of the sandbox counts the kernel's memory (`r1jax.rewards.coding.cgroup`).
   """
   if platform.machine() not in _MACHINES:
     return b''
@@ -100,16 +100,16 @@ def program(counted):
     code += _argument(numbers[column], 0, _ALL, (socket.AF_UNIX,), others=_ERROR | errno.EAFNOSUPPORT)
   denied = sorted(numbers[column] for numbers in _DENIED.values() if numbers[column] is not None)
   tests = [(_EQUAL, number) for number in denied] + [(_AT_LEAST, _X32)]
-  # A test that holds jumps to the end; one that does not goes on with the next, and then to the allowance.
+  # A test that matches jumps to the last instruction (deny); if none matches, the one before it allows the call.
   code += [(test, len(tests) - i, 0, constant) for i, (test, constant) in enumerate(tests)]
   code += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
   return b''.join(struct.pack('HBBI', *instruction) for instruction in code)
 
 
 def _argument(number, argument, mask, values, refused=_ALLOW, others=None):
-  """Instructions that end with `refused` where a call's argument is one of the values, else with `others`, if any."""
+  """Instructions that return `refused` if an argument of a call is one of the values, else `others` if it is given."""
   tests = [(_LOAD, 0, 0, 16 + 8 * argument), (_AND, 0, 0, mask)]
   tests += [(_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
   tests += [(_EQUAL, 1, 1, 0) if others is None else (_RETURN, 0, 0, others), (_RETURN, 0, 0, refused)]
-  # Whatever the test with no `others` finds, it skips the refusal: it is reached by a jump alone.
+  # Without `others`, the dummy test skips the return of `refused` in either case, so only a jump reaches it.
   return [(_EQUAL, 0, len(tests) + 1, number), *tests, (_LOAD, 0, 0, 0)]

@@ -1,1 +1,1 @@
-"""The mathematics reward: answers read, put into one notation and compared."""
+"""The mathematics reward: reads answers, normalizes their notation and compares them."""

@@ -1,8 +1,8 @@
-"""Is the answer of a mathematics problem right? By rule.
+"""The rule-based reward for mathematics: does the answer equal the reference?
 
-Where the answer stands is decided by `r1jax.rewards.answers`, what counts as equal by
-`r1jax.rewards.mathematics.compare`: their first lines are the rules. A policy finds every answer that is scored 1 and
-is not right, so what is in doubt is wrong.
+`r1jax.rewards.answers` finds the answer and `r1jax.rewards.mathematics.compare` decides whether it is equal; their
+docstrings state the rules. A policy will find and exploit any wrong answer that scores 1, so an answer in doubt is
+wrong.
 """
 
 from r1jax.config import ConfigError
@@ -11,45 +11,48 @@ from r1jax.rewards.mathematics import compare, mathtext, symbolic
 
 
 def math_answer(items, *, where='both', bare=False):
-  """1.0 where the response's answer equals the item's 'answer', else 0.0.
+  """1.0 if the response's answer equals the item's 'answer', else 0.0.
 
-  May take arbitrarily long or much memory: call it under a limit (`pool.Grader`).
+  This can take any amount of time and memory: call it under limits (`pool.Grader`).
 
   Args:
-    items: list of dicts with 'response' and 'answer' (str or number), and if there 'prompt' and 'problem'.
-    where: 'tags', 'boxed' or 'both': see `answers`.
-    bare: a response with no tag and no box is itself an answer.
+    items: list of dicts with 'response' and 'answer' (str or number), and optionally 'prompt' and 'problem'.
+    where: 'tags', 'boxed' or 'both', see `answers`.
+    bare: a response without any tag or box is itself the answer.
+
+  Returns:
+    list of float, 0.0 or 1.0.
 
   Raises:
-    ConfigError: an unknown `where`, or a `bare` that is neither True nor False.
+    ConfigError: an unknown `where`, or a `bare` that is not a bool.
   """
   _check(where, bare)
   return [verdict(item, where=where, bare=bare)['score'] for item in items]
 
 
 def verdict(item, *, where='both', bare=False):
-  """As math_answer, of one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
+  """How `math_answer` scores one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
   _check(where, bare)
-  found = answers.find(item, where, bare)
-  if found.text is None:
-    return {'score': 0.0, 'reason': found.reason, 'extracted': None}
-  gold, problem = mathtext.ended(answers.reference(item)), str(item.get('problem', ''))
-  wrong = compare.difference(gold, mathtext.ended(found.text), problem)
-  if wrong and found.together and compare.difference(gold, found.together, problem) is None:
-    wrong = None
-  if wrong is None and found.later is not None and compare.difference(gold, found.later, problem) is not None:
-    wrong = f'followed by another answer: {found.later[:80]}'
-  return {'score': float(wrong is None), 'reason': wrong or 'equal', 'extracted': found.text}
+  answer = answers.find(item, where, bare)
+  if answer.text is None:
+    return {'score': 0.0, 'reason': answer.reason, 'extracted': None}
+  gold, problem = mathtext.strip_end(answers.reference(item)), str(item.get('problem', ''))
+  difference = compare.difference(gold, mathtext.strip_end(answer.text), problem)
+  if difference and answer.together and compare.difference(gold, answer.together, problem) is None:
+    difference = None
+  if difference is None and answer.later is not None and compare.difference(gold, answer.later, problem) is not None:
+    difference = f'followed by another answer: {answer.later[:80]}'
+  return {'score': float(difference is None), 'reason': difference or 'equal', 'extracted': answer.text}
 
 
 def vote(item, *, where='both', bare=False):
-  """The answer that the response gives, or None."""
-  found = answers.find(item, where, bare)
-  return found.together or found.text
+  """The answer of the response; None if there is none."""
+  answer = answers.find(item, where, bare)
+  return answer.together or answer.text
 
 
 def prepare():
-  """Imports the verifier and builds its tables: seconds, and not to be charged to an item."""
+  """Imports math-verify and builds its tables, which takes seconds that should not count against an item."""
   for text in (r'\frac{\sqrt{2}}{2}+3\pi', 'x^2+2x-1=y', r'(-\infty,2)\cup[3,4]', r'2(x+1)', r'x\ge 3'):
     symbolic.equal(text, text)
 

@@ -1,6 +1,6 @@
-"""The text of an answer: in one spelling, and taken apart where it is a list, set, tuple or interval.
+"""Normalizes the text of an answer, and splits lists, sets, tuples and intervals into their entries.
 
-The patterns hold no repetition within a repetition; each takes time linear in the text.
+No pattern contains a repetition within a repetition, so each takes time linear in the text.
 """
 
 import re
@@ -8,7 +8,7 @@ import re
 from r1jax.rewards import answers
 from r1jax.rewards.mathematics import notation
 
-# Full-width ASCII, and what typographers and Chinese keyboards put in place of a sign. Nothing else: ⑥ is not 6.
+# Full-width ASCII, and typographic or Chinese variants of signs. Nothing else: ⑥ is not 6.
 _SIGNS = (
   {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
   | str.maketrans(
@@ -52,9 +52,9 @@ _SIGNS = (
     )
   }
 )
-CURRENCY = '\ue000'  # stands for `\$`, which is money; a bare $ is a delimiter
-AND = '\ue001'  # stands for 'and' between the entries of a list, as ; for 'or'
-MARKS = ',;' + AND  # between entries
+CURRENCY = '\ue000'  # stands for `\$`, a currency sign; a bare $ is a delimiter
+AND = '\ue001'  # stands for 'and' between the entries of a list, as ; stands for 'or'
+MARKS = ',;' + AND  # separators of entries
 FONT = re.compile(r'\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|bf|rm)(?![A-Za-z]) ?')
 _REPLACED = [
   (re.compile(pattern), by)
@@ -97,48 +97,48 @@ _REPLACED = [
 ]
 _BOLD = re.compile(r'(?<![0-9A-Za-z)}])\*\*([^* ][^*]*)\*\*(?![0-9A-Za-z({\\])')  # Markdown's, not a power
 _FONT_OPENED = re.compile(FONT.pattern + r'\{ ?')
-_LAYERS = 4  # around an answer, taken off at most
-_ASKED = re.compile(
+_LAYERS = 4  # most layers around an answer that are removed
+_LEAD_IN = re.compile(
   r'(?:\*\*)?(?:so )?(?:the |my )?(?:final |correct )?(?:answer|choice|option|solution|result|value)'
   r'(?: of [A-Za-z])?(?: is:?|:|(?= -?[0-9]))(?:\*\*)? ?|答案(?:是|为)?:? ?|答:? ?',
   re.IGNORECASE,
 )
 
 
-def plain(text):
-  """The text in one spelling: spaces, fractions, separators, delimiters; 'or' becomes ';' and 'and' AND."""
-  text = notation.one(_BOLD.sub(r'\1', text)).translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
+def normalize(text):
+  """The text with normalized spaces, fractions, separators and delimiters; 'or' becomes ';', and 'and' becomes AND."""
+  text = notation.normalize(_BOLD.sub(r'\1', text)).translate(_SIGNS).replace('\\$', CURRENCY).replace('$', '').strip()
   if '\\begin' not in text:
-    text = re.sub(r'\\\\(?=[A-Za-z])', r'\\', text)  # escaped once too often
-  for pattern, by in _REPLACED:
-    text = pattern.sub(by, text)
+    text = re.sub(r'\\\\(?=[A-Za-z])', r'\\', text)  # a backslash that was escaped twice
+  for pattern, replacement in _REPLACED:
+    text = pattern.sub(replacement, text)
   text = text.strip()
   text = text[2:-2].strip() if text.startswith('[ ') and text.endswith(' ]') and ',' not in text else text
   for _ in range(_LAYERS):
-    before, text = text, _bare(text)
-    if text == before:
+    previous, text = text, _strip_layer(text)
+    if text == previous:
       break
   return text
 
 
-def _bare(text):
-  r"""The text without one layer of what may stand around an answer: 'The answer is', `\text{}`, braces, `=`, marks."""
+def _strip_layer(text):
+  r"""The text without one layer of wrapping around the answer: 'The answer is', `\text{}`, braces, `=`, punctuation."""
   text = text.strip()
   while len(text) > 1 and text[0] == text[-1] and text[0] in '*`':
     text = text[1:-1].strip()
   font = _FONT_OPENED.match(text)
-  asked = _ASKED.match(text, font.end() if font else 0)
-  if asked and asked.end() < len(text):
-    text = text[asked.end() :] if not font else text[: font.end()] + text[asked.end() :]
+  lead_in = _LEAD_IN.match(text, font.end() if font else 0)
+  if lead_in and lead_in.end() < len(text):
+    text = text[lead_in.end() :] if not font else text[: font.end()] + text[lead_in.end() :]
     text = text[font.end() + 1 :].lstrip() if font and text[font.end() : font.end() + 1] == '}' else text
   text = text.removesuffix('.') if not text.endswith('..') else text
   text = text.removesuffix('\\\\')
   text = text[1:] if text[:1] == '=' != text[1:2] else text
-  return _unwrapped(text.strip())
+  return _unwrap(text.strip())
 
 
-def _unwrapped(text):
-  r"""The inside of a text that is one `\text{..}`, `\mathbf{..}` or the like, or in braces; else the text."""
+def _unwrap(text):
+  r"""The content of a text that is a single `\text{..}`, `\mathbf{..}` or the like, or `{..}`; else the text."""
   match = FONT.match(text)
   if match and text[match.end() : match.end() + 1] == '{' and text.find('}') == len(text) - 1:
     return text[match.end() + 1 : -1].strip()
@@ -147,22 +147,31 @@ def _unwrapped(text):
   return text
 
 
-def ended(text):
-  """The text without a comma or the like at its end, which is of the sentence around it."""
+def strip_end(text):
+  """The text without punctuation at its end, which belongs to the sentence around it."""
   rest = text.rstrip(',;: $')
   return text if rest.endswith('\\') else rest + '$' * (rest.count('$') % 2)
 
 
-def words(text):
-  """The text without the commands that only choose a font, and without their braces."""
+def strip_fonts(text):
+  """The text without commands that only choose a font, and without braces."""
   return FONT.sub('', text).replace('{', '').replace('}', '').strip() if '\\' in text else text
 
 
-def entries(text):
-  r"""(kind, entries) of what is more than one value, else (None, []).
+def key(text):
+  """The text without spaces that separate nothing, for comparing."""
+  return re.sub(r'(?<![0-9A-Za-z,;]) | (?![0-9A-Za-z])', '', text.strip())
 
-  The kinds: '()', '[)', ... for tuples and intervals; 'set' in braces; 'union' of intervals and sets; 'list' bare, or
-  in braces that LaTeX does not show; 'broken' where brackets do not match. An entry with one \pm is two.
+
+def entries(text):
+  r"""Splits a text that holds several values.
+
+  Kinds: '()', '[)', ... are tuples and intervals; 'set' is in braces; 'union' is of intervals and sets; 'list' has no
+  brackets, or braces that LaTeX does not print; 'broken' means that brackets do not match. An entry with one \pm
+  becomes two entries.
+
+  Returns:
+    (kind, list of entries), or (None, []) for a single value.
   """
   parts = split(text, MARKS)
   if parts is None:
@@ -170,23 +179,23 @@ def entries(text):
   pieces = re.split(r'\\cup(?![A-Za-z])', text)
   if len(parts) == 1 and len(pieces) > 1:
     pieces = [piece.strip() for piece in pieces]
-    return ('union', pieces) if all(_bracketed(piece) for piece in pieces) else ('broken', [])
-  kind = _bracketed(text) if len(parts) == 1 else 'list'
+    return ('union', pieces) if all(_enclosing(piece) for piece in pieces) else ('broken', [])
+  kind = _enclosing(text) if len(parts) == 1 else 'list'
   if kind not in (None, 'list'):
     parts = split(text[2:-2] if text.startswith('\\{') else text[1:-1], MARKS)
   if '' in parts:
     return 'broken', []
   parts = [
-    e
+    entry
     for part in parts
-    for e in ((part.replace('\\pm', '+'), part.replace('\\pm', '-')) if part.count('\\pm') == 1 else (part,))
+    for entry in ((part.replace('\\pm', '+'), part.replace('\\pm', '-')) if part.count('\\pm') == 1 else (part,))
   ]
   kind = 'list' if kind is None or text.startswith('{') else kind
   return (kind, parts) if len(parts) > 1 or kind == 'set' else (None, [])
 
 
-def _bracketed(text):
-  """'set' or the brackets, as '[)', of a text that one pair of them encloses; else None."""
+def _enclosing(text):
+  """'set', or the brackets such as '[)', if one pair of them encloses the whole text; else None."""
   if text.startswith('\\{') and text.endswith('\\}'):
     return 'set' if split(text[2:-2], ',;') is not None else None
   if text[:1] not in ('(', '[', '{') or text[-1:] not in (')', ']', '}') or split(text[1:-1], MARKS) is None:
@@ -195,15 +204,15 @@ def _bracketed(text):
 
 
 def split(text, marks):
-  """The text at any of the marks outside of all brackets; None where brackets do not match."""
+  """Splits the text at any of the marks that is outside of all brackets; None if brackets do not match."""
   if '\\begin' in text:
     return [text]
   parts, depth, start = [], 0, 0
-  for at, character in enumerate(text):
+  for i, character in enumerate(text):
     depth += (character in '([{') - (character in ')]}')
     if depth < 0:
       return None
     if not depth and character in marks:
-      parts.append(text[start:at].strip())
-      start = at + 1
+      parts.append(text[start:i].strip())
+      start = i + 1
   return None if depth else [*parts, text[start:].strip()]

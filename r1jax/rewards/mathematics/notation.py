@@ -1,6 +1,6 @@
-"""Notations that mean the same, in one of them: roman letters, names of functions, powers, fractions, sets.
+"""Replaces equivalent notations by one of them: roman letters, names of functions, powers, fractions, sets.
 
-The patterns hold no repetition within a repetition; each takes time linear in the text.
+No pattern contains a repetition within a repetition, so each takes time linear in the text.
 """
 
 import re
@@ -17,7 +17,7 @@ _ROMAN = re.compile(
   r'\\(?:operatorname\*?|mathop) ?\{ ?(?:\\rm )?(' + '|'.join(_FUNCTIONS) + r'|[ei]) ?\}|'
   r'\{\\rm ([ei])\}'
 )
-# Bare names with an argument behind them. `5 min` are minutes, and `log in` is no logarithm.
+# Function names without a backslash, followed by an argument: `5 min` are minutes, and `log in` is not a logarithm.
 _BARE = re.compile(
   r'(?<![A-Za-z\\])(?:(min|max|gcd|lcm|exp|sec)(?= ?\()|'
   r'(' + _NAME + r')(?= ?(?:[(_^0-9]|\\(?!text|mbox))| [A-Za-z](?![A-Za-z])))'
@@ -76,16 +76,16 @@ _NUMBERS = re.compile('[-+0-9 .,/()=%$]*')
 _TOWER = re.compile(r'\*\*[^+\-,;=<>*/ ]*\*\*')
 
 
-def one(text):
-  """The text, a raw answer, with each such notation replaced."""
+def normalize(text):
+  """A raw answer with all its notations replaced by the preferred ones."""
   if _NUMBERS.fullmatch(text):
     return text
   for pattern in (_ROMAN, _BARE):
     text = pattern.sub(lambda m: _FUNCTIONS.get(m[m.lastindex], ' ' + m[m.lastindex]), text)
-  for pattern, by in _REPLACED:
-    text = pattern.sub(by, text)
+  for pattern, replacement in _REPLACED:
+    text = pattern.sub(replacement, text)
   if '**' in text and not _TOWER.search(text):
     text = _POWER.sub(r'^{\1}', text)
-  said = text.strip(' $.')
-  wrapped = _WRAPPED.fullmatch(said)
-  return _SETS.get((wrapped[1] if wrapped else said).strip().casefold(), text)
+  stripped = text.strip(' $.')
+  wrapped = _WRAPPED.fullmatch(stripped)
+  return _SETS.get((wrapped[1] if wrapped else stripped).strip().casefold(), text)

@@ -8,7 +8,10 @@ _TENS = {'十': 10, '百': 100, '千': 1000}
 
 
 def numeral(text):
-  """The value of a Chinese numeral, a Fraction, or None. Up to 亿亿; 又 and 分之 make fractions, 点 decimals."""
+  """The value of a Chinese numeral as a Fraction; None for any other text.
+
+  Reads integers up to 亿亿, fractions with 又 and 分之, and decimals with 点.
+  """
   whole, mixed, part = text.partition('又') if '又' in text else ('零', '', text)
   below, fraction, above = part.partition('分之')
   if fraction:
@@ -27,10 +30,10 @@ def numeral(text):
 
 
 def _integer(text):
-  """The value of a numeral without fraction or point; arabic digits may stand before 百, 千, 万 and 亿."""
+  """The value of a Chinese numeral without fraction or point; Arabic digits may precede 百, 千, 万 and 亿."""
   for unit, size in (('亿', 10**8), ('万', 10**4)):
-    above, found, below = text.rpartition(unit)
-    if found:
+    above, separator, below = text.rpartition(unit)
+    if separator:
       high, low = _integer(above), _integer(below) if below else Fraction(0)
       return None if high is None or low is None or low >= size else high * size + low
   digits = re.match('[0-9]+(?:[.][0-9]+)?', text)
@@ -39,7 +42,7 @@ def _integer(text):
     return value if not rest else value * _TENS[rest] if rest in _TENS else None
   if not text or any(c not in _DIGITS and c not in _TENS for c in text):
     return None
-  if len(text) > 1 and all(c in _DIGITS for c in text):  # read digit by digit: 二零二四
+  if len(text) > 1 and all(c in _DIGITS for c in text):  # digit by digit: 二零二四
     return Fraction(int(''.join(str(_DIGITS[c]) for c in text)))
   total, digit, last = 0, None, 10**4
   for character in text:
@@ -56,7 +59,7 @@ def _integer(text):
 
 
 def decimal(text):
-  """1,234.50 as a Fraction."""
+  """The value of a decimal such as -1,234.50 as a Fraction."""
   sign, digits = (-1, text[1:]) if text[0] == '-' else (1, text)
   whole, _, places = digits.replace(',', '').partition('.')
   return sign * Fraction(int(whole + places or '0'), 10 ** len(places))

@@ -1,7 +1,7 @@
-"""Numbers with units, read off an answer: exactly, and without ever raising or taking long.
+"""Parses numbers with units exactly; never raises, and never takes long.
 
-A text that is one number is read however it is written: 1,234 or 1.5 or 3/4 or 1\\frac{1}{2} or 2\\times10^{-5} or
-0.1\\overline{6}, with a percent sign, currency or unit, or in Chinese numerals.
+Reads a text that is one number in any notation: 1,234, 1.5, 3/4, 1\\frac{1}{2}, 2\\times10^{-5}, 0.1\\overline{6}, with
+a percent sign, currency or unit, or in Chinese numerals.
 """
 
 from fractions import Fraction
@@ -12,7 +12,14 @@ from r1jax.rewards.mathematics import mathtext, numerals
 
 
 class Quantity(NamedTuple):
-  """value: as written, 50 for 50%; decimals: digits after the point, None for a fraction; unit: '' for none."""
+  """A number with a unit.
+
+  Attributes:
+    value: as written, so 50 for 50%.
+    decimals: number of digits after the point; None for a fraction.
+    percent: whether it is a percentage.
+    unit: name of the unit; '' for none.
+  """
 
   value: Fraction
   decimals: int | None
@@ -20,7 +27,7 @@ class Quantity(NamedTuple):
   unit: str = ''
 
 
-# Units: the first name is the one that others are taken for. Counting words have no name: they are no unit.
+# One unit per line: its name, then its aliases. (Chinese counters are not units.)
 _UNITS = {
   alias: names[0]
   for names in (
@@ -67,9 +74,9 @@ unit units""".split('\n')
 _COUNTERS = set('个只人名位本支枝张条件棵朵辆页次倍袋箱盒瓶道题组双对把台套头匹架艘间层排行列种步圈班粒颗根片分')
 _POWERS = (('square ', 2), ('sq ', 2), ('sq. ', 2), ('平方', 2), ('cubic ', 3), ('cu ', 3), ('立方', 3))
 _SCALE = re.compile(r'(?:\^ ?\\circ|degrees?) ?(?:(C|[Cc]elsius)|F|[Ff]ahrenheit)')
-_LETTERS = {'m', 's', 'h', 'g', 'l', 'L'}  # a unit only in \text{} or after a space: 6m may be six times m
-_LENGTHS = {'mm', 'cm', 'dm', 'm', 'km', 'inch', 'foot', 'yard', 'mile', 'unit'}  # only these are squared or cubed
-# Words that change a number, or join two, whatever the problem is about.
+_LETTERS = {'m', 's', 'h', 'g', 'l', 'L'}  # units only in \text{} or after a space: 6m may be 6 times m
+_LENGTHS = {'mm', 'cm', 'dm', 'm', 'km', 'inch', 'foot', 'yard', 'mile', 'unit'}  # only these can be squared or cubed
+# Words that change a number or join two numbers; never ignored, even if they occur in the problem.
 _NO_UNITS = set(
   """zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty
 seventy eighty ninety hundred thousand million billion trillion dozen score half halves third thirds fourth fourths
@@ -98,12 +105,15 @@ _HAN = re.compile('(?P<sign>负)?(?P<n>[0-9.]*[零一二两三四五六七八九
 
 
 def read(text, problem='', strict=False):
-  """The Quantity that a plain text is, or None where it is not just one number.
+  """Parses a text that is a single number.
 
   Args:
-    text: as `mathtext.plain` gives it.
-    problem: the problem's text; its words may stand behind the number as what is counted.
-    strict: no single letter is a unit unless it stands in `\\text{}`. For reference answers, where '6 m' may be 6m.
+    text: normalized by `mathtext.normalize`.
+    problem: text of the problem; its words may follow the number as the name of what is counted.
+    strict: accept a single letter as a unit only inside `\\text{}`. For reference answers, where '6 m' may mean 6m.
+
+  Returns:
+    Quantity, or None if the text is not a single number.
   """
   sign, text = (text[0], text[1:].lstrip()) if text[:1] in ('+', '-') else ('', text)
   money = {mathtext.CURRENCY: 'dollar', '¥': 'yuan', '€': 'euro'}.get(text[:1])
@@ -115,7 +125,7 @@ def read(text, problem='', strict=False):
     return None
   value, decimals, rest, percent = number
   value = -value if sign == '-' else value
-  if rest.strip() in ('%', '\\%') or mathtext.words(rest).strip().lower() in ('percent', 'pct', 'percentage'):
+  if rest.strip() in ('%', '\\%') or mathtext.strip_fonts(rest).strip().lower() in ('percent', 'pct', 'percentage'):
     return Quantity(value, decimals, True)
   unit = unit_of(rest, problem, strict)
   if unit is None or percent and unit or money and unit not in ('', money):
@@ -124,7 +134,7 @@ def read(text, problem='', strict=False):
 
 
 def _number(text):
-  """(value, decimals, what follows, whether per cent) of the number that begins the text, or None."""
+  """(value, decimals, rest of the text, whether it is a percentage) of the number that begins the text, or None."""
   for pattern in (_FRACTION, _SLASH, _POWER, _REPEATING, _DECIMAL):
     match = pattern.match(text)
     if match:
@@ -155,16 +165,16 @@ def _places(text):
 
 
 def unit_of(text, problem='', strict=False):
-  """The unit that the text behind a number is: '' for none or a counting word; None for what is no unit."""
-  apart, text = text[:1] == ' ', text.strip()
+  """The unit in the text after a number: '' for none or a counting word; None if the text is not a unit."""
+  after_space, text = text[:1] == ' ', text.strip()
   wrapped = bool(mathtext.FONT.match(text))
-  text = mathtext.words(text).removesuffix('.').strip() if wrapped else text
-  scale = _SCALE.fullmatch(mathtext.words(text))
+  text = mathtext.strip_fonts(text).removesuffix('.').strip() if wrapped else text
+  scale = _SCALE.fullmatch(mathtext.strip_fonts(text))
   if scale:
     return 'celsius' if scale[1] else 'fahrenheit'
   if text in ('', '^\\circ', mathtext.CURRENCY):
     return {'': '', '^\\circ': 'degree', mathtext.CURRENCY: 'dollar'}[text]
-  if len(text) > 60 or text.partition('^')[0] in _LETTERS and not wrapped and (strict or not apart):
+  if len(text) > 60 or text.partition('^')[0] in _LETTERS and not wrapped and (strict or not after_space):
     return None
   power = 1
   for ending, exponent in (('^2', 2), ('^{2}', 2), ('^3', 3), ('^{3}', 3), (' squared', 2), (' cubed', 3)):
@@ -173,38 +183,38 @@ def unit_of(text, problem='', strict=False):
   for beginning, exponent in _POWERS:
     if text.startswith(beginning):
       text, power = text.removeprefix(beginning).strip(), exponent
-  text = mathtext.words(text)
-  unit = _UNITS.get(text) or len(text) > 2 and _UNITS.get(text.lower())  # M is no metre
+  text = mathtext.strip_fonts(text)
+  unit = _UNITS.get(text) or len(text) > 2 and _UNITS.get(text.lower())  # M is not a metre
   if unit and power > 1:
     return f'{unit}^{power}' if unit in _LENGTHS else None
   if unit:
     return unit
-  for joint in (' per ', '/', ' an ', ' a '):
-    above, found, below = text.partition(joint)
-    if found and _UNITS.get(above.strip().lower()) and _UNITS.get(below.strip().lower()):
+  for infix in (' per ', '/', ' an ', ' a '):
+    above, separator, below = text.partition(infix)
+    if separator and _UNITS.get(above.strip().lower()) and _UNITS.get(below.strip().lower()):
       return f'{_UNITS[above.strip().lower()]}/{_UNITS[below.strip().lower()]}'
   if text in _COUNTERS or text[:1] in _COUNTERS and text[1:] in problem and not _HAN.search(text[1:]):
-    return ''  # 5个, and 5个苹果 where the problem is about 苹果
-  named = text.lower().split()
+    return ''  # 5个, or 5个苹果 if the problem is about 苹果
+  words = text.lower().split()
   known = set(re.findall('[a-z]+', problem.lower()))
-  if 0 < len(named) <= 4 and all(
+  if 0 < len(words) <= 4 and all(
     w.isascii()
     and w.isalpha()
     and len(w) > 1
     and w not in _NO_UNITS
     and (w in known or w + 's' in known or w.removesuffix('s') in known)
-    for w in named
+    for w in words
   ):
     return ''
   return None
 
 
 def _chinese(text):
-  """As _number, of a number in Chinese numerals, or a number in digits with 百, 千, 万 or 亿 behind it."""
+  """As `_number`, for Chinese numerals and for digits followed by 百, 千, 万 or 亿."""
   match = _HAN.match(text[:60])
   if not match:
     return None
-  # The shortest beginning that is a number with a unit behind it: 三千克 is three of 千克.
+  # The shortest prefix that is a number followed by a unit: 三千克 is 3 of the unit 千克.
   for end in range(match.start('n') + 1, match.end('n') + 1):
     value = numerals.numeral(text[match.start('n') : end])
     if value is not None and (end == len(text) or unit_of(text[end:]) is not None or text[end] in '%'):

@@ -1,7 +1,7 @@
-"""Sets of real numbers, however they are stated: inequalities, intervals, unions, the reals, the empty set.
+"""Compares sets of real numbers in any notation: inequalities, intervals, unions, the reals, the empty set.
 
-The numbers in two answers cut the line into these points and the gaps between them, so that each set is a set of
-parts: of n numbers in order, part 2k + 1 is number k, and part 2k the gap below it.
+The numbers in two answers divide the real line into points and the open intervals between them, so every set is a set
+of such pieces. Of n numbers in order, piece 2k + 1 is number k, and piece 2k is the interval below it.
 """
 
 import functools
@@ -9,7 +9,7 @@ import re
 
 from r1jax.rewards.mathematics import mathtext, symbolic
 
-_BOUNDS = 12  # different numbers in two answers, at most
+_BOUNDS = 12  # most different numbers in two answers
 _SIGN = re.compile(r'\\(?:le|ge|ne)(?![A-Za-z])|[<>]|(?<!:)=')
 _RELATION = re.compile(r'\\(?:le|ge|ne|in)(?![A-Za-z])|[<>]')
 _FLIPPED = {'<': '>', '>': '<', '\\le': '\\ge', '\\ge': '\\le', '=': '=', '\\ne': '\\ne'}
@@ -19,32 +19,33 @@ _NAME = re.compile(r'\\?[A-Za-z]+(?: ?_ ?(?:\{[^{}]*\}|[A-Za-z0-9]))?(?: ?\( ?[A
 _CONSTANTS = {'e', 'i', '\\pi', '\\infty', '\\emptyset'}
 _CUP, _SETMINUS = re.compile(r'\\cup(?![A-Za-z])'), re.compile(r'\\setminus(?![A-Za-z])')
 _INFINITE = {'\\infty': 1, '+\\infty': 1, '-\\infty': -1}
-_NO_SET = frozenset([-1])  # equal to none that is one
+_NO_SET = frozenset([-1])  # not equal to any set
 _NONE, _ALL = ('or', []), ('and', [])
 
 
-def equal(gold, predicted, same):
-  """Are two answers, as `mathtext.plain` gives them, one set of real numbers?
+def equal(gold, predicted, equal_numbers):
+  """Whether two answers are the same set of real numbers.
 
   Args:
-    same: function of two texts: are these numbers equal?
+    gold, predicted: answers normalized by `mathtext.normalize`.
+    equal_numbers: function of two texts that says whether they are equal numbers.
 
   Returns:
-    True or False; None where they are not both such sets or `gold` may be something else, as the point (1,2) or 5.
+    True or False; None if they are not both sets, or if `gold` may be something else, such as the point (1,2) or 5.
   """
   if not _is_set(gold):
     return None
-  want, got = _read(gold, loose=True), _read(predicted)
-  if want is None or got is None or want[0] and got[0] and want[0] != got[0]:
-    return _chains(gold, predicted, same)
-  places = _places([*_numbers(want[1]), *_numbers(got[1])], same)
-  if places is None:
-    return _chains(gold, predicted, same) if _numbers(want[1]) else False
-  return _parts(want[1], *places) == _parts(got[1], *places)
+  expected, got = _read(gold, loose=True), _read(predicted)
+  if expected is None or got is None or expected[0] and got[0] and expected[0] != got[0]:
+    return _chains(gold, predicted, equal_numbers)
+  order = _sort_numbers([*_numbers(expected[1]), *_numbers(got[1])], equal_numbers)
+  if order is None:
+    return _chains(gold, predicted, equal_numbers) if _numbers(expected[1]) else False
+  return _pieces(expected[1], *order) == _pieces(got[1], *order)
 
 
 def _is_set(text):
-  """Does it state a set of real numbers and nothing else? [1,2] may be a pair, and an equation is one value."""
+  """Whether it can only be a set of real numbers; [1,2] may be a pair, and an equation is a single value."""
   interval = text[:1] in ('(', '[') and text[-1:] in (')', ']')
   return bool(
     _RELATION.search(text)
@@ -58,10 +59,14 @@ def _is_set(text):
 
 
 def _read(text, loose=False):
-  """(name of the variable or '', the set) of a text; None where it is no such set.
+  """Parses a text into (name of the variable or '', set); None if it is not a set.
 
-  A set is (sign, number), the numbers in this relation to that one, or (how they are joined, sets): 'or', 'and',
-  'list', which may be either, 'without' or 'interval'. loose: 'and' may be either, too.
+  A set is (sign, number), the numbers that are in this relation to the number; or (kind, list of sets), where kind is
+  'or', 'and', 'list' (a union or an intersection), 'without' or 'interval'.
+
+  Args:
+    text: normalized by `mathtext.normalize`.
+    loose: read 'and' as 'list', too.
   """
   text = text.strip()
   builder = _BUILDER.fullmatch(text)
@@ -77,8 +82,8 @@ def _read(text, loose=False):
   pieces = _CUP.split(text)
   if len(pieces) > 1 and all(map(_SIGN.search, pieces)):  # x < 1 \cup x > 3
     return _joined('or', [_read(piece, loose) for piece in pieces])
-  name, found, inside = text.partition('\\in')
-  if found and not inside[:1].isalpha():
+  name, member_sign, inside = text.partition('\\in')
+  if member_sign and not inside[:1].isalpha():
     inner = _set(inside.strip())
     return (name.strip(), inner) if inner and _is_name(name) else None
   operands = [part.strip() for part in _SIGN.split(text)]
@@ -89,24 +94,24 @@ def _read(text, loose=False):
 
 
 def _joined(kind, entries):
-  """As _read, of entries as _read gives them, all of one named variable."""
+  """As `_read`: joins results of `_read` that are all about the same named variable."""
   names = {entry and entry[0] for entry in entries}
   return (names.pop(), (kind, [inner for _, inner in entries])) if len(names) == 1 and all(names) else None
 
 
 def _relation(operands, signs):
-  """As _read, of a < x, or a < x < b."""
-  at = next((i for i, operand in enumerate(operands) if _is_name(operand)), None)
+  """As `_read`, for a < x and a < x < b."""
+  index = next((i for i, operand in enumerate(operands) if _is_name(operand)), None)
   one_way = any(set(signs) <= way for way in ({'<', '\\le'}, {'>', '\\ge'}))
-  if at is None or len(operands) > 2 and not (len(operands) == 3 and at == 1 and one_way):
+  if index is None or len(operands) > 2 and not (len(operands) == 3 and index == 1 and one_way):
     return None
-  bounds = [(_FLIPPED[sign], number) for sign, number in zip(signs[:at], operands[:at], strict=True)]
-  bounds += zip(signs[at:], operands[at + 1 :], strict=True)
-  return (operands[at], ('and', bounds)) if all(number and not _is_name(number) for _, number in bounds) else None
+  bounds = [(_FLIPPED[sign], number) for sign, number in zip(signs[:index], operands[:index], strict=True)]
+  bounds += zip(signs[index:], operands[index + 1 :], strict=True)
+  return (operands[index], ('and', bounds)) if all(number and not _is_name(number) for _, number in bounds) else None
 
 
 def _set(text):
-  """An interval, a set of numbers in braces, their unions, the reals, the empty set; None for all else."""
+  """Parses an interval, a set in braces, a union of these, the reals or the empty set; None for anything else."""
   for pattern, kind in ((_SETMINUS, 'without'), (_CUP, 'or')):
     pieces = pattern.split(text)
     if len(pieces) > 1:
@@ -131,48 +136,48 @@ def _is_name(text):
   return bool(_NAME.fullmatch(text)) and text not in _CONSTANTS
 
 
-def _numbers(found):
-  kind, inner = found
+def _numbers(parsed):
+  kind, inner = parsed
   return [number for each in inner for number in _numbers(each)] if isinstance(inner, list) else [inner]
 
 
-def _places(numbers, same):
-  """({text: place}, count) of the finite ones among numbers, in order; None where that is not known."""
-  first, values = {}, {}
+def _sort_numbers(numbers, equal_numbers):
+  """Sorts the finite numbers: returns ({text: index in order}, count); None if their order is not known."""
+  representative, values = {}, {}
   for text in dict.fromkeys(numbers):
     if text not in _INFINITE:
-      first[text] = next((other for other in values if same(other, text)), text)
-      if first[text] == text:
+      representative[text] = next((known for known in values if equal_numbers(known, text)), text)
+      if representative[text] == text:
         values[text] = symbolic.value(text)
-      if values[first[text]] is None or len(values) > _BOUNDS:
+      if values[representative[text]] is None or len(values) > _BOUNDS:
         return None
   order = sorted(set(values.values()))
-  if len(order) < len(values):  # two that differ beyond the digits known
+  if len(order) < len(values):  # two numbers that differ beyond the known digits
     return None
-  return {text: order.index(values[other]) for text, other in first.items()}, len(order)
+  return {text: order.index(values[known]) for text, known in representative.items()}, len(order)
 
 
-def _parts(found, places, count):
-  """The set of the parts of the line that a set is."""
-  kind, inner = found
+def _pieces(parsed, order, count):
+  """The frozenset of pieces of the real line that make up a set."""
+  kind, inner = parsed
   every = frozenset(range(2 * count + 1))
   if not isinstance(inner, list):
     if inner in _INFINITE:
-      return every if kind == ('<' if _INFINITE[inner] > 0 else '>') else _NO_SET  # a number equal to infinity
-    point = 2 * places[inner] + 1
+      return every if kind == ('<' if _INFINITE[inner] > 0 else '>') else _NO_SET  # no number equals infinity
+    point = 2 * order[inner] + 1
     return frozenset(
-      part
-      for part in every
+      piece
+      for piece in every
       if {
-        '<': part < point,
-        '\\le': part <= point,
-        '>': part > point,
-        '\\ge': part >= point,
-        '=': part == point,
-        '\\ne': part != point,
+        '<': piece < point,
+        '\\le': piece <= point,
+        '>': piece > point,
+        '\\ge': piece >= point,
+        '=': piece == point,
+        '\\ne': piece != point,
       }[kind]
     )
-  sets = [_parts(each, places, count) for each in inner]
+  sets = [_pieces(each, order, count) for each in inner]
   if kind == 'without':
     return sets[0] - sets[1]
   union = functools.reduce(frozenset.union, sets, frozenset())
@@ -180,19 +185,19 @@ def _parts(found, places, count):
     return union
   common = functools.reduce(frozenset.intersection, sets, every)
   if kind == 'interval' and not common:
-    return _NO_SET  # (5, 2) is a point
-  return common if kind == 'and' or common else union  # x < 1, x > 3: no number is both, so either
+    return _NO_SET  # (5, 2) is a point, not an interval
+  return common if kind == 'and' or common else union  # x < 1, x > 3: no number is both, so the list means a union
 
 
-def _chains(gold, predicted, same):
-  """True where one a < f(x) < b, of whatever terms, is the other or the other read from its end; else None."""
+def _chains(gold, predicted, equal_numbers):
+  """True if both are the same chain a < f(x) < b of any terms, perhaps written in reverse; else None."""
   sides = []
   for text in (gold, predicted):
     operands, signs = [part.strip() for part in _SIGN.split(text)], _SIGN.findall(text)
     if signs and signs[0] in ('>', '\\ge'):
       operands, signs = operands[::-1], [_FLIPPED[sign] for sign in reversed(signs)]
     sides.append((operands, signs))
-  (want, signs), (got, others) = sides
+  (expected, signs), (got, others) = sides
   if len(signs) < 2 or signs != others or any(mark in text for text in (gold, predicted) for mark in mathtext.MARKS):
     return None
-  return True if all(same(w, g) for w, g in zip(want, got, strict=True)) else None
+  return True if all(equal_numbers(w, g) for w, g in zip(expected, got, strict=True)) else None

@@ -1,7 +1,7 @@
-"""Equality of mathematical expressions: math-verify's yes, where evaluation at a few points does not deny it.
+"""Equality of mathematical expressions: math-verify says yes, and numbers at a few points do not contradict it.
 
-math-verify alone says yes too often for a reward: it takes 2^{-100} for 3^{-100}, x^2+1=0 for x^2+2=0 (no real
-solution either), R-r for r-R, and drops what it takes for a unit. Sympy is imported on the first use.
+math-verify alone says yes too often for a reward: it judges 2^{-100} equal to 3^{-100}, x^2+1=0 to x^2+2=0 (neither has
+a real solution) and R-r to r-R, and drops what it takes for a unit. Sympy is imported on first use.
 """
 
 from fractions import Fraction
@@ -10,41 +10,44 @@ import logging
 import re
 
 _DIGITS = 30
-_EXACT, _ROUNDED = 1e-15, 2e-6  # relative error allowed without, and with, decimals inside an expression
-# Where expressions are evaluated: of either sign, below and above 1, no integer.
+_EXACT, _ROUNDED = 1e-15, 2e-6  # relative tolerance for expressions without and with decimals
+# Points at which expressions are evaluated: of both signs, below and above 1, no integers.
 _POINTS = [
   Fraction(n, d)
   for n, d in ((7, 5), (-17, 23), (29, 13), (-41, 11), (3, 19), (-5, 3), (59, 7), (-1, 31), (37, 29), (-83, 6))
 ]
 _TRIALS = 6
-_PRODUCT = re.compile(r'(?<![_^])([0-9]) ?\(')  # the parser adds 2 and 4/3 in 2(4/3), as in a mixed number
-_DECIMAL = re.compile(r'(?<![A-Za-z0-9.])([0-9]*)\.([0-9]{1,5})(?![0-9.])')  # of more digits, it may be rounded
+_PRODUCT = re.compile(r'(?<![_^])([0-9]) ?\(')  # the parser takes 2(4/3) for a mixed number
+_DECIMAL = re.compile(r'(?<![A-Za-z0-9.])([0-9]*)\.([0-9]{1,5})(?![0-9.])')  # with more digits it may be rounded
 _IMAGINARY = re.compile(r'(?<![A-Za-z\\])i(?![A-Za-z])')
 _INDEX = re.compile(r'\\(?:sum|prod)(?![A-Za-z])|_ ?(?:i(?![A-Za-z])|\{[^{}]*(?<![A-Za-z\\])i(?![A-Za-z])[^{}]*\})')
-_VERIFIED = 300  # bits that math-verify compares, nearly
-_BITS = 1 << 22  # of the numbers in an expression, at most, where that is not enough
+_VERIFIED = 300  # about the number of bits that math-verify compares
+_BITS = 1 << 22  # for larger numbers: the most bits in an expression that are evaluated
 
 
 def equal(gold, predicted):
-  """Are two LaTeX expressions, equations, inequalities or sets equal? May take long; raises nothing."""
+  """Whether two LaTeX expressions, equations, inequalities or sets are equal. May take long.
+
+  Raises only MemoryError.
+  """
   import math_verify
 
-  # It warns once that its own limits are off. They are signals, caught in Python: no use against a
-  # long operation in C, and the pool's limit stands above them.
+  # Silences its warning that its time limits are off. They are signals caught in Python, which cannot interrupt a long
+  # operation in C; the limit of the pool applies instead.
   logging.getLogger('math_verify').setLevel(logging.ERROR)
   imaginary = _imaginary(gold, predicted)
   try:
     sides = _parsed(gold, imaginary), _parsed(predicted, imaginary)
-    # Digits enough that a small number is not taken for nothing.
-    return not _denied(*sides) and math_verify.verify(*sides, numeric_precision=100, timeout_seconds=None)
+    # Enough digits that a small number is not taken for zero.
+    return not _refuted(*sides) and math_verify.verify(*sides, numeric_precision=100, timeout_seconds=None)
   except MemoryError:
     raise
-  except Exception:  # what a parser raises on a model's text is no right answer
+  except Exception:  # a text that cannot be parsed is not a correct answer
     return False
 
 
 def value(text):
-  """The real number that an expression without variables is, to 30 digits, a sympy Float; None for all else."""
+  """The value of an expression without variables to 30 digits, a sympy Float; None if it is not a real number."""
   try:
     number = _parsed(text, _imaginary(text)).evalf(_DIGITS)
     return number if number.is_Float or number.is_Integer or number.is_Rational else None
@@ -54,15 +57,20 @@ def value(text):
     return None
 
 
-def near(text, value, error):
-  """Is an expression without variables within `error` of `value`? Both Fraction. May take long; raises nothing."""
+def is_close(text, value, error):
+  """Whether an expression without variables is within `error` of `value` (both Fraction). May take long.
+
+  Raises only MemoryError.
+  """
   import sympy
 
   try:
     side = _parsed(text, _imaginary(text))
     digits = _DIGITS + len(str(value.numerator))
-    gap = (side - sympy.Rational(value.numerator, value.denominator)).evalf(digits, maxn=2 * digits)
-    return bool(gap.is_number and abs(gap) < sympy.Rational(error.numerator, error.denominator) * (1 - _EXACT))
+    difference = (side - sympy.Rational(value.numerator, value.denominator)).evalf(digits, maxn=2 * digits)
+    return bool(
+      difference.is_number and abs(difference) < sympy.Rational(error.numerator, error.denominator) * (1 - _EXACT)
+    )
   except MemoryError:
     raise
   except Exception:
@@ -70,16 +78,16 @@ def near(text, value, error):
 
 
 def _imaginary(*texts):
-  """Is the letter i in any of them the imaginary unit? It is where it counts nothing."""
+  """Whether the letter i in the texts is the imaginary unit: it is, unless it is used as an index."""
   return any(map(_IMAGINARY.search, texts)) and not any(map(_INDEX.search, texts))
 
 
 @functools.lru_cache(maxsize=256)
 def _parsed(text, imaginary=False):
-  """What math-verify's parser reads in the whole text, a sympy object. Raises what the parser raises.
+  """Parses the whole text with math-verify's parser into a sympy object. Raises what the parser raises.
 
-  Not `math_verify.parse`: where it cannot read the whole it falls back on a fraction somewhere inside. Kept, as the
-  responses of a group share their reference, and often their answer.
+  Does not use `math_verify.parse`, which falls back on some fraction inside a text that it cannot read as a whole.
+  Cached, because the responses of a group share their reference, and often their answer.
   """
   from latex2sympy2_extended.latex2sympy2 import ConversionConfig
   from math_verify import parser
@@ -103,34 +111,36 @@ def _parsed(text, imaginary=False):
   return parsed.subs(sympy.Symbol('i'), sympy.I) if imaginary else parsed
 
 
-def _denied(a, b):
-  """Do numbers show that two sympy objects differ?"""
+def _refuted(a, b):
+  """Whether evaluation shows that two sympy objects differ."""
   import sympy
 
   for kind in (sympy.MatrixBase | sympy.MatrixExpr, sympy.Expr):
     if isinstance(a, kind) != isinstance(b, kind):
-      return True  # a number is no set, and no equation
+      return True  # a number is neither a set nor an equation
     if isinstance(a, sympy.MatrixBase | sympy.MatrixExpr):
       return False
   if isinstance(a, sympy.Expr) and bool(a.free_symbols) != bool(b.free_symbols):
-    return True  # x/x is no answer where 1 is
-  if _differ_by_little(a, b):
+    return True  # x/x is not an answer if 1 is
+  if _differ_beyond_precision(a, b):
     return True
   names = sorted({s.name for side in (a, b) for s in side.free_symbols})
   ratio = None
   for trial in range(_TRIALS if names else 1):
     point = {name: _POINTS[(i * 3 + trial) % len(_POINTS)] + i for i, name in enumerate(names)}
     if isinstance(a, sympy.Expr):
-      if not _agree(_at(a, point), _at(b, point), _ROUNDED if a.has(sympy.Float) or b.has(sympy.Float) else _EXACT):
+      if not _agree(
+        _evaluate(a, point), _evaluate(b, point), _ROUNDED if a.has(sympy.Float) or b.has(sympy.Float) else _EXACT
+      ):
         return True
     elif isinstance(a, sympy.Equality) and isinstance(b, sympy.Equality):
-      # Two equations are one where a constant factor lies between them.
-      one, other = _at(a.lhs - a.rhs, point), _at(b.lhs - b.rhs, point)
-      if one is None or other is None:
+      # Two equations are equivalent if they differ by a constant factor.
+      left, right = _evaluate(a.lhs - a.rhs, point), _evaluate(b.lhs - b.rhs, point)
+      if left is None or right is None:
         continue
-      if not one or not other or ratio is not None and not _agree(one / other, ratio, _ROUNDED):
+      if not left or not right or ratio is not None and not _agree(left / right, ratio, _ROUNDED):
         return True
-      ratio = one / other
+      ratio = left / right
     elif isinstance(a, sympy.logic.boolalg.Boolean) and isinstance(b, sympy.logic.boolalg.Boolean):
       holds = [side.subs({s: sympy.Rational(point[s.name]) for s in side.free_symbols}) for side in (a, b)]
       if all(h in (True, False) for h in holds) and holds[0] != holds[1]:
@@ -138,8 +148,8 @@ def _denied(a, b):
   return False
 
 
-def _differ_by_little(a, b):
-  """Do two sympy objects with very large or small numbers in them differ, beyond the digits that all else compares?"""
+def _differ_beyond_precision(a, b):
+  """Whether two sympy objects with very large or small numbers differ beyond the precision used elsewhere."""
   import sympy
 
   bits = _bits(a) + _bits(b)
@@ -151,12 +161,12 @@ def _differ_by_little(a, b):
     s: sympy.Rational(_POINTS[i % len(_POINTS)].numerator, _POINTS[i % len(_POINTS)].denominator)
     for i, s in enumerate(sorted(a.free_symbols | b.free_symbols, key=str))
   }
-  gap = (a.subs(point).doit() - b.subs(point).doit()).evalf(15, maxn=bits + 100)
-  return not _vanishes(gap) if gap.is_number else True
+  difference = (a.subs(point).doit() - b.subs(point).doit()).evalf(15, maxn=bits + 100)
+  return not _vanishes(difference) if difference.is_number else True
 
 
 def _bits(side):
-  """About how many bits the numbers in a sympy object have before and after the point, its powers worked out."""
+  """About how many bits the numbers in a sympy object have before and after the point, with its powers expanded."""
   import sympy
 
   if side.is_Rational:
@@ -174,8 +184,8 @@ def _bits(side):
   return bits
 
 
-def _at(side, point):
-  """The value of an expression at a point, name -> Fraction; None where it has none."""
+def _evaluate(side, point):
+  """The value of an expression at a point (name -> Fraction); None if it has none."""
   import sympy
 
   values = {s: sympy.Rational(point[s.name].numerator, point[s.name].denominator) for s in side.free_symbols}
@@ -184,7 +194,7 @@ def _at(side, point):
 
 
 def _agree(a, b, error):
-  """Two numbers, either None for unknown, which agrees with everything."""
+  """Whether two numbers agree up to a relative error; None is unknown and agrees with everything."""
   if a is None or b is None:
     return True
   size = max(abs(a), abs(b))
@@ -192,5 +202,5 @@ def _agree(a, b, error):
 
 
 def _vanishes(value):
-  """Zero, or a difference of which no digit is known: what is left of two equal terms."""
+  """Whether a value is zero, or a difference without any significant digit, as of two equal terms."""
   return value == 0 or all(part == 0 or part.is_Float and part._prec == 1 for part in value.as_real_imag())

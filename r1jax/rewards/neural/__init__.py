@@ -1,4 +1,4 @@
-"""Rewards by a model. NEURAL: name -> function from the options of a config to a function from items to scores."""
+"""Rewards by a model. NEURAL: name -> function that takes the options of a config and returns a reward function."""
 
 from r1jax.rewards.neural import endpoint, judge, preference, process
 

@@ -1,7 +1,7 @@
 """A model behind an OpenAI-compatible endpoint, as a function from chats to texts.
 
-Answers are cached by a hash of the whole request, so that a run that goes on asks nothing twice. The endpoint's key
-stands in no file, message or log, not even where the endpoint repeats it.
+Responses are cached by a hash of the whole request, so a run that is resumed sends no request twice. The API key is
+never written to a file, message or log, even if the endpoint repeats it.
 """
 
 import concurrent.futures
@@ -22,48 +22,49 @@ import zlib
 
 from r1jax import templates
 from r1jax.config import ConfigError, require
+from r1jax.rewards.neural import api_key
 
 log = logging.getLogger('r1jax')
 
-_REFUSED = (400, 413, 422)  # this request, not all: too long, or the opinion of a filter
-_AGAIN = (408, 425, 429)  # and 5xx
-_FIRST, _LONGEST = 1.0, 60.0  # seconds between two tries, unless the endpoint asks for more
-_LARGEST = 16 << 20  # bytes of an answer, unpacked
-_SECRET = 8  # characters; a shorter key ('EMPTY', 'none') is a placeholder and may stand in texts
+_REFUSED = (400, 413, 422)  # only this request fails: it is too long, or stopped by a filter
+_RETRIED = (408, 425, 429)  # and 5xx
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds between two attempts, unless the endpoint asks for more
+_LARGEST = 16 << 20  # bytes of a response, decompressed
 
 
 class EndpointError(RuntimeError):
-  """The endpoint does not answer, or not as it should; one line."""
+  """The endpoint does not respond, or responds with an error. The message is one line."""
 
 
 class _Refusal(EndpointError):
-  """One request is refused for what it holds."""
+  """The endpoint refuses a single request because of its content."""
 
 
 class Endpoint:
   """A function from chats to texts, through POST `url`/chat/completions.
 
-  429, 5xx, time-outs and broken connections are tried again: after `Retry-After` at least, otherwise ever later, and
-  at random so that many do not come back at once. Anything else that is no answer raises at once.
+  Requests that fail with 429, 5xx, a timeout or a broken connection are retried: not before `Retry-After`, else with
+  exponential backoff and jitter. Any other failure raises at once.
 
   Args:
-    url: up to and without /chat/completions, such as https://api.deepseek.com/v1.
-    model: its name there.
-    api_key_env: name of the environment variable that holds the key; '' sends none.
-    cache: folder of answers, which several processes may share; '' keeps none.
-    concurrency: requests at a time, of all threads of this process that call.
-    timeout: seconds to connect, and for an answer to begin or go on (it begins when the model has finished).
-    deadline: seconds for one call, with all its chats and tries, however slowly an answer drips in.
-    retries: of one request, after its first try.
-    temperature: 0 is greedy, as far as the endpoint is.
-    max_tokens: of an answer, thinking included.
-    extra: further fields of the request's body, as {'top_p': 0.9}; None takes a field out.
-    whole: answers are JSON, `{"response", "stop", "tokens"}`: with the thinking that the endpoint gives beside the text
-      (`reasoning_content` or `reasoning`) in think tags before it; 'eos', 'length' or another reason of the end; and
-      how many tokens it counts, null where it says nothing of them or nothing that is a count.
+    url: address without /chat/completions, such as https://api.deepseek.com/v1.
+    model: name of the model at the endpoint.
+    api_key_env: name of the environment variable that holds the API key; '' sends none.
+    cache: folder in which responses are kept; several processes may share it. '' keeps none.
+    concurrency: requests at a time, counted over all threads of this process.
+    timeout: seconds to connect, and to wait for the next part of a response (the first part comes when the model has
+      finished).
+    deadline: seconds for one call with all its chats and retries, however slowly the responses arrive.
+    retries: of one request, after its first attempt.
+    temperature: 0 is greedy, if the endpoint supports that.
+    max_tokens: longest response in tokens, including its thinking.
+    extra: further fields of the request body, such as {'top_p': 0.9}; None removes a field.
+    whole: return each response as JSON, `{"response", "stop", "tokens"}`. 'response' begins with the thinking in think
+      tags if the endpoint returns it separately (`reasoning_content` or `reasoning`). 'stop' is 'eos', 'length' or
+      another finish reason. 'tokens' is the number of tokens by the endpoint's count, or null if it gives no valid one.
 
   Raises:
-    ConfigError: no httpx, or a setting that cannot work.
+    ConfigError: httpx is not installed, or a setting is invalid.
   """
 
   def __init__(
@@ -83,31 +84,31 @@ class Endpoint:
     whole=False,
   ):
     try:
-      import httpx  # an extra: nothing else needs it
+      import httpx  # an optional dependency that nothing else needs
     except ImportError as error:
       raise ConfigError(
         "an endpoint needs httpx, which is not installed; install the extra 'judge': pip install 'r1jax[judge]'."
       ) from error
-    require(model, 'model is empty; name the model that the endpoint is to answer with.')
+    require(model, 'model is empty; give the name of a model at the endpoint.')
     require(
       isinstance(concurrency, int) and isinstance(retries, int) and concurrency >= 1 and retries >= 0,
-      f'concurrency {concurrency} must be 1, 2, ... and retries {retries} 0, 1, ...',
+      f'concurrency {concurrency} must be an integer of at least 1, and retries {retries} one of at least 0.',
     )
     require(
       0 < timeout <= threading.TIMEOUT_MAX and 0 < deadline <= threading.TIMEOUT_MAX,
       f'timeout {timeout} s and deadline {deadline} s must be positive, and at most {threading.TIMEOUT_MAX:g}.',
     )
-    self._url, self._key, self._key_env = _address(url, httpx), _key(api_key_env), api_key_env
-    self._shown_key = _however_written(self._key) if len(self._key) >= _SECRET else None
+    self._url, self._key, self._key_env = _completions_url(url, httpx), api_key.read(api_key_env), api_key_env
+    self._key_pattern = api_key.pattern(self._key) if len(self._key) >= api_key.SECRET else None
     self._fields = {'model': model, 'temperature': temperature, 'max_tokens': max_tokens} | dict(extra or {})
     self._sampled, self._whole = temperature > 0, whole
     self._cache = pathlib.Path(cache) if cache else None
     self._timeout, self._deadline, self._retries = timeout, deadline, retries
-    for chatty in ('httpx', 'httpcore'):  # a line for each request, and the headers of its answer
-      logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in ('httpx', 'httpcore'):  # they log each request, and the headers of its response
+      logging.getLogger(library).setLevel(logging.WARNING)
     headers = {'Content-Type': 'application/json', 'Accept-Encoding': 'identity'}
     headers |= {'Authorization': f'Bearer {self._key}'} if self._key else {}
-    # A connection serves one request, which can then be ended by hanging up.
+    # Each request has its own connection, so that it can be aborted by closing the connection.
     self._client = httpx.Client(
       headers=headers, limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=0)
     )
@@ -115,24 +116,26 @@ class Endpoint:
     self._threads = concurrent.futures.ThreadPoolExecutor(concurrency, thread_name_prefix='endpoint')
 
   def __call__(self, chats, draws=None):
-    """What the model says to each chat.
+    """Returns the model's response to each chat.
 
     Args:
-      chats: list of lists of {'role', 'content'}. Equal requests are sent once.
-      draws: an int for each, telling samples of one chat apart (sent as `seed`, unless greedy); None: 0 for all.
+      chats: list of lists of {'role', 'content'}. Identical requests are sent once.
+      draws: an int per chat that distinguishes samples of the same chat (sent as `seed`, unless greedy); None: 0 for
+        all.
 
     Returns:
-      List of str; None where the endpoint refuses this one request (400, 413, 422).
+      list of str; None for a chat whose request the endpoint refuses (400, 413, 422).
 
     Raises:
-      EndpointError: what remains after all tries, or at the deadline; or every request is refused.
+      EndpointError: a request fails after all retries or at the deadline, or every request is refused.
     """
     bodies = [self._body(*pair) for pair in zip(chats, draws or [0] * len(chats), strict=True)]
     kind = '\nwhole' if self._whole else ''
     keys = [hashlib.sha256(f'{self._url}\n{body}{kind}'.encode()).hexdigest() for body in bodies]
-    until, stop = time.monotonic() + self._deadline, threading.Event()
+    deadline, stop = time.monotonic() + self._deadline, threading.Event()
     futures = {
-      key: self._threads.submit(self._answer, key, body, until, stop) for key, body in dict(zip(keys, bodies)).items()
+      key: self._threads.submit(self._answer, key, body, deadline, stop)
+      for key, body in dict(zip(keys, bodies)).items()
     }
     try:
       for future in concurrent.futures.as_completed(futures.values()):
@@ -141,153 +144,157 @@ class Endpoint:
       stop.set()
       for future in futures.values():
         future.cancel()
-    found = [futures[key].result() for key in keys]
-    refused = [x for x in found if isinstance(x, _Refusal)]
-    if found and len(refused) == len(found):
+    results = [futures[key].result() for key in keys]
+    refused = [result for result in results if isinstance(result, _Refusal)]
+    if results and len(refused) == len(results):
       raise refused[0]
     if refused:
-      log.warning('judge: %d of %d requests were refused; the last: %s', len(refused), len(found), refused[-1])
-    return [None if isinstance(x, _Refusal) else x for x in found]
+      log.warning('judge: %d of %d requests were refused; the last: %s', len(refused), len(results), refused[-1])
+    return [None if isinstance(result, _Refusal) else result for result in results]
 
   def _body(self, chat, draw):
     fields = self._fields | {'messages': chat} | ({'seed': draw} if self._sampled else {})
     return json.dumps({k: v for k, v in fields.items() if v is not None}, sort_keys=True)
 
-  def _answer(self, key, body, until, stop):
-    """A text from the cache or the endpoint, or the _Refusal."""
+  def _answer(self, key, body, deadline, stop):
+    """Returns the text from the cache or the endpoint, or a _Refusal."""
     text = self._look_up(key)
     if text is None:
       try:
-        text = self._ask(body, until, stop)
+        text = self._ask(body, deadline, stop)
       except _Refusal as refusal:
         return refusal
       self._keep(key, text)
     return text
 
-  def _ask(self, body, until, stop):
+  def _ask(self, body, deadline, stop):
     for attempt in range(self._retries + 1):
-      wait = random.uniform(0.5, 1.0) * min(_LONGEST, _FIRST * 2.0 ** min(attempt, 10))
+      wait = random.uniform(0.5, 1.0) * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(attempt, 10))
       try:
-        status, asks, data = self._post(body, until)
+        status, retry_after, data = self._post(body, deadline)
       except self._failures as error:
-        said = f'{type(error).__name__}: {self._line(str(error))}'
+        failure = f'{type(error).__name__}: {self._line(str(error))}'
       else:
         if status == 200:
           return self._content(data)
-        said = f'HTTP {status}, {self._line(data.decode("utf-8", "replace"))}'
+        failure = f'HTTP {status}, {self._line(data.decode("utf-8", "replace"))}'
         if status in _REFUSED:
-          raise _Refusal(f'{self._url} refuses a request: {said}')
-        if status not in _AGAIN and status < 500:
-          what = (
+          raise _Refusal(f'{self._url} refuses a request: {failure}')
+        if status not in _RETRIED and status < 500:
+          advice = (
             f'the key in {self._key_env or "a variable, and name it in api_key_env"}'
             if status in (401, 403)
             else f'url, and that it has the model {self._fields["model"]!r}'
           )
-          raise EndpointError(f'{self._url} answers {said}; check {what}.')
-        wait = max(wait, asks)
+          raise EndpointError(f'{self._url} responds with {failure}; check {advice}.')
+        wait = max(wait, retry_after)
       if attempt == self._retries:
-        raise EndpointError(f'{self._url} did not answer in {attempt + 1} tries; the last: {said}')
-      if time.monotonic() + wait > until:
-        self._late(f'; another try is due in {wait:.0f} s; the last: {said}')
+        raise EndpointError(f'{self._url} did not respond in {attempt + 1} attempts; the last: {failure}')
+      if time.monotonic() + wait > deadline:
+        self._late(f'; the next attempt is due in {wait:.0f} s; the last: {failure}')
       if stop.wait(wait):
-        raise EndpointError(f'{self._url}: given up, as another request failed.')
+        raise EndpointError(f'{self._url}: aborted, because another request failed.')
 
-  def _post(self, body, until):
-    """(status, seconds to wait by Retry-After, bytes) of an answer; raises httpx.RequestError."""
-    left, data, sockets = until - time.monotonic(), bytearray(), []
-    if left <= 0:
-      self._late('; raise deadline or concurrency.')
+  def _post(self, body, deadline):
+    """Sends one request. Returns (status, seconds to wait by Retry-After, body); raises httpx.RequestError."""
+    remaining, data, sockets = deadline - time.monotonic(), bytearray(), []
+    if remaining <= 0:
+      self._late('; increase deadline or concurrency.')
 
-    def opened(event, about):  # httpx's time-outs are for one read, not for all of them
-      stream = about.get('return_value')
+    def trace(event, info):  # collects the sockets, because the timeouts of httpx hold for a single read only
+      stream = info.get('return_value')
       if hasattr(stream, 'get_extra_info'):
         sockets.append(stream.get_extra_info('socket'))
-        if time.monotonic() >= until:
+        if time.monotonic() >= deadline:
           _hang_up(sockets)
 
-    timer = threading.Timer(left, _hang_up, [sockets])
+    timer = threading.Timer(remaining, _hang_up, [sockets])
     timer.daemon = True
     timer.start()
     try:
       with self._client.stream(
-        'POST', self._url, content=body, timeout=min(self._timeout, left), extensions={'trace': opened}
-      ) as answer:
-        for piece in answer.iter_raw():
-          data += piece
+        'POST', self._url, content=body, timeout=min(self._timeout, remaining), extensions={'trace': trace}
+      ) as response:
+        for chunk in response.iter_raw():
+          data += chunk
           if len(data) > _LARGEST:
             self._too_large()
-        status, headers = answer.status_code, answer.headers
+        status, headers = response.status_code, response.headers
     except self._failures:
-      if time.monotonic() < until:
+      if time.monotonic() < deadline:
         raise
     finally:
       timer.cancel()
-    if time.monotonic() >= until:
-      self._late(', but in part.' if data else '.')
-    return status, _seconds(headers.get('retry-after', '')), self._unpacked(data, headers.get('content-encoding', ''))
+    if time.monotonic() >= deadline:
+      self._late(', only in part.' if data else '.')
+    return (
+      status,
+      _retry_after(headers.get('retry-after', '')),
+      self._decompress(data, headers.get('content-encoding', '')),
+    )
 
-  def _unpacked(self, data, codings):
-    """The bytes of an answer, which may be packed although that was not asked for."""
+  def _decompress(self, data, codings):
+    """Decompresses a response body, which may be compressed although that was not requested."""
     codings = [name for name in re.split('[, ]+', codings.lower()) if name not in ('', 'identity')]
     if len(codings) > 2 or set(codings) - {'gzip', 'x-gzip', 'deflate'}:
       raise EndpointError(
-        f'{self._url} answers in the coding {self._line(", ".join(codings))!r}, which was not asked '
-        'for; turn that off there.'
+        f'{self._url} responds with the content encoding {self._line(", ".join(codings))!r}, which was not requested; '
+        'turn it off at the endpoint.'
       )
     for _ in codings:
       unpack = zlib.decompressobj(wbits=47)  # gzip or zlib, by the first bytes
       try:
         data = unpack.decompress(data, _LARGEST + 1)
       except zlib.error as error:
-        raise EndpointError(
-          f'{self._url} answers with damaged compressed data ({error}); is it such an endpoint?'
-        ) from None
+        raise EndpointError(f'{self._url} responds with corrupt compressed data ({error}); check url.') from None
       if len(data) > _LARGEST:
         self._too_large()
     return bytes(data)
 
   def _too_large(self):
-    raise EndpointError(f'{self._url} answers with over {_LARGEST} bytes; is it such an endpoint?')
+    raise EndpointError(f'{self._url} responds with over {_LARGEST} bytes; check url.')
 
-  def _late(self, how):
-    raise EndpointError(f'{self._url} did not answer by the deadline of {self._deadline:g} s{how}')
+  def _late(self, details):
+    raise EndpointError(f'{self._url} did not respond by the deadline of {self._deadline:g} s{details}')
 
   def _content(self, data):
-    """The text of a chat completion; '' where the model said nothing, as when its thinking took all tokens."""
+    """The text of a chat completion; '' if it is null, as when the thinking has used up all tokens."""
     try:
-      found = json.loads(data)
-      return _whole(found, self._text) if self._whole else self._text(found['choices'][0]['message']['content'])
+      completion = json.loads(data)
+      if self._whole:
+        return _full_response(completion, self._text)
+      return self._text(completion['choices'][0]['message']['content'])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
       raise EndpointError(
-        f'{self._url} answers with no chat completion in JSON but with '
-        f'{self._line(data.decode("utf-8", "replace"))!r}; check url.'
+        f'{self._url} responds with {self._line(data.decode("utf-8", "replace"))!r}, which is no chat completion in '
+        'JSON; check url.'
       ) from None
 
   def _text(self, value):
-    """A field that holds a text or nothing, without the key; TypeError for anything else."""
+    """A field that holds a string or null, as a string with the API key masked; TypeError for anything else."""
     text = '' if value is None else value + ''
-    return self._shown_key.sub('***', text) if self._shown_key else text
+    return self._key_pattern.sub('***', text) if self._key_pattern else text
 
   def _line(self, text):
-    """The beginning of a text in one line, without the key."""
+    """The beginning of a text as one line, with the API key masked."""
     if self._key:
-      text = self._shown_key.sub('***', text) if self._shown_key else text.replace(self._key, '***')
+      text = self._key_pattern.sub('***', text) if self._key_pattern else text.replace(self._key, '***')
     return ' '.join(''.join(c if c.isprintable() else ' ' for c in text[:10_000]).split())[:200]
 
   def _look_up(self, key):
-    """The text kept under `key`; None where there is none, or a damaged one."""
+    """The text cached under `key`; None if there is none, or it is damaged."""
     if not self._cache:
       return None
     try:
       digest, _, data = (self._cache / key[:2] / key).read_bytes().partition(b'\n')
       text = data.decode('utf-8', 'surrogatepass')
-      sound = digest == _digest(key, data) and (not self._whole or _is_whole(json.loads(text)))
-      return text if sound else None
+      valid = digest == _digest(key, data) and (not self._whole or _is_full_response(json.loads(text)))
+      return text if valid else None
     except (OSError, ValueError, RecursionError):
       return None
 
   def _keep(self, key, text):
-    """Keeps a text, whole or not at all: a process that is killed here leaves a file that nobody reads."""
+    """Caches a text atomically: a process that is killed here leaves only a temporary file that is never read."""
     if not self._cache:
       return
     data, path = text.encode('utf-8', 'surrogatepass'), self._cache / key[:2] / key
@@ -296,26 +303,35 @@ class Endpoint:
       path.parent.mkdir(parents=True, exist_ok=True)
       temporary.write_bytes(_digest(key, data) + b'\n' + data)
       os.replace(temporary, path)
-    except OSError as error:  # the answer was paid for; it counts without the cache
+    except OSError as error:  # the response can be used all the same
       log.warning('judge: the cache %s cannot be written: %s', self._cache, error)
       with contextlib.suppress(OSError):
         temporary.unlink()
 
 
-def _whole(found, read):
-  """The JSON that an Endpoint with `whole` gives for a chat completion; TypeError and the like where it is none.
+def _full_response(completion, read):
+  """The JSON that an Endpoint with `whole` returns for a chat completion.
 
-  read: a field that holds a text or nothing -> str.
+  Args:
+    completion: parsed body of the response.
+    read: function from a field that holds a string or null to a string.
+
+  Raises:
+    TypeError, LookupError, AttributeError: it is no chat completion.
   """
-  choice, usage = found['choices'][0], found.get('usage')
+  choice, usage = completion['choices'][0], completion.get('usage')
   message = choice['message']
-  text, why = read(message['content']), read(choice.get('finish_reason')) or 'stop'
+  text, finish_reason = read(message['content']), read(choice.get('finish_reason')) or 'stop'
   thinking = read(message.get('reasoning_content')) or read(message.get('reasoning'))
   if thinking:
     text = f'{templates.THINK}{thinking}{templates.THINK_END}{text}'
   tokens = usage.get('completion_tokens') if isinstance(usage, dict) else None
   return json.dumps(
-    {'response': text, 'stop': 'eos' if why == 'stop' else why, 'tokens': tokens if _is_count(tokens) else None}
+    {
+      'response': text,
+      'stop': 'eos' if finish_reason == 'stop' else finish_reason,
+      'tokens': tokens if _is_count(tokens) else None,
+    }
   )
 
 
@@ -323,41 +339,34 @@ def _is_count(value):
   return type(value) is int and 0 <= value < 1 << 31
 
 
-def _is_whole(found):
-  """Whether what an older version kept is what `_whole` gives."""
+def _is_full_response(value):
+  """Whether a cache entry, perhaps of an older version, has the format that `_full_response` returns."""
   return (
-    isinstance(found, dict)
-    and all(isinstance(found.get(key), str) for key in ('response', 'stop'))
-    and (found['tokens'] is None or _is_count(found['tokens']))
+    isinstance(value, dict)
+    and all(isinstance(value.get(key), str) for key in ('response', 'stop'))
+    and (value['tokens'] is None or _is_count(value['tokens']))
   )
-
-
-def _however_written(key):
-  """A regular expression for a key that may be broken by white space or escaped as in JSON, HTML or an address."""
-  gap = r'(?:[^!-~]|\\[nrt]|\\u00[0-2][0-9a-fA-F])*'
-  forms = [rf'(?:\\?{re.escape(c)}|(?i:\\u{ord(c):04x}|%{ord(c):02x}|&\#{ord(c)};|&\#x{ord(c):x};))' for c in key]
-  return re.compile(gap.join(forms))
 
 
 def _hang_up(sockets):
   for connection in list(sockets):
     with contextlib.suppress(OSError):  # it may be closed already
-      socket.socket.shutdown(connection, socket.SHUT_RDWR)  # not TLS's own, which would take its state away
+      socket.socket.shutdown(connection, socket.SHUT_RDWR)  # an SSLSocket's own shutdown would drop its TLS state
 
 
 def _digest(key, data):
   return hashlib.sha256(key.encode() + data).hexdigest().encode()
 
 
-def _address(url, httpx):
-  """Where to post. A user, a query or a fragment is not shown: a key stands in such."""
+def _completions_url(url, httpx):
+  """The URL to post to. The message about a user, query or fragment does not show it, as it may contain a key."""
   try:
     parsed = httpx.URL(url)
   except (httpx.InvalidURL, TypeError) as error:
-    raise ConfigError(f'url is no address: {error}.') from None
+    raise ConfigError(f'url is invalid: {error}.') from None
   require(
     not parsed.userinfo and not parsed.query and not parsed.fragment,
-    'url holds a user, a query or a fragment; leave it out, and name the variable of the key in api_key_env.',
+    'url contains a user, a query or a fragment; remove it, and set api_key_env to the variable that holds the key.',
   )
   require(
     parsed.scheme in ('http', 'https') and parsed.host, f'url is {url!r}; it must begin with https:// or http://.'
@@ -365,20 +374,8 @@ def _address(url, httpx):
   return url.rstrip('/').removesuffix('/chat/completions') + '/chat/completions'
 
 
-def _key(name):
-  """The key in the environment variable `name`, '' for no name. The name is not shown: it may be the key by mistake."""
-  require(
-    re.fullmatch('[A-Z_][A-Z0-9_]*|', name),
-    'api_key_env is no name of an environment variable in capitals; give its name, not the key.',
-  )
-  key = os.environ.get(name, '').strip() if name else ''
-  require(key or not name, 'the environment variable that api_key_env names is empty or not set; put the key there.')
-  require(re.fullmatch('[!-~]*', key), 'the key that api_key_env names holds a space or a character that is not ASCII.')
-  return key
-
-
-def _seconds(value):
-  """Of a Retry-After header, a number or a date; 0 where it is neither."""
+def _retry_after(value):
+  """The seconds to wait by a Retry-After header, which is a number or a date; 0 if it is neither."""
   try:
     seconds = float(value)
   except ValueError:

@@ -1,17 +1,17 @@
-"""A model as judge: does a prediction say what the ground truth says, and which of two responses is better?
+"""A model as judge: does a prediction agree with the ground truth, and which of two responses is better?
 
-After the paper's third stage, where a model given ground truth and prediction decides what no rule can; the wording
-is ours. The model is a function `complete(chats) -> texts`, or `complete(chats, draws)` where several votes are asked
-for, an int for each chat telling its samples apart. A chat is a list of {'role', 'content'}; a text is None where the
-model cannot be asked this. `endpoint.Endpoint` and `local.Local` are such functions.
+This follows the third stage of the paper, where a model is given ground truth and prediction and decides what no rule
+can; the prompt is ours. The model is a function `complete(chats) -> texts`, or `complete(chats, draws)` for several
+votes, where draws is an int per chat that distinguishes its samples. A chat is a list of {'role', 'content'}; a text is
+None if the model cannot be asked. `endpoint.Endpoint` and `local.Local` are such functions.
 
-How a verdict is read: of the text after its last `</think>`, the last line that is not empty, less spaces, asterisks,
-backquotes and full stops around it, must be one of the verdicts asked for, and no other line another one of them.
-Everything else is unreadable and scores 0, or is a tie.
+Parsing of a verdict: in the text after the last `</think>`, the last non-empty line, stripped of spaces, asterisks,
+backquotes and full stops, must be one of the possible verdicts, and no other line may be a different one. Anything else
+is unreadable and scores 0, or is a tie.
 
-What is judged may hold verdicts, ends of chat turns, or orders to the judge. It stands between marks made of a hash
-of itself, which it therefore cannot hold; special tokens and verdicts in it are broken up by a space, so that a judge
-that only repeats it has given no verdict. That a judge may be *persuaded* by it no parser can prevent.
+The judged text may contain verdicts, ends of chat turns, or instructions to the judge. It is enclosed in marks made of
+its own hash, which it therefore cannot contain. Special tokens and verdicts in it are broken up by a space, so a judge
+that only repeats it has not given a verdict. No parser can prevent that a judge is *persuaded* by the text.
 """
 
 import collections
@@ -28,7 +28,7 @@ log = logging.getLogger('r1jax')
 
 COMBINE = ('majority', 'mean')
 
-# Task, rule, verdicts.
+# Task, rule, possible verdicts.
 _CORRECT = (
   'Decide whether a prediction gives the same answer to a problem as the reference does.',
   'The prediction is correct if its final answer means the same as the reference; form, wording and length do not '
@@ -46,36 +46,36 @@ _RULE = (
 )
 
 _UNREADABLE, _REFUSED = 'unreadable', 'refused'
-_RAW = 2000  # characters of a judge's text that are kept, the last
+_RAW = 2000  # characters kept from the end of a judge's text
 _TRIM = ' \t\r*`.'
-# With a space after these no server reads `<|im_end|>`, `</s>`, `<｜User｜>` or `[INST]` as a token, and nobody a
-# verdict. A look-ahead stops at the next bracket: linear.
+# With a space after these, no server reads `<|im_end|>`, `</s>`, `<｜User｜>` or `[INST]` as a token, and the text
+# contains no verdict. The look-ahead stops at the next bracket, so it takes linear time.
 _BREAK = re.compile(r'<(?=[|｜/!A-Za-z])|\[(?=/?[A-Za-z_]{3,}\])|VERDICT(?=:)')
 
 
 def judge(items, complete, *, view='summary', votes=1, combine='majority', limit=20_000):
-  """Scores in [0, 1] of the verdicts on items; see `verdicts`."""
+  """The scores of `verdicts`: a list of float in [0, 1]."""
   return [v['score'] for v in verdicts(items, complete, view=view, votes=votes, combine=combine, limit=limit)]
 
 
 def verdicts(items, complete, *, view='summary', votes=1, combine='majority', limit=20_000):
-  """Does each item's response give its 'answer'?
+  """Judges whether the response of each item gives its 'answer'.
 
   Args:
     items: list of dicts with 'prompt', 'response', 'problem' and 'answer'.
     complete: the model, see above.
-    view: 'summary' shows the judge what follows the thinking, 'whole' all of the response.
-    votes: verdicts asked for on each item.
-    combine: 'majority' scores 1 where more than half of the votes say correct, 'mean' their share.
-    limit: characters of what is shown, over which a response scores 0 unread.
+    view: 'summary' shows the judge the text after the thinking, 'whole' the whole response.
+    votes: number of verdicts per item.
+    combine: 'majority' scores 1 if more than half of the votes are 'correct', 'mean' scores their share.
+    limit: characters; a longer text is not shown to the judge and scores 0.
 
   Returns:
-    A dict for each item: 'score'; 'reason': 'correct' or 'incorrect', or 'no summary', 'too long', 'refused',
-    'unreadable' where it could not be judged, or '1 of 3 votes: correct'; 'votes', such words; 'raw', the ends of
-    the judge's texts.
+    list of dicts, one per item, with 'score'; 'reason': 'correct', 'incorrect', '1 of 3 votes: correct', or why it
+    could not be judged: 'no summary', 'too long', 'refused', 'unreadable'; 'votes', a list of such words; and 'raw',
+    the ends of the judge's texts.
 
   Raises:
-    ConfigError: a bad option. What `complete` raises.
+    ConfigError: a bad option. Also whatever `complete` raises.
   """
   _check(view, votes, combine, limit)
   shown = [_shown(item, view, limit) for item in items]
@@ -85,66 +85,69 @@ def verdicts(items, complete, *, view='summary', votes=1, combine='majority', li
     if text is not None
   ]
   answers = iter(_ask(complete, chats, votes, _CORRECT[2]))
-  found = [_unasked(0.0, why) if text is None else _verdict(*next(answers), combine) for text, why in shown]
-  return _reported(found)
+  results = [_unasked(0.0, reason) if text is None else _verdict(*next(answers), combine) for text, reason in shown]
+  return _log_failures(results)
 
 
 def _verdict(words, raw, combine):
-  right = words.count('correct') / len(words)
+  share = words.count('correct') / len(words)
   reason = words[0] if len(set(words)) == 1 else f'{words.count("correct")} of {len(words)} votes: correct'
-  return {'score': right if combine == 'mean' else float(right > 0.5), 'reason': reason, 'votes': words, 'raw': raw}
+  return {'score': share if combine == 'mean' else float(share > 0.5), 'reason': reason, 'votes': words, 'raw': raw}
 
 
 def compare(items_a, items_b, complete, *, view='summary', votes=1, limit=20_000):
-  """Which of two responses to the same problem is better? Asked in both orders.
+  """Judges which of two responses to the same problem is better, in both orders.
 
-  Within an order the votes are added up; a tie counts for neither, nor does what is no verdict. It is a win or a
-  loss where both orders say so, else a tie.
+  Within an order the votes are counted; ties and unreadable verdicts count for neither side. The outcome is a win or a
+  loss if both orders agree on it, else a tie. A response that cannot be shown loses to one that can.
 
   Args:
-    items_a, items_b: lists of items, with the same 'problem' at each place.
-    The others: as for `verdicts`. A response that cannot be shown loses to one that can.
+    items_a, items_b: lists of items with the same 'problem' at each index.
+    complete, view, votes, limit: as in `verdicts`.
 
   Returns:
-    A dict for each pair: 'score', 1, 0.5 or 0; 'outcome' for a, 'win', 'tie' or 'loss'; 'reason': 'both orders agree',
-    'orders disagree', or why it could not be judged as for `verdicts`; 'votes' of both orders; 'raw'.
+    list of dicts, one per pair, with 'score' (1, 0.5 or 0); 'outcome' for a: 'win', 'tie' or 'loss'; 'reason': 'both
+    orders agree', 'orders disagree', or why it could not be judged, as in `verdicts`; 'votes' of both orders; 'raw'.
 
   Raises:
-    ConfigError: a bad option. ValueError: items that do not belong together. What `complete` raises.
+    ConfigError: a bad option. ValueError: the problems of the items differ. Also whatever `complete` raises.
   """
   _check(view, votes, 'majority', limit)
   if [i['problem'] for i in items_a] != [i['problem'] for i in items_b]:
-    raise ValueError(f'{len(items_a)} and {len(items_b)} responses do not answer the same problems in the same order.')
+    raise ValueError(
+      f'the problems of the {len(items_a)} and {len(items_b)} items differ; give responses to the same problems in the '
+      'same order.'
+    )
   shown = [(*_shown(a, view, limit), *_shown(b, view, limit)) for a, b in zip(items_a, items_b)]
   chats = [
     _chat(_BETTER, {'Request': item['problem'], 'First response': first, 'Second response': second})
-    for item, (a, why_a, b, why_b) in zip(items_a, shown)
-    if not why_a and not why_b
+    for item, (a, reason_a, b, reason_b) in zip(items_a, shown)
+    if not reason_a and not reason_b
     for first, second in ((a, b), (b, a))
   ]
   answers = iter(_ask(complete, chats, votes, _BETTER[2]))
-  found = [
-    _unasked((1 + bool(why_b) - bool(why_a)) / 2, why_a or why_b)
-    if why_a or why_b
+  results = [
+    _unasked((1 + bool(reason_b) - bool(reason_a)) / 2, reason_a or reason_b)
+    if reason_a or reason_b
     else _outcome(next(answers), next(answers))
-    for _, why_a, _, why_b in shown
+    for _, reason_a, _, reason_b in shown
   ]
-  return _reported([v | {'outcome': {1.0: 'win', 0.5: 'tie', 0.0: 'loss'}[v['score']]} for v in found])
+  return _log_failures([v | {'outcome': {1.0: 'win', 0.5: 'tie', 0.0: 'loss'}[v['score']]} for v in results])
 
 
-def _outcome(there, back):
-  """The verdict on a pair, from (words, raw) of both orders."""
-  ahead = lambda words, ours, theirs: max(-1, min(1, words.count(ours) - words.count(theirs)))
-  first, second = ahead(there[0], 'first', 'second'), ahead(back[0], 'second', 'first')
-  lost = [w for w in (_UNREADABLE, _REFUSED) for words in (there[0], back[0]) if set(words) == {w}]
-  reason = lost[0] if lost else 'both orders agree' if first == second else 'orders disagree'
+def _outcome(forward, backward):
+  """The verdict on a pair, from the (words, raw) of both orders."""
+  sign = lambda words, ours, theirs: max(-1, min(1, words.count(ours) - words.count(theirs)))
+  first, second = sign(forward[0], 'first', 'second'), sign(backward[0], 'second', 'first')
+  failures = [w for w in (_UNREADABLE, _REFUSED) for words in (forward[0], backward[0]) if set(words) == {w}]
+  reason = failures[0] if failures else 'both orders agree' if first == second else 'orders disagree'
   score = (1 + first) / 2 if first == second else 0.5
-  return {'score': score, 'reason': reason, 'votes': there[0] + back[0], 'raw': there[1] + back[1]}
+  return {'score': score, 'reason': reason, 'votes': forward[0] + backward[0], 'raw': forward[1] + backward[1]}
 
 
-def tally(found):
-  """{reason: how many} of what `verdicts` or `compare` returned."""
-  return dict(collections.Counter(v['reason'] for v in found))
+def tally(results):
+  """Counts the reasons in what `verdicts` or `compare` returned: {reason: count}."""
+  return dict(collections.Counter(v['reason'] for v in results))
 
 
 def load(
@@ -169,64 +172,53 @@ def load(
   combine='majority',
   limit=20_000,
 ):
-  """The judge as a reward: a function from items to scores.
+  """Returns the judge as a reward: a function from items to scores.
 
-  Where several processes run, all call it with the same items.
+  With several processes, all must call it with the same items.
 
   Args:
-    url: of an endpoint; with it model, api_key_env, cache, concurrency, timeout, deadline, retries and extra as for
-      `endpoint.Endpoint`. Each process has its share of the items judged.
-    path: or a model directory; with it batch, seed and chat_template as for `local.Local`.
-    temperature, max_tokens: for both.
-    view, votes, combine, limit: as for `verdicts`. Several votes need a temperature.
+    url: address of an endpoint, with model, api_key_env, cache, concurrency, timeout, deadline, retries and extra as in
+      `endpoint.Endpoint`. Each process judges its share of the items.
+    path: or a model directory, with batch, seed and chat_template as in `local.Local`.
+    temperature, max_tokens: for either.
+    view, votes, combine, limit: as in `verdicts`. Several votes require a temperature above 0.
 
   Raises:
-    ConfigError: options that do not go together, or no httpx. What opening a model raises.
+    ConfigError: options that contradict each other, or httpx is not installed. Also whatever opening a model raises.
   """
   _check(view, votes, combine, limit)
-  require(bool(url) != bool(path), f'a judge has a url or a path, not {"both" if url else "neither"}; give one.')
+  require(bool(url) != bool(path), f'a judge needs a url or a path, not {"both" if url else "neither"}; set one.')
   require(
     temperature >= 0 and max_tokens >= 1,
     f'temperature {temperature} must not be negative and max_tokens {max_tokens} must be positive.',
   )
   require(
     votes == 1 or temperature > 0,
-    f'{votes} votes at temperature 0 are one vote, {votes} times; set votes to 1, or a temperature.',
+    f'{votes} votes at temperature 0 would all be the same; set votes to 1, or raise the temperature.',
   )
-  both = dict(temperature=temperature, max_tokens=max_tokens)
+  common = dict(temperature=temperature, max_tokens=max_tokens)
   if path:
     from r1jax.rewards.neural import local
 
-    function, complete = judge, local.Local(path, batch=batch, seed=seed, chat_template=chat_template, **both)
+    function = judge
+    complete = local.Local(path, batch=batch, seed=seed, chat_template=chat_template, **common)
   else:
     from r1jax.rewards.neural import endpoint
 
-    function, complete = (
-      _shared,
-      endpoint.Endpoint(
-        url,
-        model,
-        api_key_env=api_key_env,
-        cache=cache,
-        concurrency=concurrency,
-        timeout=timeout,
-        deadline=deadline,
-        retries=retries,
-        extra=extra,
-        **both,
-      ),
-    )
+    function = _shared
+    limits = dict(concurrency=concurrency, timeout=timeout, deadline=deadline, retries=retries)
+    complete = endpoint.Endpoint(url, model, api_key_env=api_key_env, cache=cache, extra=extra, **limits, **common)
   return functools.partial(function, complete=complete, view=view, votes=votes, combine=combine, limit=limit)
 
 
 def _shared(items, **options):
-  """`judge` with the items shared out among the processes: asked twice, an endpoint may answer otherwise."""
+  """`judge` with each process judging its share of the items, because an endpoint may not answer twice the same."""
   import numpy as np
 
   from r1jax import parallel
 
-  own, scores = parallel.local_slice(len(items)), np.zeros(len(items))
-  scores[own] = judge(items[own], **options)
+  local, scores = parallel.local_slice(len(items)), np.zeros(len(items))
+  scores[local] = judge(items[local], **options)
   return parallel.sum_across_processes(scores).tolist()
 
 
@@ -235,12 +227,12 @@ def _check(view, votes, combine, limit):
   require(combine in COMBINE, f'combine is {combine!r}; known: {", ".join(COMBINE)}.')
   require(
     isinstance(votes, int) and votes >= 1 and limit >= 1,
-    f'votes {votes} and limit {limit} must be positive, and whole.',
+    f'votes {votes} must be a positive integer, and limit {limit} positive.',
   )
 
 
 def _shown(item, view, limit):
-  """(what the judge sees, ''), or (None, why it sees nothing)."""
+  """The text that the judge sees, as (text, ''), or (None, reason) if it cannot be shown."""
   text = conversation.visible_text(templates.completed(item['prompt'], item['response']), view)
   if not text:
     return None, 'no summary'
@@ -252,12 +244,12 @@ def _unasked(score, reason):
 
 
 def _plain(text):
-  """The text, with a space for each control character, half of a surrogate pair, and other character not seen."""
+  """The text with a space in place of each control character, lone surrogate and other invisible character."""
   return ''.join(c if c.isprintable() or c in '\n\t' else ' ' for c in text)
 
 
 def _chat(wording, parts):
-  """The one message to the judge. parts: title -> text."""
+  """The chat for the judge, a single message. wording: (task, rule, possible verdicts). parts: title -> text."""
   task, rule, words = wording
   parts = {title: _BREAK.sub(r'\g<0> ', _plain(str(text)).strip()) for title, text in parts.items()}
   mark = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
@@ -268,29 +260,32 @@ def _chat(wording, parts):
 
 
 def _ask(complete, chats, votes, words):
-  """(words of the votes, ends of the texts) for each chat."""
+  """Returns (verdicts, ends of the judge's texts) for each chat."""
   if not chats:
     return []
   texts = complete(chats) if votes == 1 else complete(chats * votes, [n for n in range(votes) for _ in chats])
   if len(texts) != len(chats) * votes:
-    raise ValueError(f'the judge gave {len(texts)} texts to {len(chats)} chats with {votes} votes each.')
+    raise ValueError(f'the judge returned {len(texts)} texts to {len(chats)} chats with {votes} votes each.')
   by_chat = [texts[i :: len(chats)] for i in range(len(chats))]
-  return [([_read(text, words) for text in some], [_plain((text or '')[-_RAW:]) for text in some]) for some in by_chat]
+  return [
+    ([_read(text, words) for text in group], [_plain((text or '')[-_RAW:]) for text in group]) for group in by_chat
+  ]
 
 
 def _read(text, words):
-  """The verdict in a judge's text by the rule above, one of `words`; or 'unreadable', or 'refused'."""
+  """Parses the verdict in a judge's text by the rule above: one of `words`, 'unreadable' or 'refused'."""
   if text is None:
     return _REFUSED
   known = {f'VERDICT: {word.upper()}': word for word in words}
   lines = [line.strip(_TRIM) for line in (templates.summary(text) or '').split('\n')]
   lines = [line for line in lines if line]
-  given = {line for line in lines if line in known}
-  return known[lines[-1]] if len(given) == 1 and lines[-1] in known else _UNREADABLE
+  stated = {line for line in lines if line in known}
+  return known[lines[-1]] if len(stated) == 1 and lines[-1] in known else _UNREADABLE
 
 
-def _reported(found):
-  lost = {reason: n for reason, n in tally(found).items() if reason in (_UNREADABLE, _REFUSED)}
-  if lost:
-    log.warning('judge: of %d verdicts there are %s', len(found), lost)
-  return found
+def _log_failures(results):
+  """Logs how many verdicts could not be read or were refused; returns the results."""
+  failures = {reason: n for reason, n in tally(results).items() if reason in (_UNREADABLE, _REFUSED)}
+  if failures:
+    log.warning('judge: of %d verdicts these failed: %s', len(results), failures)
+  return results

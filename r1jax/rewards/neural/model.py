@@ -1,7 +1,7 @@
-"""Reward models on the devices: from conversations to scores, through programs of few shapes.
+"""Reward models on the devices: from conversations to scores, with programs of few shapes.
 
-A model directory written by `experiments/reward_model.py` holds `reward_model.json`: what its scores are about, and how
-the texts were written that it was trained on. Training and scoring share all of what is here.
+A model directory written by `experiments/reward_model.py` contains `reward_model.json`: what the scores mean, and the
+format of the texts that the model was trained on. Training and scoring share this module.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from r1jax.data import rows as rows_lib
 from r1jax.data.conversation import Encoder
 
 ABOUT = 'reward_model.json'
-MODEL = 'model'  # under which a run's folder holds the directory
+MODEL = 'model'  # name of the model directory in a run's folder
 
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """What a reward model was trained for; the fields of reward_model.json.
+  """What a reward model was trained for: the fields of reward_model.json.
 
   Attributes:
-    objective: of config.OBJECTIVES.
+    objective: one of config.OBJECTIVES.
     form, view, steps, max_length, chat_template: as in config.RewardModelData; form is never 'auto'.
-    center: mean score of held-out responses, for models of pairs, whose scores have no zero of their own.
+    center: mean score of held-out responses, for models trained on pairs, whose scores have no natural zero.
   """
 
   objective: str
@@ -46,12 +46,14 @@ class About:
 class Scorer:
   """Scores rows at their marks, a batch at a time.
 
-  A row is padded to its own length's shape, and a batch always has the same number of rows, so that a score depends
-  neither on the order nor on the other rows.
+  A row is padded to a shape that depends only on its own length, and every batch has the same number of rows, so a
+  score depends neither on the order of the rows nor on the other rows.
 
   Args:
-    cfg: ModelConfig with head 'score'. mesh: of the parameters. dtype: of the computation, its name.
-    batch: rows at a time, rounded up to a multiple of what the mesh splits them into.
+    cfg: ModelConfig with head 'score'.
+    mesh: of the parameters.
+    dtype: name of the dtype of the computation.
+    batch: rows at a time, rounded up to a multiple of the number of batch shards of the mesh.
     attention: as in config.Model.
   """
 
@@ -61,18 +63,18 @@ class Scorer:
     self.program = jax.jit(functools.partial(_scores, cfg=cfg, mesh=mesh, dtype=jnp.dtype(dtype), attention=attention))
 
   def __call__(self, params, rows):
-    """f32 arrays, one number a mark of each conversation.Row."""
+    """Returns a list of f32[marks], one score per mark, for each conversation.Row."""
     out, shapes = [None] * len(rows), {}
     for i, row in enumerate(rows):
       shapes.setdefault(rows_lib.shape(row), []).append(i)
     for (length, marks), members in sorted(shapes.items()):
       for first in range(0, len(members), self.batch):
-        some = members[first : first + self.batch]
-        filled = [rows[i] for i in some] + [rows[some[0]]] * (self.batch - len(some))
-        found = parallel.to_host(
-          self.program(params, *parallel.to_global(rows_lib.pad(filled, length, marks), self.sharding))
+        indices = members[first : first + self.batch]
+        padded = [rows[i] for i in indices] + [rows[indices[0]]] * (self.batch - len(indices))
+        batch_scores = parallel.to_host(
+          self.program(params, *parallel.to_global(rows_lib.pad(padded, length, marks), self.sharding))
         )
-        for i, scores in zip(some, found):
+        for i, scores in zip(indices, batch_scores):
           out[i] = np.array(scores[: len(rows[i].marks)])
     return out
 
@@ -84,12 +86,12 @@ def _scores(params, tokens, lengths, marks, *, cfg, mesh, dtype, attention):
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-  """A reward model that can be asked.
+  """A reward model that is ready to use.
 
   Attributes:
     about: About.
-    score: function from a list of (turns, texts) to a list of lists of floats: for a model of steps the steps' scores
-      (fewer where the limit cut steps off), else one of the response, which is then texts' only entry.
+    score: function from a list of (turns, texts) to a list of lists of floats. A model of steps gives one score per
+      step (fewer if steps are beyond its limit); other models give one score for the response, the only entry of texts.
   """
 
   about: About
@@ -97,17 +99,18 @@ class Loaded:
 
 
 def load(path, *, batch=16, dtype=''):
-  """The reward model of a directory as a function from texts to scores.
+  """Loads a reward model.
 
   Args:
-    path: a directory that `experiments/reward_model.py` has written, or the run's folder around it.
-    batch: rows at a time. dtype: of the computation; the parameters' own where ''.
+    path: a directory written by `experiments/reward_model.py`, or the run's folder that contains it.
+    batch: rows at a time.
+    dtype: of the computation; '' for that of the parameters.
 
   Returns:
     Loaded.
 
   Raises:
-    ConfigError: not a reward model of ours, or a bad option. ModelDirError: no model there.
+    ConfigError: not a reward model of this project, or a bad option. ModelDirError: there is no model.
   """
   require(batch >= 1, f'batch is {batch}; it must be positive.')
   require(dtype in ('', 'float32', 'bfloat16'), f"dtype is {dtype!r}; use 'float32', 'bfloat16', or '' for as stored.")
@@ -115,7 +118,7 @@ def load(path, *, batch=16, dtype=''):
   source = checkpoint.open_model(path)
   require(
     source.cfg.head == 'score',
-    f'{path} is a policy; a reward model has a score for an output (experiments/reward_model.py trains one).',
+    f'{path} is a policy; give a reward model, which outputs scores (experiments/reward_model.py trains one).',
   )
   about = read_about(path)
   encoder = Encoder(source.load_tokenizer(about.chat_template or None), about.form, about.max_length, about.steps)
@@ -134,13 +137,13 @@ def load(path, *, batch=16, dtype=''):
 
 
 def directory(path):
-  """The model directory that is meant: itself, or the one in a run's folder."""
-  inside = os.path.join(path, MODEL)
-  return inside if os.path.isfile(os.path.join(inside, ABOUT)) else path
+  """The model directory: `path` itself, or the one inside if `path` is a run's folder."""
+  inner = os.path.join(path, MODEL)
+  return inner if os.path.isfile(os.path.join(inner, ABOUT)) else path
 
 
 def read_about(path):
-  """The About of a model directory. Raises ConfigError."""
+  """Reads the About of a model directory. Raises ConfigError."""
   path = os.path.join(path, ABOUT)
   modelfiles.find_json(path, ConfigError)
   try:
@@ -154,6 +157,6 @@ def read_about(path):
       raise ValueError(f'max_length is {about.max_length}, center {about.center}')
   except (OSError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
     raise ConfigError(
-      f'{path} cannot be read ({error}); pass a model directory that experiments/reward_model.py has written.'
+      f'{path} cannot be read ({error}); give a model directory written by experiments/reward_model.py.'
     ) from error
   return about

@@ -1,4 +1,4 @@
-"""A learned preference as a reward: how good, or how safe, a response is."""
+"""A learned preference as a reward: how helpful, or how harmless, a response is."""
 
 import functools
 import math
@@ -12,14 +12,15 @@ SCALES = ('probability', 'logit')
 
 
 def load(*, path, view='', scale='probability', limit=10.0, batch=16, dtype=''):
-  """`preference_score` by the reward model at `path`: a function from items to scores.
+  """Returns `preference_score` with the reward model at `path`: a function from items to scores.
 
   Args:
-    path, batch, dtype: as of `model.load`.
-    view: '' is that of training. scale, limit: as of `preference_score`.
+    path, batch, dtype: as in `model.load`.
+    view: '' for the view of its training.
+    scale, limit: as in `preference_score`.
 
   Raises:
-    ConfigError: a bad option, or a model of steps. ModelDirError: no model there.
+    ConfigError: a bad option, or a model of steps. ModelDirError: there is no model.
   """
   _check(view or 'whole', scale, limit)
   loaded = model_lib.load(path, batch=batch, dtype=dtype)
@@ -31,26 +32,26 @@ def load(*, path, view='', scale='probability', limit=10.0, batch=16, dtype=''):
 
 
 def preference_score(items, *, model, view='whole', scale='probability', center=0.0, limit=10.0):
-  """What a reward model says of responses.
+  """Scores responses with a reward model.
 
   Args:
-    items: list of dicts with 'prompt' and 'response', and 'problem' where the prompt is a text. A prompt may be a list
-      of turns, else the conversation is the problem as the user's turn.
-    model: function from [(turns, [text])] to [[score]], such as `neural.load(...).score`.
-    view: of config.VIEWS: 'summary' (helpfulness) hides the thinking, 'whole' (harmlessness) does not.
-    scale: 'logit': the score less `center`, within +-`limit`; 'probability': its sigmoid, in [0, 1].
-    center: a typical response's score; for a model of pairs its probability is then that of beating such a one.
-    limit: of the logit. A response of which the view shows nothing, as its thinking never ends, gets -limit.
+    items: list of dicts with 'prompt' and 'response', and 'problem' if the prompt is a string. The conversation is the
+      prompt if it is a list of turns, else the problem as the user's turn.
+    model: function from [(turns, [text])] to [[score]], such as `model.load(...).score`.
+    view: one of config.VIEWS: 'summary' (for helpfulness) hides the thinking, 'whole' (for harmlessness) does not.
+    scale: 'logit': the score minus `center`, clipped to +-`limit`; 'probability': the sigmoid of that, in [0, 1].
+    center: score of a typical response; for a model of pairs, the probability is then that of beating such a response.
+    limit: bound of the logit. A response of which the view shows nothing, since its thinking never ends, gets -limit.
 
   Returns:
     list of float.
   """
   _check(view, scale, limit)
   texts = [conversation.visible_text(response_of(item), view) for item in items]
-  seen = [i for i, text in enumerate(texts) if text]
-  found = model([(turns_of(items[i]), [texts[i]]) for i in seen]) if seen else []
+  visible = [i for i, text in enumerate(texts) if text]
+  scores = model([(turns_of(items[i]), [texts[i]]) for i in visible]) if visible else []
   logits = [-limit] * len(items)
-  for i, (score,) in zip(seen, found):
+  for i, (score,) in zip(visible, scores):
     logits[i] = min(max(score - center, -limit), limit)
   return logits if scale == 'logit' else [1 / (1 + math.exp(-x)) for x in logits]
 
@@ -62,7 +63,7 @@ def _check(view, scale, limit):
 
 
 def turns_of(item):
-  """The conversation that an item's response follows."""
+  """The conversation before the item's response, as a list of turns."""
   prompt = item['prompt']
   if isinstance(item.get('turns'), list):
     return item['turns']
@@ -70,6 +71,6 @@ def turns_of(item):
 
 
 def response_of(item):
-  """The response with the `<think>` that its prompt has opened."""
+  """The response, with the opening `<think>` if that is the end of its prompt."""
   prompt = item['prompt']
   return templates.completed(prompt, item['response']) if isinstance(prompt, str) else item['response']

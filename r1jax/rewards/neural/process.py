@@ -1,4 +1,4 @@
-"""Learned step scores as a reward: one number for a solution, or credit for each step."""
+"""Learned step scores as a reward: one score per solution, or credit for each step."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ from r1jax.data import process
 from r1jax.rewards.neural import model as model_lib
 from r1jax.rewards.neural.preference import response_of, turns_of
 
-# A step's score is the probability that it is right; a solution without steps scores 0.
+# Functions from the scores of the steps, the probabilities that they are correct, to the score of the solution.
 AGGREGATES = {
   'min': min,
   'product': math.prod,
@@ -24,8 +24,8 @@ class Steps:
   """The steps of one response.
 
   Attributes:
-    scores: probability that each is right, in [0, 1].
-    ends: where each ends in item['response'], in characters, one behind its last.
+    scores: probability that each step is correct, in [0, 1].
+    ends: end of each step in item['response'], in characters (exclusive).
   """
 
   scores: tuple[float, ...]
@@ -33,13 +33,14 @@ class Steps:
 
 
 def load(*, path, aggregate='min', view='whole', batch=16, dtype=''):
-  """`process_score` by the reward model at `path`: a function from items to scores.
+  """Returns `process_score` with the reward model at `path`: a function from items to scores.
 
   Args:
-    path, batch, dtype: as of `model.load`. aggregate, view: as of `process_score`; steps are those of training.
+    path, batch, dtype: as in `model.load`.
+    aggregate, view: as in `process_score`. (The step rule is that of the model's training.)
 
   Raises:
-    ConfigError: a bad option, or a model of something else than steps. ModelDirError: no model there.
+    ConfigError: a bad option, or a model that does not score steps. ModelDirError: there is no model.
   """
   _check(aggregate, 'line', view)
   loaded = model_lib.load(path, batch=batch, dtype=dtype)
@@ -49,47 +50,47 @@ def load(*, path, aggregate='min', view='whole', batch=16, dtype=''):
 
 
 def process_score(items, *, model, aggregate='min', steps='line', view='whole'):
-  """One number for each solution, in [0, 1], from the scores of its steps.
+  """The score of each solution, aggregated from the scores of its steps.
 
   Args:
-    items, model, steps, view: as of `step_scores`.
-    aggregate: a key of AGGREGATES: the worst step, the product (all steps right), the last, or the mean.
+    items, model, steps, view: as in `step_scores`.
+    aggregate: a key of AGGREGATES: the worst step, the product (all steps correct), the last, or the mean.
 
   Returns:
-    list of float; 0 for a response without steps.
+    list of float in [0, 1]; 0 for a response without steps.
   """
   _check(aggregate, steps, view)
-  found = step_scores(items, model=model, steps=steps, view=view)
-  return [float(AGGREGATES[aggregate](s.scores)) if s.scores else 0.0 for s in found]
+  results = step_scores(items, model=model, steps=steps, view=view)
+  return [float(AGGREGATES[aggregate](result.scores)) if result.scores else 0.0 for result in results]
 
 
 def step_scores(items, *, model, steps='line', view='whole'):
-  """The steps of each response and their scores, for credit by step.
+  """Splits each response into steps and scores them, for credit by step.
 
   Args:
-    items: list of dicts with 'prompt', 'response' and, where the prompt is a text, 'problem'.
-    model: function from [(turns, steps)] to [[score of each step]], such as `neural.load(...).score`; where it gives
-      fewer, the last steps were beyond its limit and are left out.
-    steps: of config.STEP_RULES, the same as in training. Tags are no steps, and a line of nothing else is none.
-    view: of config.VIEWS: 'summary' leaves the steps of the thinking out.
+    items: list of dicts with 'prompt', 'response' and, if the prompt is a string, 'problem'.
+    model: function from [(turns, steps)] to [[logit of each step]], such as `model.load(...).score`. If it returns
+      fewer, the last steps are beyond its limit and are left out.
+    steps: one of config.STEP_RULES, the same as in training. A line that contains only tags is not a step.
+    view: one of config.VIEWS: 'summary' leaves out the steps of the thinking.
 
   Returns:
     list of Steps.
   """
   _check('min', steps, view)
   spans = [_spans(item, steps, view) for item in items]
-  asked = [i for i, found in enumerate(spans) if found]
+  indices = [i for i, item_spans in enumerate(spans) if item_spans]
   texts = lambda i: [process.one_step(items[i]['response'][start:end], steps) for start, end in spans[i]]
-  scored = dict(zip(asked, model([(turns_of(items[i]), texts(i)) for i in asked]) if asked else []))
+  logits = dict(zip(indices, model([(turns_of(items[i]), texts(i)) for i in indices]) if indices else []))
   out = []
-  for i, found in enumerate(spans):
-    scores = tuple(1 / (1 + math.exp(-min(max(x, -30.0), 30.0))) for x in scored.get(i, []))
-    out.append(Steps(scores, tuple(end for _, end in found[: len(scores)])))
+  for i, item_spans in enumerate(spans):
+    scores = tuple(1 / (1 + math.exp(-min(max(x, -30.0), 30.0))) for x in logits.get(i, []))
+    out.append(Steps(scores, tuple(end for _, end in item_spans[: len(scores)])))
   return out
 
 
 def by_step(score):
-  """From a function that `load` returned, one from items to Steps, by the same model and rule."""
+  """Turns a function that `load` returned into one from items to Steps, with the same model, step rule and view."""
   return functools.partial(step_scores, **{name: score.keywords[name] for name in ('model', 'steps', 'view')})
 
 
@@ -103,25 +104,26 @@ def _spans(item, steps, view):
   response, start = item['response'], 0
   if view == 'summary':
     text = response_of(item)
-    found = templates.summary_start(text)
-    start = len(response) if found is None else found - (len(text) - len(response))
+    summary_start = templates.summary_start(text)
+    start = len(response) if summary_start is None else summary_start - (len(text) - len(response))
   return [(start + a, start + b) for a, b in process.spans(response[start:], steps)]
 
 
 def step_tokens(tokenizer, ids, ends):
-  """The token of a response in which each step ends, for credit by step.
+  """The index of the token in which each step of a response ends, for credit by step.
 
   Args:
-    tokenizer: of the policy. ids: the response's tokens, as sampled.
-    ends: of Steps, in characters of the decoded response.
+    tokenizer: of the policy.
+    ids: token ids of the response, as sampled.
+    ends: `Steps.ends`, in characters of the decoded response.
 
   Returns:
-    list of int, positions in ids, ascending.
+    list of int, indices into ids, ascending.
   """
-  length, at, out = 0, 0, []
+  length, step, out = 0, 0, []
   for n, (_, piece) in enumerate(zip(ids, tokenizer.pieces(ids))):
     length += len(piece)
-    while at < len(ends) and length >= ends[at]:
+    while step < len(ends) and length >= ends[step]:
       out.append(n)
-      at += 1
-  return out + [len(ids) - 1] * (len(ends) - at)  # a last character whose bytes never came
+      step += 1
+  return out + [len(ids) - 1] * (len(ends) - step)  # a last character whose bytes are incomplete

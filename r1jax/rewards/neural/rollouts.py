@@ -1,7 +1,7 @@
-"""Step labels without people: roll-outs from each step, graded by a rule (Math-Shepherd, arXiv 2312.08935).
+"""Step labels without human annotators: rollouts from each step, graded by a rule (Math-Shepherd, arXiv 2312.08935).
 
-From the solution up to and with a step, N completions are sampled; the step's label is the share of them that end
-right (soft), or whether any does (hard). The last step's completions go on from the whole solution.
+N completions are sampled from the solution up to and including a step. The label of the step is the share of
+completions that are correct (soft), or whether any is (hard). Those of the last step continue the whole solution.
 """
 
 from r1jax.data import process
@@ -11,44 +11,49 @@ ESTIMATES = ('soft', 'hard')
 
 
 def prefixes(row, rule, opening='', between=''):
-  """Of a row with 'steps', the beginnings of its solution that end with each step, as texts of a response.
+  """The prefixes of a solution that end with each of its steps, as beginnings of a response.
 
   Args:
-    rule: of config.STEP_RULES. opening: text before the first step, such as '<think> '.
-    between: text after each step where the policy writes its steps otherwise than the rule has it, such as ' '.
+    row: dict with 'steps', a list of str.
+    rule: one of config.STEP_RULES.
+    opening: text before the first step, such as '<think> '.
+    between: text after each step, such as ' ', if the policy separates its steps differently from the rule.
+
+  Returns:
+    list of str, one per step.
   """
   end = between or SEPARATORS[rule]
   steps = [process.one_step(step, rule) + end for step in row['steps']]
-  # A space belongs to the token of the word behind it: a policy has seen none at the end of a text.
+  # A space is part of the token of the next word, so a policy has never seen a text that ends with one.
   return [(opening + ''.join(steps[: n + 1])).rstrip(' ') for n in range(len(steps))]
 
 
 def label(rows, *, sample, grade, rule, estimate='soft', opening='', between=''):
-  """Labels every step of some solutions.
+  """Labels every step of the given solutions.
 
   Args:
-    rows: dicts with 'problem', 'steps', and what the grader needs ('answer').
-    sample: function from a list of (row, beginning of its response) to a list of lists of N responses that go on
-      from it, whole texts.
-    grade: function from items (the row with 'prompt' and 'response') to floats; 1 or more is right.
-    rule, opening, between: as of `prefixes`. estimate: 'soft' or 'hard'.
+    rows: list of dicts with 'problem', 'steps', and the fields that the grader needs ('answer').
+    sample: function from a list of (row, prefix of a response) to a list of lists of N whole responses that continue
+      the prefix.
+    grade: function from items (the row with 'prompt' and 'response') to floats; 1 or more is correct.
+    rule, opening, between: as in `prefixes`.
+    estimate: 'soft' or 'hard'.
 
   Returns:
-    the rows with 'labels', a float each step, and 'rollouts', [number right, N] each step.
+    the rows with 'labels', a float per step, and 'rollouts', [number correct, N] per step.
   """
-  asked = [(row, text) for row in rows for text in prefixes(row, rule, opening, between)]
-  responses = sample(asked)
+  starts = [(row, text) for row in rows for text in prefixes(row, rule, opening, between)]
+  groups = sample(starts)
   items = [
     row | {'prompt': row['problem'], 'response': response}
-    for (row, _), some in zip(asked, responses, strict=True)
-    for response in some
+    for (row, _), responses in zip(starts, groups, strict=True)
+    for response in responses
   ]
-  graded, found = iter(grade(items)), []
-  for some in responses:
-    found.append([sum(next(graded) >= 1 for _ in some), len(some)])
-  out, found = [], iter(found)
+  scores = iter(grade(items))
+  counts = iter([[sum(next(scores) >= 1 for _ in responses), len(responses)] for responses in groups])
+  out = []
   for row in rows:
-    counts = [next(found) for _ in row['steps']]
-    labels = [right / n if estimate == 'soft' else float(right > 0) for right, n in counts]
-    out.append(row | {'labels': labels, 'rollouts': counts})
+    row_counts = [next(counts) for _ in row['steps']]
+    labels = [correct / n if estimate == 'soft' else float(correct > 0) for correct, n in row_counts]
+    out.append(row | {'labels': labels, 'rollouts': row_counts})
   return out

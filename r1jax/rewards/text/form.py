@@ -1,38 +1,39 @@
-"""The format reward: is the response in the form that was asked for?"""
+"""The format reward: does the response have the required form?"""
 
 from r1jax import templates
 from r1jax.config import ConfigError
 
-SPECIAL = '|special_token|'  # as R1's report writes it; a tokenizer's own goes into the option `special`
+SPECIAL = '|special_token|'  # as in R1's report; the option `special` takes a tokenizer's real token
 
 
 def form(items, *, form='r1_zero', graded=False, special=SPECIAL):
-  """1.0 where the response is in the form, else 0.0; graded, the share of the form's conditions that it meets.
+  """1.0 if the response has the form, else 0.0; with `graded`, the share of the form's conditions that it meets.
 
-  A response that holds control tokens, but the token of 'special', is in no form: they belong to the conversation.
+  A response with control tokens (other than `special` in the form 'special') never has the form: they belong to the
+  conversation.
 
   Args:
-    items: list of dicts with 'prompt' and 'response', and 'control' where a tokenizer says which of its special tokens
-      stand in the response; what has the form of one, as `<|im_start|>`, counts anyway.
-    form: 'r1_zero', thinking between think tags and the answer between answer tags, and nothing else
-      (`templates.parse`); 'r1', thinking between think tags and then a summary; 'special', R1's cold start,
-      `|special_token|<reasoning_process>|special_token|<summary>`. The conditions of each, for `graded`, are the
-      keys of `templates.r1_zero_conditions` (6), `r1_conditions` (5) and `special_conditions` (3).
-    graded: False for all or nothing.
-    special: the token of 'special'.
+    items: list of dicts with 'prompt' and 'response'. 'control' may list the tokenizer's special tokens that occur in
+      the response; text that looks like one, such as `<|im_start|>`, counts in any case.
+    form: 'r1_zero': thinking between think tags, the answer between answer tags, and nothing else (`templates.parse`).
+      'r1': thinking between think tags, then a summary. 'special': the form of R1's cold-start data,
+      `|special_token|<reasoning_process>|special_token|<summary>`. The conditions that `graded` counts are the keys of
+      `templates.r1_zero_conditions` (6), `r1_conditions` (5) and `special_conditions` (3).
+    graded: give partial credit.
+    special: the token of the form 'special'.
 
   Returns:
     list of float in [0, 1].
 
   Raises:
-    ConfigError: an unknown form, an empty token, or a `graded` that is neither True nor False.
+    ConfigError: an unknown form, an empty token, or a `graded` that is not a bool.
   """
   _check(form, graded, special)
   return [verdict(item, form=form, graded=graded, special=special)['score'] for item in items]
 
 
 def verdict(item, *, form='r1_zero', graded=False, special=SPECIAL):
-  """As `form`, of one item: a dict with 'score', 'reason' and 'missing', the conditions not met."""
+  """How `form` scores one item: a dict with 'score', 'reason' and 'missing', the list of conditions not met."""
   _check(form, graded, special)
   prompt, response = item['prompt'], item['response']
   if form == 'special':

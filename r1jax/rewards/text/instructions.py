@@ -1,14 +1,14 @@
 """The 25 checkable instructions of IF-Eval (Zhou et al. 2023, "Instruction-Following Evaluation").
 
-Each is a function from a text and the instruction's own arguments to whether the text follows it, as the authors'
-checker judges, which is lenient in places ("must have 3 sections" is at least 3). Departures, none of which needs
-data to be downloaded:
-- keywords, section and postscript marks are taken literally, not as regular expressions;
+Each is a function from a text and the instruction's arguments to a bool: whether the text follows the instruction, as
+judged by the authors' checker, which is lenient in places ("must have 3 sections" means at least 3). Differences from
+that checker, none of which needs downloaded data:
+- keywords, section markers and postscript markers are matched literally, not as regular expressions;
 - sentences and capital words are counted by the rules of `sentences` and `capital_words`, not by NLTK's models;
-- languages are told apart by `language.identify`, and a text without a letter is in none;
-- JSON nested too deeply to be read is none.
+- languages are identified by `language.identify`, and a text without a letter has no language;
+- JSON that is nested too deeply to be parsed counts as invalid.
 
-Texts come from a model: everything here is linear in their length.
+The texts are responses of a model, so everything here runs in time linear in their length.
 """
 
 import json
@@ -17,24 +17,25 @@ import re
 from r1jax.config import ConfigError
 from r1jax.rewards.text.language import IDENTIFIED, identify
 
-# A run of marks is entered at its start only, and never given back.
+# The look-behind and the possessive quantifiers prevent backtracking over long runs of marks.
 _SENTENCE_END = re.compile(r'(?<![.!?…])[.!?…]++["\'”’)\]*_]*+(?=\s|$)|[。！？।]')
 _WORD = re.compile(r'\w+')
 _CAPITAL = re.compile(r'\w+(?:[-./&]\w+)*')
 _HIGHLIGHT = re.compile(r'\*[^\n*]*+\*')
 _DOUBLE_HIGHLIGHT = re.compile(r'\*\*[^\n*]*+\*\*')
 _POSTSCRIPTS = {'P.S.': re.compile(r'p\.\s?s\.'), 'P.P.S': re.compile(r'p\.\s?p\.\s?s')}
-# Words before a stop that ends no sentence; that ends none before a small letter.
+# Words whose full stop never ends a sentence, and those whose full stop does not end one before a lower-case letter.
 _NEVER_LAST = frozenset('mr mrs ms dr prof rev gen col capt lt sgt st vs vol fig dept approx cf e.g i.e'.split())
 _SELDOM_LAST = frozenset('etc inc ltd co corp jr sr al'.split())
 _OPTIONS = ('My answer is yes.', 'My answer is no.', 'My answer is maybe.')
 
 
 def sentences(text):
-  """How many sentences: what ends in . ! ? (or their Chinese and Indic likes) before white space, and holds a letter.
+  """The number of sentences.
 
-  No end: a stop after a title, an initial, or before a small letter an abbreviation; dots before a small letter.
-  A list's numbers are no sentences; a line's end ends none.
+  A sentence contains a letter and ends in . ! or ? (or a Chinese or Indic equivalent) before white space. A full stop
+  does not end one after a title or an initial, nor between an abbreviation and a lower-case letter; dots do not before
+  a lower-case letter. Numbers of a list are not sentences, and the end of a line does not end one.
   """
   count = start = 0
   for match in _SENTENCE_END.finditer(text):
@@ -45,14 +46,14 @@ def sentences(text):
 
 
 def _inside(text, match):
-  """Is a stop within its sentence?"""
-  small_after = text[match.end() : match.end() + 2].lstrip()[:1].islower()
+  """Whether a match of _SENTENCE_END does not end its sentence."""
+  lower_case_follows = text[match.end() : match.end() + 2].lstrip()[:1].islower()
   if match[0] != '.':
-    return small_after and match[0].startswith(('..', '…'))
+    return lower_case_follows and match[0].startswith(('..', '…'))
   word = (text[max(0, match.start() - 12) : match.start()].split() or [''])[-1].strip('("\'*')
   if word.lower() in _NEVER_LAST or len(word) == 1 and word.isalpha() and word != 'I':
     return True
-  return small_after and (word.lower() in _SELDOM_LAST or '.' in word)
+  return lower_case_follows and (word.lower() in _SELDOM_LAST or '.' in word)
 
 
 def _has_letter(text):
@@ -60,11 +61,11 @@ def _has_letter(text):
 
 
 def capital_words(text):
-  """How many words are all capitals. CO-OP and U.S. are one, DON'T is two (NLTK's DO and N'T), I'm has one."""
+  """The number of words in all capitals. CO-OP and U.S. count as one, DON'T as two (NLTK's DO and N'T), I'm as one."""
   return sum(word.isupper() for word in _CAPITAL.findall(text))
 
 
-def _holds(count, relation, number):
+def _compare(count, relation, number):
   if relation not in ('at least', 'less than'):
     raise ConfigError(f"an instruction's relation is {relation!r}; known: 'at least', 'less than'.")
   return count >= number if relation == 'at least' else count < number
@@ -76,7 +77,7 @@ def _keywords(text, *, keywords):
 
 
 def _keyword_frequency(text, *, keyword, frequency, relation):
-  return _holds(text.lower().count(keyword.strip().lower()), relation, frequency)
+  return _compare(text.lower().count(keyword.strip().lower()), relation, frequency)
 
 
 def _forbidden_words(text, *, forbidden_words):
@@ -84,33 +85,33 @@ def _forbidden_words(text, *, forbidden_words):
 
 
 def _letter_frequency(text, *, letter, let_frequency, let_relation):
-  return _holds(text.lower().count(letter.strip().lower()), let_relation, let_frequency)
+  return _compare(text.lower().count(letter.strip().lower()), let_relation, let_frequency)
 
 
 def _response_language(text, *, language):
   if language not in IDENTIFIED:
     raise ConfigError(
-      f'an instruction asks for language {language!r}, which cannot be told; known: {", ".join(IDENTIFIED)}.'
+      f'an instruction asks for the language {language!r}, which cannot be identified; known: {", ".join(IDENTIFIED)}.'
     )
   return identify(text) == language
 
 
 def _number_sentences(text, *, num_sentences, relation):
-  return _holds(sentences(text), relation, num_sentences)
+  return _compare(sentences(text), relation, num_sentences)
 
 
 def _number_words(text, *, num_words, relation):
-  return _holds(len(_WORD.findall(text)), relation, num_words)
+  return _compare(len(_WORD.findall(text)), relation, num_words)
 
 
 def _number_paragraphs(text, *, num_paragraphs):
-  """Parted by ***; only the first and the last may be empty, and do not count then."""
+  """Paragraphs are separated by ***; only the first and the last may be empty, and then do not count."""
   parts = [bool(part.strip()) for part in text.split('***')]
   return all(parts[1:-1]) and sum(parts) == num_paragraphs
 
 
 def _nth_paragraph_first_word(text, *, num_paragraphs, nth_paragraph, first_word):
-  """Parted by an empty line. An empty paragraph does not count, but has its place in the order."""
+  """Paragraphs are separated by an empty line. An empty one is not counted, but does take up an index."""
   parts = [part.strip() for part in text.split('\n\n')]
   if sum(map(bool, parts)) != num_paragraphs or nth_paragraph > num_paragraphs or not parts[nth_paragraph - 1]:
     return False
@@ -123,7 +124,7 @@ def _number_placeholders(text, *, num_placeholders):
 
 
 def _brackets(line):
-  """Pairs of square brackets, none inside another."""
+  """The number of pairs of square brackets that are not nested."""
   count = end = 0
   while (start := line.find('[', end)) >= 0 and (end := line.find(']', start) + 1):
     count += 1
@@ -145,8 +146,8 @@ def _constrained_response(text):
 
 
 def _number_highlighted_sections(text, *, num_highlights):
-  found = _HIGHLIGHT.findall(text) + _DOUBLE_HIGHLIGHT.findall(text)
-  return sum(bool(part.strip('*').strip()) for part in found) >= num_highlights
+  matches = _HIGHLIGHT.findall(text) + _DOUBLE_HIGHLIGHT.findall(text)
+  return sum(bool(match.strip('*').strip()) for match in matches) >= num_highlights
 
 
 def _multiple_sections(text, *, section_spliter, num_sections):
@@ -158,14 +159,14 @@ def _json_format(text):
   for fence in ('```json', '```Json', '```JSON', '```'):
     text = text.removeprefix(fence)
   try:
-    json.loads(text.removesuffix('```').strip(), parse_int=str)  # a number's digits are not converted
+    json.loads(text.removesuffix('```').strip(), parse_int=str)  # converting a long integer is not linear
   except (ValueError, RecursionError):
     return False
   return True
 
 
 def _title(text):
-  """<<a title>> within one line."""
+  """There is a <<title>> within one line."""
   spans = [(line.find('<<'), line.rfind('>>') + 2, line) for line in text.split('\n')]
   return any(
     start >= 0 and end - start > 4 and line[start:end].lstrip('<').rstrip('>').strip() for start, end, line in spans
@@ -173,10 +174,10 @@ def _title(text):
 
 
 def _two_responses(text):
-  """Parted by ******; only the first and the last part may be empty."""
+  """Two different responses separated by ******; only the first and the last part may be empty."""
   parts = [part.strip() for part in text.split('******')]
-  given = [part for part in parts if part]
-  return all(parts[1:-1]) and len(given) == 2 and given[0] != given[1]
+  responses = [part for part in parts if part]
+  return all(parts[1:-1]) and len(responses) == 2 and responses[0] != responses[1]
 
 
 def _repeat_prompt(text, *, prompt_to_repeat):
@@ -188,7 +189,7 @@ def _end_checker(text, *, end_phrase):
 
 
 def _capital_word_frequency(text, *, capital_frequency, capital_relation):
-  return _holds(capital_words(text), capital_relation, capital_frequency)
+  return _compare(capital_words(text), capital_relation, capital_frequency)
 
 
 def _english_capital(text):

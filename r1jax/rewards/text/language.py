@@ -1,9 +1,9 @@
 """Language consistency: is the chain of thought in the language of the question?
 
-Words are told apart by their script; those of languages that share the Latin script, and the characters that
-Chinese and Japanese share, by the likeliest labels of the whole sequence, where a change of language has a price:
-a foreign name or a loan word does not change it, a foreign sentence does. Evidence on Latin words comes from
-py3langid, whose model lies in its wheel.
+The language of a word follows from its script. Words of languages that share the Latin script, and the characters that
+Chinese and Japanese share, get the most likely sequence of labels for the whole text, where each change of language
+has a cost: a foreign name or a loan word does not change the language, a foreign sentence does. The likelihoods of
+Latin words come from py3langid, whose wheel contains its model.
 """
 
 import collections
@@ -17,10 +17,10 @@ from r1jax import templates
 from r1jax.config import ConfigError
 from r1jax.rewards.coding import programs
 
-COUNTED = ('words', 'characters')  # what is one word of Chinese
+COUNTED = ('words', 'characters')  # the unit in which Chinese is counted
 PLACES = ('thinking', 'response')
 
-# A character class a script. Where a script stands for one language here, it has that language's code: every
+# The characters of each script. A script that stands for a single language has the code of that language: every
 # Cyrillic word counts as Russian.
 _SCRIPTS = {
   'han': '\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff',
@@ -38,23 +38,23 @@ _LATIN = ('en', 'de', 'fr', 'es', 'sw', 'it', 'pt', 'nl', 'pl', 'vi', 'id', 'tr'
 _EAST = ('zh', 'ja')
 LANGUAGES = _EAST + tuple(s for s in _SCRIPTS if len(s) == 2) + _LATIN
 
-# For `identify`: what IF-Eval asks for, and the languages that are taken for them.
+# For `identify`: the languages that IF-Eval asks for, and those that are easily confused with them.
 IDENTIFIED = tuple(
   'af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja kn ko lt lv mk ml mr ne nl no pa pl pt ro '
   'ru sk sl so sq sv sw ta te th tl tr uk ur vi zh'.split()
 )
 
-# Log-likelihoods. A change of language costs what two or three plain words are worth; what one word can say is
-# bounded, for names.
+# Log-likelihoods. A change of language costs as much as the evidence of two or three ordinary words. The evidence of
+# one word is bounded by _MOST, because of names.
 _SWITCH, _MOST = 12.0, 8.0
-# Half of the characters of Japanese are Chinese ones, so each of a row of them speaks for Chinese by log 2.
+# Half of the characters of Japanese text are Chinese ones, so each of them is evidence for Chinese of log 2 = 0.7.
 _EAST_SWITCH, _HAN, _KANA = 4.0, 0.7, 8.0
-# Characters that make a word at most, where no spaces tell. MGSM has 4.6 Thai ones for an English word.
+# Characters per word in scripts without spaces. In MGSM, 4.6 Thai characters correspond to one English word.
 _PER_WORD = {'th': 5, 'kana': 4}
-_LONGEST = 40  # letters of a word that are looked at
-_READ = 10_000  # characters that `identify` looks at
+_LONGEST = 40  # letters of a word that are read
+_READ = 10_000  # characters that `identify` reads
 
-# Each alternative is a run of one class of characters, so nothing is read twice.
+# Each alternative is a run of one class of characters, so matching takes linear time.
 _WORD = re.compile(
   '|'.join(
     [f'(?P<{s}>[{c}]+)' for s, c in _SCRIPTS.items() if s != 'latin']
@@ -65,7 +65,7 @@ _WORD = re.compile(
   )
 )
 _NOT_IN_NAMES = re.compile(r'[\d_]')
-# Units and functions, which every language writes so.
+# Units and functions, which are written the same in every language.
 _SYMBOLS = frozenset(
   'mm cm dm km mg kg ml cl dl lb oz ft mph kwh sin cos tan cot sec csc arcsin arccos arctan '
   'log ln lg lim max min gcd lcm mod'.split()
@@ -78,24 +78,25 @@ _CLOSES = {'\\(': '\\)', '\\[': '\\]'}
 
 
 def language(items, *, chinese='words', where='thinking', target=''):
-  """(words in the target language) / (words) of the chain of thought (DeepSeek-R1, the reward of stage 2).
+  """(words in the target language) / (all words) of the chain of thought (the reward of stage 2 of DeepSeek-R1).
 
-  No words are: mathematics, code, numbers, single letters, LaTeX commands, units, and names of variables (with digits,
-  underscores, capitals inside, or of up to four capitals). In mathematics and code only Latin and Greek letters are
-  passed over: a chain in another script cannot hide there.
+  Not counted as words: mathematics, code, numbers, single letters, LaTeX commands, units, and names of variables (with
+  digits, underscores or capitals inside, or of up to four capitals). Inside mathematics and code only Latin and Greek
+  letters are skipped, so a chain in another script cannot hide there.
 
   Args:
-    items: list of dicts with 'prompt' and 'response'; the target is looked for in 'language', then 'problem'.
-    chinese: 'words', which jieba finds; or 'characters', each a word, so that Chinese weighs more.
-    where: 'thinking', the chain of thought, or where there is none the whole response; or 'response', always the whole.
-    target: one of LANGUAGES; '' is the item's 'language', or else that of its problem, its prompt, the chain itself.
+    items: list of dicts with 'prompt' and 'response', and optionally 'language' and 'problem'.
+    chinese: 'words', as segmented by jieba, or 'characters', each counted as a word, which gives Chinese more weight.
+    where: 'thinking': the chain of thought, or the whole response if there is none; 'response': the whole response.
+    target: one of LANGUAGES; '' means the item's 'language', or else that of its problem, its prompt or the chain
+      itself.
 
   Returns:
-    List of floats in [0, 1]; 0.0 for an empty chain, which holds no letter or digit; 1.0 for one of mathematics, code
-    and numbers alone, which is in every language.
+    list of float in [0, 1]; 0.0 for an empty chain, without any letter or digit; 1.0 for one that consists of
+    mathematics, code and numbers only, which are the same in every language.
 
   Raises:
-    ConfigError: an option's value or an item's 'language' that is not known.
+    ConfigError: an unknown value of an option or of an item's 'language'.
   """
   _check(chinese, where, target)
   return [verdict(item, chinese=chinese, where=where, target=target)['score'] for item in items]
@@ -109,8 +110,8 @@ def verdict(item, *, chinese='words', where='thinking', target=''):
     thinking = templates.parse(text).thinking
     text = text if thinking is None else thinking
   if not any(c.isalnum() for c in text):
-    return {'score': 0.0, 'reason': 'empty', 'target': target or named(item), 'words': 0, 'in_target': 0}
-  target = target or named(item) or own(item.get('problem', '')) or own(item.get('prompt', '')) or own(text)
+    return {'score': 0.0, 'reason': 'empty', 'target': target or declared(item), 'words': 0, 'in_target': 0}
+  target = target or declared(item) or detect(item.get('problem', '')) or detect(item.get('prompt', '')) or detect(text)
   if not target:
     return {'score': 1.0, 'reason': 'nothing to count', 'target': '', 'words': 0, 'in_target': 0}
   count = _count(text, target, chinese)
@@ -125,47 +126,47 @@ def verdict(item, *, chinese='words', where='thinking', target=''):
 
 
 def language_consistency(text, target):
-  """The share of `text`'s words that are in `target`, one of LANGUAGES, as `language` counts them; 1.0 without any.
+  """The share of the text's words that are in `target`, counted as in `language`; 1.0 if there are none.
 
-  Raises ConfigError for a language that is not known.
+  target: one of LANGUAGES. Raises ConfigError for any other.
   """
   count = _count(text, target, 'words')
   words = count.total()
   return count[target] / words if words else 1.0
 
 
-def named(item):
-  """The item's 'language'; '' where it has none, or one of programs, which is the code reward's."""
+def declared(item):
+  """The item's 'language'; '' if it has none, or a programming language (which is for the code reward)."""
   name = item.get('language') or ''
   return '' if isinstance(name, str) and name in programs.LANGUAGES else name
 
 
-def own(text):
-  """The language, of LANGUAGES, that most words of `text` are in; '' where there are none, or none that is known."""
+def detect(text):
+  """The language, of LANGUAGES, that most words of `text` are in; '' if there are no words or no known language."""
   count = _count(text, None, 'words')
   for name, words in count.most_common():
     if words and name in LANGUAGES:
       return name
     if words and name == 'latin':
       latin = ' '.join(run for script, run in _runs(text) if script == 'latin')[:_READ]
-      # A problem may be of one word: 'Simplify', which is Romanian as well.
+      # Prefer English: a problem may consist of one word, such as 'Simplify', which is also Romanian.
       return max(_rank(latin, _LATIN), key=lambda pair: pair[1] + (_SWITCH if pair[0] == 'en' else 0))[0]
   return ''
 
 
 def identify(text):
-  """The ISO 639-1 code, of 54 languages, of the language of a whole text; '' where it holds no letter."""
+  """The language of a whole text as an ISO 639-1 code, one of the 54 of IDENTIFIED; '' if it has no letter."""
   text = text[:_READ]
   return _rank(text, IDENTIFIED)[0][0] if any(c.isalpha() for c in text) else ''
 
 
 def prepare_identifier():
-  """Loads the identifier: about a second, and not to be charged to an item."""
+  """Loads the language identifier, which takes about a second that should not count against an item."""
   _identifier(_LATIN)
 
 
 def prepare():
-  """Loads the identifier, and the segmenter of Chinese: another second, and 70 MB."""
+  """Loads the language identifier and the Chinese segmenter, which takes another second and 70 MB."""
   prepare_identifier()
   _segmenter()
 
@@ -179,23 +180,26 @@ def _check(chinese, where, target):
 
 
 def _count(text, target, chinese):
-  """Words of each language or script: a Counter. Latin words are told apart for a target among them alone."""
+  """Counts the words of each language or script: a Counter.
+
+  Words in Latin script are counted by language only if the target is one of _LATIN, else as 'latin'.
+  """
   if target is not None and target not in LANGUAGES:
     raise ConfigError(f'language {target!r} is not known; known: {", ".join(LANGUAGES)}.')
-  latin, east, count = [], [], collections.Counter()
+  latin, east_asian, count = [], [], collections.Counter()
   for script, run in _runs(text):
     if script == 'latin' and target in _LATIN:
       latin.append(run)
     elif script in ('han', 'kana'):
-      east.append((script, run))
+      east_asian.append((script, run))
     else:
       count[script] += _length(script, run)
   evidence = [_evidence(run.lower()[:_LONGEST]) for run in latin]
   for label in _labels(evidence, _LATIN, target, _SWITCH):
     count[label] += 1
-  evidence = [(0.0, -_HAN * len(run)) if script == 'han' else (-_KANA, 0.0) for script, run in east]
-  start = 'ja' if target == 'ja' else ''  # without kana it would be Chinese, but for a few characters
-  for (script, run), label in zip(east, _labels(evidence, _EAST, start, _EAST_SWITCH), strict=True):
+  evidence = [(0.0, -_HAN * len(run)) if script == 'han' else (-_KANA, 0.0) for script, run in east_asian]
+  start = 'ja' if target == 'ja' else ''  # else a text without kana would mostly count as Chinese
+  for (script, run), label in zip(east_asian, _labels(evidence, _EAST, start, _EAST_SWITCH), strict=True):
     if script == 'kana':
       count['ja'] += _length(script, run)
     else:
@@ -204,62 +208,62 @@ def _count(text, target, chinese):
 
 
 def _length(script, run):
-  """Words of a run of characters of one script."""
+  """The number of words in a run of characters of one script."""
   return -(-len(run) // _PER_WORD[script]) if script in _PER_WORD else 1
 
 
 def _labels(evidence, labels, start, price):
-  """The likeliest sequence of labels, where each change costs `price` (Viterbi's algorithm).
+  """The most likely sequence of labels, where each change of label costs `price` (the Viterbi algorithm).
 
   Args:
     evidence: for each run, the log-likelihood of each label.
-    labels: names.
-    start: the label that a sequence begins with at no cost, and a short one keeps; any, if it is none of `labels`.
-    price: of a change, in the same unit.
+    labels: names of the labels.
+    start: the only label with which the sequence can begin at no cost; if it is not one of `labels`, all can.
+    price: cost of a change, as a log-likelihood.
 
   Returns:
-    A list of labels, one a run.
+    list of labels, one per run.
   """
   best = [-price if start in labels and name != start else 0.0 for name in labels]
-  came = []
+  back_pointers = []
   for row in evidence:
     top = max(best)
     source, floor = best.index(top), top - price
-    came.append([i if b >= floor else source for i, b in enumerate(best)])
+    back_pointers.append([i if b >= floor else source for i, b in enumerate(best)])
     best = [max(b, floor) + r for b, r in zip(best, row, strict=True)]
-  at, out = best.index(max(best)), []
-  for row in reversed(came):
-    out.append(labels[at])
-    at = row[at]
+  label_index, out = best.index(max(best)), []
+  for row in reversed(back_pointers):
+    out.append(labels[label_index])
+    label_index = row[label_index]
   return out[::-1]
 
 
 @functools.lru_cache(maxsize=1 << 15)
 def _evidence(word):
-  """Log-likelihoods of a word in each of _LATIN, against the best."""
+  """Log-likelihood of a word in each of _LATIN, relative to the best."""
   ranks = _rank(f' {word} ', _LATIN)
   by_name = dict(ranks)
   return tuple(max(by_name[name] - ranks[0][1], -_MOST) for name in _LATIN)
 
 
 def _rank(text, languages):
-  """(code, log-likelihood) of each language, the best first."""
+  """List of (code, log-likelihood) of each language, best first."""
   return _identifier(languages).rank(text)
 
 
 @functools.cache
 def _identifier(languages):
   if languages:
-    restricted = copy.copy(_identifier(()))  # shares the model
+    restricted = copy.copy(_identifier(()))  # a shallow copy shares the model
     restricted.set_languages(languages)
     return restricted
-  from py3langid import langid  # its model takes a second and 100 MB
+  from py3langid import langid  # loading the model takes a second and 100 MB
 
   return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
 
 
 def _chinese_words(run):
-  # By the dictionary alone: jieba's guesses at unknown words take time that grows with the square of a run's length.
+  # Dictionary only: jieba's model for unknown words takes time quadratic in the length of the run.
   return len(_segmenter().lcut(run, HMM=False))
 
 
@@ -268,14 +272,14 @@ def _segmenter():
   import jieba
 
   segmenter = jieba.Tokenizer()
-  # What its initialize() does, without the cache that it would read from and leave in the shared temporary folder.
+  # Does what initialize() does, but without reading or writing a cache in the shared temporary folder.
   segmenter.FREQ, segmenter.total = segmenter.gen_pfdict(segmenter.get_dict_file())
   segmenter.initialized = True
   return segmenter
 
 
 def _runs(text):
-  """(script, text) of each word of Latin script, and each run of characters of another, in order."""
+  """List of (script, text) of each word in Latin script and each run of characters of another script, in order."""
   for tag in templates.TAGS:
     text = text.replace(tag, ' ')
   out = []
@@ -290,7 +294,7 @@ def _runs(text):
 
 
 def _symbol(word):
-  """Is it the name of a variable, a function or a unit, or a number?"""
+  """Whether the word is a number, or the name of a variable, a function or a unit."""
   return (
     bool(_NOT_IN_NAMES.search(word))
     or word.lower() in _SYMBOLS
@@ -299,25 +303,25 @@ def _symbol(word):
 
 
 def _parts(text):
-  """(part, whether it is mathematics or code) of the text, in order. What is opened and not closed hides nothing."""
+  """Splits a text into a list of (part, whether it is mathematics or code); unclosed delimiters are plain text."""
   spans, kind, start = [], None, 0
   for mark in _MARK.finditer(text):
-    token, at = mark[0], mark.start()
-    if kind is not None and _closes(kind, token, text, at):
+    token, position = mark[0], mark.start()
+    if kind is not None and _closes(kind, token, text, position):
       spans.append((start, mark.end()))
       kind = None
     elif token == '\n':
-      blank = at and text[at - 1] == '\n'
+      blank = position and text[position - 1] == '\n'
       if kind == '`' or blank and kind in ('$', '$$', '\\(', '\\['):
         kind = None
     elif (kind is None or kind == token == '$') and _opens(token, text, mark.end()):
-      kind, start = token, at
+      kind, start = token, position
   edges = [0, *itertools.chain.from_iterable(spans), len(text)]
   return [(text[a:b], i % 2 == 1) for i, (a, b) in enumerate(itertools.pairwise(edges))]
 
 
 def _opens(token, text, end):
-  if token == '$':  # a price has a space before the next one
+  if token == '$':
     return not text[end : end + 1].isspace()
   return token[0] in '`$' or token in _CLOSES or token.startswith('\\begin')
 

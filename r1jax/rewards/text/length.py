@@ -1,4 +1,4 @@
-"""Rewards of a response's length and of its repeating itself. They see no content: mix them with one that does."""
+"""Rewards for the length and the repetitiveness of a response. They do not judge its content."""
 
 import math
 import re
@@ -7,21 +7,21 @@ from r1jax.config import ConfigError
 
 UNITS = ('tokens', 'words', 'characters')
 
-_HAN = '\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff'  # with the syllables of Japanese
+_HAN = '\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff'  # including Japanese kana
 _WORD = re.compile(rf'[{_HAN}]|[^\s{_HAN}]+')
 
 
 def words(text):
-  """The text's words, in lower case: runs without white space, and each Chinese or Japanese character by itself."""
+  """The words of the text in lower case: runs without white space, and each Chinese or Japanese character alone."""
   return _WORD.findall(text.lower())
 
 
 def length_of(item, unit):
-  """The length of the item's response. Raises ValueError for tokens of an item that does not say how many."""
+  """The length of the item's response, in `unit`. Raises ValueError for tokens if the item has no 'tokens'."""
   if unit == 'tokens':
     if 'tokens' not in item:
       raise ValueError(
-        "the item has no 'tokens', the response's length in tokens; set the option unit to 'words' or 'characters'."
+        "the item has no 'tokens' (the length of the response); set the option unit to 'words' or 'characters'."
       )
     return item['tokens']
   return len(words(item['response'])) if unit == 'words' else len(item['response'])
@@ -41,27 +41,28 @@ def length_cosine(
 ):
   """The cosine reward of Yeo et al. 2025 (Demystifying Long Chain-of-Thought Reasoning, arXiv 2502.03373).
 
-  A right response is worth `right_short` at length 0 and falls along half a cosine to `right_long` at `max_length`; a
-  wrong one goes from `wrong_short` to `wrong_long`, so that thinking longer pays only where the answer is not found;
-  one that reaches `max_length` gets `exceeded`. The defaults are the paper's. Whether a response is right is asked of
-  another reward, which is computed again for it: no other part's score is known here.
+  The score of a correct response falls from `right_short` at length 0 along half a cosine to `right_long` at
+  `max_length`; that of a wrong one goes from `wrong_short` to `wrong_long`, so that longer thinking pays only as long
+  as the answer is not found. A response that reaches `max_length` gets `exceeded`. The defaults are the paper's.
+  Another reward decides whether a response is correct. It is computed again here, because the scores of other parts are
+  not available.
 
   Args:
-    items: list of dicts with what `correct` reads, and 'tokens', an int, where that is the unit.
-    max_length: in the unit; of tokens, the rollout's max_response.
-    correct: the reward (a name in `rewards.REWARDS`, or module:function), with its default options, that says by a
-      score of 1 or more that a response is right.
+    items: list of dicts with the fields that `correct` reads, and 'tokens' (int) if that is the unit.
+    max_length: in `unit`; for tokens, the rollout's max_response.
+    correct: the reward (a name in `rewards.REWARDS`, or module:function) that decides with its default options: a score
+      of 1 or more is correct.
     unit: 'tokens', 'words' (see `words`) or 'characters'.
-    right_short, right_long, wrong_short, wrong_long, exceeded: scores.
+    right_short, right_long, wrong_short, wrong_long, exceeded: scores as described above.
 
   Returns:
     list of float between the smallest and the largest of the five.
 
   Raises:
-    ConfigError: an unknown unit or reward, a max_length that is not positive, a score that is no finite number.
-    ValueError: an item without 'tokens' where that is the unit.
+    ConfigError: an unknown unit or reward, a max_length that is not positive, a score that is not a finite number.
+    ValueError: an item without 'tokens' if that is the unit.
   """
-  from r1jax import rewards  # the table, of which this is a line
+  from r1jax import rewards  # not at the top: `rewards` imports this module
 
   _check_positive('max_length', max_length)
   _check_unit(unit)
@@ -90,40 +91,41 @@ def cosine(length, max_length, short, long):
 
 
 def soft_overlong(items, *, max_length=20_480, buffer=4_096, unit='tokens'):
-  """DAPO's soft punishment of long responses: 0 up to max_length - buffer, then falling to -1 at max_length.
+  """DAPO's soft overlong punishment: 0 up to max_length - buffer, then falling linearly to -1 at max_length.
 
-  The formula of `losses.soft_overlong`, for grading outside of training; in training `reward.overlong_buffer` adds it.
+  The formula of `losses.soft_overlong`, for grading outside of training; in training, `reward.overlong_buffer` adds it.
   The defaults are the paper's.
 
   Args:
-    items: list of dicts with 'response', and 'tokens' where that is the unit.
-    max_length, buffer: in the unit; buffer in (0, max_length].
+    items: list of dicts with 'response', and 'tokens' (int) if that is the unit.
+    max_length, buffer: in `unit`; buffer in (0, max_length].
     unit: 'tokens', 'words' or 'characters'.
 
   Returns:
     list of float in [-1, 0].
 
   Raises:
-    ConfigError: a buffer out of range, an unknown unit. ValueError: as in length_cosine.
+    ConfigError: a buffer out of range, or an unknown unit.
+    ValueError: an item without 'tokens' if that is the unit.
   """
   _check_positive('max_length', max_length)
   _check_positive('buffer', buffer)
   _check_unit(unit)
   if buffer > max_length:
-    raise ConfigError(f'overlong buffer of {buffer} {unit} is not in (0, {max_length}]; set it within max_length.')
+    raise ConfigError(f'the overlong buffer of {buffer} {unit} is not in (0, {max_length}]; set it within max_length.')
   return [min(0.0, max(-1.0, (max_length - buffer - length_of(item, unit)) / buffer)) for item in items]
 
 
 def repetition(items, *, n=40, scale=1.0):
-  """Minus the share of a response's n-grams that have occurred in it before, times `scale` (Yeo et al. 2025).
+  """Minus the share of a response's n-grams that occur in it earlier, times `scale` (Yeo et al. 2025).
 
-  Words are counted, of Chinese text characters (see `words`). The paper's n is 40; it punishes the repeated tokens one
-  by one, which a score for the whole response cannot.
+  N-grams are of words, or of characters in Chinese text (see `words`). The paper's n is 40; it penalizes each repeated
+  token separately, which a score for the whole response cannot do.
 
   Args:
     items: list of dicts with 'response'.
-    n: words of an n-gram.
-    scale: what is taken off a response that repeats all; positive.
+    n: length of an n-gram in words.
+    scale: the penalty for a response that repeats everything; positive.
 
   Returns:
     list of float in (-scale, 0]; 0.0 for a response of fewer than n words.
@@ -132,16 +134,16 @@ def repetition(items, *, n=40, scale=1.0):
     ConfigError: an n below 1, or a scale that is not positive.
   """
   if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-    raise ConfigError(f'n is {n!r}; an n-gram has 1 word at least.')
+    raise ConfigError(f'n is {n!r}; an n-gram must have at least 1 word.')
   _check_positive('scale', scale)
   return [-scale * _repeated(words(item['response']), n) for item in items]
 
 
-def _repeated(found, n):
-  """The share of n-grams that are not the first of their kind."""
-  total = len(found) - n + 1
-  # Hashes, as the n-grams themselves would take n times the text.
-  return 1 - len({hash(tuple(found[at : at + n])) for at in range(total)}) / total if total > 0 else 0.0
+def _repeated(tokens, n):
+  """The share of n-grams that have occurred before."""
+  total = len(tokens) - n + 1
+  # Keep hashes only: the n-grams themselves would take n times the memory of the text.
+  return 1 - len({hash(tuple(tokens[i : i + n])) for i in range(total)}) / total if total > 0 else 0.0
 
 
 def _is_number(value):

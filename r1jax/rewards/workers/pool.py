@@ -1,9 +1,8 @@
-"""Grades responses in worker processes that can be killed, beside whatever the device does.
+"""Grades responses in worker processes that can be killed, concurrently with the work of the accelerator.
 
-One thread per worker owns a process (`r1jax.rewards.workers.worker`), hands it batches and reads verdict after
-verdict off their pipe. A worker that overruns the time limit of an item is ended by its own timers;
-the item scores 0 and a new process goes on with the rest. A worker that dies of anything else has its
-item tried once more.
+One thread per worker owns a process (`r1jax.rewards.workers.worker`), sends it batches and reads its verdicts one by
+one from a pipe. A worker that exceeds the time limit of an item is killed by its own timers; the item scores 0 and a
+new process continues with the rest. If a worker dies of anything else, the item is tried once more.
 """
 
 import concurrent.futures
@@ -25,32 +24,38 @@ from r1jax.config import require
 from r1jax.rewards.coding.sandbox import PATIENCE
 from r1jax.rewards.workers import worker
 
-_IDLE_DEATHS = 3  # of a worker between items, in a row, before it is not chance
-LONGEST = 86_400.0  # seconds that one item may take
-MOST_WORKERS = 1024  # processes, of some 100 MB each
+_IDLE_DEATHS = 3  # deaths of a worker between items, in a row, after which grading stops
+LONGEST = 86_400.0  # largest time limit of one item, in seconds
+MOST_WORKERS = 1024  # processes of about 100 MB each
 
 
 class GradeError(RuntimeError):
-  """Grading cannot go on: a worker does not start, or a reward function raised."""
+  """Grading cannot continue: a worker does not start, or a reward function raised."""
 
 
 class ItemError(GradeError):
-  """A reward function raised on an item; others can still be graded. said: what it raised."""
+  """A reward function raised on an item; other items can still be graded.
 
-  def __init__(self, said, place):
-    super().__init__(f'a reward function raised {said} (item {place} of the submission).')
-    self.said = said
+  Attributes:
+    message: type and text of what it raised.
+  """
+
+  def __init__(self, message, index):
+    super().__init__(f'a reward function raised {message} (item {index} of the submission).')
+    self.message = message
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """Of one submission, in the order of its items.
+  """The scores of one submission, in the order of its items.
 
-  parts: name -> f32[B], unweighted; 0 where it was not asked.
-  verdicts: name -> of each item a dict with 'score' and, where the reward says why, 'reason' and more; or None where
-    the part was not asked of it.
-  timeouts: items given up, each scoring 0 in every part: past the time limit, or two workers died of it.
-  seconds: from submission to the last verdict.
+  Attributes:
+    parts: name -> f32[B], unweighted; 0 for an item that the part does not score.
+    verdicts: name -> list with one entry per item: a dict with 'score' and, if the reward can explain it, 'reason' and
+      more; None for an item that the part does not score.
+    timeouts: number of items given up, because of the time limit or because two workers died of them. They score 0 in
+      every part.
+    seconds: from submission to the last verdict.
   """
 
   parts: dict[str, np.ndarray]
@@ -60,24 +65,24 @@ class Scores:
 
 
 class Grader:
-  """Worker processes that score items by some rewards. A context manager."""
+  """Worker processes that score items with several rewards. A context manager."""
 
   def __init__(self, parts, workers=1, timeout=5.0, functions=None):
-    """Starts the processes, which get ready while the caller does other things.
+    """Starts the processes without waiting until they are ready.
 
     Args:
-      parts: name of a part -> its options.
-      workers: processes.
-      timeout: seconds of processor time for one item, with what programs in sandboxes use; it is given up, too, after
-        `sandbox.PATIENCE` times as many by the clock.
-      functions: part -> its reward, for parts of another name than their reward's.
+      parts: name of a part -> options of its reward.
+      workers: number of processes.
+      timeout: seconds of processor time for one item, including that of its programs in sandboxes. An item is also
+        given up after `sandbox.PATIENCE` times as many seconds of wall-clock time.
+      functions: name of a part -> name of its reward, for parts that are not named like their reward.
 
     Raises:
-      config.ConfigError: a part that is no reward, or options that it does not have or refuses; a number out of range.
+      config.ConfigError: a part with an unknown reward, bad options, or a number out of range.
     """
     require(
       isinstance(workers, int) and 1 <= workers <= MOST_WORKERS,
-      f'workers is {workers}; it must lie in [1, {MOST_WORKERS}], and this machine has {os.cpu_count()} cores.',
+      f'workers is {workers}; it must be an integer in [1, {MOST_WORKERS}] (this machine has {os.cpu_count()} cores).',
     )
     require(0.01 <= timeout <= LONGEST, f'timeout is {timeout} s; it must lie in [0.01, {LONGEST:g}].')
     functions = {name: (functions or {}).get(name, name) for name in parts}
@@ -93,20 +98,21 @@ class Grader:
     for thread in self._threads:
       thread.start()
 
-  def submit(self, items, asked=None):
+  def submit(self, items, parts=None):
     """Starts grading.
 
     Args:
       items: list of dicts (see `r1jax.rewards`).
-      asked: of each item the names of the parts that score it (others are ignored); None: all, of each.
+      parts: for each item the names of the parts that score it; names that the grader does not have are ignored. None:
+        every part scores every item.
 
     Returns:
-      a Future of Scores. Its result() raises GradeError where a worker cannot start, ItemError where a reward
-      function raised.
+      a Future of Scores. Its result() raises GradeError if a worker cannot start, ItemError if a reward function
+      raised.
     """
-    places = {name: place for place, name in enumerate(self._names)}
-    asked = [[places[n] for n in names if n in places] for names in asked or [places] * len(items)]
-    work = list(zip(items, asked, strict=True))
+    indices = {name: i for i, name in enumerate(self._names)}
+    parts = [[indices[n] for n in names if n in indices] for names in parts or [indices] * len(items)]
+    work = list(zip(items, parts, strict=True))
     job = _Job(items, self._names)
     with self._lock:
       if self._closed:
@@ -119,7 +125,7 @@ class Grader:
     return job.future
 
   def close(self):
-    """Ends the workers; a submission not yet graded raises GradeError."""
+    """Kills the workers; the futures of submissions not yet graded raise GradeError."""
     with self._lock:
       self._closed = True
     for slot in self._slots:
@@ -140,21 +146,21 @@ class Grader:
     while (batch := self._batches.get()) is not None and not self._closed:
       job, start, work = batch
       if job.future.done():
-        continue  # failed already
+        continue  # it has failed already
       try:
         job.add(start, *slot.grade(work, start))
-      except Exception as error:  # whatever it is, the one who waits must hear of it
+      except Exception as error:  # of any kind: whoever waits for the future must see it
         _settle(job.future, error=error)
 
 
 class _Job:
-  """One submission: collects the verdicts of its batches, from any thread."""
+  """One submission: collects the verdicts of its batches. Thread-safe."""
 
   def __init__(self, items, names):
     self.future = concurrent.futures.Future()
     self._names = names
     self._verdicts = [None] * len(items)
-    self._left = len(items)
+    self._remaining = len(items)
     self._timeouts = 0
     self._start = time.monotonic()
     self._lock = threading.Lock()
@@ -162,12 +168,12 @@ class _Job:
       self._finish()
 
   def add(self, start, verdicts, timeouts):
-    """verdicts: of the items from `start` on, a list with one verdict a part."""
+    """Takes the verdicts of the items from `start` on: for each item a list with one verdict per part."""
     with self._lock:
       self._verdicts[start : start + len(verdicts)] = verdicts
       self._timeouts += timeouts
-      self._left -= len(verdicts)
-      if not self._left:
+      self._remaining -= len(verdicts)
+      if not self._remaining:
         self._finish()
 
   def _finish(self):
@@ -177,7 +183,7 @@ class _Job:
 
 
 def _settle(future, result=None, error=None):
-  """Sets what a future holds, unless it has been set: several batches of one submission can fail."""
+  """Sets the result or the error of a future, unless it is set already: several batches of a submission can fail."""
   try:
     future.set_exception(error) if error else future.set_result(result)
   except concurrent.futures.InvalidStateError:
@@ -185,7 +191,7 @@ def _settle(future, result=None, error=None):
 
 
 class _Slot:
-  """One worker process at a time, and the pipe to it. Used by one thread, but for `close`."""
+  """One worker process at a time, and the pipe to it. Used by one thread, except for `close`."""
 
   def __init__(self, parts, seconds):
     self._parts, self._seconds = parts, seconds
@@ -193,14 +199,23 @@ class _Slot:
     self._closed = False
     self._process = self._connection = None
     self._ready = False
-    self._start()  # its imports run while the caller does other things
+    self._start()
 
   def grade(self, items, first):
-    """Scores one batch of (item, places of the parts to ask), whose first item is the submission's `first`.
+    """Scores one batch.
 
-    Returns of each item a list with one verdict a part (None for one not asked), and how many items were given up.
+    Args:
+      items: list of (item, indices of the parts that score it).
+      first: index of the batch's first item in the submission.
+
+    Returns:
+      for each item a list with one verdict per part (None for a part that does not score it), and the number of items
+      that were given up.
+
+    Raises:
+      GradeError: the workers cannot continue.
     """
-    verdicts, timeouts, died, idle = [], 0, 0, 0  # died: workers lost to the next item
+    verdicts, timeouts, died, idle = [], 0, 0, 0  # died: workers lost on the next item; idle: between items
     while len(verdicts) < len(items):
       before = len(verdicts)
       begun, code = self._run(items[before:], verdicts, first)
@@ -208,7 +223,7 @@ class _Slot:
         break
       if len(verdicts) > before:
         died = idle = 0
-      if begun:  # it died of this item
+      if begun:
         died += 1
         given_up = {
           -signal.SIGPROF: f'given up after {self._seconds:g} s of processor time',
@@ -218,19 +233,25 @@ class _Slot:
           reason = given_up or f'ended two workers ({-code})'
           verdicts.append([{'score': 0.0, 'reason': reason} for _ in self._parts])
           timeouts, died = timeouts + 1, 0
-      else:  # it died between two items
+      else:
         idle += 1
         if idle == _IDLE_DEATHS:
           raise GradeError(
-            f'{idle} reward workers in a row were ended by a signal (the last: {-code}) before their '
-            f'first item; is memory short, or does a start take over {worker.START_SECONDS:.0f} s?'
+            f'{idle} reward workers in a row were killed by a signal (the last: {-code}) before their first item; '
+            f'check that there is enough memory, and that a start takes less than {worker.START_SECONDS:.0f} s.'
           )
     return verdicts, timeouts
 
   def _run(self, items, verdicts, first):
-    """Has the worker score the items; appends what it says to `verdicts`, whose first is the submission's `first`.
+    """Lets the worker score the items and appends its verdicts to `verdicts`.
 
-    Returns whether it was on an item, and its exit code, if it died; else False, None.
+    Args:
+      items: as in `grade`, those that are left.
+      verdicts: list to append to.
+      first: index in the submission of the item whose verdict is verdicts[0].
+
+    Returns:
+      (True if the worker died on an item, its exit code), or (False, None) if it did not die.
     """
     begun = False
     try:
@@ -239,24 +260,24 @@ class _Slot:
         self._ready = True
       self._connection.send(items)
       for _ in items:
-        said = self._connection.recv_bytes()
-        if said == worker.BEGUN:
+        message = self._connection.recv_bytes()
+        if message == worker.BEGUN:
           begun = True
-          said = self._connection.recv_bytes()
-        if said.startswith(worker.ERROR):
-          raise ItemError(said.removeprefix(worker.ERROR).decode(), first + len(verdicts))
-        verdicts.append(json.loads(said))
+          message = self._connection.recv_bytes()
+        if message.startswith(worker.ERROR):
+          raise ItemError(message.removeprefix(worker.ERROR).decode(), first + len(verdicts))
+        verdicts.append(json.loads(message))
         begun = False
     except (EOFError, OSError):
       code = self._process.wait()
       self._start()
       if code >= 0:
-        raise GradeError(f'a reward worker ended with code {code}; its own error stands above.') from None
+        raise GradeError(f'a reward worker ended with code {code}; see its own error above.') from None
       return begun, code
     return False, None
 
   def _start(self):
-    """Starts a process; what it says first is waited for when there is work."""
+    """Starts a process. Its first message, that it is ready, is awaited only when there is work."""
     with self._lock:
       if self._closed:
         raise GradeError('the grader is closed.')
@@ -264,8 +285,8 @@ class _Slot:
         self._connection.close()
       self._ready = False
       self._connection, theirs = multiprocessing.Pipe()
-      # The same import path as here. A fixed hash seed: the order of sympy's terms, and with it now and
-      # then a verdict, follows from it.
+      # The same import path as here. The hash seed is fixed because sympy's order of terms, and so in rare cases a
+      # verdict, depends on it.
       env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), PYTHONHASHSEED='0')
       command = [
         sys.executable,

@@ -1,13 +1,14 @@
-"""The process that scores: `python -m r1jax.rewards.workers.worker`, started by `pool.Grader` alone.
+"""The process that scores items: `python -m r1jax.rewards.workers.worker`, started only by `pool.Grader`.
 
-Arguments: the connection's file descriptor, the seconds one item may take, and the parts as JSON,
-[[name, options], ...]. For each item of a batch it sends BEGUN, then the parts' verdicts as JSON. What
-was sent can still be read when this process is gone: one that dies at any moment has lost nothing but
-the item it was on, and the parent can see which one that was.
+Arguments: the file descriptor of the connection, the time limit of one item in seconds, and the parts as JSON,
+[[reward, options], ...]. For each item of a batch the process sends BEGUN, then the verdicts of the parts as JSON.
+Messages can still be read after the process is gone, so a worker that dies loses only the item it was working on, and
+the parent knows which one that was.
 
-The time limit is of processor time, so that no verdict depends on how busy the machine is: a kernel timer with its
-default action, which ends the process even inside a long operation in C, and even if the parent is gone. No Python
-handler runs. What the programs in sandboxes use is taken off it (`sandbox.Box`). The clock ends what only waits.
+The time limit counts processor time, so that no verdict depends on how busy the machine is. It is a kernel timer with
+its default action and no Python handler: it kills the process even inside a long operation in C, and even if the parent
+is gone. Processor time of programs in sandboxes counts against the limit, too (`sandbox.Box`). A second timer counts
+wall-clock time, for code that only waits.
 """
 
 import json
@@ -21,14 +22,14 @@ from r1jax import rewards
 from r1jax.rewards.coding.sandbox import PATIENCE
 from r1jax.rewards.printable import printable
 
-BATCH = 64  # items at most in one message
-MEMORY = 4 << 30  # bytes of address space, before a MemoryError: sympy must not take the run's
-START_SECONDS = 120.0  # to import and prepare
+BATCH = 64  # most items in one message
+MEMORY = 4 << 30  # limit of the address space in bytes, so that sympy cannot exhaust the memory of the run
+START_SECONDS = 120.0  # time limit for imports and preparation
 BEGUN, ERROR = b'begun', b'error'
 
 
 def limit(seconds):
-  """Ends this process after so many seconds of processor time, or PATIENCE times as many by the clock; 0: not."""
+  """Kills this process after `seconds` of processor time or PATIENCE times as many of wall-clock time; 0: no limit."""
   signal.setitimer(signal.ITIMER_PROF, seconds)
   signal.setitimer(signal.ITIMER_REAL, seconds * PATIENCE)
 
@@ -36,30 +37,34 @@ def limit(seconds):
 def score(items, parts, connection, seconds):
   """Sends the verdicts of a batch, item by item, each under the time limit.
 
-  items: (item, places in `parts` of those that score it; the others' verdicts are null). parts: item -> verdict, each.
+  Args:
+    items: list of (item, indices of the parts that score it); the verdicts of the other parts are null.
+    parts: list of functions from an item to its verdict.
+    connection: to the parent.
+    seconds: time limit of one item.
   """
-  for item, asked in items:
+  for item, indices in items:
     limit(seconds)
     connection.send_bytes(BEGUN)
     try:
-      verdicts = [part(item) if place in asked else None for place, part in enumerate(parts)]
-    except MemoryError:  # costs the item, as a time limit does; what is left here is not known
+      verdicts = [part(item) if i in indices else None for i, part in enumerate(parts)]
+    except MemoryError:  # the state of this process is unknown now; the item is lost, as at a time limit
       os.kill(os.getpid(), signal.SIGKILL)
     limit(0)
     connection.send_bytes(json.dumps(verdicts).encode())
 
 
 def main(connection, seconds, parts):
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; its end closes the pipe
-  for ending in (signal.SIGPROF, signal.SIGALRM):
-    signal.signal(ending, signal.SIG_DFL)  # a parent that ignores it would pass that on
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [ending])
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C; when it exits, the pipe is closed
+  for number in (signal.SIGPROF, signal.SIGALRM):
+    signal.signal(number, signal.SIG_DFL)  # a signal that the parent ignores would be ignored here, too
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
   signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
   _, hard = resource.getrlimit(resource.RLIMIT_AS)
   resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
   connection = Connection(int(connection))
   parts = json.loads(parts)
-  functions = [rewards.explained(name, options) for name, options in parts]
+  functions = [rewards.verdict_function(name, options) for name, options in parts]
   for name in dict.fromkeys(name for name, _ in parts if name in rewards.PREPARE):
     rewards.PREPARE[name]()
   signal.setitimer(signal.ITIMER_REAL, 0)
@@ -71,9 +76,9 @@ def main(connection, seconds, parts):
       return
     try:
       score(items, functions, connection, float(seconds))
-    except Exception as raised:
+    except Exception as error:
       limit(0)
-      connection.send_bytes(ERROR + printable(f'{type(raised).__name__}: {raised}').encode())
+      connection.send_bytes(ERROR + printable(f'{type(error).__name__}: {error}').encode())
 
 
 if __name__ == '__main__':
