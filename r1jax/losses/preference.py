@@ -9,7 +9,7 @@ from r1jax.typed import Array, Float, Scalar, typed
 
 @typed
 def pair_loss(
-  scores: Float[Array, 'b s'], labels: Float[Array, 'b s'], count: Scalar
+  scores: Float[Array, 'b s'], labels: Float[Array, 'b s'] | None, count: Scalar
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """Bradley-Terry: minus the log-probability that the chosen response wins, the sigmoid of the scores' difference.
 
