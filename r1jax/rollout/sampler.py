@@ -1,17 +1,20 @@
 """Samples responses to problems, grades them, and turns their scores into advantages."""
 
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 
 import jax
 import numpy as np
 
-from r1jax import losses, parallel
+from r1jax import config, losses, parallel
 from r1jax.batch import Pending, RolloutBatch, concatenate
+from r1jax.protocols import Engine, Grader, Tokenizer
 from r1jax.rewards import mix
 from r1jax.rewards.neural import process
 from r1jax.rollout.prompts import encode_prompt, grading_item
 from r1jax.sampling import row_keys
+from r1jax.templates import Template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Sampler:
   """Samples and grades problems with one engine, template and grader.
 
   Args:
-    engine: sampling.Engine. tokenizer, template: of the prompts. grader: rewards.workers.pool.Grader.
+    engine, tokenizer, template: of the prompts and responses. grader: of the parts that are rules.
     reward: config.Reward, by which the parts are mixed.
     chunk: prompts sampled at a time; workers grade one chunk while the device samples the next.
     models: name -> function from items to scores, for the parts that a model on the devices scores. All parts are
@@ -58,7 +61,17 @@ class Sampler:
     step_scores: function from items to the scores of their steps (`rewards.neural.process.Steps`), for credit by step.
   """
 
-  def __init__(self, engine, tokenizer, template, grader, reward, chunk, models=(), step_scores=None):
+  def __init__(
+    self,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    template: Template,
+    grader: Grader,
+    reward: config.Reward,
+    chunk: int,
+    models: Mapping[str, Callable] | tuple = (),
+    step_scores: Callable | None = None,
+  ):
     self.engine, self.tokenizer, self.template, self.grader = engine, tokenizer, template, grader
     self.reward, self.chunk, self.models, self.step_scores = reward, chunk, dict(models), step_scores
 
