@@ -36,6 +36,7 @@ setup(
     'cuda': ['jax[cuda13]'],
     'plan': ['libtpu'],  # its compiler runs on a machine without a TPU
     'judge': ['httpx'],  # a judge behind an endpoint
+    'types': ['beartype'],  # checks annotated shapes and dtypes where R1JAX_CHECK_TYPES is set
     'dev': ['beartype', 'httpx', 'pytest', 'pytest-xdist', 'ruff'],
     'torch-parity': ['torch', 'transformers'],
   },

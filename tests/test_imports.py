@@ -14,17 +14,9 @@ OURS = ('r1jax', 'experiments', 'configs')
 # A file imports only from its own entry and from entries of lower levels. The longest entry that
 # a module's name begins with is its own.
 LEVELS = [
-  [
-    'r1jax.params',
-    'r1jax.config',
-    'r1jax.batch',
-    'r1jax.keys',
-    'r1jax.templates',
-    'r1jax.modelfiles',
-    'r1jax.protocols',
-    'r1jax.typed',
-  ],
-  ['r1jax.parallel', 'r1jax.tokenizers', 'r1jax.losses', 'r1jax.metrics'],
+  ['r1jax.typed'],
+  ['r1jax.batch', 'r1jax.config', 'r1jax.keys', 'r1jax.modelfiles', 'r1jax.params', 'r1jax.templates'],
+  ['r1jax.protocols', 'r1jax.parallel', 'r1jax.tokenizers', 'r1jax.losses', 'r1jax.metrics'],
   ['r1jax.models', 'r1jax.rewards', 'r1jax.data'],
   ['r1jax.sampling', 'r1jax.checkpoint', 'r1jax.training'],
   ['r1jax.rewards.neural'],  # opens and samples models where a config names them
@@ -172,7 +164,8 @@ def test_what_the_product_imports_is_what_setup_installs():
   setup = setup_arguments()
   wanted = {
     distribution(r)
-    for r in setup['install_requires'] + [name for extra in ('judge',) for name in setup['extras_require'][extra]]
+    for r in setup['install_requires']
+    + [name for extra in ('judge', 'types') for name in setup['extras_require'][extra]]
   }
   providers = importlib.metadata.packages_distributions()
   used = {name: {distribution(d) for d in providers.get(name, [])} for name in third_party(*OURS)}
