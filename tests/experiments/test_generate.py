@@ -157,7 +157,7 @@ def test_two_processes_each_write_their_own_files(runs, tmp_path):
     (dict(endpoint=dict(url='http://localhost', model='m'), data=dict(template='nope')), "'nope'; known: "),
   ],
 )
-def test_what_cannot_work_is_refused_in_one_line(more, match, tmp_path):
+def test_invalid_configs_are_refused_with_one_line(more, match, tmp_path):
   cfg = configs.get_config('toy')
   cfg.update(more)
   with pytest.raises(ConfigError, match=match) as error:
@@ -165,19 +165,19 @@ def test_what_cannot_work_is_refused_in_one_line(more, match, tmp_path):
   assert '\n' not in str(error.value)
 
 
-def test_figures_are_of_all_and_of_each_kind_that_is_a_text():
-  figures = generate.Figures()
+def test_statistics_are_over_all_samples_and_by_kind():
+  statistics = generate.SampleStatistics()
   for kind in ('math', 'all', ['math'], None):
-    figures.add({'sample': 0, 'correct': True, 'stop': 'eos', 'reward': 1.0, 'tokens': 3, 'parts': {}, 'kind': kind})
-  assert {kind: found['samples'] for kind, found in figures.result().items()} == {'all': 4, 'math': 1}
+    statistics.add({'sample': 0, 'correct': True, 'stop': 'eos', 'reward': 1.0, 'tokens': 3, 'parts': {}, 'kind': kind})
+  assert {kind: values['samples'] for kind, values in statistics.result().items()} == {'all': 4, 'math': 1}
 
 
-def test_what_an_endpoint_is_asked_is_among_the_settings_but_not_how():
+def test_settings_hold_the_options_of_an_endpoint_that_change_its_answers():
   cfg = configs.get_config('toy')
   cfg.endpoint.update(dict(url='http://localhost', model='m', extra=dict(seed=1), api_key_env='KEY', concurrency=3))
   cfg = config.convert(cfg, config.Generate)
-  found = generate.settings(cfg, generate.name_of(cfg))
-  assert found['endpoint'] == {'extra': {'seed': 1}} and 'KEY' not in json.dumps(found)
+  settings = generate.settings(cfg, generate.policy_name(cfg))
+  assert settings['endpoint'] == {'extra': {'seed': 1}} and 'KEY' not in json.dumps(settings)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_what_an_endpoint_is_asked_is_among_the_settings_but_not_how():
     (dict(problems=-1), 'problems is -1'),
   ],
 )
-def test_numbers_out_of_range(more, match):
+def test_numbers_out_of_range_are_refused(more, match):
   cfg = configs.get_config('toy')
   cfg.update(more)
   with pytest.raises(ConfigError, match=match):

@@ -172,7 +172,7 @@ def test_more_characters_than_ids_are_named(tmp_path):
   (tmp_path / 'f.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   c = configs.get_config('small_preference')
   c.vocab, c.data.path, c.data.eval_path = 400, str(tmp_path / 'f.jsonl'), ''
-  with pytest.raises(ConfigError, match='no tokenizer of 400 ids can be made from these texts.*raise vocab') as error:
+  with pytest.raises(ConfigError, match='tokenizer of 400 ids .*vocab') as error:
     reward_model.start(config.convert(c, config.RewardModel), str(tmp_path / 'run'))
   assert '\n' not in str(error.value)
 
