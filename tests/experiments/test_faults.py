@@ -126,10 +126,10 @@ def test_divergence_leaves_the_checkpoint_before(runs, tmp_path):
 )
 def test_objectives_run_and_resume(runs, tmp_path, loss):
   settings = CONSTANT | loss | {'checkpoint.every': 1}
-  runs.finish(tmp_path / 'straight', settings | {'steps': 2})
+  runs.finish(tmp_path / 'uninterrupted', settings | {'steps': 2})
   for steps in (1, 2):
     runs.finish(tmp_path / 'run', settings | {'steps': steps})
-  runs.same(tmp_path / 'run', tmp_path / 'straight')
+  runs.same(tmp_path / 'run', tmp_path / 'uninterrupted')
   rows = runs.metrics(tmp_path / 'run')
   assert [row['step'] for row in rows] == [0, 1, 2]
   assert all(np.isfinite(row['policy/grad_norm']) and row['policy/grad_norm'] > 0 for row in rows[:2])
