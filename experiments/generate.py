@@ -148,22 +148,24 @@ def write_files(cfg, folder, problems, start_batch):
   size, processes = cfg.rollout.prompts, jax.process_count()
   out = shards.Shards(folder, -(-len(problems) // size))
   numbers = range(cfg.part, out.count, cfg.parts)
-  mine = [(n // cfg.parts) % processes == jax.process_index() for n in numbers]
-  done = parallel.sum_across_processes(np.array([own and out.done(n) for own, n in zip(mine, numbers)], np.int32))
-  todo = [(n, own) for n, own, is_done in zip(numbers, mine, done) if not is_done]
+  assigned = [(n // cfg.parts) % processes == jax.process_index() for n in numbers]
+  done = parallel.sum_across_processes(
+    np.array([is_assigned and out.done(n) for is_assigned, n in zip(assigned, numbers)], np.int32)
+  )
+  todo = [(n, is_assigned) for n, is_assigned, is_done in zip(numbers, assigned, done) if not is_done]
   pending = collections.deque()
 
-  def finish(number, own, wait):
+  def finish(number, is_assigned, wait):
     rows = wait()  # collective: every process waits for every file
-    if own:
+    if is_assigned:
       out.write(number, rows)
     bar.update()
 
   with tqdm.tqdm(total=len(done), initial=len(done) - len(todo), unit='file', disable=not parallel.is_primary()) as bar:
-    for number, own in todo:
+    for number, is_assigned in todo:
       if interrupt.stop_requested():
         break
-      pending.append((number, own, start_batch(problems[number * size : (number + 1) * size], number)))
+      pending.append((number, is_assigned, start_batch(problems[number * size : (number + 1) * size], number)))
       if len(pending) > 1:  # the devices sample one file while the workers grade the one before
         finish(*pending.popleft())
     for entry in pending:

@@ -80,10 +80,10 @@ def make_prompt(way, wording, *, chat=True, shots=1, examples=(), template='r1_z
   if way == 'readable':
     require(template in templates.TEMPLATES, f'template is {template!r}; known: {", ".join(templates.TEMPLATES)}.')
     return templates.TEMPLATES[template]
-  known = len(examples) or min(len(each.examples) for each in wordings.WORDINGS[wording].values())
+  available = len(examples) or min(len(each.examples) for each in wordings.WORDINGS[wording].values())
   require(
-    way != 'few_shot' or shots <= known,
-    f'shots is {shots}, but there are only {known} examples; set examples to a file with more.',
+    way != 'few_shot' or shots <= available,
+    f'shots is {shots}, but there are only {available} examples; set examples to a file with more.',
   )
   return wordings.Prompt(way, wording, chat and way != 'few_shot', shots, examples)
 

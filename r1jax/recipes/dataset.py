@@ -147,15 +147,15 @@ def write_records(folder, cfg, count, description):
 def to_record(row):
   """Turns a row into a record with the fields FIELDS, all of them texts."""
   plain = {key: row[key] for key in FIELDS if isinstance(row.get(key), str) and key != 'more'}
-  more = {key: value for key, value in row.items() if key not in plain}
-  return dict.fromkeys(FIELDS, '') | plain | {'more': json.dumps(more, ensure_ascii=False) if more else ''}
+  extra = {key: value for key, value in row.items() if key not in plain}
+  return dict.fromkeys(FIELDS, '') | plain | {'more': json.dumps(extra, ensure_ascii=False) if extra else ''}
 
 
 def from_record(record):
   """The row of a record; its values are texts, or bytes as TFDS reads them."""
   texts = {key: value.decode() if isinstance(value, bytes) else value for key, value in record.items()}
-  more = texts.pop('more')
-  return {key: value for key, value in texts.items() if value} | (json.loads(more) if more else {})
+  extra = texts.pop('more')
+  return {key: value for key, value in texts.items() if value} | (json.loads(extra) if extra else {})
 
 
 def write_card(folder, card):
