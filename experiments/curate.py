@@ -90,12 +90,12 @@ def read_texts(path, *keys):
   return [value for value in values if value and isinstance(value, str)]
 
 
-def run_pass(rows, writer):
+def run_pass(curation, writer):
   """Runs a rejection.Pass to its end, and records memory, rows and speed after each chunk. Returns its state."""
-  began, first = time.perf_counter(), rows.state['read']
+  began, first = time.perf_counter(), curation.state['read']
   writer.resume(first + 1)
   if first:  # the command may have died after its last chunk but before recording it
-    writer.write(first, {'memory/rss': memory(), 'rows/kept': rows.state['rows']})
+    writer.write(first, {'memory/rss': memory(), 'rows/kept': curation.state['rows']})
 
   def report(state):
     read, kept, speed = state['read'], state['rows'], (state['read'] - first) / (time.perf_counter() - began)
@@ -103,7 +103,7 @@ def run_pass(rows, writer):
     log.info('%d lines read, %d rows kept, %.0f MiB, %.0f lines/s', read, kept, memory(), speed)
     interrupt.raise_if_stopped(f'{read} lines are read; run the same command again to continue.')
 
-  return rows.run(report)
+  return curation.run(report)
 
 
 @contextlib.contextmanager
@@ -206,17 +206,17 @@ def run_curate(cfg, workdir):
   with (
     machine_errors(workdir / STATE),
     Writer(workdir) as writer,
-    contextlib.closing(rejection.Pass(workdir / STATE, cfg, sources, index, score)) as rows,
+    contextlib.closing(rejection.Pass(workdir / STATE, cfg, sources, index, score)) as curation,
   ):
-    state = run_pass(rows, writer)
+    state = run_pass(curation, writer)
   if not state['rows']:
     examples = ', '.join(f'{reason}: {details[0]}' for reason, details in state['examples'].items())
     raise data.DataError(
       f'all {state["read"]} rows were dropped: {count_dropped(state)}; for example {examples}. Correct the rows, '
       'or loosen the filters and use another --workdir.'
     )
-  if (rows := workdir / STATE / rejection.ROWS).exists():
-    rows.replace(workdir / dataset.ROWS)
+  if (rows_path := workdir / STATE / rejection.ROWS).exists():
+    rows_path.replace(workdir / dataset.ROWS)
   sha256 = digest([workdir / dataset.ROWS])
   dataset.write_records(workdir, cfg, state['rows'], f'{state["rows"]} rows to learn from; SHA-256 {sha256}.')
   card = make_card(cfg, state, sources, origins, hashes, problems, sha256)

@@ -158,9 +158,8 @@ def test_contaminated_traces_are_dropped_and_unusable_answers_refused_before_gra
   path, evaluated = tmp_path / 'traces.jsonl', tmp_path / 'test.jsonl'
   path.write_text(''.join(json.dumps(row) + '\n' for row in TRACES))
   evaluated.write_text(json.dumps({'problem': 'what is 1+1'}) + '\n')
-  summary = cold_start.run_cold_start(
-    traces_config(path, data={'evaluation': (str(evaluated),)}), str(tmp_path / 'out')
-  )
+  cfg = traces_config(path, data={'evaluation': (str(evaluated),)})
+  summary = cold_start.run_cold_start(cfg, str(tmp_path / 'out'))
   assert [json.loads(line)['problem'] for line in (tmp_path / 'out' / 'train.jsonl').read_text().splitlines()] == [
     'Name a tree.'
   ] and summary['ways']['traces']['dropped'] == {'wrong': 1}
@@ -176,9 +175,7 @@ def test_prompt_and_sampling_config_of_each_way():
   assert not prompts['few_shot'].chat and prompts['direct'].chat and prompts['rewritten'].way == 'rewrite'
   sampled = {name: cold_start.generate_config(cfg, n, way) for n, (name, way) in enumerate(cfg.ways.items())}
   assert len({way_cfg.seed for way_cfg in sampled.values()}) == 4  # with equal seeds the ways would draw the same
-  assert (
-    set(sampled['direct'].rollout.stop) == set() == set(sampled['few_shot'].rollout.stop)
-  )  # few_shot has no model yet
+  assert not sampled['direct'].rollout.stop and not sampled['few_shot'].rollout.stop  # few_shot has no model yet
   model = config.convert(dict(path='base'), config.Model)
   way = dataclasses.replace(cfg.ways['few_shot'], model=model)
   assert {'\nProblem:', '\n题目：'} <= set(cold_start.generate_config(cfg, 0, way).rollout.stop)

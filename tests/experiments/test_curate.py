@@ -92,9 +92,9 @@ def test_the_judge_is_built_from_its_options(folder):
 
 
 def test_a_pass_killed_after_its_last_chunk_still_records_metrics(tmp_path):
-  rows = types.SimpleNamespace(state={'read': 5, 'rows': 3}, run=lambda report: rows.state)
+  curation = types.SimpleNamespace(state={'read': 5, 'rows': 3}, run=lambda report: curation.state)
   with Writer(tmp_path) as writer:
-    curate.run_pass(rows, writer)
+    curate.run_pass(curation, writer)
   (record,) = read_metrics(tmp_path)
   assert (record['step'], record['rows/kept']) == (5, 3) and record['memory/rss'] > 0
 

@@ -87,10 +87,8 @@ def test_a_killed_run_ends_with_the_same_bits(runs, trained, tmp_path):
   uninterrupted = trained['preference']
   (step, arrays), (want_step, want) = runs.last_checkpoint(tmp_path), runs.last_checkpoint(uninterrupted)
   assert step == want_step == 8 and [k for k in want if arrays[k].tobytes() != want[k].tobytes()] == []
-  assert (
-    runs.metrics(tmp_path) == runs.metrics(uninterrupted)
-    and summary(tmp_path)['final'] == summary(uninterrupted)['final']
-  )
+  assert runs.metrics(tmp_path) == runs.metrics(uninterrupted)
+  assert summary(tmp_path)['final'] == summary(uninterrupted)['final']
   assert (tmp_path / 'model/model.safetensors').read_bytes() == (uninterrupted / 'model/model.safetensors').read_bytes()
 
 

@@ -61,9 +61,7 @@ def test_mathematics_in_two_languages_code_and_logic(runs, base, files, tmp_path
   for row in samples:
     assert set(row['parts']) == {'format', 'language', row['kind']}
     assert row['reward'] == pytest.approx(sum(row['parts'].values()), abs=1e-6)
-    assert row['parts']['language'] == pytest.approx(
-      row['language'], abs=1e-6
-    )  # per problem, with the same target language
+    assert row['parts']['language'] == pytest.approx(row['language'], abs=1e-6)  # the target is that of each problem
   summary = json.loads((tmp_path / 'uninterrupted' / 'summary.json').read_text())
   for kind, language in (('kind/math', 'language/zh'), ('kind/code', 'language/en')):
     assert {f'{kind}/pass@1', f'{kind}/greedy', f'{language}/language_consistency'} <= summary['final'].keys()
