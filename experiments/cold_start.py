@@ -15,13 +15,12 @@ import json
 import logging
 import os
 
-from experiments import generate
 from r1jax import config as config_lib
 from r1jax import parallel, templates
 from r1jax.data import reader, shards
 from r1jax.recipes import coldstart, dataset, wordings
 from r1jax.rewards import mix, needs
-from r1jax.runs import cli, grading, json_files, runtime
+from r1jax.runs import cli, generation, grading, json_files, runtime
 from r1jax.runs import problems as problems_lib
 from r1jax.runs import settings as settings_lib
 from r1jax.runs.workdir import exclusive
@@ -66,7 +65,7 @@ def generate_config(cfg, index, way):
 def samples_folder(workdir, name, way):
   """The folder that holds the samples of a way, or will hold them."""
   external = way.path if way.way == 'readable' else ''
-  folder = os.path.join(external or os.path.join(workdir, name), generate.SAMPLES)
+  folder = os.path.join(external or os.path.join(workdir, name), generation.SAMPLES)
   return folder if not external or os.path.isdir(folder) else external
 
 
@@ -85,8 +84,8 @@ def _sample_policy(cfg, name, workdir, folder):
   """Samples a way's policy, model or endpoint, into `folder`."""
   index, way, out = list(cfg.ways).index(name), cfg.ways[name], os.path.join(workdir, name)
   way_cfg = generate_config(cfg, index, way)
-  settings = generate.settings(way_cfg, generate.policy_name(way_cfg)) | {
-    'way': config_lib.to_dict(way) | {'endpoint': {}, 'rollout': {}},  # generate.settings has these two
+  settings = generation.settings(way_cfg, generation.policy_name(way_cfg)) | {
+    'way': config_lib.to_dict(way) | {'endpoint': {}, 'rollout': {}},  # generation.settings has these two
     'text': cfg.wording,
   }
   if way.drafts:
@@ -99,7 +98,7 @@ def _sample_policy(cfg, name, workdir, folder):
   if parallel.broadcast_from_primary(os.path.exists(done)):
     return
   log.info('cold start: %s', name)
-  policy, grader = generate.start(way_cfg, out)
+  policy, grader = generation.start(way_cfg, out)
   template = make_template(cfg, way)
   with grader, runtime.exit_together():
     if way.drafts:
@@ -111,8 +110,8 @@ def _sample_policy(cfg, name, workdir, folder):
       )
       dropped = {'long': len(drafts) - len(problems)}
     else:
-      problems, dropped = generate.load_problems(way_cfg, policy, template, own_template=way.way == 'readable')
-    generate.write_files(way_cfg, folder, problems, generate.start_sampling(policy, template))
+      problems, dropped = generation.load_problems(way_cfg, policy, template, own_template=way.way == 'readable')
+    generation.write_files(way_cfg, folder, problems, generation.start_sampling(policy, template))
   json_files.write_json(done, {'problems': len(problems), 'dropped': dropped})
 
 
@@ -169,7 +168,7 @@ def _grade_traces(cfg, way, folder):
     return lambda: _with_scores(batch, answered, pending.result().parts, cfg.reward)
 
   with grader:
-    generate.write_files(sizes, folder, items, start)
+    generation.write_files(sizes, folder, items, start)
 
 
 def _with_scores(items, answered, parts, reward):
@@ -246,7 +245,7 @@ def _finish(cfg, workdir, path, statistics):
     'sha256': shards.digest([path]),
     'seed': cfg.seed,
     'policies': {
-      name: generate.policy_name(generate_config(cfg, index, way))
+      name: generation.policy_name(generate_config(cfg, index, way))
       for index, (name, way) in enumerate(cfg.ways.items())
       if way.model.path or way.endpoint
     },

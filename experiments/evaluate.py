@@ -9,10 +9,9 @@ import contextlib
 import os
 import time
 
-from experiments import rl
 from r1jax import config as config_lib
 from r1jax.runs import cli, json_files, runtime
-from r1jax.runs.rl import start
+from r1jax.runs.rl import accuracies, evaluate, start
 from r1jax.runs.workdir import exclusive
 from r1jax.sampling import Sampling
 
@@ -27,9 +26,9 @@ def run_evaluate(cfg, workdir):
   with contextlib.closing(start(cfg, workdir)) as run, runtime.exit_together():
     params = run.source.load(run.abstract.params)
     run.writer.resume(0)
-    metrics, rows = rl.evaluate(run, params, 0, problems, samples)
-    greedy, _ = rl.evaluate(run, params, 0, problems, 1, Sampling(0.0))
-    metrics |= rl.accuracies(greedy, 'greedy')
+    metrics, rows = evaluate(run, params, 0, problems, samples)
+    greedy, _ = evaluate(run, params, 0, problems, 1, Sampling(0.0))
+    metrics |= accuracies(greedy, 'greedy')
     run.writer.samples(0, rows)
     run.writer.write(0, {f'eval/{name}': x for name, x in metrics.items()})
   summary = {

@@ -13,12 +13,12 @@ import time
 import jax
 
 from r1jax import config as config_lib
-from r1jax import evaluation, keys, rollout
+from r1jax import keys, rollout
 from r1jax.batch import Pending
 from r1jax.metrics.timing import Stopwatch
 from r1jax.rollout.metrics import response_metrics, reward_metrics
 from r1jax.runs import cli, json_files, loop, runtime
-from r1jax.runs.rl import start
+from r1jax.runs.rl import accuracies, evaluate, start
 from r1jax.runs.workdir import exclusive, save_on_interrupt
 from r1jax.sampling import Sampling
 from r1jax.training import policy
@@ -86,33 +86,6 @@ def train_step(run, state, step):
   return state, {name: float(x) for name, x in metrics.items()}
 
 
-def evaluate(run, params, step, problems, samples, sampling=None):
-  """Evaluates the policy on held-out problems.
-
-  The key depends on the seed alone, so that all steps are evaluated on the same draws.
-
-  Args:
-    problems: number of problems.
-    samples: responses to each.
-    sampling: Sampling; by default that of cfg.eval.
-
-  Returns:
-    {metric: number}, and the graded responses as rows.
-  """
-  cfg = run.cfg
-  return evaluation.evaluate(
-    run.sampler,
-    params,
-    run.problems.held_out[:problems],
-    samples=samples,
-    reward=cfg.reward,
-    sampling=sampling or Sampling(cfg.eval.temperature, cfg.eval.top_p),
-    language=cfg.data.language,
-    key=evaluation.key(run.key),
-    batch=min(cfg.rollout.prompts, problems, len(run.problems.held_out)),
-  )
-
-
 def full_evaluation(run, params, step):
   """Evaluates before and after the run: with cfg.eval's sampling, at temperature 0.6 and top-p 0.95 as in the paper,
   and greedily.
@@ -128,11 +101,6 @@ def full_evaluation(run, params, step):
   greedy, _ = evaluate(run, params, step, problems, 1, Sampling(0.0))
   metrics |= accuracies(greedy, 'greedy') | accuracies(cooler, 'pass@1_t0.6')
   return {'metrics': metrics, 'seconds': time.perf_counter() - began}
-
-
-def accuracies(metrics, name):
-  """The pass@1 of an evaluation, of all problems and by kind or language, under another name."""
-  return {key.replace('pass@1', name): x for key, x in metrics.items() if key.endswith('pass@1')}
 
 
 def train(run):

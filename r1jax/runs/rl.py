@@ -1,11 +1,11 @@
-"""Builds what an RL run or an evaluation (experiments/rl.py, experiments/evaluate.py) needs, from a config."""
+"""Builds and evaluates RL runs, for experiments/rl.py and experiments/evaluate.py."""
 
 import dataclasses
 import logging
 
 import jax
 
-from r1jax import checkpoint, data, models, parallel, rollout
+from r1jax import checkpoint, data, evaluation, models, parallel, rollout
 from r1jax import config as config_lib
 from r1jax.data import order
 from r1jax.metrics.writer import Writer
@@ -16,6 +16,7 @@ from r1jax.runs.policies import make_engine, open_policy
 from r1jax.runs.problems import check_languages, get_template, load_problems
 from r1jax.runs.runtime import set_up_process
 from r1jax.runs.settings import fingerprint
+from r1jax.sampling import Sampling
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import policy
 from r1jax.training import state as state_lib
@@ -123,3 +124,35 @@ def load_fitting_problems(cfg, tokenizer, template):
   if any(dropped.values()):
     log.warning('problems dropped: %s; left: %d for training, %d held out.', dropped, len(train), len(held_out))
   return dataclasses.replace(problems, train=train, held_out=held_out), dropped
+
+
+def evaluate(run, params, step, problems, samples, sampling=None):
+  """Evaluates the policy on held-out problems.
+
+  The key depends on the seed alone, so that all steps are evaluated on the same draws.
+
+  Args:
+    problems: number of problems.
+    samples: responses to each.
+    sampling: Sampling; by default that of cfg.eval.
+
+  Returns:
+    {metric: number}, and the graded responses as rows.
+  """
+  cfg = run.cfg
+  return evaluation.evaluate(
+    run.sampler,
+    params,
+    run.problems.held_out[:problems],
+    samples=samples,
+    reward=cfg.reward,
+    sampling=sampling or Sampling(cfg.eval.temperature, cfg.eval.top_p),
+    language=cfg.data.language,
+    key=evaluation.key(run.key),
+    batch=min(cfg.rollout.prompts, problems, len(run.problems.held_out)),
+  )
+
+
+def accuracies(metrics, name):
+  """The pass@1 of an evaluation, of all problems and by kind or language, under another name."""
+  return {key.replace('pass@1', name): x for key, x in metrics.items() if key.endswith('pass@1')}

@@ -4,7 +4,7 @@ import json
 import types
 
 from configs import r1_zero
-from experiments import evaluate, rl
+from experiments import evaluate
 from r1jax import config
 
 
@@ -18,7 +18,7 @@ def test_the_summary_counts_the_evaluated_problems(monkeypatch, tmp_path):
   )
   monkeypatch.setattr(evaluate, 'start', lambda cfg, workdir: run)
   rows = [{'id': str(i)} for i in range(7) for _ in range(2)]
-  monkeypatch.setattr(rl, 'evaluate', lambda *_: ({'pass@1': 0.5}, rows))
+  monkeypatch.setattr(evaluate, 'evaluate', lambda *_: ({'pass@1': 0.5}, rows))
   cfg = config.convert(r1_zero.get_config('toy'), config.RL)
   evaluate.run_evaluate(cfg, str(tmp_path))
   summary = json.loads((tmp_path / 'summary.json').read_text())

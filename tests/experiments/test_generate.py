@@ -13,6 +13,7 @@ from r1jax import config, rewards
 from r1jax.config import ConfigError
 from r1jax.data import shards
 from r1jax.data.toy import arithmetic
+from r1jax.runs import generation
 
 GENERATE = {'module': 'generate', 'config': 'configs/generate.py:toy'}
 TINY = {'problems': 22, 'rollout.prompts': 4, 'rollout.samples': 3, 'rollout.chunk': 2, 'rollout.max_response': 24}
@@ -177,7 +178,7 @@ def test_settings_hold_the_options_of_an_endpoint_that_change_its_answers():
   cfg = configs.get_config('toy')
   cfg.endpoint.update(dict(url='http://localhost', model='m', extra=dict(seed=1), api_key_env='KEY', concurrency=3))
   cfg = config.convert(cfg, config.Generate)
-  settings = generate.settings(cfg, generate.policy_name(cfg))
+  settings = generation.settings(cfg, generation.policy_name(cfg))
   assert settings['endpoint'] == {'extra': {'seed': 1}} and 'KEY' not in json.dumps(settings)
 
 

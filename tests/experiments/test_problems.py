@@ -7,8 +7,8 @@ import re
 import pytest
 
 from configs import r1
-from experiments import generate
 from r1jax import config, data
+from r1jax.runs import generation
 from r1jax.runs import problems as problems_lib
 
 log = logging.getLogger('r1jax')
@@ -92,5 +92,5 @@ def test_settings_of_a_folder_omit_an_empty_data_evaluation():
   make_config = lambda sets: config.Generate(
     0, config.Model(''), config.Data('trial', evaluation=sets), config.Rollout(1, 1, 8, 8), MATH
   )
-  assert 'evaluation' not in generate.settings(make_config(()), '')['data']
-  assert generate.settings(make_config(('a',)), '')['data']['evaluation'] == ['a']
+  assert 'evaluation' not in generation.settings(make_config(()), '')['data']
+  assert generation.settings(make_config(('a',)), '')['data']['evaluation'] == ['a']
