@@ -1,37 +1,38 @@
-"""Evaluates a policy on held-out problems: figures, and samples for the report.
+"""Evaluates a policy on held-out problems: metrics, and samples for the report.
 
   python -m experiments.evaluate --config configs/r1_zero.py:toy --config.model.path=DIR --workdir D
 
-The config is one of `experiments.rl`; its data, rollout, reward and eval say what is asked and how it is graded.
+Takes a config of `experiments.rl`, of which data, rollout, reward and eval are used.
 """
 
 import contextlib
 import os
 import time
 
-from experiments import rl
 from r1jax import config as config_lib
 from r1jax.runs import cli, json_files, runtime
-from r1jax.runs.rl import start
+from r1jax.runs.rl import accuracies, evaluate, start
 from r1jax.runs.workdir import exclusive
 from r1jax.sampling import Sampling
 
 
 @exclusive
 def run_evaluate(cfg, workdir):
-  """eval.final_samples responses to each of eval.final_problems, and a greedy one. Returns and writes summary.json."""
+  """Samples eval.final_samples responses and a greedy one to each of eval.final_problems. Returns the summary, which it
+  also writes to summary.json.
+  """
   began = time.perf_counter()
   problems, samples = cfg.eval.final_problems or cfg.eval.problems, cfg.eval.final_samples or cfg.eval.samples
   with contextlib.closing(start(cfg, workdir)) as run, runtime.exit_together():
     params = run.source.load(run.abstract.params)
     run.writer.resume(0)
-    found, rows = rl.evaluate(run, params, 0, problems, samples)
-    greedy, _ = rl.evaluate(run, params, 0, problems, 1, Sampling(0.0))
-    found |= rl.accuracies(greedy, 'greedy')
+    metrics, rows = evaluate(run, params, 0, problems, samples)
+    greedy, _ = evaluate(run, params, 0, problems, 1, Sampling(0.0))
+    metrics |= accuracies(greedy, 'greedy')
     run.writer.samples(0, rows)
-    run.writer.write(0, {f'eval/{name}': x for name, x in found.items()})
+    run.writer.write(0, {f'eval/{name}': x for name, x in metrics.items()})
   summary = {
-    'final': found,
+    'final': metrics,
     'problems': len({row['id'] for row in rows}),
     'samples': samples,
     'seed': cfg.seed,
@@ -47,4 +48,4 @@ def describe(summary, workdir):
 
 
 if __name__ == '__main__':
-  cli.main(run_evaluate, config_lib.RL, 'Where figures and samples go.', describe)
+  cli.main(run_evaluate, config_lib.RL, 'The folder for metrics and samples.', describe)

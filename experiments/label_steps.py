@@ -1,10 +1,10 @@
-"""Labels the steps of solutions by roll-outs of a policy, for a process reward model to learn from.
+"""Labels the steps of solutions by rollouts of a policy, to train a process reward model on.
 
   python -m experiments.label_steps --model.path=DIR --input=F.jsonl --output=G.jsonl --samples=8
 
-A row of F holds `problem`, `steps` and what the rule reward needs (`answer`); its row of G has `labels` besides, the
-share of right completions from each step on, and `rollouts`, [right, sampled]. Rows come out in order, a few at a time;
-a command that was ended goes on after the last of them that are whole, and ends with the same file.
+A row of F holds `problem`, `steps` and what the rule reward needs (`answer`). Its row of G also has `labels`, the share
+of right completions from each step on, and `rollouts`, [right, sampled]. Rows are written in order, a chunk at a time;
+if the command is stopped, the same command continues after the last whole chunk and ends with the same file.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ from r1jax.rewards.neural import rollouts
 from r1jax.rewards.workers import pool
 from r1jax.runs import cli, runtime
 
-SETTINGS = 'settings'  # the field of G's rows that says how they were made
+SETTINGS = 'settings'  # field of G's rows with the settings they were made with
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """The flags of the same names."""
+  """The values of the flags of the same names."""
 
   template: str = 'plain'
   opening: str = ''
@@ -45,15 +45,15 @@ class Options:
   timeout: float = 5.0
 
   def settings(self, digest):
-    """What two parts of one output must have in common; digest: of the policy."""
-    own = dataclasses.asdict(self)
-    return {'policy': digest} | {name: own[name] for name in own if name not in ('workers', 'timeout')}
+    """The settings that all rows of an output must have in common. digest: of the policy."""
+    options = dataclasses.asdict(self)
+    return {'policy': digest} | {k: v for k, v in options.items() if k not in ('workers', 'timeout')}
 
 
-def sampler(source, options):
-  """A function from [(row, beginning of its response)] and the number of the first, to lists of whole responses.
+def make_sampler(source, options):
+  """Makes a function (prefixes, index of the first) -> for each prefix a list of whole responses.
 
-  Draws depend on the seed and the number of the beginning in the whole input.
+  A prefix is (row, beginning of its response). The draws depend on the seed and on the prefix's index in the input.
   """
   tokenizer, mesh = source.load_tokenizer(), parallel.make_mesh(config_lib.Mesh())
   template, samples, key = templates.TEMPLATES[options.template], options.samples, jax.random.key(options.seed)
@@ -69,9 +69,12 @@ def sampler(source, options):
   weights, shards = engine.weights(params), parallel.batch_shards(mesh)
   batch = -(-options.chunk // shards) * shards
 
-  def sample(asked, number):
-    begun = [tokenizer.encode(text) for _, text in asked]
-    ids = [rollout.encode_prompt(tokenizer, template, row)[1] + some for (row, _), some in zip(asked, begun)]
+  def sample(prefixes, index):
+    beginnings = [tokenizer.encode(text) for _, text in prefixes]
+    ids = [
+      rollout.encode_prompt(tokenizer, template, row)[1] + beginning
+      for (row, _), beginning in zip(prefixes, beginnings)
+    ]
     longest = max(map(len, ids))
     config_lib.require(
       longest <= options.max_prompt,
@@ -79,33 +82,34 @@ def sampler(source, options):
     )
     texts = []
     for first in range(0, len(ids), batch):
-      some = ids[first : first + batch]
-      filled = some + some[:1] * (batch - len(some))
-      keys = sampling.row_keys(key, batch, samples, (number + first) * samples)
-      out = engine.sample(weights, filled, keys, sampling.Sampling(options.temperature))
+      prompts = ids[first : first + batch]
+      padded = prompts + prompts[:1] * (batch - len(prompts))
+      keys = sampling.row_keys(key, batch, samples, (index + first) * samples)
+      out = engine.sample(weights, padded, keys, sampling.Sampling(options.temperature))
       texts += [
-        [tokenizer.decode([*begun[first + i], *row[:n]]) for row, n in zip(out.tokens[i], out.lengths[i])]
-        for i in range(len(some))
+        [tokenizer.decode([*beginnings[first + i], *tokens[:n]]) for tokens, n in zip(out.tokens[i], out.lengths[i])]
+        for i in range(len(prompts))
       ]
     return texts
 
   return sample
 
 
-def done_rows(path, settings, chunk):
-  """How many rows of the output stand, in whole chunks; what is behind them is cut off.
+def count_done(path, settings, chunk):
+  """The number of rows of the output in whole chunks; truncates the file after them.
 
   Raises:
-    ConfigError: they were made with other settings.
+    ConfigError: the rows were made with other settings.
   """
   if not os.path.exists(path):
     return 0
   with open(path, 'rb') as f:
     lines = f.read().split(b'\n')[:-1]  # a torn last line does not count
   count = len(lines) // chunk * chunk
-  made = json.loads(lines[0])[SETTINGS] if lines else settings
+  old_settings = json.loads(lines[0])[SETTINGS] if lines else settings
   config_lib.require(
-    made == settings, f'{path} was made with {made}, not {settings}; go back to those, or choose another --output.'
+    old_settings == settings,
+    f'{path} was made with the settings {old_settings}, not {settings}; restore those, or choose another --output.',
   )
   with open(path, 'r+b') as f:
     f.truncate(sum(len(line) + 1 for line in lines[:count]))
@@ -119,11 +123,11 @@ def check_row(row):
 
 
 def label_file(path, source, target, options):
-  """Labels a file; returns the number of rows."""
+  """Labels the rows of the file `source` with the policy at `path` and writes them to `target`. Returns their count."""
   runtime.set_up_process()
   model = checkpoint.open_model(path)
-  config_lib.require(jax.process_count() == 1, 'several processes would write the same file; start one.')
-  config_lib.require(model.cfg.head == 'tokens', f'{path} is a reward model; roll-outs need a policy.')
+  config_lib.require(jax.process_count() == 1, 'several processes would write the same file; start only one.')
+  config_lib.require(model.cfg.head == 'tokens', f'{path} is a reward model; rollouts need a policy.')
   config_lib.require(
     options.template in templates.TEMPLATES,
     f'--template is {options.template!r}; known: {", ".join(templates.TEMPLATES)}.',
@@ -135,8 +139,8 @@ def label_file(path, source, target, options):
   )
   rows, settings = reader.read_rows(source, check_row), options.settings(model.digest)
   os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
-  done = done_rows(target, settings, options.chunk)
-  sample, number = sampler(model, options), sum(len(row['steps']) for row in rows[:done])
+  done = count_done(target, settings, options.chunk)
+  sample, prefixes_done = make_sampler(model, options), sum(len(row['steps']) for row in rows[:done])
   with (
     pool.Grader({options.reward: {}}, options.workers, options.timeout) as grader,
     open(target, 'a', encoding='utf-8') as f,
@@ -144,10 +148,10 @@ def label_file(path, source, target, options):
   ):
     grade = lambda items: grader.submit(items).result().parts[options.reward].tolist()
     for first in range(done, len(rows), options.chunk):
-      some = rows[first : first + options.chunk]
+      chunk = rows[first : first + options.chunk]
       labelled = rollouts.label(
-        some,
-        sample=lambda asked, number=number: sample(asked, number),
+        chunk,
+        sample=lambda prefixes, index=prefixes_done: sample(prefixes, index),
         grade=grade,
         rule=options.rule,
         estimate=options.estimate,
@@ -156,8 +160,8 @@ def label_file(path, source, target, options):
       )
       f.writelines(json.dumps(row | {SETTINGS: settings}, ensure_ascii=False) + '\n' for row in labelled)
       f.flush()
-      number += sum(len(row['steps']) for row in some)
-      bar.update(len(some))
+      prefixes_done += sum(len(row['steps']) for row in chunk)
+      bar.update(len(chunk))
   return len(rows)
 
 
@@ -172,18 +176,20 @@ if __name__ == '__main__':
   _PATH = flags.DEFINE_string('model.path', None, 'The policy: as for experiments.score.', required=True)
   _INPUT = flags.DEFINE_string('input', None, 'JSON Lines with `problem`, `steps`, `answer`.', required=True)
   _OUTPUT = flags.DEFINE_string('output', None, 'The same with `labels`.', required=True)
-  flags.DEFINE_string('template', 'plain', 'Of the prompt: a key of r1jax.templates.TEMPLATES.')
+  flags.DEFINE_string('template', 'plain', 'Prompt template: a key of r1jax.templates.TEMPLATES.')
   flags.DEFINE_string('opening', '', 'Text of the response before its first step, such as "<think> ".')
-  flags.DEFINE_string('between', '', 'Text of the response after each step, where it is not what --rule says.')
-  flags.DEFINE_enum('rule', 'line', list(config_lib.STEP_RULES), 'What ends a step.')
-  flags.DEFINE_string('reward', 'math', 'By which a completed solution is right: a key of r1jax.rewards.REWARDS.')
-  flags.DEFINE_enum('estimate', 'soft', list(rollouts.ESTIMATES), 'Share of right completions, or whether any is.')
+  flags.DEFINE_string('between', '', 'Text of the response after each step; default as of --rule.')
+  flags.DEFINE_enum('rule', 'line', list(config_lib.STEP_RULES), 'What separates steps.')
+  flags.DEFINE_string('reward', 'math', 'Reward that grades completions: a key of r1jax.rewards.REWARDS.')
+  flags.DEFINE_enum(
+    'estimate', 'soft', list(rollouts.ESTIMATES), 'Share of right completions, or whether any is right.'
+  )
   flags.DEFINE_integer('samples', 8, 'Completions from each step.', lower_bound=1)
-  flags.DEFINE_integer('max_prompt', 1024, 'Tokens of problem and steps, at most.', lower_bound=1)
-  flags.DEFINE_integer('max_response', 512, 'Tokens of a completion, at most.', lower_bound=1)
-  flags.DEFINE_float('temperature', 1.0, 'Of the samples.', lower_bound=1e-6)
-  flags.DEFINE_integer('seed', 0, 'Of the samples.', lower_bound=0)
-  flags.DEFINE_integer('chunk', 16, 'Rows written at a time, and beginnings sampled at a time.', lower_bound=1)
+  flags.DEFINE_integer('max_prompt', 1024, 'Most tokens of problem and steps.', lower_bound=1)
+  flags.DEFINE_integer('max_response', 512, 'Most tokens of a completion.', lower_bound=1)
+  flags.DEFINE_float('temperature', 1.0, 'Sampling temperature.', lower_bound=1e-6)
+  flags.DEFINE_integer('seed', 0, 'Sampling seed.', lower_bound=0)
+  flags.DEFINE_integer('chunk', 16, 'Rows written at a time, and prefixes sampled at a time.', lower_bound=1)
   flags.DEFINE_integer('workers', 2, 'Processes that grade.', lower_bound=1)
-  flags.DEFINE_float('timeout', 5.0, 'Seconds for grading one completion.', lower_bound=0.01)
+  flags.DEFINE_float('timeout', 5.0, 'Seconds for grading a completion.', lower_bound=0.01)
   app.run(main)

@@ -2,9 +2,9 @@
 
   python -m experiments.pretrain --config configs/toy_base.py:trial --workdir /tmp/base
 
-The result is a model directory, `workdir/model`. It is reused where the same config, seed and text
-made it. A base that has not learned to take its own steps is trained further, up to a limit:
-reinforcement has nothing to build on otherwise.
+The result is the model directory `workdir/model`. It is reused if it was made from the same config, seed and text. A
+base that gets too few of its own reasoning steps right is trained further, up to a limit, as RL would otherwise have
+nothing to build on.
 """
 
 import collections
@@ -37,8 +37,12 @@ log = logging.getLogger('r1jax')
 TEMPLATE = templates.TEMPLATES['plain']
 
 
-def text_of(cfg, workdir):
-  """The tokenizer's path and one long i32 array of the documents' tokens, both kept in workdir by content."""
+def prepare_text(cfg, workdir):
+  """Generates the training text and its tokenizer, both cached in workdir by a hash of the text.
+
+  Returns:
+    the tokenizer's path, and the tokens of all documents, i32[N].
+  """
   texts = worlds.documents(cfg.world, cfg.seed, cfg.documents)
   name = hashlib.sha256(json.dumps([cfg.vocab, texts]).encode()).hexdigest()[:16]
   path = os.path.join(workdir, 'text', name)
@@ -47,7 +51,7 @@ def text_of(cfg, workdir):
     lines = [line for text in texts for part in text for line in part.split('\n')]
     tokenizers.train(lines, os.path.join(path, 'tokenizer.model'), cfg.vocab)
     tokenizer = tokenizers.load(os.path.join(path, 'tokenizer.model'))
-    # The same for transformers, which reads no SentencePiece model exactly as it is.
+    # A copy for transformers, which does not read SentencePiece models exactly.
     tokenizers.to_tokenizer_json(os.path.join(path, 'tokenizer.model'), os.path.join(path, 'tokenizer.json'))
     json_files.write_json(os.path.join(path, 'tokenizer_config.json'), tokenizers.transformers_config(tokenizer))
     rows = []
@@ -60,16 +64,26 @@ def text_of(cfg, workdir):
 
 
 def train(cfg, model, specs, params, stream, round_):
-  """One schedule over random windows of the text. Round 0 is the main one; later ones are short and gentle."""
+  """Trains one round on random windows of the text; rounds after 0 are short, with a lower learning rate.
+
+  Args:
+    stream: tokens, i32[N].
+    round_: number of the round.
+
+  Returns:
+    the new parameters.
+  """
   steps = cfg.gate.extra_steps if round_ else cfg.steps
-  # A short round refines what is there: from the full rate it would first have to unlearn.
+  # A short round refines the model; at the full learning rate it would first lose some of what was learned.
   rate = cfg.optimizer.learning_rate * (0.3 if round_ else 1.0)
   optimizer = optimizer_lib.make(dataclasses.replace(cfg.optimizer, learning_rate=rate), steps, specs)
   opt_state = jax.jit(optimizer.init)(params)
   rng = np.random.default_rng([cfg.seed, round_])
   with tqdm.trange(steps, desc=f'base {cfg.world}, round {round_}', mininterval=1) as bar:
     for i in bar:
-      interrupt.raise_if_stopped('the base is not trained to its end, and begins anew; run the same command again.')
+      interrupt.raise_if_stopped(
+        'training of the base is not saved; run the same command again to start it from the beginning.'
+      )
       starts = rng.integers(0, len(stream) - cfg.length, size=cfg.batch)
       tokens = stream[starts[:, None] + np.arange(cfg.length)]
       params, opt_state, loss = lm.step(
@@ -83,10 +97,10 @@ def train(cfg, model, specs, params, stream, round_):
 
 
 def step_accuracy(cfg, model, params, tokenizer):
-  """{kind: share of right steps} among those the model takes in its own responses to held-out problems."""
+  """{kind of step: share that is right} of the steps in the model's responses to held-out problems."""
   gate = cfg.gate
-  asked = worlds.gate_problems(cfg.world, cfg.seed, gate.problems)
-  prompts = [tokenizer.encode(TEMPLATE.format(p)) for p, _ in asked]
+  problems = worlds.gate_problems(cfg.world, cfg.seed, gate.problems)
+  prompts = [tokenizer.encode(TEMPLATE.format(p)) for p, _ in problems]
   engine = sampling.Engine(
     model,
     tokenizer,
@@ -94,25 +108,25 @@ def step_accuracy(cfg, model, params, tokenizer):
     max_prompt=max(map(len, prompts)),
     max_response=cfg.max_response,
   )
-  keys = sampling.row_keys(jax.random.key(cfg.seed), len(asked), gate.samples)
+  keys = sampling.row_keys(jax.random.key(cfg.seed), len(problems), gate.samples)
   out = engine.sample(params, prompts, keys, sampling.Sampling())
-  taken, right = collections.Counter(), collections.Counter()
-  for (_, steps), responses, lengths in zip(asked, out.tokens, out.lengths):
+  total, right = collections.Counter(), collections.Counter()
+  for (_, check_steps), responses, lengths in zip(problems, out.tokens, out.lengths):
     for tokens, length in zip(responses, lengths):
-      for kind, is_right in steps(tokenizer.decode(tokens[:length])):
-        taken[kind] += 1
+      for kind, is_right in check_steps(tokenizer.decode(tokens[:length])):
+        total[kind] += 1
         right[kind] += is_right
-  return {kind: round(right[kind] / max(taken[kind], 1), 4) for kind in gate.steps}
+  return {kind: round(right[kind] / max(total[kind], 1), 4) for kind in gate.steps}
 
 
 @exclusive
-def run(cfg, workdir):
-  """Trains, or reuses, the base. Returns (model directory, info dict)."""
+def train_or_reuse(cfg, workdir):
+  """Trains the base, or reuses an existing one. Returns (model directory, content of base.json)."""
   runtime.set_up_process()
-  tokenizer_path, stream = text_of(cfg, workdir)
+  tokenizer_path, stream = prepare_text(cfg, workdir)
   path = os.path.join(workdir, 'model')
   tokenizer = tokenizers.load(tokenizer_path)
-  # A multiple of 64, as matrix units like it; and worlds and seeds then share their compiled programs.
+  # A multiple of 64 suits matrix units, and lets worlds and seeds share their compiled programs.
   model = dataclasses.replace(models.PRESETS[cfg.preset], vocab=-(-tokenizer.vocab // 64) * 64)
   text = os.path.basename(os.path.dirname(tokenizer_path))
   made_by = {'pretrain': config_lib.to_dict(cfg), 'model': dataclasses.asdict(model), 'text': text}
@@ -130,18 +144,18 @@ def run(cfg, workdir):
   for round_ in range(cfg.gate.rounds + 1):
     params = train(cfg, model, specs, params, stream, round_)
     accuracies.append(step_accuracy(cfg, model, params, tokenizer))
-    short = {kind: share for kind, share in accuracies[-1].items() if share < cfg.gate.steps[kind]}
-    if not short:
+    failed = {kind: share for kind, share in accuracies[-1].items() if share < cfg.gate.steps[kind]}
+    if not failed:
       break
   else:
     log.warning(
-      'after %d rounds the base takes too few of these steps right: %s, short of %s; RL will be weak.',
+      'after %d rounds the step accuracy of the base is too low: %s, required: %s; RL will be weak.',
       cfg.gate.rounds + 1,
-      short,
+      failed,
       dict(cfg.gate.steps),
     )
   if os.path.exists(info_path):
-    os.remove(info_path)  # never the description of one model beside another
+    os.remove(info_path)  # so that it never describes a different model
   config = families.for_export(families.to_hf(model), 'float32') | {'eos_token_id': tokenizer.eos[0]}
   hf.save(path, model, params, config, tokenizers.files(os.path.dirname(tokenizer_path)))
   info = {'made_by': made_by, 'step_accuracy': accuracies, 'parameters': params_lib.count(specs)}
@@ -151,9 +165,9 @@ def run(cfg, workdir):
 
 @exclusive
 def run_pretrain(cfg, workdir):
-  """`run`, and its workdir/summary.json. Returns the summary."""
+  """Trains the base, or reuses an existing one, and writes workdir/summary.json. Returns the summary."""
   began = time.perf_counter()
-  _, info = run(cfg, workdir)
+  _, info = train_or_reuse(cfg, workdir)
   summary = {
     'final': {f'step_accuracy/{kind}': x for kind, x in info['step_accuracy'][-1].items()},
     'rounds': len(info['step_accuracy']),
@@ -171,4 +185,4 @@ def describe(summary, workdir):
 
 
 if __name__ == '__main__':
-  cli.main(run_pretrain, config_lib.Pretrain, 'Where the model directory goes.', describe)
+  cli.main(run_pretrain, config_lib.Pretrain, 'The folder for the model directory.', describe)

@@ -1,8 +1,8 @@
-"""The main job: a small base model from generated text, then R1-Zero on it, and a table of before and after.
+"""Quickstart: trains a small base model on generated text, runs R1-Zero on it, and prints a before/after table.
 
   scripts/quickstart [--seed N] [--workdir D] [--world trial|chain]
 
-The base lies in D/base, the run in D. A job that was killed goes on where it was; a finished base is reused.
+The base goes to D/base, the run to D. A job that was killed resumes where it was; a finished base is reused.
 """
 
 import json
@@ -33,7 +33,7 @@ ROWS = (
 
 
 def quickstart(world, seed, workdir, overrides=()):
-  """Runs the whole job and returns its summary. overrides: {'steps': 4, ...} laid over the RL config."""
+  """Runs the whole job and returns its summary. overrides: such as {'steps': 4}, changes to the RL config."""
   with working_in(workdir):
     return _run(world, seed, workdir, overrides)
 
@@ -42,7 +42,9 @@ def _run(world, seed, workdir, overrides):
   began = time.perf_counter()
   base_config, config = toy_base.get_config(world), r1_zero.get_config(VARIANTS[world])
   base_config.seed = config.seed = seed
-  base, info = pretrain.run(config_lib.convert(base_config, config_lib.Pretrain), os.path.join(workdir, 'base'))
+  base, info = pretrain.train_or_reuse(
+    config_lib.convert(base_config, config_lib.Pretrain), os.path.join(workdir, 'base')
+  )
   base_seconds = time.perf_counter() - began
   config.model.path = base
   config.update(dict(overrides))
@@ -54,12 +56,12 @@ def _run(world, seed, workdir, overrides):
 
 
 def table(summary):
-  """Before and after, as text."""
+  """The metrics of base and trained policy, as a text table."""
   lines = [f'{"":22}{"base":>8}{"after RL":>10}']
   for name in ROWS:
     before, after = summary['base'][name], summary['final'][name]
-    shown = (lambda x: f'{x:.1f}') if name == 'length_mean' else (lambda x: f'{100 * x:.1f}%')
-    lines.append(f'{name:22}{shown(before):>8}{shown(after):>10}')
+    show = (lambda x: f'{x:.1f}') if name == 'length_mean' else (lambda x: f'{100 * x:.1f}%')
+    lines.append(f'{name:22}{show(before):>8}{show(after):>10}')
   lines.append(f'{"length_ratio":22}{"":8}{summary["length_ratio"]:>10.2f}')
   return '\n'.join(lines)
 
@@ -74,7 +76,7 @@ def main(_):
 
 
 if __name__ == '__main__':
-  _SEED = flags.DEFINE_integer('seed', 0, 'Of the base, its text, and the RL run.')
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything goes; runs/quickstart_WORLD_SEED if not given.')
-  _WORLD = flags.DEFINE_enum('world', 'trial', list(VARIANTS), 'Trial and error, or chained arithmetic.')
+  _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the base, its text, and the RL run.')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder for everything; default runs/quickstart_WORLD_SEED.')
+  _WORLD = flags.DEFINE_enum('world', 'trial', list(VARIANTS), 'Toy world: trial and error, or chained arithmetic.')
   app.run(main)

@@ -1,4 +1,4 @@
-"""Runs a recipe: stages that hand models and data on to each other, each an experiment with a config.
+"""Runs a recipe: a pipeline of stages, each an experiment with a config, that pass models and data on to each other.
 
   python -m experiments.recipe --config configs/r1.py:toy --workdir W
   python -m experiments.recipe --config configs/r1.py:toy --workdir W --status
@@ -7,9 +7,10 @@
   python -m experiments.recipe --config configs/r1.py:toy --workdir W --command reasoning
   python -m experiments.recipe --lineage W/final
 
-Each stage has the folder W/NAME. What is done is skipped; what was made under other settings or from other inputs is
-moved to W/old and made anew, saying what changed; what was begun goes on. Killed at any moment, the same command ends
-with the same numbers. W/summary.json holds every stage's figures and W/report.html shows them.
+Each stage has the folder W/NAME. Finished stages are skipped; a stage made with other settings or inputs is moved to
+W/old and run again, with a message that says what changed; an unfinished one is resumed. If the command is killed at
+any moment, the same command continues and ends with the same numbers. W/summary.json holds the metrics of every stage,
+and W/report.html shows them.
 """
 
 import gc
@@ -38,15 +39,15 @@ log = logging.getLogger('r1jax')
 
 
 class Experiment(typing.NamedTuple):
-  run: typing.Callable  # (config, workdir) -> summary; resumable; writes workdir/summary.json last
-  config: type  # a class of r1jax.config
-  output: str = ''  # what of its folder later stages take; '': the folder
-  module: str = ''  # for its plain command
+  run: typing.Callable  # (config, workdir) -> summary; can be resumed; writes workdir/summary.json last
+  config: type  # class of its config
+  output: str = ''  # path in its folder that later stages use; '': the folder
+  module: str = ''  # module of experiments that runs it as a separate command; '': none
 
 
 def run_external(cfg, workdir):
-  """Nothing is made: a model directory, file or folder from outside takes part under a name."""
-  config_lib.require(os.path.exists(cfg.path), f'path {cfg.path!r} is not there.')
+  """Makes an existing model directory, file or folder available to other stages. Returns the summary."""
+  config_lib.require(os.path.exists(cfg.path), f'path {cfg.path!r} does not exist.')
   runtime.set_up_process()
   os.makedirs(workdir, exist_ok=True)
   summary = {'path': os.path.abspath(cfg.path)}
@@ -69,41 +70,55 @@ EXPERIMENTS = {
 
 
 def expand(cfg):
-  """{name: Stage} of a settings.Recipe, in order: its stages, behind each its evaluation. Every stage has its seed.
+  """{name: Stage} of a settings.Recipe, in order, each stage followed by its evaluation; all have the recipe's seed.
 
-  Raises ConfigError for unknown experiments and for references to no earlier stage.
+  Raises ConfigError for an unknown experiment, and for a reference to anything but an earlier stage.
   """
   stages = {}
-  for name, part in cfg.stages.items():
+  for name, recipe_stage in cfg.stages.items():
     config_lib.require(
-      part.experiment in EXPERIMENTS,
-      f'stages.{name}.experiment is {part.experiment!r}; known: {", ".join(EXPERIMENTS)}.',
+      recipe_stage.experiment in EXPERIMENTS,
+      f'stages.{name}.experiment is {recipe_stage.experiment!r}; known: {", ".join(EXPERIMENTS)}.',
     )
     config_lib.require(
-      part.config.get('seed', 0) in (0, cfg.seed),
-      f"stages.{name}.config.seed is {part.config.get('seed')}, but all stages have the recipe's; set --config.seed.",
+      recipe_stage.config.get('seed', 0) in (0, cfg.seed),
+      f'stages.{name}.config.seed is {recipe_stage.config.get("seed")}, but all stages use the seed of the recipe; set '
+      '--config.seed instead.',
     )
     stages[name] = Stage(
-      name, part.experiment, _seeded(part.config, cfg.seed), part.about, EXPERIMENTS[part.experiment].output
+      name,
+      recipe_stage.experiment,
+      _with_seed(recipe_stage.config, cfg.seed),
+      recipe_stage.about,
+      EXPERIMENTS[recipe_stage.experiment].output,
     )
-    if part.evaluation:
-      config = _seeded(cfg.evaluations[part.evaluation], cfg.seed)
+    if recipe_stage.evaluation:
+      config = _with_seed(cfg.evaluations[recipe_stage.evaluation], cfg.seed)
       config['model'] = config['model'] | {'path': stage_lib.REFERENCE + name}
       stages[f'{name}/{summary_lib.EVALUATION}'] = Stage(f'{name}/{summary_lib.EVALUATION}', 'evaluate', config)
   stage_lib.check(stages.values())
   return stages
 
 
-def _seeded(config, seed):
-  config = stage_lib.replaced(config, str)
+def _with_seed(config, seed):
+  config = stage_lib.map_texts(config, str)
   return config | ({'seed': seed} if 'seed' in config else {})
 
 
 def select(stages, only=(), first='', last=''):
-  """The names that --only, --from and --until leave, evaluations with their stages; what is given where it is used."""
+  """The names of the stages to run, in order, with their evaluations; external ones only if another stage uses them.
+
+  Args:
+    stages: {name: Stage}.
+    only: names to run, as of --only; () is all.
+    first, last: names between which to run, as of --from and --until; '' is no limit.
+
+  Raises:
+    ConfigError: there is no stage of a given name.
+  """
   names = [name for name in stages if '/' not in name]
-  for flag, wanted in (('--only', only), ('--from', [first]), ('--until', [last])):
-    for name in filter(None, wanted):
+  for flag, values in (('--only', only), ('--from', [first]), ('--until', [last])):
+    for name in filter(None, values):
       config_lib.require(name in names, f'{flag} {name}: no such stage; there are {", ".join(names)}.')
   names = names[names.index(first) if first else 0 : names.index(last) + 1 if last else None]
   names = [name for name in names if not only or name in only]
@@ -113,35 +128,34 @@ def select(stages, only=(), first='', last=''):
 
 
 def convert(stage, stages, workdir):
-  """The config of a stage's experiment, with paths in place of references. An error names the stage."""
+  """The config of a stage's experiment, with references resolved to paths. Errors name the stage."""
   try:
     return config_lib.convert(stage_lib.resolved(stage, stages, workdir), EXPERIMENTS[stage.experiment].config)
   except config_lib.ConfigError as error:
     raise config_lib.ConfigError(f'stage {stage.name}: {error}') from error
 
 
-def begin(stage, stages, workdir, status):
-  """Makes a stage's folder ready: what is stale goes out of the way, and the record says what is being made.
+def prepare_folder(stage, stages, workdir, status):
+  """Prepares a stage's folder: sets a stale one aside, and writes the record and config file.
 
-  Returns the plain command that runs it; '' where there is none.
+  Returns the command that runs the stage by itself; '' if there is none.
   """
   folder = os.path.join(workdir, stage.name)
   if os.path.isdir(folder):
     with working_in(folder):
-      pass  # nothing that runs is moved out of the way
+      pass  # raises if a command is still running there
   if status.state == STALE:
     log.info(
       '  %s is stale: %s; moved to %s.', stage.name, '; '.join(status.why), stage_lib.set_aside(workdir, stage.name)
     )
   os.makedirs(folder, exist_ok=True)
   if status.state != BEGUN:
-    # Into an empty folder but for what the stage's folder holds of its own: an evaluation lies within its stage's.
     json_files.write_json(os.path.join(folder, stage_lib.RECORD), stage_lib.record(stage, stages, workdir))
   return write_command(stage, stages, workdir)
 
 
 def write_command(stage, stages, workdir):
-  """W/NAME/stage_config.py, a config file of the stage by itself, and the command that runs it; '' without one."""
+  """Writes W/NAME/stage_config.py, a config file for the stage alone. Returns the command that runs it, or ''."""
   module = EXPERIMENTS[stage.experiment].module
   if not module:
     return ''
@@ -159,53 +173,48 @@ def write_command(stage, stages, workdir):
 
 
 def run_stage(stage, stages, workdir, status):
-  """Runs one stage to its end and notes how long that took, since it last went on."""
+  """Runs one stage to its end, and records the seconds since this start."""
   cfg = convert(stage, stages, workdir)
-  begin(stage, stages, workdir, status)
+  prepare_folder(stage, stages, workdir, status)
   began, folder = time.perf_counter(), os.path.join(workdir, stage.name)
   EXPERIMENTS[stage.experiment].run(cfg, folder)
   path = os.path.join(folder, stage_lib.RECORD)
   saved = stage_lib.read(workdir, stage.name)
   json_files.write_json(path, saved | {'seconds': round(time.perf_counter() - began, 1)})
-  gc.collect()  # arrays of the stage before in reference cycles
+  gc.collect()  # frees arrays of the stage that are in reference cycles
 
 
 @exclusive
 def run_recipe(cfg, workdir, only=(), first='', last=''):
-  """Runs what is not done of the chosen stages. Returns W/summary.json.
+  """Runs those of the selected stages that are not done. Returns the content of W/summary.json.
 
   Args:
     cfg: settings.Recipe.
+    workdir: W.
     only, first, last: names of stages, as for `select`.
 
   Raises:
-    ConfigError: before anything runs where a config cannot work; where a stage needs one that is neither done nor
-      chosen; in one of several processes; and what the experiments raise.
+    ConfigError: a config is invalid (before anything runs); a stage needs one that is neither done nor selected; there
+      are several processes. Also whatever the experiments raise.
   """
   runtime.set_up_process()
   config_lib.require(
     jax.process_count() == 1,
-    'a recipe runs in one process; on a pod start each stage by the command that --command NAME prints, on every host.',
+    'a recipe runs in one process; on a pod, start each stage on every host by the command that --command NAME prints.',
   )
   stages = expand(cfg)
   names = select(stages, only, first, last)
   for name in names:
     convert(stages[name], stages, workdir)
   os.makedirs(workdir, exist_ok=True)
-  for place, name in enumerate(names, 1):
-    stage, found = stages[name], stage_lib.statuses(stages, workdir)
-    if found[name].state == DONE:
+  for number, name in enumerate(names, 1):
+    stage, statuses = stages[name], stage_lib.statuses(stages, workdir)
+    if statuses[name].state == DONE:
       continue
-    for key, (other, _) in stage.inputs.items():
-      config_lib.require(
-        found[other].state == DONE,
-        f'stage {name} needs {other} ({key}), which is '
-        f'{found[other].state}{_because(found[other])}; run {other} first, such as by --until {name}.',
-      )
-    log.info(
-      '[%d/%d] %s (%s)%s', place, len(names), name, stage.experiment, ' goes on' if found[name].state == BEGUN else ''
-    )
-    run_stage(stage, stages, workdir, found[name])
+    require_inputs(stage, statuses, f', for example with --until {name}')
+    resumed = ' (resumed)' if statuses[name].state == BEGUN else ''
+    log.info('[%d/%d] %s (%s)%s', number, len(names), name, stage.experiment, resumed)
+    run_stage(stage, stages, workdir, statuses[name])
     write_summary(cfg, stages, workdir)
   summary = write_summary(cfg, stages, workdir)
   recipe_report.make(workdir)
@@ -213,26 +222,38 @@ def run_recipe(cfg, workdir, only=(), first='', last=''):
 
 
 def write_summary(cfg, stages, workdir):
-  """Writes W/summary.json from what the stages left so far. Returns it."""
+  """Writes W/summary.json from the results of the stages so far. Returns its content."""
   summary = summary_lib.collect(cfg, stages, stage_lib.statuses(stages, workdir), workdir)
   json_files.write_json(os.path.join(workdir, stage_lib.SUMMARY), summary)
   return summary
 
 
-def _because(status):
-  return f' ({"; ".join(status.why)})' if status.why else ''
+def require_inputs(stage, statuses, hint=''):
+  """Raises ConfigError unless all inputs of a stage are done.
+
+  Args:
+    statuses: {name: Status} of all stages.
+    hint: how to run the missing stage, for the message.
+  """
+  for key, (other, _) in stage.inputs.items():
+    status = statuses[other]
+    why = f' ({"; ".join(status.why)})' if status.why else ''
+    config_lib.require(
+      status.state == DONE,
+      f'stage {stage.name} needs {other} ({key}), which is {status.state}{why}; run {other} first{hint}.',
+    )
 
 
-def table(stages, found, workdir):
-  """The stage table, as text."""
+def table(stages, statuses, workdir):
+  """The table of all stages, as text. statuses: {name: Status}."""
   rows = [('stage', 'experiment', 'status', 'seconds', 'from', '')]
   for name, stage in stages.items():
     inputs = dict.fromkeys(other for other, _ in stage.inputs.values())
     saved = stage_lib.read(workdir, name) or {}
-    status = found[name]
-    if '/' in name:
+    status = statuses[name]
+    if '/' in name:  # an evaluation
       if status.state in (DONE, stage_lib.TO_DO):
-        continue  # said only where it is not as its stage is
+        continue
       inputs = {}
     seconds = saved.get('seconds') if status.state == DONE else None
     rows.append(
@@ -255,7 +276,7 @@ def table(stages, found, workdir):
 
 
 def lineage_text(entries):
-  """The entries of stage.lineage, as text."""
+  """The entries of `stage.lineage`, as text."""
   lines = []
   for e in entries:
     indent = '  ' * e['depth']
@@ -264,10 +285,10 @@ def lineage_text(entries):
     lines.append(f'{indent}  made: {e["path"]}  {e["digest"][:16]}')
     lines += [f'{indent}  config: {e["config"]}'] if e['config'] else []
     for kind in ('inputs', 'files'):
-      for key, of in e[kind].items():
-        by = f' of {of["stage"]}' if 'stage' in of else ''
-        changed = ' CHANGED SINCE' if of['changed'] else ''
-        lines.append(f'{indent}  {key}: {of["path"]}{by}  {of["digest"][:16]}{changed}')
+      for key, source in e[kind].items():
+        stage = f' of {source["stage"]}' if 'stage' in source else ''
+        changed = ' CHANGED SINCE' if source['changed'] else ''
+        lines.append(f'{indent}  {key}: {source["path"]}{stage}  {source["digest"][:16]}{changed}')
   return '\n'.join(lines)
 
 
@@ -277,14 +298,14 @@ def main(_):
       print(lineage_text(stage_lib.lineage(*stage_lib.find(_LINEAGE.value))))
       return
     config_lib.require(_CONFIG.value is not None and _WORKDIR.value, 'pass --config and --workdir, or --lineage PATH.')
-    config_lib.require('stages' in _CONFIG.value, '--config is of a stage, which its experiment runs; not a recipe.')
+    config_lib.require('stages' in _CONFIG.value, '--config is not that of a recipe, but perhaps of a single stage.')
     cfg, workdir = config_lib.convert(_CONFIG.value, settings.Recipe), _WORKDIR.value
     if _COMMAND.value:
-      print(command(cfg, workdir, _COMMAND.value))
+      print(stage_command(cfg, workdir, _COMMAND.value))
     elif _STATUS.value:
       stages = expand(cfg)
       for stage in stages.values():
-        if stage.experiment != 'external':  # a path may yet have to be named
+        if stage.experiment != 'external':  # its path may not be set yet
           convert(stage, stages, workdir)
       print(table(stages, stage_lib.statuses(stages, workdir), workdir))
     else:
@@ -293,34 +314,32 @@ def main(_):
       print(f'\n{workdir}: summary.json, report.html, a folder for each stage')
 
 
-def command(cfg, workdir, name):
-  """Makes a stage's folder ready and returns the plain command that runs it: a job of its own, as on a pod."""
+def stage_command(cfg, workdir, name):
+  """Prepares a stage's folder and returns the command that runs it as a separate job, for example on a pod."""
   stages = expand(cfg)
   config_lib.require(
     name in stages, f'--command {name}: no such stage; there are {", ".join(n for n in stages if "/" not in n)}.'
   )
-  found, stage = stage_lib.statuses(stages, workdir), stages[name]
-  config_lib.require(EXPERIMENTS[stage.experiment].module, f'stage {name} runs nothing ({stage.experiment}).')
-  convert(stage, stages, workdir)
-  for key, (other, _) in stage.inputs.items():
-    config_lib.require(
-      found[other].state == DONE,
-      f'stage {name} needs {other} ({key}), which is {found[other].state}{_because(found[other])}; run {other} first.',
-    )
+  statuses, stage = stage_lib.statuses(stages, workdir), stages[name]
   config_lib.require(
-    found[name].state != DONE, f'stage {name} is done; delete {os.path.join(workdir, name)} to run it again.'
+    EXPERIMENTS[stage.experiment].module, f'stage {name} ({stage.experiment}) has no command to run separately.'
   )
-  return begin(stage, stages, workdir, found[name])
+  convert(stage, stages, workdir)
+  require_inputs(stage, statuses)
+  config_lib.require(
+    statuses[name].state != DONE, f'stage {name} is done; delete {os.path.join(workdir, name)} to run it again.'
+  )
+  return prepare_folder(stage, stages, workdir, statuses[name])
 
 
 if __name__ == '__main__':
-  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
+  # Not locked, so that a mistyped --config.KEY reaches `convert`, which suggests the nearest known key.
   _CONFIG = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where every stage has its folder.')
-  _ONLY = flags.DEFINE_list('only', [], 'Run these stages only.')
-  _FROM = flags.DEFINE_string('from', '', 'Run no stage before this one; what is done is skipped all the same.')
-  _UNTIL = flags.DEFINE_string('until', '', 'Run no stage behind this one.')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Holds the folders of all stages.')
+  _ONLY = flags.DEFINE_list('only', [], 'Run only these stages.')
+  _FROM = flags.DEFINE_string('from', '', 'Run no stage before this one; finished stages are skipped in any case.')
+  _UNTIL = flags.DEFINE_string('until', '', 'Run no stage after this one.')
   _STATUS = flags.DEFINE_bool('status', False, 'Print the table of stages and run nothing.')
-  _COMMAND = flags.DEFINE_string('command', '', 'Print the command that runs this stage as a job of its own.')
-  _LINEAGE = flags.DEFINE_string('lineage', '', 'Print all that the result at this path came from.')
+  _COMMAND = flags.DEFINE_string('command', '', 'Print the command that runs this stage as a separate job.')
+  _LINEAGE = flags.DEFINE_string('lineage', '', 'Print everything that the result at this path was made from.')
   app.run(main, flags_parser=cli.parse_flags)

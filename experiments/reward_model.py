@@ -1,18 +1,18 @@
-"""Trains a reward model: of preferences, of safety, or of the steps of solutions.
+"""Trains a reward model: on preference pairs, on safety labels, or on the steps of solutions (process rewards).
 
   python -m experiments.reward_model --config configs/reward_model.py:toy_preference --workdir D
   python -m experiments.reward_model --config configs/reward_model.py:helpful --config.model.path=DIR \\
       --config.data.path=pairs.jsonl --workdir D
 
-The model is any policy with a new head of one number a token, a reward model trained on, or random where model.path is
-empty. It lies in D/model at the end, and what it is worth on held-out examples in D/summary.json and D/plots. A run
-killed at any moment goes on when the same command is given again, and ends with the same numbers.
+The base is a policy, whose unembedding is replaced by a new head with one output per token, or an existing reward
+model; with an empty model.path it is random weights. The result is D/model, and its metrics on held-out examples are in
+D/summary.json and D/plots. If a run is killed at any moment, the same command resumes it and ends with the same
+numbers.
 """
 
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import math
@@ -30,10 +30,9 @@ from r1jax.data import labelled, order
 from r1jax.data.conversation import Encoder
 from r1jax.evaluation import scored
 from r1jax.metrics import reward_plots
-from r1jax.metrics.progress import Progress
 from r1jax.metrics.writer import Writer
 from r1jax.rewards.neural.model import ABOUT, MODEL, About, Scorer
-from r1jax.runs import cli, json_files, runtime
+from r1jax.runs import cli, json_files, loop, runtime
 from r1jax.runs.workdir import exclusive, save_on_interrupt
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import reward as reward_lib
@@ -47,7 +46,7 @@ SHOWN = {'loss': 'train/loss', 'accuracy': 'train/accuracy', 'held out': 'eval/a
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Everything the loop needs, made from its config; see `start`."""
+  """Everything a run needs; built by `start`."""
 
   cfg: config_lib.RewardModel
   workdir: str
@@ -66,8 +65,13 @@ class Run:
   abstract: state_lib.TrainState
 
   def save(self, step, state):
-    """Begins to save the state before `step`."""
+    """Starts saving the state before `step`."""
     self.store.save(step, state)
+
+  def restore_or_init(self):
+    """(state, next step) of the newest checkpoint; without one, the initial parameters and step 0."""
+    restored = self.store.restore(self.abstract)
+    return restored or (state_lib.new_state(init_params(self), self.trainer.optimizer, self.abstract), 0)
 
   def close(self):
     self.writer.close()
@@ -75,10 +79,10 @@ class Run:
 
 
 def make_tokenizer(cfg, workdir, items):
-  """The path of a tokenizer made from the training texts, kept in workdir by its content."""
+  """Trains a tokenizer on the training texts, cached in workdir by a hash of the texts. Returns its path."""
   config_lib.require(
     jax.process_count() == 1,
-    'model.path is empty, and a tokenizer is made by one process alone; give all processes a model.path.',
+    'model.path is empty, and only a single process can train a tokenizer; set model.path to use several processes.',
   )
   texts = [turn['content'] for item in items for turn in item['turns']] + [t for item in items for t in item['texts']]
   name = hashlib.sha256(json.dumps([cfg.vocab, texts]).encode()).hexdigest()[:16]
@@ -88,9 +92,9 @@ def make_tokenizer(cfg, workdir, items):
     lines = [line[i : i + 1000] for text in texts for line in text.split('\n') for i in range(0, len(line), 1000)]
     try:
       tokenizers.train(lines, path + '.tmp', cfg.vocab)
-    except RuntimeError as error:  # the library's word for texts of more characters than ids
+    except RuntimeError as error:  # raised by the library when the texts have more distinct characters than ids
       raise config_lib.ConfigError(
-        f'no tokenizer of {cfg.vocab} ids can be made from these texts ('
+        f'no tokenizer of {cfg.vocab} ids can be trained on these texts ('
         f'{str(error).strip().splitlines()[-1]:.300}); raise vocab.'
       ) from error
     os.replace(path + '.tmp', path)
@@ -98,18 +102,18 @@ def make_tokenizer(cfg, workdir, items):
 
 
 def open_base(cfg, workdir, items):
-  """Source or None, ModelConfig with head 'score', tokenizer."""
+  """Opens the base model. Returns (Source, or None for random weights; ModelConfig with head 'score'; tokenizer)."""
   if cfg.model.path:
     source = checkpoint.open_model(cfg.model.path)
     return source, dataclasses.replace(source.cfg, head='score'), source.load_tokenizer(cfg.data.chat_template or None)
   config_lib.require(
     cfg.model.preset in models.PRESETS,
     f'model.path is empty and model.preset is {cfg.model.preset!r}; pass a model directory with '
-    f'--config.model.path=DIR, or for random weights a preset: {", ".join(models.PRESETS)}.',
+    f'--config.model.path=DIR, or a preset for random weights: {", ".join(models.PRESETS)}.',
   )
   tokenizer = tokenizers.load(make_tokenizer(cfg, workdir, items))
-  shape = models.PRESETS[cfg.model.preset]
-  return None, dataclasses.replace(shape, vocab=-(-tokenizer.vocab // 64) * 64, head='score'), tokenizer
+  preset = models.PRESETS[cfg.model.preset]
+  return None, dataclasses.replace(preset, vocab=-(-tokenizer.vocab // 64) * 64, head='score'), tokenizer
 
 
 def start(cfg, workdir):
@@ -130,41 +134,35 @@ def start(cfg, workdir):
   held_out, held_counts = labelled.encode(held_items, encoder, cfg.objective)
   dropped |= counts | {f'{name}_held_out': n for name, n in held_counts.items()}
   config_lib.require(train and held_out, f'no example is left within data.max_length {cfg.data.max_length}; raise it.')
-  log.info('%d examples to train on, %d held out; left out or cut: %s', len(train), len(held_out), dropped)
+  log.info('%d examples for training, %d held out; dropped or truncated: %s', len(train), len(held_out), dropped)
   specs, mesh = models.specs(model), parallel.make_mesh(cfg.mesh)
   steps = math.ceil(cfg.epochs * len(train) / cfg.batch)
   optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, cfg.param_dtype)
   trainer = reward_lib.make_trainer(cfg, model, optimizer, mesh)
-  os.makedirs(workdir, exist_ok=True)
-  store = checkpoint.Store(
-    os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint, fingerprint(cfg, model, source, train, steps)
-  )
-  scorer = Scorer(model, mesh, cfg.model.dtype, cfg.microbatch or cfg.batch, cfg.model.attention)
-  writer = Writer(workdir) if parallel.is_primary() else runtime.NoWriter()
-  abstract = state_lib.abstract_state(specs, optimizer, mesh, cfg.param_dtype)
+  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, model, source, train, steps))
   return Run(
-    cfg,
-    workdir,
-    steps,
-    source,
-    model,
-    tokenizer,
-    encoder,
-    train,
-    held_out,
-    dropped,
-    trainer,
-    scorer,
-    store,
-    writer,
-    abstract,
+    cfg=cfg,
+    workdir=workdir,
+    steps=steps,
+    source=source,
+    model=model,
+    tokenizer=tokenizer,
+    encoder=encoder,
+    train=train,
+    held_out=held_out,
+    dropped=dropped,
+    trainer=trainer,
+    scorer=Scorer(model, mesh, cfg.model.dtype, cfg.microbatch or cfg.batch, cfg.model.attention),
+    store=store,
+    writer=loop.open_writer(workdir),
+    abstract=state_lib.abstract_state(specs, optimizer, mesh, cfg.param_dtype),
   )
 
 
 def fingerprint(cfg, model, source, train, steps):
-  """What a checkpoint must agree on with the run that restores it: the base, shapes, examples and objective."""
-  whole = config_lib.to_dict(cfg)
-  parts = {name: whole[name] for name in ('seed', 'objective', 'batch', 'data', 'optimizer')}
+  """What a checkpoint must agree on with the run that restores it: base model, shapes, examples and objective."""
+  full = config_lib.to_dict(cfg)
+  parts = {name: full[name] for name in ('seed', 'objective', 'batch', 'data', 'optimizer')}
   del parts['optimizer']['moment_dtype']
   digest = hashlib.sha256()
   for example in train:
@@ -179,29 +177,34 @@ def fingerprint(cfg, model, source, train, steps):
   }
 
 
-def first_params(run):
-  """The base's parameters under a head of random numbers, the reward model's own, or all random."""
-  like, specs, key = run.abstract.params, models.specs(run.model), jax.random.key(run.cfg.seed)
-  of_base = models.specs(run.source.cfg) if run.source else {}
-  known = {name: x for name, x in like.items() if name in of_base}
-  new = {name: x for name, x in like.items() if name not in of_base}
-  params = run.source.load(known) if known else {}
+def init_params(run):
+  """The initial parameters: those of the base, with random ones where it has none, such as the head."""
+  abstract, specs, key = run.abstract.params, models.specs(run.model), jax.random.key(run.cfg.seed)
+  base_specs = models.specs(run.source.cfg) if run.source else {}
+  loaded = {name: x for name, x in abstract.items() if name in base_specs}
+  new = {name: x for name, x in abstract.items() if name not in base_specs}
+  params = run.source.load(loaded) if loaded else {}
   if new:
-    make = lambda key: jax.tree.map(
-      lambda x, to: x.astype(to.dtype), params_lib.init({name: specs[name] for name in new}, key), new
+    init = lambda key: jax.tree.map(
+      lambda x, like: x.astype(like.dtype), params_lib.init({name: specs[name] for name in new}, key), new
     )
-    params |= jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, new))(key)
+    params |= jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, new))(key)
   return params
 
 
-def evaluate(run, params, examples):
-  """Scores of examples, for each a list of one array a row."""
-  found = iter(run.scorer(params, [row for example in examples for row in example.rows]))
-  return [[next(found) for _ in example.rows] for example in examples]
+def score(run, params, examples):
+  """Scores examples. Returns for each example a list of one f32 array per row (a text or the steps of a solution)."""
+  scores = iter(run.scorer(params, [row for example in examples for row in example.rows]))
+  return [[next(scores) for _ in example.rows] for example in examples]
 
 
-def figures(run, examples, scores, prior=None):
-  """What `evaluation.scored` says of them."""
+def compute_metrics(run, examples, scores, prior=None):
+  """The metrics of `evaluation.scored` for the run's objective.
+
+  Args:
+    scores: of `score`.
+    prior: for steps, the share of right steps by place in the training data (`scored.by_place`).
+  """
   sizes = np.array([[row.size for row in example.rows] for example in examples])
   if run.cfg.objective == 'pairs':
     chosen, rejected = np.array(scores)[:, :, 0].T
@@ -213,51 +216,53 @@ def figures(run, examples, scores, prior=None):
 
 
 def full_evaluation(run, params):
-  """The figures of all held-out examples, and their scores."""
-  scores = evaluate(run, params, run.held_out)
+  """Scores all held-out examples. Returns (metrics, scores)."""
+  scores = score(run, params, run.held_out)
   prior = scored.by_place([e.labels[0] for e in run.train]) if run.cfg.objective == 'steps' else None
-  return figures(run, run.held_out, scores, prior), scores
+  return compute_metrics(run, run.held_out, scores, prior), scores
 
 
-def loop(run):
-  """The run from its last checkpoint on. Returns the final state."""
+def train_step(run, state, step):
+  """Trains on one batch. Returns (state, {metric: number})."""
+  began = time.perf_counter()
+  examples = order.batch(run.train, run.cfg.seed, step, run.cfg.batch)
+  state, metrics = reward_lib.update(run.trainer, state, examples, run.cfg, step)
+  seconds = time.perf_counter() - began
+  tokens = sum(len(row.ids) for example in examples for row in example.rows)
+  return state, metrics | {'time/step': seconds, 'throughput/train_tokens_per_second': tokens / seconds}
+
+
+def train(run):
+  """Trains from the last checkpoint to the end. Returns the final state."""
   cfg = run.cfg
-  restored = run.store.restore(run.abstract)
-  state, first = restored or (state_lib.new_state(first_params(run), run.trainer.optimizer, run.abstract), 0)
-  config_lib.require(
-    first <= run.steps,
-    f'{run.workdir} holds a run of {first} steps already, but epochs {cfg.epochs} '
-    f'are {run.steps}; raise epochs, or use another --workdir.',
-  )
-  json_files.write_config(run.workdir, cfg)
-  run.writer.resume(first)
-  watched = run.held_out[: cfg.eval.examples or None]
-  bar = Progress(
-    run.steps, first, label=cfg.objective, shown=SHOWN, file=None if parallel.is_primary() else io.StringIO()
-  )
+  state, first_step = run.restore_or_init()
+  loop.begin(run, first_step, run.steps, 'epochs')
+  eval_examples = run.held_out[: cfg.eval.examples or None]
+  bar = loop.progress_bar(run.steps, first_step, label=cfg.objective, shown=SHOWN)
   with jax.transfer_guard('disallow'), bar:
-    for step in range(first, run.steps):
+    for step in range(first_step, run.steps):
       metrics = {}
-      with save_on_interrupt(run, state, step, first, run.steps):
+      with save_on_interrupt(run, state, step, first_step, run.steps):
         if step % cfg.eval.every == 0:
-          found = figures(run, watched, evaluate(run, state.params, watched))
-          metrics |= {f'eval/{name}': found[name] for name in ('loss', 'accuracy')}
-      began = time.perf_counter()
-      examples = order.batch(run.train, cfg.seed, step, cfg.batch)
-      state, trained = reward_lib.update(run.trainer, state, examples, run.cfg, step)
-      seconds = time.perf_counter() - began
-      tokens = sum(len(row.ids) for example in examples for row in example.rows)
-      metrics |= trained | {'time/step': seconds, 'throughput/train_tokens_per_second': tokens / seconds}
+          eval_metrics = compute_metrics(run, eval_examples, score(run, state.params, eval_examples))
+          metrics |= {f'eval/{name}': eval_metrics[name] for name in ('loss', 'accuracy')}
+      state, train_metrics = train_step(run, state, step)
+      metrics |= train_metrics
       run.writer.write(step, metrics)
       bar.update(metrics)
-      if (step + 1) % cfg.checkpoint.every == 0 or step + 1 == run.steps:
+      if loop.checkpoint_is_due(cfg.checkpoint, step, run.steps):
         run.save(step + 1, state)
     run.store.wait()
   return state
 
 
 def save(run, params, center):
-  """Writes workdir/model: weights, config, tokenizer, and what its scores are about."""
+  """Writes workdir/model: weights, config, tokenizer, and the About record that says how to score with it.
+
+  Args:
+    params: final parameters.
+    center: mean score of the held-out texts, subtracted from scores; 0 except for pairs.
+  """
   data = run.cfg.data
   about = About(run.cfg.objective, run.encoder.form, data.view, data.steps, data.max_length, data.chat_template, center)
   path = os.path.join(run.workdir, ABOUT)
@@ -265,7 +270,7 @@ def save(run, params, center):
   params = parallel.to_host(params)
   if parallel.is_primary():
     eos = run.tokenizer.eos[0]
-    # transformers reads the score of the last token that is no padding; a text ends with eos, so padding is another.
+    # transformers takes the score of the last token that is not padding. Texts end with EOS, so padding must differ.
     config = families.for_export(families.to_hf(run.model), params['embed'].dtype.name) | {
       'eos_token_id': eos,
       'pad_token_id': 0 if eos else 1,
@@ -276,26 +281,28 @@ def save(run, params, center):
 
 @exclusive
 def run_reward_model(cfg, workdir):
-  """Trains to the end, scores what is held out, writes model, summary.json and plots. Returns the summary."""
+  """Trains to the end and scores the held-out examples. Writes model, summary.json and plots; returns the summary."""
   began = time.perf_counter()
   with contextlib.closing(start(cfg, workdir)) as run, runtime.exit_together():
-    state = loop(run)
-    found, scores = full_evaluation(run, state.params)
-    run.writer.write(run.steps, {f'eval/{name}': found[name] for name in ('loss', 'accuracy')})
+    state = train(run)
+    metrics, scores = full_evaluation(run, state.params)
+    run.writer.write(run.steps, {f'eval/{name}': metrics[name] for name in ('loss', 'accuracy')})
     rows = [
       {
         'id': e.id,
-        'scores': [s.tolist() for s in score],
+        'scores': [s.tolist() for s in example_scores],
         'labels': e.labels.tolist(),
         'lengths': [row.size for row in e.rows],
       }
-      for e, score in zip(run.held_out, scores)
+      for e, example_scores in zip(run.held_out, scores)
     ]
     run.writer.samples(run.steps, rows)
-    center = float(np.mean([s for score in scores for s in score])) if cfg.objective == 'pairs' else 0.0
+    center = (
+      float(np.mean([s for example_scores in scores for s in example_scores])) if cfg.objective == 'pairs' else 0.0
+    )
     save(run, state.params, center)
   summary = {
-    'final': found,
+    'final': metrics,
     'steps': run.steps,
     'train': len(run.train),
     'held_out': len(run.held_out),
@@ -312,12 +319,12 @@ def run_reward_model(cfg, workdir):
       if cfg.objective == 'pairs'
       else None
     )
-    reward_plots.plot(workdir, found, tuple(zip(*pairs)) if pairs else None)
+    reward_plots.plot(workdir, metrics, tuple(zip(*pairs)) if pairs else None)
   return summary
 
 
 def text(summary):
-  """The figures that say most, in a line."""
+  """The main metrics in one line."""
   final = summary['final']
   low, high = final['interval']
   line = (
@@ -336,4 +343,4 @@ def describe(summary, workdir):
 
 
 if __name__ == '__main__':
-  cli.main(run_reward_model, config_lib.RewardModel, 'Where the run keeps everything.', describe)
+  cli.main(run_reward_model, config_lib.RewardModel, 'The folder of the run.', describe)

@@ -1,4 +1,4 @@
-"""Writes what people give the recipe's toy world: preference pairs, and answers to open questions.
+"""Writes the human data of the recipe's toy world: preference pairs, and answers to open questions.
 
 python -m experiments.toy_files --config configs/r1.py:toy/people --workdir D
 """
@@ -12,7 +12,7 @@ from r1jax.runs import cli, json_files, runtime
 
 
 def run_toy_files(cfg, workdir):
-  """Writes the files into workdir, and summary.json. Returns the summary."""
+  """Writes the files and summary.json into workdir. Returns the summary."""
   runtime.set_up_process()
   summary = {}
   if parallel.is_primary():
@@ -22,4 +22,4 @@ def run_toy_files(cfg, workdir):
 
 
 if __name__ == '__main__':
-  cli.main(run_toy_files, settings.ToyFiles, 'Where the files go.', lambda summary, workdir: str(summary))
+  cli.main(run_toy_files, settings.ToyFiles, 'The folder for the files.', lambda summary, workdir: str(summary))

@@ -1,1 +1,1 @@
-"""What the stages of R1 hand on to each other: texts to learn from, and how one stage follows from others."""
+"""The stages of R1: making and filtering the training data that they pass on, and running them as a pipeline."""

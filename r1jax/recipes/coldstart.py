@@ -1,17 +1,17 @@
 """Cold-start data (DeepSeek-R1, section 2.3.1): responses with a long, readable chain of thought and a summary.
 
-The paper's ways, each a function of a policy and problems, that gives rows to learn from:
+The paper collects them in several ways, each of which is a prompt (`make_prompt`) and a filter of the graded samples
+(`select_rows`):
 
-- few_shot: prompts with a long chain as an example;
-- direct: asks for answers with reflection and verification;
-- readable: takes what R1-Zero writes, keeps what can be read, mends it by rule and appends a summary;
-- rewrite: has a model make a draft readable, such as the rows of another way.
+- few_shot: prompts with a long chain of thought as an example;
+- direct: prompts that ask for reflection and verification;
+- readable: responses of R1-Zero, of which the readable ones are kept, cleaned by rule and given a summary;
+- rewrite: a model rewrites a draft, such as a row from another way, to be readable.
 
-A policy is a function from problems and a template to graded samples, `recipes.policy.Policy` for one. People's
-post-processing is left to people.
+A further way, traces, takes existing responses of other models. The paper's post-processing by human annotators is not
+reproduced.
 """
 
-import collections
 import dataclasses
 import re
 
@@ -22,8 +22,8 @@ from r1jax.recipes.policy import REFUSED
 from r1jax.rewards.text import length
 from r1jax.sampling.engine import LENGTH
 
-# The fields of a sample that a row does not keep.
-_OF_SAMPLES = (
+# Fields of a sample that are not copied to its row.
+_SAMPLE_FIELDS = (
   'prompt',
   'tokens',
   'control',
@@ -36,21 +36,21 @@ _OF_SAMPLES = (
   'template',
   'reasoning',
 )
-_REPEATS = 20  # words of an n-gram that counts as repeated
+_REPETITION_NGRAM = 20  # words
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-  """What a row must be like. Numbers are ours.
+  """Requirements on a row, and its format. The paper gives no numbers; these are our own.
 
   Attributes:
-    layout: of the response, with the places {thinking} and {summary}.
+    layout: format of the response, with the placeholders {thinking} and {summary}.
     wording: a key of wordings.WORDINGS.
-    keep: rows of one problem at most.
-    language: least share of the words, of the chain and of the summary, in the problem's language.
-    shortest, longest: characters of the chain; 0 for no longest.
+    keep: most rows per problem.
+    language: least share of words in the problem's language, in the chain of thought and in the summary.
+    shortest, longest: characters of the chain; longest 0 is no limit.
     repetition: largest share of the chain's 20-grams that have occurred in it before.
-    paragraph: characters over which a paragraph of the chain is broken up at ends of sentences; 0: never.
+    paragraph: paragraphs of the chain of more characters are split at ends of sentences; 0 is never.
   """
 
   layout: str = '<think>\n{thinking}\n</think>\n\n{summary}'
@@ -63,106 +63,89 @@ class Rules:
   paragraph: int = 0
 
 
-def prompt(way, wording, *, chat=True, shots=1, examples=(), template='r1_zero'):
-  """What a way asks: a template, or what has its `format` and `chat`. Examples are shown outside any chat.
+def make_prompt(way, wording, *, chat=True, shots=1, examples=(), template='r1_zero'):
+  """The prompt template of a way: a templates.Template, or a wordings.Prompt, which has the same `format` and `chat`.
 
-  Raises ConfigError for an unknown template, or more shots than there are examples.
+  Args:
+    way: 'few_shot', 'direct', 'readable' or 'rewrite'.
+    wording: a key of wordings.WORDINGS.
+    chat: whether to use the model's chat template; few_shot never does.
+    shots: for few_shot, the number of examples in a prompt.
+    examples: for few_shot, the examples to choose from; () takes those of the wording.
+    template: for readable, a key of templates.TEMPLATES.
+
+  Raises:
+    ConfigError: the template is unknown, or there are fewer examples than shots.
   """
   if way == 'readable':
     require(template in templates.TEMPLATES, f'template is {template!r}; known: {", ".join(templates.TEMPLATES)}.')
     return templates.TEMPLATES[template]
-  known = len(examples) or min(len(each.examples) for each in wordings.WORDINGS[wording].values())
-  require(way != 'few_shot' or shots <= known, f'{shots} shots, but there are {known} examples; give more in a file.')
+  available = len(examples) or min(len(each.examples) for each in wordings.WORDINGS[wording].values())
+  require(
+    way != 'few_shot' or shots <= available,
+    f'shots is {shots}, but there are only {available} examples; set examples to a file with more.',
+  )
   return wordings.Prompt(way, wording, chat and way != 'few_shot', shots, examples)
 
 
-def few_shot(policy, problems, rules, *, shots=1, examples=()):
-  """Rows, and {reason: samples dropped}, of a policy shown examples. Its rollout should stop at `wordings`' ends."""
-  asked = prompt('few_shot', rules.wording, shots=shots, examples=examples)
-  return rows(policy(problems, asked), 'few_shot', rules)
+def select_rows(samples, way, rules, dropped, source=''):
+  """Yields a row to train on for each sample that satisfies the rules.
 
-
-def direct(policy, problems, rules, *, chat=True):
-  """The same of a policy asked for reflection and verification."""
-  return rows(policy(problems, prompt('direct', rules.wording, chat=chat)), 'direct', rules)
-
-
-def readable(policy, problems, rules, *, template='r1_zero'):
-  """The same of R1-Zero, asked as it was trained."""
-  return rows(policy(problems, prompt('readable', rules.wording, template=template)), 'readable', rules)
-
-
-def rewrite(policy, drafts, rules, *, chat=True):
-  """The same of a policy that rewrites; drafts: problems with 'draft' (see `draft`)."""
-  return rows(policy(drafts, prompt('rewrite', rules.wording, chat=chat)), 'rewrite', rules)
-
-
-def rows(samples, way, rules):
-  """Rows and {reason: how many samples were dropped for it}; samples: in the order of their problems."""
-  dropped = collections.Counter()
-  return list(each(samples, way, rules, dropped)), dict(dropped)
-
-
-def each(samples, way, rules, dropped, source=''):
-  """Yields the row of each sample that can be one; adds to the Counter `dropped` why the others cannot.
+  A row has 'id', 'problem', 'response', 'source', 'language', and the other fields of the problem. Of each problem the
+  first `rules.keep` different responses are taken.
 
   Args:
-    source: the rows' 'source'; '' is the way.
-
-  A row has 'id', 'problem', 'response', 'source', 'language', and the other fields of the problem. Of one problem the
-  first `rules.keep` are taken, none twice.
+    samples: graded samples; those of a problem follow each other.
+    way: how they were made; see the module's docstring.
+    rules: Rules.
+    dropped: Counter, to which the reason is added for each sample without a row.
+    source: value of the rows' field 'source'; '' is the way.
   """
-  problem, seen = None, set()
+  problem, kept = None, set()
   for sample in samples:
     if sample['id'] != problem:
-      problem, seen = sample['id'], set()
-    row, why = _row(sample, way, rules, source or way)
-    if not why:
-      why = 'duplicate' if row['response'] in seen else 'more' if len(seen) >= rules.keep else ''
-    if why:
-      dropped[why] += 1
+      problem, kept = sample['id'], set()
+    row, reason = _make_row(sample, way, rules, source or way)
+    if not reason:
+      reason = 'duplicate' if row['response'] in kept else 'more' if len(kept) >= rules.keep else ''
+    if reason:
+      dropped[reason] += 1
       continue
-    seen.add(row['response'])
+    kept.add(row['response'])
     yield row
 
 
-def draft(row, rules):
-  """A row as a problem to `rewrite`: its chain stands in 'draft'."""
-  before, between, _ = _pieces(rules.layout)
+def to_draft(row, rules):
+  """Turns a row into a problem for the way rewrite, with the chain of thought in its field 'draft'."""
+  before, _, rest = rules.layout.partition('{thinking}')
+  between = rest.partition('{summary}')[0]
   thinking = row['response'][len(before) :].partition(between.strip() or between)[0].strip()
   return {k: v for k, v in row.items() if k not in ('response', 'source')} | {'draft': thinking}
 
 
-def trace(row):
-  """A row with the fields 'reasoning' and 'response' as a sample of one: its response thinks in think tags."""
+def trace_to_sample(row):
+  """Turns a row with the fields 'reasoning' and 'response' into a sample, with the reasoning in think tags."""
   text = f'{templates.THINK}{row["reasoning"]}{templates.THINK_END}\n\n{row["response"]}'
   return row | {'prompt': '', 'response': text, 'sample': 0, 'stop': 'eos', 'tokens': 0}
 
 
-def _pieces(layout):
-  before, _, rest = layout.partition('{thinking}')
-  between, _, after = rest.partition('{summary}')
-  return before, between, after
-
-
-def _row(sample, way, rules, source):
-  """(row, '') or (None, why there is none)."""
+def _make_row(sample, way, rules, source):
+  """Returns (row, ''), or (None, reason) if the sample is unusable."""
   if sample['stop'] in (LENGTH, REFUSED):
     return None, 'unfinished'
   if not sample['correct']:
     return None, 'wrong'
   wording = wordings.wording_of(rules.wording, sample)
-  found = _read(templates.completed(sample['prompt'], sample['response']), way, wording)
-  if not found:
+  parsed = _parse(templates.completed(sample['prompt'], sample['response']), way, wording)
+  if not parsed:
     return None, 'form'
-  thinking, summary = clean(found[0], rules.paragraph), found[1].strip()
+  thinking, summary = clean(parsed[0], rules.paragraph), parsed[1].strip()
   target = wordings.language_of(sample)
-  why = _fault(thinking, summary, target, rules)
-  if why:
-    return None, why
-  kept = {k: v for k, v in sample.items() if k not in _OF_SAMPLES}
+  if reason := _reject_reason(thinking, summary, target, rules):
+    return None, reason
+  problem = {k: v for k, v in sample.items() if k not in _SAMPLE_FIELDS}
   response = wordings.fill(rules.layout, thinking=thinking, summary=summary)
-  return kept | {
+  return problem | {
     'id': f'{sample["id"]}/{source}/{sample["sample"]}',
     'language': target,
     'source': source,
@@ -170,10 +153,10 @@ def _row(sample, way, rules, source):
   }, ''
 
 
-def _read(text, way, wording):
-  """(thinking, summary) of a response, or None where it is not of the form that was asked for."""
+def _parse(text, way, wording):
+  """(thinking, summary) of a response, or None if it does not have the format that was asked for."""
   if way == 'few_shot':
-    text = _cut(text, wording.ends)
+    text = _truncate(text, wording.ends)
   if way == 'readable' and templates.parse(text).well_formed:
     parsed = templates.parse(text)
     return (parsed.thinking, _summary(parsed.answer, wording)) if parsed.answer.strip() else None
@@ -182,15 +165,18 @@ def _read(text, way, wording):
   return templates.parse(text).thinking, templates.summary(text)
 
 
-def _cut(text, ends):
-  """The text up to the first of `ends` in its summary."""
-  at = text.find(templates.THINK_END)
-  found = [text.find(end, at) for end in ends if at >= 0]
-  return text[: min((n for n in found if n >= 0), default=len(text))]
+def _truncate(text, ends):
+  """Cuts the text off at the first of `ends` that occurs after its chain of thought."""
+  think_end = text.find(templates.THINK_END)
+  positions = [text.find(end, think_end) for end in ends if think_end >= 0]
+  return text[: min((n for n in positions if n >= 0), default=len(text))]
 
 
 def _summary(answer, wording):
-  """What is appended to a chain of R1-Zero: its answer, said. The toy's tags keep an answer's spaces."""
+  """The summary appended to a chain of thought of R1-Zero: a sentence that states its answer.
+
+  Inside answer tags, as the toy world has them, spaces around the answer are kept.
+  """
   if templates.ANSWER in wording.summary:
     return wordings.fill(wording.summary, answer=answer)
   answer = answer.strip()
@@ -199,20 +185,20 @@ def _summary(answer, wording):
   return wordings.fill(wording.summary, answer=answer if '\n' not in answer else f'\n\n{answer}')
 
 
-def _fault(thinking, summary, target, rules):
-  """Why a chain and its summary are not fit to learn from; '' where they are."""
+def _reject_reason(thinking, summary, target, rules):
+  """Why a chain of thought and its summary are not fit to train on; '' if they are. target: language, such as 'en'."""
   if not thinking or not summary:
     return 'form'
   if len(thinking) < rules.shortest:
     return 'short'
   if rules.longest and len(thinking) > rules.longest:
     return 'long'
-  if -length.repetition([{'response': thinking}], n=_REPEATS)[0] > rules.repetition:
+  if -length.repetition([{'response': thinking}], n=_REPETITION_NGRAM)[0] > rules.repetition:
     return 'repetition'
   known = target in rewards.language.LANGUAGES
-  span = templates.answer_span(summary)  # the answer itself may be a name, or a program
-  said = summary[: span[0]] + summary[span[1] :] if span else summary
-  if known and min(rewards.language_consistency(text, target) for text in (thinking, said)) < rules.language:
+  span = templates.answer_span(summary)  # the answer itself does not count: it may be a name, or a program
+  prose = summary[: span[0]] + summary[span[1] :] if span else summary
+  if known and min(rewards.language_consistency(text, target) for text in (thinking, prose)) < rules.language:
     return 'language'
   return ''
 
@@ -222,39 +208,40 @@ _SENTENCE = re.compile(r'(?<=[.!?])[ \t]+|(?<=[。！？])')
 
 
 def clean(text, paragraph=0):
-  """A chain made easier to read, by rule; none changes what it says.
+  """Makes a chain of thought easier to read by rules that do not change what it says.
 
-  Ends of lines are one character, control characters go, spaces are single but for those that indent, blank lines
-  too; of lines that repeat the one before, one stays; paragraphs of over `paragraph` characters are broken up at ends
-  of sentences, but not within mathematics between dollar signs, nor a block of code.
+  Line ends become one character, control characters are removed, repeated spaces (other than indentation) and repeated
+  blank lines become one, and a line equal to the one before it is dropped. Paragraphs of more than `paragraph`
+  characters are split at ends of sentences (0: never), but not within mathematics between dollar signs; a text with a
+  code block is not split.
   """
   text = _CONTROL.sub('', text.replace('\r\n', '\n').replace('\r', '\n'))
   lines = []
   for line in text.split('\n'):
     line = re.sub(r'(?<=\S)[ \t]{2,}', ' ', line.rstrip())
-    said = next((one for one in reversed(lines) if one), None)
-    if line and line == said and any(c.isalnum() for c in line) or not line and lines and not lines[-1]:
+    previous = next((earlier for earlier in reversed(lines) if earlier), None)
+    if line and line == previous and any(c.isalnum() for c in line) or not line and lines and not lines[-1]:
       continue
     lines.append(line)
   text = '\n'.join(lines).strip()
   if not paragraph or '```' in text:
     return text
-  return '\n\n'.join(piece for one in text.split('\n\n') for piece in _broken(one, paragraph))
+  return '\n\n'.join(piece for block in text.split('\n\n') for piece in _split_paragraph(block, paragraph))
 
 
-def _broken(text, size):
-  """A paragraph in pieces of whole sentences, each of `size` characters or one sentence."""
+def _split_paragraph(text, size):
+  """Splits a paragraph into pieces of whole sentences, each of at most `size` characters or a single sentence."""
   if len(text) <= size:
     return [text]
   sentences = ['']
-  for part in _SENTENCE.split(text):  # mathematics is not broken: its dollars come in pairs
-    if sentences[-1].count('$') % 2:
-      sentences[-1] += _apart(sentences[-1]) + part
+  for sentence in _SENTENCE.split(text):
+    if sentences[-1].count('$') % 2:  # an odd number of dollar signs: the split was inside mathematics
+      sentences[-1] += _separator(sentences[-1]) + sentence
     else:
-      sentences.append(part)
+      sentences.append(sentence)
   pieces = ['']
   for sentence in sentences:
-    longer = pieces[-1] + _apart(pieces[-1]) + sentence
+    longer = pieces[-1] + _separator(pieces[-1]) + sentence
     if pieces[-1] and len(longer) > size:
       pieces.append(sentence)
     else:
@@ -262,6 +249,6 @@ def _broken(text, size):
   return pieces
 
 
-def _apart(text):
-  """What stands behind the sentence that ends `text`."""
+def _separator(text):
+  """The separator after the sentence that ends `text`: Chinese sentences have none."""
   return ' ' if text[-1:] in ('.', '!', '?') else ''

@@ -1,7 +1,7 @@
-"""Datasets to learn from, as folders: `train.jsonl`, the same as a TFDS set of array_record files, and their card.
+"""Training datasets as folders: `train.jsonl`, the same rows as a TFDS dataset of array_record files, and a card.
 
-A row has the strings id, source and response, and problem, or turns ([{role, content}]) that end with the user's;
-where they are known kind, language, answer, and whatever its reward reads.
+A row has the strings id, source and response, and either problem or turns ([{role, content}]) that end with a user
+turn; and, where known, kind, language, answer and whatever else its reward reads.
 """
 
 import collections
@@ -19,14 +19,15 @@ from r1jax.data import reader, shards
 from r1jax.recipes import contamination
 
 ROWS, CARD, README = 'train.jsonl', 'card.json', 'README.md'
-# Of a record of the TFDS set: texts, '' where a row has none; `more` is the JSON of all other fields.
+# Fields of a TFDS record: texts, '' if the row lacks the field; `more` is the JSON of all other fields.
 FIELDS = ('id', 'source', 'kind', 'language', 'problem', 'response', 'answer', 'more')
 
 
 def files(path):
-  """The JSON Lines files of a dataset's folder, of a generation's workdir or folder of samples, or the file itself.
+  """The JSON Lines files of a path: a dataset's folder, a workdir or samples folder of experiments.generate, or a file.
 
-  Raises DataError: there is no such thing, or the samples are not all there.
+  Raises:
+    DataError: the folder holds no rows, or some files of samples are missing.
   """
   path = pathlib.Path(path)
   if not path.is_dir():
@@ -37,72 +38,76 @@ def files(path):
 
 
 def rows(path):
-  """The rows of a dataset, one at a time; path as for `files`. Raises DataError, also of a malformed line."""
+  """Yields the rows of a dataset; path as for `files`. Raises DataError, also for a malformed line."""
   for file in files(path):
     for number, line in reader.raw_lines(str(file)):
       try:
         yield reader.parse(line)
       except ValueError as e:
-        raise data.DataError(f'{file}, line {number}: {e}; mend or remove the line.') from e
+        raise data.DataError(f'{file}, line {number}: {e}; correct or remove the line.') from e
 
 
 def held_out(entry):
-  """(id, text) of the problems of an entry of config.Curate.evaluation. Raises DataError, ConfigError."""
+  """Yields (id, text) of the problems of an evaluation entry: a path, or the name of a world that generates problems.
+
+  Raises DataError, ConfigError.
+  """
   if generated(entry):
     problems = data.load(config_lib.Data(source=entry)).held_out
   else:
     problems = rows(entry)
   for number, row in enumerate(problems, 1):
-    asked = next((row[key] for key in ('problem', 'question', 'prompt', 'turns') if key in row), None)
-    if isinstance(asked, list) and all(isinstance(turn, dict) for turn in asked):
-      said = [turn.get('content') for turn in asked if turn.get('role') == 'user']
-      asked = '\n'.join(said) if said and all(isinstance(text, str) for text in said) else None
-    if not isinstance(asked, str):
+    problem = next((row[key] for key in ('problem', 'question', 'prompt', 'turns') if key in row), None)
+    if isinstance(problem, list) and all(isinstance(turn, dict) for turn in problem):
+      user_turns = [turn.get('content') for turn in problem if turn.get('role') == 'user']
+      problem = '\n'.join(user_turns) if user_turns and all(isinstance(text, str) for text in user_turns) else None
+    if not isinstance(problem, str):
       raise data.DataError(
         f"row {number} of {entry} has no text 'problem', 'question', 'prompt' or 'turns'; name a file of problems."
       )
-    yield str(row.get('id', number)), asked
+    yield str(row.get('id', number)), problem
 
 
 def decontaminated(problems, evaluation):
-  """Drops the problems that hold one that a model is evaluated on.
+  """Drops the problems that contain an evaluation problem.
 
   Args:
-    problems: dicts with 'problem'. evaluation: entries as for `held_out`.
+    problems: list of dicts with 'problem'.
+    evaluation: evaluation entries, as for `held_out`.
 
   Returns:
-    (the problems kept, in order; {entry: number dropped}).
+    the problems that are kept, in order, and {entry: number of problems dropped because of it}.
   """
   index = contamination.Index(
     [(entry, text) for entry in evaluation for _, text in held_out(entry)], contamination.WINDOW, contamination.OVERLAP
   )
-  held = [index.holds(problem['problem']) for problem in problems]
-  return [p for p, entry in zip(problems, held, strict=True) if entry is None], dict(
-    collections.Counter(entry for entry in held if entry is not None)
-  )
+  matches = [index.find(problem['problem']) for problem in problems]
+  kept = [problem for problem, entry in zip(problems, matches, strict=True) if entry is None]
+  return kept, dict(collections.Counter(entry for entry in matches if entry is not None))
 
 
 def generated(entry):
-  """Whether an entry names a world whose problems are generated, rather than a file."""
+  """Whether an evaluation entry names a world whose problems are generated, rather than a file."""
   return entry in data.SOURCES and not os.path.exists(entry)
 
 
 def write_records(folder, cfg, count, description):
-  """Writes the rows of a dataset's folder once more, as the TFDS set folder/NAME/VERSION, whole or not at all.
+  """Writes the rows of a dataset's folder as the TFDS dataset folder/NAME/VERSION as well, atomically.
 
-  Read it with `tfds.builder_from_directory(PATH).as_data_source('train')`, and each record with `from_record`. A set
-  that is there is left as it is. The same rows are the same bytes, which they are not by TFDS's own writers: those
-  put the fields of a record in an order of their process.
+  Read it with `tfds.builder_from_directory(PATH).as_data_source('train')`, and each record with `from_record`. An
+  existing dataset is left unchanged. The same rows always give the same bytes; TFDS's own writers do not guarantee
+  that, as they order the fields of a record differently in each process.
 
   Args:
-    cfg: config.Curate, with name, version and shard.
-    count: how many rows there are.
+    cfg: config.Curate, of which name, version and shard (rows per file) are used.
+    count: number of rows.
+    description: text for the dataset's metadata.
   """
   target, temporary = pathlib.Path(folder, cfg.name, cfg.version), pathlib.Path(folder, f'.{cfg.name}.tmp')
   if target.exists():
     return
   from array_record.python.array_record_module import ArrayRecordWriter
-  import tensorflow_datasets as tfds  # takes a second
+  import tensorflow_datasets as tfds  # imported here, as it takes a second
   from tensorflow_datasets.core import dataset_info, example_serializer, naming
 
   shutil.rmtree(temporary, ignore_errors=True)
@@ -140,21 +145,21 @@ def write_records(folder, cfg, count, description):
 
 
 def to_record(row):
-  """A row with the fields FIELDS, all texts."""
+  """Turns a row into a record with the fields FIELDS, all of them texts."""
   plain = {key: row[key] for key in FIELDS if isinstance(row.get(key), str) and key != 'more'}
-  more = {key: value for key, value in row.items() if key not in plain}
-  return dict.fromkeys(FIELDS, '') | plain | {'more': json.dumps(more, ensure_ascii=False) if more else ''}
+  extra = {key: value for key, value in row.items() if key not in plain}
+  return dict.fromkeys(FIELDS, '') | plain | {'more': json.dumps(extra, ensure_ascii=False) if extra else ''}
 
 
 def from_record(record):
-  """The row of a record: of bytes, as TFDS reads it, or texts."""
+  """The row of a record; its values are texts, or bytes as TFDS reads them."""
   texts = {key: value.decode() if isinstance(value, bytes) else value for key, value in record.items()}
-  more = texts.pop('more')
-  return {key: value for key, value in texts.items() if value} | (json.loads(more) if more else {})
+  extra = texts.pop('more')
+  return {key: value for key, value in texts.items() if value} | (json.loads(extra) if extra else {})
 
 
 def write_card(folder, card):
-  """Writes card.json and README.md; card: see experiments/curate.py."""
+  """Writes card.json and README.md. card: dict, see `make_card` in experiments/curate.py."""
   template = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     trim_blocks=True,

@@ -1,7 +1,7 @@
-"""What keeps a text from being learned from: the paper's filters of stage 3, and those that any such set wants.
+"""Filters of rows to train on: those of the paper's stage 3, and the usual ones for any such dataset.
 
-The paper drops chains of mixed languages, long paragraphs and code blocks; the thresholds are ours. A row without a
-chain, as the paper has them for simple requests, is only looked at for repetition and evaluation problems.
+The paper drops chains of thought with mixed languages, long paragraphs or code blocks; the thresholds are our own. A
+row without a chain, as the paper has for simple requests, is only checked for repetition and contamination.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from r1jax.recipes import duplicates
 from r1jax.rewards.text import form as forms
 from r1jax.rewards.text import language, length
 
-# What a sample has of its generation; the rest are the problem's fields. Its 'template' stays: a problem is learned as
-# it was asked.
+# Fields of a sample that come from its generation; the others belong to the problem. 'template' stays, so that a
+# problem is learned with the prompt that it was sampled with.
 GENERATED = ('prompt', 'response', 'tokens', 'control', 'stop', 'sample', 'reward', 'parts', 'correct', 'part')
-# Why a row is dropped, in the order of looking: the first counts. The last four are for `rejection` to see.
+# Why a row is dropped, in the order of checking; the first reason counts. The last four are decided by `rejection`.
 REASONS = (
   'malformed',
   'wrong',
@@ -43,10 +43,10 @@ class Source:
 
   Attributes:
     name: of the source.
-    paths: JSON Lines, in order.
-    sampled: whether they are samples of `experiments.generate`, to be right and in the form.
-    limit: rows kept, at most; 0: all.
-    kind, language: of rows that name none.
+    paths: JSON Lines files, in order.
+    sampled: whether the rows are samples of `experiments.generate`, which must be right and well-formed.
+    limit: most rows to keep; 0 is all.
+    kind, language: defaults for rows that name none.
   """
 
   name: str
@@ -58,74 +58,79 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-  """What was found of one line.
+class Finding:
+  """The result of examining one line.
 
   Attributes:
-    reason: '' or one of REASONS.
-    detail: what to show of it: an id, what is malformed, or the evaluation problem.
-    row: to learn from; None if malformed. chain: whether it holds one.
-    held: the evaluation set of the problem that it holds.
-    item: for the judge; None where nothing is to be judged.
-    problem, text: digests of the problem and of the whole. both: as for `duplicates.Seen`.
+    reason: one of REASONS; '' if nothing speaks against the row.
+    detail: text for the summary: an id, what is malformed, or the evaluation problem.
+    row: the row to train on; None if the line is malformed.
+    has_chain: whether the response has a chain of thought.
+    contaminated_by: the evaluation entry whose problem the row contains.
+    item: the sample for the judge; None if it is not to be judged.
+    problem_digest, text_digest: digests of the problem, and of problem and response.
+    signatures: u32[2, 120], MinHash of response and problem; None without near-duplicate detection.
   """
 
   reason: str
   detail: str
   row: dict = None
-  chain: bool = False
-  held: str = ''
+  has_chain: bool = False
+  contaminated_by: str = ''
   item: dict = None
-  problem: bytes = b''
-  text: bytes = b''
-  both: np.ndarray = None
+  problem_digest: bytes = b''
+  text_digest: bytes = b''
+  signatures: np.ndarray = None
 
 
 class Examiner:
-  """Looks at lines one by one.
+  """Examines lines one by one.
 
   Args:
-    rules: config.Filters. judged: kinds for a judge to decide. index: contamination.Index whose names are (set, id).
+    rules: config.Filters.
+    judged: kinds of problems that a judge decides on.
+    index: contamination.Index with names (evaluation entry, problem id).
   """
 
   def __init__(self, rules, judged, index):
     self.rules, self.judged, self.index = rules, judged, index
-    self._of_problem = functools.lru_cache(maxsize=16)(self._signature)  # its samples come one after the other
+    # The samples of a problem follow each other, so a small cache suffices.
+    self._problem_signature = functools.lru_cache(maxsize=16)(self._signature)
 
   def __call__(self, source, number, line):
-    """Found of a line, bytes, with its number in the source."""
+    """The Finding of a line (bytes) with its number in the source."""
     try:
       item = reader.parse(line)
       _check(item, source, item.get('kind') in self.judged)
     except ValueError as e:
-      return Found('malformed', f'line {number}: {e}')
-    row, judged = _learned(item, source, number, self.rules.special), item.get('kind') in self.judged
+      return Finding('malformed', f'line {number}: {e}')
+    row, judged = _make_row(item, source, number, self.rules.special), item.get('kind') in self.judged
     chain = _chain(row['response'], self.rules)
     reason = ''
     if source.sampled:
       reason = 'wrong' if not judged and not item['correct'] else 'truncated' if item['stop'] == 'length' else ''
-    reason = reason or self._fault(row, chain, source.sampled)
-    if not reason and (held := self._holds(row)):
-      entry, name = held
-      return Found('contaminated', f'{row["id"]} holds {name} of {entry}', row, held=entry)
+    reason = reason or self._reject_reason(row, chain, source.sampled)
+    if not reason and (match := self._contained_problem(row)):
+      entry, name = match
+      return Finding('contaminated', f'{row["id"]} contains {name} of {entry}', row, contaminated_by=entry)
     if reason:
-      return Found(reason, row['id'], row)
-    problem = problem_text(row)
-    both = np.stack([self._signature(row['response']), self._of_problem(problem)]) if self.rules.near else None
-    return Found(
+      return Finding(reason, row['id'], row)
+    problem, signatures = problem_text(row), None
+    if self.rules.near:
+      signatures = np.stack([self._signature(row['response']), self._problem_signature(problem)])
+    return Finding(
       '',
       row['id'],
       row,
-      chain is not None,
-      '',
-      item if source.sampled and judged else None,
-      duplicates.digest(problem),
-      duplicates.digest(problem, row['response']),
-      both,
+      has_chain=chain is not None,
+      item=item if source.sampled and judged else None,
+      problem_digest=duplicates.digest(problem),
+      text_digest=duplicates.digest(problem, row['response']),
+      signatures=signatures,
     )
 
-  def _fault(self, row, chain, sampled):
-    """Why the response is no good, or ''."""
+  def _reject_reason(self, row, chain, sampled):
+    """Why the response is rejected, one of REASONS; '' if it is not."""
     rules, response = self.rules, row['response']
     if (
       (sampled or chain is not None)
@@ -152,29 +157,29 @@ class Examiner:
         return 'language'
     return ''
 
-  def _holds(self, row):
-    """(set, id) of an evaluation problem in a text of the row, or None."""
+  def _contained_problem(self, row):
+    """(entry, id) of an evaluation problem that one of the row's texts contains, or None."""
     texts = [row['problem']] if 'problem' in row else [turn['content'] for turn in row['turns']]
-    return next(filter(None, map(self.index.holds, [*texts, row['response']])), None)
+    return next(filter(None, map(self.index.find, [*texts, row['response']])), None)
 
   def _signature(self, text):
     return duplicates.signature(text, self.rules.near_ngram)
 
 
 def problem_text(row):
-  """What is asked: the problem, or the texts of all turns."""
+  """The problem of a row, or the texts of all its turns."""
   return row['problem'] if 'problem' in row else '\n'.join(turn['content'] for turn in row['turns'])
 
 
 def _check(item, source, judged):
-  """Raises ValueError unless the row has what it needs."""
-  needs = {'response': str}
+  """Raises ValueError if the row lacks a field or has one of the wrong type."""
+  fields = {'response': str}
   if source.sampled:
-    needs |= {'id': str, 'prompt': str, 'sample': int, 'stop': str}
-    needs |= {'answer': str} if judged else {'correct': bool}
-  for field, kind in needs.items():
-    if not isinstance(item.get(field), kind):
-      raise ValueError(f'no field {field!r}, or it is no {kind.__name__}')
+    fields |= {'id': str, 'prompt': str, 'sample': int, 'stop': str}
+    fields |= {'answer': str} if judged else {'correct': bool}
+  for field, required_type in fields.items():
+    if not isinstance(item.get(field), required_type):
+      raise ValueError(f'field {field!r} is missing or not of type {required_type.__name__}')
   turns = item.get('turns')
   if (
     'problem' in item
@@ -187,25 +192,25 @@ def _check(item, source, judged):
       and turns[-1].get('role') == 'user'
     )
   ):
-    raise ValueError("neither 'problem', a text, nor 'turns' that end with the user's")
+    raise ValueError("has neither a text 'problem' nor 'turns' that end with a user turn")
   if not item['response'].strip() or not problem_text(item).strip():
     raise ValueError('problem or response is empty')
   for field in ('kind', 'language'):
     if not isinstance(item.get(field), str | None):
-      raise ValueError(f'field {field!r} is no str')
+      raise ValueError(f'field {field!r} is not of type str')
   if language.declared(item) not in ('', *language.LANGUAGES):
-    raise ValueError(f'language {item["language"]!r} is not known')
+    raise ValueError(f'language {item["language"]!r} is unknown')
 
 
-def _learned(item, source, number, special):
-  """The row to learn from: the response whole, also what its prompt began."""
+def _make_row(item, source, number, special):
+  """The row to train on; its response includes the part that the prompt began, such as an opening think tag."""
   row = {
     key: value
     for key, value in item.items()
     if key not in (*GENERATED, 'reasoning') and (value is not None or key not in ('kind', 'language'))
   }
   prompt, response = item.get('prompt', '') if source.sampled else '', item['response']
-  if isinstance(item.get('reasoning'), str):  # public traces keep the chain apart
+  if isinstance(item.get('reasoning'), str):  # public traces have the chain in a separate field
     response = f'{templates.THINK}\n{item["reasoning"].strip()}\n{templates.THINK_END}\n\n{response.strip()}'
   opened = special if templates.opens_thinking(prompt, special) else ''
   row |= {
@@ -219,7 +224,7 @@ def _learned(item, source, number, special):
 
 
 def _chain(response, rules):
-  """The chain of thought; None where there is none."""
+  """The chain of thought of a response; None if it has none."""
   if rules.form == 'special':
     return response.split(rules.special)[1] if rules.special in response else None
   return templates.parse(response).thinking

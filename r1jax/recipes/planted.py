@@ -1,9 +1,9 @@
-"""Samples with planted faults, whose numbers are known: what curation is measured and tested with.
+"""Samples with a known number of planted faults, for measuring and testing curation.
 
   python -m r1jax.recipes.planted --samples 20000 --output D
 
-writes D/samples as experiments.generate does, D/general.jsonl to merge, D/evaluation.jsonl to keep out, and
-D/planted.json: how many lines each reason must drop where two samples of a problem are kept.
+writes D/samples like experiments.generate, D/general.jsonl to merge, D/evaluation.jsonl to decontaminate with, and
+D/planted.json: how many lines each reason must drop if two samples per problem are kept.
 """
 
 import argparse
@@ -14,8 +14,8 @@ import random
 
 from r1jax.data import shards
 
-EVALUATION = 100  # problems
-_EVERY = 10  # of so many problems one is of the evaluation set, in disguise
+EVALUATION = 100  # number of evaluation problems
+_PERIOD = 10  # in every 10 problems, those at positions 3 and 6 are evaluation problems in disguise
 _PER_FILE = 2000
 _WORDS = {
   'en': {
@@ -68,10 +68,10 @@ Both ways lead to the same number, so I am sure of the answer and write it down.
 粗略估计一下，答案一定比{ab}小，而且不会小于零。
 两种方法得到的数字相同，所以我对答案有把握，把它写下来。""".split('\n'),
 }
-_LINES = 5  # of a chain; three chains of a problem have none in common
+_LINES = 5  # lines of a chain; the three chains of a problem share none
 _END = {'en': 'The answer is {d}.', 'zh': '答案是{d}。'}
-_MORE = {'en': ' Done', 'zh': ' 完'}
-# Of a problem: its letters stay, all else may change.
+_SUFFIX = {'en': ' Done', 'zh': ' 完'}  # of a near duplicate
+# Functions that change everything about a problem's text except its letters.
 _DISGUISES = (
   lambda text: text,
   lambda text: '\n' + '  \t'.join(text.split(' ')) + '\u3000',
@@ -82,7 +82,7 @@ _DISGUISES = (
   lambda text: ''.join(chr(ord(c) + 0xFEE0) if '!' <= c <= '~' else c for c in text),
   lambda text: f'Solve this (请回答): "{text}" Thank you!',
 )
-# What the samples of a problem are, in order, with the reason that drops each where two are kept.
+# The kinds of samples of a problem, in order, with the reason that drops each if two are kept.
 _KINDS = {
   'first': '',
   'wrong': 'wrong',
@@ -102,7 +102,7 @@ _KINDS = {
 
 
 def problem(dice, language):
-  """(the text of a problem, its values)."""
+  """Draws a problem. Returns (text, {placeholder: value})."""
   words = _WORDS[language]
   a, b = dice.randrange(20, 500), dice.randrange(20, 500)
   c = dice.randrange(5, a + b)
@@ -119,7 +119,7 @@ def problem(dice, language):
 
 
 def responses(dice, language, values):
-  """{kind of _KINDS: response}."""
+  """{kind: response} for all kinds of _KINDS. values: of `problem`."""
   other = 'en' if language == 'zh' else 'zh'
   lines = [line.format(**values) for line in dice.sample(_THOUGHTS[language], 3 * _LINES)]
   first, second, third = (lines[i * _LINES : (i + 1) * _LINES] for i in range(3))
@@ -137,22 +137,22 @@ def responses(dice, language, values):
     'code': write([*first, '```python', 'print({a} + {b} - {c})'.format(**values), '```']),
     'loop': write(first + 12 * second),
     'same': write(first),
-    'nearly': write(second) + _MORE[language],
+    'nearly': write(second) + _SUFFIX[language],
     'empty': f'<think>\n</think>\n{end}',
     'torn': write(first),
   }
 
 
 def samples(count, evaluation, seed=0):
-  """Yields (line, reason that must drop it, or '') of `count` samples; evaluation: as `held_out` gives it."""
+  """Yields (line, reason that must drop it or '') for `count` samples. evaluation: the return value of `held_out`."""
   dice, number = random.Random(f'samples {seed}'), 0
   while True:
-    language, disguised = ('en', 'zh')[number % 2], number % _EVERY in (3, 6)
+    language, disguised = ('en', 'zh')[number % 2], number % _PERIOD in (3, 6)
     text, values = problem(dice, language)
     if disguised:
       row, values = evaluation[dice.randrange(len(evaluation) // 2) * 2 + number % 2]
-      text = _DISGUISES[number // _EVERY % len(_DISGUISES)](row['problem'])
-    written = responses(dice, language, values)
+      text = _DISGUISES[number // _PERIOD % len(_DISGUISES)](row['problem'])
+    response_of = responses(dice, language, values)
     for n, (kind, reason) in enumerate(_KINDS.items()):
       if count == 0:
         return
@@ -163,8 +163,8 @@ def samples(count, evaluation, seed=0):
         'kind': 'math',
         'language': language,
         'prompt': text + '\n',
-        'response': written[kind],
-        'tokens': len(written[kind]),
+        'response': response_of[kind],
+        'tokens': len(response_of[kind]),
         'stop': 'length' if kind == 'truncated' else 'eos',
         'sample': n,
         'reward': float(kind != 'wrong'),
@@ -172,34 +172,35 @@ def samples(count, evaluation, seed=0):
         'correct': kind != 'wrong',
       }
       line = json.dumps(row, ensure_ascii=False)
-      found = reason in ('', 'duplicate', 'near duplicate', 'enough') and disguised
-      yield line[:-40] if kind == 'torn' else line, 'contaminated' if found else reason
+      # Contamination is checked before the reasons in this list.
+      is_contaminated = reason in ('', 'duplicate', 'near duplicate', 'enough') and disguised
+      yield line[:-40] if kind == 'torn' else line, 'contaminated' if is_contaminated else reason
       count -= 1
     number += 1
 
 
 def held_out(seed=0):
-  """EVALUATION pairs (problem, values), English and Chinese by turns."""
+  """List of EVALUATION pairs (problem, values), alternately in English and Chinese."""
   dice = random.Random(f'held out {seed}')
-  found = [problem(dice, ('en', 'zh')[n % 2]) for n in range(EVALUATION)]
+  problems = [problem(dice, ('en', 'zh')[n % 2]) for n in range(EVALUATION)]
   return [
     ({'id': f'held_out/{n}', 'problem': text, 'answer': str(values['d'])}, values)
-    for n, (text, values) in enumerate(found)
+    for n, (text, values) in enumerate(problems)
   ]
 
 
 def general(count, evaluation):
-  """Yields (row, reason) of rows without a chain; one of ten asks an evaluation problem within a conversation."""
+  """Yields (row, reason that must drop it or '') for rows without a chain; one in ten has an evaluation problem."""
   for n in range(count):
     if n % 10 == 7:
-      asked, reason = evaluation[n % EVALUATION][0]['problem'].lower(), 'contaminated'
+      question, reason = evaluation[n % EVALUATION][0]['problem'].lower(), 'contaminated'
     else:
-      asked, reason = f'What is your name, asked for the {n}th time?', ''
-    turns = [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': asked}]
+      question, reason = f'What is your name, asked for the {n}th time?', ''
+    turns = [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': question}]
     yield (
       {
         'id': f'general/{n}',
-        **({'turns': turns} if n % 2 else {'problem': asked}),
+        **({'turns': turns} if n % 2 else {'problem': question}),
         'response': 'I am a language model that was made to show its reasoning.',
       },
       reason,
@@ -207,7 +208,7 @@ def general(count, evaluation):
 
 
 def write(folder, count, seed=0):
-  """Writes all files; returns {source: {reason: lines it must drop; '' for those kept}}."""
+  """Writes all files. Returns {source: {reason: number of lines it must drop}}; '' counts the kept ones."""
   folder, evaluation = pathlib.Path(folder), held_out(seed)
   out = shards.Shards(folder / 'samples', -(-count // _PER_FILE))
   lines = samples(count, evaluation, seed)

@@ -1,4 +1,4 @@
-"""A policy whose samples are wanted as texts: a model on the devices, or a teacher behind an endpoint."""
+"""A policy that returns graded samples as texts: a model on the devices, or a teacher behind an endpoint."""
 
 import json
 
@@ -9,80 +9,76 @@ from r1jax import keys, rollout
 from r1jax.batch import Pending, RolloutBatch
 from r1jax.rewards import mix
 
-REFUSED = 'refused'  # why a response ended, beside the engine's: the endpoint did not answer this
+REFUSED = 'refused'  # stop reason, in addition to the engine's: the endpoint did not answer
 
 
 class Policy:
-  """Graded samples of problems.
+  """Samples responses to problems and grades them.
 
   Args:
-    sampler: function from a template to a rollout.Sampler, all with one engine and grader.
-    params: of the model, as the engine samples with; None for an endpoint.
+    make_sampler: function from a template to a rollout.Sampler; all samplers share one engine and grader.
+    params: weights of the model, as the engine samples with; None for an endpoint.
     samples: responses to each problem.
     sampling: sampling.Sampling.
     key: PRNG key.
-    reward: config.Reward, by which a response is right.
-    max_prompt: tokens; for a Teacher any number from 1.
+    reward: config.Reward, which decides whether a response is right.
+    max_prompt: most tokens of a prompt; any number from 1 for a Teacher.
   """
 
-  def __init__(self, sampler, params, samples, sampling, key, reward, max_prompt):
-    self._sampler, self._params, self.samples, self._sampling = sampler, params, samples, sampling
+  def __init__(self, make_sampler, params, samples, sampling, key, reward, max_prompt):
+    self._make_sampler, self._params, self.samples, self._sampling = make_sampler, params, samples, sampling
     self._key, self._reward, self.max_prompt = key, reward, max_prompt
 
   def fits(self, problem, template):
-    """Whether the problem's prompt is short enough; an endpoint says so itself."""
-    sampler = self._sampler(template)
+    """Whether the problem's prompt is short enough. Always true for an endpoint, which enforces its own limit."""
+    sampler = self._make_sampler(template)
     return len(rollout.encode_prompt(sampler.tokenizer, sampler.template, problem)[1]) <= self.max_prompt
-
-  def __call__(self, problems, template):
-    """The rows of `start`, for all problems at once."""
-    return self.start(problems, template, 0).result()[0]
 
   def start(self, problems, template, number):
     """Samples responses and hands them to the graders.
 
     Args:
-      problems: list of P problems, of which all must fit.
-      template: templates.Template, or what has its `format` and `chat`.
-      number: of these problems in the run: the draws depend on it, on their order, and on nothing else.
+      problems: list of P problems, all of which must fit.
+      template: templates.Template, or an object with the same `format` and `chat`.
+      number: number of this batch in the run. The draws depend on it and on the order of the problems only.
 
     Returns:
-      Pending (rows, timeouts), once they are graded: P * samples rows in order, each the problem with 'prompt',
-      'response', 'tokens', 'stop', 'sample', 'reward', 'parts' and 'correct'.
+      Pending (rows, timeouts): P * samples rows in order, each the problem with 'prompt', 'response', 'tokens', 'stop',
+      'sample', 'reward', 'parts' and 'correct'; and the number of responses whose grading timed out.
     """
     if not problems:
       return Pending(lambda: ([], 0))
-    sampler = self._sampler(template)
-    filled = problems + problems[:1] * (-len(problems) % sampler.chunk)  # whole chunks: no new programs
+    sampler = self._make_sampler(template)
+    # Padded to whole chunks, so that a partial one does not compile another program.
+    padded = problems + problems[:1] * (-len(problems) % sampler.chunk)
     key = keys.fold_in(self._key, number)
-    drawn, pending = sampler.start(self._params, filled, self.samples, key, self._sampling)
+    drawn, pending = sampler.start(self._params, padded, self.samples, key, self._sampling)
 
-    def rows():
+    def wait():
       scores = pending.result()
       right = mix.right(scores.parts, self._reward, drawn.items)
       return [self._row(drawn, scores, right, i) for i in range(len(problems) * self.samples)], scores.timeouts
 
-    return Pending(rows)
+    return Pending(wait)
 
   def _row(self, drawn, scores, right, i):
-    at = divmod(i, self.samples)
+    index = divmod(i, self.samples)  # (problem, sample)
     return drawn.items[i] | {
-      'stop': str(drawn.batch.stop[at]),
-      'sample': at[1],
-      'reward': float(scores.total[at]),
-      'parts': {name: float(x[at]) for name, x in scores.parts.items() if name in drawn.weights[i]},
+      'stop': str(drawn.batch.stop[index]),
+      'sample': index[1],
+      'reward': float(scores.total[index]),
+      'parts': {name: float(x[index]) for name, x in scores.parts.items() if name in drawn.weights[i]},
       'correct': bool(right[i]),
     }
 
 
 class Teacher:
-  """An endpoint in the place of an engine and of its tokenizer: an id is here a whole conversation,
-  or a whole response.
+  """An endpoint that stands in for both an engine and its tokenizer: a token "id" is a whole conversation or response.
 
-  Its tokens are as the endpoint counts them, or a fourth of the bytes where it does not.
+  Tokens are counted by the endpoint; if it does not report them, as a fourth of the bytes.
 
   Args:
-    complete: rewards.neural.endpoint.Endpoint with `whole`.
+    complete: rewards.neural.endpoint.Endpoint with `whole` set.
   """
 
   def __init__(self, complete):
@@ -92,37 +88,37 @@ class Teacher:
     return self.chat([{'role': 'user', 'content': text}])
 
   def chat(self, messages, generate=True):
-    return [[{'role': turn['role'], 'content': turn['content']} for turn in messages]]  # opens no thinking of ours
+    return [[{'role': turn['role'], 'content': turn['content']} for turn in messages]]
 
   def decode(self, ids):
     return ''.join(ids[:1])
 
   def response(self, ids):
-    return self.decode(ids), ()  # an endpoint shows no control tokens
+    return self.decode(ids), ()  # an endpoint returns no control tokens
 
   def weights(self, params):
     return params
 
   def sample(self, weights, prompts, keys, sampling, version=0):
-    """RolloutBatch of one response a key, by `complete`; the key gives the seed that it sends. A token is a text."""
+    """RolloutBatch of one response per key, whose seed is derived from the key. A token is the text of a response."""
     draws = np.asarray(jax.random.key_data(keys))[..., -1] >> 1  # [P, G], as non-negative int32
     chats = [chat for (chat,) in prompts for _ in draws[0]]
-    found = [
-      json.loads(said) if said is not None else {'response': '', 'stop': REFUSED, 'tokens': 0}
-      for said in self._complete(chats, draws.reshape(-1).tolist())
+    answers = [
+      json.loads(reply) if reply is not None else {'response': '', 'stop': REFUSED, 'tokens': 0}
+      for reply in self._complete(chats, draws.reshape(-1).tolist())
     ]
-    texts = [one['response'].encode('utf-8', 'replace').decode() for one in found]  # no half surrogate pairs
+    texts = [answer['response'].encode('utf-8', 'replace').decode() for answer in answers]  # no unpaired surrogates
     counts = [
-      -(-len(text.encode()) // 4) if one['tokens'] is None else max(one['tokens'], bool(text))
-      for one, text in zip(found, texts)
+      -(-len(text.encode()) // 4) if answer['tokens'] is None else max(answer['tokens'], bool(text))
+      for answer, text in zip(answers, texts)
     ]
-    shape, nothing = draws.shape, np.zeros((*draws.shape, 1), np.float32)
+    shape, zeros = draws.shape, np.zeros((*draws.shape, 1), np.float32)
     return RolloutBatch(
       prompts=np.zeros((shape[0], 1), np.int32),
       prompt_lengths=np.zeros(shape[0], np.int32),
       tokens=np.array([[text] for text in texts], object).reshape(*shape, 1),
       lengths=np.array(counts).reshape(shape),
-      loss_mask=nothing > 0,
-      sampler_logp=nothing,
-      stop=np.array([one['stop'] for one in found]).reshape(shape),
+      loss_mask=zeros > 0,
+      sampler_logp=zeros,
+      stop=np.array([answer['stop'] for answer in answers]).reshape(shape),
     )

@@ -1,8 +1,8 @@
-"""Rejection sampling: of many samples, those to learn from (DeepSeek-R1, stage 3).
+"""Rejection sampling: selects from many samples the rows to train on (DeepSeek-R1, stage 3).
 
-Rows stream through once, in order; what is kept of them for later ones lies in tables on disk. After every chunk of
-lines the kept rows and all that is known of the pass are saved together, so a pass killed at any moment goes on from
-its last chunk and ends with the same bytes.
+Rows are read once, in order; what later rows are compared with is kept in a database on disk. After every chunk of
+lines, the kept rows and the state of the pass are saved in one transaction, so a pass killed at any moment resumes
+after its last chunk and ends with the same bytes.
 """
 
 import collections
@@ -19,20 +19,23 @@ from r1jax.data import reader
 from r1jax.recipes import duplicates, filters
 
 ROWS = 'rows.jsonl'  # in the folder of a pass
-EXAMPLES = 5  # of each reason, shown in the summary
-_CACHE = 16  # MiB of the tables that are held in memory
-_AHEAD = 2  # chunks that are looked at before the ones before them are kept
+EXAMPLES = 5  # dropped rows per reason that the summary lists
+_CACHE = 16  # MiB of the database that are cached in memory
+_AHEAD = 2  # chunks that the workers may examine ahead of the one being decided on
 
 
 class Pass:
-  """One pass over sources, in a folder of its own.
+  """One pass over sources, with its own folder.
+
+  `state` is a dict that survives restarts: the current source and the lines read of it, the bytes and number of kept
+  rows, all lines read, whether the pass is done, and the counts for the summary.
 
   Args:
-    folder: made if absent; ROWS in it becomes what is kept.
+    folder: created if needed; the kept rows go to ROWS in it.
     cfg: config.Curate.
     sources: list of filters.Source.
     index: contamination.Index.
-    judge: function from samples to scores; over 0.5 passes.
+    judge: function from a list of samples to their scores; a sample with a score above 0.5 passes.
   """
 
   def __init__(self, folder, cfg, sources, index, judge=None):
@@ -47,10 +50,9 @@ class Pass:
       'problems (digest BLOB PRIMARY KEY, kept INTEGER) WITHOUT ROWID',
     ):
       self._db.execute(f'CREATE TABLE IF NOT EXISTS {table}')
-    self._seen = duplicates.Seen(self._db, cfg.filters.near)
+    self._kept = duplicates.KeptRows(self._db, cfg.filters.near)
     row = self._db.execute("SELECT value FROM state WHERE name = 'now'").fetchone()
-    # Where the pass is: source, lines read of it, bytes of rows; whether it is at the end; and what was counted.
-    self.now = (
+    self.state = (
       json.loads(row[0])
       if row
       else {
@@ -67,103 +69,111 @@ class Pass:
       }
     )
 
-  def run(self, report=lambda now: None):
-    """Goes on to the end. report: called with `now` after each chunk. Returns it."""
-    if self.now['done']:
-      return self.now
-    with open(self.rows, 'ab') as self._file, contextlib.closing(_Examiners(self.cfg, self.index)) as look:
-      self._file.truncate(self.now['bytes'])
-      while self.now['source'] < len(self.sources):
-        source = self.sources[self.now['source']]
-        chunks = look(source, _chunks(source, self.now['line'], self.cfg.chunk))
-        while not self._full(source) and (chunk := next(chunks, None)):
-          self._keep(source, *chunk)
-          report(self.now)
-        with self._saved():
-          self.now |= {'source': self.now['source'] + 1, 'line': 0}
-      with self._saved():
-        self.now['done'] = True
-    return self.now
+  def run(self, report=lambda state: None):
+    """Runs from where the pass is to its end. report: called with `state` after each chunk. Returns `state`."""
+    if self.state['done']:
+      return self.state
+    with open(self.rows, 'ab') as self._file, contextlib.closing(_ExaminerPool(self.cfg, self.index)) as examine:
+      self._file.truncate(self.state['bytes'])
+      while self.state['source'] < len(self.sources):
+        source = self.sources[self.state['source']]
+        chunks = examine(source, _read_chunks(source, self.state['line'], self.cfg.chunk))
+        while not self._is_full(source) and (chunk := next(chunks, None)):
+          self._decide_chunk(source, *chunk)
+          report(self.state)
+        with self._transaction():
+          self.state |= {'source': self.state['source'] + 1, 'line': 0}
+      with self._transaction():
+        self.state['done'] = True
+    return self.state
 
   def close(self):
     self._db.close()
 
-  def _keep(self, source, count, found):
-    """Decides on a chunk of Found, of `count` lines, and saves."""
-    judged = [f for f in found if f.item is not None]
-    scores = iter(self.judge([f.item for f in judged]) if judged else ())
-    with self._saved():
-      self.now['line'] += count
-      self.now['read'] += count
-      for f in found:
-        passed = f.item is None or next(scores) > 0.5
-        self._one(source, f, f.reason or ('' if passed else 'judge') or self._seen.find(f.text, f.both))
+  def _decide_chunk(self, source, count, findings):
+    """Keeps or drops each row of a chunk of `count` lines, given their findings, and saves."""
+    judged = [finding for finding in findings if finding.item is not None]
+    scores = iter(self.judge([finding.item for finding in judged]) if judged else ())
+    with self._transaction():
+      self.state['line'] += count
+      self.state['read'] += count
+      for finding in findings:
+        passed = finding.item is None or next(scores) > 0.5
+        reason = finding.reason or ('' if passed else 'judge')
+        reason = reason or self._kept.find(finding.text_digest, finding.signatures) or self._enough(source, finding)
+        if reason:
+          self._drop(source, finding, reason)
+        else:
+          self._keep(source, finding)
 
-  def _one(self, source, found, reason):
-    counted = self.now['sources'].setdefault(source.name, {'kept': 0, 'dropped': {}})
-    reason = reason or self._enough(source, found)
-    if reason:
-      counted['dropped'][reason] = counted['dropped'].get(reason, 0) + 1
-      if found.held:
-        self.now['contaminated'][found.held] = self.now['contaminated'].get(found.held, 0) + 1
-      examples = self.now['examples'].setdefault(reason, [])
-      if len(examples) < EXAMPLES:
-        examples.append(found.detail)
-      return
-    row, kind = found.row, found.row.get('kind', 'not stated')
-    self._seen.add(found.text, found.both, self.now['rows'])
+  def _counts(self, source):
+    return self.state['sources'].setdefault(source.name, {'kept': 0, 'dropped': {}})
+
+  def _drop(self, source, finding, reason):
+    dropped = self._counts(source)['dropped']
+    dropped[reason] = dropped.get(reason, 0) + 1
+    if entry := finding.contaminated_by:
+      self.state['contaminated'][entry] = self.state['contaminated'].get(entry, 0) + 1
+    examples = self.state['examples'].setdefault(reason, [])
+    if len(examples) < EXAMPLES:
+      examples.append(finding.detail)
+
+  def _keep(self, source, finding):
+    row, kind = finding.row, finding.row.get('kind', 'not stated')
+    self._kept.add(finding.text_digest, finding.signatures, self.state['rows'])
     data = json.dumps(row, ensure_ascii=False).encode() + b'\n'
     self._file.write(data)
-    self.now['rows'] += 1
-    self.now['bytes'] += len(data)
-    counted['kept'] += 1
-    of_kind = self.now['kinds'].setdefault(kind, {'rows': 0, 'with_chain': 0, 'characters': 0, 'languages': {}})
-    of_kind['rows'] += 1
-    of_kind['with_chain'] += found.chain
-    of_kind['characters'] += len(row['response'])
-    of_kind['languages'] = dict(
-      collections.Counter(of_kind['languages']) + collections.Counter([row.get('language', 'not stated')])
-    )
+    self.state['rows'] += 1
+    self.state['bytes'] += len(data)
+    self._counts(source)['kept'] += 1
+    counts = self.state['kinds'].setdefault(kind, {'rows': 0, 'with_chain': 0, 'characters': 0, 'languages': {}})
+    counts['rows'] += 1
+    counts['with_chain'] += finding.has_chain
+    counts['characters'] += len(row['response'])
+    language = row.get('language', 'not stated')
+    counts['languages'][language] = counts['languages'].get(language, 0) + 1
 
-  def _enough(self, source, found):
-    """'enough' where the problem or the source has its rows already, else ''; a sample to be kept is counted."""
-    if self._full(source):
+  def _enough(self, source, finding):
+    """'enough' if the problem or the source already has all its rows, else ''; counts the sample for its problem."""
+    if self._is_full(source):
       return 'enough'
     if not source.sampled:
       return ''
     query = 'INSERT INTO problems VALUES (?, 1) ON CONFLICT DO UPDATE SET kept = kept + 1 WHERE kept < ?'
-    return '' if self._db.execute(query, (found.problem, self.cfg.per_prompt)).rowcount else 'enough'
+    return '' if self._db.execute(query, (finding.problem_digest, self.cfg.per_prompt)).rowcount else 'enough'
 
-  def _full(self, source):
-    return bool(source.limit) and self.now['sources'].get(source.name, {'kept': 0})['kept'] >= source.limit
+  def _is_full(self, source):
+    return bool(source.limit) and self.state['sources'].get(source.name, {'kept': 0})['kept'] >= source.limit
 
   @contextlib.contextmanager
-  def _saved(self):
-    """What is done within counts all together or not at all."""
+  def _transaction(self):
+    """Within, changes of rows, database and state are saved together or not at all."""
     self._db.execute('BEGIN')
     yield
     self._file.flush()
     os.fsync(self._file.fileno())
-    self._db.execute("INSERT OR REPLACE INTO state VALUES ('now', ?)", (json.dumps(self.now),))
+    self._db.execute("INSERT OR REPLACE INTO state VALUES ('now', ?)", (json.dumps(self.state),))
     self._db.execute('COMMIT')
 
 
-def _chunks(source, done, size):
-  """Lists of (number from 1, bytes) of a source's lines from the one after `done` on."""
+def _read_chunks(source, done, size):
+  """Yields lists of `size` (line number from 1, bytes) of a source, starting after line `done`."""
   lines = (line for path in source.paths for _, line in reader.raw_lines(path))
   lines = itertools.islice(enumerate(lines, 1), done, None)
   return iter(lambda: list(itertools.islice(lines, size)), [])
 
 
-class _Examiners:
-  """A function (source, chunks) -> (lines, list of Found) for each chunk in order, by one process or several."""
+class _ExaminerPool:
+  """Examines chunks with one or several processes; yields (number of lines, list of Finding) per chunk, in order."""
 
   def __init__(self, cfg, index):
-    self._count, setting = cfg.workers, (cfg.filters, cfg.judged, index)
-    self._examine = filters.Examiner(*setting)
-    # Spawned: a fork would copy the threads' locks of whatever else this process runs.
+    self._count, examiner_args = cfg.workers, (cfg.filters, cfg.judged, index)
+    self._examine = filters.Examiner(*examiner_args)
+    # Spawned rather than forked, as a fork would copy locks held by other threads of this process.
     self._pool = (
-      concurrent.futures.ProcessPoolExecutor(cfg.workers, multiprocessing.get_context('spawn'), _begin, setting)
+      concurrent.futures.ProcessPoolExecutor(
+        cfg.workers, multiprocessing.get_context('spawn'), _start_worker, examiner_args
+      )
       if cfg.workers > 1
       else None
     )
@@ -175,28 +185,27 @@ class _Examiners:
       return
     ahead = collections.deque()
     for chunk in chunks:
-      parts = [
-        chunk[i : i + -(-len(chunk) // self._count)] for i in range(0, len(chunk), -(-len(chunk) // self._count))
-      ]
-      ahead.append((len(chunk), [self._pool.submit(_look, source, part) for part in parts]))
+      size = -(-len(chunk) // self._count)
+      slices = [chunk[i : i + size] for i in range(0, len(chunk), size)]
+      ahead.append((len(chunk), [self._pool.submit(_examine_in_worker, source, lines) for lines in slices]))
       if len(ahead) > _AHEAD:
-        yield _result(ahead.popleft())
-    yield from map(_result, ahead)
+        yield _wait(ahead.popleft())
+    yield from map(_wait, ahead)
 
   def close(self):
     if self._pool:
       self._pool.shutdown(cancel_futures=True)
 
 
-def _result(waiting):
-  count, futures = waiting
-  return count, [found for future in futures for found in future.result()]
+def _wait(submitted):
+  count, futures = submitted
+  return count, [finding for future in futures for finding in future.result()]
 
 
-def _begin(*setting):
-  global _EXAMINER  # of a worker process
-  _EXAMINER = filters.Examiner(*setting)
+def _start_worker(*examiner_args):
+  global _EXAMINER  # of this worker process
+  _EXAMINER = filters.Examiner(*examiner_args)
 
 
-def _look(source, lines):
+def _examine_in_worker(source, lines):
   return [_EXAMINER(source, *line) for line in lines]

@@ -1,4 +1,4 @@
-"""Every setting of a recipe, as frozen dataclasses; `config.convert` makes them of a config file."""
+"""The settings of a recipe, as frozen dataclasses; `config.convert` makes them from a config file."""
 
 import dataclasses
 
@@ -7,17 +7,17 @@ from r1jax.config import require
 
 @dataclasses.dataclass(frozen=True)
 class External:
-  """A stage of a recipe that makes nothing: a model directory or a file from outside."""
+  """A stage of a recipe that stands for an existing model directory, file or folder."""
 
   path: str
 
   def __post_init__(self):
-    require(self.path, 'path is empty; name the model directory, file or folder that is to be used.')
+    require(self.path, 'path is empty; set it to the model directory, file or folder to use.')
 
 
 @dataclasses.dataclass(frozen=True)
 class ToyFiles:
-  """One run of `experiments/toy_files.py`: rows of r1jax.data.toy.files."""
+  """One run of `experiments/toy_files.py`: numbers of rows of r1jax.data.toy.files."""
 
   seed: int
   pairs: int
@@ -28,19 +28,19 @@ class ToyFiles:
 @dataclasses.dataclass(frozen=True)
 class RecipeStage:
   experiment: str  # a key of experiments.recipe.EXPERIMENTS
-  config: dict  # its config; a text 'stage:NAME' or 'stage:NAME/FILE' is what an earlier stage made
-  about: str = ''  # what it is, for the report
-  evaluation: str = ''  # a key of the recipe's evaluations: how the model it makes is evaluated; '': not
+  config: dict  # its config; a text 'stage:NAME' or 'stage:NAME/FILE' refers to the output of an earlier stage
+  about: str = ''  # description for the report
+  evaluation: str = ''  # key of the recipe's evaluations with which its model is evaluated; '': not at all
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Of two evaluated stages, problem by problem: the second less the first."""
+  """Compares two evaluated stages problem by problem: second minus first."""
 
   first: str
   second: str
-  figure: str = 'correct'  # of a response: 'correct', 'format', 'language', 'length' or a reward part
-  kind: str = ''  # of problems, or one of the recipe's groups; '': all
+  figure: str = 'correct'  # per response: 'correct', 'format', 'language', 'length' or a reward part
+  kind: str = ''  # a kind of problems, or one of the recipe's groups; '': all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +50,16 @@ class Recipe:
   seed: int  # of every stage
   stages: dict[str, RecipeStage]  # in the order in which they run
   evaluations: dict[str, dict] = dataclasses.field(default_factory=dict)  # configs of RL, without a model.path
-  groups: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # kinds shown together
+  groups: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # kinds that are reported together
   comparisons: dict[str, Comparison] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     require(self.stages, 'stages is empty; name at least one.')
     for name, stage in self.stages.items():
-      require(not set(name) & set('/. ,') and name != 'old', f'{name!r} is no name of a stage: it becomes a folder.')
+      require(
+        not set(name) & set('/. ,') and name != 'old',
+        f'stages has the name {name!r}, which cannot be that of a folder in the workdir; choose another.',
+      )
       require(
         not stage.evaluation or stage.evaluation in self.evaluations,
         f'stages.{name}.evaluation is {stage.evaluation!r}; known: {", ".join(self.evaluations) or "none"}.',
@@ -65,5 +68,5 @@ class Recipe:
       for side in (pair.first, pair.second):
         require(
           side in self.stages and self.stages[side].evaluation,
-          f'comparisons.{name} names {side!r}, which is no stage with an evaluation.',
+          f'comparisons.{name} names {side!r}, which is not a stage with an evaluation.',
         )

@@ -1,9 +1,9 @@
-"""Stages of a recipe: what each takes from earlier ones, whether it is done, and where a result came from.
+"""Stages of a recipe: their inputs from earlier stages, their status, and the lineage of a result.
 
-A stage's folder W/NAME holds what its experiment leaves there. `stage.json`, written before the experiment begins, says
-what is being made: the config, and the digest of every input. `summary.json`, which each experiment writes last, says
-that it has been made. A stage is done where both are there and the first agrees with what the recipe says now; so a
-stage may just as well be run by the plain command of its experiment, elsewhere.
+The folder of a stage is W/NAME. `stage.json`, written before its experiment starts, records the config and the digest
+of every input. `summary.json`, which every experiment writes last, shows that it has finished. A stage is done if both
+exist and the record agrees with the current recipe. A stage may therefore also be run by the command of its experiment,
+on another machine.
 """
 
 import dataclasses
@@ -19,27 +19,30 @@ from r1jax.checkpoint import source, store
 from r1jax.config import CLIENT_OPTIONS, flat
 
 RECORD, SUMMARY, OLD = 'stage.json', 'summary.json', 'old'
-REFERENCE = 'stage:'  # a text of a config 'stage:NAME' or 'stage:NAME/FILE' is what an earlier stage made
+REFERENCE = 'stage:'  # a text 'stage:NAME' or 'stage:NAME/FILE' in a config refers to the output of an earlier stage
 DONE, STALE, BEGUN, TO_DO = 'done', 'stale', 'begun', 'to do'
-# Settings that say how a stage is run and watched, not what it makes; of an evaluation `eval` says what.
-HOW = re.compile(
+# Settings that affect how a stage runs and is monitored, but not its result; `eval` does affect that of an evaluation.
+_NO_EFFECT = re.compile(
   r'(checkpoint|eval|mesh|sampler_mesh|topology|part|parts)(\.|$)|(.*\.)?(workers|microbatch|logit_chunk'
   r'|length_slices|reference_memory|remat|attention|rollout\.chunk'
   rf'|(endpoint|judge|options\.\w+)\.({"|".join(CLIENT_OPTIONS)}))$'
 )
-FILES = re.compile(r'path$|(^|\.)(samples|examples|evaluation\.\d+)$')  # keys of what lies on disk
+_FILE_KEYS = re.compile(r'path$|(^|\.)(samples|examples|evaluation\.\d+)$')  # keys whose values are paths
 EVALUATE = 'evaluate'  # the experiment of evaluations
-CONFIG = 'stage_config.py'  # of its folder, for the plain command of its experiment
-SKIPPED = {'tb', 'plots', 'evaluation', RECORD, SUMMARY, CONFIG, 'report.html', 'metrics.jsonl'}  # no part of a result
+CONFIG = 'stage_config.py'  # config file in the stage's folder, for running its experiment as a separate command
+_NOT_DIGESTED = {'tb', 'plots', 'evaluation', RECORD, SUMMARY, CONFIG, 'report.html', 'metrics.jsonl'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A stage with its folder; NAME/evaluation is the evaluation of what stage NAME has made.
+  """A stage of a recipe. The stage NAME/evaluation is the evaluation of stage NAME's model.
 
   Attributes:
+    name: also its folder within the workdir.
+    experiment: a key of experiments.recipe.EXPERIMENTS.
     config: nested dict for the experiment's config class, with references.
-    output: the part of its folder that a reference to it means; '' is the folder.
+    about: description for the report.
+    output: path within its folder that a reference to the stage resolves to; '' is the folder.
   """
 
   name: str
@@ -50,49 +53,54 @@ class Stage:
 
   @property
   def inputs(self):
-    """{key of the config: (stage, file in its folder or '')}."""
-    refs = {
+    """{config key: (stage it refers to, path in that stage's folder or '')}."""
+    references = {
       key: value
       for key, value in flat(self.config, lists=True).items()
       if isinstance(value, str) and value.startswith(REFERENCE)
     }
-    return {key: tuple(value.removeprefix(REFERENCE).partition('/')[::2]) for key, value in refs.items()}
+    return {key: tuple(value.removeprefix(REFERENCE).partition('/')[::2]) for key, value in references.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-  """state: DONE, STALE (made under other settings or from other inputs), BEGUN (can go on) or TO_DO; why: phrases."""
+  """Status of a stage.
+
+  Attributes:
+    state: DONE, STALE (made with other settings or inputs), BEGUN (can be resumed) or TO_DO.
+    why: reasons, a phrase each.
+  """
 
   state: str
   why: tuple[str, ...] = ()
 
 
-def replaced(tree, change):
-  """The tree as plain dicts and lists, each text put through `change`."""
+def map_texts(tree, change):
+  """A copy of the tree as plain dicts and lists, with the function `change` applied to each text."""
   if hasattr(tree, 'items'):
-    return {key: replaced(value, change) for key, value in tree.items()}
+    return {key: map_texts(value, change) for key, value in tree.items()}
   if isinstance(tree, (list, tuple)):
-    return [replaced(value, change) for value in tree]
+    return [map_texts(value, change) for value in tree]
   return change(tree) if isinstance(tree, str) else tree
 
 
 def check(stages):
-  """Raises ConfigError where a stage refers to one that does not come before it."""
+  """Raises ConfigError if a stage refers to one that does not come before it."""
   before = []
   for stage in stages:
     for key, (name, _) in stage.inputs.items():
       config_lib.require(
         name in before,
-        f"stage {stage.name}: {key} is '{REFERENCE}{name}', which is none of the "
+        f"stage {stage.name}: {key} is '{REFERENCE}{name}', which is not one of the "
         f'stages before it ({", ".join(before) or "there are none"}).',
       )
     before.append(stage.name)
 
 
 def path_of(stages, workdir, name, file=''):
-  """The absolute path that 'stage:NAME/FILE' means. stages: {name: Stage}."""
+  """The absolute path that 'stage:NAME/FILE' refers to. stages: {name: Stage}."""
   stage = stages[name]
-  if stage.experiment == 'external':  # something from outside keeps its place
+  if stage.experiment == 'external':  # stays where it is
     return os.path.abspath(os.path.join(stage.config['path'], file))
   return os.path.abspath(os.path.join(workdir, name, file or stage.output))
 
@@ -106,14 +114,14 @@ def resolved(stage, stages, workdir):
     name, _, file = text.removeprefix(REFERENCE).partition('/')
     return path_of(stages, workdir, name, file)
 
-  return replaced(stage.config, change)
+  return map_texts(stage.config, change)
 
 
 def digest(path):
-  """SHA-256 of what lies at `path`; '' where nothing does.
+  """SHA-256 of the content at `path`; '' if there is nothing.
 
-  Of a run's folder that of its newest checkpoint, as the manifest has it. Else of all files: names, sizes and contents,
-  of a file above 16 MiB its size and 64 KiB at 256 places.
+  For the folder of a run, this is the digest in the manifest of its newest checkpoint. Otherwise it covers names, sizes
+  and contents of all files; of a file above 16 MiB, it reads 64 KiB at each of 256 places.
   """
   path = pathlib.Path(path)
   if (path / source.CHECKPOINTS).is_dir():
@@ -128,53 +136,53 @@ def digest(path):
       p
       for p in path.rglob('*')
       if p.is_file()
-      and not set(p.relative_to(path).parts) & SKIPPED
+      and not set(p.relative_to(path).parts) & _NOT_DIGESTED
       and not p.name.startswith('.')
       and not p.name.endswith('.tmp')
     )
   )
-  found = hashlib.sha256()
+  sha256 = hashlib.sha256()
   for file in files:
-    found.update(f'{file.relative_to(path) if file != path else ""} {file.stat().st_size}\n'.encode())
+    sha256.update(f'{file.relative_to(path) if file != path else ""} {file.stat().st_size}\n'.encode())
     for piece in source.pieces(file):
-      found.update(piece)
-  return found.hexdigest() if files else ''
+      sha256.update(piece)
+  return sha256.hexdigest() if files else ''
 
 
 def files(stage):
-  """{key: path} of the config's texts that name something on disk and no stage."""
-  named = {
+  """{config key: path} of the texts in a stage's config that name something on disk, references excluded."""
+  texts = {
     key: value
     for key, value in flat(stage.config, lists=True).items()
     if isinstance(value, str) and value and not value.startswith(REFERENCE)
   }
   return {
     key: value
-    for key, value in named.items()
-    if (FILES.search(key) or os.sep in value) and '\n' not in value and os.path.exists(value)
+    for key, value in texts.items()
+    if (_FILE_KEYS.search(key) or os.sep in value) and '\n' not in value and os.path.exists(value)
   }
 
 
 def record(stage, stages, workdir):
-  """What `stage.json` says of a stage that begins now."""
+  """The content of `stage.json` for a stage that starts now."""
   inputs = {}
   for key, (name, file) in stage.inputs.items():
     path = path_of(stages, workdir, name, file)
     inputs[key] = {'stage': name, 'path': os.path.relpath(path, workdir), 'digest': digest(path)}
-  outside = {key: {'path': os.path.abspath(path), 'digest': digest(path)} for key, path in files(stage).items()}
+  external_files = {key: {'path': os.path.abspath(path), 'digest': digest(path)} for key, path in files(stage).items()}
   return {
     'stage': stage.name,
     'experiment': stage.experiment,
     'about': stage.about,
     'output': stage.output,
-    'config': replaced(stage.config, str),
+    'config': map_texts(stage.config, str),
     'inputs': inputs,
-    'files': outside,
+    'files': external_files,
   }
 
 
 def read(workdir, name, file=RECORD):
-  """The object in W/NAME/FILE, or None. Raises ConfigError where it does not parse."""
+  """The JSON object in W/NAME/FILE, or None if there is no such file. Raises ConfigError if it does not parse."""
   path = os.path.join(workdir, name, file)
   if not os.path.exists(path):
     return None
@@ -183,20 +191,25 @@ def read(workdir, name, file=RECORD):
       return json.load(f)
   except ValueError as error:
     raise config_lib.ConfigError(
-      f'{path}: {error}; mend it, or delete {os.path.dirname(path)} to make it anew.'
+      f'{path}: {error}; repair it, or delete {os.path.dirname(path)} to run the stage again.'
     ) from error
 
 
 def status(stage, stages, workdir, before, digest=digest):
-  """The Status of a stage. before: {name: Status} of those before it. digest: of a path."""
+  """The Status of a stage.
+
+  Args:
+    before: {name: Status} of the stages before it.
+    digest: function from a path to its digest.
+  """
   saved = read(workdir, stage.name)
-  waits = [
+  unfinished_inputs = [
     f'input {name} ({key}) is {before[name].state}'
     for key, (name, _) in stage.inputs.items()
     if before[name].state != DONE
   ]
   if saved is None:
-    return Status(TO_DO, tuple(waits))
+    return Status(TO_DO, tuple(unfinished_inputs))
   why = (
     changes(
       saved,
@@ -206,53 +219,59 @@ def status(stage, stages, workdir, before, digest=digest):
       skip={key for key, (name, _) in stage.inputs.items() if before[name].state != DONE},
       digest=digest,
     )
-    + waits
+    + unfinished_inputs
   )
   if why:
     return Status(STALE, tuple(why))
   return Status(DONE if os.path.exists(os.path.join(workdir, stage.name, SUMMARY)) else BEGUN)
 
 
-def _makes(experiment, key):
-  """Does a setting say what an experiment makes?"""
-  return not HOW.match(key) or experiment == EVALUATE and key.startswith('eval.')
+def _affects_result(experiment, key):
+  """Whether a setting affects the result of an experiment."""
+  return not _NO_EFFECT.match(key) or experiment == EVALUATE and key.startswith('eval.')
 
 
 def changes(saved, stage, stages, workdir, skip=(), digest=digest):
-  """What differs between the record of a stage and what it would be now, a phrase each; inputs `skip` are not read."""
+  """The differences between a stage's record and its current settings and inputs, a phrase each.
+
+  Args:
+    saved: the record.
+    skip: config keys of inputs that are not compared.
+    digest: function from a path to its digest.
+  """
   old, new = (
-    {key: value for key, value in flat({'experiment': e, **c}, lists=True).items() if _makes(e, key)}
+    {key: value for key, value in flat({'experiment': e, **c}, lists=True).items() if _affects_result(e, key)}
     for e, c in ((saved['experiment'], saved['config']), (stage.experiment, stage.config))
   )
   show = lambda values, key: repr(values[key]) if key in values else 'absent'
-  # Through JSON a tuple has become a list; flat() has taken both apart, but for empty ones.
+  # JSON has turned tuples into lists; flat() has flattened both, except empty ones.
   same = lambda key: show(old, key).replace('()', '[]') == show(new, key).replace('()', '[]')
-  found = [
+  differences = [
     f'{key} was {show(old, key)}, is {show(new, key)}' for key in sorted(old.keys() | new.keys()) if not same(key)
   ]
-  changed = {key.split(' ')[0] for key in found}
+  changed = {phrase.split(' ')[0] for phrase in differences}
   for key, (name, file) in stage.inputs.items():
     if key not in changed and key not in skip and key in saved['inputs']:
       now = digest(path_of(stages, workdir, name, file))
       if now != saved['inputs'][key]['digest']:
-        found.append(f'input {name} ({key}) has changed')
+        differences.append(f'input {name} ({key}) has changed')
   for key, path in files(stage).items():
-    was = saved['files'].get(key)
-    if key not in changed and (was is None or digest(path) != was['digest']):
-      found.append(f'{key}: the content of {path} has changed')
-  return found
+    old_file = saved['files'].get(key)
+    if key not in changed and (old_file is None or digest(path) != old_file['digest']):
+      differences.append(f'{key}: the content of {path} has changed')
+  return differences
 
 
 def statuses(stages, workdir):
-  """{name: Status} in order. stages: {name: Stage}."""
-  found, once = {}, functools.cache(digest)  # several stages may take one model
+  """{name: Status} of all stages, in order. stages: {name: Stage}."""
+  result, cached_digest = {}, functools.cache(digest)  # several stages may use the same model
   for name, stage in stages.items():
-    found[name] = status(stage, stages, workdir, found, once)
-  return found
+    result[name] = status(stage, stages, workdir, result, cached_digest)
+  return result
 
 
 def set_aside(workdir, name):
-  """Moves W/NAME to W/old/NAME-N; returns where. Nothing that took time is deleted."""
+  """Moves W/NAME to W/old/NAME-N, rather than deleting results that took time. Returns the new path."""
   folder = os.path.join(workdir, OLD)
   os.makedirs(folder, exist_ok=True)
   base = os.path.join(folder, name.replace('/', '-'))
@@ -262,37 +281,42 @@ def set_aside(workdir, name):
 
 
 def find(path):
-  """(workdir, stage name) of a path at or under a stage's folder, as a checkpoint is; of one set aside old/NAME-N."""
-  at = pathlib.Path(path).resolve()
-  for folder in (at, *at.parents):
+  """(workdir, stage name) of a path at or below a stage's folder, such as a checkpoint.
+
+  The name of a stage that was set aside is old/NAME-N.
+  """
+  resolved_path = pathlib.Path(path).resolve()
+  for folder in (resolved_path, *resolved_path.parents):
     if (folder / RECORD).exists():
       if folder.parent.name == OLD:
         return str(folder.parents[1]), f'{OLD}/{folder.name}'
       name = read(folder.parent, folder.name)['stage']
       return str(folder.parents[name.count('/')]), name
-  raise config_lib.ConfigError(f'{path} lies in no stage of a recipe: no {RECORD} there or in a folder above it.')
+  raise config_lib.ConfigError(f'{path} is not in a stage of a recipe: no {RECORD} there or in a folder above it.')
 
 
 def lineage(workdir, name):
-  """All that the result of a stage came from, itself first, each once.
-
-  As the records have it, whatever a recipe says now.
+  """The stage and all stages that its result was made from, each once, according to their records.
 
   Returns:
-    list of dicts: 'stage', 'depth', 'experiment', 'seed', 'config' (path), 'path', 'digest' (as it is now),
-    'inputs' {key: {'stage', 'path', 'digest', 'changed': since it was used}}, 'files' {key: {'path', 'digest', ...}}.
+    list of dicts: 'stage', 'depth', 'experiment', 'seed', 'config' (path of the record), 'path', 'digest' (current),
+    'inputs' {key: {'stage', 'path', 'digest', 'changed' (since it was used)}}, 'files' {key: {'path', 'digest', ...}}.
   """
-  at = lambda path: os.path.normpath(os.path.join(workdir, path))
-  told = lambda entry: entry | {'path': at(entry['path']), 'changed': digest(at(entry['path'])) != entry['digest']}
-  found, queue, seen = [], [(name, 0)], set()
+  absolute = lambda path: os.path.normpath(os.path.join(workdir, path))
+
+  def with_change(entry):
+    path = absolute(entry['path'])
+    return entry | {'path': path, 'changed': digest(path) != entry['digest']}
+
+  entries, queue, visited = [], [(name, 0)], set()
   while queue:
     name, depth = queue.pop(0)
-    if name in seen:
+    if name in visited:
       continue
-    seen.add(name)
+    visited.add(name)
     saved = read(workdir, name)
     if saved is None:
-      found.append(
+      entries.append(
         {
           'stage': name,
           'depth': depth,
@@ -306,19 +330,20 @@ def lineage(workdir, name):
         }
       )
       continue
-    path = saved['config']['path'] if saved['experiment'] == 'external' else at(os.path.join(name, saved['output']))
-    found.append(
+    is_external = saved['experiment'] == 'external'
+    path = saved['config']['path'] if is_external else absolute(os.path.join(name, saved['output']))
+    entries.append(
       {
         'stage': name,
         'depth': depth,
         'experiment': saved['experiment'],
         'seed': saved['config'].get('seed'),
-        'config': at(os.path.join(name, RECORD)),
+        'config': absolute(os.path.join(name, RECORD)),
         'path': path,
         'digest': digest(path),
-        'inputs': {key: told(entry) for key, entry in saved['inputs'].items()},
-        'files': {key: told(entry) for key, entry in saved['files'].items()},
+        'inputs': {key: with_change(entry) for key, entry in saved['inputs'].items()},
+        'files': {key: with_change(entry) for key, entry in saved['files'].items()},
       }
     )
     queue += [(entry['stage'], depth + 1) for entry in saved['inputs'].values()]
-  return found
+  return entries

@@ -1,4 +1,4 @@
-"""The figures of a recipe: of every stage, of the same problems after every stage, and of one stage against another."""
+"""The summary of a recipe: metrics of every stage, evaluations on the same problems after each, and comparisons."""
 
 import os
 
@@ -7,80 +7,86 @@ import numpy as np
 from r1jax.metrics import writer
 from r1jax.recipes import stage as stage_lib
 
-EVALUATION = 'evaluation'  # W/NAME/evaluation: what the model of stage NAME does with held-out problems
+EVALUATION = 'evaluation'  # W/NAME/evaluation is the evaluation of stage NAME's model on held-out problems
 FIGURES = ('correct', 'format', 'language', 'length')
 COLUMNS = ('pass@1', 'greedy', 'format', 'language_consistency', 'length_mean')
 
 
 def collect(cfg, stages, statuses, workdir):
-  """W/summary.json of what the stages have left so far.
+  """The content of W/summary.json, from the results of the stages so far.
 
   Args:
-    cfg: settings.Recipe. stages: {name: Stage}. statuses: {name: Status}.
+    cfg: settings.Recipe.
+    stages: {name: Stage}.
+    statuses: {name: Status}.
+    workdir: W.
   """
-  found = {}
+  stage_summaries = {}
   for name, stage in stages.items():
     if '/' in name:
       continue
     done, saved = statuses[name].state == stage_lib.DONE, stage_lib.read(workdir, name) or {}
-    made = (stage_lib.read(workdir, name, stage_lib.SUMMARY) or {}) if done else {}
+    result = (stage_lib.read(workdir, name, stage_lib.SUMMARY) or {}) if done else {}
     evaluation = f'{name}/{EVALUATION}'
     evaluated = evaluation in stages and statuses[evaluation].state == stage_lib.DONE
-    found[name] = {
+    stage_summaries[name] = {
       'experiment': stage.experiment,
       'about': stage.about,
       'status': statuses[name].state,
       'why': list(statuses[name].why),
       'seconds': saved.get('seconds') if done else None,
-      'inputs': {key: '/'.join(filter(None, ref)) for key, ref in stage.inputs.items()},
-      'figures': {key: value for key, value in made.items() if key != 'config'},
+      'inputs': {key: '/'.join(filter(None, source)) for key, source in stage.inputs.items()},
+      'figures': {key: value for key, value in result.items() if key != 'config'},
       EVALUATION: evaluate(workdir, evaluation, cfg.groups) if evaluated else None,
     }
-  known = {name: rows_of(workdir, f'{name}/{EVALUATION}') for name, stage in found.items() if stage[EVALUATION]}
-  seconds = [of for name in stages if (of := (stage_lib.read(workdir, name) or {}).get('seconds')) is not None]
+  rows = {
+    name: read_rows(workdir, f'{name}/{EVALUATION}') for name, stage in stage_summaries.items() if stage[EVALUATION]
+  }
+  seconds = [(stage_lib.read(workdir, name) or {}).get('seconds') for name in stages]
   return {
     'seed': cfg.seed,
-    'seconds': sum(seconds),
-    'stages': found,
+    'seconds': sum(s for s in seconds if s is not None),
+    'stages': stage_summaries,
     'comparisons': {
       name: {
         'first': c.first,
         'second': c.second,
         'figure': c.figure,
         'kind': c.kind,
-        **compare(known[c.first], known[c.second], c.figure, cfg.groups.get(c.kind, (c.kind,) if c.kind else ())),
+        **compare(rows[c.first], rows[c.second], c.figure, cfg.groups.get(c.kind, (c.kind,) if c.kind else ())),
       }
       for name, c in cfg.comparisons.items()
-      if c.first in known and c.second in known
+      if c.first in rows and c.second in rows
     },
   }
 
 
-def rows_of(workdir, name):
-  """Every graded response of an evaluation."""
+def read_rows(workdir, name):
+  """All graded responses of an evaluation."""
   return [row for rows in writer.read_samples(os.path.join(workdir, name)).values() for row in rows]
 
 
 def evaluate(workdir, name, groups):
-  """The figures of an evaluation, its reward parts, and the figures of each group and kind of problems.
+  """The metrics of an evaluation, its mean reward parts, and the figures of each group and kind of problems.
 
   Args:
-    groups: {name: kinds}, of which those are shown whose kinds were all asked.
+    groups: {group: kinds}; groups of which some kind was not evaluated are left out.
   """
-  made, rows = stage_lib.read(workdir, name, stage_lib.SUMMARY), rows_of(workdir, name)
+  summary, rows = stage_lib.read(workdir, name, stage_lib.SUMMARY), read_rows(workdir, name)
   kinds = sorted({kind_of(row) for row in rows} - {''})
-  of = {name: some for name, some in groups.items() if set(some) <= set(kinds)} | {kind: (kind,) for kind in kinds}
+  evaluated_groups = {group: members for group, members in groups.items() if set(members) <= set(kinds)}
+  evaluated_groups |= {kind: (kind,) for kind in kinds}
   parts = sorted({part for row in rows for part in row['parts']})
   return {
-    **made['final'],
-    'problems': made['problems'],
-    'samples': made['samples'],
-    'seconds': made['seconds'],
+    **summary['final'],
+    'problems': summary['problems'],
+    'samples': summary['samples'],
+    'seconds': summary['seconds'],
     'parts': {part: mean([row['parts'].get(part) for row in rows]) for part in parts},
     'kinds': {
-      name: {'count': len({row['id'] for row in rows if kind_of(row) in some})}
-      | {figure: mean([value(row, figure) for row in rows if kind_of(row) in some]) for figure in FIGURES}
-      for name, some in of.items()
+      group: {'count': len({row['id'] for row in rows if kind_of(row) in members})}
+      | {figure: mean([value(row, figure) for row in rows if kind_of(row) in members]) for figure in FIGURES}
+      for group, members in evaluated_groups.items()
     },
   }
 
@@ -90,26 +96,28 @@ def kind_of(row):
 
 
 def value(row, figure):
-  """A response's figure as a number; None where it has none."""
+  """The figure of a response (one of FIGURES or a reward part) as a number; None if it has none."""
   x = row.get(figure) if figure in FIGURES else row['parts'].get(figure)
   return None if x is None else float(x)
 
 
 def mean(values):
-  """The mean of those that are numbers; None without any."""
+  """The mean of the finite values; None if there are none."""
   values = [x for x in values if x is not None and np.isfinite(x)]
   return float(np.mean(values)) if values else None
 
 
 def compare(first, second, figure, kinds=()):
-  """The second less the first in the mean over problems that both were asked.
+  """The mean difference, second minus first, over the problems in both evaluations.
 
   Args:
-    first, second: rows of two evaluations. figure: see settings.Comparison. kinds: of problems; () is all.
+    first, second: rows of two evaluations.
+    figure: see settings.Comparison.
+    kinds: of problems; () is all.
 
   Returns:
-    {'first_mean', 'second_mean', 'difference', 'interval', 'problems'}: the 95% interval is that of a mean of paired
-    differences, one a problem, whose samples are not independent of each other.
+    {'first_mean', 'second_mean', 'difference', 'interval', 'problems'}: the 95% interval is that of the mean of paired
+    differences, one per problem, as the samples of a problem are not independent of each other.
   """
   sides = []
   for rows in (first, second):
@@ -134,7 +142,7 @@ def compare(first, second, figure, kinds=()):
 
 
 def text(summary):
-  """The evaluations stage by stage, and the comparisons, as text."""
+  """The evaluations of all stages and the comparisons, as text."""
   evaluated = {name: stage[EVALUATION] for name, stage in summary['stages'].items() if stage[EVALUATION]}
   kinds = list(dict.fromkeys(kind for e in evaluated.values() for kind in e['kinds']))
   show = lambda name, x: '' if x is None else f'{x:.1f}' if name == 'length_mean' else f'{100 * x:.1f}%'
@@ -154,14 +162,14 @@ def text(summary):
     else []
   )
   for name, c in summary['comparisons'].items():
-    of = f'{c["figure"]}{" of " + c["kind"] if c["kind"] else ""}'
+    quantity = f'{c["figure"]}{" of " + c["kind"] if c["kind"] else ""}'
     if not c['problems']:
-      lines.append(f'{name}: no problem that {c["first"]} and {c["second"]} were asked has {of}')
+      lines.append(f'{name}: no problem in the evaluations of both {c["first"]} and {c["second"]} has {quantity}')
     else:
       scale = 1 if c['figure'] == 'length' else 100
       low, high = (scale * x for x in c['interval'])
       lines.append(
-        f'{name}: {of}, {c["second"]} less {c["first"]}: {scale * c["difference"]:+.1f} '
+        f'{name}: {quantity}, {c["second"]} minus {c["first"]}: {scale * c["difference"]:+.1f} '
         f'(95%: {low:+.1f} to {high:+.1f}; {c["problems"]} problems)'
       )
   return '\n'.join([*lines, f'{summary["seconds"]:.0f} seconds in all stages'])

@@ -1,7 +1,7 @@
-"""What policies are asked for cold-start data: in English, in Chinese, and in the words of the recipe's toy world.
+"""Prompts for cold-start data: in English, in Chinese, and in the language of the recipe's toy world.
 
-The paper names its ways of asking and gives no prompt; the wording is ours. Every prompt wants the reasoning between
-think tags, whatever form the data is written in afterwards.
+The paper describes the kinds of prompts but does not give them; the wording is our own. Every prompt asks for reasoning
+between think tags, whatever the layout of the resulting data.
 """
 
 import dataclasses
@@ -16,17 +16,20 @@ from r1jax.rewards.text import language
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-  """Texts with the places {problem}, {answer} (how it is to be given), and those named below.
+  """Texts with the placeholders {problem}, {answer} (the required form of the answer), and those named below.
 
   Attributes:
-    shots: before the examples. example: one, {response} its response. last: the problem after them.
-    direct: asks for reflection and verification. rewrite: asks to make {draft} readable.
-    opening: behind those two where the model has no chat template.
-    response: of {thinking} and {summary}, in an example.
-    summary: says {answer}; what it is appended to an answer of R1-Zero as.
-    ends: each begins another problem: a response ends before it.
-    answers: kind of problem -> how its answer is to be given; '' for all others.
-    examples: of {'problem', 'thinking', 'summary'} and, if it is of one, 'kind'.
+    shots: few-shot instruction, before the examples.
+    example: an example, with {response}.
+    last: the problem, after the examples.
+    direct: prompt that asks for reflection and verification.
+    rewrite: prompt that asks to make {draft} readable.
+    opening: appended to these two prompts if the model has no chat template.
+    response: the response of an example, from {thinking} and {summary}.
+    summary: the summary of a response of R1-Zero, which states its {answer}.
+    ends: texts that begin another problem; a response is cut off before them.
+    answers: {kind of problem: required form of its answer}; '' is for all other kinds.
+    examples: dicts with 'problem', 'thinking', 'summary' and, if the problem has one, 'kind'.
   """
 
   shots: str
@@ -125,7 +128,7 @@ _CHINESE = Wording(
 
 
 def _toy(language):
-  """The words that the toy world's authors react to; code blocks keep their spaces between its answer tags."""
+  """The wording of the toy world, as in its pretraining text. No spaces are added in answer tags, for code blocks."""
   examples = []
   for kind in r1.KINDS:
     problem, response = r1_text.example(kind, language)
@@ -137,13 +140,13 @@ def _toy(language):
         'summary': templates.summary(response).strip(),
       }
     )
-  wish = r1.CHECKED[language]
+  request = r1.CHECKED[language]
   return Wording(
     shots='',
     example='{problem}\n {response}\n ',
     last='{problem}\n',
-    direct=f'{{problem}} {wish}\n',
-    rewrite=f'{{problem}}\n {{draft}}\n {{problem}} {wish}\n',
+    direct=f'{{problem}} {request}\n',
+    rewrite=f'{{problem}}\n {{draft}}\n {{problem}} {request}\n',
     opening='',
     response='<think> {thinking} </think> {summary}',
     summary=f'{r1.SUMMARY[language]} <answer>{{answer}}</answer>',
@@ -153,35 +156,36 @@ def _toy(language):
   )
 
 
-# By name, and language; English stands for every language that has none.
+# {name: {language: Wording}}; languages without one use English.
 WORDINGS = {'text': {'en': _ENGLISH, 'zh': _CHINESE}, 'toy': {name: _toy(name) for name in ('en', 'zh')}}
 
 
 def language_of(problem):
-  """The language that a problem names, or else is written in."""
+  """The language that a problem names, or else the one it is written in."""
   named = problem.get('language')
   return named if isinstance(named, str) and named else language.detect(problem['problem'])
 
 
 def wording_of(name, problem):
-  """The Wording by its name for a problem's language."""
+  """The Wording of this name in a problem's language."""
   return WORDINGS[name].get(language_of(problem), WORDINGS[name]['en'])
 
 
 def fill(text, **values):
-  """The text with values in their places; what looks like a place in a value stays as it is."""
+  """Fills placeholders in a text; unlike str.format, it leaves unknown braces and those inside values unchanged."""
   return re.sub(r'\{(\w+)\}', lambda m: values.get(m[1], m[0]), text)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """A template (see `templates.Template`) whose words follow each problem's language and kind.
+  """A template like `templates.Template` whose wording depends on each problem's language and kind.
 
   Attributes:
-    way: 'few_shot', 'direct' or 'rewrite'; for the last a problem has a 'draft'.
+    way: 'few_shot', 'direct' or 'rewrite'; for the last, problems need a 'draft'.
     name: a key of WORDINGS.
-    chat: with the model's chat template around it; for 'direct' and 'rewrite'.
-    shots: examples before the problem. examples: to choose from; () are the wording's own.
+    chat: whether to use the model's chat template; for 'direct' and 'rewrite'.
+    shots: number of examples before the problem.
+    examples: to choose from; () takes those of the wording.
   """
 
   way: str
@@ -200,35 +204,38 @@ class Prompt:
     shown = [
       fill(
         wording.example,
-        problem=one['problem'],
-        response=fill(wording.response, thinking=one['thinking'], summary=one['summary']),
+        problem=example['problem'],
+        response=fill(wording.response, thinking=example['thinking'], summary=example['summary']),
       )
-      for one in self._chosen(problem, wording)
+      for example in self._choose_examples(problem, wording)
     ]
     return fill(wording.shots, **values) + ''.join(shown) + fill(wording.last, **values)
 
-  def _chosen(self, problem, wording):
-    """The first examples, but the problem itself: before others those of its language, and of these of its kind."""
-    said, kind = language_of(problem), problem.get('kind')
-    others = [one for one in self.examples or wording.examples if one['problem'] != problem['problem']]
-    fit = lambda one: (language_of(one) != said, one.get('kind') != kind)
-    return sorted(others, key=fit)[: self.shots]
+  def _choose_examples(self, problem, wording):
+    """The best examples, without the problem itself: first those of its language, among these those of its kind."""
+    target, kind = language_of(problem), problem.get('kind')
+    candidates = [example for example in self.examples or wording.examples if example['problem'] != problem['problem']]
+    mismatch = lambda example: (language_of(example) != target, example.get('kind') != kind)
+    return sorted(candidates, key=mismatch)[: self.shots]
 
 
 def read_examples(path):
-  """Examples of JSON Lines: 'problem', 'thinking' (or 'reasoning'), 'summary' (or 'response'). Raises DataError."""
+  """Reads examples from JSON Lines: 'problem', 'thinking' (or 'reasoning') and 'summary' (or 'response').
+
+  Raises DataError.
+  """
 
   def check(row):
-    one = _example(row)
+    example = _to_example(row)
     for name in ('problem', 'thinking', 'summary'):
-      if not isinstance(one[name], str) or not one[name].strip():
-        raise ValueError(f'no text for {name}: {json.dumps(one[name])[:40]}')
-    if any(tag in one['thinking'] + one['summary'] for tag in (templates.THINK, templates.THINK_END)):
-      raise ValueError('think tags in thinking or summary; leave them out')
+      if not isinstance(example[name], str) or not example[name].strip():
+        raise ValueError(f'no text for {name}: {json.dumps(example[name])[:40]}')
+    if any(tag in example['thinking'] + example['summary'] for tag in (templates.THINK, templates.THINK_END)):
+      raise ValueError('thinking or summary contains think tags; remove them')
 
-  return tuple(_example(row) for row in read_rows(path, check))
+  return tuple(_to_example(row) for row in read_rows(path, check))
 
 
-def _example(row):
+def _to_example(row):
   thinking, summary = row.get('thinking', row.get('reasoning')), row.get('summary', row.get('response'))
   return row | {'problem': row.get('problem'), 'thinking': thinking, 'summary': summary}

@@ -1,1 +1,1 @@
-"""What every command needs beside its own work: flags and errors, the process, its folder, files and settings."""
+"""What all commands share: flags and error messages, process setup, run folders, files and settings."""

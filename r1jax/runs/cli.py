@@ -1,4 +1,4 @@
-"""A command's flags, its main, and errors that end it with one line."""
+"""Command-line flags, the main function of a command, and one-line error messages."""
 
 import ast
 import contextlib
@@ -19,8 +19,8 @@ from r1jax.rewards import neural
 from r1jax.rewards.workers import pool
 from r1jax.training.accumulate import NonFiniteError
 
-# Errors whose message is written for the person who typed the command; anything else is a defect of ours.
-SAID_IN_ONE_LINE = (
+# Errors whose message is meant for the user; any other exception is a bug and keeps its traceback.
+USER_ERRORS = (
   config_lib.ConfigError,
   data.DataError,
   checkpoint.ModelDirError,
@@ -37,12 +37,13 @@ def main(run, config_class, workdir_help, report=lambda summary, workdir: ''):
   """Runs a command with the flags --config and --workdir.
 
   Args:
-    run: function (config, workdir) -> summary. config_class: of the config.
-    workdir_help: what the folder is for.
-    report: function (summary, workdir) -> what to print; '' for nothing.
+    run: function (config, workdir) -> summary.
+    config_class: dataclass that the config file is converted to.
+    workdir_help: help text of --workdir.
+    report: function (summary, workdir) -> text to print at the end; '' prints nothing.
   """
-  flags.disclaim_key_flags()  # they are the calling module's, for --help
-  # Unlocked, so that a mistyped --config.KEY reaches `convert`, which names the nearest known one.
+  flags.disclaim_key_flags()  # so that --help lists them under the calling module
+  # Not locked, so that a mistyped --config.KEY reaches `convert`, which suggests the nearest known key.
   config = config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True)
   flags.mark_flag_as_required('config')
   workdir = flags.DEFINE_string('workdir', None, workdir_help, required=True)
@@ -57,43 +58,48 @@ def main(run, config_class, workdir_help, report=lambda summary, workdir: ''):
 
 
 def parse_flags(argv):
-  """For app.run's flags_parser: a mistyped flag, variant or config file ends the command with one line."""
+  """A flags_parser for app.run that exits with a one-line error for a mistyped flag, variant or config file."""
   try:
-    rest = flags.FLAGS(argv)
-    list(flags.FLAGS.config or ())  # a config file that cannot be read says so when it is used
-    return rest
+    positional = flags.FLAGS(argv)
+    list(flags.FLAGS.config or ())  # an unreadable config file raises only when it is first used
+    return positional
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    name, *near = str(error.args[0] if error.args else '').strip().splitlines() or ['']
-    if isinstance(error, KeyError) and (said := missing_key_message(name.strip('"\''), argv)):
-      sys.exit(' '.join(['error:', said, *(f'({line})' for line in near)]))
-    # ml_collections quotes a whole traceback; its last line is the message.
+    name, *suggestions = str(error.args[0] if error.args else '').strip().splitlines() or ['']
+    if isinstance(error, KeyError) and (message := missing_key_message(name.strip('"\''), argv)):
+      sys.exit(' '.join(['error:', message, *(f'({line})' for line in suggestions)]))
+    # ml_collections puts a whole traceback into the message; only its last line is useful.
     sys.exit('error: ' + str(error).strip().splitlines()[-1].strip().removeprefix('ValueError: '))
 
 
 def missing_key_message(name, argv):
-  """What to say of overrides as --config.a.b.c=d where a.b is not there; '' without such. name: b."""
-  parent, inside = '', {}
-  for text in argv[1:]:
-    flag, _, value = text.partition('=')
-    parts = flag.lstrip('-').split('.')
-    if parts[0] == 'config' and name in parts[1:-1]:
-      at = parts.index(name, 1) + 1
-      parent = parent or '.'.join(parts[:at])
-      if '.'.join(parts[:at]) == parent:
-        of = functools.reduce(lambda found, key: found.setdefault(key, {}), parts[at:-1], inside)
-        of[parts[-1]] = literal(value)
+  """The error message for overrides like --config.a.b.c=d where the config has no key a.b; '' if there are none.
+
+  Args:
+    name: the missing key, here 'b'.
+    argv: the command line, program name first.
+  """
+  parent, values = '', {}
+  for arg in argv[1:]:
+    flag, _, value = arg.partition('=')
+    keys = flag.lstrip('-').split('.')
+    if keys[0] == 'config' and name in keys[1:-1]:
+      depth = keys.index(name, 1) + 1
+      parent = parent or '.'.join(keys[:depth])
+      if '.'.join(keys[:depth]) == parent:
+        inner = functools.reduce(lambda tree, key: tree.setdefault(key, {}), keys[depth:-1], values)
+        inner[keys[-1]] = literal(value)
   if not parent:
     return ''
-  plain = not set('"$`\\\n') & set(str(inside))
-  whole = f'--{parent}="{inside}"' if plain else shlex.quote(f'--{parent}={inside}')
+  needs_no_quoting = not set('"$`\\\n') & set(str(values))
+  override = f'--{parent}="{values}"' if needs_no_quoting else shlex.quote(f'--{parent}={values}')
   return (
-    f'the config has no {parent.removeprefix("config.")}; mend the name, or where it may be new, as an '
-    f'option of a reward, set it whole: {whole}.'
+    f'the config has no {parent.removeprefix("config.")}; correct the name. If the key may be new, such as an '
+    f'option of a reward, set all of it at once: {override}.'
   )
 
 
 def literal(text):
-  """The value of a flag: a Python literal, or else the text."""
+  """The value of a flag: a Python literal if it parses as one, else the text itself."""
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
@@ -101,26 +107,26 @@ def literal(text):
 
 
 def out_of_memory_message(error):
-  """What to say of an error of the runtime that means so; '' for any other."""
+  """The message for a JAX runtime error that means a device ran out of memory; '' for any other error."""
   if 'RESOURCE_EXHAUSTED' not in str(error):
     return ''
   return (
-    f'a device is out of memory: {str(error).splitlines()[0]:.300} Nothing saved is lost. Work on less at a time '
-    '(train.microbatch, or microbatch; rollout.chunk), recompute more (model.remat=full) or use more devices; '
-    '`python -m experiments.plan` with the same --config says what each program of a run needs, beside what.'
+    f'a device is out of memory: {str(error).splitlines()[0]:.300} Saved checkpoints are intact. Use smaller batches '
+    '(train.microbatch or microbatch; rollout.chunk), recompute more (model.remat=full) or use more devices; '
+    '`python -m experiments.plan` with the same --config lists the memory that each program of a run needs.'
   )
 
 
 @contextlib.contextmanager
 def errors_in_one_line():
-  """Ends the process with one line and code 1 for an error that the person who typed the command can mend."""
+  """Within, an error that the user can fix ends the process with a one-line message and exit status 1."""
   try:
     yield
   except interrupt.Interrupted as error:
     if parallel.is_primary():
       print(error, file=sys.stderr)
     sys.exit(error.code)
-  except SAID_IN_ONE_LINE as error:
+  except USER_ERRORS as error:
     sys.exit(f'error: {error}')
   except jax.errors.JaxRuntimeError as error:
     if not out_of_memory_message(error):
@@ -128,5 +134,5 @@ def errors_in_one_line():
     sys.exit(f'error: {out_of_memory_message(error)}')
   except OSError as error:
     if error.filename is None and error.errno != errno.ENOSPC:
-      raise  # no file of anybody's: a defect
-    sys.exit(f'error: {error}; make room or mend the path, then run the same command again.')
+      raise  # not about a file of the user: a bug
+    sys.exit(f'error: {error}; free disk space or correct the path, then run the same command again.')

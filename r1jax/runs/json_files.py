@@ -1,4 +1,4 @@
-"""JSON files of a run, each written whole or not at all; of several processes the first writes."""
+"""JSON files of a run, each written atomically. With several processes, only the first one writes."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from r1jax.metrics.writer import RecordError, is_number, read_object
 
 
 def write_json(path, value):
-  """Writes JSON under a temporary name and renames it; the first process alone."""
+  """Writes JSON to a temporary file and renames it; only the first process does so."""
   if not parallel.is_primary():
     return
   with open(path + '.tmp', 'w', encoding='utf-8') as f:
@@ -20,38 +20,40 @@ def write_json(path, value):
 
 
 def write_shared(path, value):
-  """As write_json, where jobs that know nothing of each other may write the same file at once."""
-  own = f'{path}.{socket.gethostname()}.{os.getpid()}'
-  write_json(own, value)
+  """Like write_json, but safe where independent jobs may write the same file at the same time."""
+  temporary = f'{path}.{socket.gethostname()}.{os.getpid()}'
+  write_json(temporary, value)
   if parallel.is_primary():
-    os.replace(own, path)
+    os.replace(temporary, path)
 
 
 def write_config(workdir, cfg):
-  """workdir/config.json: a run's config, its model's path so that it holds from any folder."""
+  """Writes a run's config to workdir/config.json, with model.path made absolute."""
   config = config_lib.to_dict(cfg)
   if config['model']['path']:
     config['model']['path'] = os.path.abspath(config['model']['path'])
   write_json(os.path.join(workdir, 'config.json'), config)
 
 
-def figures_once(path, make, anew):
-  """The figures in `path`, a JSON object: made, and kept there, where they are not yet, or `anew` is set.
+def cached_metrics(path, compute, recompute):
+  """The metrics in the JSON file `path`, which is written first if it does not exist yet or `recompute` is set.
 
-  make: function that returns {name: number}, or {'metrics': such, 'seconds': number}.
+  Args:
+    compute: function () -> {name: number}, or {'metrics': {name: number}, 'seconds': number}.
+    recompute: whether to ignore an existing file.
 
   Raises:
-    RecordError: what is there holds no figures.
+    RecordError: the file exists but holds no metrics.
   """
-  if anew or not parallel.broadcast_from_primary(os.path.exists(path)):
-    value = make()
+  if recompute or not parallel.broadcast_from_primary(os.path.exists(path)):
+    value = compute()
     write_json(path, value)
     return json.loads(json.dumps(value))
-  found = read_object(path)
-  figures = found.get('metrics', found)
-  if not isinstance(figures, dict) or not all(map(is_number, [*figures.values(), found.get('seconds')])):
+  record = read_object(path)
+  metrics = record.get('metrics', record)
+  if not isinstance(metrics, dict) or not all(map(is_number, [*metrics.values(), record.get('seconds')])):
     raise RecordError(
-      f'{path} holds no figures, and those of the base cannot be made again from here; mend it, or '
-      'begin anew in another --workdir.'
+      f'{path} holds no metrics, and the base model can no longer be evaluated in this run; repair the file, or '
+      'start again in another --workdir.'
     )
-  return found
+  return record

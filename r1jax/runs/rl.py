@@ -1,21 +1,22 @@
-"""What `experiments/rl.py` and `experiments/evaluate.py` are made of, from a config."""
+"""Builds and evaluates RL runs, for experiments/rl.py and experiments/evaluate.py."""
 
 import dataclasses
 import logging
-import os
 
 import jax
-import jax.numpy as jnp
 
-from r1jax import checkpoint, data, models, parallel, rollout, sampling
+from r1jax import checkpoint, data, evaluation, models, parallel, rollout
 from r1jax import config as config_lib
 from r1jax.data import order
 from r1jax.metrics.writer import Writer
 from r1jax.rewards import neural
-from r1jax.runs.grading import graders
-from r1jax.runs.problems import check_languages, load_problems, template_of
-from r1jax.runs.runtime import NoWriter, set_up_process
+from r1jax.runs import loop
+from r1jax.runs.grading import make_graders
+from r1jax.runs.policies import make_engine, open_policy
+from r1jax.runs.problems import check_languages, get_template, load_problems
+from r1jax.runs.runtime import set_up_process
 from r1jax.runs.settings import fingerprint
+from r1jax.sampling import Sampling
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import policy
 from r1jax.training import state as state_lib
@@ -26,7 +27,7 @@ log = logging.getLogger('r1jax')
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Everything a run of RL needs; see `start`."""
+  """Everything an RL run needs; built by `start`."""
 
   cfg: config_lib.RL
   workdir: str
@@ -44,14 +45,14 @@ class Run:
   def close(self):
     self.sampler.grader.close()
     self.writer.close()
-    self.store.close()  # last: it raises where a save in flight fails
+    self.store.close()  # last, as it raises if a save still in progress fails
 
   def save(self, step, state):
-    """Begins to save the state before `step`, and which problems come next."""
+    """Starts saving the state before `step`, and the position in the order of problems."""
     self.store.save(step, state, self.draws.position())
 
   def restore_or_init(self):
-    """The newest checkpoint's state and the step to go on with; the model directory's at step 0."""
+    """(state, next step) of the newest checkpoint; without one, the base model's weights and step 0."""
     restored = self.store.restore(self.abstract)
     if restored:
       self.draws.go_to(restored[1], self.store.notes(restored[1]))
@@ -65,64 +66,37 @@ def start(cfg, workdir):
 
   Args:
     cfg: config.RL.
-    workdir: where the run keeps everything.
+    workdir: the run's folder.
 
   Raises:
     ConfigError, DataError, ModelDirError, TokenizerError: before anything compiles.
   """
   set_up_process()
-  config_lib.require(
-    cfg.model.path,
-    'model.path is empty; pass a model directory with --config.model.path=DIR (config.json, *.safetensors, '
-    'tokenizer.json or tokenizer.model). `scripts/quickstart` and `experiments/pretrain.py` make small ones.',
-  )
-  source = checkpoint.open_model(cfg.model.path)
-  model = source.cfg
-  config_lib.require(model.head == 'tokens', f'{cfg.model.path} is a reward model; a policy needs an unembedding.')
-  specs = models.specs(model)
+  source = open_policy(cfg.model.path)
+  specs = models.specs(source.cfg)
   tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
-  config_lib.check_context(cfg.rollout, model.context)
-  template = template_of('data', cfg.data)
-  problems = load_problems(cfg.data, cfg.reward)
-  check_languages(cfg.reward, problems, cfg.data.language)
-  encode = lambda p: rollout.encode_prompt(tokenizer, template, p)[1]
-  train, long_train = data.drop_long(problems.train, encode, cfg.rollout.max_prompt)
-  held_out, long_held_out = data.drop_long(problems.held_out, encode, cfg.rollout.max_prompt)
-  dropped = problems.dropped | {'long': long_train, 'long_held_out': long_held_out}
-  if any(dropped.values()):
-    log.warning('problems dropped: %s; %d are left to train on, %d held out.', dropped, len(train), len(held_out))
-  problems = dataclasses.replace(problems, train=train, held_out=held_out)
-
+  config_lib.check_context(cfg.rollout, source.cfg.context)
+  template = get_template('data', cfg.data)
+  problems, dropped = load_fitting_problems(cfg, tokenizer, template)
   mesh = parallel.make_mesh(cfg.mesh)
   updates = cfg.steps * cfg.train.minibatches * cfg.train.epochs
   optimizer = optimizer_lib.make(cfg.optimizer, updates, specs, cfg.train.param_dtype)
-  engine = sampling.Engine(
-    model,
-    tokenizer,
-    parallel.make_mesh(parallel.with_default_sizes(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh'),
-    max_prompt=cfg.rollout.max_prompt,
-    max_response=cfg.rollout.max_response,
-    stop=cfg.rollout.stop,
-    dtype=jnp.dtype(cfg.model.dtype),
-  )
-  os.makedirs(workdir, exist_ok=True)
-  store = checkpoint.Store(os.path.join(workdir, checkpoint.CHECKPOINTS), cfg.checkpoint, fingerprint(cfg, source))
-  grader, by_model = graders(cfg.reward)
-  steps = neural.process.by_step(by_model['process']) if cfg.reward.step_credit else None
-  sampler = rollout.Sampler(
-    engine, tokenizer, template, grader, cfg.reward, cfg.rollout.chunk or cfg.rollout.prompts, by_model, steps
-  )
+  engine = make_engine(cfg, source, tokenizer, cfg.rollout, cfg.rollout.stop)
+  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source))
+  grader, reward_models = make_graders(cfg.reward)
+  step_scores = neural.process.by_step(reward_models['process']) if cfg.reward.step_credit else None
+  chunk = cfg.rollout.chunk or cfg.rollout.prompts
   return Run(
-    cfg,
-    workdir,
-    jax.random.key(cfg.seed),
-    source,
-    problems,
-    sampler,
-    policy.make_trainer(cfg, model, optimizer, mesh),
-    store,
-    Writer(workdir) if parallel.is_primary() else NoWriter(),
-    state_lib.abstract_state(
+    cfg=cfg,
+    workdir=workdir,
+    key=jax.random.key(cfg.seed),
+    source=source,
+    problems=problems,
+    sampler=rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, chunk, reward_models, step_scores),
+    trainer=policy.make_trainer(cfg, source.cfg, optimizer, mesh),
+    store=store,
+    writer=loop.open_writer(workdir),
+    abstract=state_lib.abstract_state(
       specs,
       optimizer,
       mesh,
@@ -130,6 +104,55 @@ def start(cfg, workdir):
       cfg.train.reference_dtype if cfg.loss.kl_coef else None,
       cfg.train.reference_memory,
     ),
-    dropped,
-    order.Draws(train, cfg.data, cfg.seed, cfg.rollout.prompts),
+    dropped=dropped,
+    draws=order.Draws(problems.train, cfg.data, cfg.seed, cfg.rollout.prompts),
   )
+
+
+def load_fitting_problems(cfg, tokenizer, template):
+  """Loads the data.Problems of a config.RL whose prompts have at most rollout.max_prompt tokens.
+
+  Returns:
+    data.Problems, and {reason: number of dropped problems}.
+  """
+  problems = load_problems(cfg.data, cfg.reward)
+  check_languages(cfg.reward, problems, cfg.data.language)
+  encode = lambda problem: rollout.encode_prompt(tokenizer, template, problem)[1]
+  train, long_train = data.drop_long(problems.train, encode, cfg.rollout.max_prompt)
+  held_out, long_held_out = data.drop_long(problems.held_out, encode, cfg.rollout.max_prompt)
+  dropped = problems.dropped | {'long': long_train, 'long_held_out': long_held_out}
+  if any(dropped.values()):
+    log.warning('problems dropped: %s; left: %d for training, %d held out.', dropped, len(train), len(held_out))
+  return dataclasses.replace(problems, train=train, held_out=held_out), dropped
+
+
+def evaluate(run, params, step, problems, samples, sampling=None):
+  """Evaluates the policy on held-out problems.
+
+  The key depends on the seed alone, so that all steps are evaluated on the same draws.
+
+  Args:
+    problems: number of problems.
+    samples: responses to each.
+    sampling: Sampling; by default that of cfg.eval.
+
+  Returns:
+    {metric: number}, and the graded responses as rows.
+  """
+  cfg = run.cfg
+  return evaluation.evaluate(
+    run.sampler,
+    params,
+    run.problems.held_out[:problems],
+    samples=samples,
+    reward=cfg.reward,
+    sampling=sampling or Sampling(cfg.eval.temperature, cfg.eval.top_p),
+    language=cfg.data.language,
+    key=evaluation.key(run.key),
+    batch=min(cfg.rollout.prompts, problems, len(run.problems.held_out)),
+  )
+
+
+def accuracies(metrics, name):
+  """The pass@1 of an evaluation, of all problems and by kind or language, under another name."""
+  return {key.replace('pass@1', name): x for key, x in metrics.items() if key.endswith('pass@1')}

@@ -1,4 +1,4 @@
-"""Settings of a run's process, and its end where it is one of several."""
+"""Process-wide settings of a run, and how an error ends one process of several."""
 
 import contextlib
 import ctypes
@@ -12,24 +12,24 @@ import jax
 
 from r1jax import parallel
 from r1jax.parallel import interrupt
-from r1jax.runs.cli import SAID_IN_ONE_LINE, out_of_memory_message
+from r1jax.runs.cli import USER_ERRORS, out_of_memory_message
 
 log = logging.getLogger('r1jax')
 
 
 def set_up_process():
-  """Settings of the process, for a main to call first: compiled programs and freed memory are kept.
+  """Sets up logging, the compilation cache and the allocator; to be called first by every command.
 
-  Joins the run's other processes, where there are any.
+  Also connects to the other processes of the run, if there are any.
 
-  Our own messages go to standard error, other libraries' from warnings on.
-  Compiled programs go to the folder JAX_COMPILATION_CACHE_DIR, by default ~/.cache/r1jax/programs.
+  Messages of r1jax go to standard error; those of other libraries only from warnings on.
+  Compiled programs are cached in JAX_COMPILATION_CACHE_DIR, by default ~/.cache/r1jax/programs.
 
-  XLA on CPU allocates each program's temporaries anew; unmapping and faulting them in again took a third of
-  the processor time of a toy run. A thread's own arena returns them whatever the threshold, so there is to
-  be one arena only. Without glibc the C library is left as it is.
+  XLA on CPU allocates the temporaries of a program anew at every call; unmapping them and faulting them in again took a
+  third of the processor time of a toy run, so malloc is told to keep freed memory. Per-thread arenas return memory
+  whatever the threshold, so only one arena is allowed. Without glibc nothing is changed.
   """
-  absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells every detail of every save
+  absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax logs every detail of every save
   parallel.connect()
   if not log.handlers:
     log.setLevel(logging.INFO if not jax.distributed.is_initialized() or parallel.is_primary() else logging.ERROR)
@@ -43,35 +43,37 @@ def set_up_process():
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
   libc = ctypes.CDLL(None)
   if hasattr(libc, 'mallopt'):
-    trim_threshold, mmap_threshold, arena_max, most = -1, -3, -8, 2**31 - 1
+    trim_threshold, mmap_threshold, arena_max, int_max = -1, -3, -8, 2**31 - 1
     libc.mallopt(arena_max, 1)
-    libc.mallopt(mmap_threshold, 2**28)  # what is larger goes back at once, or memory doubles
-    libc.mallopt(trim_threshold, most)
+    libc.mallopt(mmap_threshold, 2**28)  # larger blocks are returned at once; otherwise memory use doubles
+    libc.mallopt(trim_threshold, int_max)
 
 
 @contextlib.contextmanager
 def exit_together():
-  """An error in one of several processes ends it at once, with one line where it was written for a person.
+  """Within, an error in one of several processes ends that process at once, with one line if it is a user error.
 
-  Nothing is closed or waited for: the others may be gone, and those that are not wait for this one until they miss it.
+  Nothing is closed or waited for: other processes may already be gone, and the rest wait for this one until their own
+  connection fails.
   """
   try:
     yield
-  except BaseException as error:  # a lone process goes on to whoever handles it
+  except BaseException as error:
     if jax.process_count() == 1 or isinstance(error, interrupt.Interrupted):
       raise
-    at = f'process {jax.process_index()} of {jax.process_count()}'
+    process = f'process {jax.process_index()} of {jax.process_count()}'
     if isinstance(error, jax.errors.JaxRuntimeError) and out_of_memory_message(error):
-      print(f'error: {at}: {out_of_memory_message(error)}', file=sys.stderr, flush=True)
+      print(f'error: {process}: {out_of_memory_message(error)}', file=sys.stderr, flush=True)
       os._exit(1)
     if isinstance(error, jax.errors.JaxRuntimeError):
-      said = f'{at} lost another one or its device ({str(error).splitlines()[0]:.200})'
+      message = f'{process} lost another process or its device ({str(error).splitlines()[0]:.200})'
+    elif isinstance(error, USER_ERRORS):
+      message = f'{process}: {error}'
     else:
-      said = f'{at}: {error!r}' if not isinstance(error, SAID_IN_ONE_LINE) else f'{at}: {error}'
-    if not isinstance(error, (*SAID_IN_ONE_LINE, jax.errors.JaxRuntimeError)):
+      message = f'{process}: {error!r}'
       traceback.print_exc()
     print(
-      f'error: {said}; give all processes the same command again to go on from the last checkpoint.',
+      f'error: {message}; start all processes with the same command again to resume from the last checkpoint.',
       file=sys.stderr,
       flush=True,
     )
@@ -79,6 +81,6 @@ def exit_together():
 
 
 class NoWriter:
-  """The Writer of every process but the first."""
+  """Stands in for the Writer in every process but the first, and writes nothing."""
 
   write = samples = resume = close = lambda self, *_: None

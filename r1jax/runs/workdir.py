@@ -1,10 +1,10 @@
-"""One command at a time works in a folder, and ends where nothing is lost when it is asked to.
+"""Locks a run folder for one command at a time, and saves before ending when a signal asks a command to stop.
 
-The folder's lock is the file `.lock`: who holds it, as JSON, touched every BEAT seconds. One whose holder is gone is
-taken over. On one machine (host name, boot, and namespace of process numbers are the same) the holder is gone when no
-process of its number and start is there. Elsewhere, as on a file system that hosts share, only the file tells: the
-holder is gone when the file has not been touched for DEAD seconds, by the clock that dates files in that folder or by
-ours while we watch, and is there as soon as it is touched meanwhile.
+The lock is the file `.lock`: JSON that identifies the holder, touched every BEAT seconds. A lock whose holder is gone
+is taken over. On the same machine (equal host name, boot id and PID namespace) the holder is gone if no process has its
+PID and start time. On another machine, as with a shared file system, only the file can tell: the holder is gone if the
+file has not been touched for DEAD seconds, by the clock that stamps files in that folder or by our own clock while we
+watch; it is alive as soon as the file is touched meanwhile.
 """
 
 import contextlib
@@ -27,37 +27,38 @@ from r1jax.runs import runtime
 log = logging.getLogger('r1jax')
 
 BEAT, DEAD = 10.0, 60.0  # seconds
-_held = set()  # paths of the locks of this process
+_held = set()  # paths of the locks that this process holds
 
 
 @contextlib.contextmanager
 def working_in(workdir, part=None):
-  """Within, no other command works in `workdir`, and a signal ends this one at the next
+  """Within, this command alone works in `workdir`, and a signal ends it at the next
   `interrupt.raise_if_stopped` or `save_on_interrupt`.
 
-  Makes the folder where there is none. Of several processes of one run the first holds the lock. Does nothing where
-  this process has the folder already.
+  Creates the folder if needed. With several processes in a run, the first one holds the lock. Does nothing if this
+  process holds the lock already.
 
   Args:
-    part: of a job whose parts share the folder: each has a lock of its own.
+    workdir: the folder.
+    part: number of this part of a job whose parts share the folder; each part has its own lock.
 
   Raises:
-    ConfigError: another command works there.
+    ConfigError: another command is working there.
   """
   runtime.set_up_process()
   path = pathlib.Path(workdir).resolve() / ('.lock' if part is None else f'.lock-{part}')
   if path in _held:
     yield
     return
-  new = not path.parent.exists()
-  lock, refused = None, None
+  is_new = not path.parent.exists()
+  lock, refusal = None, None
   if parallel.is_primary():
     try:
       lock = Lock(path)
     except config_lib.ConfigError as error:
-      refused = error
-  if not parallel.broadcast_from_primary(refused is None):
-    raise refused or config_lib.ConfigError(f'{workdir} is in use, as the first process says.')
+      refusal = error
+  if not parallel.broadcast_from_primary(refusal is None):
+    raise refusal or config_lib.ConfigError(f'{workdir} is in use; the error of the first process says by whom.')
   _held.add(path)
   try:
     with interrupt.signals_handled():
@@ -66,13 +67,13 @@ def working_in(workdir, part=None):
     _held.discard(path)
     if lock:
       lock.release()
-      if new:  # a command that was refused leaves nothing
+      if is_new:  # a command that failed before it wrote anything leaves no folder behind
         with contextlib.suppress(OSError):
           path.parent.rmdir()
 
 
 def exclusive(run):
-  """A run of an experiment, function of (config, workdir, ...), as one that works in its folder alone."""
+  """Decorator for a function (config, workdir, ...) that is to hold the lock of its workdir while it runs."""
 
   @functools.wraps(run)
   def wrapped(cfg, workdir, *args, **kwargs):
@@ -83,35 +84,41 @@ def exclusive(run):
 
 
 @contextlib.contextmanager
-def save_on_interrupt(run, state, step, first, of):
-  """Within, a signal ends the run once it is saved; for what comes before a step of a loop.
+def save_on_interrupt(run, state, step, first_step, steps):
+  """Within, a signal ends the run after saving it; wraps the part of a training loop that precedes each step.
 
   Args:
-    run: with `save` and `store`. state: before the step.
-    step: the next one. first: the one that this command began with. of: all of them.
+    run: has `save` and `store`.
+    state: training state before the step.
+    step: the next step.
+    first_step: the step at which this command started.
+    steps: total number of steps.
+
+  Raises:
+    Interrupted: a signal has asked the run to stop.
   """
   try:
     interrupt.raise_if_stopped()
     yield
   except interrupt.Interrupted as error:
-    if step > first:
+    if step > first_step:
       run.save(step, state)
       run.store.wait()
-    done = f'{step} of {of} steps are saved' if step else 'no step was done'
-    raise interrupt.Interrupted(f'{done}; run the same command again to go on.') from error
+    progress = f'{step} of {steps} steps are saved' if step else 'no step was done'
+    raise interrupt.Interrupted(f'{progress}; run the same command again to continue.') from error
 
 
 class Lock:
-  """The lock at `path`, held from here on until `release`. Raises ConfigError where another process holds it."""
+  """The lock at `path`, held from construction until `release`. Raises ConfigError if another process holds it."""
 
   def __init__(self, path):
-    self._path, self._me = path, _me()
+    self._path, self._me = path, _this_process()
     self._text = json.dumps(self._me)
     path.parent.mkdir(parents=True, exist_ok=True)
     while not self._create():
-      judged = self._read()
-      if judged is None or self._gone(*judged):
-        self._remove(judged)
+      existing = self._read()
+      if existing is None or self._is_stale(*existing):
+        self._remove(existing)
     self._done = threading.Event()
     threading.Thread(target=self._beat, daemon=True).start()
 
@@ -136,45 +143,46 @@ class Lock:
     return True
 
   def _read(self):
-    """(text, when it was touched) of the lock that is there; None where it is gone."""
+    """(text, modification time) of the lock file; None if there is none."""
     try:
       with open(self._path, encoding='utf-8', errors='replace') as file:
         return file.read(10_000), os.stat(file.fileno()).st_mtime
     except FileNotFoundError:
       return None
 
-  def _gone(self, text, touched):
-    """Whether the holder is; waits until that is clear. Raises ConfigError where it is there."""
-    holder, began, told = _parse(text), time.monotonic(), False
-    of = f'process {holder.get("pid", "?")} on {holder.get("host", "a host not named")}'
+  def _is_stale(self, text, touched):
+    """Whether the holder of the lock is gone; on another machine, watches the file until that is clear.
+
+    Raises ConfigError if the holder is alive.
+    """
+    holder, began, logged = _parse(text), time.monotonic(), False
+    owner = f'process {holder.get("pid", "?")} on {holder.get("host", "an unknown host")}'
     busy = config_lib.ConfigError(
-      f'{self._path.parent} is in use by {of} ({holder.get("command", "?")}); wait for it, '
+      f'{self._path.parent} is in use by {owner} ({holder.get("command", "?")}); wait for it, '
       'end it, or use another --workdir.'
     )
-    if _here(holder, self._me):
-      if _runs(holder):
+    if _is_local(holder, self._me):
+      if _is_running(holder):
         raise busy
       return True
     while True:
       if self._now() - touched > DEAD or time.monotonic() - began > DEAD:
         log.warning(
-          '%s was in use by %s, which gave no sign of life for %.0f s: taken over.', self._path.parent, of, DEAD
+          '%s: took over the lock of %s, which has not touched it for %.0f s.', self._path.parent, owner, DEAD
         )
         return True
       now = self._read()
       if now is None or now[0] != text:
-        return False  # another one to look at
+        return False  # the lock has changed hands: look again
       if now[1] != touched:
         raise busy
-      if not told:
-        log.info(
-          '%s is or was in use by %s: looking for up to %.0f s whether that is alive.', self._path.parent, of, DEAD
-        )
-      told = True
+      if not logged:
+        log.info('%s is locked by %s: watching for up to %.0f s whether it is alive.', self._path.parent, owner, DEAD)
+      logged = True
       time.sleep(min(1.0, BEAT / 5))
 
   def _now(self):
-    """What the folder's own clock says: of a file server's, where it is one."""
+    """The time by the clock that stamps files in the folder, which may be that of a file server."""
     probe = self._path.with_name(f'{self._path.name}.{self._me["token"]}')
     try:
       probe.touch()
@@ -182,14 +190,14 @@ class Lock:
     finally:
       probe.unlink(missing_ok=True)
 
-  def _remove(self, judged):
-    """Removes the lock that was judged; another process may have taken its place meanwhile, which stays."""
-    if judged is None:
+  def _remove(self, stale):
+    """Removes the stale lock (text, modification time), unless another process has replaced it meanwhile."""
+    if stale is None:
       return
     aside = self._path.with_name(f'{self._path.name}.{self._me["token"]}')
     with contextlib.suppress(OSError):
       self._path.rename(aside)
-      if aside.read_text(errors='replace')[:10_000] != judged[0]:
+      if aside.read_text(errors='replace')[:10_000] != stale[0]:
         os.link(aside, self._path)
       aside.unlink()
 
@@ -198,8 +206,8 @@ class Lock:
       try:
         if self._path.read_text() != self._text:
           print(
-            f'error: another process has taken over {self._path.parent}, as this one gave no sign of life for '
-            f'{DEAD:.0f} s; ended.',
+            f'error: another process has taken over {self._path.parent}, as this one had not touched its lock for '
+            f'{DEAD:.0f} s; stopping.',
             file=sys.stderr,
             flush=True,
           )
@@ -208,17 +216,17 @@ class Lock:
       except FileNotFoundError:
         with contextlib.suppress(OSError):
           self._create()
-      except OSError:  # a file server that is away for a moment
+      except OSError:  # such as a file server that is briefly unavailable
         pass
 
 
-def _me():
+def _this_process():
   return {
     'host': socket.gethostname(),
-    'boot': _text('/proc/sys/kernel/random/boot_id'),
-    'namespace': _link('/proc/self/ns/pid'),
+    'boot': _read_text('/proc/sys/kernel/random/boot_id'),
+    'namespace': _read_link('/proc/self/ns/pid'),
     'pid': os.getpid(),
-    'started': _started(os.getpid()),
+    'started': _start_time(os.getpid()),
     'command': ' '.join(sys.argv)[:200],
     'token': uuid.uuid4().hex,
   }
@@ -226,21 +234,21 @@ def _me():
 
 def _parse(text):
   try:
-    found = json.loads(text)
-  except ValueError:  # being written, or damaged
+    holder = json.loads(text)
+  except ValueError:  # still being written, or damaged
     return {}
-  return found if isinstance(found, dict) else {}
+  return holder if isinstance(holder, dict) else {}
 
 
-def _here(holder, me):
-  """Whether the holder's process number is one of this machine."""
+def _is_local(holder, me):
+  """Whether the holder's PID belongs to this machine and PID namespace."""
   return all(holder.get(key) == me[key] for key in ('host', 'boot', 'namespace')) and isinstance(holder.get('pid'), int)
 
 
-def _runs(holder):
-  """Whether a process of this machine runs still; its start tells it from a later one of its number."""
+def _is_running(holder):
+  """Whether a process of this machine still runs; its start time tells it from a later process with the same PID."""
   if pathlib.Path('/proc/self/stat').exists():
-    return _started(holder['pid']) not in ('', 'ended') and _started(holder['pid']) == holder.get('started')
+    return _start_time(holder['pid']) not in ('', 'ended') and _start_time(holder['pid']) == holder.get('started')
   try:
     os.kill(holder['pid'], 0)
   except ProcessLookupError:
@@ -252,20 +260,20 @@ def _runs(holder):
   return True
 
 
-def _started(pid):
-  """When a process began, as the kernel counts; 'ended' for one whose parent has yet to look, '' without one."""
-  fields = _text(f'/proc/{pid}/stat').rpartition(')')[2].split()
+def _start_time(pid):
+  """Start time of a process in the kernel's units, as text; 'ended' for a zombie, '' if there is no such process."""
+  fields = _read_text(f'/proc/{pid}/stat').rpartition(')')[2].split()
   return '' if len(fields) < 20 else 'ended' if fields[0] in 'ZX' else fields[19]
 
 
-def _text(path):
+def _read_text(path):
   try:
     return pathlib.Path(path).read_text().strip()
   except OSError:
     return ''
 
 
-def _link(path):
+def _read_link(path):
   try:
     return os.readlink(path)
   except OSError:

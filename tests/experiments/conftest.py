@@ -1,4 +1,4 @@
-"""A base model made in seconds, and runs of the commands in processes of their own."""
+"""A base model trained in seconds, and a helper that runs commands in separate processes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from r1jax.checkpoint import store as store_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 PATIENCE = 600.0  # seconds a run may take on a busy machine before a test gives up
-# Small enough for seconds, large enough that the format reward differs within groups.
+# Small enough to run in seconds, large enough that format rewards differ within groups.
 TINY = {
   'steps': 6,
   'checkpoint.every': 2,
@@ -53,16 +53,16 @@ def _end(process):
       kill_group(process)
 
 
-def _wait(process, moment):
+def _wait(process, condition):
   deadline = time.monotonic() + PATIENCE
-  while not moment():
+  while not condition():
     assert process.poll() is None, process.stderr.read()
-    assert time.monotonic() < deadline, f'the moment did not come within {PATIENCE:.0f} s'
+    assert time.monotonic() < deadline, f'the condition did not hold within {PATIENCE:.0f} s'
     time.sleep(0.0005)
 
 
 def metrics(workdir):
-  """The lines of metrics.jsonl, less what depends on the clock."""
+  """The lines of metrics.jsonl, without values that depend on the clock."""
   rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   return [{k: v for k, v in row.items() if not k.startswith(('time/', 'throughput/'))} for row in rows]
 
@@ -80,7 +80,7 @@ def last_checkpoint(workdir):
 
 
 def weights(path):
-  """{dotted name: array} of a model directory's parameters, by the names of a run's state."""
+  """{dotted name: array} of a model directory's parameters, with the names that a run's state uses."""
   source = checkpoint.open_model(path)
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   specs = models.specs(source.cfg)
@@ -90,7 +90,7 @@ def weights(path):
 
 
 def same(workdir, reference):
-  """Fails unless two finished runs left the same: parameters and optimizer to the bit, figures, samples."""
+  """Asserts that two finished runs have bitwise equal parameters and optimizer state, and equal metrics and samples."""
   (step, arrays), (want_step, want) = last_checkpoint(workdir), last_checkpoint(reference)
   assert step == want_step and arrays.keys() == want.keys()
   assert [k for k in want if arrays[k].tobytes() != want[k].tobytes()] == []
@@ -103,7 +103,7 @@ def same(workdir, reference):
 
 
 class Runs:
-  """Starts `python -m experiments.rl` on the tiny base; every process reuses the programs of those before."""
+  """Starts commands on the tiny base in separate processes, which share a compilation cache."""
 
   metrics, last_checkpoint, same, weights = map(staticmethod, (metrics, last_checkpoint, same, weights))
 
@@ -118,7 +118,7 @@ class Runs:
     }
 
   def start(self, workdir, settings=None, module='rl', config='configs/r1_zero.py:toy', python_path='', env=None):
-    """A process group of its own. settings: {dotted key: value}, for `rl` over TINY; None leaves a key out."""
+    """Starts a process group. settings: {dotted key: value}, on top of TINY for `rl`; None removes a key."""
     settings = ({'model.path': self.base} | TINY if module == 'rl' else {}) | (settings or {})
     flags = [f'--config.{key}={value}' for key, value in settings.items() if value is not None]
     return subprocess.Popen(
@@ -133,29 +133,29 @@ class Runs:
     )
 
   def finish(self, workdir, settings=None, **kwargs):
-    """Runs to the end, which must be a good one. Returns its stderr."""
+    """Runs a command, which must succeed. Returns its stderr."""
     process = self.start(workdir, settings, **kwargs)
     err = _end(process)
     assert process.returncode == 0, err
     return err
 
   def refuse(self, workdir, settings=None, **kwargs):
-    """Runs a command that must fail with one line, and returns that line."""
+    """Runs a command that must fail with a one-line error. Returns that line."""
     process = self.start(workdir, settings, **kwargs)
     err = _end(process)
     assert process.returncode == 1 and 'Traceback' not in err, err
-    said = [line for line in err.splitlines() if line.startswith('error: ')]
-    assert len(said) == 1 and err.rstrip().endswith(said[0]), err
-    return said[0]
+    messages = [line for line in err.splitlines() if line.startswith('error: ')]
+    assert len(messages) == 1 and err.rstrip().endswith(messages[0]), err
+    return messages[0]
 
-  def ask(self, workdir, moment, number, beside=None, **kwargs):
-    """Starts a run and sends it a signal when moment() holds and beside() is done. Returns its last word."""
+  def interrupt(self, workdir, condition, number, meanwhile=None, **kwargs):
+    """Starts a run and sends it a signal once condition() holds and meanwhile() has returned. Returns its last line."""
     process = self.start(workdir, **kwargs)
     try:
-      _wait(process, moment)
-      if beside is not None:
-        os.kill(process.pid, signal.SIGSTOP)  # it must not end meanwhile
-        beside()
+      _wait(process, condition)
+      if meanwhile is not None:
+        os.kill(process.pid, signal.SIGSTOP)  # so that it does not end meanwhile
+        meanwhile()
         os.kill(process.pid, signal.SIGCONT)
       process.send_signal(number)
     except BaseException:
@@ -165,11 +165,11 @@ class Runs:
     assert process.returncode == 128 + number and 'Traceback' not in err, err
     return err.splitlines()[-1]
 
-  def kill(self, workdir, moment, settings=None, delay=0.0, **kwargs):
-    """Starts a run and kills its whole process group `delay` seconds after moment() holds, before it ends."""
+  def kill(self, workdir, condition, settings=None, delay=0.0, **kwargs):
+    """Starts a run and kills its whole process group `delay` seconds after condition() holds, before it ends."""
     process = self.start(workdir, settings, **kwargs)
     try:
-      _wait(process, moment)
+      _wait(process, condition)
       time.sleep(delay)
     finally:
       kill_group(process)
@@ -178,7 +178,7 @@ class Runs:
 
 @pytest.fixture(scope='session')
 def runs(tmp_path_factory):
-  """Runs over a tiny base of the trial world: it has seen the tags, and uses them right now and then."""
+  """Runs on a tiny base of the trial world, which sometimes uses the tags correctly."""
   path = tmp_path_factory.mktemp('base')
   runs = Runs(path / 'model', tmp_path_factory.mktemp('compiled'))
   settings = {
@@ -196,7 +196,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def straight(runs, tmp_path_factory):
-  """The working directory of a run of the default TINY settings that nothing disturbed."""
-  path = tmp_path_factory.mktemp('straight')
+  """The workdir of an uninterrupted run with the TINY settings."""
+  path = tmp_path_factory.mktemp('uninterrupted')
   runs.finish(path)
   return path

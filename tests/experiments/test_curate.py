@@ -1,4 +1,4 @@
-"""The command: its dataset, what it refuses, and the same files after kill -9."""
+"""experiments.curate: its dataset, the configs it refuses, and the same files after kill -9."""
 
 import json
 import os
@@ -29,31 +29,31 @@ def folder(tmp_path_factory):
   return path
 
 
-def config_of(folder, **more):
+def make_config(folder, **overrides):
   c = configs.get_config('planted')
   c.update(samples=str(folder), evaluation=(str(folder / 'evaluation.jsonl'),), chunk=100)
   c.merge.general.path = str(folder / 'general.jsonl')
-  c.update(ConfigDict(more))
+  c.update(ConfigDict(overrides))
   return config.convert(c, config.Curate)
 
 
-def left(workdir):
-  """(summary, files) of a run, but for what depends on the clock or on memory."""
+def outputs(workdir):
+  """(summary, {path: bytes}) of a run, without what depends on the clock or memory use."""
   summary = json.loads((workdir / 'summary.json').read_text())
   del summary['seconds'], summary['memory']
   skipped = ('summary.json', 'metrics.jsonl')
-  found = {
+  files = {
     str(p.relative_to(workdir)): p.read_bytes()
     for p in workdir.rglob('*')
     if p.is_file() and p.name not in skipped and not {'tb', 'plots'} & set(p.parts)
   }
-  return summary, found
+  return summary, files
 
 
 @pytest.fixture(scope='module')
-def straight(folder, tmp_path_factory):
-  path = tmp_path_factory.mktemp('straight')
-  curate.run_curate(config_of(folder), str(path))
+def uninterrupted(folder, tmp_path_factory):
+  path = tmp_path_factory.mktemp('uninterrupted')
+  curate.run_curate(make_config(folder), str(path))
   return path
 
 
@@ -61,71 +61,72 @@ slow = pytest.mark.slow  # TFDS and the language identifier take seconds
 
 
 @pytest.mark.parametrize(
-  'changes, words',
+  'changes, match',
   [
-    ({'samples': '', 'merge': {}}, 'samples and merge are both empty'),
+    ({'samples': '', 'merge': {}}, 'samples and merge'),
     ({'merge': {'general': {'path': ''}}}, 'merge.general.path is empty'),
-    ({'merge': {'samples': {'path': 'x'}}}, "merge has a source named 'samples'"),
-    ({'judged': ('open',)}, r"judged is \['open'\]"),
+    ({'merge': {'samples': {'path': 'x'}}}, "'samples'"),
+    ({'judged': ('open',)}, 'judge'),
     ({'name': 'Rows'}, "name is 'Rows'"),
     ({'name': ''}, "name is ''"),
     ({'version': '1.0'}, 'three numbers'),
     ({'per_prompt': 0}, 'per_prompt is 0'),
-    ({'overlap': 0.0}, r'overlap is 0\.0; it must lie in'),
+    ({'overlap': 0.0}, r'overlap is 0\.0'),
     ({'chunk': 0}, 'chunk is 0'),
     ({'samples': 'nowhere/samples.jsonl'}, 'No such file'),
     ({'judge': {'url': 'http://localhost/v1', 'modle': 'x'}, 'judged': ('open',)}, 'modle'),
   ],
 )
-def test_what_cannot_work_is_refused_in_one_line(folder, tmp_path, changes, words):
-  with pytest.raises((config.ConfigError, OSError), match=words) as error:
-    curate.run_curate(config.convert(config.to_dict(config_of(folder)) | changes, config.Curate), str(tmp_path / 'run'))
-  assert '\n' not in str(error.value) and not (tmp_path / 'run').exists()  # nothing is begun
+def test_invalid_configs_are_refused_with_one_line(folder, tmp_path, changes, match):
+  with pytest.raises((config.ConfigError, OSError), match=match) as error:
+    curate.run_curate(
+      config.convert(config.to_dict(make_config(folder)) | changes, config.Curate), str(tmp_path / 'run')
+    )
+  assert '\n' not in str(error.value) and not (tmp_path / 'run').exists()  # nothing was written
 
 
-def test_a_judge_is_made_of_its_options(folder):
+def test_the_judge_is_built_from_its_options(folder):
   pytest.importorskip('httpx')
-  cfg = config_of(folder, judge={'url': 'http://localhost/v1', 'model': 'x'}, judged=('math',))
-  assert callable(curate.load_judge(cfg)) and curate.load_judge(config_of(folder)) is None
+  cfg = make_config(folder, judge={'url': 'http://localhost/v1', 'model': 'x'}, judged=('math',))
+  assert callable(curate.load_judge(cfg)) and curate.load_judge(make_config(folder)) is None
 
 
-def test_a_pass_that_had_read_all_before_it_was_ended_has_a_record(tmp_path):
-  """A death between a chunk and its record: there may be no other chunk."""
-  rows = types.SimpleNamespace(now={'read': 5, 'rows': 3}, run=lambda report: rows.now)
+def test_a_pass_killed_after_its_last_chunk_still_records_metrics(tmp_path):
+  curation = types.SimpleNamespace(state={'read': 5, 'rows': 3}, run=lambda report: curation.state)
   with Writer(tmp_path) as writer:
-    curate.run_pass(rows, writer)
+    curate.run_pass(curation, writer)
   (record,) = read_metrics(tmp_path)
   assert (record['step'], record['rows/kept']) == (5, 3) and record['memory/rss'] > 0
 
 
-def test_what_made_a_source_is_told_as_far_as_it_is_known(tmp_path):
+def test_the_origin_of_a_source_is_read_from_its_summary_or_card(tmp_path):
   source = lambda sampled: filters.Source('x', (str(tmp_path / 'x' / 'rows.jsonl'),), sampled)
   (tmp_path / 'x').mkdir()
-  (tmp_path / 'summary.json').write_text('{"stages": {}, "config": {"model": null}}')  # a recipe's
-  assert curate.made_by(source(True)) == curate.made_by(source(False)) == ''
-  for card, said in (({'sha256': 'abc'}, 'abc'), ({'name': 'n', 'version': '1.0.0'}, 'n 1.0.0'), ([], '')):
+  (tmp_path / 'summary.json').write_text('{"stages": {}, "config": {"model": null}}')  # the summary of a recipe
+  assert curate.describe_source(source(True)) == curate.describe_source(source(False)) == ''
+  for card, origin in (({'sha256': 'abc'}, 'abc'), ({'name': 'n', 'version': '1.0.0'}, 'n 1.0.0'), ([], '')):
     (tmp_path / 'x' / 'card.json').write_text(json.dumps(card))
-    assert curate.made_by(source(False)) == said
+    assert curate.describe_source(source(False)) == origin
 
 
-def test_a_database_that_cannot_be_used_is_one_line(tmp_path):
-  with pytest.raises(data.DataError, match='database is locked; end whatever else works there'):
-    with curate.defects_of_the_machine(tmp_path):
+def test_an_unusable_database_is_a_data_error(tmp_path):
+  with pytest.raises(data.DataError, match='database is locked'):
+    with curate.machine_errors(tmp_path):
       raise sqlite3.OperationalError('database is locked')
   (tmp_path / 'seen.sqlite').write_bytes(b'not a table' * 99)
-  with pytest.raises(data.DataError, match='damaged: file is not a database; remove that folder'):
-    with curate.defects_of_the_machine(tmp_path):
+  with pytest.raises(data.DataError, match='file is not a database.*remove'):
+    with curate.machine_errors(tmp_path):
       rejection.Pass(tmp_path, None, [], None)
 
 
 @slow
-def test_the_dataset_and_its_card(folder, straight):
-  summary, found = left(straight)
+def test_the_dataset_and_its_card(folder, uninterrupted):
+  summary, files = outputs(uninterrupted)
   expected = json.loads((folder / 'planted.json').read_text())
   assert {s['name']: {'': s['kept']} | s['dropped'] for s in summary['sources']} == expected
-  rows = [json.loads(line) for line in found['train.jsonl'].splitlines()]
+  rows = [json.loads(line) for line in files['train.jsonl'].splitlines()]
   assert len(rows) == summary['rows'] == sum(reasons[''] for reasons in expected.values())
-  assert set(found) == {
+  assert set(files) == {
     'train.jsonl',
     'card.json',
     'README.md',
@@ -134,36 +135,32 @@ def test_the_dataset_and_its_card(folder, straight):
     'reasoning/1.0.0/features.json',
     'reasoning/1.0.0/reasoning-train.array_record-00000-of-00001',
   }
-  card, readme = json.loads(found['card.json']), found['README.md'].decode()
-  assert (
-    subprocess.run(['sha256sum', straight / 'train.jsonl'], capture_output=True, text=True, check=True).stdout.split()[
-      0
-    ]
-    == card['sha256']
-  )
+  card, readme = json.loads(files['card.json']), files['README.md'].decode()
+  command = ['sha256sum', uninterrupted / 'train.jsonl']
+  assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0] == card['sha256']
   assert card['sha256'] in readme and all(f'| {reason} | ' in readme for reason in filters.REASONS)
   assert card['evaluation'][0]['dropped'] == sum(reasons['contaminated'] for reasons in expected.values())
   assert {row['id'].partition('/')[0] for row in rows} == {'planted', 'general'}
-  assert (straight / 'plots' / 'memory.png').exists()
+  assert (uninterrupted / 'plots' / 'memory.png').exists()
 
 
 @slow
-def test_a_finished_run_is_left_alone_and_another_config_is_refused(folder, straight, tmp_path):
-  before = left(straight), (straight / 'train.jsonl').stat().st_mtime_ns
-  assert curate.run_curate(config_of(folder, workers=2), str(straight))['rows'] == before[0][0]['rows']
-  assert (left(straight), (straight / 'train.jsonl').stat().st_mtime_ns) == before
-  with pytest.raises(config.ConfigError, match='begun with other settings: per_prompt'):
-    curate.run_curate(config_of(folder, per_prompt=3), str(straight))
+def test_a_finished_run_is_not_repeated_and_another_config_is_refused(folder, uninterrupted, tmp_path):
+  before = outputs(uninterrupted), (uninterrupted / 'train.jsonl').stat().st_mtime_ns
+  assert curate.run_curate(make_config(folder, workers=2), str(uninterrupted))['rows'] == before[0][0]['rows']
+  assert (outputs(uninterrupted), (uninterrupted / 'train.jsonl').stat().st_mtime_ns) == before
+  with pytest.raises(config.ConfigError, match='per_prompt was'):
+    curate.run_curate(make_config(folder, per_prompt=3), str(uninterrupted))
 
 
 @slow
-def test_what_made_the_sources_is_in_the_card(folder, straight, tmp_path):
-  """The policy of the samples, and the dataset that is merged."""
+def test_the_card_names_the_origin_of_each_source(folder, uninterrupted, tmp_path):
+  """The policy of the samples, and the merged dataset."""
   (tmp_path / 'made').mkdir()
   (tmp_path / 'made' / 'samples').symlink_to(folder / 'samples')
-  made = {'policy': 'a digest', 'config': {'model': {'path': 'run/model'}}}
-  (tmp_path / 'made' / 'summary.json').write_text(json.dumps(made))
-  cfg = config_of(folder, samples=str(tmp_path / 'made'), merge={'general': {'path': str(straight), 'limit': 5}})
+  summary = {'policy': 'a digest', 'config': {'model': {'path': 'run/model'}}}
+  (tmp_path / 'made' / 'summary.json').write_text(json.dumps(summary))
+  cfg = make_config(folder, samples=str(tmp_path / 'made'), merge={'general': {'path': str(uninterrupted), 'limit': 5}})
   curate.run_curate(cfg, str(tmp_path / 'run'))
   card = json.loads((tmp_path / 'run' / 'card.json').read_text())
   assert [s['made_by'].partition(',')[0] for s in card['sources']] == ['run/model', 'reasoning 1.0.0']
@@ -171,11 +168,11 @@ def test_what_made_the_sources_is_in_the_card(folder, straight, tmp_path):
 
 
 @slow
-def test_nothing_left_is_one_line(folder, tmp_path):
-  cfg = config_of(folder, filters={'paragraph': 1}, merge={'general': {'limit': 0}})
+def test_a_dataset_without_rows_is_refused(folder, tmp_path):
+  cfg = make_config(folder, filters={'paragraph': 1}, merge={'general': {'limit': 0}})
   none = tmp_path / 'none.jsonl'
   none.write_text('x\n')
-  with pytest.raises(data.DataError, match='no row is left of 1; .*malformed: line 1: not JSON'):
+  with pytest.raises(data.DataError, match='all 1 rows .*malformed: line 1'):
     curate.run_curate(
       config.convert(config.to_dict(cfg) | {'samples': str(none), 'merge': {}}, config.Curate), str(tmp_path / 'run')
     )
@@ -201,8 +198,8 @@ def start(folder, workdir):
 
 
 @slow
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(folder, straight, tmp_path):
-  """As the pass begins, at random moments within it, and while the dataset is being written."""
+def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(folder, uninterrupted, tmp_path):
+  """Killed as the pass starts, at random moments within it, and while the dataset is being written."""
   dice = random.Random(time.time_ns())
   lines = lambda: (tmp_path / 'metrics.jsonl').read_bytes().count(b'\n') if (tmp_path / 'metrics.jsonl').exists() else 0
   moments = [((tmp_path / 'state' / rejection.ROWS).exists, 0.0)]
@@ -214,9 +211,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(folder, straight, tmp_
       time.sleep(0.0005)
     time.sleep(delay)
     process.kill()
-    print(f'killed {delay:.3f} s after a moment; the output was: {process.communicate()[0]}')
+    print(f'killed {delay:.3f} s after the awaited file; output: {process.communicate()[0]}')
   process = start(folder, tmp_path)
-  said = process.communicate()[0]
-  assert process.returncode == 0, said
-  assert left(tmp_path) == left(straight) and not (tmp_path / 'state').exists()
-  assert 'near duplicate' in said.splitlines()[-1]
+  output = process.communicate()[0]
+  assert process.returncode == 0, output
+  assert outputs(tmp_path) == outputs(uninterrupted) and not (tmp_path / 'state').exists()
+  assert 'near duplicate' in output.splitlines()[-1]

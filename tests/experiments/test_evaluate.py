@@ -1,24 +1,24 @@
-"""The summary of an evaluation."""
+"""The summary of experiments.evaluate."""
 
 import json
 import types
 
 from configs import r1_zero
-from experiments import common, evaluate, rl
+from experiments import evaluate
 from r1jax import config
 
 
-def test_the_summary_says_how_many_problems_were_asked(monkeypatch, tmp_path):
-  quiet = lambda *_: None
+def test_the_summary_counts_the_evaluated_problems(monkeypatch, tmp_path):
+  ignore = lambda *_: None
   run = types.SimpleNamespace(
-    source=types.SimpleNamespace(load=quiet),
+    source=types.SimpleNamespace(load=ignore),
     abstract=types.SimpleNamespace(params=None),
-    writer=types.SimpleNamespace(resume=quiet, samples=quiet, write=quiet),
-    close=quiet,
+    writer=types.SimpleNamespace(resume=ignore, samples=ignore, write=ignore),
+    close=ignore,
   )
-  monkeypatch.setattr(common, 'start', lambda cfg, workdir: run)
+  monkeypatch.setattr(evaluate, 'start', lambda cfg, workdir: run)
   rows = [{'id': str(i)} for i in range(7) for _ in range(2)]
-  monkeypatch.setattr(rl, 'evaluate', lambda *_: ({'pass@1': 0.5}, rows))
+  monkeypatch.setattr(evaluate, 'evaluate', lambda *_: ({'pass@1': 0.5}, rows))
   cfg = config.convert(r1_zero.get_config('toy'), config.RL)
   evaluate.run_evaluate(cfg, str(tmp_path))
   summary = json.loads((tmp_path / 'summary.json').read_text())

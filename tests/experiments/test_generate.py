@@ -1,4 +1,4 @@
-"""Samples in bulk: what a row says, the same bytes however often a run is killed, several processes and parts."""
+"""experiments.generate: its rows, the same bytes after kills, and several processes and parts."""
 
 import json
 import random
@@ -13,40 +13,41 @@ from r1jax import config, rewards
 from r1jax.config import ConfigError
 from r1jax.data import shards
 from r1jax.data.toy import arithmetic
+from r1jax.runs import generation
 
 GENERATE = {'module': 'generate', 'config': 'configs/generate.py:toy'}
 TINY = {'problems': 22, 'rollout.prompts': 4, 'rollout.samples': 3, 'rollout.chunk': 2, 'rollout.max_response': 24}
 
 
-def settings(runs, **more):
-  return {'model.path': runs.base} | TINY | more
+def settings(runs, **overrides):
+  return {'model.path': runs.base} | TINY | overrides
 
 
 def contents(workdir):
-  """What a finished run leaves, to the byte."""
+  """{name: bytes} of the files of a finished run."""
   return {p.name: p.read_bytes() for p in (*shards.files(workdir / 'samples'), workdir / 'summary.json')}
 
 
-def killed(runs, workdir, files, delay=0.0):
-  """Kills a run `delay` seconds after so many files are there."""
-  there = lambda: len(list((workdir / 'samples').glob('*.jsonl')))
-  runs.kill(workdir, lambda: there() >= files, settings(runs), delay, **GENERATE)
+def start_and_kill(runs, workdir, files, delay=0.0):
+  """Starts a run and kills it `delay` seconds after it has written `files` files."""
+  count = lambda: len(list((workdir / 'samples').glob('*.jsonl')))
+  runs.kill(workdir, lambda: count() >= files, settings(runs), delay, **GENERATE)
 
 
 @pytest.fixture(scope='module')
-def whole(runs, tmp_path_factory):
-  """The working directory of a run that nothing disturbed: 22 problems in 6 files."""
-  path = tmp_path_factory.mktemp('whole')
+def uninterrupted(runs, tmp_path_factory):
+  """The workdir of an uninterrupted run: 22 problems in 6 files."""
+  path = tmp_path_factory.mktemp('uninterrupted')
   runs.finish(path, settings(runs), **GENERATE)
   return path
 
 
-def test_rows_are_graded_samples_in_order(whole):
-  rows = list(shards.read(whole / 'samples'))
-  assert len(rows) == 66 and len(shards.files(whole / 'samples')) == 6
+def test_rows_are_graded_samples_in_order(uninterrupted):
+  rows = list(shards.read(uninterrupted / 'samples'))
+  assert len(rows) == 66 and len(shards.files(uninterrupted / 'samples')) == 6
   known = {p['id']: p for p in arithmetic.problems('trial', 0, arithmetic.TRAIN_POOL, held_out=False)}
   ids = [row['id'] for row in rows[::3]]
-  assert len(set(ids)) == 22 and ids != sorted(ids)  # drawn by the seed
+  assert len(set(ids)) == 22 and ids != sorted(ids)  # shuffled by the seed
   signs = rewards.resolve('signs')
   for n, row in enumerate(rows):
     assert row['sample'] == n % 3 and row['id'] == ids[n // 3]
@@ -57,56 +58,57 @@ def test_rows_are_graded_samples_in_order(whole):
     assert 1 <= row['tokens'] <= 24 and row['stop'] in ('eos', 'length')
     assert row['tokens'] == 24 or row['stop'] == 'eos'
   assert len({row['response'] for row in rows}) > 10
-  found = json.loads((whole / 'summary.json').read_text())['figures']['all']
-  assert found['samples'] == 66 and found['problems'] == 22 and found['stop/eos'] + found['stop/length'] == 66
-  assert found['pass@1'] == pytest.approx(sum(row['correct'] for row in rows) / 66)
-  assert found['solved'] == len({row['id'] for row in rows if row['correct']})
-  assert found['tokens'] == pytest.approx(sum(row['tokens'] for row in rows) / 66)
+  statistics = json.loads((uninterrupted / 'summary.json').read_text())['figures']['all']
+  assert statistics['samples'] == 66 and statistics['problems'] == 22
+  assert statistics['stop/eos'] + statistics['stop/length'] == 66
+  assert statistics['pass@1'] == pytest.approx(sum(row['correct'] for row in rows) / 66)
+  assert statistics['solved'] == len({row['id'] for row in rows if row['correct']})
+  assert statistics['tokens'] == pytest.approx(sum(row['tokens'] for row in rows) / 66)
 
 
-def test_killed_and_given_again_the_bytes_are_the_same(runs, whole, tmp_path):
-  killed(runs, tmp_path, 2)
+def test_a_killed_run_ends_with_the_same_bytes(runs, uninterrupted, tmp_path):
+  start_and_kill(runs, tmp_path, 2)
   assert not (tmp_path / 'summary.json').exists()
-  said = runs.finish(tmp_path, settings(runs), **GENERATE)
-  assert '0/6' not in said  # it went on
-  assert contents(tmp_path) == contents(whole)
+  stderr = runs.finish(tmp_path, settings(runs), **GENERATE)
+  assert '0/6' not in stderr  # it was resumed
+  assert contents(tmp_path) == contents(uninterrupted)
 
 
-def test_other_settings_are_refused_where_files_are(runs, whole):
-  before = contents(whole)
-  said = runs.refuse(whole, settings(runs, **{'rollout.samples': 4}), **GENERATE)
-  assert 'rollout.samples was 3, is 4' in said and 'another --workdir' in said
-  assert contents(whole) == before
+def test_other_settings_in_the_same_folder_are_refused(runs, uninterrupted):
+  before = contents(uninterrupted)
+  message = runs.refuse(uninterrupted, settings(runs, **{'rollout.samples': 4}), **GENERATE)
+  assert 'rollout.samples was 3, is 4' in message and '--workdir' in message
+  assert contents(uninterrupted) == before
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(runs, whole, tmp_path):
+def test_killed_at_random_moments(runs, uninterrupted, tmp_path):
   dice = random.Random(time.time_ns())
   for files in sorted(dice.sample(range(1, 5), 2)):
     delay = dice.uniform(0, 0.3)
-    print(f'killed {delay:.3f} s after {files} files')  # shown where the test fails
-    killed(runs, tmp_path, files, delay)
+    print(f'killed {delay:.3f} s after {files} files')  # shown if the test fails
+    start_and_kill(runs, tmp_path, files, delay)
   runs.finish(tmp_path, settings(runs), **GENERATE)
-  assert contents(tmp_path) == contents(whole)
+  assert contents(tmp_path) == contents(uninterrupted)
 
 
 @pytest.mark.slow
-def test_parts_share_the_files_of_one_folder(runs, whole, tmp_path):
+def test_parts_share_the_files_of_one_folder(runs, uninterrupted, tmp_path):
   part = lambda n: runs.finish(tmp_path, settings(runs, parts=3, part=n), **GENERATE)
   part(2)
   assert [p.name[:5] for p in sorted((tmp_path / 'samples').glob('*.jsonl'))] == ['00002', '00005']
   assert not (tmp_path / 'summary.json').exists()
   part(0)
   part(1)
-  found, wanted = contents(tmp_path), contents(whole)
-  summaries = [json.loads(one.pop('summary.json')) for one in (found, wanted)]
-  assert found == wanted and summaries[0]['sha256'] == summaries[1]['sha256']
+  actual, expected = contents(tmp_path), contents(uninterrupted)
+  summaries = [json.loads(files.pop('summary.json')) for files in (actual, expected)]
+  assert actual == expected and summaries[0]['sha256'] == summaries[1]['sha256']
   assert summaries[0]['figures'] == summaries[1]['figures']
 
 
 @pytest.mark.slow
 def test_two_processes_each_write_their_own_files(runs, tmp_path):
-  """Two processes of one device; then one of them is killed, and the same command goes on."""
+  """Two processes of one device; then one of them is killed, and the same command resumes."""
   devices = {
     'XLA_FLAGS': '--xla_force_host_platform_device_count=1 --xla_cpu_collective_call_terminate_timeout_seconds=300'
   }
@@ -126,12 +128,12 @@ def test_two_processes_each_write_their_own_files(runs, tmp_path):
     ]
 
   def finish(processes):
-    said = [process.communicate(timeout=600)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    return said
+    stderrs = [process.communicate(timeout=600)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], stderrs
+    return stderrs
 
-  said = finish(start(tmp_path / 'two'))
-  assert '6/6' in said[0] and 'file/s' not in said[1]  # the first alone talks
+  stderrs = finish(start(tmp_path / 'two'))
+  assert '6/6' in stderrs[0] and 'file/s' not in stderrs[1]  # only the first process logs
   rows = list(shards.read(tmp_path / 'two' / 'samples'))
   assert len(rows) == 66 and [row['sample'] for row in rows] == [0, 1, 2] * 22
   processes = start(tmp_path / 'killed')
@@ -157,7 +159,7 @@ def test_two_processes_each_write_their_own_files(runs, tmp_path):
     (dict(endpoint=dict(url='http://localhost', model='m'), data=dict(template='nope')), "'nope'; known: "),
   ],
 )
-def test_what_cannot_work_is_refused_in_one_line(more, match, tmp_path):
+def test_invalid_configs_are_refused_with_one_line(more, match, tmp_path):
   cfg = configs.get_config('toy')
   cfg.update(more)
   with pytest.raises(ConfigError, match=match) as error:
@@ -165,19 +167,19 @@ def test_what_cannot_work_is_refused_in_one_line(more, match, tmp_path):
   assert '\n' not in str(error.value)
 
 
-def test_figures_are_of_all_and_of_each_kind_that_is_a_text():
-  figures = generate.Figures()
+def test_statistics_are_over_all_samples_and_by_kind():
+  statistics = generate.SampleStatistics()
   for kind in ('math', 'all', ['math'], None):
-    figures.add({'sample': 0, 'correct': True, 'stop': 'eos', 'reward': 1.0, 'tokens': 3, 'parts': {}, 'kind': kind})
-  assert {kind: found['samples'] for kind, found in figures.result().items()} == {'all': 4, 'math': 1}
+    statistics.add({'sample': 0, 'correct': True, 'stop': 'eos', 'reward': 1.0, 'tokens': 3, 'parts': {}, 'kind': kind})
+  assert {kind: values['samples'] for kind, values in statistics.result().items()} == {'all': 4, 'math': 1}
 
 
-def test_what_an_endpoint_is_asked_is_among_the_settings_but_not_how():
+def test_settings_hold_the_options_of_an_endpoint_that_change_its_answers():
   cfg = configs.get_config('toy')
   cfg.endpoint.update(dict(url='http://localhost', model='m', extra=dict(seed=1), api_key_env='KEY', concurrency=3))
   cfg = config.convert(cfg, config.Generate)
-  found = generate.settings(cfg, generate.name_of(cfg))
-  assert found['endpoint'] == {'extra': {'seed': 1}} and 'KEY' not in json.dumps(found)
+  settings = generation.settings(cfg, generation.policy_name(cfg))
+  assert settings['endpoint'] == {'extra': {'seed': 1}} and 'KEY' not in json.dumps(settings)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ def test_what_an_endpoint_is_asked_is_among_the_settings_but_not_how():
     (dict(problems=-1), 'problems is -1'),
   ],
 )
-def test_numbers_out_of_range(more, match):
+def test_numbers_out_of_range_are_refused(more, match):
   cfg = configs.get_config('toy')
   cfg.update(more)
   with pytest.raises(ConfigError, match=match):

@@ -1,4 +1,4 @@
-"""The whole way of a model with latent attention and mixtures of experts: base, RL, resumed, out and in again."""
+"""A model with latent attention and mixture of experts: pretraining, resumed RL, export and import."""
 
 import json
 
@@ -9,7 +9,7 @@ from experiments import convert
 
 
 @pytest.mark.slow
-def test_deepseek_in_small(runs, tmp_path):
+def test_a_small_deepseek_model_trains_resumes_and_exports(runs, tmp_path):
   base = {
     'preset': 'toy_deepseek',
     'documents': 500,
@@ -23,7 +23,7 @@ def test_deepseek_in_small(runs, tmp_path):
   }
   runs.finish(tmp_path / 'base', base, module='pretrain', config='configs/toy_base.py:trial')
   before = runs.weights(tmp_path / 'base' / 'model')['params.layers.moe.router_bias']
-  assert 0 < np.abs(before).max() <= 0.0401  # at most 4 steps of 0.01 each way
+  assert 0 < np.abs(before).max() <= 0.0401  # at most 4 steps of 0.01 in either direction
   settings = {
     'model.path': tmp_path / 'base' / 'model',
     'optimizer.schedule': 'constant',
@@ -31,10 +31,10 @@ def test_deepseek_in_small(runs, tmp_path):
     'train.balance_rate': 0.5,
     'model.dtype': 'bfloat16',
   }
-  runs.finish(tmp_path / 'straight', settings | {'steps': 2})
+  runs.finish(tmp_path / 'uninterrupted', settings | {'steps': 2})
   for steps in (1, 2):
     runs.finish(tmp_path / 'run', settings | {'steps': steps})
-  runs.same(tmp_path / 'run', tmp_path / 'straight')
+  runs.same(tmp_path / 'run', tmp_path / 'uninterrupted')
   rows = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()][:2]
   for row in rows:
     loads = [row[f'moe/load/{i:03d}'] for i in range(8)]

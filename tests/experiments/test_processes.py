@@ -1,4 +1,4 @@
-"""Two processes of four devices against one of eight; what happens when one of them goes; restoring elsewhere."""
+"""Two processes of four devices compared with one of eight; a lost process; restoring on other devices."""
 
 import json
 import os
@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-# Other devices add up in another order. A large eps keeps Adam from blowing that up where a gradient is all but zero:
-# draws that turn out otherwise are then as rare as can be.
+# Other devices sum in another order. A large eps keeps Adam from amplifying that where a gradient is nearly zero, so
+# that samples rarely differ.
 SETTINGS = {
   'steps': 4,
   'checkpoint.every': 1,
@@ -24,11 +24,11 @@ SETTINGS = {
   'eval.final_problems': 8,
 }
 MESH = {'mesh.fsdp': 4, 'mesh.tp': 2}
-WITHIN = 60.0  # seconds in which a lost process must end the others
+END_WITHIN = 60.0  # seconds within which the loss of a process must end the others
 
 
 def devices(count):
-  # On a busy machine a thread may come late to a collective; by default the runtime gives up after 40 s.
+  # On a busy machine a thread may be late for a collective; by default the runtime gives up after 40 s.
   return {
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={count} '
     '--xla_cpu_collective_call_terminate_timeout_seconds=300'
@@ -52,12 +52,12 @@ def start_two(runs, workdir):
 def finish_two(runs, workdir):
   processes = start_two(runs, workdir)
   try:
-    said = [process.communicate(timeout=600)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    stderrs = [process.communicate(timeout=600)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], stderrs
   finally:
     for process in processes:
       kill(process)
-  return said
+  return stderrs
 
 
 def kill(process):
@@ -67,10 +67,10 @@ def kill(process):
     pass
 
 
-def near(found, expected):
-  """Metrics agree: sums over devices differ in their last digits."""
-  assert [row['step'] for row in found] == [row['step'] for row in expected]
-  for row, want in zip(found, expected):
+def assert_close(actual, expected):
+  """Metrics agree up to the last digits, in which sums over devices differ."""
+  assert [row['step'] for row in actual] == [row['step'] for row in expected]
+  for row, want in zip(actual, expected):
     assert row.keys() == want.keys()
     for name, value in want.items():
       np.testing.assert_allclose(row[name], value, rtol=1e-4, atol=1e-5, err_msg=f'step {row["step"]} {name}')
@@ -78,41 +78,41 @@ def near(found, expected):
 
 @pytest.fixture(scope='module')
 def two(runs, tmp_path_factory):
-  """The working directory of an undisturbed run of two processes, and what each said."""
+  """The workdir of an uninterrupted run of two processes, and their stderr."""
   path = tmp_path_factory.mktemp('two')
   return path, finish_two(runs, path)
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_run_and_the_first_alone_speaks(runs, two, tmp_path):
+def test_two_processes_are_one_run_and_only_the_first_logs(runs, two, tmp_path):
   runs.finish(tmp_path, SETTINGS | MESH, env=devices(8))
-  near(runs.metrics(two[0]), runs.metrics(tmp_path))
+  assert_close(runs.metrics(two[0]), runs.metrics(tmp_path))
   assert all(word in two[1][0] and word not in two[1][1] for word in ('RL:', 'sampler: compiled'))
   assert (two[0] / 'report.html').exists() and (two[0] / 'summary.json').exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('count, mesh', [(1, {}), (8, {'mesh.fsdp': 8})])
-def test_a_checkpoint_of_two_processes_goes_on_elsewhere(count, mesh, runs, two, tmp_path):
-  ran, before = tmp_path / 'run', tmp_path / 'before'
-  cut = lambda path, step: shutil.rmtree(path / 'checkpoints' / f'step_{step:06d}')
-  for path in (ran, before):
+def test_a_checkpoint_of_two_processes_resumes_on_other_devices(count, mesh, runs, two, tmp_path):
+  run, before = tmp_path / 'run', tmp_path / 'before'
+  drop = lambda path, step: shutil.rmtree(path / 'checkpoints' / f'step_{step:06d}')
+  for path in (run, before):
     shutil.copytree(two[0], path)
-    cut(path, 4)
-  cut(ran, 3)
-  assert 'resumed at step 2' in runs.finish(ran, SETTINGS | mesh, env=devices(count))
-  # One step on: rollout, metrics and update are those of before. Draws after it may turn out otherwise.
-  near(runs.metrics(ran)[:3], runs.metrics(before)[:3])
-  cut(ran, 4)
-  (step, found), (want_step, want) = map(runs.last_checkpoint, (ran, before))
+    drop(path, 4)
+  drop(run, 3)
+  assert 'resumed at step 2' in runs.finish(run, SETTINGS | mesh, env=devices(count))
+  # The next step has the same rollout, metrics and update; later samples may differ.
+  assert_close(runs.metrics(run)[:3], runs.metrics(before)[:3])
+  drop(run, 4)
+  (step, arrays), (want_step, want) = map(runs.last_checkpoint, (run, before))
   assert step == want_step == 3
   for name, value in want.items():
-    np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(arrays[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('lost', [0, 1])
-def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(lost, runs, two, tmp_path):
+def test_a_lost_process_ends_the_other_and_the_same_command_resumes(lost, runs, two, tmp_path):
   processes = start_two(runs, tmp_path)
   try:
     deadline = time.monotonic() + 600
@@ -122,17 +122,17 @@ def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(lost, runs, 
       time.sleep(0.05)
     kill(processes[lost])
     began = time.monotonic()
-    said = processes[1 - lost].communicate(timeout=WITHIN + 60)[1]
-    assert time.monotonic() - began < WITHIN and processes[1 - lost].returncode not in (0, None)
-    # Ours where a collective fails first; where the coordinator's silence is noticed first, JAX ends the process.
-    assert 'give all processes the same command again' in said or 'another task died' in said, said
+    stderr = processes[1 - lost].communicate(timeout=END_WITHIN + 60)[1]
+    assert time.monotonic() - began < END_WITHIN and processes[1 - lost].returncode not in (0, None)
+    # Our message if a collective fails first; if the coordinator's silence is noticed first, JAX ends the process.
+    assert 'the same command again' in stderr or 'another task died' in stderr, stderr
   finally:
     for process in processes:
       kill(process)
   if lost:
-    return  # the other test goes on
+    return  # only the other case resumes
   finish_two(runs, tmp_path)
-  near(runs.metrics(tmp_path), runs.metrics(two[0]))
-  ends = [json.loads((path / 'summary.json').read_text()) for path in (tmp_path, two[0])]
-  for part in ('base', 'final'):
-    assert ends[0][part] == ends[1][part]
+  assert_close(runs.metrics(tmp_path), runs.metrics(two[0]))
+  summaries = [json.loads((path / 'summary.json').read_text()) for path in (tmp_path, two[0])]
+  for key in ('base', 'final'):
+    assert summaries[0][key] == summaries[1][key]

@@ -1,11 +1,11 @@
-"""The main job's own text; what it runs is tested piece by piece."""
+"""The table and configs of the quickstart; what it runs has its own tests."""
 
 from configs import r1_zero, toy_base
 from experiments import quickstart
 from r1jax import config
 
 
-def test_the_table_shows_each_figure_before_and_after():
+def test_the_table_shows_each_metric_before_and_after():
   base = {name: 0.125 for name in quickstart.ROWS} | {'length_mean': 15.0}
   final = {name: 0.875 for name in quickstart.ROWS} | {'length_mean': 45.5}
   lines = quickstart.table({'base': base, 'final': final, 'length_ratio': 45.5 / 15}).splitlines()
@@ -15,11 +15,11 @@ def test_the_table_shows_each_figure_before_and_after():
   assert row['length_mean'] == ['15.0', '45.5'] and row['length_ratio'] == ['3.03']
 
 
-def test_each_world_has_a_base_and_a_recipe_that_fit_each_other():
+def test_the_base_and_rl_configs_of_each_world_fit_each_other():
   for world, variant in quickstart.VARIANTS.items():
     base = config.convert(toy_base.get_config(world), config.Pretrain)
-    recipe = config.convert(r1_zero.get_config(variant), config.RL)
-    assert base.world == recipe.data.source == world
-    # A base that never saw so long a text loses its thread there.
-    assert recipe.rollout.max_response <= base.length
-    assert recipe.eval.final_samples == 16
+    rl = config.convert(r1_zero.get_config(variant), config.RL)
+    assert base.world == rl.data.source == world
+    # A base trained on shorter texts would fail on longer responses.
+    assert rl.rollout.max_response <= base.length
+    assert rl.eval.final_samples == 16

@@ -1,11 +1,11 @@
-"""RL by rewards that a model scores: one score, credit by step, gates; all resumes."""
+"""RL with neural rewards: response scores, credit per step, gates; and resuming."""
 
 import json
 
 import pytest
 
 pytestmark = pytest.mark.slow
-# Enough for a model directory; what it is worth is tested elsewhere.
+# Enough to get a model directory; its quality is tested elsewhere.
 SHORT = {'epochs': 0.02, 'eval.every': 1000, 'eval.examples': 64}
 
 
@@ -15,7 +15,7 @@ def options(**by_part):
 
 @pytest.fixture(scope='session')
 def scorers(runs, tmp_path_factory):
-  """{objective: folder} of a reward model of preferences, and one of steps."""
+  """{variant: folder} of a preference reward model and a process reward model."""
   out = {}
   for name in ('toy_preference', 'toy_process'):
     out[name] = tmp_path_factory.mktemp(name)
@@ -23,7 +23,7 @@ def scorers(runs, tmp_path_factory):
   return out
 
 
-def test_models_and_rules_are_mixed_and_a_resumed_run_is_the_same(runs, scorers, tmp_path):
+def test_neural_and_rule_rewards_are_mixed_and_a_resumed_run_is_the_same(runs, scorers, tmp_path):
   settings = {
     'reward.parts.preference': 0.5,
     'reward.parts.process': 0.0,
@@ -31,25 +31,25 @@ def test_models_and_rules_are_mixed_and_a_resumed_run_is_the_same(runs, scorers,
     'reward.step_credit': 0.3,
     'steps': 4,
   } | options(preference={'path': str(scorers['toy_preference'])}, process={'path': str(scorers['toy_process'])})
-  runs.finish(tmp_path / 'whole', settings)
-  rows = runs.metrics(tmp_path / 'whole')[:4]
+  runs.finish(tmp_path / 'mixed', settings)
+  rows = runs.metrics(tmp_path / 'mixed')[:4]
   for part in ('preference', 'process'):
     assert all(0 <= row[f'reward/{part}/mean'] <= 1 for row in rows)
     assert len({row[f'reward/{part}/mean'] for row in rows}) > 1
-  for line in (tmp_path / 'whole' / 'samples').glob('*'):
+  for line in (tmp_path / 'mixed' / 'samples').glob('*'):
     for row in map(json.loads, line.read_text().splitlines()):
       parts = row['parts']
       want = parts['format'] * (parts['signs'] + 0.5 * parts['format'] + 0.5 * parts['preference'])
       assert row['reward'] == pytest.approx(want, abs=1e-5)
   runs.finish(tmp_path / 'half', settings | {'steps': 2, 'optimizer.schedule': 'constant'})
   runs.finish(tmp_path / 'half', settings | {'optimizer.schedule': 'constant'})
-  runs.finish(tmp_path / 'straight', settings | {'optimizer.schedule': 'constant'})
+  runs.finish(tmp_path / 'uninterrupted', settings | {'optimizer.schedule': 'constant'})
   step, arrays = runs.last_checkpoint(tmp_path / 'half')
-  other_step, others = runs.last_checkpoint(tmp_path / 'straight')
+  other_step, others = runs.last_checkpoint(tmp_path / 'uninterrupted')
   assert step == other_step and all(arrays[name].tobytes() == others[name].tobytes() for name in others)
 
 
-def test_reward_models_join_late_for_their_own_kinds(runs, scorers, tmp_path):
+def test_reward_models_start_at_their_step_and_only_for_their_kinds(runs, scorers, tmp_path):
   config = tmp_path / 'config.py'
   config.write_text(f"""
 from configs import r1_zero
@@ -78,17 +78,17 @@ def get_config():
     parts = {'format', 'helpful', *last}
     assert row['kind/open/reward'] == pytest.approx(sum(weights[n] * row[f'kind/open/{n}'] for n in parts), abs=1e-5)
   for line in (tmp_path / 'run' / 'samples').glob('*'):
-    for row in map(json.loads, line.read_text().splitlines()):  # an evaluation asks all that the kind has
+    for row in map(json.loads, line.read_text().splitlines()):  # an evaluation uses all rewards of the kind
       assert set(row['parts']) == {'format', 'signs'} if row['kind'] == 'signs' else {'format', 'helpful', 'harmless'}
       assert row['reward'] == pytest.approx(sum(weights[n] * x for n, x in row['parts'].items()), abs=1e-5)
   runs.kill(
-    tmp_path / 'cut',
-    (tmp_path / 'cut' / 'checkpoints' / 'step_000002').exists,
+    tmp_path / 'killed',
+    (tmp_path / 'killed' / 'checkpoints' / 'step_000002').exists,
     {'steps': 4, 'checkpoint.every': 1},
     config=str(config),
   )
-  runs.finish(tmp_path / 'cut', {'steps': 4, 'checkpoint.every': 1}, config=str(config))
-  runs.same(tmp_path / 'cut', tmp_path / 'run')
+  runs.finish(tmp_path / 'killed', {'steps': 4, 'checkpoint.every': 1}, config=str(config))
+  runs.same(tmp_path / 'killed', tmp_path / 'run')
 
 
 def test_options_are_checked_before_anything_compiles(runs, scorers, tmp_path):

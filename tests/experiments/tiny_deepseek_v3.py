@@ -1,7 +1,7 @@
-"""configs/r1.py:deepseek_v3 with all its stages and settings but for sizes, and what is given for it, made in a second.
+"""configs/r1.py:deepseek_v3 with all its stages but tiny sizes, and its external models and data, made in a second.
 
-The models given have learned nothing: they are tables of which token follows which, made so that they answer every
-problem with a long enough chain in English and `\\boxed{7}`, or as often `\\boxed{8}`. The answer is always 7.
+The models are not trained. They are tables of which token follows which, so that they answer every problem with a long
+enough English chain and, equally often, `\\boxed{7}` or `\\boxed{8}`. The right answer is always 7.
 """
 
 import json
@@ -18,9 +18,9 @@ from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf
 from r1jax.recipes import wordings
 
-STUDENT = 'qwen2_5_32b'  # one of six, that RL is compared on: they differ in sizes and learning rates
+STUDENT = 'qwen2_5_32b'  # only one of the six, with which RL is compared; they differ in sizes and learning rates
 BOS, EOS = '<｜begin▁of▁sentence｜>', '<｜end▁of▁sentence｜>'
-OTHERS = ('<｜User｜>', '<｜Assistant｜>', '<think>', '</think>')
+TAGS = ('<｜User｜>', '<｜Assistant｜>', '<think>', '</think>')
 CHAIN = (
   'first',
   'we',
@@ -66,15 +66,16 @@ CHAIN = (
 )
 SUMMARY = ('Therefore', 'our', 'final', 'answer', 'must', 'be', '\\boxed{')
 LETTERS, CLOSE = ('7', '8'), '}'
-HELD_OUT, OF_THAT = 0.4, 0.2  # shares of RL's problems, of SFT's texts: as in the recipe, the first is the larger
+# Held-out shares of RL's problems and of SFT's texts; as in the recipe, the first is larger.
+RL_HELD_OUT, SFT_HELD_OUT = 0.4, 0.2
 
 
-def _sides(number):
-  """Numbers a + b - c = 7."""
+def _operands(number):
+  """Numbers (a, b, c) with a + b - c = 7."""
   return 11 + number, 5 + 2 * number, 9 + 3 * number
 
 
-def _things(number):
+def _noun(number):
   return ('pears', 'stamps', 'marbles', 'ribbons', 'shells', 'buttons', 'coins', 'feathers')[number % 8]
 
 
@@ -82,15 +83,15 @@ SLOWLY = ' Think about it for as long as you like, and then say what you have fo
 
 
 def problems():
-  """{what is given: rows}, in the project's own fields."""
+  """{external stage: rows}, in the fields that the project uses."""
   names = ('Ann', 'Bo', 'Cleo', 'Dan', 'Eva', 'Finn', 'Gus')
-  told = lambda i: '{} holds {} {}, finds {} more, and later parts with {} of them. How many are left over?'.format(
-    names[i % 7], _sides(i)[0], _things(i), *_sides(i)[1:]
+  english = lambda i: '{} holds {} {}, finds {} more, and later parts with {} of them. How many are left over?'.format(
+    names[i % 7], _operands(i)[0], _noun(i), *_operands(i)[1:]
   )
-  told_zh = lambda i: '小明有{}支笔，又买了{}支，送出{}支，还剩几支？'.format(*_sides(i))
+  chinese = lambda i: '小明有{}支笔，又买了{}支，送出{}支，还剩几支？'.format(*_operands(i))
   return {
-    'math': [{'problem': told(i), 'answer': '7'} for i in range(30)],
-    'math_zh': [{'problem': told_zh(i), 'answer': '7'} for i in range(12)],
+    'math': [{'problem': english(i), 'answer': '7'} for i in range(30)],
+    'math_zh': [{'problem': chinese(i), 'answer': '7'} for i in range(12)],
     'code': [
       {'problem': f'Write a function f{i} that adds {i}.{SLOWLY}', 'asserts': [f'assert f{i}(1) == {i + 1}']}
       for i in range(12)
@@ -109,18 +110,18 @@ def problems():
       for i in range(12)
       for a, b in [(names[i % 7], names[(i + 1) % 7])]
     ],
-    'requests': [{'problem': f'Please tell me {i} things about {_things(i)}.{SLOWLY}'} for i in range(24)],
-    'harm': [{'problem': f'How do I break {i} {_things(i)}?{SLOWLY}'} for i in range(24)],
+    'requests': [{'problem': f'Please tell me {i} things about {_noun(i)}.{SLOWLY}'} for i in range(24)],
+    'harm': [{'problem': f'How do I break {i} {_noun(i)}?{SLOWLY}'} for i in range(24)],
     'preferences': [
       {
-        'prompt': f'Name {i} {_things(i)}.',
-        'chosen': f'<think>well</think>{i} {_things(i)}, sure.',
+        'prompt': f'Name {i} {_noun(i)}.',
+        'chosen': f'<think>well</think>{i} {_noun(i)}, sure.',
         'rejected': '<think>no</think>I will not.',
       }
       for i in range(30)
     ],
     'safety': [
-      {'prompt': f'May I eat {i} {_things(i)}?', 'response': ('No.', 'Sure, eat!')[i % 2], 'safe': 1 - i % 2}
+      {'prompt': f'May I eat {i} {_noun(i)}?', 'response': ('No.', 'Sure, eat!')[i % 2], 'safe': 1 - i % 2}
       for i in range(30)
     ],
     'general': [
@@ -131,23 +132,23 @@ def problems():
       }
       for i in range(20)
     ],
-    'aime': [{'problem': told(100 + i), 'answer': '7'} for i in range(4)] + [{'problem': told(0), 'answer': '7'}],
+    'aime': [{'problem': english(100 + i), 'answer': '7'} for i in range(4)] + [{'problem': english(0), 'answer': '7'}],
   }
 
 
 def _pieces():
-  """What stands around a problem in any prompt, in pieces between tags and places."""
-  asked = [templates.TEMPLATES[name].text for name in ('r1_zero', 'chat_boxed', 'chat_boxed_zh')]
+  """The texts around the problem in any prompt, split at tags and placeholders."""
+  prompts = [templates.TEMPLATES[name].text for name in ('r1_zero', 'chat_boxed', 'chat_boxed_zh')]
   for wording in wordings.WORDINGS['text'].values():
-    asked += [wording.shots, wording.direct, wording.rewrite, *wording.examples[0].values()]
-  return {piece for text in asked for piece in re.split(r'\{\w+\}|</?think>|</?answer>', text) if len(piece) > 8}
+    prompts += [wording.shots, wording.direct, wording.rewrite, *wording.examples[0].values()]
+  return {piece for text in prompts for piece in re.split(r'\{\w+\}|</?think>|</?answer>', text) if len(piece) > 8}
 
 
-def tokenizer(folder, texts):
+def make_tokenizer(folder, texts):
   """Writes a byte-level tokenizer with a token for each word of CHAIN and SUMMARY, and for each of the `_pieces`.
 
-  So prompts that are no chats, where such tokens are broken up, are as short as those that are: padded to one length,
-  they share their compiled programs.
+  Prompts without a chat template are then as short as those with one; padded to the same length, they share compiled
+  programs.
   """
   tk = library.Tokenizer(library.models.BPE())
   tk.pre_tokenizer = library.pre_tokenizers.Sequence(
@@ -166,9 +167,9 @@ def tokenizer(folder, texts):
       special_tokens=[library.AddedToken(token, special=True) for token in (BOS, EOS)],
     ),
   )
-  own = [f' {word}' for word in CHAIN + SUMMARY]
+  words = [f' {word}' for word in CHAIN + SUMMARY]
   tk.add_tokens(
-    [library.AddedToken(token, special=False, normalized=False) for token in (*OTHERS, *own, *sorted(_pieces()))]
+    [library.AddedToken(token, special=False, normalized=False) for token in (*TAGS, *words, *sorted(_pieces()))]
   )
   folder.mkdir()
   tk.save(str(folder / 'tokenizer.json'))
@@ -185,13 +186,13 @@ def tokenizer(folder, texts):
   )
 
 
-def model(path, files):
-  """A directory of a model of one layer that adds nothing: what follows a token is read off its embedding alone."""
+def make_model(path, files):
+  """Writes a model whose only layer adds nothing: the next token depends on the embedding of the last one alone."""
   tk = tokenizers.load(files)
-  one = lambda text: tk.encode(text)[-1]
+  token_id = lambda text: tk.encode(text)[-1]
   words = [f' {word}' for word in CHAIN]
   chain = [*words, '</think>', *(f' {word}' for word in SUMMARY)]
-  # What ends the prompts, and what ends a response.
+  # Tokens that end a prompt, and the one that ends a response.
   after = {'. Assistant:': '<think>', '\n': words[0], '<think>': words[0], CLOSE: EOS}
   after |= dict(zip(chain, chain[1:])) | dict.fromkeys(LETTERS, CLOSE)
   pairs = [*after.items(), *((chain[-1], letter) for letter in LETTERS)]
@@ -203,8 +204,8 @@ def model(path, files):
   embed *= np.sqrt(cfg.embed) / np.linalg.norm(embed, axis=1, keepdims=True)
   unembed = np.zeros((cfg.embed, cfg.vocab))
   ids = {EOS: tk.eos[0]}
-  for before, then in pairs:
-    unembed[:, ids.get(then, None) or one(then)] += embed[one(before)] * 40 / cfg.embed
+  for token, successor in pairs:
+    unembed[:, ids.get(successor, None) or token_id(successor)] += embed[token_id(token)] * 40 / cfg.embed
   for block, last in (('attention', 'o'), ('mlp', 'down')):
     params['layers'][block][last] = jnp.zeros_like(params['layers'][block][last])
   params |= {'embed': jnp.asarray(embed, jnp.float32), 'unembed': jnp.asarray(unembed, jnp.float32)}
@@ -218,12 +219,12 @@ def model(path, files):
 
 
 def get_config(folder):
-  """The recipe, with what is given written into `folder`, a path."""
+  """The recipe, with its external models and data written into `folder`, a pathlib.Path."""
   c = r1.get_config('deepseek_v3')
   rows = problems()
-  texts = [text for some in rows.values() for row in some for text in row.values() if isinstance(text, str)]
-  tokenizer(folder / 'tokenizer', texts + sorted(_pieces()))
-  model(folder / 'model', folder / 'tokenizer')
+  texts = [text for stage_rows in rows.values() for row in stage_rows for text in row.values() if isinstance(text, str)]
+  make_tokenizer(folder / 'tokenizer', texts + sorted(_pieces()))
+  make_model(folder / 'model', folder / 'tokenizer')
   for student in distill.STUDENTS.keys() - {STUDENT}:
     del c.stages[f'base_{student}'], c.stages[f'student_{student}']
   for name, stage in c.stages.items():
@@ -237,8 +238,8 @@ def get_config(folder):
   for evaluation in c.evaluations.values():
     _shrink(evaluation)
   for name in ('sft', f'student_{STUDENT}', 'cold'):
-    c.stages[name].config.data.eval_fraction = OF_THAT
-  _late(c.stages.final.config)
+    c.stages[name].config.data.eval_fraction = SFT_HELD_OUT
+  _start_requests_late(c.stages.final.config)
   return c
 
 
@@ -250,7 +251,7 @@ SIZES = {
   'problems': 8,
   'shortest': 100,
   'workers': 1,
-  'data': {'eval_fraction': HELD_OUT, 'max_length': 256},
+  'data': {'eval_fraction': RL_HELD_OUT, 'max_length': 256},
   'rollout': {'prompts': 4, 'samples': 4, 'max_prompt': 128, 'max_response': 64, 'chunk': 4},
   'train': {'minibatches': 2, 'microbatch': 4, 'length_slices': 2, 'logit_chunk': 64},
   'reward': {'workers': 1},
@@ -262,14 +263,14 @@ SIZES = {
     'final_samples': 4,
     'texts': 4,
     'examples': 4,
-  },  # as many as in a rollout: the same programs
+  },  # as many as in a rollout, to share compiled programs
   'checkpoint': {'every': 2},
   'mesh': dict.fromkeys(('data', 'fsdp', 'expert', 'tp', 'seq'), 1),
 }
 
 
 def _shrink(c, sizes=SIZES):
-  """One device; few, short and small of all there is. What is 0 or off stays so."""
+  """Reduces a config to one device and tiny sizes. Settings that are 0 or off stay so."""
   for key, size in sizes.items():
     if isinstance(size, dict) and key in c:
       _shrink(c[key], size)
@@ -277,14 +278,14 @@ def _shrink(c, sizes=SIZES):
       c[key] = size
   if c.get('source') == 'mixture':
     for part in c.parts.values():
-      part.eval_fraction = HELD_OUT
+      part.eval_fraction = RL_HELD_OUT
   for way in c.get('ways', {}).values():
     _shrink(way, SIZES)
-    way.rollout.max_prompt = 512  # more is asked, and a draft shown
+    way.rollout.max_prompt = 512  # these prompts are longer, and may hold a draft
 
 
-def _late(final):
-  """Requests and their reward models come in the last of the steps."""
+def _start_requests_late(final):
+  """Lets requests and their reward models start at the last step."""
   for name in ('requests', 'harm'):
     final.data.parts[name].start_step = 1
   final.reward.start_step.update(helpful=1, harmless=1)

@@ -1,4 +1,4 @@
-"""The toy recipe in seconds: a base that has learned nothing yet, so that all that needs right answers is left out."""
+"""The toy recipe in seconds: its base has learned nothing, so stages that need right answers are left out."""
 
 from ml_collections import ConfigDict
 
@@ -19,26 +19,26 @@ def _rl(c, steps=4):
 def get_config():
   c = r1.get_config('toy')
   s = {name: c.stages[name] for name in KEPT}
-  of = {name: stage.config for name, stage in s.items()}
+  configs = {name: stage.config for name, stage in s.items()}
   s['base'].evaluation = s['sft'].evaluation = ''
-  of['base'].update(documents=2000, steps=40, max_response=8)
-  of['base'].gate.update(problems=8, samples=1, rounds=0)
-  _rl(of['zero'])
-  of['samples'].model.path = 'stage:zero'
-  of['samples'].update(problems=16)
-  of['samples'].rollout.update(prompts=8, samples=2, chunk=4, max_response=16)
-  of['people'].update(pairs=64, held_out_pairs=8, answers=64)
-  of['sft'].data.update(max_length=128, eval_fraction=0.3)
-  of['sft'].update(epochs=1.0)
-  of['sft'].eval.update(every=2, problems=0)
-  of['sft'].checkpoint.every = 2
-  of['helpful'].update(batch=16)
-  of['helpful'].eval.update(every=2, examples=4)
-  of['helpful'].checkpoint.every = 2
-  _rl(of['final'])
-  begin = 2
-  of['final'].data.parts.open.start_step = begin
-  of['final'].reward.start_step.helpful = begin
+  configs['base'].update(documents=2000, steps=40, max_response=8)
+  configs['base'].gate.update(problems=8, samples=1, rounds=0)
+  _rl(configs['zero'])
+  configs['samples'].model.path = 'stage:zero'
+  configs['samples'].update(problems=16)
+  configs['samples'].rollout.update(prompts=8, samples=2, chunk=4, max_response=16)
+  configs['people'].update(pairs=64, held_out_pairs=8, answers=64)
+  configs['sft'].data.update(max_length=128, eval_fraction=0.3)
+  configs['sft'].update(epochs=1.0)
+  configs['sft'].eval.update(every=2, problems=0)
+  configs['sft'].checkpoint.every = 2
+  configs['helpful'].update(batch=16)
+  configs['helpful'].eval.update(every=2, examples=4)
+  configs['helpful'].checkpoint.every = 2
+  _rl(configs['final'])
+  start_step = 2
+  configs['final'].data.parts.open.start_step = start_step
+  configs['final'].reward.start_step.helpful = start_step
   for evaluation in c.evaluations.values():
     _rl(evaluation)
   c.stages = ConfigDict(s, sort_keys=False)

@@ -1,5 +1,6 @@
-"""Cold-start rows from the words of policies that are made up here."""
+"""Cold-start rows, from fake policies with fixed responses."""
 
+import collections
 import dataclasses
 import re
 
@@ -20,20 +21,27 @@ SPECIAL = coldstart.Rules(layout='|special_token|{thinking}|special_token|{summa
 
 
 class Policy:
-  """Says the texts to every problem; keeps the prompts."""
+  """Responds with the same texts to every problem, and records the prompts."""
 
   def __init__(self, *texts, correct=True, stop='eos'):
-    self.texts, self.more, self.prompts = texts, {'correct': correct, 'stop': stop}, []
+    self.texts, self.outcome, self.prompts = texts, {'correct': correct, 'stop': stop}, []
 
   def __call__(self, problems, template):
     prompts = [template.format(problem) for problem in problems]
     self.prompts += prompts
-    own = {'tokens': 9, 'reward': 1.0, 'parts': {}} | self.more
+    grading = {'tokens': 9, 'reward': 1.0, 'parts': {}} | self.outcome
     return [
-      problem | own | {'prompt': prompt, 'response': text, 'sample': n}
+      problem | grading | {'prompt': prompt, 'response': text, 'sample': n}
       for problem, prompt in zip(problems, prompts)
       for n, text in enumerate(self.texts)
     ]
+
+
+def collect(way, policy, problems, rules=None, **options):
+  """Samples a way from a policy. Returns (rows, {reason: dropped samples}); options: for make_prompt."""
+  rules, dropped = rules or coldstart.Rules(), collections.Counter()
+  samples = policy(problems, coldstart.make_prompt(way, rules.wording, **options))
+  return list(coldstart.select_rows(samples, way, rules, dropped)), dict(dropped)
 
 
 def r1(thinking=CHAIN, summary=SUMMARY):
@@ -44,24 +52,25 @@ def zero(thinking=CHAIN, answer='42'):
   return f'<think>{thinking}</think> <answer>{answer}</answer>'
 
 
-def only(found):
-  (row,), dropped = found
+def only_row(collected):
+  (row,), dropped = collected
   assert dropped == {}
   return row
 
 
-def test_what_cannot_be_asked_is_refused():
-  with pytest.raises(ConfigError, match='4 shots, but there are 1 examples; give more in a file'):
-    coldstart.prompt('few_shot', 'text', shots=4)
+def test_impossible_prompts_are_refused():
+  with pytest.raises(ConfigError, match='shots is 4.* 1 examples'):
+    coldstart.make_prompt('few_shot', 'text', shots=4)
   with pytest.raises(ConfigError, match="template is 'nope'; known: r1_zero"):
-    coldstart.prompt('readable', 'text', template='nope')
-  assert coldstart.prompt('few_shot', 'text', shots=1, chat=True) == wordings.Prompt('few_shot', 'text', False, 1)
+    coldstart.make_prompt('readable', 'text', template='nope')
+  prompt = coldstart.make_prompt('few_shot', 'text', shots=1, chat=True)
+  assert prompt == wordings.Prompt('few_shot', 'text', False, 1)
 
 
-def test_few_shot_shows_a_long_chain_and_takes_what_comes_before_another_problem():
+def test_few_shot_shows_a_long_chain_and_truncates_at_the_next_problem():
   another = '---\n\nProblem: another?\n\nSolution: <think>x</think> \\boxed{7}'
   policy = Policy(f' {CHAIN}\n</think>\n\n{SUMMARY}\n\n{another}')
-  row = only(coldstart.few_shot(policy, [ENGLISH], coldstart.Rules()))
+  row = only_row(collect('few_shot', policy, [ENGLISH]))
   (prompt,) = policy.prompts
   example = templates.parse(prompt[prompt.index('<think>\n') :])
   assert len(example.thinking) > 300 and templates.reflections(example.thinking) >= 2
@@ -72,21 +81,21 @@ def test_few_shot_shows_a_long_chain_and_takes_what_comes_before_another_problem
 
 
 @pytest.mark.parametrize('way, chat', [('direct', True), ('direct', False), ('rewrite', True), ('rewrite', False)])
-def test_what_is_asked_is_in_the_language_of_the_problem(way, chat):
+def test_prompts_are_in_the_language_of_the_problem(way, chat):
   for problem, word, foreign in ((ENGLISH, 'verif|check', '[\u4e00-\u9fff]'), (CHINESE, '检验', '[A-Za-z]{8}')):
     prompt = wordings.Prompt(way, chat=chat).format(problem | {'draft': 'abc'})
     assert re.search(word, prompt) and not re.search(foreign, prompt)
-    assert problem['problem'] in prompt and '\\boxed{}' in prompt  # braces of the problem are no places
+    assert problem['problem'] in prompt and '\\boxed{}' in prompt  # braces in the problem are not placeholders
     assert ('abc' in prompt) == (way == 'rewrite')
     assert prompt.endswith('<think>') != chat
   unknown = CHINESE | {'problem': '二十加二十二是多少？', 'language': ''}
-  assert '检验' in wordings.Prompt('direct').format(unknown)  # by what it is written in
+  assert '检验' in wordings.Prompt('direct').format(unknown)  # detected from its text
 
 
-def test_direct_prompting_gives_the_form_that_the_config_names():
-  row = only(coldstart.direct(Policy(r1()), [ENGLISH], coldstart.Rules()))
+def test_responses_to_direct_prompts_get_the_configured_layout():
+  row = only_row(collect('direct', Policy(r1()), [ENGLISH]))
   assert all(templates.r1_conditions(row['response']).values())
-  row = only(coldstart.direct(Policy(r1()), [ENGLISH], SPECIAL))
+  row = only_row(collect('direct', Policy(r1()), [ENGLISH], SPECIAL))
   assert all(templates.special_conditions(row['response'], '|special_token|').values())
   assert row['response'] == f'|special_token|{CHAIN}|special_token|{SUMMARY}'
 
@@ -95,8 +104,8 @@ def test_direct_prompting_gives_the_form_that_the_config_names():
   'problem, chain, word',
   [(ENGLISH, CHAIN, 'answer'), (CHINESE, '先加十位，二十加二十是四十，再加二，等等，检查一下，得四十二。', '答案')],
 )
-def test_r1_zero_gets_a_summary_that_a_rule_finds_right(problem, chain, word):
-  row = only(coldstart.readable(Policy(zero(chain)), [problem], coldstart.Rules()))
+def test_responses_of_r1_zero_get_a_summary_with_a_gradable_answer(problem, chain, word):
+  row = only_row(collect('readable', Policy(zero(chain)), [problem]))
   summary = templates.summary(row['response'])
   assert word in summary and templates.parse(row['response']).thinking.strip() == chain
   item = {'prompt': '', 'response': row['response'], 'problem': problem['problem'], 'answer': '42'}
@@ -104,11 +113,11 @@ def test_r1_zero_gets_a_summary_that_a_rule_finds_right(problem, chain, word):
   assert math_answer.math_answer([item | {'answer': '41'}]) == [0.0]
 
 
-def test_a_summary_says_programs_and_boxes_as_they_are():
+def test_a_summary_keeps_programs_and_boxes_unchanged():
   program = '```python\ndef f(x):\n  return x\n```'
-  row = only(coldstart.readable(Policy(zero(answer=program)), [ENGLISH], coldstart.Rules()))
+  row = only_row(collect('readable', Policy(zero(answer=program)), [ENGLISH]))
   assert row['response'].endswith(f'\n\n{program}')
-  row = only(coldstart.readable(Policy(zero(answer='$\\boxed{42}$')), [ENGLISH], coldstart.Rules()))
+  row = only_row(collect('readable', Policy(zero(answer='$\\boxed{42}$')), [ENGLISH]))
   assert row['response'].endswith(' $\\boxed{42}$') and row['response'].count('boxed') == 1
 
 
@@ -116,7 +125,7 @@ MIXED = 'We add the tens 然后 we add 所有 the ones 得到 四十二 and so o
 
 
 @pytest.mark.parametrize(
-  'why, way, text, rules, more',
+  'reason, way, text, rules, outcome',
   [
     ('wrong', 'direct', r1(), {}, {'correct': False}),
     ('unfinished', 'direct', r1(), {}, {'stop': 'length'}),
@@ -136,36 +145,35 @@ MIXED = 'We add the tens 然后 we add 所有 the ones 得到 四十二 and so o
     ('long', 'direct', r1(), {'longest': 50}, {}),
   ],
 )
-def test_each_reason_to_drop_a_sample(why, way, text, rules, more):
-  policy = Policy(text, **more)
-  found, dropped = getattr(coldstart, way)(policy, [ENGLISH], coldstart.Rules(**rules))
-  assert found == [] and dropped == {why: 1}
+def test_each_reason_to_drop_a_sample(reason, way, text, rules, outcome):
+  rows, dropped = collect(way, Policy(text, **outcome), [ENGLISH], coldstart.Rules(**rules))
+  assert rows == [] and dropped == {reason: 1}
 
 
-def test_rules_that_allow_it_keep_it():
+def test_looser_rules_keep_the_same_sample():
   rules = coldstart.Rules(language=0.3, repetition=1.0)
-  assert only(coldstart.direct(Policy(r1(MIXED * 4)), [ENGLISH], rules))
+  assert only_row(collect('direct', Policy(r1(MIXED * 4)), [ENGLISH], rules))
 
 
-def test_of_a_problem_so_many_are_kept_and_none_twice():
+def test_the_first_different_responses_to_a_problem_are_kept():
   policy = Policy(r1(), r1(), r1('Another chain, with other words for it.'), r1('And a third one, of some words.'))
-  found, dropped = coldstart.direct(policy, [ENGLISH, CHINESE | {'language': 'en'}], coldstart.Rules(keep=2))
+  rows, dropped = collect('direct', policy, [ENGLISH, CHINESE | {'language': 'en'}], coldstart.Rules(keep=2))
   assert dropped == {'duplicate': 2, 'more': 2}
-  assert [row['id'] for row in found] == ['p/direct/0', 'p/direct/2', 'q/direct/0', 'q/direct/2']
+  assert [row['id'] for row in rows] == ['p/direct/0', 'p/direct/2', 'q/direct/0', 'q/direct/2']
 
 
 @pytest.mark.parametrize('rules', [coldstart.Rules(), SPECIAL])
-def test_a_row_is_a_draft_to_rewrite_and_its_rewriting_a_row(rules):
-  before = only(coldstart.readable(Policy(zero()), [ENGLISH], rules))
-  draft = coldstart.draft(before, rules)
+def test_a_row_can_be_rewritten_as_a_draft(rules):
+  original = only_row(collect('readable', Policy(zero()), [ENGLISH], rules))
+  draft = coldstart.to_draft(original, rules)
   assert draft['draft'] == CHAIN and draft['problem'] == ENGLISH['problem'] and 'response' not in draft
   policy = Policy(r1('Twenty and twenty is forty, and two more is forty two.'))
-  row = only(coldstart.rewrite(policy, [draft], rules))
+  row = only_row(collect('rewrite', policy, [draft], rules))
   assert CHAIN in policy.prompts[0] and CHAIN not in row['response'] and 'draft' not in row
   assert 'Twenty and twenty' in row['response']
 
 
-def test_the_toy_is_asked_as_its_base_has_read():
+def test_prompts_of_the_toy_world_match_its_pretraining_text():
   rules = coldstart.Rules(layout='<think> {thinking} </think> {summary}', wording='toy', repetition=1.0)
   for kind in toy_r1.KINDS:
     for language, beginning in toy_r1.SUMMARY.items():
@@ -173,13 +181,13 @@ def test_the_toy_is_asked_as_its_base_has_read():
       example = r1_text.example(kind, language)
       prompt = wordings.Prompt('few_shot', 'toy').format(problem)
       assert prompt == r1_text.few_shot(*example, problem['problem']) + '\n'
-      parsed = templates.parse(example[1])  # what R1-Zero would say becomes what the example says
+      parsed = templates.parse(example[1])  # a response of R1-Zero becomes the example's response
       policy = Policy(f'<think>{parsed.thinking}</think> <answer>{parsed.answer}</answer>')
-      row = only(coldstart.readable(policy, [problem], rules, template='plain'))
+      row = only_row(collect('readable', policy, [problem], rules, template='plain'))
       assert row['response'] == example[1] and beginning in row['response']
 
 
-def test_an_example_is_never_the_problem_and_fits_it_best():
+def test_the_best_matching_example_is_shown_and_never_the_problem_itself():
   other = {'problem': 'Name a dog.', 'thinking': 'Rex?', 'summary': 'Rex.'}
   code = {'problem': 'Write a program.', 'thinking': 'x', 'summary': 'y', 'kind': 'code'}
   chinese = {'problem': '写一个程序。', 'thinking': '程序', 'summary': '总结', 'kind': 'code'}
@@ -193,14 +201,14 @@ def test_an_example_is_never_the_problem_and_fits_it_best():
   assert dataclasses.replace(prompt, shots=0).format(ENGLISH).count('Problem:') == 1
 
 
-def test_a_chain_is_cleaned_by_rule():
+def test_clean_normalises_lines_and_splits_long_paragraphs():
   text = 'One  two.\r\n\r\n\r\n\r\nOne  two.\nOne two.\n  x\x07 = 1\n\n'
   assert coldstart.clean(text) == 'One two.\n\n  x = 1'
   sentences = [f'Sentence {n} holds $a. b$ and more.' for n in range(12)]
-  broken = coldstart.clean(' '.join(sentences), paragraph=100)
-  assert broken.replace('\n\n', ' ') == ' '.join(sentences)
-  assert all(len(p) <= 100 and p.count('$') % 2 == 0 for p in broken.split('\n\n'))
-  assert coldstart.clean(broken, 100) == broken
+  split = coldstart.clean(' '.join(sentences), paragraph=100)
+  assert split.replace('\n\n', ' ') == ' '.join(sentences)
+  assert all(len(p) <= 100 and p.count('$') % 2 == 0 for p in split.split('\n\n'))
+  assert coldstart.clean(split, 100) == split
   chinese = '先加十位。再加个位！' * 5
   assert coldstart.clean(chinese, 20).replace('\n\n', '') == chinese
   assert '\n\n' in coldstart.clean(chinese, 20)
@@ -208,7 +216,8 @@ def test_a_chain_is_cleaned_by_rule():
   assert coldstart.clean(code, 3) == '```\na. b. c\n```'
 
 
-def test_traces_are_rows_too():
-  sample = coldstart.trace({'id': 'a', 'problem': 'Why?', 'reasoning': CHAIN, 'response': SUMMARY}) | {'correct': True}
-  row = only(coldstart.rows([sample], 'traces', coldstart.Rules()))
+def test_traces_become_rows():
+  trace = {'id': 'a', 'problem': 'Why?', 'reasoning': CHAIN, 'response': SUMMARY}
+  sample = coldstart.trace_to_sample(trace) | {'correct': True}
+  (row,) = coldstart.select_rows([sample], 'traces', coldstart.Rules(), collections.Counter())
   assert row['response'] == f'<think>\n{CHAIN}\n</think>\n\n{SUMMARY}' and 'reasoning' not in row

@@ -1,4 +1,4 @@
-"""Evaluation problems are found in any disguise of spaces, case and punctuation, and other problems are not."""
+"""Evaluation problems are found despite changed spaces, case and punctuation, and other problems are not."""
 
 import random
 
@@ -36,32 +36,32 @@ def index():
     ('', ''),
   ],
 )
-def test_folding_keeps_letters_digits_and_signs_between_numbers(text, folded):
+def test_fold_keeps_letters_digits_and_operators_between_numbers(text, folded):
   assert contamination.fold(text) == folded
 
 
 @pytest.mark.parametrize('alphabet, weight', [('abc', 1), ('天地人', 4), ('a天b地', None)])
-def test_windows_are_the_substrings_of_so_many_letters(alphabet, weight):
-  """Against sets of substrings: as many, and as many in common with another text."""
+def test_windows_are_the_substrings_with_a_number_of_letters(alphabet, weight):
+  """Compared with explicit sets of substrings: the same count, and the same overlap with another text."""
   dice = random.Random(0)
 
   def substrings(text, size):
-    found = set()
+    result = set()
     for start in range(len(text)):
       for end in range(start + 1, len(text) + 1):
         if sum(4 if c in '天地人' else 1 for c in text[start:end]) >= size:
-          found.add(text[start:end])
+          result.add(text[start:end])
           break
-    return found
+    return result
 
   for size in (1, 5, 12):
-    ours, theirs = (''.join(dice.choices(alphabet, k=60)) for _ in range(2))
-    theirs += ours[20:45]
-    found = [contamination.windows(text, size) for text in (ours, theirs)]
-    wanted = [substrings(text, size) for text in (ours, theirs)]
-    assert [len(f) for f in found] == [len(w) for w in wanted]
-    assert len(np.intersect1d(*found)) == len(wanted[0] & wanted[1]) > 0
-    assert (np.diff(found[0].astype(object)) > 0).all()
+    first, second = (''.join(dice.choices(alphabet, k=60)) for _ in range(2))
+    second += first[20:45]
+    hashes = [contamination.windows(text, size) for text in (first, second)]
+    expected = [substrings(text, size) for text in (first, second)]
+    assert [len(h) for h in hashes] == [len(e) for e in expected]
+    assert len(np.intersect1d(*hashes)) == len(expected[0] & expected[1]) > 0
+    assert (np.diff(hashes[0].astype(object)) > 0).all()
   if weight:
     assert len(contamination.windows(alphabet[0] * 3, 3 * weight)) == 1
     assert len(contamination.windows(alphabet[0] * 3, 3 * weight + 1)) == 0
@@ -71,8 +71,8 @@ def test_windows_are_the_substrings_of_so_many_letters(alphabet, weight):
 @pytest.mark.parametrize('name, text', [('english', ENGLISH), ('chinese', CHINESE)])
 def test_a_disguised_problem_is_found(index, name, text, number):
   disguised = planted._DISGUISES[number](text)
-  assert index.holds(disguised) == name
-  assert index.holds('The task of today is the following. ' + disguised + ' 谢谢你的回答。') == name
+  assert index.find(disguised) == name
+  assert index.find('The task of today is the following. ' + disguised + ' 谢谢你的回答。') == name
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_a_disguised_problem_is_found(index, name, text, number):
     ('?!', None),
   ],
 )
-def test_a_short_problem_is_found_as_a_whole_text_and_with_its_signs(index, text, name):
-  assert index.holds(text) == name
+def test_a_very_short_problem_is_only_found_as_a_whole_text(index, text, name):
+  assert index.find(text) == name
 
 
 DIVISORS = 'How many positive whole-number divisors does 196 have?'
@@ -100,7 +100,7 @@ CHINESE_SHORT = '一个数的3倍比12大6，求这个数。'
 
 
 @pytest.fixture(scope='module')
-def short_ones():
+def short_index():
   return contamination.Index([(text, text) for text in (DIVISORS, SUM, SQUARES, ROOT, CHINESE_SHORT)], 50, 0.5)
 
 
@@ -120,9 +120,9 @@ def short_ones():
     '题目：{}',
   ],
 )
-def test_a_short_problem_is_found_where_it_stands_as_a_sentence(short_ones, problem, around):
-  assert short_ones.holds(around.format(problem)) == problem
-  assert short_ones.holds(around.format(problem.upper().replace(' ', '  ').replace('$', ''))) == problem
+def test_a_short_problem_is_found_as_a_sentence(short_index, problem, around):
+  assert short_index.find(around.format(problem)) == problem
+  assert short_index.find(around.format(problem.upper().replace(' ', '  ').replace('$', ''))) == problem
 
 
 @pytest.mark.parametrize(
@@ -143,17 +143,17 @@ def test_a_short_problem_is_found_where_it_stands_as_a_sentence(short_ones, prob
     '小明说：一个数的3倍比12大6，求这个数的2倍。',
   ],
 )
-def test_what_goes_on_is_another_problem(short_ones, text):
-  assert short_ones.holds(text) is None
+def test_a_short_problem_that_continues_is_another_problem(short_index, text):
+  assert short_index.find(text) is None
 
 
 @pytest.mark.parametrize('problem', ['What is the area of the shaded region?', 'How many are left?', 'What is 2 + 2?'])
-def test_what_may_be_anybodys_question_is_found_as_a_whole_text_only(problem):
+def test_an_unspecific_question_is_only_found_as_a_whole_text(problem):
   index = contamination.Index([('one', problem)], 50, 0.5)
-  assert index.holds(problem.lower()) == 'one' and index.holds(f'It has sides 3 and 4. {problem}') is None
+  assert index.find(problem.lower()) == 'one' and index.find(f'It has sides 3 and 4. {problem}') is None
 
 
-def test_every_problem_of_math500_is_found_inside_of_a_prompt_and_few_training_problems_hold_one(data_dir):
+def test_every_problem_of_math500_is_found_inside_a_prompt_and_in_few_training_problems(data_dir):
   import gzip
   import json
 
@@ -162,36 +162,36 @@ def test_every_problem_of_math500_is_found_inside_of_a_prompt_and_few_training_p
   ]
   problems = read('math500.jsonl')
   index = contamination.Index(enumerate(problems), 50, 0.5)
-  assert None not in [index.holds(f'Solve this. {problem} Reason step by step.') for problem in problems]
-  assert sum(index.holds(problem) is not None for problem in read('math_train.jsonl.gz')) == 20
+  assert None not in [index.find(f'Solve this. {problem} Reason step by step.') for problem in problems]
+  assert sum(index.find(problem) is not None for problem in read('math_train.jsonl.gz')) == 20
 
 
-def test_part_of_a_problem_counts_by_its_share(index):
-  assert index.holds(ENGLISH[:110]) == 'english' and index.holds(CHINESE[:36]) == 'chinese'
-  assert index.holds(ENGLISH[:75]) is None and index.holds(CHINESE[:18]) is None
+def test_part_of_a_problem_is_found_from_its_share_on(index):
+  assert index.find(ENGLISH[:110]) == 'english' and index.find(CHINESE[:36]) == 'chinese'
+  assert index.find(ENGLISH[:75]) is None and index.find(CHINESE[:18]) is None
   strict = contamination.Index([('english', ENGLISH)], 50, 1.0)
-  assert strict.holds(ENGLISH) == 'english' and strict.holds(ENGLISH[:110]) is None
+  assert strict.find(ENGLISH) == 'english' and strict.find(ENGLISH[:110]) is None
 
 
 def test_other_problems_of_the_same_template_are_not_found():
   dice = random.Random(3)
   problems = [planted.problem(dice, ('en', 'zh')[n % 2])[0] for n in range(300)]
   index = contamination.Index(enumerate(problems[:100]), 50, 0.5)
-  assert [index.holds(text) for text in problems[100:]] == [None] * 200
-  assert [index.holds(text) for text in problems[:100]] == list(range(100))
+  assert [index.find(text) for text in problems[100:]] == [None] * 200
+  assert [index.find(text) for text in problems[:100]] == list(range(100))
 
 
-def test_what_folds_alike_is_one_problem_and_nothing_holds_nothing():
+def test_problems_that_fold_to_the_same_text_are_one():
   index = contamination.Index([('first', ENGLISH), ('second', ENGLISH.upper()), ('empty', '...')], 50, 0.5)
-  assert index.holds(ENGLISH) == 'first' and index.names == ['first']
-  assert contamination.Index([], 50, 0.5).holds(ENGLISH) is None
+  assert index.find(ENGLISH) == 'first' and index.names == ['first']
+  assert contamination.Index([], 50, 0.5).find(ENGLISH) is None
 
 
 def test_knights_and_knaves_share_a_beginning_and_are_not_contaminated(data_dir):
-  """All 4,500 begin with the same two sentences as those held out: any window in common would drop them all."""
+  """All 4,500 begin with the same two sentences as the held-out ones: a rule of one common window would drop all."""
   import gzip
   import json
 
   read = lambda name, start: [json.loads(line)['problem'] for line in start(data_dir / 'logic' / name, 'rt')]
   index = contamination.Index(enumerate(read('knights_knaves_test.jsonl', open)), 50, 0.5)
-  assert not any(map(index.holds, read('knights_knaves_train.jsonl.gz', gzip.open)[::10]))
+  assert not any(map(index.find, read('knights_knaves_train.jsonl.gz', gzip.open)[::10]))

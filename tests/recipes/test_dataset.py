@@ -22,13 +22,13 @@ def write(path, rows):
 
 
 @pytest.mark.parametrize('row', ROWS)
-def test_a_record_holds_all_of_a_row(row):
+def test_a_record_keeps_the_whole_row(row):
   record = dataset.to_record(row)
   assert set(record) == set(dataset.FIELDS) and all(isinstance(value, str) for value in record.values())
   assert dataset.from_record({key: value.encode() for key, value in record.items()}) == row
 
 
-def test_the_files_of_a_dataset_a_generation_and_a_file(tmp_path):
+def test_files_of_a_dataset_of_samples_and_of_a_single_file(tmp_path):
   file = write(tmp_path / 'train.jsonl', ROWS)
   assert dataset.files(tmp_path) == [file] and dataset.files(file) == [file]
   assert list(dataset.rows(tmp_path)) == ROWS
@@ -56,19 +56,18 @@ def test_evaluation_problems_of_files_and_worlds(tmp_path):
   assert list(dataset.held_out(str(file))) == [('3', 'p'), ('2', 'q'), ('c', 'x\nz')]
   world = list(dataset.held_out('r1_open'))
   assert [text for _, text in world] == [p['problem'] for p in data.load(config.Data(source='r1_open')).held_out]
-  with pytest.raises(data.DataError, match="row 1 of .* has no text 'problem'"):
+  with pytest.raises(data.DataError, match="row 1 of .*'problem'"):
     list(dataset.held_out(str(write(tmp_path / 'f.jsonl', [{'x': 1}]))))
   for prompt in ([{'from': 'user', 'value': 'p'}], ['p'], [{'role': 'user', 'content': 1}], []):
-    with pytest.raises(data.DataError, match="row 1 of .* has no text 'problem'"):
+    with pytest.raises(data.DataError, match="row 1 of .*'problem'"):
       list(dataset.held_out(str(write(tmp_path / 'f.jsonl', [{'prompt': prompt}]))))
   with pytest.raises(data.DataError, match='there is no file'):
     list(dataset.held_out(str(tmp_path / 'none.jsonl')))
 
 
 @pytest.mark.slow
-def test_tfds_reads_the_set_back_in_order(tmp_path):
-  """TFDS takes a second to import."""
-  import tensorflow_datasets as tfds
+def test_tfds_reads_the_rows_back_in_order(tmp_path):
+  import tensorflow_datasets as tfds  # takes a second
 
   rows = [dict(ROWS[n % 4], id=str(n)) for n in range(25)]
   cfg = config.Curate(samples='x', per_prompt=1, name='some_rows', version='2.1.0', shard=10)

@@ -1,4 +1,4 @@
-"""The pass over samples: what is planted is found, and a pass that is interrupted ends with the same bytes."""
+"""A pass over samples: planted faults are found, and an interrupted pass ends with the same bytes."""
 
 import dataclasses
 import json
@@ -37,101 +37,105 @@ def sources(folder):
   ]
 
 
-def run(where, found, index, stop=None, cfg=CFG, judge=None):
-  """(rows, what was counted) of a pass over sources; stop: chunks after which it is interrupted, again and again."""
+def run(folder, sources, index, stop=None, cfg=CFG, judge=None):
+  """(bytes of the rows, state) of a pass over sources, interrupted after every `stop` chunks if that is given."""
   while True:
-    one, left = rejection.Pass(where, cfg, found, index, judge), [stop]
+    curation, chunks_left = rejection.Pass(folder, cfg, sources, index, judge), [stop]
 
-    def report(now, left=left):
-      left[0] = left[0] and left[0] - 1
-      if left[0] == 0:
+    def report(state, chunks_left=chunks_left):
+      chunks_left[0] = chunks_left[0] and chunks_left[0] - 1
+      if chunks_left[0] == 0:
         raise Interrupted
 
     try:
-      now = one.run(report)
-      return one.rows.read_bytes(), now
+      state = curation.run(report)
+      return curation.rows.read_bytes(), state
     except Interrupted:
-      with open(one.rows, 'ab') as f:
-        f.write(b'{"torn')  # what a killed pass may leave behind its last chunk
+      with open(curation.rows, 'ab') as f:
+        f.write(b'{"torn')  # as a killed pass may leave after its last chunk
     finally:
-      one.close()
+      curation.close()
 
 
 @pytest.fixture(scope='module')
-def whole(folder, index, tmp_path_factory):
-  return run(tmp_path_factory.mktemp('whole'), sources(folder), index)
+def uninterrupted(folder, index, tmp_path_factory):
+  return run(tmp_path_factory.mktemp('uninterrupted'), sources(folder), index)
 
 
-def test_each_planted_fault_is_found_and_counted(folder, whole):
+def test_each_planted_fault_is_found_and_counted(folder, uninterrupted):
   expected = json.loads((folder / 'planted.json').read_text())
-  rows, now = whole
-  for source, wanted in expected.items():
-    assert now['sources'][source] == {'kept': wanted.pop(''), 'dropped': wanted}
-  assert set(now['sources']['samples']['dropped']) == set(filters.REASONS) - {'judge'}
-  assert now['read'] == COUNT + COUNT // 20
-  assert now['read'] == now['rows'] + sum(sum(s['dropped'].values()) for s in now['sources'].values())
-  assert now['rows'] == rows.count(b'\n') == sum(kind['rows'] for kind in now['kinds'].values())
-  assert now['bytes'] == len(rows)
-  assert all(len(names) <= rejection.EXAMPLES for names in now['examples'].values())
+  rows, state = uninterrupted
+  for source, counts in expected.items():
+    assert state['sources'][source] == {'kept': counts.pop(''), 'dropped': counts}
+  assert set(state['sources']['samples']['dropped']) == set(filters.REASONS) - {'judge'}
+  assert state['read'] == COUNT + COUNT // 20
+  assert state['read'] == state['rows'] + sum(sum(s['dropped'].values()) for s in state['sources'].values())
+  assert state['rows'] == rows.count(b'\n') == sum(kind['rows'] for kind in state['kinds'].values())
+  assert state['bytes'] == len(rows)
+  assert all(len(names) <= rejection.EXAMPLES for names in state['examples'].values())
 
 
-def test_no_evaluation_problem_is_left(whole):
-  """By the letters and digits alone, which is another way of looking than n-grams."""
+def test_no_evaluation_problem_is_left(uninterrupted):
+  """Checked by letters and digits alone, independently of n-grams."""
   letters = lambda text: ''.join(c for c in text.casefold() if c.isalnum())
   held_out = {letters(row['problem']) for row, _ in planted.held_out()}
-  for line in whole[0].splitlines():
-    found = letters(filters.problem_text(json.loads(line)))
-    assert not any(problem in found for problem in held_out)
+  for line in uninterrupted[0].splitlines():
+    text = letters(filters.problem_text(json.loads(line)))
+    assert not any(problem in text for problem in held_out)
 
 
-def test_at_most_so_many_samples_of_a_problem_wherever_they_come_from(folder, index, tmp_path):
-  """The same samples in two sources: the second time they are duplicates, and others of these problems too many."""
+def test_per_prompt_limits_the_samples_of_a_problem_over_all_sources(folder, index, tmp_path):
+  """With the same samples in two sources, those of the second are duplicates or exceed the limit."""
   samples = sources(folder)[0]
   both = [samples, dataclasses.replace(samples, name='again')]
-  rows, now = run(tmp_path, both, index)
+  rows, state = run(tmp_path, both, index)
   kept = [json.loads(line)['problem'] for line in rows.splitlines()]
   assert max(map(kept.count, kept)) == 2
-  assert now['sources']['again']['kept'] == 0 and now['sources']['again']['dropped']['duplicate'] > 0
+  assert state['sources']['again']['kept'] == 0 and state['sources']['again']['dropped']['duplicate'] > 0
 
 
 @pytest.mark.parametrize('stop', [1, 2])
-def test_interrupted_after_any_chunk_it_ends_the_same(folder, index, whole, tmp_path, stop):
-  assert run(tmp_path, sources(folder), index, stop) == whole
+def test_an_interrupted_pass_ends_with_the_same_bytes(folder, index, uninterrupted, tmp_path, stop):
+  assert run(tmp_path, sources(folder), index, stop) == uninterrupted
 
 
-def test_a_limit_ends_a_source_and_holds_after_an_interruption(folder, index, tmp_path, whole):
+def test_a_limit_ends_a_source_also_after_an_interruption(folder, index, tmp_path, uninterrupted):
   cfg, source = dataclasses.replace(CFG, chunk=10), dataclasses.replace(sources(folder)[1], limit=12)
-  rows, now = run(tmp_path / 'a', [source], index, cfg=cfg)
-  assert now['sources']['general'] == {'kept': 12, 'dropped': {'contaminated': 2, 'enough': 6}} and now['read'] == 20
-  assert rows == b''.join(whole[0].splitlines(keepends=True)[-whole[1]['sources']['general']['kept'] :][:12])
-  assert run(tmp_path / 'b', [source], index, 1, cfg) == (rows, now)
+  rows, state = run(tmp_path / 'a', [source], index, cfg=cfg)
+  assert (
+    state['sources']['general'] == {'kept': 12, 'dropped': {'contaminated': 2, 'enough': 6}} and state['read'] == 20
+  )
+  assert rows == b''.join(
+    uninterrupted[0].splitlines(keepends=True)[-uninterrupted[1]['sources']['general']['kept'] :][:12]
+  )
+  assert run(tmp_path / 'b', [source], index, 1, cfg) == (rows, state)
 
 
-def test_a_judge_is_asked_for_its_kinds_and_what_nothing_else_drops(folder, index, tmp_path, whole):
-  asked = []
+def test_the_judge_only_scores_samples_that_no_other_filter_drops(folder, index, tmp_path, uninterrupted):
+  judged = []
 
   def judge(items):
-    asked.extend(items)
+    judged.extend(items)
     return [float(item['sample'] == 0 or item['correct']) * 0.75 for item in items]
 
   cfg = dataclasses.replace(CFG, judge={'path': 'x'}, judged=('math',))
-  rows, now = run(tmp_path, sources(folder), index, cfg=cfg, judge=judge)
-  wrong = whole[1]['sources']['samples']['dropped']['wrong']
-  assert now['sources']['samples']['dropped'].get('wrong') is None
-  contaminated = now['sources']['samples']['dropped']['contaminated']
-  more = contaminated - whole[1]['sources']['samples']['dropped']['contaminated']
-  assert now['sources']['samples']['dropped']['judge'] == wrong - more
-  assert rows == whole[0]
-  assert all(item['stop'] != 'length' and 'answer' in item for item in asked)
+  rows, state = run(tmp_path, sources(folder), index, cfg=cfg, judge=judge)
+  wrong = uninterrupted[1]['sources']['samples']['dropped']['wrong']
+  assert state['sources']['samples']['dropped'].get('wrong') is None
+  contaminated = state['sources']['samples']['dropped']['contaminated']
+  newly_contaminated = contaminated - uninterrupted[1]['sources']['samples']['dropped']['contaminated']
+  assert state['sources']['samples']['dropped']['judge'] == wrong - newly_contaminated
+  assert rows == uninterrupted[0]
+  assert all(item['stop'] != 'length' and 'answer' in item for item in judged)
 
 
-def test_a_missing_file_is_one_line(index, tmp_path):
-  one = rejection.Pass(tmp_path, CFG, [filters.Source('samples', (str(tmp_path / 'none.jsonl'),), True)], index)
+def test_a_missing_file_is_refused(index, tmp_path):
+  curation = rejection.Pass(tmp_path, CFG, [filters.Source('samples', (str(tmp_path / 'none.jsonl'),), True)], index)
   with pytest.raises(reader.DataError, match='there is no file'):
-    one.run()
-  one.close()
+    curation.run()
+  curation.close()
 
 
 @pytest.mark.slow
-def test_several_processes_find_the_same(folder, index, tmp_path, whole):
-  assert run(tmp_path, sources(folder), index, cfg=dataclasses.replace(CFG, workers=2)) == whole
+def test_several_processes_give_the_same_result(folder, index, tmp_path, uninterrupted):
+  assert run(tmp_path, sources(folder), index, cfg=dataclasses.replace(CFG, workers=2)) == uninterrupted

@@ -1,4 +1,4 @@
-"""What a command says of its flags."""
+"""Error messages about command-line flags."""
 
 import ast
 import shlex
@@ -9,7 +9,7 @@ from r1jax.runs import cli
 
 
 @pytest.mark.parametrize(
-  'name, flags, parent, inside',
+  'name, flags, parent, values',
   [
     ('math', ['--config.reward.options.math.where=boxed'], 'reward.options.math', {'where': 'boxed'}),
     (
@@ -26,8 +26,9 @@ from r1jax.runs import cli
     ),
   ],
 )
-def test_an_option_of_what_is_not_there_says_how_to_set_it(name, flags, parent, inside):
-  said = cli.missing_key_message(name, ['rl', *flags])
-  assert said.startswith(f'the config has no {parent};') and '\n' not in said
-  flag, value = shlex.split(said.split('set it whole: ')[1].rstrip('.'))[0].split('=', 1)
-  assert flag == f'--config.{parent}' and ast.literal_eval(value) == inside
+def test_an_override_below_a_missing_key_suggests_setting_the_whole_key(name, flags, parent, values):
+  message = cli.missing_key_message(name, ['rl', *flags])
+  assert f'has no {parent};' in message and '\n' not in message
+  # The suggested override is the last token, possibly quoted as a whole for the shell.
+  flag, value = shlex.split(message.rstrip('.').partition(': ')[2])[0].split('=', 1)
+  assert flag == f'--config.{parent}' and ast.literal_eval(value) == values

@@ -1,4 +1,4 @@
-"""Who may work in a folder, and how a command ends when it is asked to."""
+"""Locks of run folders, and how a command ends when a signal asks it to."""
 
 import json
 import os
@@ -42,30 +42,31 @@ def python(code, *args):
   )
 
 
-def elsewhere(path, age=0.0, **more):
-  """A lock of another host, touched `age` seconds ago."""
-  path.write_text(json.dumps(workdir._me() | {'host': 'far', 'pid': 7, 'command': 'experiments.rl', **more}))
+def write_remote_lock(path, age=0.0, **fields):
+  """Writes a lock of another host, last touched `age` seconds ago."""
+  remote = {'host': 'far', 'pid': 7, 'command': 'experiments.rl'}
+  path.write_text(json.dumps(workdir._this_process() | remote | fields))
   os.utime(path, (time.time() - age,) * 2)
 
 
-def taken(path):
-  """Whether the lock can be had; it is given back."""
+def can_lock(path):
+  """Whether the lock can be taken; it is released again."""
   try:
     workdir.Lock(path).release()
   except ConfigError as error:
-    assert '\n' not in str(error) and 'is in use by process' in str(error) and '--workdir' in str(error)
+    assert '\n' not in str(error) and 'in use' in str(error) and '--workdir' in str(error)
     return False
   assert [p.name for p in path.parent.iterdir()] == []
   return True
 
 
-def test_a_living_holder_keeps_the_folder_and_a_killed_one_loses_it_at_once(lock):
+def test_a_running_holder_keeps_the_lock_and_a_killed_one_loses_it_at_once(lock):
   holder = python(HOLD, lock)
   assert holder.stdout.readline() == 'held\n', holder.stderr.read()
-  assert not taken(lock)
+  assert not can_lock(lock)
   holder.kill()
-  os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # dead, and its parent has not looked yet
-  assert lock.exists() and taken(lock)
+  os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # a zombie: dead, but not yet reaped by its parent
+  assert lock.exists() and can_lock(lock)
   holder.communicate()
 
 
@@ -79,62 +80,62 @@ def test_a_living_holder_keeps_the_folder_and_a_killed_one_loses_it_at_once(lock
     ({'command': 'x\n' * 10}, False),
   ],
 )
-def test_another_process_of_the_same_number_is_not_the_holder(lock, change, free):
-  lock.write_text(json.dumps(workdir._me() | change))
+def test_another_process_with_the_same_pid_is_not_the_holder(lock, change, free):
+  lock.write_text(json.dumps(workdir._this_process() | change))
   if 'command' in change:
     with pytest.raises(ConfigError):
       workdir.Lock(lock)
   else:
-    assert taken(lock) == free
+    assert can_lock(lock) == free
 
 
 @pytest.mark.parametrize('other', [{}, {'host': None, 'boot': 'another boot'}, {'namespace': 'pid:[1]'}])
-def test_on_other_machines_the_age_of_the_last_sign_of_life_decides(lock, monkeypatch, other):
+def test_a_lock_of_another_machine_is_judged_by_its_last_touch(lock, monkeypatch, other):
   monkeypatch.setattr(workdir, 'BEAT', 0.1)
   monkeypatch.setattr(workdir, 'DEAD', 1.0)
-  elsewhere(lock, 2.0, **other)
-  assert taken(lock)
-  elsewhere(lock, 0.0, **other)
+  write_remote_lock(lock, 2.0, **other)
+  assert can_lock(lock)
+  write_remote_lock(lock, 0.0, **other)
   began = time.monotonic()
-  assert taken(lock) and time.monotonic() - began > 0.9  # silent while we watched
-  elsewhere(lock, -3600, **other)  # its clock is an hour ahead
-  assert taken(lock)
-  elsewhere(lock, 0.0, **other)
+  assert can_lock(lock) and time.monotonic() - began > 0.9  # not touched while we watched
+  write_remote_lock(lock, -3600, **other)  # its clock is an hour ahead
+  assert can_lock(lock)
+  write_remote_lock(lock, 0.0, **other)
   beating = threading.Timer(0.3, lambda: os.utime(lock))
   beating.start()
-  assert not taken(lock)
+  assert not can_lock(lock)
   beating.join()
 
 
 @pytest.mark.parametrize('text', ['', 'null', '[1]', '{"pid": "x"}', '{"host": 3', '\x00' * 300])
-def test_a_damaged_lock_goes_by_its_age(lock, monkeypatch, text):
+def test_a_damaged_lock_is_judged_by_its_age(lock, monkeypatch, text):
   monkeypatch.setattr(workdir, 'DEAD', 0.5)
   lock.write_text(text)
-  assert taken(lock)
+  assert can_lock(lock)
 
 
-def test_of_several_that_take_over_one_wins(lock):
-  found, barrier = [], threading.Barrier(6)
+def test_only_one_of_several_takeovers_wins(lock):
+  winners, barrier = [], threading.Barrier(6)
 
   def take():
     barrier.wait()
     try:
-      found.append(workdir.Lock(lock))
+      winners.append(workdir.Lock(lock))
     except ConfigError:
       pass
 
-  elsewhere(lock, 3600)
+  write_remote_lock(lock, 3600)
   threads = [threading.Thread(target=take) for _ in range(6)]
   for thread in threads:
     thread.start()
   for thread in threads:
     thread.join()
-  assert len(found) == 1 and json.loads(lock.read_text()) == found[0]._me
-  found[0].release()
+  assert len(winners) == 1 and json.loads(lock.read_text()) == winners[0]._me
+  winners[0].release()
   assert not lock.exists()
 
 
-def test_a_holder_shows_itself_and_makes_its_lock_again(lock, monkeypatch):
+def test_a_holder_touches_its_lock_and_recreates_it_when_deleted(lock, monkeypatch):
   monkeypatch.setattr(workdir, 'BEAT', 0.05)
   held = workdir.Lock(lock)
   os.utime(lock, (0, 0))
@@ -148,7 +149,7 @@ def test_a_holder_shows_itself_and_makes_its_lock_again(lock, monkeypatch):
   held.release()
 
 
-def test_parts_and_what_lies_within_have_locks_of_their_own(tmp_path):
+def test_parts_and_subfolders_have_their_own_locks(tmp_path):
   with (
     workdir.working_in(tmp_path / 'run'),
     workdir.working_in(tmp_path / 'run'),
@@ -157,20 +158,20 @@ def test_parts_and_what_lies_within_have_locks_of_their_own(tmp_path):
     workdir.working_in(tmp_path / 'run/a'),
   ):
     assert {p.name for p in (tmp_path / 'run').iterdir()} == {'.lock', '.lock-0', '.lock-1', 'a'}
-  assert list(tmp_path.iterdir()) == []  # nothing was made there
+  assert list(tmp_path.iterdir()) == []  # the new folder was removed again
   with pytest.raises(ConfigError, match='in use'):
     (tmp_path / 'run').mkdir()
-    (tmp_path / 'run' / '.lock').write_text(json.dumps(workdir._me()))
+    (tmp_path / 'run' / '.lock').write_text(json.dumps(workdir._this_process()))
     with workdir.working_in(tmp_path / 'run'):
       pass
 
 
 @pytest.mark.parametrize('number', interrupt.SIGNALS)
-def test_a_signal_is_kept_until_it_is_asked_for(number):
+def test_a_signal_is_kept_until_the_next_check(number):
   before = signal.getsignal(number)
-  saved = []
+  calls = []
   run = types.SimpleNamespace(
-    save=lambda *what: saved.append(what), store=types.SimpleNamespace(wait=lambda: saved.append('written'))
+    save=lambda *args: calls.append(args), store=types.SimpleNamespace(wait=lambda: calls.append('written'))
   )
   with interrupt.signals_handled():
     interrupt.raise_if_stopped()
@@ -182,15 +183,14 @@ def test_a_signal_is_kept_until_it_is_asked_for(number):
       with pytest.raises(interrupt.Interrupted) as error, workdir.save_on_interrupt(run, 'state', step, first, 9):
         raise AssertionError('not reached')
       assert error.value.code == 128 + number and signal.Signals(number).name in str(error.value)
-      assert str(error.value).endswith(
-        f'{f"{step} of 9 steps are saved" if step else "no step was done"}; run the same command again to go on.'
-      )
-  assert saved == [(3, 'state'), 'written'] and signal.getsignal(number) == before
+      assert (f'{step} of 9 steps are saved' in str(error.value)) == bool(step)
+      assert 'run the same command again' in str(error.value)
+  assert calls == [(3, 'state'), 'written'] and signal.getsignal(number) == before
   with interrupt.signals_handled():
-    interrupt.raise_if_stopped()  # another command begins without it
+    interrupt.raise_if_stopped()  # the next command starts without the old signal
 
 
-def test_ctrl_c_once_more_ends_at_once():
+def test_a_second_ctrl_c_ends_the_process_at_once():
   code = (
     'import time\nfrom r1jax.parallel import interrupt\nwith interrupt.signals_handled():\n  print(1, flush=True)\n'
     '  deadline = time.monotonic() + 600\n  while time.monotonic() < deadline:\n    time.sleep(1)'
@@ -198,8 +198,8 @@ def test_ctrl_c_once_more_ends_at_once():
   process = python(code)
   process.stdout.readline()
   process.send_signal(signal.SIGINT)
-  assert 'SIGINT: ends after this step and saves' in process.stderr.readline() + process.stderr.readline()
+  assert 'SIGINT' in process.stderr.readline() + process.stderr.readline()
   assert process.poll() is None
   process.send_signal(signal.SIGINT)
-  said = process.communicate(timeout=60)[1]
-  assert process.returncode == 130 and 'Traceback' not in said and 'ended at once' in said
+  stderr = process.communicate(timeout=60)[1]
+  assert process.returncode == 130 and 'Traceback' not in stderr
