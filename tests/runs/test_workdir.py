@@ -135,6 +135,21 @@ def test_only_one_of_several_takeovers_wins(lock):
   assert not lock.exists()
 
 
+def test_a_stale_lock_is_removed_by_one_process_at_a_time(lock):
+  write_remote_lock(lock, 3600)
+  guard, taken = lock.with_name('.lock.takeover'), []
+  guard.touch()  # another process is looking at the stale lock
+  text = lock.read_text()
+  thread = threading.Thread(target=lambda: taken.append(workdir.Lock(lock)))
+  thread.start()
+  thread.join(0.3)
+  assert thread.is_alive() and lock.read_text() == text and guard.exists()
+  os.utime(guard, (0, 0))  # it was killed there long ago
+  thread.join(60)
+  assert json.loads(lock.read_text()) == taken[0]._me and not guard.exists()
+  taken[0].release()
+
+
 def test_a_holder_touches_its_lock_and_recreates_it_when_deleted(lock, monkeypatch):
   monkeypatch.setattr(workdir, 'BEAT', 0.05)
   held = workdir.Lock(lock)
