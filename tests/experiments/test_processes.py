@@ -121,9 +121,8 @@ def test_a_lost_process_ends_the_other_and_the_same_command_resumes(lost, runs, 
       assert time.monotonic() < deadline
       time.sleep(0.05)
     kill(processes[lost])
-    began = time.monotonic()
-    stderr = processes[1 - lost].communicate(timeout=END_WITHIN + 60)[1]
-    assert time.monotonic() - began < END_WITHIN and processes[1 - lost].returncode not in (0, None)
+    stderr = processes[1 - lost].communicate(timeout=END_WITHIN)[1]
+    assert processes[1 - lost].returncode not in (0, None)
     # Our message if a collective fails first; if the coordinator's silence is noticed first, JAX ends the process.
     assert 'the same command again' in stderr or 'another task died' in stderr, stderr
   finally:

@@ -1,7 +1,5 @@
 """The format reward."""
 
-import time
-
 import pytest
 
 from r1jax import rewards, templates
@@ -154,8 +152,6 @@ def test_options_are_checked(options, message):
 
 
 def test_a_megabyte_is_no_matter():
-  began = time.monotonic()
   for unit in ('<think>', '</think>', '<answer>', '<', SPECIAL, ' ', '<think>a</think><answer>'):
     for form in ('r1_zero', 'r1', 'special'):
       assert score(unit * (1_000_000 // len(unit)), form=form) == 0.0
-  assert time.monotonic() - began < 5

@@ -1,11 +1,11 @@
 """Hostile programs score 0 within the time limit, leave nothing behind, and do not affect other programs."""
 
+import concurrent.futures
 import glob
 import os
 import shutil
 import socket
 import threading
-import time
 
 import pytest
 
@@ -47,16 +47,16 @@ def outside(tmp_path_factory):
         listener.accept()
 
 
+HELD = 600  # seconds after which a program is said to hold its grader
+
+
 def leavings():
   places = ['/', '/tmp', '/var/tmp', '/dev', '/dev/shm', '/usr', '/usr/bin', '/etc', '/root', '/home', '.']
   return [path for place in places for path in glob.glob(f'{place}/{sandboxed.LEFT}*')]
 
 
-def score_of_hostile(item, limit, **options):
-  """The score of a hostile item; checks that it comes in time, that nothing is left, and that an honest item passes.
-
-  limit: seconds of wall-clock time, for the sandbox's own limit of it and the start.
-  """
+def score_of_hostile(item, **options):
+  """The score of a hostile item; checks that it comes, that nothing is left, and that an honest item passes."""
   before, spared, stop = sandboxed.strangers(), [], threading.Event()
 
   def neighbour():
@@ -65,12 +65,10 @@ def score_of_hostile(item, limit, **options):
 
   thread = threading.Thread(target=neighbour)
   thread.start()
-  start = time.monotonic()
-  verdict = code_tests.verdict(item, **options)
-  seconds = time.monotonic() - start
+  # In a thread, so that a program which holds its grader fails the test instead of stopping it.
+  verdict = concurrent.futures.ThreadPoolExecutor(1).submit(code_tests.verdict, item, **options).result(HELD)
   stop.set()
   thread.join()
-  assert seconds < limit, verdict
   assert spared == [1.0] * len(spared)
   assert not sandboxed.remaining(before)
   assert not leavings()
@@ -105,7 +103,7 @@ def attack(text, outside):
 def test_hostile_programs_score_nothing_and_leave_nothing(name, outside):
   source = attack(ALL[name], outside)
   for item in (calls(source), runs(source), calls(source + '\ndouble = globals().get("double", lambda x: 0)')):
-    assert score_of_hostile(item, limit=35, time_limit=1, memory_mb=256) == 0, name
+    assert score_of_hostile(item, time_limit=1, memory_mb=256) == 0, name
 
 
 @pytest.mark.slow
@@ -115,7 +113,7 @@ def test_hostile_programs_of_other_languages(heading, outside):
   if not all(shutil.which(tool) for tool in programs.LANGUAGES[language].tools):
     pytest.skip(f'no compiler of {language} here')
   item = runs(attack(OTHERS[heading], outside), language=language)
-  assert score_of_hostile(item, limit=90, time_limit=2, memory_mb=256) == 0
+  assert score_of_hostile(item, time_limit=2, memory_mb=256) == 0
 
 
 def test_the_sandbox_works_for_what_hostile_programs_try():

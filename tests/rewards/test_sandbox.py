@@ -69,10 +69,8 @@ def test_little_is_seen_inside():
   ],
 )
 def test_limits_of_all_processes_together(code, limits, broken):
-  start = time.monotonic()
   box = run(code, **limits)
   assert box.broken == broken and box.code is None
-  assert time.monotonic() - start < 0.5 * sandbox.PATIENCE + 5  # at most the limit of wall-clock time
 
 
 WORK = 'import time\nwhile time.process_time() < {}: pass\nprint(1)'
