@@ -37,7 +37,7 @@ class SampleStatistics:
   def add(self, row):
     is_first = row['sample'] == 0
     newly_solved = row['correct'] and (is_first or not self._solved)
-    self._solved = row['correct'] or not is_first and self._solved
+    self._solved = row['correct'] or (not is_first and self._solved)
     problem_kind = row.get('kind')
     for kind in dict.fromkeys(('all', problem_kind if isinstance(problem_kind, str) else 'all')):
       self._counts[kind].update({'problems': is_first, 'samples': 1, 'solved': newly_solved, f'stop/{row["stop"]}': 1})

@@ -80,7 +80,7 @@ def refused(match, **settings):
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('name, variant', [(n, v) for n, vs in VARIANTS.items() for v in vs])
+@pytest.mark.parametrize(('name', 'variant'), [(n, v) for n, vs in VARIANTS.items() for v in vs])
 def test_every_variant_converts_and_survives_json(name, variant):
   cfg = config.convert(load(name, variant), CLASSES[name])
   again = config.convert(config.to_dict(cfg), CLASSES[name])
@@ -96,7 +96,7 @@ def test_the_list_has_every_variant_and_the_default_is_one(name):
 
 
 @pytest.mark.parametrize(
-  'settings, match',
+  ('settings', 'match'),
   [
     (dict(rollout__sample=3), "unknown key 'rollout.sample'; the nearest known one is 'rollout.samples'"),
     (dict(lr=1.0), "unknown key 'lr'; the nearest known one is"),
@@ -125,7 +125,7 @@ def test_a_missing_key_is_named():
 
 
 @pytest.mark.parametrize(
-  'settings, numbers',
+  ('settings', 'numbers'),
   [
     (
       dict(rollout__prompts=6, rollout__chunk=0, train__minibatches=4),
@@ -155,7 +155,7 @@ def test_impossible_combinations_are_refused_with_their_numbers(settings, number
 
 
 @pytest.mark.parametrize(
-  'settings, range_',
+  ('settings', 'range_'),
   [
     (dict(train__length_slices=0), '[1, 1,000,000]'),
     (dict(train__logit_chunk=0), '[1, 10,000,000]'),
@@ -223,7 +223,7 @@ def test_every_number_has_a_range_and_nothing_else_has():
   }
 
 
-@pytest.mark.parametrize('name, key', [(name, key) for name, table in ranges.RANGES.items() for key in table])
+@pytest.mark.parametrize(('name', 'key'), [(name, key) for name, table in ranges.RANGES.items() for key in table])
 def test_a_number_out_of_its_range_is_found_at_any_depth(name, key):
   allowed = ranges.RANGES[name][key]
   bad = [
@@ -279,7 +279,7 @@ def test_a_dict_converts_like_a_config_dict():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'arguments, message',
+  ('arguments', 'message'),
   [
     (
       ['--config', 'configs/r1_zero.py:toy', '--config.rollout.sample=3'],

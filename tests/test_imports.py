@@ -86,7 +86,7 @@ def violations(code, module, is_package=False):
 
 
 @pytest.mark.parametrize(
-  'module, code, count',
+  ('module', 'code', 'count'),
   [
     ('r1jax.losses.policy', 'from r1jax.losses import kl', 0),
     ('r1jax.losses.policy', 'from r1jax import config as c, params', 0),

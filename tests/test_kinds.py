@@ -252,7 +252,7 @@ def test_what_nothing_can_judge_has_no_accuracy():
   assert evaluate(one)[0]['pass@1'] == 2 / 4 and 'pass@1' not in evaluate(one, silent)[0]
 
 
-@pytest.mark.parametrize('shards, count', [(3, 2), (3, 4), (8, 1), (2, 3)])
+@pytest.mark.parametrize(('shards', 'count'), [(3, 2), (3, 4), (8, 1), (2, 3)])
 def test_an_evaluation_that_does_not_divide_over_the_mesh_is_filled_up(monkeypatch, shards, count):
   asked, sample = [], Engine.sample
 

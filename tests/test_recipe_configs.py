@@ -46,14 +46,14 @@ def test_a_forgotten_path_is_named_before_anything_runs(tmp_path):
   assert not (tmp_path / 'w').exists()
 
 
-@pytest.mark.parametrize('variant, said', [('nope', 'toy, deepseek_v3'), ('toy/nope', 'base, zero, cold_data')])
+@pytest.mark.parametrize(('variant', 'said'), [('nope', 'toy, deepseek_v3'), ('toy/nope', 'base, zero, cold_data')])
 def test_unknown_variants_are_refused_with_the_list(variant, said):
   with pytest.raises(ValueError, match=f"unknown variant 'nope'; known: {said}"):
     r1.get_config(variant)
 
 
 @pytest.mark.parametrize(
-  'name, rate, temperature, length, clip',
+  ('name', 'rate', 'temperature', 'length', 'clip'),
   [
     ('zero', 3e-6, 1.0, 32_768, 0.2),
     ('zero_long', 3e-6, 1.0, 65_536, 0.2),
@@ -91,7 +91,7 @@ def test_the_papers_rewards(v3):
 
 
 @pytest.mark.parametrize(
-  'name, rate, batch',
+  ('name', 'rate', 'batch'),
   [
     ('cold', 5e-5, 128),
     ('sft', 5e-5, 128),
@@ -110,7 +110,9 @@ def test_the_papers_imitation(v3, name, rate, batch):
   assert c.model.path == ('/given/base' if batch == 128 else '/given/base_' + name.removeprefix('student_'))
 
 
-@pytest.mark.parametrize('name, objective, view', [('helpful', 'pairs', 'summary'), ('harmless', 'points', 'whole')])
+@pytest.mark.parametrize(
+  ('name', 'objective', 'view'), [('helpful', 'pairs', 'summary'), ('harmless', 'points', 'whole')]
+)
 def test_the_papers_reward_models(v3, name, objective, view):
   c = v3[name]
   assert (c.objective, c.data.view, c.epochs, c.batch, c.optimizer.learning_rate, c.data.max_length) == (

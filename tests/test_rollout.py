@@ -64,7 +64,7 @@ def test_overlong_responses_are_punished_in_tokens():
 
 
 @pytest.mark.parametrize(
-  'name, estimate', [('k1', lambda d: d), ('k2', lambda d: d * d / 2), ('k3', lambda d: np.exp(-d) - 1 + d)]
+  ('name', 'estimate'), [('k1', lambda d: d), ('k2', lambda d: d * d / 2), ('k3', lambda d: np.exp(-d) - 1 + d)]
 )
 def test_kl_in_the_reward_is_the_sum_over_each_response(name, estimate):
   batch = graded()
@@ -146,7 +146,7 @@ def test_dynamic_sampling_fills_up_with_dull_groups_and_takes_no_more_than_wante
 
 
 @pytest.mark.parametrize(
-  'right, totals, dull',
+  ('right', 'totals', 'dull'),
   [
     ((0, 0, 0, 0), (1, 1, 0.99, 1), True),  # all wrong: language alone differs
     ((1, 1, 1, 1), (2, 1.5, 2, 1), True),  # all right, some of them not well formed

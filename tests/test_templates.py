@@ -54,7 +54,7 @@ def test_not_well_formed(text):
 
 
 @pytest.mark.parametrize(
-  'text, thinking, answer',
+  ('text', 'thinking', 'answer'),
   [
     (GOOD, 'a b', '7'),
     ('<think>cut off', 'cut off', None),
@@ -87,7 +87,7 @@ def test_white_space_after_an_opening_think_tag_does_not_matter(space):
 
 
 @pytest.mark.parametrize(
-  'text, summary, span',
+  ('text', 'summary', 'span'),
   [
     (GOOD, '<answer>7</answer>', '7'),
     ('a', 'a', None),
@@ -178,7 +178,7 @@ def test_the_reflection_pattern_cannot_backtrack():
 
 
 @pytest.mark.parametrize(
-  'text, count',
+  ('text', 'count'),
   [
     ('', 0),
     ('Wait, no. WAIT', 2),

@@ -53,7 +53,7 @@ def damage(path, check=lambda manifest: None):
   for name, (size, sha256) in body['files'].items():
     file = path / name
     try:
-      if '..' in file.parts or path not in file.parents or file.exists() and not file.is_file():
+      if '..' in file.parts or path not in file.parents or (file.exists() and not file.is_file()):
         return f'{name} is not a regular file within the checkpoint'
       actual = file.stat().st_size
       if actual != size:

@@ -34,7 +34,7 @@ class Reward:
   def __post_init__(self):
     require(self.parts or self.parts_by_kind, 'reward.parts is empty; name at least one reward and its weight.')
     require(
-      self.accuracy in self.parts or not self.accuracy and self.parts_by_kind,
+      self.accuracy in self.parts or (not self.accuracy and self.parts_by_kind),
       f'reward.accuracy is {self.accuracy!r}, which is not in reward.parts ({", ".join(self.parts)}).',
     )
     known = f'reward.parts ({", ".join(self.parts)})' + (' or reward.parts_by_kind' if self.parts_by_kind else '')

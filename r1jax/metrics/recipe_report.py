@@ -131,7 +131,7 @@ def figures(summary):
   """[(name, text)] of a stage's own summary, nested names joined; long lists are left out."""
   rows = []
   for name, value in flat(summary).items():
-    if value in (None, {}) or isinstance(value, list) and len(str(value)) > 200:
+    if value in (None, {}) or (isinstance(value, list) and len(str(value)) > 200):
       continue
     if isinstance(value, bool) or not isinstance(value, (int, float)):
       rows.append((name, str(value)))

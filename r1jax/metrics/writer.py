@@ -158,7 +158,7 @@ def read_object(path):
 
 def is_number(value):
   """Whether a JSON value is a number, or null, which stands for one that is not finite."""
-  return value is None or isinstance(value, (int, float)) and abs(value) < 1e308
+  return value is None or (isinstance(value, (int, float)) and abs(value) < 1e308)
 
 
 def _check_metrics(record):

@@ -28,7 +28,7 @@ def sharding(shape, mesh, *axes):
   """NamedSharding over mesh axes, one name (or tuple of names, or None) a dimension, where they divide it."""
   used = lambda a: tuple(n for n in (a if isinstance(a, tuple) else (a,)) if size(mesh, n) > 1)
   # A row's tokens need not divide: they are padded.
-  spec = [used(a) if n % size(mesh, *used(a)) == 0 or a == TOKENS and n > 1 else None for n, a in zip(shape, axes)]
+  spec = [used(a) if n % size(mesh, *used(a)) == 0 or (a == TOKENS and n > 1) else None for n, a in zip(shape, axes)]
   return NamedSharding(mesh, PartitionSpec(*spec))
 
 

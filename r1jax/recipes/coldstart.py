@@ -220,7 +220,7 @@ def clean(text, paragraph=0):
   for line in text.split('\n'):
     line = re.sub(r'(?<=\S)[ \t]{2,}', ' ', line.rstrip())
     previous = next((earlier for earlier in reversed(lines) if earlier), None)
-    if line and line == previous and any(c.isalnum() for c in line) or not line and lines and not lines[-1]:
+    if (line and line == previous and any(c.isalnum() for c in line)) or (not line and lines and not lines[-1]):
       continue
     lines.append(line)
   text = '\n'.join(lines).strip()

@@ -181,10 +181,8 @@ def _check(item, source, judged):
     if not isinstance(item.get(field), required_type):
       raise ValueError(f'field {field!r} is missing or not of type {required_type.__name__}')
   turns = item.get('turns')
-  if (
-    'problem' in item
-    and not isinstance(item['problem'], str)
-    or 'problem' not in item
+  if ('problem' in item and not isinstance(item['problem'], str)) or (
+    'problem' not in item
     and not (
       isinstance(turns, list)
       and turns

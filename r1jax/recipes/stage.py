@@ -228,7 +228,7 @@ def status(stage, stages, workdir, before, digest=digest):
 
 def _affects_result(experiment, key):
   """Whether a setting affects the result of an experiment."""
-  return not _NO_EFFECT.match(key) or experiment == EVALUATE and key.startswith('eval.')
+  return not _NO_EFFECT.match(key) or (experiment == EVALUATE and key.startswith('eval.'))
 
 
 def changes(saved, stage, stages, workdir, skip=(), digest=digest):

@@ -122,11 +122,8 @@ def find(item, where, bare=False, limit=MAX_ANSWER):
 def reference(item):
   """The item's 'answer' as a string. Raises ValueError if it is neither a string nor a finite number."""
   answer = item['answer']
-  if (
-    isinstance(answer, str)
-    or isinstance(answer, (int, float))
-    and not isinstance(answer, bool)
-    and math.isfinite(answer)
+  if isinstance(answer, str) or (
+    isinstance(answer, (int, float)) and not isinstance(answer, bool) and math.isfinite(answer)
   ):
     return str(answer)
   raise ValueError(f"the item's 'answer' is {str(answer)[:40]!r}; it must be a string or a number.")
@@ -291,4 +288,4 @@ def _continues(previous, word, listed):
     return True
   mixed = previous.isdecimal() and _SLASHED.fullmatch(bare)
   unit = len(bare) == 1 and bare.islower() and bare != 'a'
-  return bool(mixed or unit or listed and (previous == 'and' or previous[-1] in ',;'))
+  return bool(mixed or unit or (listed and (previous == 'and' or previous[-1] in ',;')))

@@ -14,7 +14,7 @@ from tests.checkpoint.model_dirs import MODELS, random_tensors, write
 
 
 @pytest.mark.parametrize(
-  'name, change, words',
+  ('name', 'change', 'words'),
   [
     ('llama', {'architectures': ['FooForCausalLM']}, "'FooForCausalLM' is not supported; known: Llama"),
     ('llama', {'architectures': None, 'model_type': 'mistral'}, "architecture 'none' is not supported"),

@@ -21,7 +21,7 @@ from tests.checkpoint.model_dirs import DEEPSEEK, KINDS, MODELS, load, random_te
 
 
 @pytest.mark.parametrize(
-  'name, kind',
+  ('name', 'kind'),
   [*((name, 'bfloat16') for name in MODELS), ('qwen2', 'float16'), ('deepseek_v3', 'float32'), ('llama', 'float32')],
 )
 def test_load_and_save_are_bit_exact(tmp_path, name, kind):
@@ -125,7 +125,7 @@ def test_layers_for_multi_token_prediction_are_skipped_with_one_log_message(tmp_
     caplog.handler.setLevel(logging.INFO)
     logging.getLogger('r1jax').addHandler(caplog.handler)
     try:
-      _, params, count = load(path)
+      _, _params, count = load(path)
     finally:
       logging.getLogger('r1jax').removeHandler(caplog.handler)
   messages = {id(r): r.getMessage() for r in caplog.records if 'multi-token' in r.getMessage()}
@@ -181,7 +181,7 @@ def test_fp8_is_dequantised(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'change, words',
+  ('change', 'words'),
   [
     (lambda t: t.pop('model.layers.0.mlp.up_proj.weight_scale_inv'), 'mlp.up_proj.weight_scale_inv is missing'),
     (
@@ -278,7 +278,7 @@ def test_a_file_that_shrinks_while_it_is_read_ends_the_load(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-  'damage, words',
+  ('damage', 'words'),
   [
     (lambda p: (p / 'config.json').unlink(), 'no config.json'),
     (lambda p: shutil.rmtree(p), 'no config.json'),

@@ -159,7 +159,7 @@ save(1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('moment, seed', [('writing', 0), ('between', None), ('after', 1)])
+@pytest.mark.parametrize(('moment', 'seed'), [('writing', 0), ('between', None), ('after', 1)])
 def test_a_kill_leaves_a_complete_directory_or_none(tmp_path, moment, seed):
   process = subprocess.run([sys.executable, '-c', KILLED, tmp_path / 'm', moment], capture_output=True, text=True)
   assert process.returncode == -signal.SIGKILL, process.stderr

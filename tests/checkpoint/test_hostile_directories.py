@@ -85,7 +85,7 @@ def test_a_link_out_of_the_directory_is_refused(copy, name, target):
 
 @pytest.mark.parametrize('name', [*SIDE, 'config.json', 'model.safetensors', safetensors_files.INDEX, 'x.safetensors'])
 @pytest.mark.parametrize(
-  'make, words',
+  ('make', 'words'),
   [
     (os.mkfifo, 'not a regular file'),
     (lambda p: os.symlink('/dev/zero', p), 'not a regular file'),
@@ -160,7 +160,7 @@ def test_json_files_have_a_maximum_size(copy, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'eos_token_id, words',
+  ('eos_token_id', 'words'),
   [
     (10**12, 'eos_token_id'),
     (10**9, '1000000000'),

@@ -37,7 +37,7 @@ def refusal(path):
 
 
 @pytest.mark.parametrize(
-  'content, words',
+  ('content', 'words'),
   [
     (b'', 'damaged'),
     (b'\1\0\0', 'damaged'),
@@ -131,7 +131,7 @@ def test_the_index_decides_which_files_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'damage, words',
+  ('damage', 'words'),
   [
     (lambda p: (p / '1.safetensors').unlink(), '1.safetensors is missing'),
     (lambda p: [(p / f'{i}.safetensors').unlink() for i in (0, 1)], '0.safetensors and 1 more is missing'),

@@ -233,7 +233,7 @@ def test_another_fingerprint_is_refused_with_both_values(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'other, part',
+  ('other', 'part'),
   [
     ({'w': jnp.zeros((2, 3)), 'n': jnp.int32(0)}, 'w was float32[3, 2], is float32[2, 3]'),
     ({'w': jnp.zeros((3, 2), jnp.bfloat16), 'n': jnp.int32(0)}, 'bfloat16[3, 2]'),
@@ -356,7 +356,7 @@ def forge(path, **changes):
 
 
 @pytest.mark.parametrize(
-  'change, reason',
+  ('change', 'reason'),
   [
     ({'files': {'/dev/zero': [0, 'x']}}, '/dev/zero is not a regular file'),
     ({'files': {'../step_000001/manifest.json': [0, 'x']}}, 'manifest.json is not a regular file'),

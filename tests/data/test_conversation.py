@@ -62,7 +62,7 @@ def chatting(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  'text, want',
+  ('text', 'want'),
   [
     ('plain answer', 'plain answer'),
     ('<think> a </think>\n\nshown ', 'shown'),
@@ -79,7 +79,7 @@ def test_the_summary_is_what_follows_the_thinking(text, want):
 
 
 @pytest.mark.parametrize(
-  'form, prompt',
+  ('form', 'prompt'),
   [
     ('dialogue', 'System: be brief\nUser: what is 3 + 4 ?\nAssistant:\n'),
     ('bare', 'be brief\nwhat is 3 + 4 ?\n'),
@@ -143,7 +143,7 @@ def test_truncation_keeps_the_begin_token(chatting):
 
 
 @pytest.mark.parametrize(
-  'turns, words',
+  ('turns', 'words'),
   [
     ([], 'an empty list'),
     (3, 'a int'),

@@ -31,7 +31,7 @@ def settings(path, **overrides):
 
 
 @pytest.mark.parametrize(
-  'kind, good, change, words',
+  ('kind', 'good', 'change', 'words'),
   [
     ('pairs', PAIR, {'prompt': []}, "field 'prompt' is an empty list"),
     ('pairs', PAIR, {'chosen': None}, "field 'chosen' is a NoneType, not a string"),
@@ -182,7 +182,7 @@ def test_toy_examples_are_the_same_every_time_and_their_splits_disjoint(objectiv
 
 
 @pytest.mark.parametrize(
-  'name, kind, count',
+  ('name', 'kind', 'count'),
   [
     ('preference/pandalm_helpful_train.jsonl', 'pairs', 632),
     ('preference/hh_harmless_test.jsonl', 'pairs', 400),

@@ -164,7 +164,7 @@ def test_equal_ids_of_two_parts_are_made_unique(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'settings, words',
+  ('settings', 'words'),
   [
     (dict(source='mixture'), 'data.parts'),
     (dict(source='mixture', parts=dict(a=dict(source='trial', weight=0.0))), 'data.parts'),

@@ -132,7 +132,7 @@ def test_gsm8k_as_published(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'answer, solution, want',
+  ('answer', 'solution', 'want'),
   [
     ('6*12=72 #### 72', '6*12=72', '72'),
     ('#### 72', None, '72'),

@@ -134,7 +134,7 @@ def test_worked_solutions_of_gsm8k_as_published(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'prompt, response, want',
+  ('prompt', 'response', 'want'),
   [
     ('ask\n', '<think>\nhm</think>\n\nso', '<think>\nhm</think>\n\nso'),
     ('ask\n', 'so', 'so'),
@@ -159,7 +159,7 @@ def test_conversations(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'row, words',
+  ('row', 'words'),
   [
     ({'response': 'x'}, "line 2: .*'turns'.*'problem'"),
     ({'problem': 'x'}, "line 2: field 'response'.*data.response"),
@@ -175,7 +175,7 @@ def test_a_bad_line_is_named(tmp_path, row, words):
 
 
 @pytest.mark.parametrize(
-  'settings, words',
+  ('settings', 'words'),
   [
     (dict(source='chain', path='f'), "data.path 'f' would not be read"),
     (dict(source='tsv'), "data.source is 'tsv'; known: jsonl, chain"),

@@ -61,7 +61,7 @@ def test_an_empty_split_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'settings, words',
+  ('settings', 'words'),
   [
     (dict(source='json'), "data.source is 'json'; use one of jsonl, tfds, trial, chain"),
     (dict(source='jsonl'), '--config.data.path=FILE'),

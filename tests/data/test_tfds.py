@@ -65,7 +65,9 @@ def test_a_bad_file_is_one_line_and_leaves_nothing(tmp_path):
   assert not (tmp_path / 'sets').exists()
 
 
-@pytest.mark.parametrize('name, file, words', [('gsm8k', '', '--source FILE'), ('toy/trial', 'x', 'leave it out')])
+@pytest.mark.parametrize(
+  ('name', 'file', 'words'), [('gsm8k', '', '--source FILE'), ('toy/trial', 'x', 'leave it out')]
+)
 def test_source_is_required_for_gsm8k_and_refused_for_toy_worlds(tmp_path, name, file, words):
   with pytest.raises(data.DataError, match=words):
     prepare.prepare(name, file, str(tmp_path))

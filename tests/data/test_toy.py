@@ -20,7 +20,7 @@ def test_steps_of_a_try_are_all_counted():
 
 
 @pytest.mark.parametrize(
-  'old, new, kind',
+  ('old', 'new', 'kind'),
   [
     ('<think> 36', '<think> 35', 'start'),
     ('wait 36 a +3 39', 'wait 36 a +4 40', 'term'),

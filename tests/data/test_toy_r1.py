@@ -88,7 +88,7 @@ def test_steps_of_logic_by_hand():
 
 
 @pytest.mark.parametrize(
-  'kind, tongue, consistent',
+  ('kind', 'tongue', 'consistent'),
   [
     ('chain', 0, True),
     ('chain', 1, False),

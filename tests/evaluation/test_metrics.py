@@ -6,7 +6,7 @@ from r1jax.evaluation import majority, summarise
 
 
 @pytest.mark.parametrize(
-  'answers, correct, want',
+  ('answers', 'correct', 'want'),
   [
     (['3', '3', '4'], [1, 1, 0], 1.0),
     (['3', '4', '4'], [1, 0, 0], 0.0),  # correct in any@3 but not in the vote

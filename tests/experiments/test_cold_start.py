@@ -182,7 +182,7 @@ def test_prompt_and_sampling_config_of_each_way():
 
 
 @pytest.mark.parametrize(
-  'change, match',
+  ('change', 'match'),
   [
     (lambda c: c.ways.rewritten.update(drafts='none'), "drafts is 'none'; it must be one of"),
     (lambda c: c.ways.zero.update(way='zero'), "way is 'zero'; known: few_shot"),

@@ -128,7 +128,7 @@ def test_a_dry_run_writes_nothing(model_dir, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  'argv, words',
+  ('argv', 'words'),
   [
     (['import', '--input', 'nowhere', '--output', 'x'], 'nowhere holds no config.json'),
     (['export', '--input', 'nowhere', '--output', 'x', '--step', '3'], 'no step 3'),
@@ -170,7 +170,7 @@ def test_scores_are_the_log_probs_of_the_full_forward(model_dir, tmp_path, kind)
 
 
 @pytest.mark.parametrize(
-  'row, words',
+  ('row', 'words'),
   [
     ({'tokens': [320]}, 'row 2 of .* id 320, .* 320'),
     ({'tokens': [1] * 65}, 'row 2 of .* 65 tokens.* 64'),

@@ -61,7 +61,7 @@ slow = pytest.mark.slow  # TFDS and the language identifier take seconds
 
 
 @pytest.mark.parametrize(
-  'changes, match',
+  ('changes', 'match'),
   [
     ({'samples': '', 'merge': {}}, 'samples and merge'),
     ({'merge': {'general': {'path': ''}}}, 'merge.general.path is empty'),

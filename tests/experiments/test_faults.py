@@ -40,7 +40,7 @@ def test_a_missing_model_path_is_refused(runs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'key, value, was',
+  ('key', 'value', 'was'),
   [('loss.clip_high', 0.3, '0.2'), ('rollout.temperature', 0.9, '1.0'), ('reward.parts.format', 0.25, '0.5')],
 )
 def test_a_checkpoint_of_another_objective_is_refused(runs, straight, tmp_path, key, value, was):

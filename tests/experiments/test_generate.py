@@ -150,7 +150,7 @@ def test_two_processes_each_write_their_own_files(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'more, match',
+  ('more', 'match'),
   [
     (dict(model=dict(path='x'), endpoint=dict(url='http://localhost', model='m')), 'both set'),
     (dict(), 'empty'),
@@ -183,7 +183,7 @@ def test_settings_hold_the_options_of_an_endpoint_that_change_its_answers():
 
 
 @pytest.mark.parametrize(
-  'more, match',
+  ('more', 'match'),
   [
     (dict(part=2, parts=2), 'part 2 must be below parts 2'),
     (dict(split='test'), "'test'; known: train, held_out"),

@@ -92,7 +92,7 @@ def test_two_processes_are_one_run_and_only_the_first_logs(runs, two, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('count, mesh', [(1, {}), (8, {'mesh.fsdp': 8})])
+@pytest.mark.parametrize(('count', 'mesh'), [(1, {}), (8, {'mesh.fsdp': 8})])
 def test_a_checkpoint_of_two_processes_resumes_on_other_devices(count, mesh, runs, two, tmp_path):
   run, before = tmp_path / 'run', tmp_path / 'before'
   drop = lambda path, step: shutil.rmtree(path / 'checkpoints' / f'step_{step:06d}')

@@ -172,7 +172,7 @@ def test_a_changed_evaluation_runs_again_without_training(fakes, outside):
 
 
 @pytest.mark.parametrize(
-  'flags, ran',
+  ('flags', 'ran'),
   [
     ({'only': ['first']}, []),
     ({'last': 'first'}, ['first', 'first*']),

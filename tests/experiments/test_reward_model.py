@@ -144,7 +144,7 @@ def test_a_mesh_gives_the_same_metrics(runs, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-  'settings, match',
+  ('settings', 'match'),
   [
     ({'model.preset': ''}, "model.path is empty and model.preset is ''"),
     ({'objective': 'triples'}, "objective is 'triples'; known: pairs, points, steps"),
@@ -192,7 +192,7 @@ def test_steps_are_labelled_by_rollouts_and_a_stopped_command_resumes(runs, tmp_
   )
   assert run('out.jsonl') == 5
   expected = (tmp_path / 'out.jsonl').read_bytes()
-  items, dropped = process.read_steps(str(tmp_path / 'out.jsonl'), 'line')
+  items, _dropped = process.read_steps(str(tmp_path / 'out.jsonl'), 'line')
   assert len(items) == 5 and all(n == 3 for row in expected.splitlines() for _, n in json.loads(row)['rollouts'])
   for size in (len(expected) // 2, 10, len(expected)):  # truncated within a line, or finished
     (tmp_path / 'out.jsonl').write_bytes(expected[:size])

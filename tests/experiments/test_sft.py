@@ -144,7 +144,7 @@ def test_real_traces_for_cold_start(runs, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'settings, match',
+  ('settings', 'match'),
   [
     ({'model.path': ''}, 'model.path is empty'),
     ({'data.template': 'none'}, "data.template is 'none'; known: "),

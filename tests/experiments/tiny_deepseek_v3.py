@@ -4,6 +4,7 @@ The models are not trained. They are tables of which token follows which, so tha
 enough English chain and, equally often, `\\boxed{7}` or `\\boxed{8}`. The right answer is always 7.
 """
 
+import itertools
 import json
 import re
 
@@ -194,7 +195,7 @@ def make_model(path, files):
   chain = [*words, '</think>', *(f' {word}' for word in SUMMARY)]
   # Tokens that end a prompt, and the one that ends a response.
   after = {'. Assistant:': '<think>', '\n': words[0], '<think>': words[0], CLOSE: EOS}
-  after |= dict(zip(chain, chain[1:])) | dict.fromkeys(LETTERS, CLOSE)
+  after |= dict(itertools.pairwise(chain)) | dict.fromkeys(LETTERS, CLOSE)
   pairs = [*after.items(), *((chain[-1], letter) for letter in LETTERS)]
   cfg = models.ModelConfig(
     vocab=-(-tk.vocab // 64) * 64, embed=64, layers=1, heads=2, kv_heads=2, head_dim=16, mlp=32, context=4096

@@ -15,7 +15,7 @@ def by_group(function):
 
 
 @pytest.mark.parametrize(
-  'name, expected',
+  ('name', 'expected'),
   [
     ('group', lambda r, g: (r - statistics.fmean(g)) / statistics.pstdev(g)),
     ('group_centred', lambda r, g: r - statistics.fmean(g)),

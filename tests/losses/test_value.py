@@ -21,7 +21,7 @@ def batch():
 
 
 @pytest.mark.parametrize(
-  'clip, errors',
+  ('clip', 'errors'),
   [
     (0.0, [0.25, 0.0, 4.0, 1.0, 1.0]),
     # 0.5 is held at 0.2, 1.0 at 1.3, -1.0 at 0.8: worse where that is farther from the return.

@@ -133,7 +133,7 @@ def test_reader_stays_within_its_budget(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'parts, fields, expected',
+  ('parts', 'fields', 'expected'),
   [
     ({'math': 1.0, 'format': 0.0}, {}, True),
     ({'math': 0.0, 'format': 1.0}, {}, False),
@@ -227,7 +227,7 @@ DEEP = '{"a":' * 700 + '1' + '}' * 700
 
 
 @pytest.mark.parametrize(
-  'name, text',
+  ('name', 'text'),
   [
     ('metrics.jsonl', '{"reward/mean": 1}'),
     ('metrics.jsonl', '[1]'),

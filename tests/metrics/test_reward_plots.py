@@ -8,7 +8,7 @@ from r1jax.metrics import reward_plots, writer
 
 
 @pytest.mark.parametrize(
-  'margins, longer',
+  ('margins', 'longer'),
   [(np.linspace(-2, 2, 50), np.arange(-25, 25)), ([0.5], [0]), ([1.0, -1.0], [3, 3]), ([0.0] * 4, [1, -1, 2, -2])],
 )
 def test_figures_are_written(tmp_path, margins, longer):

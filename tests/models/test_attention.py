@@ -86,7 +86,7 @@ def test_splash_crosses_blocks(monkeypatch):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), grads, wanted)
 
 
-@pytest.mark.parametrize('shards, want', [(1, (2, 6)), (2, (2, 6)), (4, (4, 3)), (12, (12, 1))])
+@pytest.mark.parametrize(('shards', 'want'), [(1, (2, 6)), (2, (2, 6)), (4, (4, 3)), (12, (12, 1))])
 def test_kv_heads_are_repeated_only_as_devices_need(shards, want):
   q, own, prompt, _ = inputs(1, 2, 1, 6, 3, 4, 4, 2)
   assert causal._fit(q, shards) and not causal._fit(q, 5)

@@ -38,7 +38,7 @@ def by_hand(q, keys, values):
 
 
 @pytest.mark.parametrize('name', IMPLEMENTATIONS)
-@pytest.mark.parametrize('t, block', [(20, 8), (300, 128)])
+@pytest.mark.parametrize(('t', 'block'), [(20, 8), (300, 128)])
 def test_texts_of_a_row_do_not_meet(name, t, block, monkeypatch):
   """Against each text run alone; two rows, two continuations of each, cut at different places."""
   monkeypatch.setattr(causal, 'BLOCK', max(block, 128) if name == 'splash' else block)

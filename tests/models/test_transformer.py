@@ -206,7 +206,7 @@ def test_scores_against_numpy():
 
 
 @pytest.mark.parametrize(
-  'name,count',
+  ('name', 'count'),
   [
     ('llama3_1_8b', 8_030_261_248),
     ('llama3_3_70b', 70_553_706_496),
@@ -230,7 +230,7 @@ def test_presets_have_the_published_number_of_parameters(name, count):
 
 
 @pytest.mark.parametrize(
-  'name,billions', [('deepseek_v3', 37), ('qwen3_235b_a22b', 22), ('qwen3_30b_a3b', 3), ('llama3_1_8b', 8)]
+  ('name', 'billions'), [('deepseek_v3', 37), ('qwen3_235b_a22b', 22), ('qwen3_30b_a3b', 3), ('llama3_1_8b', 8)]
 )
 def test_presets_have_the_published_number_of_active_parameters(name, billions):
   cfg = models.PRESETS[name]

@@ -10,7 +10,7 @@ from r1jax.parallel import hosts
 
 
 @pytest.mark.parametrize(
-  'environ, want',
+  ('environ', 'want'),
   [
     ({}, None),
     ({'SLURM_NTASKS': '4'}, None),  # an allocation, but not under srun
@@ -27,7 +27,7 @@ def test_the_environment_says_who_the_others_are(environ, want):
 
 
 @pytest.mark.parametrize(
-  'environ, said',
+  ('environ', 'said'),
   [
     ({'R1JAX_COORDINATOR': 'h:1'}, 'R1JAX_COORDINATOR set without R1JAX_PROCESSES, R1JAX_PROCESS; set all'),
     ({'R1JAX_COORDINATOR': 'h:1', 'R1JAX_PROCESSES': '2', 'R1JAX_PROCESS': '2'}, 'R1JAX_PROCESS=2 of'),

@@ -19,7 +19,7 @@ def mesh(**shape):
 
 
 @pytest.mark.parametrize(
-  'sizes, devices, want',
+  ('sizes', 'devices', 'want'),
   [
     (dict(), 1, (1, 1, 1, 1, 1)),
     (dict(data=2, tp=2), 8, (2, 2, 1, 2, 1)),
@@ -34,7 +34,7 @@ def test_minus_one_takes_the_devices_left_over(monkeypatch, sizes, devices, want
 
 
 @pytest.mark.parametrize(
-  'sizes, parts',
+  ('sizes', 'parts'),
   [
     (dict(data=-1, fsdp=-1), ['only one axis can be -1']),
     (dict(data=3, fsdp=-1), ["'data': 3", '8 devices', 'divide 8']),
@@ -82,7 +82,7 @@ def test_sizes_that_do_not_divide_are_refused_with_the_remedy():
   parallel.check_divisible({'w': Spec((6,), ('mlp',))}, mesh(tp=3))
 
 
-@pytest.mark.parametrize('tp, over', [(2, 'tp'), (4, None), (8, None)])
+@pytest.mark.parametrize(('tp', 'over'), [(2, 'tp'), (4, None), (8, None)])
 def test_key_heads_that_do_not_divide_lie_whole_on_every_device(tp, over):
   spec = Spec((16, 2, 8), ('embed', 'kv_heads', 'head_dim'))
   parallel.check_divisible({'k': spec}, mesh(tp=tp))

@@ -21,7 +21,7 @@ product = lambda x, w: jnp.tanh(x @ w)
 
 
 @pytest.mark.parametrize(
-  'f, times',
+  ('f', 'times'),
   [
     (product, 1),
     (repeat(product, 7), 7),
@@ -90,7 +90,7 @@ def test_memory_is_arguments_new_results_and_temporaries():
 
 
 @pytest.mark.parametrize(
-  'message, needed',
+  ('message', 'needed'),
   [
     (
       'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (21.00G) exceeds '

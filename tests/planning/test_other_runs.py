@@ -93,7 +93,7 @@ def test_the_roofline_of_a_reward_models_step():
 @pytest.mark.parametrize('cfg', [sampling, scoring])
 def test_real_programs_compile_for_a_slice(tmp_path, cfg):
   cfg, slice_ = cfg(), topology.find('v5e:2x2')
-  out, lines = planner.plan(cfg, TOY, slice_, [], str(tmp_path), price=1.0)
+  out, _lines = planner.plan(cfg, TOY, slice_, [], str(tmp_path), price=1.0)
   rows = {p['name']: p for p in out['programs']}
   assert list(rows) == names(cfg) and out['verdict'] == 'fits' and out['bound']['cost_a_billion'] > 0
   if isinstance(cfg, config.Generate):  # bfloat16 over four chips, and no optimizer

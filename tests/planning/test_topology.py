@@ -67,7 +67,7 @@ def test_fits_to_92_per_cent_and_tight_to_all_of_it():
 
 
 @pytest.mark.parametrize(
-  'name, cfg, shards, remedy',
+  ('name', 'cfg', 'shards', 'remedy'),
   [
     ('update/accumulate', config_of(microbatch=128), 2, '--config.train.microbatch=64'),
     ('update/accumulate', config_of(microbatch=32), 2, '--config.train.length_slices=2 --config.train.microbatch=16'),

@@ -80,7 +80,7 @@ def test_few_shot_shows_a_long_chain_and_truncates_at_the_next_problem():
   assert not {'prompt', 'reward', 'correct', 'stop'} & row.keys()
 
 
-@pytest.mark.parametrize('way, chat', [('direct', True), ('direct', False), ('rewrite', True), ('rewrite', False)])
+@pytest.mark.parametrize(('way', 'chat'), [('direct', True), ('direct', False), ('rewrite', True), ('rewrite', False)])
 def test_prompts_are_in_the_language_of_the_problem(way, chat):
   for problem, word, foreign in ((ENGLISH, 'verif|check', '[\u4e00-\u9fff]'), (CHINESE, '检验', '[A-Za-z]{8}')):
     prompt = wordings.Prompt(way, chat=chat).format(problem | {'draft': 'abc'})
@@ -101,7 +101,7 @@ def test_responses_to_direct_prompts_get_the_configured_layout():
 
 
 @pytest.mark.parametrize(
-  'problem, chain, word',
+  ('problem', 'chain', 'word'),
   [(ENGLISH, CHAIN, 'answer'), (CHINESE, '先加十位，二十加二十是四十，再加二，等等，检查一下，得四十二。', '答案')],
 )
 def test_responses_of_r1_zero_get_a_summary_with_a_gradable_answer(problem, chain, word):
@@ -125,7 +125,7 @@ MIXED = 'We add the tens 然后 we add 所有 the ones 得到 四十二 and so o
 
 
 @pytest.mark.parametrize(
-  'reason, way, text, rules, outcome',
+  ('reason', 'way', 'text', 'rules', 'outcome'),
   [
     ('wrong', 'direct', r1(), {}, {'correct': False}),
     ('unfinished', 'direct', r1(), {}, {'stop': 'length'}),

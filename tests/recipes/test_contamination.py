@@ -21,7 +21,7 @@ def index():
 
 
 @pytest.mark.parametrize(
-  'text, folded',
+  ('text', 'folded'),
   [
     ('A  b\tC\n d', 'abcd'),
     ('It’s “odd”, isn’t it?!', 'itsoddisntit'),
@@ -40,7 +40,7 @@ def test_fold_keeps_letters_digits_and_operators_between_numbers(text, folded):
   assert contamination.fold(text) == folded
 
 
-@pytest.mark.parametrize('alphabet, weight', [('abc', 1), ('天地人', 4), ('a天b地', None)])
+@pytest.mark.parametrize(('alphabet', 'weight'), [('abc', 1), ('天地人', 4), ('a天b地', None)])
 def test_windows_are_the_substrings_with_a_number_of_letters(alphabet, weight):
   """Compared with explicit sets of substrings: the same count, and the same overlap with another text."""
   dice = random.Random(0)
@@ -68,7 +68,7 @@ def test_windows_are_the_substrings_with_a_number_of_letters(alphabet, weight):
 
 
 @pytest.mark.parametrize('number', range(len(planted._DISGUISES)))
-@pytest.mark.parametrize('name, text', [('english', ENGLISH), ('chinese', CHINESE)])
+@pytest.mark.parametrize(('name', 'text'), [('english', ENGLISH), ('chinese', CHINESE)])
 def test_a_disguised_problem_is_found(index, name, text, number):
   disguised = planted._DISGUISES[number](text)
   assert index.find(disguised) == name
@@ -76,7 +76,7 @@ def test_a_disguised_problem_is_found(index, name, text, number):
 
 
 @pytest.mark.parametrize(
-  'text, name',
+  ('text', 'name'),
   [
     (SHORT, 'short'),
     ('what is 12+5-3', 'short'),

@@ -62,7 +62,7 @@ def test_a_good_sample_becomes_a_row():
 
 
 @pytest.mark.parametrize(
-  'reason, row',
+  ('reason', 'row'),
   [
     ('wrong', SAMPLE | {'correct': False}),
     ('truncated', SAMPLE | {'stop': 'length'}),
@@ -178,7 +178,7 @@ def test_the_contained_evaluation_problem_is_reported():
 
 
 @pytest.mark.parametrize(
-  'fields, match',
+  ('fields', 'match'),
   [
     ({'form': 'r2'}, 'filters.form'),
     ({'language': 1.5}, r'filters.language is 1\.5'),

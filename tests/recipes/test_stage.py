@@ -81,7 +81,7 @@ def test_settings_without_effect_and_tuples_leave_all_stages_done(finished):
 
 
 @pytest.mark.parametrize(
-  'key, stays_done',
+  ('key', 'stays_done'),
   [
     ('train.microbatch', True),
     ('microbatch', True),

@@ -88,7 +88,7 @@ def test_anything_but_one_letter_is_wrong(answer):
 
 
 @pytest.mark.parametrize(
-  'wrap, score',
+  ('wrap', 'score'),
   [
     (r'<think>t</think>So \boxed{{}}.', 1),
     (r'<think>\boxed{{}}</think>', 0),
@@ -109,7 +109,7 @@ def test_the_summary_by_option():
 
 
 @pytest.mark.parametrize(
-  'answer, gold, score',
+  ('answer', 'gold', 'score'),
   [
     ('0', 'A', 1),
     (r'\frac{1}{2}', 'B', 1),
@@ -147,7 +147,7 @@ def test_mmlu_in_every_way(data_dir):
 
 
 @pytest.mark.parametrize(
-  'item, message',
+  ('item', 'message'),
   [
     ({'answer': '42'}, "'answer' is '42'"),
     ({'answer': 'AB'}, "'answer' is 'AB'"),
@@ -161,7 +161,7 @@ def test_a_reference_that_is_no_letter_is_named(item, message):
 
 
 @pytest.mark.parametrize(
-  'answer, gold, options, score',
+  ('answer', 'gold', 'options', 'score'),
   [
     ('New York', 'new  york', {}, 1),
     ('New York', 'new york', {'case': True}, 0),

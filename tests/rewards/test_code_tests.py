@@ -187,7 +187,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'got, expected, same',
+  ('got', 'expected', 'same'),
   [
     ('1 2\n3', '1 2\n3\n\n', True),
     ('1  2 \n 3\n', '1 2 3', True),
@@ -216,7 +216,7 @@ def test_output_is_compared_by_words_and_fractions_within_a_tolerance(got, expec
 
 
 @pytest.mark.parametrize(
-  'prompt, response, program',
+  ('prompt', 'response', 'program'),
   [
     ('', 'Text\n```python\nx = 1\n```\nMore.', 'x = 1\n'),
     ('', '```\na\n```', 'a\n'),
@@ -286,7 +286,7 @@ def test_finding_the_program_is_linear_in_the_length():
 
 
 @pytest.mark.parametrize(
-  'options, message',
+  ('options', 'message'),
   [
     ({'score': 'most'}, "score of code is 'most'; known: all, fraction"),
     ({'time_limit': 0}, 'time_limit of code is 0'),
@@ -303,7 +303,7 @@ def test_bad_options_are_refused_without_items(options, message):
 
 
 @pytest.mark.parametrize(
-  'item, message',
+  ('item', 'message'),
   [
     ({'program': ''}, 'no tests'),
     (calls('', io=[{'input': '', 'output': ''}]), 'asserts and io'),
@@ -344,7 +344,7 @@ def test_by_its_name_in_the_pool():
 
 
 @pytest.mark.parametrize(
-  'program, tests',
+  ('program', 'tests'),
   [
     (
       'class sys:\n  getsizeof = staticmethod(lambda x: 0)\ndef f(t): return 0',
@@ -364,7 +364,7 @@ def test_what_a_program_says_of_itself_decides_nothing(program, tests):
 
 
 @pytest.mark.parametrize(
-  'item, message',
+  ('item', 'message'),
   [
     (calls('', hidden_asserts='assert 1'), "its 'asserts'"),
     (calls('', hidden_asserts=[1]), "its 'asserts'"),

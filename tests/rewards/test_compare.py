@@ -343,7 +343,7 @@ def test_nothing_at_all_is_no_answer():
 
 
 @pytest.mark.parametrize(
-  'gold, answer, problem, right',
+  ('gold', 'answer', 'problem', 'right'),
   [
     ('50', '50%', '', 1),
     ('50', '50%', 'What percentage of it is red?', 1),

@@ -105,7 +105,7 @@ def test_nobody_there(server):
 
 
 @pytest.mark.parametrize(
-  'wait, least',
+  ('wait', 'least'),
   [(lambda: '0.6', 0.6), (lambda: '1', 1.0), (lambda: email.utils.formatdate(time.time() + 2, usegmt=True), 1.0)],
 )
 def test_retry_after_is_honoured(server, monkeypatch, wait, least):
@@ -284,7 +284,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(server, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-  'reply, message',
+  ('reply', 'message'),
   [
     ((401, '{"error": {"message": "bad key"}}'), 'HTTP 401, .*bad key.*; check the key .*api_key_env'),
     ((404, '{"error": {"message": "no such model"}}'), "HTTP 404, .*check url, and that it has the model 'm'"),
@@ -340,7 +340,7 @@ def test_a_request_that_is_refused_is_none_unless_all_are(server, tmp_path, capl
 
 
 @pytest.mark.parametrize(
-  'options, message',
+  ('options', 'message'),
   [
     ({'url': 'api.example.com/v1'}, 'must begin with https://'),
     ({'url': 'ftp://a/v1'}, 'must begin with https://'),

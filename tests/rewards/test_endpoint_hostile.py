@@ -107,7 +107,7 @@ def test_a_small_answer_that_unpacks_to_a_large_one_is_refused(server, codings):
 
 
 @pytest.mark.parametrize(
-  'reply, message',
+  ('reply', 'message'),
   [
     (packed(data=b'{}', name='br'), "encoding 'br'"),
     (packed('gzip', name='gzip, zstd'), "'gzip, zstd'"),
@@ -123,7 +123,7 @@ def test_codings_that_nobody_asked_for_are_refused(server, reply, message):
 
 
 @pytest.mark.parametrize(
-  'usage, tokens',
+  ('usage', 'tokens'),
   [
     ('{"completion_tokens": 7}', 7),
     ('{"completion_tokens": 0}', 0),

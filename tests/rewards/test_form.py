@@ -48,7 +48,7 @@ def test_white_space_behind_what_the_prompt_opened_changes_nothing(space):
 
 
 @pytest.mark.parametrize(
-  'response, met',
+  ('response', 'met'),
   [
     (GOOD, 6),
     (f'\n{GOOD} ', 6),
@@ -70,7 +70,7 @@ def test_r1_zero_graded(response, met):
 
 
 @pytest.mark.parametrize(
-  'response, met',
+  ('response', 'met'),
   [
     ('<think>a</think>b', 5),
     ('\n<think>\na\n</think>\n\nb\n', 5),
@@ -94,7 +94,7 @@ def test_r1_form_of_thinking_and_a_summary(response, met):
 
 
 @pytest.mark.parametrize(
-  'response, met',
+  ('response', 'met'),
   [
     (COLD, 3),
     (f' {COLD}\n', 3),
@@ -139,7 +139,7 @@ def test_a_verdict_names_what_is_missing():
 
 
 @pytest.mark.parametrize(
-  'options, message',
+  ('options', 'message'),
   [
     ({'form': 'r2'}, "the form is 'r2'; known: r1_zero, r1, special"),
     ({'special': ''}, "the special token is ''"),

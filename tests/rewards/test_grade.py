@@ -37,7 +37,7 @@ def test_options_and_other_rewards():
 
 
 @pytest.mark.parametrize(
-  'line, message',
+  ('line', 'message'),
   [
     ('{"gold": 1', 'line 2 .*JSON'),
     ('[1]', 'line 2 must be an object with gold, pred'),
@@ -78,7 +78,7 @@ def test_a_bad_row_loses_no_verdict_before_it():
 
 
 @pytest.mark.parametrize(
-  'name, row, bad',
+  ('name', 'row', 'bad'),
   [
     (
       'math',

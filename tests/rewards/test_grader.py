@@ -81,7 +81,7 @@ def verifiers(tmp_path, monkeypatch):
 
 
 def grader(*names, workers=1, timeout=30.0):
-  return pool.Grader(dict.fromkeys(names, {}), workers, timeout)
+  return pool.Grader({name: {} for name in names}, workers, timeout)
 
 
 def total(scores):
@@ -244,7 +244,9 @@ def test_a_reward_that_raises_is_reported_and_the_worker_goes_on(verifiers):
     assert total(g.submit(items('a')).result()).tolist() == [1.0]
 
 
-@pytest.mark.parametrize('body, message', [('sys.exit(3)', 'code 3'), ('os.kill(os.getpid(), 9)', '3 reward workers')])
+@pytest.mark.parametrize(
+  ('body', 'message'), [('sys.exit(3)', 'code 3'), ('os.kill(os.getpid(), 9)', '3 reward workers')]
+)
 def test_workers_that_cannot_start_stop_the_run(verifiers, body, message):
   (verifiers / 'broken.py').write_text(BROKEN.format(body))
   with grader('broken:score') as g, pytest.raises(pool.GradeError, match=message):
@@ -252,7 +254,7 @@ def test_workers_that_cannot_start_stop_the_run(verifiers, body, message):
 
 
 @pytest.mark.parametrize(
-  'name, message',
+  ('name', 'message'),
   [
     ('maths', "unknown reward 'maths'; the nearest known one is 'math'"),
     ('verifiers:none', "'verifiers:none' cannot be imported"),

@@ -126,7 +126,9 @@ def test_every_kind_has_a_case():
   assert {name for name, *_ in CASES} == set(instructions.INSTRUCTIONS)
 
 
-@pytest.mark.parametrize('name, given, good, bad', CASES, ids=[f'{i}-{case[0]}' for i, case in enumerate(CASES)])
+@pytest.mark.parametrize(
+  ('name', 'given', 'good', 'bad'), CASES, ids=[f'{i}-{case[0]}' for i, case in enumerate(CASES)]
+)
 def test_followed_and_violated(name, given, good, bad):
   scores = rewards.REWARDS['ifeval']([item(text, (name, given)) for text in good + bad])
   assert scores == [1.0] * len(good) + [0.0] * len(bad)
@@ -158,7 +160,7 @@ def test_loose_never_takes_away():
 
 
 @pytest.mark.parametrize(
-  'response, score',
+  ('response', 'score'),
   [
     ('<think>a, b</think>c', 1.0),
     ('<think>a</think><answer>b</answer>, c', 1.0),
@@ -177,7 +179,7 @@ def test_the_final_answer_is_judged(response, score):
 
 
 @pytest.mark.parametrize(
-  'pairs, match',
+  ('pairs', 'match'),
   [
     ([('punctuation:no_commas', {})], "the nearest known one is 'punctuation:no_comma'"),
     ([('length_constraints:number_words', {'num_words': 3})], "missing a required argument: 'relation'"),

@@ -79,7 +79,7 @@ def by_number(chats, draws=None):
 
 
 @pytest.mark.parametrize(
-  'text, verdict',
+  ('text', 'verdict'),
   [
     ('VERDICT: CORRECT', 'correct'),
     ('They agree.\n\nVERDICT: CORRECT\n', 'correct'),
@@ -187,7 +187,7 @@ def test_the_summary_alone_is_seen_unless_all_is_asked_for():
 
 
 @pytest.mark.parametrize(
-  'response, prompt, reason',
+  ('response', 'prompt', 'reason'),
   [
     ('<think>42', '', 'no summary'),
     ('42', 'Why?<think>', 'no summary'),
@@ -217,7 +217,7 @@ def test_order_and_company_play_no_part():
 
 
 @pytest.mark.parametrize(
-  'votes, majority, mean, reason',
+  ('votes', 'majority', 'mean', 'reason'),
   [
     ('CCC', 1, 1, 'correct'),
     ('CIC', 1, 2 / 3, '2 of 3 votes: correct'),
@@ -267,7 +267,7 @@ def test_a_judge_that_goes_by_place_gets_ties_that_are_counted(place):
 
 
 @pytest.mark.parametrize(
-  'forward, backward, outcome, reason',
+  ('forward', 'backward', 'outcome', 'reason'),
   [
     ('FIRST', 'SECOND', 'win', 'both orders agree'),
     ('SECOND', 'FIRST', 'loss', 'both orders agree'),
@@ -298,7 +298,7 @@ def test_only_responses_to_the_same_problem_are_compared():
 
 
 @pytest.mark.parametrize(
-  'options, message',
+  ('options', 'message'),
   [
     ({'view': 'answer'}, "view is 'answer'; known: summary, whole"),
     ({'votes': 0}, 'votes 0'),
@@ -315,7 +315,7 @@ def test_options_are_checked_without_items(options, message):
 
 
 @pytest.mark.parametrize(
-  'options, message',
+  ('options', 'message'),
   [
     ({}, 'url or .*path, .*neither'),
     ({'url': 'http://a/v1', 'path': 'b'}, 'url or .*path, .*both'),

@@ -61,7 +61,7 @@ def hold(name, megabytes):
 def test_the_kernel_holds_no_more_than_the_limit(name, grouped, monkeypatch):
   if not grouped:
     monkeypatch.setattr(cgroup, 'folder', lambda: None)
-  refused = name in DENIED or not grouped and name in UNCOUNTED
+  refused = name in DENIED or (not grouped and name in UNCOUNTED)
   box = hold(name, 1)
   assert (box.output, box.broken, bool(box.code)) == (b'' if refused else b'held\n', '', refused), box.errors
   if not refused:

@@ -29,7 +29,7 @@ def problems(data_dir):
 
 
 @pytest.mark.parametrize(
-  'text, english, total',
+  ('text', 'english', 'total'),
   [
     ('so the answer is', 4, 4),
     ('先算 then add', 2, 4),
@@ -138,7 +138,7 @@ def test_chinese_by_words():
 
 
 @pytest.mark.parametrize(
-  'chinese, english',
+  ('chinese', 'english'),
   [
     ('因此 我们 需要 苹果', 'therefore we need apples'),
     ('首先 检查 价格', 'first check price'),

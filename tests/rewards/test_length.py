@@ -42,7 +42,7 @@ def test_the_unit_and_the_judge_are_options():
     rewards.REWARDS['length_cosine']([item], **options)
 
 
-@pytest.mark.parametrize('max_length, buffer', [(100, 20), (100, 100), (7, 3)])
+@pytest.mark.parametrize(('max_length', 'buffer'), [(100, 20), (100, 100), (7, 3)])
 def test_soft_overlong_is_the_loss_s_formula(max_length, buffer):
   lengths = np.arange(2 * max_length)
   items = [{'response': '', 'tokens': int(n)} for n in lengths]
@@ -55,7 +55,7 @@ def repetition(text, **options):
 
 
 @pytest.mark.parametrize(
-  'text, n, share',
+  ('text', 'n', 'share'),
   [
     ('', 1, 0),
     ('a', 1, 0),
@@ -96,7 +96,7 @@ def test_a_loop_is_punished_and_prose_is_not():
 
 
 @pytest.mark.parametrize(
-  'name, options, message',
+  ('name', 'options', 'message'),
   [
     ('length_cosine', {'max_length': 0}, 'max_length is 0'),
     ('length_cosine', {'unit': 'bytes'}, "the unit is 'bytes'"),

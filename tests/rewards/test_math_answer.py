@@ -16,7 +16,7 @@ def score(answer, gold, wrap='<think>t</think><answer>{}</answer>'):
 
 
 @pytest.mark.parametrize(
-  'answer, gold',
+  ('answer', 'gold'),
   [
     ('42', '42'),
     (' 042\n', '42'),
@@ -53,7 +53,7 @@ def test_right(answer, gold):
 
 
 @pytest.mark.parametrize(
-  'answer, gold',
+  ('answer', 'gold'),
   [
     ('41', '42'),
     ('-42', '42'),
@@ -91,7 +91,7 @@ def test_wrong(answer, gold):
 
 
 @pytest.mark.parametrize(
-  'wrap, found',
+  ('wrap', 'found'),
   [
     ('<think>t</think><answer>{}</answer>', 1),
     ('<answer>{}</answer>', 1),
@@ -115,7 +115,7 @@ THINK = '<think>t \\boxed{{}} <answer>{}</answer></think>'
 
 
 @pytest.mark.parametrize(
-  'wrap, both, tags, boxed',
+  ('wrap', 'both', 'tags', 'boxed'),
   [
     ('<answer>{}</answer>', 1, 1, 0),
     ('\\boxed{{}}', 1, 0, 1),
@@ -177,7 +177,7 @@ def test_a_prompt_may_have_opened_the_thinking():
 
 
 @pytest.mark.parametrize(
-  'response, score',
+  ('response', 'score'),
   [
     ('5', 1),
     (' 5.0\n', 1),
@@ -197,7 +197,7 @@ def test_a_bare_answer_by_option_only(response, score):
 
 
 @pytest.mark.parametrize(
-  'response, reason, extracted',
+  ('response', 'reason', 'extracted'),
   [
     ('<answer>10/2</answer>', 'equal', '10/2'),
     ('<answer>6</answer>', 'a different number', '6'),
@@ -215,7 +215,7 @@ def test_a_verdict_says_why_and_what_was_found(response, reason, extracted):
 
 
 @pytest.mark.parametrize(
-  'options, message', [({'where': 'summary'}, "where is 'summary'.* both, tags, boxed"), ({'bare': 1}, 'bare is 1')]
+  ('options', 'message'), [({'where': 'summary'}, "where is 'summary'.* both, tags, boxed"), ({'bare': 1}, 'bare is 1')]
 )
 def test_options_are_checked(options, message):
   with pytest.raises(ConfigError, match=message):

@@ -23,7 +23,7 @@ def score(gold, answer):
 
 
 @pytest.mark.parametrize(
-  'gold, answer',
+  ('gold', 'answer'),
   [
     # Example usage
     (r'${1,3} \cup {2,4}$', '${1,2,3,4}$'),
@@ -73,7 +73,7 @@ def test_equal(gold, answer):
 
 
 @pytest.mark.parametrize(
-  'gold, answer',
+  ('gold', 'answer'),
   [
     ('1/3', '0.333'),  # not rounded to the reference
     ('(1,2)', '1 < x < 2'),

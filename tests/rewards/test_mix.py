@@ -10,7 +10,7 @@ SCORES = {'math': np.float32([1, 1, 0]), 'format': np.float32([1, 0, 0.5]), 'len
 
 
 @pytest.mark.parametrize(
-  'weights, gates, expected',
+  ('weights', 'gates', 'expected'),
   [
     ({'math': 1.0}, (), [1, 1, 0]),
     ({'math': 1.0, 'format': 0.5, 'length': -2.0}, (), [1.1, 0.2, -1.75]),

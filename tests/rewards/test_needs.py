@@ -70,7 +70,7 @@ def test_a_good_row_passes(item):
   needs.checker(REWARD)({'problem': 'x'} | item)
 
 
-@pytest.mark.parametrize('item, message', BAD)
+@pytest.mark.parametrize(('item', 'message'), BAD)
 def test_a_bad_row_is_refused_in_one_line(item, message):
   with pytest.raises(ValueError) as error:
     needs.checker(REWARD)({'problem': 'x'} | item)

@@ -62,7 +62,7 @@ def test_a_prompt_may_be_turns():
 
 
 @pytest.mark.parametrize(
-  'function, options, message',
+  ('function', 'options', 'message'),
   [
     (preference.preference_score, {'view': 'half'}, "view is 'half'; known: summary, whole"),
     (preference.preference_score, {'scale': 'x'}, "scale is 'x'; known: probability, logit"),
@@ -86,7 +86,7 @@ def by_step(conversations):
 
 
 @pytest.mark.parametrize(
-  'aggregate, expected',
+  ('aggregate', 'expected'),
   [
     ('min', P['bad']),
     ('product', P['good'] * P['bad'] * P['fair']),

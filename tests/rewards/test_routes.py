@@ -90,7 +90,7 @@ def test_without_routes_the_kind_of_an_item_means_nothing():
 
 
 @pytest.mark.parametrize(
-  'settings, words',
+  ('settings', 'words'),
   [
     (dict(accuracy='code'), "reward.accuracy is 'code'"),
     (

@@ -55,7 +55,7 @@ def test_little_is_seen_inside():
 
 @needed
 @pytest.mark.parametrize(
-  'code, limits, broken',
+  ('code', 'limits', 'broken'),
   [
     ('import time\ntime.sleep(99)', {'seconds': 0.3}, 'time limit of 0.3 s'),
     ('import os\nfor i in range(3): os.fork()\nwhile True: pass', {'seconds': 0.5}, 'time limit of 0.5 s'),
@@ -82,7 +82,7 @@ BESIDE = (
 
 @needed
 @pytest.mark.parametrize(
-  'code, broken',
+  ('code', 'broken'),
   [
     (WORK.format(0.2), ''),
     (BESIDE.format(0.2), ''),
@@ -115,7 +115,7 @@ def test_time_is_counted_to_the_end_however_seldom_one_looks(monkeypatch):
 
 @needed
 @pytest.mark.parametrize(
-  'code, error',
+  ('code', 'error'),
   [
     ('bytearray(1 << 30)', 'MemoryError'),
     ('for i in range(99): open(f"/tmp/{i}", "wb").write(bytes(1 << 23))', 'No space left'),
@@ -194,7 +194,7 @@ def test_a_sandbox_that_does_not_start_says_why(monkeypatch):
     run('')
 
 
-@pytest.mark.parametrize('version, message', [(None, 'apt-get install bubblewrap'), ('0.6.1', '0.6.1 is too old')])
+@pytest.mark.parametrize(('version', 'message'), [(None, 'apt-get install bubblewrap'), ('0.6.1', '0.6.1 is too old')])
 def test_no_bubblewrap_or_an_old_one_is_refused(version, message, tmp_path, monkeypatch):
   if version:
     (tmp_path / 'bwrap').write_text(f'#!/bin/sh\necho bubblewrap {version}\n')

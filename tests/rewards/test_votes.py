@@ -43,7 +43,7 @@ def test_right_samples_around_a_box_win_against_fewer_equal_wrong_ones(grader):
 
 
 @pytest.mark.parametrize(
-  'texts, groups',
+  ('texts', 'groups'),
   [
     (['x=5', '5', '\\frac{10}{2}', '5.0', 'x=6'], [0, 0, 0, 0, 1]),
     (['\\frac{\\sqrt{2}}{2}', '\\frac{1}{\\sqrt{2}}', '\\sqrt{2}', '2\\sqrt{2}/4'], [0, 0, 1, 0]),
@@ -114,7 +114,7 @@ def test_samples_that_all_differ_take_few_comparisons():
 
 
 @pytest.mark.parametrize(
-  'reward, options, responses, fields, groups',
+  ('reward', 'options', 'responses', 'fields', 'groups'),
   [
     (
       'choice',

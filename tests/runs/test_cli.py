@@ -9,7 +9,7 @@ from r1jax.runs import cli
 
 
 @pytest.mark.parametrize(
-  'name, flags, parent, values',
+  ('name', 'flags', 'parent', 'values'),
   [
     ('math', ['--config.reward.options.math.where=boxed'], 'reward.options.math', {'where': 'boxed'}),
     (

@@ -71,7 +71,7 @@ def test_a_running_holder_keeps_the_lock_and_a_killed_one_loses_it_at_once(lock)
 
 
 @pytest.mark.parametrize(
-  'change, free',
+  ('change', 'free'),
   [
     ({}, False),
     ({'started': '1'}, True),

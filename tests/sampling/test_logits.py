@@ -20,7 +20,7 @@ def kept(restriction=EVERYTHING, temperature=1.0):
 
 
 @pytest.mark.parametrize(
-  'restriction,keep',
+  ('restriction', 'keep'),
   [
     (Restriction(top_k=2), [0, 1]),
     (Restriction(top_p=0.69), [0, 1]),

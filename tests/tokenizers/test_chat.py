@@ -125,7 +125,7 @@ def test_the_sandbox_refuses(qwen, tmp_path, template):
 
 
 @pytest.mark.parametrize(
-  'template, words',
+  ('template', 'words'),
   [
     ("{{ raise_exception('roles must\nalternate') }}", 'roles must alternate'),
     ('{{ messages[0].nothing.more }}', 'nothing'),

@@ -55,7 +55,7 @@ def test_a_missing_tokenizer_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name, content, words',
+  ('name', 'content', 'words'),
   [
     ('tokenizer.json', '{"a": ', 'cannot be read as JSON'),
     ('tokenizer.json', '[]', 'a list, not an object'),
@@ -158,7 +158,7 @@ def having(**changes):
 
 
 @pytest.mark.parametrize(
-  'change, words',
+  ('change', 'words'),
   [
     (having(normalizer={'type': 'Precompiled', 'precompiled_charsmap': '/////w=='}), "'Precompiled'"),
     (

@@ -70,7 +70,7 @@ def test_bfloat16_moments_give_nearly_the_same_updates(name):
 
 
 def test_bfloat16_parameters_move_as_float32_ones_rounded():
-  opt, like, exact = make()
+  opt, _like, exact = make()
   coarse_opt, coarse_like, coarse = make(param='bfloat16')
   before = jax.device_get(coarse.params)
   exact = exact.replace(params=jax.tree.map(lambda x: x.astype(F32), coarse.params))

@@ -22,7 +22,7 @@ SPECS = {
 
 
 @pytest.mark.parametrize(
-  'name, want',
+  ('name', 'want'),
   [
     # Steps 0, 3, 4, 9 and 14 of 14, warm-up 4: a quarter, all of it, then the decay over 10 steps.
     ('constant', [0.5, 2.0, 2.0, 2.0, 2.0]),

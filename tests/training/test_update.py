@@ -148,7 +148,7 @@ def test_every_response_is_in_one_microbatch():
 
 
 @pytest.mark.parametrize(
-  'length, limit, want', [(1, 24, 8), (8, 24, 8), (9, 24, 16), (24, 24, 24), (41, 160, 80), (3, 5, 5)]
+  ('length', 'limit', 'want'), [(1, 24, 8), (8, 24, 8), (9, 24, 16), (24, 24, 24), (41, 160, 80), (3, 5, 5)]
 )
 def test_padded_length(length, limit, want):
   assert policy.padded_length(length, limit) == want

@@ -266,7 +266,7 @@ def _chain_chain(rng, facts):
   say = lambda word: _WORDS[word][int(rng.random() < chinese)]
   mode = rng.random()
   if mode < 0.53:
-    answer = facts[1] + sum(facts[2]) + int(round(rng.normal(0, 4)))
+    answer = facts[1] + sum(facts[2]) + round(rng.normal(0, 4))
     return say('hmm'), str(int(np.clip(answer, 1, 109)))
   words, value = _chain_pass(rng, facts, say, 0.55 if rng.random() < 0.9 else 0.15)
   if mode > 0.85:

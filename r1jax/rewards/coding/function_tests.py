@@ -255,12 +255,9 @@ def _split_helpers(code, names):
   helpers, starter = [], []
   for node in code:
     if isinstance(node, ast.ClassDef):
-      starter += [node] if node.name not in names or len(names) > 1 and not _is_stub(node) else []
-    elif (
-      isinstance(node, (ast.Import, ast.ImportFrom))
-      or isinstance(node, _BINDS)
-      and node.name not in names
-      and (not _is_stub(node))
+      starter += [node] if node.name not in names or (len(names) > 1 and not _is_stub(node)) else []
+    elif isinstance(node, (ast.Import, ast.ImportFrom)) or (
+      isinstance(node, _BINDS) and node.name not in names and (not _is_stub(node))
     ):
       starter.append(node)
       helpers.append(node)

@@ -224,7 +224,7 @@ class Peer:
       if value is constant:
         return parts.append(letter)
     if isinstance(value, str):
-      parts.append(f'u{len(value)};{str(value)}')
+      parts.append(f'u{len(value)};{value!s}')
     elif isinstance(value, int):
       parts.append(f'i{int(value):x};')  # hexadecimal, since Python limits the number of decimal digits
     elif isinstance(value, float):

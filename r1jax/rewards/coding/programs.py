@@ -127,7 +127,7 @@ def _fenced(lines, lenient):
           len(line) - len(line.lstrip(' ')),
         )
       continue
-    line = line[re.match(r'(?:[ ]{0,3}>[ ]?){0,%d}' % quotes.count('>'), line).end() :] if quotes else line
+    line = line[re.match(rf'(?:[ ]{{0,3}}>[ ]?){{0,{quotes.count(">")}}}', line).end() :] if quotes else line
     bare = line.strip().removesuffix('</answer>').rstrip()
     closes = bare.startswith(fence) and _leading_fence(bare) == bare
     code = bare.rstrip(fence[0]) if lenient and bare.endswith(fence) else ''

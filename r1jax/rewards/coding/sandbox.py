@@ -170,7 +170,7 @@ class Box:
     if self._tmp is not None:
       stats = os.fstatvfs(self._tmp)
       memory += (stats.f_files - stats.f_ffree) * ENTRY + _sockets(self._inside)
-    return memory > self._limits.memory_mb << 20 or self._group and self._group.full()
+    return memory > self._limits.memory_mb << 20 or (self._group and self._group.full())
 
   def finish(self):
     """Reads the rest of the output and the exit code of a program that has ended."""

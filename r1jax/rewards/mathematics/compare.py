@@ -117,14 +117,16 @@ def _words(gold, predicted, problem, depth):
   """Choice letters and words."""
   del depth
   letter = _LETTER.fullmatch(mathtext.strip_fonts(gold))
-  if letter and letter[1] in 'ABCDEFGHIJ' or letter and letter[0] != letter[1]:
+  if (letter and letter[1] in 'ABCDEFGHIJ') or (letter and letter[0] != letter[1]):
     got_letter = _LETTER.fullmatch(mathtext.strip_fonts(predicted))
     return None if got_letter and got_letter[1] == letter[1] else f'the letter is {letter[1]}'
   expected, got = mathtext.strip_fonts(gold), mathtext.strip_fonts(predicted)
   if _PHRASE.fullmatch(expected) and quantity.read(expected, problem) is None and _LETTERS.search(got):
     # The letters of words and dates are not factors that can be reordered: on is not No, and yaM 5 is not May 5.
     return None if _LETTERS.findall(got.casefold()) == _LETTERS.findall(expected.casefold()) else 'different words'
-  if _WORDS.fullmatch(expected) and _WORD.search(expected) or _HAN.search(expected) and quantity.read(expected) is None:
+  if (_WORDS.fullmatch(expected) and _WORD.search(expected)) or (
+    _HAN.search(expected) and quantity.read(expected) is None
+  ):
     expected, got = (text.casefold().removeprefix('the ').replace(' ', '') for text in (expected, got))
     return None if expected == got else 'different words'
   return NotImplemented
@@ -144,7 +146,7 @@ def _quantities(gold, predicted, problem, depth):
   if (expected.value / 100 if expected.percent else expected.value) == (got.value / 100 if got.percent else got.value):
     return None
   percent = expected.percent or any(word in problem.lower() for word in ('percent', 'per cent', '%', '百分'))
-  if problem and not percent or not percent and expected.value.denominator > 1 or abs(expected.value) <= 1:
+  if (problem and not percent) or (not percent and expected.value.denominator > 1) or abs(expected.value) <= 1:
     return 'a different number'
   return None if expected.value == got.value else 'a different number'
 
@@ -254,7 +256,7 @@ def _solutions(gold, predicted, problem, depth):
   """x = 1 or x = 2; x_1 = 1, x_2 = 2: compares the values if the other answer names them differently or not at all."""
   name, numbered, expected = equations.values(gold)
   got_name, got_numbered, got = equations.values(predicted)
-  if not expected or got and (name != got_name or numbered and got_numbered):
+  if not expected or (got and (name != got_name or (numbered and got_numbered))):
     return NotImplemented
   parts = equations.split_at_equals(predicted)
   if not got and len(parts) == 2:
@@ -278,7 +280,7 @@ def _assignments(gold, predicted, problem, depth):
   if (
     len(expected) == 2
     and equations.is_name(expected[0])
-    and (len(got) == 1 or len(got) == 2 and equations.left_side_key(expected[0]) == equations.left_side_key(got[0]))
+    and (len(got) == 1 or (len(got) == 2 and equations.left_side_key(expected[0]) == equations.left_side_key(got[0])))
   ):
     return _difference(expected[1].strip(), got[-1].strip(), problem, depth - 1)
   if len(expected) == len(got) == 2 and any(equations.CALL.fullmatch(side[0].strip()) for side in (expected, got)):

@@ -53,7 +53,7 @@ def _split(text, listed):
     label = _LETTER_ONLY.fullmatch(inside) if 'text' in font[0] else None
     if label and (inside[-1] == ' ' or after[:1] in (' ', ':', '.')):
       return label[1], after.lstrip(':. ')
-  label = _LABEL.match(text) or listed and _LISTED.match(text)
+  label = _LABEL.match(text) or (listed and _LISTED.match(text))
   if label:
     return next(filter(None, label.groups())), text[label.end() :]
   label = _TRAILING.search(text)

@@ -53,7 +53,7 @@ _REPLACED = [
   for pattern, by in (
     ('[⁰¹²³⁴-⁹⁻ⁿ]+', lambda m: '^{' + m[0].translate(_SUPERSCRIPTS) + '}'),
     ('[₀-₉]+', lambda m: '_{' + m[0].translate(_SUBSCRIPTS) + '}'),
-    ('[¼-¾⅐-⅞]', lambda m: '\\frac{%s}{%s}' % tuple(unicodedata.normalize('NFKC', m[0]).split('⁄'))),
+    ('[¼-¾⅐-⅞]', lambda m: '\\frac{{{}}}{{{}}}'.format(*tuple(unicodedata.normalize('NFKC', m[0]).split('⁄')))),
     ('(?<=[0-9])(?:[\u2009\u202f]|\\{\\\\,\\}|\\\\ |\\\\thinspace ?|, ?\\\\! ?)(?=[0-9]{3}(?![0-9]))', ''),
     ('[\u2000-\u200a\u202f]', ' '),
     ('∅', r'\\emptyset '),

@@ -48,7 +48,7 @@ def _integer(text):
   for character in text:
     if character in _TENS:
       size = _TENS[character]
-      if size >= last or digit == 0 or digit is None and character != '十':
+      if size >= last or digit == 0 or (digit is None and character != '十'):
         return None
       total, digit, last = total + (1 if digit is None else digit) * size, None, size
     elif digit:

@@ -128,7 +128,7 @@ def read(text, problem='', strict=False):
   if rest.strip() in ('%', '\\%') or mathtext.strip_fonts(rest).strip().lower() in ('percent', 'pct', 'percentage'):
     return Quantity(value, decimals, True)
   unit = unit_of(rest, problem, strict)
-  if unit is None or percent and unit or money and unit not in ('', money):
+  if unit is None or (percent and unit) or (money and unit not in ('', money)):
     return None
   return Quantity(value, decimals, percent, money or unit)
 
@@ -155,7 +155,7 @@ def _number(text):
     exponent = int(parts['e'] or parts['e1'] or parts['e2'])
     return numerals.decimal(parts['m']) * Fraction(10) ** exponent, max(0, _places(parts['m']) - exponent), rest, False
   above, below = (numerals.decimal(parts[a] or parts.get(a + '1')) for a in 'nd')
-  if not below or parts['whole'] and (above < 0 or above.denominator > 1):
+  if not below or (parts['whole'] and (above < 0 or above.denominator > 1)):
     return None
   return int(parts['whole'] or 0) + above / below, None, rest, False
 
@@ -174,7 +174,7 @@ def unit_of(text, problem='', strict=False):
     return 'celsius' if scale[1] else 'fahrenheit'
   if text in ('', '^\\circ', mathtext.CURRENCY):
     return {'': '', '^\\circ': 'degree', mathtext.CURRENCY: 'dollar'}[text]
-  if len(text) > 60 or text.partition('^')[0] in _LETTERS and not wrapped and (strict or not after_space):
+  if len(text) > 60 or (text.partition('^')[0] in _LETTERS and not wrapped and (strict or not after_space)):
     return None
   power = 1
   for ending, exponent in (('^2', 2), ('^{2}', 2), ('^3', 3), ('^{3}', 3), (' squared', 2), (' cubed', 3)):
@@ -184,7 +184,7 @@ def unit_of(text, problem='', strict=False):
     if text.startswith(beginning):
       text, power = text.removeprefix(beginning).strip(), exponent
   text = mathtext.strip_fonts(text)
-  unit = _UNITS.get(text) or len(text) > 2 and _UNITS.get(text.lower())  # M is not a metre
+  unit = _UNITS.get(text) or (len(text) > 2 and _UNITS.get(text.lower()))  # M is not a metre
   if unit and power > 1:
     return f'{unit}^{power}' if unit in _LENGTHS else None
   if unit:
@@ -193,7 +193,7 @@ def unit_of(text, problem='', strict=False):
     above, separator, below = text.partition(infix)
     if separator and _UNITS.get(above.strip().lower()) and _UNITS.get(below.strip().lower()):
       return f'{_UNITS[above.strip().lower()]}/{_UNITS[below.strip().lower()]}'
-  if text in _COUNTERS or text[:1] in _COUNTERS and text[1:] in problem and not _HAN.search(text[1:]):
+  if text in _COUNTERS or (text[:1] in _COUNTERS and text[1:] in problem and not _HAN.search(text[1:])):
     return ''  # 5个, or 5个苹果 if the problem is about 苹果
   words = text.lower().split()
   known = set(re.findall('[a-z]+', problem.lower()))

@@ -36,7 +36,7 @@ def equal(gold, predicted, equal_numbers):
   if not _is_set(gold):
     return None
   expected, got = _read(gold, loose=True), _read(predicted)
-  if expected is None or got is None or expected[0] and got[0] and expected[0] != got[0]:
+  if expected is None or got is None or (expected[0] and got[0] and expected[0] != got[0]):
     return _chains(gold, predicted, equal_numbers)
   order = _sort_numbers([*_numbers(expected[1]), *_numbers(got[1])], equal_numbers)
   if order is None:
@@ -52,9 +52,7 @@ def _is_set(text):
     or text in ('\\emptyset', '\\mathbb{R}')
     or '\\cup' in text
     or '\\setminus' in text
-    or interval
-    and text.count(',') == 1
-    and (text[0] + text[-1] in ('[)', '(]') or '\\infty' in text)
+    or (interval and text.count(',') == 1 and (text[0] + text[-1] in ('[)', '(]') or '\\infty' in text))
   )
 
 
@@ -103,7 +101,7 @@ def _relation(operands, signs):
   """As `_read`, for a < x and a < x < b."""
   index = next((i for i, operand in enumerate(operands) if _is_name(operand)), None)
   one_way = any(set(signs) <= way for way in ({'<', '\\le'}, {'>', '\\ge'}))
-  if index is None or len(operands) > 2 and not (len(operands) == 3 and index == 1 and one_way):
+  if index is None or (len(operands) > 2 and not (len(operands) == 3 and index == 1 and one_way)):
     return None
   bounds = [(_FLIPPED[sign], number) for sign, number in zip(signs[:index], operands[:index], strict=True)]
   bounds += zip(signs[index:], operands[index + 1 :], strict=True)
@@ -116,7 +114,7 @@ def _set(text):
     pieces = pattern.split(text)
     if len(pieces) > 1:
       inner = [_set(piece.strip()) for piece in pieces]
-      return None if None in inner or kind == 'without' and len(inner) > 2 else (kind, inner)
+      return None if None in inner or (kind == 'without' and len(inner) > 2) else (kind, inner)
   if text in ('\\emptyset', '\\mathbb{R}'):
     return _NONE if text == '\\emptyset' else _ALL
   braces = text.startswith('\\{') and text.endswith('\\}')
@@ -137,7 +135,7 @@ def _is_name(text):
 
 
 def _numbers(parsed):
-  kind, inner = parsed
+  _kind, inner = parsed
   return [number for each in inner for number in _numbers(each)] if isinstance(inner, list) else [inner]
 
 

@@ -138,7 +138,7 @@ def _refuted(a, b):
       left, right = _evaluate(a.lhs - a.rhs, point), _evaluate(b.lhs - b.rhs, point)
       if left is None or right is None:
         continue
-      if not left or not right or ratio is not None and not _agree(left / right, ratio, _ROUNDED):
+      if not left or not right or (ratio is not None and not _agree(left / right, ratio, _ROUNDED)):
         return True
       ratio = left / right
     elif isinstance(a, sympy.logic.boolalg.Boolean) and isinstance(b, sympy.logic.boolalg.Boolean):
@@ -198,9 +198,9 @@ def _agree(a, b, error):
   if a is None or b is None:
     return True
   size = max(abs(a), abs(b))
-  return _vanishes(a) and _vanishes(b) or bool(abs(a - b) <= error * size)
+  return (_vanishes(a) and _vanishes(b)) or bool(abs(a - b) <= error * size)
 
 
 def _vanishes(value):
   """Whether a value is zero, or a difference without any significant digit, as of two equal terms."""
-  return value == 0 or all(part == 0 or part.is_Float and part._prec == 1 for part in value.as_real_imag())
+  return value == 0 or all(part == 0 or (part.is_Float and part._prec == 1) for part in value.as_real_imag())

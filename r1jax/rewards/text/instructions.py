@@ -51,7 +51,7 @@ def _inside(text, match):
   if match[0] != '.':
     return lower_case_follows and match[0].startswith(('..', '…'))
   word = (text[max(0, match.start() - 12) : match.start()].split() or [''])[-1].strip('("\'*')
-  if word.lower() in _NEVER_LAST or len(word) == 1 and word.isalpha() and word != 'I':
+  if word.lower() in _NEVER_LAST or (len(word) == 1 and word.isalpha() and word != 'I'):
     return True
   return lower_case_follows and (word.lower() in _SELDOM_LAST or '.' in word)
 
@@ -138,7 +138,7 @@ def _postscript(text, *, postscript_marker):
 
 def _number_bullet_lists(text, *, num_bullets):
   lines = [line.lstrip() for line in text.split('\n')]
-  return sum(line.startswith('-') or line.startswith('*') and line[1:2] != '*' for line in lines) == num_bullets
+  return sum(line.startswith('-') or (line.startswith('*') and line[1:2] != '*') for line in lines) == num_bullets
 
 
 def _constrained_response(text):

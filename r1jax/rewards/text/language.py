@@ -286,7 +286,7 @@ def _runs(text):
   for part, hidden in _parts(text):
     for match in _WORD.finditer(part if hidden else _COMMAND.sub(' ', part)):
       script, run = match.lastgroup, match[0]
-      if hidden and script in ('latin', 'other') or len(run) < 2 and script in ('latin', 'ru', 'other'):
+      if (hidden and script in ('latin', 'other')) or (len(run) < 2 and script in ('latin', 'ru', 'other')):
         continue
       if not (_symbol(run) if script == 'latin' else script == 'other' and not run.isalpha()):
         out.append((script, run))
@@ -312,7 +312,7 @@ def _parts(text):
       kind = None
     elif token == '\n':
       blank = position and text[position - 1] == '\n'
-      if kind == '`' or blank and kind in ('$', '$$', '\\(', '\\['):
+      if kind == '`' or (blank and kind in ('$', '$$', '\\(', '\\[')):
         kind = None
     elif (kind is None or kind == token == '$') and _opens(token, text, mark.end()):
       kind, start = token, position
