@@ -33,7 +33,7 @@ class Engine(Protocol):
     ...
 
   def sample(
-    self, params: Any, prompts: list, keys: Key[jax.Array, 'p g'], sampling: Any, version: int = 0
+    self, params: Any, prompts: list | tuple, keys: Key[jax.Array, 'p g'], sampling: Any, version: int = 0
   ) -> RolloutBatch:
     """One response to each of P prompts a key, by the parameters of training step `version`."""
     ...

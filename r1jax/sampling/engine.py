@@ -72,7 +72,7 @@ class Engine:
 
   @typed
   def sample(
-    self, params: dict, prompts: list, keys: Key[jax.Array, 'p g'], sampling: Sampling, version: int = 0
+    self, params: dict, prompts: list | tuple, keys: Key[jax.Array, 'p g'], sampling: Sampling, version: int = 0
   ) -> RolloutBatch:
     """Samples one response a key.
 
@@ -181,7 +181,7 @@ class Engine:
 
 
 @typed
-def pad_prompts(prompts: list, max_prompt: int) -> tuple[Int[np.ndarray, 'p t'], Int[np.ndarray, ' p']]:
+def pad_prompts(prompts: list | tuple, max_prompt: int) -> tuple[Int[np.ndarray, 'p t'], Int[np.ndarray, ' p']]:
   """Right-pads to the next bucket (a power of two from 16, or max_prompt).
 
   Returns:
