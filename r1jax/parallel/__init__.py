@@ -20,6 +20,7 @@ from r1jax.parallel.rules import (
   entries_received,
   partition_spec,
   replicated,
+  require_divisible,
   shardings,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
   'make_mesh',
   'partition_spec',
   'replicated',
+  'require_divisible',
   'shardings',
   'sum_across_processes',
   'to_global',

@@ -5,7 +5,7 @@ import math
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from r1jax.config import ConfigError
+from r1jax.config import ConfigError, require
 from r1jax.params import is_spec
 
 # Weights are split over fsdp along the model dimension and over tp along heads, ffn or vocabulary.
@@ -90,6 +90,16 @@ def batch_sharding(mesh):
 def batch_shards(mesh):
   """Into how many parts `batch_sharding` cuts a batch."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def require_divisible(size, what, mesh):
+  """Raises ConfigError where a microbatch of `size` rows or examples does not divide over the mesh."""
+  shards = batch_shards(mesh)
+  require(
+    size % shards == 0,
+    f"{size} {what} a microbatch do not divide over {shards} devices on axes 'data', 'fsdp' and 'expert'; set "
+    f'microbatch (or batch) to a multiple of {shards} or use a smaller mesh.',
+  )
 
 
 def replicated(mesh):

@@ -91,14 +91,10 @@ class Engine:
     """
     p, g = keys.shape
     self._require_divisible(p)
-    weights = self.weights(params)
+    weights, scalar = self.weights(params), lambda x: parallel.to_global(x, self._everywhere)
     padded, prompt_lengths = pad_prompts(prompts, self.max_prompt)
     tokens, lengths, keys = parallel.to_global((padded, prompt_lengths, keys), self._by_prompt)
-    temperature = parallel.to_global(np.float32(sampling.temperature), self._everywhere)
-    restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
-    options = decode.DecodeOptions(
-      self.cfg, restriction, self.tokenizer.eos, models.ForwardOptions(self.dtype, mesh=self.mesh)
-    )
+    temperature, options = scalar(np.float32(sampling.temperature)), self._options(sampling)
     capacity = min(CHUNK, self.max_response)
     prefix, state, sampled = self._run(
       decode.prefill, weights, tokens, lengths, keys, temperature, capacity=capacity, options=options
@@ -119,12 +115,11 @@ class Engine:
       room = capacity if step <= capacity else min(GROW * capacity, self.max_response)
       if width < rows.shape[1] or room > capacity:
         live_first = np.argsort(done, axis=1, kind='stable')[:, :width].astype(np.int32)
-        state = self._run(
-          decode.compact, state, parallel.to_global(live_first, self._by_prompt), capacity=room, mesh=self.mesh
-        )
+        keep = parallel.to_global(live_first, self._by_prompt)
+        state = self._run(decode.compact, state, keep, capacity=room, mesh=self.mesh)
         rows, capacity = np.take_along_axis(rows, live_first, axis=1), room
-      limit = parallel.to_global(np.int32(min(self.max_response, capacity + 1)), self._everywhere)
-      fewest = parallel.to_global(np.int32(width // SHRINK if width % SHRINK == 0 else 0), self._everywhere)
+      limit = scalar(np.int32(min(self.max_response, capacity + 1)))
+      fewest = scalar(np.int32(width // SHRINK if width % SHRINK == 0 else 0))
       state, sampled, count = self._run(
         decode.decode_chunk, weights, prefix, lengths, state, limit, fewest, temperature, length=CHUNK, options=options
       )
@@ -134,6 +129,11 @@ class Engine:
       if self.watch:
         self.watch(step / self.max_response)
     return out.finish(self.tokenizer, self.stop, padded, prompt_lengths, version)
+
+  def _options(self, sampling):
+    restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
+    forward = models.ForwardOptions(self.dtype, mesh=self.mesh)
+    return decode.DecodeOptions(self.cfg, restriction, self.tokenizer.eos, forward)
 
   def _require_divisible(self, prompts):
     require(

@@ -18,7 +18,6 @@ import numpy as np
 import optax
 
 from r1jax import models, parallel
-from r1jax.config import require
 
 
 class NonFiniteError(FloatingPointError):
@@ -68,16 +67,6 @@ class Trainer:
     found, norm, load = parallel.to_host((found, norm, load))
     metrics = combine(found) | {f'{self.prefix}grad_norm': norm} | expert_metrics(load)
     return state, {name: float(x) for name, x in metrics.items()}
-
-
-def require_divisible(size, what, mesh):
-  """Raises ConfigError where a microbatch of `size` rows or examples does not divide over the mesh."""
-  shards = parallel.batch_shards(mesh)
-  require(
-    size % shards == 0,
-    f"{size} {what} a microbatch do not divide over {shards} devices on axes 'data', 'fsdp' and 'expert'; set "
-    f'microbatch (or batch) to a multiple of {shards} or use a smaller mesh.',
-  )
 
 
 def accumulate(params, grads, batch, totals, *, loss_fn):

@@ -48,7 +48,7 @@ class ScoreLoss:
 
 def make_trainer(cfg, model, optimizer, mesh):
   """The Trainer of a config.RewardModel. Raises ConfigError where a microbatch does not divide over the mesh."""
-  accumulate.require_divisible(cfg.microbatch or cfg.batch, 'examples', mesh)
+  parallel.require_divisible(cfg.microbatch or cfg.batch, 'examples', mesh)
   options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
   return accumulate.Trainer(ScoreLoss(model, options, cfg.objective), optimizer, cfg.grad_dtype, cfg.balance_rate)
 

@@ -64,7 +64,7 @@ class SFTLoss:
 
 def make_trainer(cfg, model, optimizer, mesh):
   """The Trainer of a config.SFT. Raises ConfigError where a microbatch does not divide over the mesh."""
-  accumulate.require_divisible(cfg.microbatch or cfg.batch, 'rows', mesh)
+  parallel.require_divisible(cfg.microbatch or cfg.batch, 'rows', mesh)
   options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
   loss_fn = SFTLoss(model, options, cfg.logit_chunk)
   return accumulate.Trainer(loss_fn, optimizer, cfg.grad_dtype, cfg.balance_rate)
