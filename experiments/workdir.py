@@ -172,15 +172,28 @@ class Lock:
       probe.unlink(missing_ok=True)
 
   def _remove(self, judged):
-    """Removes the lock that was judged; another process may have taken its place meanwhile, which stays."""
+    """Removes the lock that was judged stale, (text, modification time), unless another one has taken its place.
+
+    One process at a time does so, the one that has made the file `.takeover`: between looking and removing, no other
+    may put its own lock there.
+    """
     if judged is None:
       return
-    aside = self._path.with_name(f'{self._path.name}.{self._me["token"]}')
-    with contextlib.suppress(OSError):
-      self._path.rename(aside)
-      if aside.read_text(errors='replace')[:10_000] != judged[0]:
-        os.link(aside, self._path)
-      aside.unlink()
+    guard = self._path.with_name(f'{self._path.name}.takeover')
+    try:
+      os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+      with contextlib.suppress(OSError):
+        if self._now() - guard.stat().st_mtime > DEAD:   # whoever made it was killed at this very moment
+          guard.unlink()
+      time.sleep(0.02)
+      return
+    try:
+      now = self._read()
+      if now is not None and now[0] == judged[0]:
+        self._path.unlink(missing_ok=True)
+    finally:
+      guard.unlink(missing_ok=True)
 
   def _beat(self):
     while not self._done.wait(BEAT):

@@ -119,6 +119,21 @@ def test_of_several_that_take_over_one_wins(lock):
   assert not lock.exists()
 
 
+def test_a_stale_lock_is_removed_by_one_process_at_a_time(lock):
+  elsewhere(lock, 3600)
+  guard, taken = lock.with_name('.lock.takeover'), []
+  guard.touch()                                        # another process is looking at the stale lock
+  text = lock.read_text()
+  thread = threading.Thread(target=lambda: taken.append(workdir.Lock(lock)))
+  thread.start()
+  thread.join(0.3)
+  assert thread.is_alive() and lock.read_text() == text and guard.exists()
+  os.utime(guard, (0, 0))                              # it was killed there long ago
+  thread.join(60)
+  assert json.loads(lock.read_text()) == taken[0]._me and not guard.exists()
+  taken[0].release()
+
+
 def test_a_holder_shows_itself_and_makes_its_lock_again(lock, monkeypatch):
   monkeypatch.setattr(workdir, 'BEAT', 0.05)
   held = workdir.Lock(lock)
