@@ -36,7 +36,7 @@ def _r1():
 
 
 def _r1_student():
-  """The same text for a smaller model, which needs more steps to learn it; more rounds past these teach it nothing."""
+  """The same text for a smaller model, which needs more steps to learn it; its gate reports and adds no rounds."""
   c = _r1()
   c.update(preset='toy_student', steps=6400)
   c.gate.rounds = 0
