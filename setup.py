@@ -37,7 +37,7 @@ setup(
     'plan': ['libtpu'],  # its compiler runs on a machine without a TPU
     'judge': ['httpx'],  # a judge behind an endpoint
     'types': ['beartype'],  # checks annotated shapes and dtypes where R1JAX_CHECK_TYPES is set
-    'dev': ['beartype', 'httpx', 'pytest', 'pytest-xdist', 'ruff'],
+    'dev': ['basedpyright', 'beartype', 'httpx', 'pytest', 'pytest-xdist', 'ruff'],
     'torch-parity': ['torch', 'transformers'],
   },
 )

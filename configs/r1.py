@@ -8,9 +8,8 @@
 A text 'stage:NAME' is what stage NAME has made. Numbers are marked `paper` (docs/paper.md, v2 of the report where it
 says more) or `ours`; what is not set here is as in the config file that a stage begins with, marked there too. A step
 of RL is one rollout of 8,192 responses and 16 optimizer steps, in whose number the paper counts. `deepseek_v3` was not
-run.
-What is given is in this project's fields: `problem`, `answer`; of code `asserts` instead, of science `options` too,
-of logic `names` and `is_knight`; of preferences `prompt`, `chosen`, `rejected`; of safety `prompt`, `response`, `safe`.
+run. Given files have our fields: `problem`, `answer`; of code `asserts` instead, of science `options` too; of logic
+`names` and `is_knight`; of preferences `prompt`, `chosen`, `rejected`; of safety `prompt`, `response`, `safe`.
 """
 from ml_collections import ConfigDict
 
@@ -169,8 +168,8 @@ def _student(name):
 def _student_zero():
   """The comparison: R1-Zero on the student itself. What the paper gives for R1-Zero alone is ours here."""
   c = r1_zero.get_config('qwen2_5_32b')
-  pod = {key: c[key] for key in ('topology', 'mesh', 'sampler_mesh')}
-  chunk, model, microbatch = c.rollout.chunk, c.model, c.train.microbatch
+  pod, model = {key: c[key] for key in ('topology', 'mesh', 'sampler_mesh')}, c.model
+  chunk, microbatch = c.rollout.chunk, c.train.microbatch
   c = _zero('stage:base_qwen2_5_32b', 650, 32_768)                               # ours (paper: 10,000 steps and more)
   c.update(pod)
   c.model.preset, c.rollout.chunk, c.train.microbatch = model.preset, chunk, microbatch
@@ -225,10 +224,8 @@ def _deepseek_v3():
   for name in distill.STUDENTS:
     evaluations[f'r1_{name}'] = _of_student(name, r1())
     stages[f'base_{name}'] = _external(f'the base of the student {name}: {distill.BASES[name]}')
-    stages[f'student_{name}'] = _stage('sft', _student(name), 'Distillation: the student learns the set of stage 3',
-                                       f'r1_{name}')
-  stages['student_zero'] = _stage('rl', _student_zero(), 'R1-Zero-Qwen-32B, for comparison: RL on the student',
-                                  'zero_qwen2_5_32b')
+    stages[f'student_{name}'] = _stage('sft', _student(name), 'Distillation: SFT on the set of stage 3', f'r1_{name}')
+  stages['student_zero'] = _stage('rl', _student_zero(), 'R1-Zero-Qwen-32B, for comparison', 'zero_qwen2_5_32b')
   return _recipe(stages, evaluations=evaluations,
                  comparisons=dict(cold_start=dict(first='zero_long', second='reasoning'),
                                   all_scenarios=dict(first='reasoning', second='final'),
@@ -321,7 +318,7 @@ def _toy_sft(model, data, epochs):
 
 def _toy_student():
   c = _toy_sft('stage:student_base', 'stage:curated', 3.0)
-  c.optimizer.learning_rate = 3e-3                                               # the smaller, the faster: as the paper
+  c.optimizer.learning_rate = 3e-3                      # the smaller, the faster: as the paper
   return c
 
 
@@ -362,10 +359,8 @@ def _toy():
       zero=_stage('rl', _toy_rl('stage:base', 70, 'r1_zero'), 'R1-Zero: RL on the base, no SFT', 'zero'),
       cold_data=_stage('cold_start', _toy_cold_data(), 'Stage 1: chains in the three ways, in a readable form'),
       cold=_stage('sft', _toy_sft('stage:base', 'stage:cold_data', 3.0), 'Stage 1: cold start of the base', 'r1'),
-      reasoning=_stage('rl', _toy_rl('stage:cold', 60, 'r1', 1.0), 'Stage 2: reasoning RL with language consistency',
-                       'r1'),
-      control=_stage('rl', _toy_rl('stage:cold', 60, 'r1'), 'For comparison: stage 2 without the language reward',
-                     'r1'),
+      reasoning=_stage('rl', _toy_rl('stage:cold', 60, 'r1', 1.0), 'Stage 2: RL with language consistency', 'r1'),
+      control=_stage('rl', _toy_rl('stage:cold', 60, 'r1'), 'For comparison: no language reward', 'r1'),
       samples=_stage('generate', _toy_samples(), 'Stage 3: several responses for each problem'),
       people=_stage('toy_files', files, 'What people give: preferences, and answers to open questions'),
       curated=_stage('curate', _toy_curated(), 'Stage 3: right and readable ones, and answers to open questions'),
@@ -374,8 +369,7 @@ def _toy():
       final=_stage('rl', _toy_final('stage:sft', 60, 45), 'Stage 4: RL for all scenarios; this is R1', 'r1'),
       student_base=_stage('pretrain', student, 'A smaller base model, of the same text', 'zero'),
       student=_stage('sft', _toy_student(), 'Distillation: the student learns the set of stage 3', 'r1'),
-      student_rl=_stage('rl', _toy_rl('stage:student_base', 80, 'r1_zero'),
-                        'For comparison: RL on the student', 'zero'))
+      student_rl=_stage('rl', _toy_rl('stage:student_base', 80, 'r1_zero'), 'For comparison: RL on it', 'zero'))
   return _recipe(
       stages, groups=dict(reasoning=tuple(KINDS)),
       evaluations=dict(zero=_toy_evaluation('r1_zero'), r1=_toy_evaluation('r1')),

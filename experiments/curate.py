@@ -58,8 +58,8 @@ def load_judge(cfg):
   """The judge of a config.Curate, a function from samples to scores; None if it judges no kinds."""
   if not cfg.judged:
     return None
-  rewards.check_options('judge', judge.load, cfg.judge)
-  return judge.load(**cfg.judge)
+  rewards.check_options('judge', judge.Judge, cfg.judge)
+  return judge.Judge(**cfg.judge)
 
 
 def memory():

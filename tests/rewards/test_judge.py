@@ -203,10 +203,6 @@ def test_what_cannot_be_shown_scores_0_unasked(response, prompt, reason):
   shown = item(response, prompt=prompt)
   (result,) = judge.verdicts([shown], ask, limit=100)
   assert (result['score'], result['reason'], result['votes'], result['raw']) == (0, reason, [], [])
-  assert judge.compare([shown], [shown], ask, limit=100)[0]['outcome'] == 'tie'
-  better = item('42')
-  assert judge.compare([shown, better], [better, shown], ask, limit=100)[0]['reason'] == reason
-  assert [v['outcome'] for v in judge.compare([shown, better], [better, shown], ask, limit=100)] == ['loss', 'win']
 
 
 def test_order_and_company_play_no_part():
@@ -244,59 +240,6 @@ def test_a_model_that_loses_count_is_caught():
     judge.judge([item('42')], lambda chats: ['VERDICT: CORRECT'] * 2)
 
 
-def larger(chats, draws=None):
-  """An honest judge of two numbers."""
-  say = lambda first, second: 'FIRST' if first > second else 'SECOND' if first < second else 'TIE'
-  return [f'VERDICT: {say(*map(int, parts(chat)[1:]))}' for chat in chats]
-
-
-def test_an_honest_comparison():
-  a, b = [item('3'), item('2'), item('5')], [item('1'), item('2'), item('8')]
-  results = judge.compare(a, b, larger)
-  assert [v['outcome'] for v in results] == ['win', 'tie', 'loss'] and [v['score'] for v in results] == [1, 0.5, 0]
-  assert judge.tally(results) == {'both orders agree': 3}
-  assert [v['score'] for v in judge.compare(b, a, larger)] == [0, 0.5, 1]
-  assert results == [judge.compare([x], [y], larger)[0] for x, y in zip(a, b)] and judge.compare([], [], larger) == []
-
-
-@pytest.mark.parametrize('place', ['FIRST', 'SECOND'])
-def test_a_judge_that_goes_by_place_gets_ties_that_are_counted(place):
-  items = [item(str(n)) for n in range(5)]
-  results = judge.compare(items, items[::-1], saying(f'VERDICT: {place}'))
-  assert [v['outcome'] for v in results] == ['tie'] * 5 and judge.tally(results) == {'orders disagree': 5}
-
-
-@pytest.mark.parametrize(
-  ('forward', 'backward', 'outcome', 'reason'),
-  [
-    ('FIRST', 'SECOND', 'win', 'both orders agree'),
-    ('SECOND', 'FIRST', 'loss', 'both orders agree'),
-    ('TIE', 'TIE', 'tie', 'both orders agree'),
-    ('FIRST', 'TIE', 'tie', 'orders disagree'),
-    ('TIE', 'FIRST', 'tie', 'orders disagree'),
-    ('FIRST', '?', 'tie', 'unreadable'),
-    ('?', 'TIE', 'tie', 'unreadable'),
-    ('FIRST', None, 'tie', 'refused'),
-  ],
-)
-def test_both_orders_must_agree(forward, backward, outcome, reason):
-  (result,) = judge.compare([item('a')], [item('b')], saying(*(s and f'VERDICT: {s}' for s in (forward, backward))))
-  assert (result['outcome'], result['reason'], len(result['votes'])) == (outcome, reason, 2)
-
-
-def test_votes_of_a_comparison_are_added_up_within_an_order():
-  votes = {'a': ['FIRST', 'TIE', 'FIRST'], 'b': ['SECOND', 'FIRST', 'SECOND']}  # by the first response, and the draw
-  ask = lambda chats, draws: [f'VERDICT: {votes[parts(c)[1]][d]}' for c, d in zip(chats, draws, strict=True)]
-  (result,) = judge.compare([item('a')], [item('b')], ask, votes=3)
-  assert result['outcome'] == 'win' and result['votes'] == ['first', 'tie', 'first', 'second', 'first', 'second']
-
-
-def test_only_responses_to_the_same_problem_are_compared():
-  for other in ([item('b', problem='another')], []):
-    with pytest.raises(ValueError, match='problems of the 1 and [01] items differ'):
-      judge.compare([item('a')], other, larger)
-
-
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
@@ -326,7 +269,7 @@ def test_options_are_checked_without_items(options, message):
 )
 def test_a_judge_that_cannot_be_is_refused(options, message):
   with pytest.raises(ConfigError, match=message):
-    judge.load(model='m', **options)
+    judge.Judge(model='m', **options)
 
 
 def test_an_endpoint_as_reward(server, tmp_path):
@@ -334,19 +277,19 @@ def test_an_endpoint_as_reward(server, tmp_path):
   server.reply = lambda body, number: by_number([body['messages']])[0]
   items = [item('42'), item('41'), item('<think>'), item('42')]
   for _ in range(2):  # the second is answered from the cache, as for another process
-    assert judge.load(url=server.url, model='m', cache=tmp_path, concurrency=2)(items) == [1, 0, 0, 1]
+    assert judge.Judge(url=server.url, model='m', cache=tmp_path, concurrency=2)(items) == [1, 0, 0, 1]
   assert len(server.bodies) == 2
-  assert judge.load(url=server.url, model='m', votes=3, temperature=0.7)(items) == [1, 0, 0, 1]
+  assert judge.Judge(url=server.url, model='m', votes=3, temperature=0.7)(items) == [1, 0, 0, 1]
   assert len(server.bodies) == 8
   server.reply = lambda body, number: (404, '')
   with pytest.raises(EndpointError, match='404'):
-    judge.load(url=server.url, model='m')(items)
+    judge.Judge(url=server.url, model='m')(items)
 
 
 def test_processes_share_the_items_of_an_endpoint(server, monkeypatch):
   pytest.importorskip('httpx')
   server.reply = lambda body, number: by_number([body['messages']])[0]
-  score, items = judge.load(url=server.url, model='m'), [item('42'), item('41'), item('42', problem='b'), item('43')]
+  score, items = judge.Judge(url=server.url, model='m'), [item('42'), item('41'), item('42', problem='b'), item('43')]
   scores = []
   for process in range(2):
     monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
@@ -385,9 +328,9 @@ def test_our_own_sampler_as_judge(tiny):
 
 
 def test_our_own_sampler_as_reward(tiny):
-  score = judge.load(path=str(tiny), max_tokens=8, batch=2, chat_template='r1', votes=3, temperature=1.0)
+  score = judge.Judge(path=str(tiny), max_tokens=8, batch=2, chat_template='r1', votes=3, temperature=1.0)
   assert score([item('42'), item('<think>'), item('41')]) == [0, 0, 0]  # an untrained model gives no verdict
   with pytest.raises(ConfigError, match='max_tokens 2048'):
-    judge.load(path=str(tiny), max_tokens=2048, chat_template='r1')
+    judge.Judge(path=str(tiny), max_tokens=2048, chat_template='r1')
   with pytest.raises(tokenizers.TokenizerError, match='no chat template'):
-    judge.load(path=str(tiny), max_tokens=8)
+    judge.Judge(path=str(tiny), max_tokens=8)

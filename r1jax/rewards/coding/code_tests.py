@@ -233,7 +233,7 @@ def _run_function_tests(program, prepared, limits, stop, unsafe):
           sandbox.Box(
             [bubblewrap.python(unsafe), *programs.PYTHON_FLAGS, 'inside.py', role, *map(str, fds)],
             limits,
-            files={'inside.py': _inside_source(), **files},
+            files=_inside_files() | files,
             fds=fds,
             unsafe=unsafe,
           )
@@ -269,8 +269,8 @@ def _run_function_tests(program, prepared, limits, stop, unsafe):
 
 
 @functools.cache
-def _inside_source():
-  return pathlib.Path(__file__).with_name('inside.py').read_bytes()
+def _inside_files():
+  return {name: pathlib.Path(__file__).with_name(name).read_bytes() for name in ('exchange.py', 'inside.py')}
 
 
 def _error_line(box):

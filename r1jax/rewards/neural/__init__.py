@@ -4,4 +4,4 @@ from r1jax.rewards.neural import endpoint, judge, preference, process
 
 __all__ = ['NEURAL', 'endpoint', 'judge', 'preference', 'process']
 
-NEURAL = {'judge': judge.load, 'preference': preference.load, 'process': process.load}
+NEURAL = {'judge': judge.Judge, 'preference': preference.load, 'process': process.load}

@@ -6,6 +6,7 @@ never written to a file, message or log, even if the endpoint repeats it.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import email.utils
 import hashlib
 import json
@@ -40,80 +41,69 @@ class _Refusal(EndpointError):
   """The endpoint refuses a single request because of its content."""
 
 
+@dataclasses.dataclass(eq=False)
 class Endpoint:
   """A function from chats to texts, through POST `url`/chat/completions.
 
   Requests that fail with 429, 5xx, a timeout or a broken connection are retried: not before `Retry-After`, else with
   exponential backoff and jitter. Any other failure raises at once.
 
-  Args:
-    url: address without /chat/completions, such as https://api.deepseek.com/v1.
-    model: name of the model at the endpoint.
-    api_key_env: name of the environment variable that holds the API key; '' sends none.
-    cache: folder in which responses are kept; several processes may share it. '' keeps none.
-    concurrency: requests at a time, counted over all threads of this process.
-    timeout: seconds to connect, and to wait for the next part of a response (the first part comes when the model has
-      finished).
-    deadline: seconds for one call with all its chats and retries, however slowly the responses arrive.
-    retries: of one request, after its first attempt.
-    temperature: 0 is greedy, if the endpoint supports that.
-    max_tokens: longest response in tokens, including its thinking.
-    extra: further fields of the request body, such as {'top_p': 0.9}; None removes a field.
-    whole: return each response as JSON, `{"response", "stop", "tokens"}`. 'response' begins with the thinking in think
-      tags if the endpoint returns it separately (`reasoning_content` or `reasoning`). 'stop' is 'eos', 'length' or
-      another finish reason. 'tokens' is the number of tokens by the endpoint's count, or null if it gives no valid one.
-
   Raises:
     ConfigError: httpx is not installed, or a setting is invalid.
   """
 
-  def __init__(
-    self,
-    url,
-    model,
-    *,
-    api_key_env='',
-    cache='',
-    concurrency=8,
-    timeout=120.0,
-    deadline=1800.0,
-    retries=6,
-    temperature=0.0,
-    max_tokens=2048,
-    extra=None,
-    whole=False,
-  ):
+  url: str  # address without /chat/completions, such as https://api.deepseek.com/v1
+  model: str  # name of the model at the endpoint
+  _: dataclasses.KW_ONLY
+  api_key_env: str = ''  # name of the environment variable that holds the API key; '' sends none
+  cache: str = ''  # folder in which responses are kept; several processes may share it. '' keeps none
+  concurrency: int = 8  # requests at a time, counted over all threads of this process
+  # Seconds to connect, and to wait for the next part of a response (the first comes when the model has finished).
+  timeout: float = 120.0
+  deadline: float = 1800.0  # seconds for one call with all its chats and retries, however slowly responses arrive
+  retries: int = 6  # of one request, after its first attempt
+  temperature: float = 0.0  # 0 is greedy, if the endpoint supports that
+  max_tokens: int = 2048  # longest response in tokens, including its thinking
+  extra: dict | None = None  # further fields of the request body, such as {'top_p': 0.9}; None removes a field
+  # Return each response as JSON, `{"response", "stop", "tokens"}`. 'response' begins with the thinking in think tags if
+  # the endpoint returns it separately (`reasoning_content` or `reasoning`). 'stop' is 'eos', 'length' or another finish
+  # reason. 'tokens' is the number of tokens by the endpoint's count, or null if it gives no valid one.
+  whole: bool = False
+
+  def __post_init__(self):
     try:
       import httpx  # an optional dependency that nothing else needs
     except ImportError as error:
       raise ConfigError(
         "an endpoint needs httpx, which is not installed; install the extra 'judge': pip install 'r1jax[judge]'."
       ) from error
-    require(model, 'model is empty; give the name of a model at the endpoint.')
+    require(self.model, 'model is empty; give the name of a model at the endpoint.')
     require(
-      isinstance(concurrency, int) and isinstance(retries, int) and concurrency >= 1 and retries >= 0,
-      f'concurrency {concurrency} must be an integer of at least 1, and retries {retries} one of at least 0.',
+      isinstance(self.concurrency, int)
+      and isinstance(self.retries, int)
+      and min(self.concurrency, self.retries + 1) >= 1,
+      f'concurrency {self.concurrency} must be an integer of at least 1, and retries {self.retries} one of at least 0.',
     )
     require(
-      0 < timeout <= threading.TIMEOUT_MAX and 0 < deadline <= threading.TIMEOUT_MAX,
-      f'timeout {timeout} s and deadline {deadline} s must be positive, and at most {threading.TIMEOUT_MAX:g}.',
+      0 < self.timeout <= threading.TIMEOUT_MAX and 0 < self.deadline <= threading.TIMEOUT_MAX,
+      f'timeout {self.timeout} s and deadline {self.deadline} s must be positive, and at most '
+      f'{threading.TIMEOUT_MAX:g}.',
     )
-    self._url, self._key, self._key_env = _completions_url(url, httpx), api_key.read(api_key_env), api_key_env
+    self._url, self._key = _completions_url(self.url, httpx), api_key.read(self.api_key_env)
     self._key_pattern = api_key.pattern(self._key) if len(self._key) >= api_key.SECRET else None
-    self._fields = {'model': model, 'temperature': temperature, 'max_tokens': max_tokens} | dict(extra or {})
-    self._sampled, self._whole = temperature > 0, whole
-    self._cache = pathlib.Path(cache) if cache else None
-    self._timeout, self._deadline, self._retries = timeout, deadline, retries
+    fields = {'model': self.model, 'temperature': self.temperature, 'max_tokens': self.max_tokens}
+    self._fields = fields | dict(self.extra or {})
+    self._cache = pathlib.Path(self.cache) if self.cache else None
     for library in ('httpx', 'httpcore'):  # they log each request, and the headers of its response
       logging.getLogger(library).setLevel(logging.WARNING)
     headers = {'Content-Type': 'application/json', 'Accept-Encoding': 'identity'}
     headers |= {'Authorization': f'Bearer {self._key}'} if self._key else {}
     # Each request has its own connection, so that it can be aborted by closing the connection.
     self._client = httpx.Client(
-      headers=headers, limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=0)
+      headers=headers, limits=httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=0)
     )
     self._failures = httpx.RequestError
-    self._threads = concurrent.futures.ThreadPoolExecutor(concurrency, thread_name_prefix='endpoint')
+    self._threads = concurrent.futures.ThreadPoolExecutor(self.concurrency, thread_name_prefix='endpoint')
 
   def __call__(self, chats, draws=None):
     """Returns the model's response to each chat.
@@ -130,9 +120,9 @@ class Endpoint:
       EndpointError: a request fails after all retries or at the deadline, or every request is refused.
     """
     bodies = [self._body(*pair) for pair in zip(chats, draws or [0] * len(chats), strict=True)]
-    kind = '\nwhole' if self._whole else ''
+    kind = '\nwhole' if self.whole else ''
     keys = [hashlib.sha256(f'{self._url}\n{body}{kind}'.encode()).hexdigest() for body in bodies]
-    deadline, stop = time.monotonic() + self._deadline, threading.Event()
+    deadline, stop = time.monotonic() + self.deadline, threading.Event()
     futures = {
       key: self._threads.submit(self._answer, key, body, deadline, stop)
       for key, body in dict(zip(keys, bodies)).items()
@@ -153,7 +143,7 @@ class Endpoint:
     return [None if isinstance(result, _Refusal) else result for result in results]
 
   def _body(self, chat, draw):
-    fields = self._fields | {'messages': chat} | ({'seed': draw} if self._sampled else {})
+    fields = self._fields | {'messages': chat} | ({'seed': draw} if self.temperature > 0 else {})
     return json.dumps({k: v for k, v in fields.items() if v is not None}, sort_keys=True)
 
   def _answer(self, key, body, deadline, stop):
@@ -168,7 +158,7 @@ class Endpoint:
     return text
 
   def _ask(self, body, deadline, stop):
-    for attempt in range(self._retries + 1):
+    for attempt in range(self.retries + 1):
       wait = random.uniform(0.5, 1.0) * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(attempt, 10))
       try:
         status, retry_after, data = self._post(body, deadline)
@@ -182,13 +172,13 @@ class Endpoint:
           raise _Refusal(f'{self._url} refuses a request: {failure}')
         if status not in _RETRIED and status < 500:
           advice = (
-            f'the key in {self._key_env or "a variable, and name it in api_key_env"}'
+            f'the key in {self.api_key_env or "a variable, and name it in api_key_env"}'
             if status in (401, 403)
             else f'url, and that it has the model {self._fields["model"]!r}'
           )
           raise EndpointError(f'{self._url} responds with {failure}; check {advice}.')
         wait = max(wait, retry_after)
-      if attempt == self._retries:
+      if attempt == self.retries:
         raise EndpointError(f'{self._url} did not respond in {attempt + 1} attempts; the last: {failure}')
       if time.monotonic() + wait > deadline:
         self._late(f'; the next attempt is due in {wait:.0f} s; the last: {failure}')
@@ -213,7 +203,7 @@ class Endpoint:
     timer.start()
     try:
       with self._client.stream(
-        'POST', self._url, content=body, timeout=min(self._timeout, remaining), extensions={'trace': trace}
+        'POST', self._url, content=body, timeout=min(self.timeout, remaining), extensions={'trace': trace}
       ) as response:
         for chunk in response.iter_raw():
           data += chunk
@@ -255,13 +245,13 @@ class Endpoint:
     raise EndpointError(f'{self._url} responds with over {_LARGEST} bytes; check url.')
 
   def _late(self, details):
-    raise EndpointError(f'{self._url} did not respond by the deadline of {self._deadline:g} s{details}')
+    raise EndpointError(f'{self._url} did not respond by the deadline of {self.deadline:g} s{details}')
 
   def _content(self, data):
     """The text of a chat completion; '' if it is null, as when the thinking has used up all tokens."""
     try:
       completion = json.loads(data)
-      if self._whole:
+      if self.whole:
         return _full_response(completion, self._text)
       return self._text(completion['choices'][0]['message']['content'])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -288,7 +278,7 @@ class Endpoint:
     try:
       digest, _, data = (self._cache / key[:2] / key).read_bytes().partition(b'\n')
       text = data.decode('utf-8', 'surrogatepass')
-      valid = digest == _digest(key, data) and (not self._whole or _is_full_response(json.loads(text)))
+      valid = digest == _digest(key, data) and (not self.whole or _is_full_response(json.loads(text)))
       return text if valid else None
     except (OSError, ValueError, RecursionError):
       return None
