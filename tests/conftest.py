@@ -11,7 +11,9 @@ import pytest
 # Before any test imports jax; the processes that tests start inherit it.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('R1JAX_CHECK_TYPES', '1')  # of functions marked `typed`
-os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # most of a test's time goes to compiling small programs
+# Most of a test's time goes to compiling small programs.
+if os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') != '0':
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_fusion_emitters=false'.strip()
 
 
 def pytest_collection_modifyitems(items):

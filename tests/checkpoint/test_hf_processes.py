@@ -41,11 +41,7 @@ def model_dirs(tmp_path_factory):
 
 
 def start(root, devices, *args):
-  env = os.environ | {
-    'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-    'PYTHONPATH': str(root),
-  }
+  env = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices), 'PYTHONPATH': str(root)}
   script = pathlib.Path(__file__).with_name('on_meshes.py')
   return subprocess.Popen(
     [sys.executable, script, *map(str, args)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

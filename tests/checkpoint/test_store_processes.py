@@ -133,6 +133,6 @@ def test_kill_at_random_moments(tmp_path):
 
 @pytest.mark.slow
 def test_four_devices_save_donate_and_restore_to_other_shardings(tmp_path):
-  process = start(SHARDED, tmp_path, XLA_FLAGS='--xla_force_host_platform_device_count=4')
+  process = start(SHARDED, tmp_path, JAX_NUM_CPU_DEVICES='4')
   out, err = process.communicate(timeout=60)
   assert out == 'ok\n', err

@@ -1,6 +1,7 @@
 """experiments.generate: its rows, the same bytes after kills, and several processes and parts."""
 
 import json
+import os
 import random
 import socket
 import time
@@ -110,7 +111,8 @@ def test_parts_share_the_files_of_one_folder(runs, uninterrupted, tmp_path):
 def test_two_processes_each_write_their_own_files(runs, tmp_path):
   """Two processes of one device; then one of them is killed, and the same command resumes."""
   devices = {
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=1 --xla_cpu_collective_call_terminate_timeout_seconds=300'
+    'JAX_NUM_CPU_DEVICES': '1',
+    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_collective_call_terminate_timeout_seconds=300',
   }
 
   def start(workdir):

@@ -30,8 +30,8 @@ END_WITHIN = 60.0  # seconds within which the loss of a process must end the oth
 def devices(count):
   # On a busy machine a thread may be late for a collective; by default the runtime gives up after 40 s.
   return {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={count} '
-    '--xla_cpu_collective_call_terminate_timeout_seconds=300'
+    'JAX_NUM_CPU_DEVICES': str(count),
+    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_collective_call_terminate_timeout_seconds=300',
   }
 
 

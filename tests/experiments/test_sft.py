@@ -84,7 +84,7 @@ def test_a_mesh_gives_the_same_metrics(runs, tmp_path):
     'eval.problems': 0,
     'optimizer.learning_rate': 1e-4,
   }
-  eight = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+  eight = {'JAX_NUM_CPU_DEVICES': '8'}
   for folder, mesh, env in (('one', {}, {}), ('eight', {'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tp': 2}, eight)):
     runs.finish(tmp_path / folder, settings | mesh, env=env, **MODULE)
   one, many = (runs.metrics(tmp_path / folder) for folder in ('one', 'eight'))

@@ -93,9 +93,8 @@ def test_kv_heads_are_repeated_only_as_devices_need(shards, want):
   split, kv, before = causal._split_heads(q, own, prompt, shards)
   assert (split.shape[1], split.shape[3]) == want and len(kv.k[0]) == len(before.v[0]) == want[0]
   parts = lambda own, prompt: [(prompt, jnp.array([2])), (own, None)]
-  got, plain = (
-    causal_attention(*x, 0.5, Attention('xla')) for x in ((split, parts(kv, before)), (q, parts(own, prompt)))
-  )
+  attend = jax.jit(lambda q, own, prompt: causal_attention(q, parts(own, prompt), 0.5, Attention('xla')))
+  got, plain = attend(split, kv, before), attend(q, own, prompt)
   np.testing.assert_allclose(got, plain, atol=1e-6)
 
 
@@ -148,10 +147,14 @@ def tiny(remat, attention, mla):
     out = models.response_hidden(params, cfg, prompts, jnp.array([6, 2]), responses, options=options)
     return jnp.sin(out.hidden @ models.unembedding(out.params)).sum(), out.params
 
-  (value, _), back = jax.vjp(loss, params)
-  (plain,) = back((jnp.ones(()), jax.tree.map(jnp.zeros_like, params)))
-  (onto,) = back((jnp.ones(()), jax.tree.map(jnp.ones_like, params)))
-  return value, plain, onto
+  @jax.jit
+  def gradients(params):
+    (value, _), back = jax.vjp(loss, params)
+    (plain,) = back((jnp.ones(()), jax.tree.map(jnp.zeros_like, params)))
+    (onto,) = back((jnp.ones(()), jax.tree.map(jnp.ones_like, params)))
+    return value, plain, onto
+
+  return gradients(params)
 
 
 @pytest.mark.parametrize('mla', [False, True])

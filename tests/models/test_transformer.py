@@ -1,6 +1,7 @@
 """The decoder against an independent NumPy one, and against itself in its other uses."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,12 @@ def numpy_logits(params, cfg, tokens):
   return np.stack([norm(p['norm'], x) @ unembed for x in xs])
 
 
+prefill = jax.jit(models.prefill, static_argnames='cfg')
+forward = jax.jit(models.forward, static_argnames=('cfg', 'options'))
+response_hidden = jax.jit(models.response_hidden, static_argnames='cfg')
+
+
+@functools.partial(jax.jit, static_argnames='cfg')
 def logits(params, cfg, tokens):
   tokens = jnp.asarray(tokens)[None, None]
   hidden = models.forward(params, cfg, tokens, jnp.arange(tokens.shape[2])[None, None]).hidden
@@ -105,14 +112,14 @@ def test_cached_decode_equals_the_full_forward(name, unstacked):
   lengths = np.array([5, 3])
   prompts, responses = rng.integers(0, 37, (2, 6)), rng.integers(0, 37, (2, 3, 4))
   run = models.unstack(params) if unstacked else params
-  prompt = models.prefill(run, cfg, jnp.asarray(prompts), jnp.asarray(lengths))
+  prompt = prefill(run, cfg, jnp.asarray(prompts), jnp.asarray(lengths))
   seen = [jnp.broadcast_to(prompt.hidden[:, None], (2, 3, cfg.embed))]
   empty = models.empty_cache(cfg, 2, 3, 4, jnp.float32)
   stack = lambda layers: layers if unstacked else jax.tree.map(lambda *x: jnp.stack(x), *layers)
   cache = {run: stack([empty] * layers) for run, layers in models.layer_groups(cfg).items()}
   for first, last in ((0, 1), (1, 3)):  # one token, then two at once
     positions = jnp.broadcast_to(lengths[:, None, None] + np.arange(first, last), (2, 3, last - first))
-    out = models.forward(
+    out = forward(
       run,
       cfg,
       jnp.asarray(responses[:, :, first:last]),
@@ -135,9 +142,7 @@ def test_response_hidden_predicts_each_response_token(name):
   params = make(cfg)
   rng = np.random.default_rng(2)
   prompts, lengths, responses = rng.integers(0, 37, (2, 6)), np.array([6, 2]), rng.integers(0, 37, (2, 3, 5))
-  hidden = models.response_hidden(
-    params, cfg, jnp.asarray(prompts), jnp.asarray(lengths), jnp.asarray(responses)
-  ).hidden
+  hidden = response_hidden(params, cfg, jnp.asarray(prompts), jnp.asarray(lengths), jnp.asarray(responses)).hidden
   got = hidden @ models.unembedding(params)
   for p in range(2):
     for g in range(3):
@@ -151,7 +156,7 @@ def test_what_pads_a_prompt_changes_nothing():
   prompts = np.random.default_rng(3).integers(0, 37, (1, 4))
   responses = jnp.asarray(np.random.default_rng(4).integers(0, 37, (1, 2, 5)))
   outs = [
-    models.response_hidden(
+    response_hidden(
       params, cfg, jnp.pad(jnp.asarray(prompts), ((0, 0), (0, pad)), constant_values=fill), jnp.array([4]), responses
     ).hidden
     for pad, fill in ((0, 0), (9, 0), (9, 33))
@@ -179,9 +184,10 @@ def test_remat_and_chunked_logprobs_give_the_plain_gradient(tied):
     logp = jnp.take_along_axis(every, tokens[..., 1:].reshape(-1, 1), axis=1)[:, 0]
     return (weight * (logp - 0.3 * (jnp.exp(every) * every).sum(axis=1))).sum()
 
-  want = jax.value_and_grad(plain)(params)
+  want = jax.jit(jax.value_and_grad(plain))(params)
+  gradient = jax.jit(jax.value_and_grad(loss), static_argnums=(1, 2))
   for chunk in (3, 20, 100):
-    got = jax.value_and_grad(loss)(params, chunk, 'full')
+    got = gradient(params, chunk, 'full')
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), got, want)
 
 

@@ -1,6 +1,6 @@
-"""Run by test_mesh.py in a process with eight CPU devices: a mesh must not change what is computed.
+"""Run by test_mesh.py in a process with two or eight CPU devices: a mesh must not change what is computed.
 
-python on_eight_devices.py MODEL     a key of MODELS
+python on_many_devices.py MODEL [all]     a key of MODELS; all: every mesh of eight devices, not only the first few
 """
 
 import dataclasses
@@ -33,7 +33,8 @@ MODELS = {
     moe=MoE(8, 2, 16, shared=2, first_dense=1, score='sigmoid', groups=4, top_groups=2, scale=2.5),
   ),
 }
-# The first few are tested; `on_eight_devices.py MODEL all` goes through every one.
+TWO = [dict(fsdp=2)]  # meshes of two devices
+# Meshes of eight; the first few are tested.
 MESHES = {
   'dense': [
     dict(tp=8),
@@ -204,11 +205,10 @@ def refusals(model):
 
 
 def main(name, every):
-  assert jax.device_count() == 8
-  model = MODELS[name]
+  model, shapes = MODELS[name], MESHES[name] if every else MESHES[name][: TESTED[name]]
   alone = run(model, parallel.make_mesh(config.Mesh(**ONE), jax.devices()[:1]))
   assert len({tuple(t) for t in alone[0].tokens.reshape(P * G, T)}) > P
-  for shape in MESHES[name] if every else MESHES[name][: TESTED[name]]:
+  for shape in TWO if jax.device_count() == 2 else shapes:
     sampler = parallel.make_mesh(config.Mesh(**ONE | SAMPLERS[str(shape)])) if str(shape) in SAMPLERS else None
     wide = run(model, parallel.make_mesh(config.Mesh(**ONE | shape)), sampler, KERNELS.get(str(shape), 'auto'))
     compare(alone, wide, f'{name} {shape}')
@@ -217,6 +217,8 @@ def main(name, every):
     if 'expert' in shape:
       share = whole(wide[4].params['layers']['moe']['up']) * shape.get('fsdp', 1) * shape.get('tp', 1)
       assert share == 1 / shape['expert']
+  if jax.device_count() == 2:
+    return
   check_programs(model)
   if name == 'dense':
     refusals(model)
