@@ -85,7 +85,7 @@ class ByteLevelTokenizer(Tokenizer):
   def _bytes_of(self, i):
     token = self._token.get(i, '')
     # An added token with a character that stands for no byte stands for its own text.
-    return bytes(map(_BYTE_OF.get, token)) if _BYTE_OF.keys() >= set(token) else token.encode()
+    return bytes(map(_BYTE_OF.__getitem__, token)) if _BYTE_OF.keys() >= set(token) else token.encode()
 
 
 def _unsupported(spec):
