@@ -6,6 +6,7 @@ One table of names serves all families: they differ only in which tensors their 
 import dataclasses
 import logging
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -142,7 +143,7 @@ def _from_hf(config, where):
       keys.fail(f'{key} = {config[key]!r} is not supported, only {off!r}.')
   if set(config.get('layer_types') or []) - {'full_attention'}:
     keys.fail('layer_types other than full_attention are not supported.')
-  shape = dict(
+  shape: dict[str, Any] = dict(
     vocab=keys.size('vocab_size'),
     embed=keys.size('hidden_size'),
     layers=keys.size('num_hidden_layers'),
@@ -183,7 +184,7 @@ def _architecture(keys):
   """(family, head) of a config.json; without `architectures` they follow from its model_type."""
   config = keys.config
   name = config.get('architectures')
-  name = name[0] if isinstance(name, list) and name else name
+  name = next(iter(name), None) if isinstance(name, list) else name
   if not name and config.get('model_type') in FAMILIES:
     name = FAMILIES[config['model_type']] + HEADS['tokens']
   name = name or 'none'
@@ -253,7 +254,7 @@ ROPE_KNOWN = {
 }
 
 
-def _rope(keys, context):
+def _rope(keys, context) -> dict[str, Any]:
   """rope_theta and rope of a ModelConfig, from the older form of config.json or the newer (`rope_parameters`)."""
   scaling = keys.config.get('rope_parameters') or keys.config.get('rope_scaling') or {}
   kind = scaling.get('rope_type') or scaling.get('type') or 'default'
@@ -266,7 +267,7 @@ def _rope(keys, context):
   if kind not in ROPE_REQUIRED:
     keys.fail(f'rope type {kind!r} is not supported; known: default, {", ".join(ROPE_REQUIRED)}.')
   original = number('original_max_position_embeddings', keys.number('original_max_position_embeddings', context))
-  options = {
+  options: dict[str, Any] = {
     key: float(number(key)) for key in ROPE_OPTIONAL if scaling.get(key) is not None or key in ROPE_REQUIRED[kind]
   }
   if unknown := scaling.keys() - ROPE_KNOWN:

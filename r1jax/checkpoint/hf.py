@@ -221,7 +221,7 @@ def _read_shards(reader, entries, tensors, dtype, layers, rows, shards, pool):
     reader.read(entries[source.name], (first, last), targets)
 
   for _ in pool.map(
-    read, [(index, first) for index in np.ndindex(*map(_size, layers)) for first in range(*rows, step)]
+    read, [(index, first) for index in np.ndindex(*map(_size, layers)) for first in range(rows[0], rows[1], step)]
   ):
     pass
   return out

@@ -12,6 +12,7 @@ import os
 import pathlib
 import struct
 import threading
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -190,7 +191,7 @@ class Reader:
     count = 0
     for first in range(0, rows[1] - rows[0], step):
       window = slice(first, min(first + step, rows[1] - rows[0]))
-      values = out[window] if direct else buffer[: window.stop - first]
+      values = out[window] if buffer is None else buffer[: window.stop - first]
       count += self._fill(entry, rows[0] + first, spans, values)
       if direct:
         continue
@@ -269,7 +270,8 @@ def _copy(block, out):
 
 def header(tensors):
   """The bytes that precede the data in a file of `tensors`, [(name, dtype, shape)] in this order."""
-  fields, start, names = {'__metadata__': {'format': 'pt'}}, 0, {dtype: name for name, dtype in DTYPES.items()}
+  fields: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
+  start, names = 0, {dtype: name for name, dtype in DTYPES.items()}
   for name, dtype, shape in tensors:
     end = start + math.prod(shape) * dtype.itemsize
     fields[name] = {'dtype': names[dtype], 'shape': list(shape), 'data_offsets': [start, end]}

@@ -77,7 +77,7 @@ class Mixture:
     for begin, end in itertools.pairwise([*sorted(set(starts.values())), None]):
       weights = {name: part.weight for name, part in self._parts.items() if name in starts and starts[name] <= begin}
       is_last = end is None or draw < end
-      position = ((draw if is_last else end) - begin) * count
+      position = ((draw if end is None else min(draw, end)) - begin) * count
       for name, n in _shares(position, weights).items():
         taken[name] += n
       if is_last:

@@ -35,7 +35,7 @@ def prepare(name, source, data_dir):
 
 
 def main(argv=None):
-  parser = argparse.ArgumentParser(prog='python -m r1jax.data.prepare', description=__doc__.split('\n')[0])
+  parser = argparse.ArgumentParser(prog='python -m r1jax.data.prepare', description=(__doc__ or '').split('\n')[0])
   parser.add_argument('name', choices=NAMES, help='the set to write')
   parser.add_argument('--source', default='', help='JSON Lines file to read (gsm8k)')
   parser.add_argument('--data_dir', required=True, help='folder for TFDS sets')

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+from typing import Any
 import zlib
 
 from absl import logging
@@ -102,7 +103,7 @@ def raw_lines(path):
   if os.path.isdir(path):
     raise DataError(f'{path} is a folder; pass the JSON Lines file inside it.')
   try:
-    with (gzip.open if path.endswith('.gz') else open)(path, 'rb') as f:
+    with gzip.open(path) if path.endswith('.gz') else open(path, 'rb') as f:
       for number, line in enumerate(f, 1):
         if number == 1:
           line = line.removeprefix(b'\xef\xbb\xbf')  # byte order mark
@@ -116,7 +117,7 @@ def raw_lines(path):
     raise DataError(f'{path} cannot be read ({e.strerror}); check its permissions.') from None
 
 
-def parse(line):
+def parse(line) -> dict[str, Any]:
   """Parses a line to a dict. Raises ValueError that says in a few words what is wrong with it."""
   try:
     row = _parse(line)
@@ -127,7 +128,7 @@ def parse(line):
   return row
 
 
-def normalise(row, default_id, answers=True):
+def normalise(row: dict[str, Any], default_id, answers=True):
   """Turns a row into a problem: a dict with the strings 'id', 'problem' and 'answer', and the row's other fields.
 
   GSM8K's own files have the problem as 'question', and an 'answer' that is a worked solution ending in '#### 1,234':

@@ -151,7 +151,7 @@ def _rows(cfg, path):
       if 'problem' not in row and 'question' in row:
         row = reader.normalise(row, f'{name}:{number}')
       if cfg.drop:
-        row = {k: re.sub(cfg.drop, '', v) if isinstance(v, str) else v for k, v in row.items()}
+        row |= {k: re.sub(cfg.drop, '', v) for k, v in row.items() if isinstance(v, str)}
       response = response_of(row, cfg.response)
       if len(row.get('turns', ())) == 1:
         row = {'problem': row['turns'][0]['content']}
@@ -176,7 +176,11 @@ def _write(cfg, files, tokenizer, encode, path, evaluated):
     is_held_out = lambda key: key in keys
   else:
     is_held_out = lambda key: sources.share(key, PURPOSE) < cfg.eval_fraction
-  to_ids = lambda row, response: text_ids(*encode(row), response, tokenizer)
+
+  def to_ids(row, response):
+    prompt, ids = encode(row)
+    return text_ids(prompt, ids, response, tokenizer)
+
   train_rows = (
     (row, response) for key, row, response in _rows(cfg, train) if not is_held_out(key) and key not in evaluated
   )

@@ -45,7 +45,7 @@ def files(folder):
   paths = sorted(p for p in folder.glob('*.jsonl') if _NAME.fullmatch(p.name))
   if not paths:
     raise DataError(f'{folder} has no files like 00000-of-00012.jsonl; name the folder of samples of a run.')
-  count = int(_NAME.fullmatch(paths[0].name)[2])
+  count = int(paths[0].stem.rpartition('-')[2])
   if [p.name for p in paths] != [f'{n:05d}-of-{count:05d}.jsonl' for n in range(count)]:
     raise DataError(f'{folder} has {len(paths)} of {count} files; run the command that writes them again.')
   return paths

@@ -163,15 +163,8 @@ def toy_pools(world):
   """Returns (train, held_out) problems of a toy world: the same in every run, whatever its seed."""
   from r1jax.data.toy import arithmetic, r1
 
-  if world.startswith('r1_'):
-    return tuple(
-      r1.problems(world[3:], 0, count, held_out)
-      for count, held_out in ((arithmetic.TRAIN_POOL, False), (arithmetic.HELD_OUT_POOL, True))
-    )
-  return (
-    arithmetic.problems(world, 0, arithmetic.TRAIN_POOL, held_out=False),
-    arithmetic.problems(world, 0, arithmetic.HELD_OUT_POOL, held_out=True),
-  )
+  make, kind = (r1.problems, world[3:]) if world.startswith('r1_') else (arithmetic.problems, world)
+  return (make(kind, 0, arithmetic.TRAIN_POOL, held_out=False), make(kind, 0, arithmetic.HELD_OUT_POOL, held_out=True))
 
 
 # To add a source, write a function (config.Part, check of `load`) -> Problems and add it here.
@@ -194,7 +187,8 @@ def _toy(world, cfg):
     not cfg.fields and not cfg.problem,
     f'data.source {world!r} generates its problems; leave fields and problem of this part empty.',
   )
-  return _drop_held_out(*toy_pools(world), 0)
+  train, held_out = toy_pools(world)
+  return _drop_held_out(train, held_out, 0)
 
 
 def _read_tfds(name, data_dir, to_problem):
@@ -206,7 +200,7 @@ def _read_tfds(name, data_dir, to_problem):
     builder = read_only_builder.builder_from_files(folder, data_dir=data_dir, config=variant or None)
     splits = ['train', 'held_out'] if 'held_out' in builder.info.splits else ['train']
     # A truncated file may yield empty records rather than an error; `normalise` refuses those.
-    rows = {split: enumerate(builder.as_data_source(split)) for split in splits}
+    rows = {split: enumerate(builder.as_data_source(split)) for split in splits}  # pyright: ignore[reportCallIssue]
     problems = {split: [to_problem(_decode(row), f'{name}/{split}/{i}') for i, row in rows[split]] for split in splits}
     return {split: [p for p in converted if p is not None] for split, converted in problems.items()}
   except Exception as e:  # TFDS and array_record raise all kinds of errors for missing, damaged or foreign files

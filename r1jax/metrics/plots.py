@@ -8,6 +8,7 @@ import dataclasses
 import io
 import pathlib
 import re
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ import numpy as np
 from r1jax.metrics import writer
 
 COLOURS = ('#2456a6', '#d1495b', '#2e8b6f', '#e09f3e', '#7a5195', '#5b6b7b')
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib's stubs list all its keys
   'font.size': 10,
   'axes.titlesize': 11.5,
   'axes.titleweight': 'bold',

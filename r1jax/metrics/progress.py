@@ -1,6 +1,7 @@
 """Progress bars of a run."""
 
 import sys
+from typing import Any
 
 import tqdm
 
@@ -33,7 +34,7 @@ class _Fraction(tqdm.tqdm):
     self.update(done - self.n)
 
 
-def _pace(file):
+def _pace(file) -> dict[str, Any]:
   # A log file gets a line every 20 s, a terminal a moving bar.
   return dict(file=file, dynamic_ncols=True, mininterval=0.2 if file.isatty() else 20)
 

@@ -13,9 +13,10 @@ import sys
 import time
 
 # tensorboardX imports torch if it is installed, which takes seconds, but works without it.
-_torch_hidden = sys.modules.setdefault('torch', None) is None
+_torch_hidden = sys.modules.setdefault('torch', None) is None  # pyright: ignore[reportArgumentType]
 from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
-from tensorboardX.proto import event_pb2, summary_pb2  # noqa: E402
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.summary_pb2 import Summary  # noqa: E402  # pyright: ignore[reportAttributeAccessIssue]
 
 if _torch_hidden:
   del sys.modules['torch']
@@ -37,8 +38,7 @@ class Writer:
   def __init__(self, workdir):
     self._dir = pathlib.Path(workdir)
     self._dir.mkdir(parents=True, exist_ok=True)
-    self._lines = None  # both are opened by the first write, so that `resume` can come before
-    self._events = None
+    self._files = None  # (metrics.jsonl, events) are opened by the first write, so that `resume` can come before
     self._purge = None  # step from which TensorBoard ignores older event files
 
   def write(self, step, metrics):
@@ -51,15 +51,12 @@ class Writer:
     """
     if 'step' in metrics:
       raise ValueError("a metric is named 'step', which is already a key of every line; rename it.")
-    if self._lines is None:
-      self._open()
+    lines, events = self._files = self._files or self._open()
     values = {name: float(value) for name, value in metrics.items()}
-    self._lines.write(_dumps({'step': int(step), **values}) + '\n')
-    self._lines.flush()
-    finite = [
-      summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items() if math.isfinite(value)
-    ]
-    self._event(step=int(step), summary=summary_pb2.Summary(value=finite))
+    lines.write(_dumps({'step': int(step), **values}) + '\n')
+    lines.flush()
+    finite = [Summary.Value(tag=name, simple_value=value) for name, value in values.items() if math.isfinite(value)]
+    _add_event(events, step=int(step), summary=Summary(value=finite))
 
   def samples(self, step, rows):
     """Writes samples/step_NNNNNN.jsonl atomically, replacing an earlier one.
@@ -89,10 +86,9 @@ class Writer:
         path.unlink()
 
   def close(self):
-    for file in (self._lines, self._events):
-      if file is not None:
-        file.close()
-    self._lines = self._events = None
+    for file in self._files or ():
+      file.close()
+    self._files = None
 
   def __enter__(self):
     return self
@@ -105,16 +101,18 @@ class Writer:
     path = self._dir / METRICS
     if path.exists() and not path.read_bytes().endswith(b'\n'):
       replace_text(path, ''.join(_dumps(record) + '\n' for record in _read_lines(path)))
-    self._lines = open(path, 'a', encoding='utf-8', errors='backslashreplace', newline='\n')
+    lines = open(path, 'a', encoding='utf-8', errors='backslashreplace', newline='\n')
     (self._dir / 'tb').mkdir(exist_ok=True)
     # EventsWriter names its file by the second; the suffix distinguishes two starts within one second.
-    self._events = EventsWriter(str(self._dir / 'tb' / 'events'), f'.{time.time_ns()}')
+    events = EventsWriter(str(self._dir / 'tb' / 'events'), f'.{time.time_ns()}')
     if self._purge is not None:
-      self._event(step=self._purge, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+      _add_event(events, step=self._purge, session_log=SessionLog(status=SessionLog.START))
+    return lines, events
 
-  def _event(self, **fields):
-    self._events.write_event(event_pb2.Event(wall_time=time.time(), **fields))
-    self._events.flush()
+
+def _add_event(events, **fields):
+  events.write_event(Event(wall_time=time.time(), **fields))
+  events.flush()
 
 
 def read_metrics(workdir):

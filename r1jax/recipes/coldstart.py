@@ -106,9 +106,9 @@ def select_rows(samples, way, rules, dropped, source=''):
     if sample['id'] != problem:
       problem, kept = sample['id'], set()
     row, reason = _make_row(sample, way, rules, source or way)
-    if not reason:
+    if row is not None:
       reason = 'duplicate' if row['response'] in kept else 'more' if len(kept) >= rules.keep else ''
-    if reason:
+    if row is None or reason:
       dropped[reason] += 1
       continue
     kept.add(row['response'])
@@ -157,12 +157,12 @@ def _parse(text, way, wording):
   """(thinking, summary) of a response, or None if it does not have the format that was asked for."""
   if way == 'few_shot':
     text = _truncate(text, wording.ends)
-  if way == 'readable' and templates.parse(text).well_formed:
-    parsed = templates.parse(text)
-    return (parsed.thinking, _summary(parsed.answer, wording)) if parsed.answer.strip() else None
-  if not all(templates.r1_conditions(text).values()):
+  parsed, summary = templates.parse(text), templates.summary(text)
+  if way == 'readable' and parsed.well_formed:
+    return (parsed.thinking, _summary(parsed.answer, wording)) if parsed.answer and parsed.answer.strip() else None
+  if summary is None or not all(templates.r1_conditions(text).values()):
     return None
-  return templates.parse(text).thinking, templates.summary(text)
+  return parsed.thinking, summary
 
 
 def _truncate(text, ends):

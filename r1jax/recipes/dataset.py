@@ -118,9 +118,9 @@ def write_records(folder, cfg, count, description):
   )
   info = dataset_info.DatasetInfo(builder=identity, description=description, features=features)
   info.set_file_format('array_record')
-  serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+  serializer = example_serializer.ExampleSerializer(features.get_serialized_info())  # pyright: ignore[reportArgumentType]
   paths = naming.ShardedFileTemplate(
-    data_dir=temporary, dataset_name=cfg.name, split='train', filetype_suffix='array_record'
+    data_dir=tfds.core.Path(temporary), dataset_name=cfg.name, split='train', filetype_suffix='array_record'
   )
   stream, lengths, size, shard_count = rows(folder), [], 0, -(-count // cfg.shard)
   for number in range(shard_count):
@@ -135,7 +135,7 @@ def write_records(folder, cfg, count, description):
       size += len(record)
     writer.close()
   info.set_splits(
-    tfds.core.splits.SplitDict(
+    tfds.core.SplitDict(
       [tfds.core.SplitInfo(name='train', shard_lengths=lengths, num_bytes=size, filename_template=paths)]
     )
   )

@@ -6,6 +6,7 @@ row without a chain, as the paper has for simple requests, is only checked for r
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -74,13 +75,13 @@ class Finding:
 
   reason: str
   detail: str
-  row: dict = None
+  row: dict | None = None
   has_chain: bool = False
   contaminated_by: str = ''
-  item: dict = None
+  item: dict | None = None
   problem_digest: bytes = b''
   text_digest: bytes = b''
-  signatures: np.ndarray = None
+  signatures: np.ndarray | None = None
 
 
 class Examiner:
@@ -200,7 +201,7 @@ def _check(item, source, judged):
     raise ValueError(f'language {item["language"]!r} is unknown')
 
 
-def _make_row(item, source, number, special):
+def _make_row(item, source, number, special) -> dict[str, Any]:
   """The row to train on; its response includes the part that the prompt began, such as an opening think tag."""
   row = {
     key: value

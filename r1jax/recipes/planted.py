@@ -229,7 +229,7 @@ def write(folder, count, seed=0):
 
 
 def main():
-  parser = argparse.ArgumentParser(prog='python -m r1jax.recipes.planted', description=__doc__.split('\n')[0])
+  parser = argparse.ArgumentParser(prog='python -m r1jax.recipes.planted', description=(__doc__ or '').split('\n')[0])
   parser.add_argument('--samples', type=int, default=20_000)
   parser.add_argument('--output', required=True)
   args = parser.parse_args()

@@ -35,10 +35,11 @@ class Pass:
     cfg: config.Curate.
     sources: list of filters.Source.
     index: contamination.Index.
-    judge: function from a list of samples to their scores; a sample with a score above 0.5 passes.
+    judge: function from a list of samples to their scores; a sample with a score above 0.5 passes. None if no
+      kinds are judged.
   """
 
-  def __init__(self, folder, cfg, sources, index, judge=None):
+  def __init__(self, folder, cfg, sources, index, judge):
     self.folder, self.cfg, self.sources, self.index, self.judge = pathlib.Path(folder), cfg, sources, index, judge
     self.folder.mkdir(parents=True, exist_ok=True)
     self.rows = self.folder / ROWS

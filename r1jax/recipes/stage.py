@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+from typing import Any
 
 from r1jax import config as config_lib
 from r1jax.checkpoint import source, store
@@ -183,9 +184,12 @@ def record(stage, stages, workdir):
 
 def read(workdir, name, file=RECORD):
   """The JSON object in W/NAME/FILE, or None if there is no such file. Raises ConfigError if it does not parse."""
+  return load(workdir, name, file) if os.path.exists(os.path.join(workdir, name, file)) else None
+
+
+def load(workdir, name, file=RECORD) -> dict[str, Any]:
+  """Like `read`, for a file that exists."""
   path = os.path.join(workdir, name, file)
-  if not os.path.exists(path):
-    return None
   try:
     with open(path, encoding='utf-8') as f:
       return json.load(f)
@@ -290,7 +294,7 @@ def find(path):
     if (folder / RECORD).exists():
       if folder.parent.name == OLD:
         return str(folder.parents[1]), f'{OLD}/{folder.name}'
-      name = read(folder.parent, folder.name)['stage']
+      name = load(folder.parent, folder.name)['stage']
       return str(folder.parents[name.count('/')]), name
   raise config_lib.ConfigError(f'{path} is not in a stage of a recipe: no {RECORD} there or in a folder above it.')
 

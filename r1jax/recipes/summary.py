@@ -72,7 +72,7 @@ def evaluate(workdir, name, groups):
   Args:
     groups: {group: kinds}; groups of which some kind was not evaluated are left out.
   """
-  summary, rows = stage_lib.read(workdir, name, stage_lib.SUMMARY), read_rows(workdir, name)
+  summary, rows = stage_lib.load(workdir, name, stage_lib.SUMMARY), read_rows(workdir, name)
   kinds = sorted({kind_of(row) for row in rows} - {''})
   evaluated_groups = {group: members for group, members in groups.items() if set(members) <= set(kinds)}
   evaluated_groups |= {kind: (kind,) for kind in kinds}

@@ -132,14 +132,9 @@ def _toy(language):
   examples = []
   for kind in r1.KINDS:
     problem, response = r1_text.example(kind, language)
-    examples.append(
-      {
-        'kind': kind,
-        'problem': problem,
-        'thinking': templates.parse(response).thinking.strip(),
-        'summary': templates.summary(response).strip(),
-      }
-    )
+    thinking, summary = templates.parse(response).thinking, templates.summary(response)
+    assert thinking and summary  # the response is in R1's format
+    examples.append({'kind': kind, 'problem': problem, 'thinking': thinking.strip(), 'summary': summary.strip()})
   request = r1.CHECKED[language]
   return Wording(
     shots='',

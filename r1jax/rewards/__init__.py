@@ -15,10 +15,12 @@ To add a reward, write the function, a line in REWARDS and a test. A config name
 This package must not import anything heavy at the top: every worker process loads it.
 """
 
+from collections.abc import Callable
 import difflib
 import importlib
 import inspect
 import math
+from typing import Any
 
 from r1jax.config import ConfigError
 from r1jax.rewards import choice, logic, toy
@@ -43,7 +45,7 @@ __all__ = [
   'verdict_function',
 ]
 
-REWARDS = {
+REWARDS: dict[str, Callable[..., Any]] = {
   'math': math_answer.math_answer,
   'format': form.form,
   'choice': choice.choice,
@@ -60,7 +62,7 @@ REWARDS = {
 }
 
 # Rewards that can explain their score: function from one item to its verdict.
-VERDICTS = {
+VERDICTS: dict[str, Callable[..., Any]] = {
   'math': math_answer.verdict,
   'format': form.verdict,
   'choice': choice.choice_verdict,
@@ -93,7 +95,7 @@ PREPARE = {
 }
 
 
-def resolve(name):
+def resolve(name) -> Callable[..., Any]:
   """Returns the reward function called `name`: a key of REWARDS, or `module:function`. Raises ConfigError."""
   if name in REWARDS:
     return REWARDS[name]

@@ -70,14 +70,14 @@ def grade(name, lines, out, options, workers, timeout):
       for number, item in read(lines, FIELDS.get(name, {})):
         pending.append((number, grader.submit([item])))  # one by one, so that a bad row fails alone
         if len(pending) > 16 * workers:
-          failed += _write(*pending.popleft(), name, out)
+          failed += _write(name, out, *pending.popleft())
     finally:
       while pending:
-        failed += _write(*pending.popleft(), name, out)
+        failed += _write(name, out, *pending.popleft())
   return failed
 
 
-def _write(number, future, name, out):
+def _write(name, out, number, future):
   """Writes the verdict of a line. Returns [message] if it could not be graded, else []."""
   failed = []
   try:
@@ -106,7 +106,7 @@ def main():
   timeout = TIMEOUT.get(args.reward, 5.0) if args.timeout is None else args.timeout
   try:
     with open(0, encoding='utf-8-sig', errors='replace') as lines:
-      sys.stdout.reconfigure(encoding='utf-8', errors='replace')
+      sys.stdout.reconfigure(encoding='utf-8', errors='replace')  # pyright: ignore[reportAttributeAccessIssue]
       failed = grade(args.reward, lines, sys.stdout, args.options, args.workers, timeout)
       if failed:
         sys.exit(f'error: {len(failed)} rows could not be graded and scored 0; the first: {failed[0]}')

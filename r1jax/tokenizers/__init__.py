@@ -69,9 +69,9 @@ def load(path, chat_template=None):
   if chat_template not in (None, *CHAT_TEMPLATES):
     raise TokenizerError(f'unknown chat template {chat_template!r}; known: {", ".join(CHAT_TEMPLATES)}.')
   if not os.path.isfile(path):
-    first, second = (*files(path), None)[:2]
+    path, *others = files(path)
     # A tokenizer.json that is not byte-level is a conversion of the SentencePiece model in the same directory.
-    converted = os.path.basename(second or '') == _SPM and not is_byte_level(read_json(first))
-    path = second if converted else first
+    if others and os.path.basename(others[0]) == _SPM and not is_byte_level(read_json(path)):
+      path = others[0]
   cls = ByteLevelTokenizer if path.endswith('.json') else SentencePieceTokenizer
-  return cls(path, CHAT_TEMPLATES.get(chat_template))
+  return cls(path, CHAT_TEMPLATES[chat_template] if chat_template is not None else None)

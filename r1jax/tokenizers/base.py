@@ -1,5 +1,6 @@
 """What all tokenizers share: special tokens, chats, streams, and the other files of the tokenizer's directory."""
 
+import abc
 import codecs
 import json
 import os
@@ -13,8 +14,8 @@ class TokenizerError(ValueError):
   """A tokenizer cannot be used, or not in this way; the message names its file."""
 
 
-class Tokenizer:
-  """Encodes and decodes text. Subclasses define `_encode` (text without added tokens to ids), `decode` and `stream`.
+class Tokenizer(abc.ABC):
+  """Encodes and decodes text.
 
   Attributes:
     path: str, the tokenizer's file.
@@ -68,7 +69,8 @@ class Tokenizer:
       add_bos = self.bos is not None and adds_bos(self._names['bos_token'])
     self._begin = [self.bos] if add_bos and self.bos is not None else []
     named_eos = ids.get(self._names.get('eos_token'))
-    self.eos = tuple(dict.fromkeys([*([] if named_eos is None else [named_eos]), *eos, *directory_eos]))
+    all_eos = [*([] if named_eos is None else [named_eos]), *eos, *directory_eos]
+    self.eos: tuple[int, ...] = tuple(dict.fromkeys(all_eos))
     if not self.eos:
       raise TokenizerError(
         f'{path}: there is no end token; name one as eos_token in tokenizer_config.json, or its id as eos_token_id in '
@@ -136,6 +138,18 @@ class Tokenizer:
     for i in map(int, ids):
       yield stream.push(i) + (stream.end() + self._visible_control[i] if i in self._visible_control else '')
     yield stream.end()
+
+  @abc.abstractmethod
+  def decode(self, ids) -> str:
+    """Decodes ids to text. Special tokens and ids that only pad the model's vocabulary become no text."""
+
+  @abc.abstractmethod
+  def stream(self) -> 'Stream':
+    """Returns a Stream, whose `push(id)` and `end()` return the text one id at a time."""
+
+  @abc.abstractmethod
+  def _encode(self, text) -> list[int]:
+    """Encodes a text without added tokens."""
 
   def _encode_parts(self, parts):
     """Encodes a list in which texts alternate with added tokens, which have the odd indices."""

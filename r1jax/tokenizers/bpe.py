@@ -75,17 +75,15 @@ class ByteLevelTokenizer(Tokenizer):
     return _call_library(self.path, self._bpe.encode, text).ids
 
   def decode(self, ids):
-    """Decodes ids to text. Special tokens and ids that only pad the model's vocabulary become no text."""
     return b''.join(self._to_bytes(int(i)) for i in ids).decode('utf-8', 'replace')
 
   def stream(self):
-    """Returns a Stream, whose `push(id)` and `end()` return the text one id at a time."""
     return Stream(self._to_bytes, 'replace')
 
   def _bytes_of(self, i):
     token = self._token.get(i, '')
     # An added token with a character that stands for no byte stands for its own text.
-    return bytes(map(_BYTE_OF.get, token)) if _BYTE_OF.keys() >= set(token) else token.encode()
+    return bytes(map(_BYTE_OF.__getitem__, token)) if _BYTE_OF.keys() >= set(token) else token.encode()
 
 
 def _unsupported(spec):

@@ -89,6 +89,7 @@ class _Process:
       if self._child is None or self._pid != os.getpid() or self._child.poll() is not None:
         self._child, self._pid = self._start(), os.getpid()
       child, answer = self._child, b''
+      assert child.stdin and child.stdout  # both are pipes
       try:
         with contextlib.suppress(BrokenPipeError):
           child.stdin.write(request)

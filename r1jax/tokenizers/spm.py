@@ -36,11 +36,9 @@ class SentencePieceTokenizer(Tokenizer):
     return self._sp.encode(text)
 
   def decode(self, ids):
-    """Decodes ids to text. Control tokens and ids that only pad the model's vocabulary become no text."""
     return self._sp.decode([int(i) for i in ids if i < self._sp.vocab_size()])
 
   def stream(self):
-    """Returns a Stream, whose `push(id)` and `end()` return the text one id at a time."""
     sp, is_first = self._sp, True
 
     def to_bytes(i):

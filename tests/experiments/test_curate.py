@@ -116,7 +116,7 @@ def test_an_unusable_database_is_a_data_error(tmp_path):
   (tmp_path / 'seen.sqlite').write_bytes(b'not a table' * 99)
   with pytest.raises(data.DataError, match='file is not a database.*remove'):
     with curate.machine_errors(tmp_path):
-      rejection.Pass(tmp_path, None, [], None)
+      rejection.Pass(tmp_path, None, [], None, None)
 
 
 @slow

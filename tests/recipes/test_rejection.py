@@ -130,7 +130,8 @@ def test_the_judge_only_scores_samples_that_no_other_filter_drops(folder, index,
 
 
 def test_a_missing_file_is_refused(index, tmp_path):
-  curation = rejection.Pass(tmp_path, CFG, [filters.Source('samples', (str(tmp_path / 'none.jsonl'),), True)], index)
+  source = filters.Source('samples', (str(tmp_path / 'none.jsonl'),), True)
+  curation = rejection.Pass(tmp_path, CFG, [source], index, None)
   with pytest.raises(reader.DataError, match='there is no file'):
     curation.run()
   curation.close()

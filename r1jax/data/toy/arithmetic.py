@@ -8,9 +8,11 @@ The pretraining text is written by simulated, imperfect authors: some guess, som
 the tags properly. Nothing in it demonstrates what RL finds.
 """
 
+from collections.abc import Callable
 import dataclasses
 import hashlib
 import math
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +29,9 @@ TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 
 @dataclasses.dataclass(frozen=True)
 class World:
-  problem: object  # rng -> (problem text, reference answer, facts: what the authors need)
-  chain: object  # (rng, facts) -> (thinking text, answer text)
-  steps: object  # (problem text, response) -> list of (kind of step, whether it is right)
+  problem: Callable[..., Any]  # rng -> (problem text, reference answer, facts: what the authors need)
+  chain: Callable[..., Any]  # (rng, facts) -> (thinking text, answer text)
+  steps: Callable[..., Any]  # (problem text, response) -> list of (kind of step, whether it is right)
 
 
 def is_held_out(text):
@@ -287,8 +289,8 @@ def _chain_steps(problem, response):
       if all(map(_is_int, factors)):
         expected = math.prod(map(int, factors))
       else:
-        is_term = value is not None and word[0] in '+-' and _is_int(word[1:])
-        expected = value + int(word) if is_term else None
+        is_term = word[0] in '+-' and _is_int(word[1:])
+        expected = value + int(word) if value is not None and is_term else None
     elif _is_int(word):
       if expected is not None:
         steps.append(('sum', int(word) == expected))

@@ -10,7 +10,9 @@ steps wrong that they write in English, and almost none that they write in Chine
 steps. So RL for accuracy alone mixes languages, and a reward for language consistency costs a little accuracy.
 """
 
+from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -56,10 +58,10 @@ _REASONS = ('it is good', 'many like it', 'it is near', 'it is cheap'), ('å®ƒ å¥
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  problem: object  # (rng, language) -> (problem's fields, facts: what the authors need)
-  think: object  # (facts, author, second pass?) -> (words of the thinking, answer)
-  guess: object  # (facts, author) -> answer
-  steps: object  # (facts, words of the thinking, answer) -> [(kind of step, whether it is right)]
+  problem: Callable[..., Any]  # (rng, language) -> (problem's fields, facts: what the authors need)
+  think: Callable[..., Any]  # (facts, author, second pass?) -> (words of the thinking, answer)
+  guess: Callable[..., Any]  # (facts, author) -> answer
+  steps: Callable[..., Any]  # (facts, words of the thinking, answer) -> [(kind of step, whether it is right)]
 
 
 class Author:

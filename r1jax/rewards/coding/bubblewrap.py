@@ -122,10 +122,11 @@ def _open_to_nobody(path):
 def _system():
   """bwrap with the arguments that are always the same: the namespaces, and the visible parts of the system."""
   bwrap = shutil.which('bwrap')
-  config.require(
-    bwrap,
-    f"the reward 'code' runs programs inside bubblewrap, which is not installed: apt-get install bubblewrap. {_UNSAFE}",
-  )
+  if bwrap is None:
+    raise config.ConfigError(
+      "the reward 'code' runs programs inside bubblewrap, which is not installed: apt-get install bubblewrap. "
+      f'{_UNSAFE}'
+    )
   version = subprocess.run([bwrap, '--version'], capture_output=True, text=True, check=True).stdout.split()[-1]
   config.require(
     [int(n) for n in re.findall('[0-9]+', version)] >= [0, 8],

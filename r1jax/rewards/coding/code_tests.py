@@ -28,9 +28,11 @@ _NUMBER = re.compile(rb'[+-]?(?:[0-9]+(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?'
 
 def code(items, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6, unsafe=False):
   """The scores of `verdict`: a list of float in [0, 1]."""
-  options = dict(score=score, time_limit=time_limit, memory_mb=memory_mb, tolerance=tolerance, unsafe=unsafe)
   _check(score, time_limit, memory_mb, tolerance, unsafe)
-  return [verdict(item, **options)['score'] for item in items]
+  verdict_of = functools.partial(
+    verdict, score=score, time_limit=time_limit, memory_mb=memory_mb, tolerance=tolerance, unsafe=unsafe
+  )
+  return [verdict_of(item)['score'] for item in items]
 
 
 def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6, unsafe=False):
@@ -178,7 +180,8 @@ def _close_enough(got, expected, tolerance):
   try:
     got_number, expected_number = decimal.Decimal(got.decode()), decimal.Decimal(expected.decode())
     error, size, tolerance = abs(got_number - expected_number), abs(expected_number), decimal.Decimal(str(tolerance))
-    half = 0 if number[3] else decimal.Decimal(5).scaleb(expected_number.as_tuple().exponent - 1)  # of the last digit
+    exponent = int(expected_number.as_tuple().exponent)  # it is an int already, except for infinity and NaN
+    half = 0 if number[3] else decimal.Decimal(5).scaleb(exponent - 1)  # of the last digit
     return error <= max(tolerance * size, min(tolerance, max(half, size / 1000) if expected_number else tolerance))
   except decimal.DecimalException:  # an exponent that is too large
     return False

@@ -120,7 +120,7 @@ class Peer:
     self._in, self._out = open(incoming, 'rb'), open(outgoing, 'wb')
     self._serves, self._keeps, self._fail = serves, keeps, fail
     self._objects, self._numbers, self._remotes = [], {}, {}
-    self._pending, self._depth, self._visited = {}, 0, None
+    self._pending, self._depth, self._visited = {}, 0, set()
 
   def send(self, *message):
     data = self.encode(message).encode(errors='surrogatepass')
@@ -132,7 +132,7 @@ class Peer:
     except OSError:
       self._fail('the program ended')
 
-  def receive(self):
+  def receive(self) -> tuple:
     """Reads the next message: (kind, ...)."""
     head = self._in.readline(20)
     if not head:
@@ -142,7 +142,7 @@ class Peer:
       data = self._in.read(size) if 0 <= size <= MESSAGE else b''
       return self.decode(data.decode(errors='surrogatepass'))
     except ValueError:
-      self._fail(NO_MESSAGE)
+      return self._fail(NO_MESSAGE)
 
   def ask(self, operation, *args, **named):
     """Lets the other end do an operation. Returns its result, or raises its error."""
@@ -242,11 +242,11 @@ class Peer:
       parts.append(f'v{".".join(kind)};l{len(items)};')
       for item in items:
         self._write(item, parts)
-    elif isinstance(value, type) and value is getattr(builtins, value.__name__, None):
-      parts.append(f'n{value.__name__};')
     elif not self._keeps(value) and hasattr(type(value), '__next__'):
       parts.append('j')
       self._write(list(value), parts)
+    elif isinstance(value, type) and value is getattr(builtins, value.__name__, None):
+      parts.append(f'n{value.__name__};')
     else:
       state = self._state(value)
       parts.append(f'{"m" if state is None else "o"}{self._keep(value)};{state or ""}')
@@ -286,7 +286,7 @@ class Peer:
       self._fail(NO_MESSAGE)
     return value if end == len(text) else self._fail(NO_MESSAGE)
 
-  def _read(self, text, at):
+  def _read(self, text, at) -> tuple:
     """Returns (value that begins at index `at`, index of its end)."""
     letter = text[at]
     if letter == 'j':

@@ -158,7 +158,7 @@ def _find_entry_points(tests, free, unbound, bound):
     candidates = {name for name in candidates if name in called or name not in with_attributes}
   if not candidates:
     candidates = unbound & called & set(vars(builtins))
-    if len(candidates) != 1 or any(_judges(tree, *candidates, candidates, True) for tree in tests):
+    if len(candidates) != 1 or any(_judges(tree, name, candidates, True) for name in candidates for tree in tests):
       return set()
   if len(candidates) == 1:
     return candidates
@@ -382,6 +382,6 @@ class _ArgumentHolder(ast.NodeTransformer):
   def visit_Call(self, node):
     if _loaded_names([node.func]) & self._names:
       is_new = node in self._new_objects
-      node = self.generic_visit(node)
+      self.generic_visit(node)
       return ast.Call(ast.Name('__new__', ast.Load()), [node], []) if is_new else node
     return self._hold(node, [*node.args, *(k.value for k in node.keywords)])

@@ -115,7 +115,7 @@ def _fenced(lines, lenient):
   blocks, fence = [], ''
   for line in lines:
     if not fence:
-      quotes = _QUOTES.match(line)[0]
+      quotes = _start(_QUOTES, line)
       line = line[len(quotes) :]
       bare = line.strip().removeprefix('<answer>').lstrip()
       opening_fence = _leading_fence(bare)
@@ -147,7 +147,13 @@ def _leading_fence(bare):
 
 def _tag(info):
   """The first word of a fence's info string: 'python' for ' python title=a' and for '{.python}'."""
-  return _WORD.match(info.strip().lstrip('{.').lower())[0]
+  return _start(_WORD, info.strip().lstrip('{.').lower())
+
+
+def _start(pattern, text):
+  """The start of a text that a pattern matches; '' if there is none."""
+  match = pattern.match(text)
+  return match[0] if match else ''
 
 
 def build(language, program, limits, unsafe):

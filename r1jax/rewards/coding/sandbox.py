@@ -92,7 +92,7 @@ class Box:
     self._folder = tempfile.TemporaryDirectory(prefix='r1jax-') if unsafe else None
     with (
       _unsafe(files, self._folder.name)
-      if unsafe
+      if self._folder
       else bubblewrap.sandbox_command(files, runtime or command[0], size, counted=bool(folder)) as (start, descriptors)
     ):
       self._group = folder and cgroup.Group(folder, (limits.memory_mb << 20) + size)
@@ -105,11 +105,14 @@ class Box:
         stderr=subprocess.PIPE,
         pass_fds=[*descriptors, *fds],
         env=bubblewrap.ENVIRONMENT,
-        cwd=self._folder.name if unsafe else '/',
+        cwd=self._folder.name if self._folder else '/',
         start_new_session=unsafe,
       )
     self.pidfd = os.pidfd_open(self._process.pid)
-    self.streams = {self._process.stdout: self.output, self._process.stderr: self.errors}
+    stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+    assert stdin and stdout and stderr  # all are pipes
+    self._stdin, self._stdout = stdin, stdout
+    self.streams = {stdout: self.output, stderr: self.errors}
     for stream in self.streams:
       os.set_blocking(stream.fileno(), False)
 
@@ -129,13 +132,13 @@ class Box:
           self._inside, self._tmp = pid, os.open(f'/proc/{pid}/root/tmp', os.O_RDONLY)
     self.restart_clock()
     with _ignore_vanished():
-      self._process.stdin.write(b'\n')
+      self._stdin.write(b'\n')
 
   def read(self, stream):
     """Reads what has been printed and returns it; None if there is nothing now, b'' at the end of the stream."""
     data = stream.read(1 << 16)
     self.streams[stream] += data or b''
-    if data and not self.ready and stream is self._process.stdout:
+    if data and not self.ready and stream is self._stdout:
       self.ready = True
       del self.output[:1]  # the line of the shell, which comes first
     if len(self.output) + len(self.errors) > self._limits.output:
@@ -197,7 +200,7 @@ class Box:
 
   def close(self):
     """Kills everything inside, and waits until it has ended."""
-    self._process.stdin.close()  # a sandbox that is still being set up will read the end of the pipe, and exit
+    self._stdin.close()  # a sandbox that is still being set up will read the end of the pipe, and exit
     inside = _children(self._process.pid)
     for pid in inside:  # process 1 of the sandbox; bubblewrap reaps it after all others, and ends
       with _ignore_vanished():

@@ -100,17 +100,22 @@ def _choice_letters(gold, predicted, problem, depth):
   """A choice letter with its value, as either of the two answers."""
   expected = labels.split(gold)
   got = labels.split(predicted, listed=expected is not None)
-  if expected is None and got is None:
-    return NotImplemented
-  letter = _LETTER.fullmatch(mathtext.strip_fonts(gold if expected is None else predicted))
-  if expected and got and expected[0] != got[0]:
-    return f'the letter is {expected[0]}'
   if expected and got:
+    if expected[0] != got[0]:
+      return f'the letter is {expected[0]}'
     return _difference(expected[1], got[1], problem, depth - 1)
-  if letter and letter[1] in 'ABCDEFGHIJ':
-    correct = letter[1] == (expected or got)[0] and (expected or labels.is_value(got[1], problem))
-    return None if correct else f'the letter is {expected[0] if expected else letter[1]}'
-  return _difference(expected[1] if expected else gold, got[1] if got else predicted, problem, depth - 1)
+  if expected:
+    letter = _LETTER.fullmatch(mathtext.strip_fonts(predicted))
+    if letter and letter[1] in 'ABCDEFGHIJ':
+      return None if letter[1] == expected[0] else f'the letter is {expected[0]}'
+    return _difference(expected[1], predicted, problem, depth - 1)
+  if got:
+    letter = _LETTER.fullmatch(mathtext.strip_fonts(gold))
+    if letter and letter[1] in 'ABCDEFGHIJ':
+      correct = letter[1] == got[0] and labels.is_value(got[1], problem)
+      return None if correct else f'the letter is {letter[1]}'
+    return _difference(gold, got[1], problem, depth - 1)
+  return NotImplemented
 
 
 def _words(gold, predicted, problem, depth):

@@ -183,7 +183,7 @@ def entries(text):
   kind = _enclosing(text) if len(parts) == 1 else 'list'
   if kind not in (None, 'list'):
     parts = split(text[2:-2] if text.startswith('\\{') else text[1:-1], MARKS)
-  if '' in parts:
+  if parts is None or '' in parts:
     return 'broken', []
   parts = [
     entry

@@ -81,7 +81,7 @@ def normalize(text):
   if _NUMBERS.fullmatch(text):
     return text
   for pattern in (_ROMAN, _BARE):
-    text = pattern.sub(lambda m: _FUNCTIONS.get(m[m.lastindex], ' ' + m[m.lastindex]), text)
+    text = pattern.sub(lambda m: _FUNCTIONS.get(name := next(filter(None, m.groups()))) or f' {name}', text)
   for pattern, replacement in _REPLACED:
     text = pattern.sub(replacement, text)
   if '**' in text and not _TOWER.search(text):

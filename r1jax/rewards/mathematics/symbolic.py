@@ -8,6 +8,7 @@ from fractions import Fraction
 import functools
 import logging
 import re
+from typing import Any, cast
 
 _DIGITS = 30
 _EXACT, _ROUNDED = 1e-15, 2e-6  # relative tolerance for expressions without and with decimals
@@ -83,7 +84,7 @@ def _imaginary(*texts):
 
 
 @functools.lru_cache(maxsize=256)
-def _parsed(text, imaginary=False):
+def _parsed(text, imaginary=False) -> Any:
   """Parses the whole text with math-verify's parser into a sympy object. Raises what the parser raises.
 
   Does not use `math_verify.parse`, which falls back on some fraction inside a text that it cannot read as a whole.
@@ -101,7 +102,7 @@ def _parsed(text, imaginary=False):
       basic_latex=True, units=False, malformed_operators=True, nits=True, boxed='none', equations=False
     ),
   )
-  parsed = parser.latex2sympy(
+  parsed: Any = parser.latex2sympy(
     text,
     is_real=None if imaginary else True,
     convert_degrees=False,
@@ -124,7 +125,7 @@ def _refuted(a, b):
     return True  # x/x is not an answer if 1 is
   if _differ_beyond_precision(a, b):
     return True
-  names = sorted({s.name for side in (a, b) for s in side.free_symbols})
+  names = sorted(_names(a) | _names(b))
   ratio = None
   for trial in range(_TRIALS if names else 1):
     point = {name: _POINTS[(i * 3 + trial) % len(_POINTS)] + i for i, name in enumerate(names)}
@@ -135,14 +136,14 @@ def _refuted(a, b):
         return True
     elif isinstance(a, sympy.Equality) and isinstance(b, sympy.Equality):
       # Two equations are equivalent if they differ by a constant factor.
-      left, right = _evaluate(a.lhs - a.rhs, point), _evaluate(b.lhs - b.rhs, point)
+      left, right = (_evaluate(cast(Any, side.lhs) - side.rhs, point) for side in (a, b))
       if left is None or right is None:
         continue
       if not left or not right or (ratio is not None and not _agree(left / right, ratio, _ROUNDED)):
         return True
       ratio = left / right
     elif isinstance(a, sympy.logic.boolalg.Boolean) and isinstance(b, sympy.logic.boolalg.Boolean):
-      holds = [side.subs({s: sympy.Rational(point[s.name]) for s in side.free_symbols}) for side in (a, b)]
+      holds = [side.subs(_values(side, point)) for side in (a, b)]
       if all(h in (True, False) for h in holds) and holds[0] != holds[1]:
         return True
   return False
@@ -177,19 +178,27 @@ def _bits(side):
   if isinstance(side, sympy.Sum | sympy.Product):
     return bits + _bits(side.function.subs({limit[0]: limit[-1] for limit in side.limits}))
   if isinstance(side, sympy.Pow | sympy.Function):
-    arg = side.exp if isinstance(side, sympy.Pow) else side.args[0]
+    arg: Any = side.exp if isinstance(side, sympy.Pow) else side.args[0]
     size = abs(arg.evalf(5, subs=dict.fromkeys(arg.free_symbols, 70)))
     base = _bits(side.base) if isinstance(side, sympy.Pow) else _bits(arg)
     bits += int(size * base) if size.is_number and size.is_finite else 0
   return bits
 
 
-def _evaluate(side, point):
-  """The value of an expression at a point (name -> Fraction); None if it has none."""
+def _names(side):
+  return {s.name for s in side.free_symbols}
+
+
+def _values(side, point) -> dict:
+  """The values of the symbols of a sympy object at a point (name -> Fraction)."""
   import sympy
 
-  values = {s: sympy.Rational(point[s.name].numerator, point[s.name].denominator) for s in side.free_symbols}
-  value = side.evalf(_DIGITS, subs=values)
+  return {s: sympy.Rational(point[s.name].numerator, point[s.name].denominator) for s in side.free_symbols}
+
+
+def _evaluate(side, point):
+  """The value of an expression at a point; None if it has none."""
+  value = side.evalf(_DIGITS, subs=_values(side, point))
   return value if value.is_number and value.is_finite else None
 
 

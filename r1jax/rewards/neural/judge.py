@@ -15,10 +15,12 @@ that only repeats it has not given a verdict. No parser can prevent that a judge
 """
 
 import collections
+from collections.abc import Callable
 import dataclasses
 import hashlib
 import logging
 import re
+from typing import Any
 
 from r1jax import templates
 from r1jax.config import VIEWS, require
@@ -128,6 +130,7 @@ class Judge:
   votes: int = 1
   combine: str = 'majority'
   limit: int = 20_000
+  _complete: Callable[..., Any] = dataclasses.field(init=False, repr=False)
 
   def __post_init__(self):
     _check(self.view, self.votes, self.combine, self.limit)

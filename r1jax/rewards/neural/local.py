@@ -67,7 +67,7 @@ class Local:
     """
     prompts = [self._tokenizer.chat(chat) for chat in chats]
     numbers = [_number(chat, draw) for chat, draw in zip(chats, draws or [0] * len(chats), strict=True)]
-    texts = [None] * len(chats)
+    texts: list[str | None] = [None] * len(chats)
     size = lambda i: (len(prompts[i]) - 1).bit_length()  # prompts are padded to powers of two
     fit = sorted((i for i, prompt in enumerate(prompts) if len(prompt) <= self._engine.max_prompt), key=size)
     with jax.transfer_guard('allow'):

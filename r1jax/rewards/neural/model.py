@@ -4,11 +4,13 @@ A model directory written by `experiments/reward_model.py` contains `reward_mode
 format of the texts that the model was trained on. Training and scoring share this module.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import json
 import math
 import os
+from typing import Any, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +66,8 @@ class Scorer:
 
   def __call__(self, params, rows):
     """Returns a list of f32[marks], one score per mark, for each conversation.Row."""
-    out, shapes = [None] * len(rows), {}
+    out: list[Any] = [None] * len(rows)
+    shapes = {}
     for i, row in enumerate(rows):
       shapes.setdefault(rows_lib.shape(row), []).append(i)
     for (length, marks), members in sorted(shapes.items()):
@@ -95,7 +98,7 @@ class Loaded:
   """
 
   about: About
-  score: object
+  score: Callable[[list], list]
 
 
 def load(path, *, batch=16, dtype=''):
@@ -149,10 +152,10 @@ def read_about(path):
   try:
     with open(path, encoding='utf-8') as f:
       about = About(**json.load(f))
-    for field in dataclasses.fields(About):
-      value = getattr(about, field.name)
-      if type(value) not in ((int, float) if field.type is float else (field.type,)):
-        raise ValueError(f'{field.name} is {repr(value)[:100]}, not a {field.type.__name__}')
+    for name, kind in get_type_hints(About).items():
+      value = getattr(about, name)
+      if type(value) not in ((int, float) if kind is float else (kind,)):
+        raise ValueError(f'{name} is {repr(value)[:100]}, not a {kind.__name__}')
     if about.max_length < 1 or not math.isfinite(about.center):
       raise ValueError(f'max_length is {about.max_length}, center {about.center}')
   except (OSError, ArithmeticError, RecursionError, TypeError, ValueError) as error:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 
@@ -159,7 +160,7 @@ class _Job:
   def __init__(self, items, names):
     self.future = concurrent.futures.Future()
     self._names = names
-    self._verdicts = [None] * len(items)
+    self._verdicts: list[Any] = [None] * len(items)
     self._remaining = len(items)
     self._timeouts = 0
     self._start = time.monotonic()
@@ -197,9 +198,8 @@ class _Slot:
     self._parts, self._seconds = parts, seconds
     self._lock = threading.Lock()
     self._closed = False
-    self._process = self._connection = None
     self._ready = False
-    self._start()
+    self._process, self._connection = self._start()
 
   def grade(self, items, first):
     """Scores one batch.
@@ -219,7 +219,7 @@ class _Slot:
     while len(verdicts) < len(items):
       before = len(verdicts)
       begun, code = self._run(items[before:], verdicts, first)
-      if len(verdicts) == len(items):
+      if code is None:
         break
       if len(verdicts) > before:
         died = idle = 0
@@ -270,35 +270,37 @@ class _Slot:
         begun = False
     except (EOFError, OSError):
       code = self._process.wait()
-      self._start()
+      self._restart()
       if code >= 0:
         raise GradeError(f'a reward worker ended with code {code}; see its own error above.') from None
       return begun, code
     return False, None
 
-  def _start(self):
-    """Starts a process. Its first message, that it is ready, is awaited only when there is work."""
+  def _restart(self):
     with self._lock:
       if self._closed:
         raise GradeError('the grader is closed.')
-      if self._connection:
-        self._connection.close()
+      self._connection.close()
       self._ready = False
-      self._connection, theirs = multiprocessing.Pipe()
-      # The same import path as here. The hash seed is fixed because sympy's order of terms, and so in rare cases a
-      # verdict, depends on it.
-      env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), PYTHONHASHSEED='0')
-      command = [
-        sys.executable,
-        '-P',
-        '-m',
-        'r1jax.rewards.workers.worker',
-        str(theirs.fileno()),
-        str(self._seconds),
-        json.dumps(self._parts),
-      ]
-      with theirs:
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)
+      self._process, self._connection = self._start()
+
+  def _start(self):
+    """Starts a process. Its first message, that it is ready, is awaited only when there is work."""
+    ours, theirs = multiprocessing.Pipe()
+    # The same import path as here. The hash seed is fixed because sympy's order of terms, and so in rare cases a
+    # verdict, depends on it.
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path), PYTHONHASHSEED='0')
+    command = [
+      sys.executable,
+      '-P',
+      '-m',
+      'r1jax.rewards.workers.worker',
+      str(theirs.fileno()),
+      str(self._seconds),
+      json.dumps(self._parts),
+    ]
+    with theirs:
+      return subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL), ours
 
   def close(self):
     """Kills the process, from any thread."""

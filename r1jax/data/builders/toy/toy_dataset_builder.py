@@ -24,6 +24,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     del dl_manager
     from r1jax.data.sources import toy_pools
 
+    assert self.builder_config is not None  # there are BUILDER_CONFIGS
     train, held_out = toy_pools(self.builder_config.name)
     return {'train': self._generate_examples(train), 'held_out': self._generate_examples(held_out)}
 
