@@ -54,7 +54,7 @@ def sample(run, params, step, key):
 
 
 def with_logprobs(run, state, batch):
-  """Adds the log-probs that the update needs to a batch: the reference policy's and the sampling policy's."""
+  """Adds the log-probs that the update needs to a batch: the reference policy's and the old policy's."""
   cfg, fn = run.cfg, run.trainer.loss_fn.logprobs
   reference = state.reference and state_lib.in_memory(state.reference, 'device')  # a copy if it is kept on the host
   if reference:

@@ -188,4 +188,4 @@ def _with_advantage(batch, reward, credit, cfg):
   advantage = np.asarray(losses.ADVANTAGES[cfg.loss.advantage](reward, batch))
   if credit is not None:
     advantage = advantage + np.float32(cfg.reward.step_credit) * credit
-  return batch.replace(advantage=advantage)
+  return batch.replace(advantage=advantage, returns=None if batch.values is None else advantage + batch.values)

@@ -33,7 +33,7 @@ class ValueLoss:
     return loss, {'value/loss': loss}, params
 
 
-@functools.partial(jax.jit, static_argnames='loss_fn')
-def values(params, batch, *, loss_fn):
+@functools.partial(jax.jit, static_argnames='fn')
+def values_program(params, batch, *, fn):
   """f32[P, G, T] of a RolloutBatch, by a ValueLoss."""
-  return loss_fn.values(params, batch)[0]
+  return fn.values(params, batch)[0]

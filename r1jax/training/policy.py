@@ -120,7 +120,7 @@ def _require_divisible(cfg, shards):
 def needs_old_logp(cfg):
   """Whether the sampling policy's log-probs are computed by the trainer before the update.
 
-  A rollout that gives a single optimizer step does without: they are the log-probs being trained.
+  Without them the log-probs being trained stand for them: in a single optimizer step both are equal.
   """
   return cfg.train.minibatches * cfg.train.epochs > 1 or cfg.loss.kl_place == 'reward'
 
@@ -132,25 +132,29 @@ def logprobs_program(params: dict, batch: RolloutBatch, *, fn: LogProbFn) -> Flo
 
 
 def logprobs(params, batch, cfg, fn):
-  """Starts the log-prob pass of a rollout.
+  """Starts the log-prob pass of a rollout. batch: RolloutBatch on the host. fn: LogProbFn. Returns as `per_token`."""
+  return per_token(logprobs_program, params, batch, cfg, fn)
+
+
+def per_token(program, params, batch, cfg, fn):
+  """Starts a pass over a rollout, in microbatches, that gives a number per token.
 
   Args:
-    batch: RolloutBatch on the host. cfg: config.RL. fn: LogProbFn.
+    program: compiled (params, RolloutBatch, fn=fn) -> f32[P, G, T], as `logprobs_program` or `critic.values_program`.
+    batch: RolloutBatch on the host. cfg: config.RL. fn: what is computed; its `options` have the mesh.
 
   Returns:
     Pending f32[P, G, T], zeros after the end.
   """
   bare = batch.replace(advantage=None, old_logp=None, ref_logp=None)
   sharding = parallel.batch_sharding(fn.options.mesh)
-  begun = [
-    (at, logprobs_program(params, parallel.to_global(part, sharding), fn=fn)) for at, part in microbatches(bare, cfg)
-  ]
+  begun = [(at, program(params, parallel.to_global(part, sharding), fn=fn)) for at, part in microbatches(bare, cfg)]
 
   def wait():
     out = np.zeros(batch.tokens.shape, np.float32)
-    for (groups, rows), logp in begun:
-      logp = parallel.to_host(logp)
-      out[groups, rows, : logp.shape[2]] = logp
+    for (groups, rows), part in begun:
+      part = parallel.to_host(part)
+      out[groups, rows, : part.shape[2]] = part
     return out
 
   return Pending(wait)
@@ -179,7 +183,9 @@ def update(trainer, state, batch, cfg, step):
       )
       state, metrics = trainer.step(state, (part for _, part in microbatches(minibatch, cfg)), totals)
       where = f'step {step}, epoch {epoch}, minibatch {number}'
-      accumulate.require_finite(metrics, ('policy/loss', 'policy/grad_norm'), where, 'the samples')
+      accumulate.require_finite(
+        metrics, [trainer.prefix + name for name in ('loss', 'grad_norm')], where, 'the samples'
+      )
       found.append(metrics)
   return state, {name: (max if name.endswith('_max') else np.mean)([m[name] for m in found]) for name in found[0]}
 
