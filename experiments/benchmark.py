@@ -175,7 +175,7 @@ def make_checkpoint(path, cfg):
     for t in tensors:
       bits = rng.integers(0, 2**16, math.prod(t.shape), dtype=np.uint16)
       bits &= 0xBFFF  # keeps the exponent below that of infinity
-      file.write(bits)
+      file.write(bits.data)
   json_files.write_json(os.path.join(path, 'config.json'), families.to_hf(cfg))
   return 2 * sum(math.prod(t.shape) for t in tensors)
 

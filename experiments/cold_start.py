@@ -9,11 +9,13 @@ the same command continues where it was and ends with the same bytes.
 """
 
 import collections
+from collections.abc import Iterator
 import dataclasses
 import hashlib
 import json
 import logging
 import os
+from typing import Any
 
 from r1jax import config as config_lib
 from r1jax import parallel, templates
@@ -182,7 +184,7 @@ def _with_scores(items, answered, parts, reward):
   return samples
 
 
-def way_rows(cfg, name, workdir, dropped):
+def way_rows(cfg, name, workdir, dropped) -> Iterator[Any]:
   """Yields the rows of a way from its samples; the Counter `dropped` counts the reasons why others have no row."""
   way = cfg.ways[name]
   samples = shards.read(samples_folder(workdir, name, way))

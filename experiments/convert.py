@@ -124,7 +124,7 @@ def export_model(args):
 
 
 def parser():
-  out = argparse.ArgumentParser(prog='scripts/convert', description=__doc__.splitlines()[0])
+  out = argparse.ArgumentParser(prog='scripts/convert', description=(__doc__ or '').partition('\n')[0])
   commands = out.add_subparsers(dest='command', required=True)
   for name, run in (('import', import_model), ('export', export_model)):
     command = commands.add_parser(name, description=run.__doc__)

@@ -166,7 +166,8 @@ def label_file(path, source, target, options):
 
 
 def main(_):
-  options = Options(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Options)})
+  values = flags.FLAGS.flag_values_dict()
+  options = Options(**{field.name: values[field.name] for field in dataclasses.fields(Options)})
   with cli.errors_in_one_line():
     count = label_file(_PATH.value, _INPUT.value, _OUTPUT.value, options)
   print(f'{_OUTPUT.value}: {count} rows')

@@ -101,8 +101,8 @@ def expand(cfg):
 
 
 def _with_seed(config, seed):
-  config = stage_lib.map_texts(config, str)
-  return config | ({'seed': seed} if 'seed' in config else {})
+  plain: dict[str, typing.Any] = {key: stage_lib.map_texts(value, str) for key, value in config.items()}
+  return plain | ({'seed': seed} if 'seed' in plain else {})
 
 
 def select(stages, only=(), first='', last=''):
@@ -180,6 +180,7 @@ def run_stage(stage, stages, workdir, status):
   EXPERIMENTS[stage.experiment].run(cfg, folder)
   path = os.path.join(folder, stage_lib.RECORD)
   saved = stage_lib.read(workdir, stage.name)
+  assert saved is not None  # `prepare_folder` wrote it, or found it
   json_files.write_json(path, saved | {'seconds': round(time.perf_counter() - began, 1)})
   gc.collect()  # frees arrays of the stage that are in reference cycles
 
@@ -297,9 +298,11 @@ def main(_):
     if _LINEAGE.value:
       print(lineage_text(stage_lib.lineage(*stage_lib.find(_LINEAGE.value))))
       return
-    config_lib.require(_CONFIG.value is not None and _WORKDIR.value, 'pass --config and --workdir, or --lineage PATH.')
-    config_lib.require('stages' in _CONFIG.value, '--config is not that of a recipe, but perhaps of a single stage.')
-    cfg, workdir = config_lib.convert(_CONFIG.value, settings.Recipe), _WORKDIR.value
+    config, workdir = _CONFIG.value, _WORKDIR.value
+    if config is None or not workdir:
+      raise config_lib.ConfigError('pass --config and --workdir, or --lineage PATH.')
+    config_lib.require('stages' in config, '--config is not that of a recipe, but perhaps of a single stage.')
+    cfg = config_lib.convert(config, settings.Recipe)
     if _COMMAND.value:
       print(stage_command(cfg, workdir, _COMMAND.value))
     elif _STATUS.value:

@@ -61,7 +61,7 @@ class Run:
   trainer: Trainer
   scorer: Scorer
   store: checkpoint.Store
-  writer: Writer
+  writer: Writer | runtime.NoWriter
   abstract: state_lib.TrainState
 
   def save(self, step, state):
@@ -183,7 +183,7 @@ def init_params(run):
   base_specs = models.specs(run.source.cfg) if run.source else {}
   loaded = {name: x for name, x in abstract.items() if name in base_specs}
   new = {name: x for name, x in abstract.items() if name not in base_specs}
-  params = run.source.load(loaded) if loaded else {}
+  params = run.source.load(loaded) if run.source and loaded else {}
   if new:
     init = lambda key: jax.tree.map(
       lambda x, like: x.astype(like.dtype), params_lib.init({name: specs[name] for name in new}, key), new

@@ -45,14 +45,14 @@ class Scorer:
   def __init__(self, source, dtype, batch):
     self.cfg, self.mesh = source.cfg, parallel.make_mesh(config_lib.Mesh())
     self.params = source.load(source.abstract(self.mesh))
-    self.dtype = jnp.dtype(dtype or self.params['embed'].dtype)
+    self.dtype = jnp.dtype(dtype or self.params['embed'].dtype).name
     shards = parallel.batch_shards(self.mesh)
     self.batch = -(-batch // shards) * shards
     self._program = jax.jit(self._logprobs)
 
   def __call__(self, sequences):
     """Log-probs of sequences, lists of ids: a list of f32 arrays, each one shorter than its sequence (or empty)."""
-    out = [None] * len(sequences)
+    out = [np.zeros(0, np.float32)] * len(sequences)
     # Sorted, so that the rows of a batch have similar lengths.
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     for first in range(0, len(order), self.batch):

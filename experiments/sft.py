@@ -55,7 +55,7 @@ class Run:
   trainer: Trainer
   sampler: rollout.Sampler | None
   store: checkpoint.Store
-  writer: Writer
+  writer: Writer | runtime.NoWriter
   abstract: state_lib.TrainState
 
   def close(self):

@@ -9,8 +9,7 @@ import numpy as np
 from r1jax.typed import Array, Bool, Float, Int
 
 
-@flax.struct.dataclass
-class RolloutBatch:
+class RolloutBatch(flax.struct.PyTreeNode):
   """G responses to each of P prompts: NumPy arrays on the host, jax.Arrays inside a program.
 
   Arrays over tokens are right-padded to T; what lies behind a response's end may be anything. A microbatch holds some

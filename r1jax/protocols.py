@@ -33,7 +33,7 @@ class Engine(Protocol):
     ...
 
   def sample(
-    self, params: Any, prompts: list | tuple, keys: Key[jax.Array, 'p g'], sampling: Any, version: int = 0
+    self, params: Any, prompts: list | tuple, keys: Key[jax.Array, 'p g'], sampling: Any, version: int = 0, /
   ) -> RolloutBatch:
     """One response to each of P prompts a key, by the parameters of training step `version`."""
     ...
@@ -42,9 +42,7 @@ class Engine(Protocol):
 class Tokenizer(Protocol):
   """Text to token ids and back."""
 
-  eos: tuple[int, ...]
-
-  def encode(self, text: str, special: bool = False, bos: bool = False) -> list: ...
+  def encode(self, text: str, *, bos: bool = False) -> list: ...
 
   def decode(self, ids: Sequence) -> str: ...
 

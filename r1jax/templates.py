@@ -89,7 +89,7 @@ TEMPLATES = {
 }
 
 
-def template_of(problem, default):
+def template_of(problem, default: Template) -> Template:
   """Returns the Template that the problem's field 'template' names (a key of TEMPLATES), or `default`."""
   name = problem.get('template')
   return TEMPLATES.get(name, default) if isinstance(name, str) else default

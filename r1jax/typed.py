@@ -5,6 +5,7 @@ function. Functions marked `typed` are checked at every call, or trace, where R1
 """
 
 import os
+from typing import Any
 
 import jax
 from jaxtyping import Bool, Float, Int, Key, jaxtyped
@@ -13,7 +14,12 @@ import numpy as np
 Array = jax.Array | np.ndarray
 Scalar = Float[Array, ''] | np.floating | float
 
-__all__ = ['Array', 'Bool', 'Float', 'Int', 'Key', 'Scalar', 'typed']
+__all__ = ['Array', 'Bool', 'Float', 'Int', 'Key', 'Scalar', 'stand_in', 'typed']
+
+
+def stand_in(shape, dtype, sharding=None) -> Any:
+  """A ShapeDtypeStruct in an array's place, also in records of arrays: what is compiled for, restored or planned."""
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 def typed(function):

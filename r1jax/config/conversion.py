@@ -51,7 +51,7 @@ def convert(config, cls, prefix=''):
   return cls(**values)
 
 
-def _convert_value(value, expected, path):
+def _convert_value(value, expected: type, path):
   if dataclasses.is_dataclass(expected):
     require(
       hasattr(value, 'items'), f"'{path}' is {value!r}; it must be a mapping with the keys of {expected.__name__}."
@@ -76,7 +76,7 @@ def _convert_value(value, expected, path):
   return value
 
 
-def to_dict(config):
+def to_dict(config) -> typing.Any:
   """Returns a converted config as a nested dict of plain values, ready for JSON."""
   if dataclasses.is_dataclass(config):
     return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}

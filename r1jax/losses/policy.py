@@ -23,11 +23,10 @@ from r1jax.batch import RolloutBatch
 from r1jax.config import Loss
 from r1jax.losses import reductions
 from r1jax.losses.kl import MAX_LOG_RATIO, token_kl
-from r1jax.typed import Array, Float, typed
+from r1jax.typed import Array, Float, Scalar, typed
 
 
-@struct.dataclass
-class Totals:
+class Totals(struct.PyTreeNode):
   """The whole minibatch in numbers, which microbatches divide by.
 
   Attributes:
@@ -35,8 +34,8 @@ class Totals:
     max_response: tokens a response may have.
   """
 
-  rows: jax.Array
-  tokens: jax.Array
+  rows: Scalar
+  tokens: Scalar
   max_response: int = struct.field(pytree_node=False)
 
 

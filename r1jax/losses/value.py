@@ -22,6 +22,7 @@ def value_loss(values: Float[Array, 'p g t'], batch: RolloutBatch, totals: Total
   Returns:
     f32[], this microbatch's share of the minibatch's.
   """
+  assert batch.values is not None and batch.returns is not None  # a rollout with a critic
   values, old_values, returns = (reductions.keep(x, batch.loss_mask) for x in (values, batch.values, batch.returns))
   error = (values - returns) ** 2
   if clip:

@@ -15,8 +15,7 @@ from r1jax.params import Spec
 MASKED = -1e30  # not -inf: a row with nothing to see must stay finite
 
 
-@flax.struct.dataclass
-class KV:
+class KV(flax.struct.PyTreeNode):
   """Keys [P, kv_heads, head_dim, T] and values [P, kv_heads, T, head_dim] (shared by the group), or
   [P, kv_heads, G, head_dim, T] and [P, kv_heads, G, T, head_dim] (own).
 
@@ -115,6 +114,6 @@ def softmax_attention(q, parts, scale):
   for w, (kv, _) in zip(weights, parts):
     v = kv.k.swapaxes(-1, -2) if kv.v is None else kv.v
     out += product('pkgrts,pksd->pkgrtd' if v.ndim == 4 else 'pkgrts,pkgsd->pkgrtd', w.astype(q.dtype), v)
-  out = (out / total).astype(q.dtype)
+  out = jnp.divide(out, total).astype(q.dtype)
   out = out.transpose(0, 2, 4, 1, 3, 5)  # [P, G, T, K, R, D]
   return out.reshape(*out.shape[:3], -1, out.shape[-1])

@@ -9,6 +9,7 @@ import dataclasses
 import math
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
@@ -86,7 +87,7 @@ def causal_attention(q, parts, scale, attention):
   if mask is not None and mask.dtype == bool:
     return _checkpointed(softmax_attention(q, parts, scale))
   segments, queries = mask, q.shape[4]
-  keys = queries + (prefix.k.shape[-1] if prompt else 0)
+  keys = queries + (0 if prefix is None else prefix.k.shape[-1])
   name = attention.choose(queries, keys, q.dtype, segments is not None)
   return IMPLEMENTATIONS[name](q, own, prefix, length, segments, scale, attention)
 
@@ -114,7 +115,7 @@ def attention_masks(attention, queries, prefix, length, dtype, segments=None):
 
 
 def _checkpointed(x):
-  return jax.ad_checkpoint.checkpoint_name(x, SAVED)
+  return checkpoint_name(x, SAVED)
 
 
 def _parts(own, prefix, length, mask):
@@ -189,11 +190,9 @@ def _splash_local(q, own, prefix, length, segments, *, scale, interpret):
   p, k, g, r, t, d = q.shape
   keys, values = own.k.swapaxes(-1, -2), own.v  # [P, K, G, S, ...]
   if prefix is not None:
-    s = prefix.k.shape[-1]
     shared = lambda x: jnp.broadcast_to(x[:, :, None], (*x.shape[:2], g, *x.shape[2:]))
     keys = jnp.concatenate([shared(prefix.k.swapaxes(-1, -2)), keys], axis=3)
     values = jnp.concatenate([shared(prefix.v), values], axis=3)
-    unreal = (jnp.arange(keys.shape[3]) < s) & (jnp.arange(keys.shape[3]) >= length[:, None])
   total = keys.shape[3]
   block_q, block_k = (min(BLOCK, -(-n // LANES) * LANES) for n in (t, total))
   padded_q, padded_k = -(-t // block_q) * block_q, -(-total // block_k) * block_k
@@ -202,6 +201,7 @@ def _splash_local(q, own, prefix, length, segments, *, scale, interpret):
     padded = _pad(segments, 2, padded_q)
     segments = splash_lib.SegmentIds(padded, padded)
   elif prefix is not None:
+    unreal = (jnp.arange(total) < prefix.k.shape[-1]) & (jnp.arange(total) >= length[:, None])
     real = jnp.pad((~unreal).astype(jnp.int32), ((0, 0), (0, padded_k - total)))
     segments = splash_lib.SegmentIds(jnp.ones((p, padded_q), jnp.int32), real)
   # Padding comes last, behind every key that a query attends to.
@@ -227,7 +227,8 @@ def _splash_local(q, own, prefix, length, segments, *, scale, interpret):
   )
   group = jax.vmap(kernel, in_axes=(0, 0, 0, each))
   out = jax.vmap(group)(queries, rows(keys, 3, padded_k), rows(values, 3, padded_k), segments)
-  return out[:, :, :, :t].swapaxes(2, 3)  # [P, G, T, K * R, Dv]
+  out = out[:, :, :, :t]  # pyright: ignore[reportCallIssue, reportArgumentType]  (a tuple only with save_residuals)
+  return out.swapaxes(2, 3)  # [P, G, T, K * R, Dv]
 
 
 def _fit(q, shards):

@@ -1,6 +1,7 @@
 """Shapes of a decoder, and the published ones as presets."""
 
 import dataclasses
+from typing import Any
 
 from r1jax.config import require
 
@@ -142,10 +143,10 @@ _QWEN_0_5B = dict(vocab=151_936, embed=896, layers=24, heads=14, kv_heads=2, hea
 _QWEN_1_5B = dict(vocab=151_936, embed=1536, layers=28, heads=12, kv_heads=2, mlp=8960)
 _QWEN_3B = dict(vocab=151_936, embed=2048, layers=36, heads=16, kv_heads=2, mlp=11_008)
 _QWEN_7B = dict(embed=3584, layers=28, heads=28, kv_heads=4, mlp=18_944)
-_QWEN_14B = dict(embed=5120, layers=48, heads=40, kv_heads=8, mlp=13_824, norm_eps=1e-5)
-_QWEN_32B = dict(embed=5120, layers=64, heads=40, kv_heads=8, mlp=27_648, norm_eps=1e-5)
-_QWEN_72B = dict(embed=8192, layers=80, heads=64, kv_heads=8, mlp=29_568, norm_eps=1e-5)
-_MATH = dict(context=4096, rope_theta=10_000.0)  # Qwen2.5-Math
+_QWEN_14B: dict[str, Any] = dict(embed=5120, layers=48, heads=40, kv_heads=8, mlp=13_824, norm_eps=1e-5)
+_QWEN_32B: dict[str, Any] = dict(embed=5120, layers=64, heads=40, kv_heads=8, mlp=27_648, norm_eps=1e-5)
+_QWEN_72B: dict[str, Any] = dict(embed=8192, layers=80, heads=64, kv_heads=8, mlp=29_568, norm_eps=1e-5)
+_MATH: dict[str, Any] = dict(context=4096, rope_theta=10_000.0)  # Qwen2.5-Math
 _R1 = dict(context=131_072)  # the distilled students
 
 PRESETS = {

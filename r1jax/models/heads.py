@@ -35,8 +35,8 @@ def logprobs(
   if mesh is not None and mesh.size > 1:
     return _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature)
   flat = hidden.reshape(-1, hidden.shape[-1])
-  found = _logprobs_on_one_device(flat, unembed, targets.reshape(-1), chunk, temperature)
-  return tuple(x.reshape(targets.shape) for x in found)
+  logp, entropy = _logprobs_on_one_device(flat, unembed, targets.reshape(-1), chunk, temperature)
+  return logp.reshape(targets.shape), entropy.reshape(targets.shape)
 
 
 def _logprobs_on_one_device(hidden, unembed, targets, chunk, temperature):
@@ -88,8 +88,9 @@ def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature):
     own = jnp.where(y[..., None] == jnp.arange(logits.shape[-1]), logits, 0).sum(axis=-1)
     return own - log_total, entropy
 
-  found = jax.lax.map(lambda xs: one(*xs), (split(hidden), split(targets)))
-  return tuple(layout.constrain(jnp.moveaxis(x, 0, 1).reshape(p, -1)[:, :n], mesh, layout.ROWS, None) for x in found)
+  logp, entropy = jax.lax.map(lambda xs: one(*xs), (split(hidden), split(targets)))
+  joined = lambda x: layout.constrain(jnp.moveaxis(x, 0, 1).reshape(p, -1)[:, :n], mesh, layout.ROWS, None)
+  return joined(logp), joined(entropy)
 
 
 @typed

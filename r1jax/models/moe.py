@@ -31,7 +31,7 @@ def moe_specs(cfg):
   if m.score == 'sigmoid':
     specs['router_bias'] = Spec((m.experts,), ('norm',), 'zeros')
   if m.shared:
-    specs['shared'] = mlp_specs(cfg.embed, m.mlp * m.shared)
+    specs |= {'shared': mlp_specs(cfg.embed, m.mlp * m.shared)}
   return specs
 
 
@@ -74,7 +74,8 @@ def moe(p, m, x, real=None, mesh=None, stationary=False):
   """
   weights, experts = route(p, m, x.reshape(-1, x.shape[-1]))
   dispatch = _dispatch if mesh is None or mesh.size == 1 else functools.partial(_dispatch_on_mesh, mesh, stationary)
-  out = dispatch(x, *(a.reshape(*x.shape[:-1], -1) for a in (weights, experts)), p['gate'], p['up'], p['down'])
+  by_token = lambda a: a.reshape(*x.shape[:-1], -1)
+  out = dispatch(x, by_token(weights), by_token(experts), p['gate'], p['up'], p['down'])
   counted = jnp.ones(experts.shape[0]) if real is None else real.reshape(-1).astype(jnp.float32)
   load = jnp.zeros(m.experts).at[experts.reshape(-1)].add(jnp.repeat(counted, m.top_k))
   return out + mlp(p['shared'], x) if m.shared else out, load

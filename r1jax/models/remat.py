@@ -28,7 +28,7 @@ def checkpoint(f, remat):
   return jax.checkpoint(f, policy=jax.checkpoint_policies.save_only_these_names(*POLICIES[remat]))
 
 
-def scan(block, remat, weights, x, layers, shared):
+def scan(block, remat, weights, x, layers, shared) -> tuple:
   """Runs x through stacked layers.
 
   Args:

@@ -40,7 +40,7 @@ class Output(NamedTuple):
   """
 
   hidden: Float[Array, '...']
-  kv: dict | None
+  kv: dict
   expert_load: Float[Array, 'layers experts'] | None
   params: dict
 
@@ -53,7 +53,7 @@ class Cached(NamedTuple):
   """
 
   kv: dict
-  length: jax.Array
+  length: Array
 
 
 def layer_groups(cfg):
@@ -134,7 +134,7 @@ def forward(
   attention = Attention(options.attention, mesh)
   block = functools.partial(_block, cfg, specs(cfg), dtype, attention)
   masks = _masks(attention, tokens.shape[2], prefix, cache, dtype, segments)
-  shared = (rope_tables(positions, cfg), masks, cache.length if decoding else None, real)
+  shared = (rope_tables(positions, cfg), masks, None if cache is None else cache.length, real)
   kvs, load = {}, None
   for group in layer_groups(cfg):
     before, own = (None if cached is None else cached.kv[group] for cached in (prefix, cache))
@@ -180,11 +180,11 @@ def _scan_in_chunks(block, layers, x, more, shared):
 
 def _masks(attention, t, prefix, cache, dtype, segments):
   """The attention masks of the prefix's keys and of the own ones; see `causal.attention_masks`."""
-  keys = 0 if prefix is None else _keys(prefix.kv)
+  keys, length = (0, None) if prefix is None else (_keys(prefix.kv), prefix.length)
   if cache is None:
-    return attention_masks(attention, t, keys, prefix.length if keys else None, dtype, segments)
+    return attention_masks(attention, t, keys, length, dtype, segments)
   own = (jnp.arange(_keys(cache.kv)) <= cache.length + jnp.arange(t)[:, None])[None, None]
-  return (jnp.arange(keys) < prefix.length[:, None])[:, None, None] if keys else None, own
+  return None if length is None else (jnp.arange(keys) < length[:, None])[:, None, None], own
 
 
 def _block(cfg, tree, dtype, attention, x, layer, shared):
@@ -195,19 +195,19 @@ def _block(cfg, tree, dtype, attention, x, layer, shared):
   if cache is None:
     p = layout.one_layer(p, p['attention_norm'], dtype, mesh)
   p = jax.tree_util.tree_map_with_path(lambda at, w: w if at[-1].key in FLOAT32_PARAMS else w.astype(dtype), p)
-  mixer, options = (mla, {'absorbed': cache is not None}) if cfg.mla else (attention_lib, {})
   if cache is None:
     whole, residual = (functools.partial(f, mesh=mesh) for f in (layout.whole, layout.residual))
     p = layout.gather(p, tree['layers' if 'moe' in p or 'dense_layers' not in tree else 'dense_layers'], mesh)
-    options['mix'] = functools.partial(causal_attention, attention=attention)
+    mix = functools.partial(causal_attention, attention=attention)
   else:
     whole = residual = functools.partial(layout.stationary, mesh=mesh)
-    options['mix'] = functools.partial(cached_attention, mesh=mesh)
+    mix = functools.partial(cached_attention, mesh=mesh)
+  mixer, options = (mla, {'absorbed': cache is not None}) if cfg.mla else (attention_lib, {})
   q, kv = mixer.project(p['attention'], cfg, whole(rms_norm(p['attention_norm'], x, cfg.norm_eps)), tables)
   q, kv = remat_lib.name((q, kv), 'qkv')
   parts = [(prefix, prefix_mask)] if prefix is not None else []
   kv = kv if cache is None else extend(cache, kv, cache_length)
-  x = residual(x + mixer.attend(p['attention'], cfg, q, [*parts, (kv, own_mask)], **options))
+  x = residual(x + mixer.attend(p['attention'], cfg, q, [*parts, (kv, own_mask)], mix, **options))
   h = whole(rms_norm(p['mlp_norm'], x, cfg.norm_eps))
   y, load = moe(p['moe'], cfg.moe, h, real, mesh, cache is not None) if 'moe' in p else (mlp(p['mlp'], h), None)
   return residual(x + y), (kv, load)
@@ -273,7 +273,7 @@ def response_hidden(
     options: ForwardOptions.
 
   Returns:
-    Output without `kv`; position t of `hidden` predicts responses[..., t].
+    Output whose `kv` is empty; position t of `hidden` predicts responses[..., t].
   """
   p, g, t = responses.shape
   prompt = prefill(params, cfg, prompts, prompt_lengths, options)
@@ -289,5 +289,7 @@ def response_hidden(
     real=real,
     options=options,
   )
-  load = None if out.expert_load is None else prompt.expert_load + out.expert_load
-  return Output(jnp.concatenate([last, out.hidden], axis=2), None, load, out.params)
+  load = None
+  if prompt.expert_load is not None and out.expert_load is not None:
+    load = prompt.expert_load + out.expert_load
+  return Output(jnp.concatenate([last, out.hidden], axis=2), {}, load, out.params)

@@ -38,7 +38,7 @@ def connect(environ=None):
     return
   # Between CPU hosts; other devices have their own way. A gloo collective blocks a thread of XLA's pool, and a pool of
   # one thread a core can fill up with those that wait for one not yet begun; XLA reads its size here.
-  os.environ.setdefault('NPROC', str(4 * os.cpu_count() + 16))
+  os.environ.setdefault('NPROC', str(4 * (os.cpu_count() or 1) + 16))
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   jax.config.update('jax_enable_preemption_service', False)  # it takes SIGTERM away: the processes would not end
   try:
@@ -47,7 +47,7 @@ def connect(environ=None):
     raise ConfigError(f'the processes of this run did not find each other: {str(error).splitlines()[0]}') from error
 
 
-def _settings(environ):
+def _settings(environ) -> tuple | None:
   """Arguments of jax.distributed.initialize: three, or none where JAX is to find them; None for a process alone."""
   several = lambda name: int(environ.get(name, '1')) > 1
   names = [next((name for name in pair if name in environ), None) for pair in EXPLICIT]

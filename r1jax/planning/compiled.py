@@ -135,7 +135,7 @@ def _ragged_dot(x, scope):
 def _convolution(x, scope):
   """On a TPU, matrix products are convolutions whose windows stand for batch dimensions; padding does not count."""
   lhs, rhs = (scope[name].shape for name in x.operands[:2])
-  left, right, out = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', x.attributes).groups()
+  left, right, out = re.findall(r'dim_labels=(\w+)_(\w+)->(\w+)', x.attributes)[0]
   spatial = sorted(c for c in out if c.isdigit())
   window = re.search(r'window={([^}]*)}', x.attributes)
   window = dict(part.split('=') for part in window[1].split()) if window else {}
@@ -193,7 +193,7 @@ def _constant(x):
 
 
 def _index(x):
-  return int(re.search(r'index=(\d+)', x.attributes)[1])
+  return int(re.findall(r'index=(\d+)', x.attributes)[0])
 
 
 def _tuple_constant(scope, name, index):

@@ -25,6 +25,7 @@ from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import reward as reward_lib
 from r1jax.training import sft as sft_lib
 from r1jax.training import state as state_lib
+from r1jax.typed import stand_in
 
 SCORER_TOKENS = 8192  # maximum length of a reward model that has no path yet: the paper's
 
@@ -47,7 +48,7 @@ def phases(cfg, critic=False):
   network, as in PPO.
   """
   if isinstance(cfg, config_lib.SFT):
-    return ['sft'] + ['sample'] * (cfg.eval.problems > 0)
+    return ['sft'] + ['sample'] * has_sampling(cfg)
   if not isinstance(cfg, config_lib.RL):
     return ['reward_model' if isinstance(cfg, config_lib.RewardModel) else 'sample']
   has_logprobs = cfg.loss.kl_coef > 0 or cfg.train.minibatches * cfg.train.epochs > 1
@@ -58,8 +59,7 @@ def phases(cfg, critic=False):
 
 def names(phases_, cfg):
   """Names of the programs that a run has in these phases."""
-  s = sampling(cfg)
-  cache_grows = s and len(set(capacities(s.max_response))) > 1
+  cache_grows = has_sampling(cfg) and len(set(capacities(sampling(cfg).max_response))) > 1
   return [name for phase in phases_ for name in PHASES[phase] if name != 'sample/compact' or cache_grows]
 
 
@@ -80,14 +80,16 @@ class Sampling:
   restriction: Restriction
 
 
+def has_sampling(cfg):
+  """Whether a run samples, in training or evaluation."""
+  return cfg.eval.problems > 0 if isinstance(cfg, config_lib.SFT) else not isinstance(cfg, config_lib.RewardModel)
+
+
 def sampling(cfg):
-  """The Sampling of a run, in training or evaluation; None if the run does not sample."""
-  if isinstance(cfg, config_lib.RewardModel):
-    return None
+  """The Sampling of a run that samples."""
   if isinstance(cfg, config_lib.SFT):
     e = cfg.eval
-    samples = max(e.samples, e.final_samples)
-    return Sampling(e.batch, samples, e.max_prompt, e.max_response, Restriction(e.top_p)) if e.problems else None
+    return Sampling(e.batch, max(e.samples, e.final_samples), e.max_prompt, e.max_response, Restriction(e.top_p))
   r = cfg.rollout
   samples = max(r.samples, cfg.eval.samples, cfg.eval.final_samples) if isinstance(cfg, config_lib.RL) else r.samples
   restriction = Restriction(r.top_p, r.top_k, r.min_p)
@@ -152,8 +154,8 @@ def setting(cfg, model, devices, critic=False):
   """
   mesh = parallel.make_mesh(cfg.mesh, devices)
   sample_mesh = parallel.make_mesh(parallel.with_default_sizes(sampler_mesh(cfg), cfg.mesh), devices, 'sampler_mesh')
-  if s := sampling(cfg):
-    shards = parallel.batch_shards(sample_mesh)
+  if has_sampling(cfg):
+    s, shards = sampling(cfg), parallel.batch_shards(sample_mesh)
     require(
       s.prompts % shards == 0,
       f'{s.prompts} prompts sampled at a time do not divide over {shards} devices of the batch axes; '
@@ -162,7 +164,7 @@ def setting(cfg, model, devices, critic=False):
   if isinstance(cfg, config_lib.Generate):
     state = state_lib.abstract_state(models.specs(model), None, mesh, cfg.model.dtype)
     return Setting(cfg, model, mesh, sample_mesh, state)
-  scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=parallel.replicated(mesh))
+  scalar = stand_in((), jnp.float32, parallel.replicated(mesh))
   if isinstance(cfg, config_lib.RL):
     reference = cfg.train if cfg.loss.kl_coef else None
     state, trainer = _state_and_trainer(cfg, model, mesh, policy.make_trainer, cfg.train, reference)
@@ -341,7 +343,7 @@ def _sample(name, s):
   )
   key = jax.eval_shape(lambda: jax.random.key(0)).dtype
   # The end-of-sequence ids are constants of the program and do not change its size.
-  options = decode.DecodeOptions(s.model, shapes.restriction, (0,), models.ForwardOptions(dtype, mesh=mesh))
+  options = decode.DecodeOptions(s.model, shapes.restriction, (0,), models.ForwardOptions(s.cfg.model.dtype, mesh=mesh))
   before, full = capacities(shapes.max_response)
   args = (params, struct((p, shapes.max_prompt), jnp.int32), lengths, struct((p, g), key), scalar(jnp.float32))
   if name == 'sample/prefill':

@@ -209,7 +209,7 @@ def optimizer_bytes(param_dtype, grad_dtype, moment_dtype, model):
   return (2 * param + grad + 4 * moment) * params_lib.count(models.specs(model))
 
 
-def by_hand(cfg, model, name):
+def by_hand(cfg, model, name) -> dict[str, float] | None:
   """Analytic FLOPs of one execution of the program `name`, summed over all chips.
 
   Attention counts every score, masked or not, as XLA computes them; a kernel skips most masked ones.

@@ -33,11 +33,11 @@ def program_table(rows, cfg, model, slice_, shards):
 
 
 def _cells(row, cfg, model, slice_):
-  analytic = roofline.by_hand(cfg, model, row['name'])
+  counted = roofline.by_hand(cfg, model, row['name'])
   # The FLOPs of kernels are not in dot_flops: attention, and the experts of a mixture.
-  if analytic and row['kernels']:
-    analytic = None if model.moe else analytic | {'attention': 0}
-  analytic = analytic and sum(analytic.values()) / slice_.chips
+  if counted and row['kernels']:
+    counted = None if model.moe else counted | {'attention': 0}
+  analytic = sum(counted.values()) / slice_.chips if counted else 0
   open_ = '/iteration' if row['open_loops'] else ''
   return (
     row['name'],

@@ -43,7 +43,7 @@ class Topology:
 def find(name):
   """The Topology of a name. Raises ConfigError with the known names for any other."""
   match = re.fullmatch(r'(?:([1-9]\d*)\*)?(\w+):(\w+)', name)
-  slices, kind, shape = match.groups() if match else (None, None, None)
+  slices, kind, shape = match.groups() if match else (None, '', '')
   require(
     kind in CHIPS and shape in CHIPS[kind].slices,
     f'unknown topology {name!r}; known: '

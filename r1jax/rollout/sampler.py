@@ -122,13 +122,13 @@ class Sampler:
     parts |= {name: _ask(model, name, rollout) for name, model in self.models.items()}
     shape = rollout.batch.lengths.shape
     total = mix.total(parts, self.reward, rollout.weights).reshape(shape)
-    credit = self._credit(rollout) if self.step_scores else None
+    credit = self._credit(rollout, self.step_scores) if self.step_scores else None
     return Scores(total, {name: x.reshape(shape) for name, x in parts.items()}, int(timeouts), credit)
 
-  def _credit(self, rollout):
+  def _credit(self, rollout, step_scores):
     batch, found = rollout.batch, [process.Steps((), ())] * len(rollout.items)
     rows = [i for i, parts in enumerate(rollout.weights) if 'process' in parts]
-    for i, steps in zip(rows, self.step_scores([rollout.items[i] for i in rows]) if rows else [], strict=True):
+    for i, steps in zip(rows, step_scores([rollout.items[i] for i in rows]) if rows else [], strict=True):
       found[i] = steps
     responses = zip(batch.tokens.reshape(len(found), -1), batch.lengths.reshape(-1), found, strict=True)
     ends = [process.step_tokens(self.tokenizer, ids[:n], steps.ends) for ids, n, steps in responses]

@@ -14,7 +14,7 @@ from r1jax.runs import loop
 from r1jax.runs.grading import make_graders
 from r1jax.runs.policies import make_engine, open_policy
 from r1jax.runs.problems import check_languages, get_template, load_problems
-from r1jax.runs.runtime import set_up_process
+from r1jax.runs.runtime import NoWriter, set_up_process
 from r1jax.runs.settings import fingerprint
 from r1jax.sampling import Sampling
 from r1jax.training import optimizer as optimizer_lib
@@ -37,7 +37,7 @@ class Run:
   sampler: rollout.Sampler
   trainer: Trainer
   store: checkpoint.Store
-  writer: Writer
+  writer: Writer | NoWriter
   abstract: state_lib.TrainState
   dropped: dict
   draws: order.Draws

@@ -34,8 +34,7 @@ class DecodeOptions:
   forward: models.ForwardOptions
 
 
-@flax.struct.dataclass
-class DecodeState:
+class DecodeState(flax.struct.PyTreeNode):
   """Where decoding stands.
 
   Attributes:
@@ -46,19 +45,18 @@ class DecodeState:
     cache: own keys and values, {layer group: [one KV of S tokens a layer]}.
   """
 
-  step: jax.Array
-  token: jax.Array
-  done: jax.Array
+  step: Array
+  token: Array
+  done: Array
   keys: jax.Array
   cache: dict
 
 
-@flax.struct.dataclass
-class Sampled:
+class Sampled(flax.struct.PyTreeNode):
   """Tokens i32[P, G, C], and f32[P, G, C] their log-probs under the distribution they were sampled from."""
 
-  token: jax.Array
-  logp: jax.Array
+  token: Array
+  logp: Array
 
 
 def constrain(tree, mesh, put=layout.constrain):

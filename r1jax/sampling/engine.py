@@ -4,6 +4,7 @@ A chunk of decoding ends where every group can be halved: the host then drops fi
 it is full. So a batch costs what its live rows cost.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import logging
@@ -65,7 +66,7 @@ class Engine:
     self.mesh, self.shards = mesh, parallel.batch_shards(mesh)
     self._by_prompt, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     self.max_prompt, self.max_response = max_prompt, max_response
-    self.watch = None  # function told now and then which share of max_response has been sampled
+    self.watch: Callable[[float], None] | None = None  # told now and then which share of max_response is sampled
     self._compiled = set()
     shardings = parallel.shardings(models.specs(cfg, stacked=False), mesh)
     self._cast_weights = jax.jit(decode.cast_weights, static_argnames='dtype', out_shardings=shardings)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from r1jax import parallel
 from r1jax.batch import RolloutBatch
 from r1jax.training import accumulate, policy
+from r1jax.typed import stand_in
 
 
 def lower_accumulate(trainer, state, batch, totals):
@@ -48,7 +49,7 @@ def rollout_microbatch(cfg, mesh, with_advantage=True):
   with_advantage: with all that the update reads; else as a log-prob pass has it.
   """
   sharding, rollout = parallel.batch_sharding(mesh), cfg.rollout
-  of = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+  of = lambda *shape, dtype=jnp.float32: stand_in(shape, dtype, sharding)
   g, p = policy.microbatch_shape(cfg.train, rollout.prompts // cfg.train.minibatches, rollout.samples)
   tokens = (p, g, policy.padded_length(rollout.max_response, rollout.max_response))
   return RolloutBatch(

@@ -41,8 +41,8 @@ def keep_moments(optimizer, dtype):
   cast = lambda state, params, to: map_moments(lambda x, _: x.astype(to), state, params)
   init = lambda params: cast(optimizer.init(params), params, dtype)
 
-  def update(grads, state, params):
-    updates, state = optimizer.update(wide(grads), cast(state, params, jnp.float32), wide(params))
+  def update(updates, state, params=None):
+    updates, state = optimizer.update(wide(updates), cast(state, params, jnp.float32), wide(params))
     return updates, cast(state, params, dtype)
 
   return optax.GradientTransformation(init, update)

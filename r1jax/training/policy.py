@@ -45,7 +45,7 @@ class LogProbFn:
       params, self.model, batch.prompts, batch.prompt_lengths, batch.tokens, batch.lengths, self.options
     )
     flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])  # [P, G * T, ...]
-    found = models.logprobs(
+    logp, entropy = models.logprobs(
       flat(out.hidden),
       models.unembedding(out.params),
       flat(batch.tokens),
@@ -53,7 +53,8 @@ class LogProbFn:
       self.options.mesh,
       self.temperature,
     )
-    return LogProbs(*(x.reshape(batch.tokens.shape) for x in found), out.expert_load, out.params)
+    shape = batch.tokens.shape
+    return LogProbs(logp.reshape(shape), entropy.reshape(shape), out.expert_load, out.params)
 
 
 @dataclasses.dataclass(frozen=True)

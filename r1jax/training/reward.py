@@ -3,17 +3,16 @@
 import dataclasses
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from r1jax import losses, models, parallel
 from r1jax.data import rows as rows_lib
 from r1jax.training import accumulate
+from r1jax.typed import Array, stand_in
 
 
-@flax.struct.dataclass
-class ScoreBatch:
+class ScoreBatch(flax.struct.PyTreeNode):
   """Rows with labels at marks.
 
   Attributes:
@@ -22,10 +21,10 @@ class ScoreBatch:
     labels: f32[B, S]; negative: none. Of pairs, rows are chosen and rejected in turn.
   """
 
-  tokens: jax.Array
-  lengths: jax.Array
-  marks: jax.Array
-  labels: jax.Array
+  tokens: Array
+  lengths: Array
+  marks: Array
+  labels: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +93,7 @@ def abstract_microbatch(cfg, mesh):
   """A microbatch of the longest rows as ShapeDtypeStructs: what a plan compiles. Of steps there are more marks."""
   rows = (cfg.microbatch or cfg.batch) * (2 if cfg.objective == 'pairs' else 1)
   marks, sharding = rows_lib.padded(1, least=1), parallel.batch_sharding(mesh)
-  of = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+  of = lambda *shape, dtype=jnp.int32: stand_in(shape, dtype, sharding)
   return ScoreBatch(
     of(rows, rows_lib.padded(cfg.data.max_length)), of(rows), of(rows, marks), of(rows, marks, dtype=jnp.float32)
   )

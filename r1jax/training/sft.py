@@ -9,20 +9,20 @@ import numpy as np
 
 from r1jax import losses, models, parallel
 from r1jax.training import accumulate
+from r1jax.typed import Array, stand_in
 
 
-@flax.struct.dataclass
-class PackedBatch:
+class PackedBatch(flax.struct.PyTreeNode):
   """Rows of texts side by side, as `data.packing.pack` gives them.
 
   Attributes:
     tokens, segments, positions: i32[B, T]; response: bool[B, T].
   """
 
-  tokens: jax.Array
-  segments: jax.Array
-  positions: jax.Array
-  response: jax.Array
+  tokens: Array
+  segments: Array
+  positions: Array
+  response: Array
 
   def response_tokens(self):
     """How many tokens the loss is a mean over: a row's first one is not predicted."""
@@ -89,7 +89,7 @@ def update(trainer, state, batch, cfg, step):
 def abstract_microbatch(cfg, mesh):
   """A microbatch as ShapeDtypeStructs: what a plan compiles."""
   shape, sharding = (cfg.microbatch or cfg.batch, cfg.data.max_length), parallel.batch_sharding(mesh)
-  of = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+  of = lambda dtype: stand_in(shape, dtype, sharding)
   return PackedBatch(of(jnp.int32), of(jnp.int32), of(jnp.int32), of(jnp.bool))
 
 

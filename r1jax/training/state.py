@@ -9,10 +9,10 @@ from r1jax import parallel
 from r1jax import params as params_lib
 from r1jax.models.moe import FLOAT32_PARAMS
 from r1jax.training.optimizer import map_moments
+from r1jax.typed import Array, stand_in
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """What is trained, and what is kept beside it.
 
   Attributes:
@@ -23,7 +23,7 @@ class TrainState:
 
   params: dict
   opt_state: optax.OptState
-  opt_step: jax.Array
+  opt_step: Array
   reference: dict | None = None
   critic: 'TrainState | None' = None
 
@@ -51,7 +51,7 @@ def abstract_state(specs, optimizer, mesh, param_dtype='float32', reference_dtyp
   return TrainState(
     params,
     opt_state,
-    jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+    stand_in((), jnp.int32, everywhere),
     in_memory(of(reference_dtype), reference_memory) if reference_dtype else None,
   )
 
