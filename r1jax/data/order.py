@@ -2,6 +2,7 @@
 
 import fractions
 import itertools
+from typing import Any
 import zlib
 
 import grain
@@ -10,7 +11,7 @@ import numpy as np
 from r1jax.config import require
 
 
-def batch(problems, seed, step, count):
+def batch(problems, seed, step, count) -> list[Any]:
   """Returns the problems of one step.
 
   Step s (or draw s, if a step takes several draws) takes positions s * count ... (s + 1) * count - 1 of an endless

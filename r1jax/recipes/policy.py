@@ -81,8 +81,10 @@ class Teacher:
     complete: rewards.neural.endpoint.Endpoint with `whole` set.
   """
 
+  shards = 1
+
   def __init__(self, complete):
-    self._complete = complete
+    self._complete, self.watch = complete, None
 
   def encode(self, text, bos=False):
     return self.chat([{'role': 'user', 'content': text}])
