@@ -26,7 +26,7 @@ class Engine(Protocol):
   """
 
   shards: int
-  watch: Callable[[float], None] | None
+  watch: Any
 
   def weights(self, params: Any) -> Any:
     """The engine's own copy of a policy's parameters, on its own devices; such a copy is returned as it is."""

@@ -82,9 +82,10 @@ class Teacher:
   """
 
   shards = 1
+  watch = None
 
   def __init__(self, complete):
-    self._complete, self.watch = complete, None
+    self._complete = complete
 
   def encode(self, text, bos=False):
     return self.chat([{'role': 'user', 'content': text}])
