@@ -13,7 +13,7 @@ from configs import common
 
 
 def _gsm8k():
-  """A small problem set, one optimizer step a rollout. Hardware: one accelerator or more, by the model. Not run."""
+  """A small problem set, one optimizer step per rollout. Hardware: one accelerator or more, by the model. Not run."""
   c = common.rl()
   c.steps = 10_400
   c.rollout.update(prompts=32, max_response=2048, chunk=8)

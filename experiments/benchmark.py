@@ -154,7 +154,7 @@ def train(params, mesh, f):
     sampler_logp=np.full(shape, -9.0, np.float32),
     advantage=rng.standard_normal((*shape[:2], 1)).astype(np.float32),
   )
-  batch = batch.replace(ref_logp=policy.logprobs(state[0].params, batch, cfg, trainer.loss_fn.logprobs).result())
+  batch = batch.replace(ref_logp=policy.logprobs(state[0].params, batch, cfg, trainer.loss_fn.logprobs))
 
   def run():
     state[0], _ = policy.update(trainer, state[0], batch, cfg, 0)

@@ -176,11 +176,16 @@ def _grade_traces(cfg, way, folder):
 def _with_scores(items, answered, parts, reward):
   """Adds reward and correctness to the items; parts: {reward: scores} of the `answered` ones among them."""
   weights = mix.weights(answered, reward)
-  scores = iter(zip(mix.total(parts, reward, weights), mix.right(parts, reward, answered)) if answered else ())
+  totals, right = mix.total(parts, reward, weights), mix.right(parts, reward, answered)
+  scored = iter(range(len(answered)))
   samples = []
   for item in items:
-    score, right = next(scores) if 'answer' in item else (0.0, True)
-    samples.append(item | {'reward': float(score), 'parts': {}, 'correct': bool(right)})
+    if 'answer' not in item:
+      samples.append(item | {'reward': 0.0, 'parts': {}, 'correct': True})
+      continue
+    row = next(scored)
+    own = {name: float(parts[name][row]) for name in weights[row]}
+    samples.append(item | {'reward': float(totals[row]), 'parts': own, 'correct': bool(right[row])})
   return samples
 
 

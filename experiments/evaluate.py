@@ -21,13 +21,18 @@ def run_evaluate(cfg, workdir):
   """Samples eval.final_samples responses and a greedy one to each of eval.final_problems. Returns the summary, which it
   also writes to summary.json.
   """
-  began = time.perf_counter()
+  began, checkpoints = time.perf_counter(), os.path.join(workdir, 'checkpoints')
+  config_lib.require(
+    not os.path.isdir(checkpoints) or not os.listdir(checkpoints),
+    f'{workdir} holds a training run, whose metrics, samples and summary.json an evaluation would replace; use another '
+    '--workdir.',
+  )
   problems, samples = cfg.eval.final_problems or cfg.eval.problems, cfg.eval.final_samples or cfg.eval.samples
   with contextlib.closing(start(cfg, workdir)) as run, runtime.exit_together():
     params = run.source.load(run.abstract.params)
     run.writer.resume(0)
-    metrics, rows = evaluate(run, params, 0, problems, samples)
-    greedy, _ = evaluate(run, params, 0, problems, 1, Sampling(0.0))
+    metrics, rows = evaluate(run, params, problems, samples)
+    greedy, _ = evaluate(run, params, problems, 1, Sampling(0.0))
     metrics |= accuracies(greedy, 'greedy')
     run.writer.samples(0, rows)
     run.writer.write(0, {f'eval/{name}': x for name, x in metrics.items()})

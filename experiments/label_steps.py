@@ -9,6 +9,7 @@ if the command is stopped, the same command continues after the last whole chunk
 
 import dataclasses
 import json
+import logging
 import os
 
 from absl import app, flags
@@ -23,6 +24,8 @@ from r1jax.rewards.workers import pool
 from r1jax.runs import cli, runtime
 
 SETTINGS = 'settings'  # field of G's rows with the settings they were made with
+
+log = logging.getLogger('r1jax')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +149,14 @@ def label_file(path, source, target, options):
     open(target, 'a', encoding='utf-8') as f,
     tqdm.tqdm(total=len(rows), initial=done, unit='row') as bar,
   ):
-    grade = lambda items: grader.submit(items).result().parts[options.reward].tolist()
+    timeouts = 0
+
+    def grade(items):
+      nonlocal timeouts
+      scores = grader.submit(items).result()
+      timeouts += scores.timeouts
+      return scores.parts[options.reward].tolist()
+
     for first in range(done, len(rows), options.chunk):
       chunk = rows[first : first + options.chunk]
       labelled = rollouts.label(
@@ -162,6 +172,10 @@ def label_file(path, source, target, options):
       f.flush()
       prefixes_done += sum(len(row['steps']) for row in chunk)
       bar.update(len(chunk))
+  if timeouts:
+    log.warning(
+      '%d completions were not graded within %g s and count as wrong; see --timeout.', timeouts, options.timeout
+    )
   return len(rows)
 
 

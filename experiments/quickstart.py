@@ -32,13 +32,13 @@ ROWS = (
 )
 
 
-def quickstart(world, seed, workdir, overrides=()):
-  """Runs the whole job and returns its summary. overrides: such as {'steps': 4}, changes to the RL config."""
+def quickstart(world, seed, workdir):
+  """Runs the whole job and returns its summary."""
   with working_in(workdir):
-    return _run(world, seed, workdir, overrides)
+    return _run(world, seed, workdir)
 
 
-def _run(world, seed, workdir, overrides):
+def _run(world, seed, workdir):
   began = time.perf_counter()
   base_config, config = toy_base.get_config(world), r1_zero.get_config(VARIANTS[world])
   base_config.seed = config.seed = seed
@@ -47,7 +47,6 @@ def _run(world, seed, workdir, overrides):
   )
   base_seconds = time.perf_counter() - began
   config.model.path = base
-  config.update(dict(overrides))
   summary = rl.run_rl(config_lib.convert(config, config_lib.RL), workdir)
   summary['seconds'] = {'base': base_seconds, **summary['seconds'], 'total': time.perf_counter() - began}
   summary['base_step_accuracy'] = info['step_accuracy']

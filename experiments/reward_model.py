@@ -162,7 +162,7 @@ def start(cfg, workdir):
 def fingerprint(cfg, model, source, train, steps):
   """What a checkpoint must agree on with the run that restores it: base model, shapes, examples and objective."""
   full = config_lib.to_dict(cfg)
-  parts = {name: full[name] for name in ('seed', 'objective', 'batch', 'data', 'optimizer')}
+  parts = {name: full[name] for name in ('seed', 'objective', 'batch', 'data', 'optimizer', 'balance_rate')}
   del parts['optimizer']['moment_dtype']
   digest = hashlib.sha256()
   for example in train:

@@ -58,10 +58,10 @@ def with_logprobs(run, state, batch):
   cfg, fn = run.cfg, run.trainer.loss_fn.logprobs
   reference = state.reference and state_lib.in_memory(state.reference, 'device')  # a copy if it is kept on the host
   if reference:
-    batch = batch.replace(ref_logp=policy.logprobs(reference, batch, cfg, fn).result())
+    batch = batch.replace(ref_logp=policy.logprobs(reference, batch, cfg, fn))
   del reference
-  if policy.needs_old_logp(cfg):
-    batch = batch.replace(old_logp=policy.logprobs(state.params, batch, cfg, fn).result())
+  if 'old' in policy.logprob_passes(cfg):
+    batch = batch.replace(old_logp=policy.logprobs(state.params, batch, cfg, fn))
   return batch
 
 
@@ -95,10 +95,10 @@ def full_evaluation(run, params, step):
   """
   began, cfg = time.perf_counter(), run.cfg.eval
   problems, samples = cfg.final_problems or cfg.problems, cfg.final_samples or cfg.samples
-  metrics, rows = evaluate(run, params, step, problems, samples)
+  metrics, rows = evaluate(run, params, problems, samples)
   run.writer.samples(step, rows)
-  cooler, _ = evaluate(run, params, step, problems, samples, Sampling(0.6, 0.95))
-  greedy, _ = evaluate(run, params, step, problems, 1, Sampling(0.0))
+  cooler, _ = evaluate(run, params, problems, samples, Sampling(0.6, 0.95))
+  greedy, _ = evaluate(run, params, problems, 1, Sampling(0.0))
   metrics |= accuracies(greedy, 'greedy') | accuracies(cooler, 'pass@1_t0.6')
   return {'metrics': metrics, 'seconds': time.perf_counter() - began}
 
@@ -118,7 +118,7 @@ def train(run):
       metrics = {}
       with save_on_interrupt(run, state, step, first_step, cfg.steps):
         if step % cfg.eval.every == 0:
-          eval_metrics, rows = evaluate(run, state.params, step, cfg.eval.problems, cfg.eval.samples)
+          eval_metrics, rows = evaluate(run, state.params, cfg.eval.problems, cfg.eval.samples)
           metrics |= {f'eval/{name}': x for name, x in eval_metrics.items()}
           if step:
             run.writer.samples(step, rows)

@@ -23,7 +23,7 @@ class RolloutBatch(flax.struct.PyTreeNode):
     stop: str[P, G], why each response ended: EOS, LENGTH or STOP_STRING; None inside programs.
     policy_version: i32[P, G, T], training step of the policy that sampled each token; None inside programs.
     old_logp: f32[P, G, T], the old policy's log-probs: of the parameters that sampled, as the trainer computes them.
-      None where `training.policy.needs_old_logp` says no; the log-probs being trained then stand for them.
+      None where `training.policy.logprob_passes` has no 'old'; the loss then uses the current log-probs.
     ref_logp: f32[P, G, T], the reference policy's; None without a KL term.
     values: f32[P, G, T], a critic's before the rollout's first update; None without a critic.
     advantage: f32[P, G, 1], or f32[P, G, T] where each token has its own; None until rewards are known.

@@ -1,4 +1,4 @@
-"""Declared parameters: one `Spec` a tensor gives its shape, its sharding, its first value and its count."""
+"""Declared parameters: one `Spec` per tensor gives its shape, its sharding, its first value and its count."""
 
 import dataclasses
 import math

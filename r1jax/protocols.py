@@ -1,4 +1,4 @@
-"""What stands behind the names that are passed around. Anything with these methods will do.
+"""Interfaces of what is passed around. Anything with these methods will do.
 
 `sampling.Engine` and `recipes.policy.Teacher` are engines, `tokenizers.Tokenizer` is a tokenizer,
 `rewards.workers.pool.Grader` a grader and `recipes.policy.Policy` a policy.
@@ -14,7 +14,7 @@ from r1jax.batch import Pending, RolloutBatch
 from r1jax.typed import Key
 
 Item = dict[str, Any]  # what a reward reads: see r1jax.rewards
-Reward = Callable[..., Sequence[float]]  # (items, **options) -> a score an item
+Reward = Callable[..., Sequence[float]]  # (items, **options) -> a score per item
 
 
 class Engine(Protocol):
@@ -22,7 +22,7 @@ class Engine(Protocol):
 
   Attributes:
     shards: the number of prompts of a call must be a multiple of it.
-    watch: function that is told now and then which share of max_response has been sampled; or None.
+    watch: called now and then with the fraction of max_response that has been sampled; or None.
   """
 
   shards: int
@@ -35,7 +35,7 @@ class Engine(Protocol):
   def sample(
     self, params: Any, prompts: list | tuple, keys: Key[jax.Array, 'p g'], sampling: Any, version: int = 0, /
   ) -> RolloutBatch:
-    """One response to each of P prompts a key, by the parameters of training step `version`."""
+    """Samples one response per key for each of P prompts. version: the training step of the parameters."""
     ...
 
 

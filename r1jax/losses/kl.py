@@ -28,8 +28,8 @@ import jax.numpy as jnp
 from r1jax.losses import reductions
 from r1jax.typed import Array, Bool, Float, typed
 
-# exp of anything above overflows sooner or later, and an infinity meets a zero cotangent as nan. e^20 = 5e8 is
-# beyond every ratio of use; past it the value is held, and the gradient is zero rather than of the wrong sign.
+# Log-ratios are capped here: exp of more may overflow, and infinity times 0 gives NaN gradients. Beyond e^20 = 5e8 the
+# value is constant and its gradient zero, rather than of the wrong sign.
 MAX_LOG_RATIO = 20.0
 
 

@@ -47,7 +47,7 @@ def policy_loss(
 
   Args:
     logp: f32[P, G, T], the policy's log-probs. They, and those of the batch, may be anything outside the loss mask.
-    batch: RolloutBatch with `advantage`; where it has no `old_logp` or `ref_logp`, the policy's own stand for them.
+    batch: RolloutBatch with `advantage`; if `old_logp` or `ref_logp` is missing, `logp` (detached) is used.
     totals: Totals. cfg: config.Loss.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Losses of outcome reward models: one number a response, from pairs of responses or from labels."""
+"""Losses of outcome reward models: one number per response, from pairs of responses or from labels."""
 
 import jax
 import jax.numpy as jnp

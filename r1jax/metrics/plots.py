@@ -74,7 +74,7 @@ PANELS = (
   Panel('entropy', 'Entropy of the policy', 'nats a token', r'(?:policy|train)/(entropy)'),
   Panel('kl', 'KL divergence from the reference', 'nats a token', r'policy/(kl)'),
   Panel('grad_norm', 'Gradient norm', 'global norm', r'(?:policy|train)/(grad_norm)'),
-  Panel('time', 'Time by phase', 'seconds a step', r'time/(.+)', log=True),
+  Panel('time', 'Time by phase', 'seconds per step', r'time/(.+)', log=True),
   Panel('throughput', 'Throughput', 'a second', r'throughput/(.+)', log=True),
 )
 

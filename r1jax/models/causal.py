@@ -101,7 +101,7 @@ def cached_attention(q, parts, scale, mesh):
 def attention_masks(attention, queries, prefix, length, dtype, segments=None):
   """The masks that go with the prompt's KV and with the own one, made once for all layers.
 
-  An implementation without stored scores makes its own: it is given length and segments as they are.
+  Implementations that never hold all scores build their own masks; they get length and segments unchanged.
 
   Args:
     attention: Attention. queries: T.

@@ -65,8 +65,10 @@ def _logprobs_on_one_device(hidden, unembed, targets, chunk, temperature):
 
 
 def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature):
-  """The vocabulary lies over fsdp and tp together, and a chunk holds positions of all rows: positions, which are
-  small, move rather than the unembedding, and its gradient is summed where it lies."""
+  """Shards the vocabulary over fsdp and tp; a chunk holds positions of all rows.
+
+  Hidden states are small and move to the unembedding, whose gradient is summed where it lies.
+  """
   p, n = targets.shape
   chunks = -(-n // max(1, chunk // p))
   size = -(-n // chunks)

@@ -64,10 +64,10 @@ def whole(x, mesh):
 
 
 def one_layer(weights, norm, dtype, mesh):
-  """A layer's weights, unchanged, made to depend on the layer loop where they are to be cast to `dtype`.
+  """Multiplies a layer's weights by a 1 that the compiler cannot fold, where they will be cast to `dtype`.
 
-  The TPU compiler would otherwise hoist the cast, and keep a cast copy of the whole stack. So weights are multiplied by
-  a one that it cannot know before the layer (an optimization barrier does not hold it back).
+  Otherwise the TPU compiler hoists the cast out of the loop over layers, and keeps a cast copy of the whole stack. An
+  optimization barrier does not prevent that.
 
   Args:
     norm: [embed], a scale of this layer.

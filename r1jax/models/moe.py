@@ -201,7 +201,8 @@ def balance(params, before, load, rate):
   """Moves correction biases by `rate` in favour of experts with a load below the mean (DeepSeek-V3, section 2.1.2).
 
   Args:
-    params: a model's after an optimizer step; `before`: the same before it. A bias has no gradient, but decays.
+    params, before: parameters after and before an optimizer step. The bias is that of `before`, as weight decay
+      changed it.
     load: f32[layers, experts] of the step.
 
   Returns:

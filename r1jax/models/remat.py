@@ -2,8 +2,8 @@
 
 The gradient of a plain scan over stacked layers is a second array as large as the parameters, and a third where they
 are used twice. Here the scan also *returns* the parameters, unchanged: the gradient with respect to what it returned
-is a running sum, to which its backward pass adds one layer's gradient at a time. Who hands the returned parameters on
-to the next use, and starts the backward pass with the gradients so far, never holds more than one such array.
+is a running sum, to which its backward pass adds one layer's gradient at a time. A caller that passes the returned
+parameters on to the next use, and seeds the backward pass with the gradient so far, holds only one such array.
 """
 
 import functools

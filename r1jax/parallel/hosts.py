@@ -2,7 +2,7 @@
 
 Every process runs the same host code on the same values: it feeds the devices it owns from the whole batch, and gets
 the whole result back. Token arrays are small beside a model, and there is one way to write everything above this file.
-Only work that costs host time, grading, is cut up (`own`) and put together again (`add_up`).
+Only grading, which costs host time, is split between processes (`local_slice`) and merged (`sum_across_processes`).
 """
 
 import functools
@@ -31,13 +31,13 @@ def connect(environ=None):
   mpirun with several tasks, or on a TPU slice of several hosts.
 
   Raises:
-    ConfigError: some of the variables are there and others not, or are no numbers, or the others do not come.
+    ConfigError: only some of the variables are set, a number is invalid, or the other processes do not connect.
   """
   found = _settings(os.environ if environ is None else environ)
   if found is None or jax.distributed.is_initialized():
     return
   # Between CPU hosts; other devices have their own way. A gloo collective blocks a thread of XLA's pool, and a pool of
-  # one thread a core can fill up with those that wait for one not yet begun; XLA reads its size here.
+  # one thread per core can fill up with those that wait for one not yet begun; XLA reads its size here.
   os.environ.setdefault('NPROC', str(4 * (os.cpu_count() or 1) + 16))
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   jax.config.update('jax_enable_preemption_service', False)  # it takes SIGTERM away: the processes would not end

@@ -76,7 +76,7 @@ def stop_requested():
   return bool(hosts.sum_across_processes(np.int32(_asked > 0)))
 
 
-def raise_if_stopped(said='what was under way begins anew; run the same command again to go on from what is saved.'):
+def raise_if_stopped(said='run the same command again to continue from what was saved.'):
   """Raises Interrupted where the run has been asked to end; all processes must call it."""
   if stop_requested():
     raise Interrupted(said)

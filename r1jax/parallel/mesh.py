@@ -43,7 +43,7 @@ def make_mesh(cfg, devices=None, name='mesh'):
     )
   if sizes[0] % slices:
     raise ConfigError(
-      f'{name} {dict(zip(AXES, sizes))} lies over {slices} slices, of which only axis data may go from '
-      f'one to another; let data be a multiple of {slices}.'
+      f'{name} {dict(zip(AXES, sizes))} spans {slices} slices; only axis data may cross slices, so set it to '
+      f'a multiple of {slices}.'
     )
   return jax.sharding.Mesh(np.array(devices).reshape(sizes), AXES)

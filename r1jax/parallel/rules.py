@@ -22,7 +22,7 @@ TRAIN_RULES = {
   'latent_in': 'fsdp',
   'experts': 'expert',
 }
-# Whole on every device where they do not divide: few, small, and every device needs most of them for its queries.
+# Replicated where the mesh axis does not divide them: they are small, and every device needs most of them.
 WHOLE_IF_INDIVISIBLE = ('kv_heads', 'latent_in')
 BATCH_AXES = ('data', 'fsdp', 'expert')
 
@@ -107,7 +107,7 @@ def replicated(mesh):
 
 
 def entries_received(shape, before, after):
-  """How many entries devices get from one another, all together, for an array to lie as `after` and not as `before`.
+  """Number of elements sent between devices to reshard an array from `before` to `after`.
 
   Args:
     before, after: Shardings over the same devices.

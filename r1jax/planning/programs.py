@@ -51,10 +51,8 @@ def phases(cfg, critic=False):
     return ['sft'] + ['sample'] * has_sampling(cfg)
   if not isinstance(cfg, config_lib.RL):
     return ['reward_model' if isinstance(cfg, config_lib.RewardModel) else 'sample']
-  has_logprobs = cfg.loss.kl_coef > 0 or cfg.train.minibatches * cfg.train.epochs > 1
-  return (
-    ['sample'] + ['rewards'] * bool(reward_models(cfg)) + ['logprobs'] * has_logprobs + ['update'] + ['critic'] * critic
-  )
+  logprobs = ['logprobs'] * bool(policy.logprob_passes(cfg))
+  return ['sample'] + ['rewards'] * bool(reward_models(cfg)) + logprobs + ['update'] + ['critic'] * critic
 
 
 def names(phases_, cfg):
@@ -235,15 +233,9 @@ def as_critic(model):
   return dataclasses.replace(model, head='score', tied=False)
 
 
-def microbatch_shape(cfg):
-  """(groups, rows of each group) in a microbatch of RL."""
-  rows, groups = policy.microbatch_shape(cfg.train, cfg.rollout.prompts // cfg.train.minibatches, cfg.rollout.samples)
-  return groups, rows
-
-
 def microbatches(cfg):
   """Microbatches in one optimizer step of RL."""
-  groups, rows = microbatch_shape(cfg)
+  rows, groups = policy.microbatch_shape(cfg)
   return math.ceil(cfg.rollout.prompts // cfg.train.minibatches / groups) * math.ceil(cfg.rollout.samples / rows)
 
 
@@ -317,7 +309,7 @@ def _rewards(name, s):
 def _logprobs(name, s):
   del name
   # The policy's pass, if there is one, needs at least as much memory: its parameters are not narrower.
-  params = s.state.params if policy.needs_old_logp(s.cfg) or s.state.reference is None else s.state.reference
+  params = s.state.reference if policy.logprob_passes(s.cfg) == ['ref'] else s.state.params
   policy_params, reference = (tree and state_lib.in_memory(tree, 'device') for tree in (params, s.state.reference))
   lowered = lowering.lower_logprobs(policy_params, s.cfg, s.trainer.loss_fn.logprobs)
   # A reference kept in host memory is copied to the device for its pass, in addition to everything else.

@@ -7,6 +7,7 @@ from r1jax import models
 from r1jax import params as params_lib
 from r1jax.config import RL, SFT
 from r1jax.planning import programs
+from r1jax.training import policy
 
 WIDTH = {'float32': 4, 'bfloat16': 2}  # bytes
 
@@ -151,9 +152,8 @@ def step(cfg, model, topology, mesh):
   """
   out, r, epochs = sampling_phases(cfg, model, topology, mesh), cfg.rollout, cfg.train.epochs
   forward = forward_flops(model, r.prompts, r.samples, r.max_prompt, r.max_response, causal=True)
-  logprob_passes = (cfg.loss.kl_coef > 0) + (cfg.train.minibatches * epochs > 1)
-  if logprob_passes:
-    out.append(_phase('logprobs', logprob_passes * total(forward), 0, cfg, topology))
+  if passes := policy.logprob_passes(cfg):
+    out.append(_phase('logprobs', len(passes) * total(forward), 0, cfg, topology))
   moved = optimizer_bytes(cfg.train.param_dtype, cfg.train.grad_dtype, cfg.optimizer.moment_dtype, model)
   moved *= epochs * cfg.train.minibatches / topology.chips
   flops = epochs * sum(update_flops(forward, cfg.model.remat).values())
@@ -222,7 +222,7 @@ def by_hand(cfg, model, name) -> dict[str, float] | None:
   if isinstance(cfg, SFT):
     forward = packed_flops(model, cfg.microbatch or cfg.batch, cfg.data.max_length, causal=False)
     return update_flops(forward, cfg.model.remat) if name == 'sft/accumulate' else None
-  groups, rows = programs.microbatch_shape(cfg)
+  rows, groups = policy.microbatch_shape(cfg)
   forward = forward_flops(model, groups, rows, cfg.rollout.max_prompt, cfg.rollout.max_response, causal=False)
   logprobs = {'products': forward['weights'] + forward['logits'], 'attention': forward['attention']}
   return {'update/accumulate': update_flops(forward, cfg.model.remat), 'logprobs': logprobs}.get(name)

@@ -5,6 +5,7 @@ import sys
 
 from r1jax import config as config_lib
 from r1jax.planning import meshes, planner, processes, programs, verdict
+from r1jax.training import policy
 
 
 def search(cfg, model, slices, selected, cache, price, critic=False):
@@ -53,7 +54,7 @@ def divided(cfg, shards):
   cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, chunk=up(programs.sampling(cfg).prompts)))
   if isinstance(cfg, config_lib.Generate):
     return cfg
-  groups, rows = programs.microbatch_shape(cfg)
+  rows, groups = policy.microbatch_shape(cfg)
   return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, microbatch=up(groups) * rows))
 
 

@@ -2,6 +2,7 @@
 
 from r1jax import config as config_lib
 from r1jax.planning import programs, roofline, topology, verdict
+from r1jax.training import policy
 
 GB = 1e9
 LEGEND = (
@@ -80,7 +81,7 @@ def _shapes(cfg):
       'tokens with a full cache; a step below is one file of samples.'
     )
   if isinstance(cfg, config_lib.RL):
-    groups, rows = programs.microbatch_shape(cfg)
+    rows, groups = policy.microbatch_shape(cfg)
     s, r = programs.sampling(cfg), cfg.rollout
     return (
       f'update: {programs.microbatches(cfg)} microbatches of {groups * rows} rows, {r.max_prompt} + {r.max_response} '
@@ -115,7 +116,7 @@ def rl_bounds(phases, cost, slice_):
   price = f', {cost["cost"]:.3g} at {cost["price"]:g} a chip-hour' if 'cost' in cost else ''
   return [
     *lines,
-    f'step: at least {cost["step_seconds"]:.3g} s; at most {cost["tokens_a_day"]:.3g} response tokens a day; '
+    f'step: at least {cost["step_seconds"]:.3g} s; at most {cost["tokens_a_day"]:.3g} response tokens per day; '
     f'{cost["steps"]} steps: {cost["chip_hours"]:.3g} chip-hours{price}.',
     f'Assumes {_rates(slice_.chip)}; no time for network, host or rewards; every response of maximum length, '
     'and all rows live to the end; masked scores are free; for each token a chip reads its shard of the weights and '
@@ -129,7 +130,7 @@ def throughput_bounds(phases, cost, slice_):
   price = f', {cost["cost_a_billion"]:.3g} at {cost["price"]:g} a chip-hour' if 'price' in cost else ''
   return [
     f'step: at least {cost["step_seconds"]:.3g} s ({flops / 1e12:.3g} TFLOP, {moved / GB:.3g} GB a chip); '
-    f'at most {cost["tokens_a_day"]:.3g} tokens a day; a billion tokens: {cost["chip_hours_a_billion"]:.3g} '
+    f'at most {cost["tokens_a_day"]:.3g} tokens per day; a billion tokens: {cost["chip_hours_a_billion"]:.3g} '
     f'chip-hours{price}.',
     f'Assumes {_rates(slice_.chip)}; no time for the network or the host; full rows, each counted as one text, and '
     'responses of maximum length; evaluation is not counted.',

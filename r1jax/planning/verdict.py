@@ -4,6 +4,7 @@ from r1jax import models
 from r1jax import params as params_lib
 from r1jax.config import RL, SFT, Generate
 from r1jax.planning import programs, roofline, topology
+from r1jax.training import policy
 
 FITS = 0.92  # of the limit; above it another version of the compiler may refuse the program
 ORDER = ('fits', 'tight', 'does not fit')  # from best to worst
@@ -45,7 +46,7 @@ def _training(cfg, shards):
   """Ways to make a training program smaller, the cheapest first."""
   if not isinstance(cfg, RL):
     return _labelled(cfg, shards)
-  groups, rows = programs.microbatch_shape(cfg)
+  rows, groups = policy.microbatch_shape(cfg)
   ways = []
   if groups > shards:
     ways.append(f'more microbatches: --config.train.microbatch={max(shards, groups // 2 // shards * shards) * rows}')

@@ -1,4 +1,4 @@
-"""DAPO's dynamic sampling (arXiv 2503.14476, section 3.2): groups all right or all wrong give way to others."""
+"""DAPO's dynamic sampling (arXiv 2503.14476, section 3.2): groups that are all right or all wrong are replaced."""
 
 import jax
 import numpy as np
@@ -10,9 +10,9 @@ from r1jax.rollout.sampler import Rollout, Scores
 
 
 def settled(rollout, scores, reward):
-  """bool[P], bool[P]: groups that are all right, and all wrong, by the part that says so of their kind.
+  """bool[P], bool[P]: groups that are all right, and all wrong, by the accuracy part of their kind.
 
-  Of a group that no part says it of, one whose totals are all equal counts as both.
+  A group without such a part counts as both if its rewards are all equal.
 
   Args:
     scores: Scores. reward: config.Reward.
@@ -27,8 +27,7 @@ def settled(rollout, scores, reward):
 class DynamicSampling:
   """Collects groups that are neither all right nor all wrong until there are enough.
 
-  Accuracy alone decides: parts of the reward that differ within such a group, as its form or length may, do not keep
-  it.
+  Only accuracy counts: a group that is all right is replaced even if the rewards for format or length differ in it.
 
   Args:
     prompts: groups wanted. reward: config.Reward.
@@ -42,8 +41,8 @@ class DynamicSampling:
     """Takes a graded rollout."""
     self._timeouts += scores.timeouts
     all_right, all_wrong = settled(rollout, scores, self._reward)
-    for i, dull in enumerate(all_right | all_wrong):
-      (self._filtered if dull else self._kept).append((rollout, scores, i))
+    for i, uninformative in enumerate(all_right | all_wrong):
+      (self._filtered if uninformative else self._kept).append((rollout, scores, i))
       self._drawn.append((rollout, scores, i))
 
   def missing(self):

@@ -8,7 +8,7 @@ from r1jax.config import require
 
 log = logging.getLogger('r1jax')
 
-# What the model writes, and what is made of it: a problem's own fields of these names are no part of a grading item.
+# Fields of a grading item that the sampler sets; a problem's own fields of these names are dropped.
 RESERVED = ('program', 'pred', 'response', 'prompt', 'tokens', 'control')
 
 

@@ -56,8 +56,8 @@ class Sampler:
     engine, tokenizer, template: of the prompts and responses. grader: of the parts that are rules.
     reward: config.Reward, by which the parts are mixed.
     chunk: prompts sampled at a time; workers grade one chunk while the device samples the next.
-    models: name -> function from items to scores, for the parts that a model on the devices scores. All parts are
-      asked only of the items whose kind has them.
+    models: name -> function from items to scores, for the parts that a model on the devices scores. A part
+      scores only the items whose kind uses it.
     step_scores: function from items to the scores of their steps (`rewards.neural.process.Steps`), for credit by step.
   """
 
@@ -80,7 +80,7 @@ class Sampler:
 
     Args:
       step: of training, for parts that begin later; None asks all parts.
-      watch: function told now and then how many of the problems have been sampled, a fraction.
+      watch: called now and then with the number of problems sampled so far, which may be fractional.
 
     Returns:
       Rollout, and Pending Scores.
@@ -138,7 +138,7 @@ class Sampler:
 
 @contextlib.contextmanager
 def _watched(engine, watch, first, count):
-  """`watch` is told how many problems are done while the engine samples `count` behind the `first`; None: nobody is."""
+  """Calls `watch`, unless None, with the number of problems done while the engine samples `count` after `first`."""
   engine.watch = watch and (lambda share: watch(first + share * count))
   try:
     yield
@@ -165,27 +165,23 @@ def _spread(values, rows, count):
 
 
 def assign_advantage(batch, scores, cfg):
-  """The batch with advantages, the KL penalty and the punishment of overlong responses in them where the config says.
+  """Adds advantages; the penalties for overlong responses and for KL, if configured, are applied to the reward first.
 
   Args:
     batch: RolloutBatch on the host. scores: Scores. cfg: config.RL.
   """
-  with jax.transfer_guard('allow'):  # one number a row, back and forth
-    return _with_advantage(batch, np.asarray(scores.total, np.float32), scores.credit, cfg)
-
-
-def _with_advantage(batch, reward, credit, cfg):
-  if cfg.reward.overlong_buffer:
-    reward = reward + np.asarray(
-      losses.soft_overlong(batch.lengths, cfg.rollout.max_response, cfg.reward.overlong_buffer)
-    )
-  if cfg.loss.kl_place == 'reward' and cfg.loss.kl_coef:
-    flat = lambda x: x.reshape(-1, x.shape[-1])
-    penalty = losses.kl_penalty(
-      flat(batch.old_logp), flat(batch.ref_logp), flat(batch.loss_mask), cfg.loss.kl_estimator
-    )
-    reward = reward - cfg.loss.kl_coef * np.asarray(penalty).reshape(reward.shape)
-  advantage = np.asarray(losses.ADVANTAGES[cfg.loss.advantage](reward, batch))
-  if credit is not None:
-    advantage = advantage + np.float32(cfg.reward.step_credit) * credit
+  reward, flat = np.asarray(scores.total, np.float32), lambda x: x.reshape(-1, x.shape[-1])
+  with jax.transfer_guard('allow'):  # one number per row, back and forth
+    if cfg.reward.overlong_buffer:
+      reward = reward + np.asarray(
+        losses.soft_overlong(batch.lengths, cfg.rollout.max_response, cfg.reward.overlong_buffer)
+      )
+    if cfg.loss.kl_place == 'reward' and cfg.loss.kl_coef:
+      penalty = losses.kl_penalty(
+        flat(batch.old_logp), flat(batch.ref_logp), flat(batch.loss_mask), cfg.loss.kl_estimator
+      )
+      reward = reward - cfg.loss.kl_coef * np.asarray(penalty).reshape(reward.shape)
+    advantage = np.asarray(losses.ADVANTAGES[cfg.loss.advantage](reward, batch))
+  if scores.credit is not None:
+    advantage = advantage + np.float32(cfg.reward.step_credit) * scores.credit
   return batch.replace(advantage=advantage, returns=None if batch.values is None else advantage + batch.values)

@@ -86,6 +86,7 @@ def start(cfg, workdir):
   grader, reward_models = make_graders(cfg.reward)
   step_scores = neural.process.by_step(reward_models['process']) if cfg.reward.step_credit else None
   chunk = cfg.rollout.chunk or cfg.rollout.prompts
+  engine.require_divisible(chunk)
   return Run(
     cfg=cfg,
     workdir=workdir,
@@ -126,7 +127,7 @@ def load_fitting_problems(cfg, tokenizer, template):
   return dataclasses.replace(problems, train=train, held_out=held_out), dropped
 
 
-def evaluate(run, params, step, problems, samples, sampling=None):
+def evaluate(run, params, problems, samples, sampling=None):
   """Evaluates the policy on held-out problems.
 
   The key depends on the seed alone, so that all steps are evaluated on the same draws.

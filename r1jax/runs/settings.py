@@ -27,13 +27,14 @@ def fingerprint(cfg, source):
   full = config_lib.to_dict(cfg)
   parts = {name: full[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
   parts['reward'] = reward_identity(cfg.reward)
-  parts['reward'].pop('thresholds', None)
   for key in ('parts', 'evaluation'):
     if not parts['data'][key]:
       del parts['data'][key]  # older checkpoints lack these keys
   del parts['optimizer']['moment_dtype']  # dtypes are compared with those of the arrays
   del parts['rollout']['chunk']
-  parts['train'] = {name: full['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh')}
+  parts['train'] = {
+    name: full['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh', 'balance_rate')
+  }
   # With a constant learning rate a run may be made longer; any other schedule depends on the number of steps.
   parts['steps'] = cfg.steps if cfg.optimizer.schedule != 'constant' else 'any'
   return parts | {'model': source.config, 'base': source.digest}

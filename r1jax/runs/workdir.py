@@ -2,9 +2,9 @@
 
 The lock is the file `.lock`: JSON that identifies the holder, touched every BEAT seconds. A lock whose holder is gone
 is taken over. On the same machine (equal host name, boot id and PID namespace) the holder is gone if no process has its
-PID and start time. On another machine, as with a shared file system, only the file can tell: the holder is gone if the
-file has not been touched for DEAD seconds, by the clock that stamps files in that folder or by our own clock while we
-watch; it is alive as soon as the file is touched meanwhile.
+PID and start time. On another machine, as with a shared file system, the holder counts as gone if its lock has not been
+touched for DEAD seconds, by the clock that stamps files in that folder, or by our own while we watch. A touch while we
+watch means that it is alive.
 """
 
 import contextlib

@@ -42,7 +42,7 @@ class DecodeState(flax.struct.PyTreeNode):
     token: i32[P, G], the last one sampled, not yet in the cache.
     done: bool[P, G].
     keys: PRNG key of each row, [P, G]; token t is drawn with fold_in(key, t).
-    cache: own keys and values, {layer group: [one KV of S tokens a layer]}.
+    cache: own keys and values, {layer group: [one KV of S tokens per layer]}.
   """
 
   step: Array
@@ -131,10 +131,10 @@ def prefill(
 
 @functools.partial(jax.jit, static_argnames=('options', 'length'), donate_argnames=('state',))
 def decode_chunk(params, prefix, lengths, state, limit, fewest, temperature, *, options, length):
-  """Decodes until no group has more than `fewest` rows left, `length` tokens are sampled, or state.step is `limit`.
+  """Decodes until no group has more than `fewest` live rows, `length` tokens are sampled, or state.step is `limit`.
 
   Args:
-    limit: i32[], value of state.step to stop at: at most the response's limit, and what the cache holds plus one.
+    limit: i32[], value of state.step to stop at: at most max_response, and the capacity of the cache plus one.
     fewest: i32[], below the number of samples.
     length: most tokens of one call.
 

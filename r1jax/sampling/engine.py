@@ -1,7 +1,7 @@
 """The sampler: prompts in, responses out. A host loop over a handful of compiled programs.
 
-A chunk of decoding ends where every group can be halved: the host then drops finished rows. The cache grows only when
-it is full. So a batch costs what its live rows cost.
+Decoding returns to the host once at most half of each group's rows are unfinished; the host then drops the finished
+ones. The cache grows only when it is full. So a batch costs what its live rows cost.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class Sampling:
 
 @typed
 def row_keys(key: Key[jax.Array, ''], prompts: int, samples: int, first: int = 0) -> Key[jax.Array, 'p g']:
-  """A key for each row, [P, G], from the row's own number: neighbours and batch shape play no part."""
+  """PRNG keys [P, G]: row i gets fold_in(key, first + i), so that samples do not depend on the batch's shape."""
   return _fold(key, jax.device_put(np.uint32(first)), prompts=prompts, samples=samples)
 
 
@@ -91,7 +91,7 @@ class Engine:
       ConfigError: P does not divide over the mesh, or parameters lie on other devices.
     """
     p, g = keys.shape
-    self._require_divisible(p)
+    self.require_divisible(p)
     weights, scalar = self.weights(params), lambda x: parallel.to_global(x, self._everywhere)
     padded, prompt_lengths = pad_prompts(prompts, self.max_prompt)
     tokens, lengths, keys = parallel.to_global((padded, prompt_lengths, keys), self._by_prompt)
@@ -136,7 +136,8 @@ class Engine:
     forward = models.ForwardOptions(self.dtype, mesh=self.mesh)
     return decode.DecodeOptions(self.cfg, restriction, self.tokenizer.eos, forward)
 
-  def _require_divisible(self, prompts):
+  def require_divisible(self, prompts):
+    """Raises ConfigError where a call with so many prompts does not divide over the devices."""
     require(
       prompts % self.shards == 0,
       f"{prompts} prompts do not divide over {self.shards} devices on axes 'data', 'fsdp' and 'expert'; "

@@ -52,13 +52,13 @@ def restrict(logits: Float[Array, 'n vocab'], temperature: Scalar, cfg: Restrict
 
 @typed
 def draw(keys: Key[jax.Array, ' n'], logp: Float[Array, 'n vocab']) -> Int[Array, ' n']:
-  """One token a row, by inverting the cumulative distribution at one uniform number a row.
+  """One token per row, by inverting the cumulative distribution at one uniform number per row.
 
-  One random number a row instead of one a vocabulary entry, and none shared between rows: a row's
+  One random number per row instead of one per vocabulary entry, and none shared between rows: a row's
   token depends on its key and its own distribution alone.
 
   Args:
-    keys: a PRNG key a row, [N].
+    keys: a PRNG key per row, [N].
     logp: f32[N, vocab], normalised.
 
   Returns:

@@ -89,7 +89,7 @@ def accumulate_program(params, grads, batch, totals, *, loss_fn, shardings):
     return (value, params), metrics
 
   (value, _), back, metrics = jax.vjp(threaded, params, has_aux=True)
-  # The sum so far goes in where the last layers' gradient begins, and comes out with the microbatch's added.
+  # `grads` is the cotangent of the returned params, so the VJP returns `grads` plus this microbatch's gradient.
   (grads,) = back((jnp.ones_like(value), grads))
   return _lay_out(grads, shardings), metrics
 
@@ -141,8 +141,10 @@ def _zeros(params, *, dtype, shardings):
 
 
 def shardings_of(tree):
-  """The shardings of a tree's arrays, as a static argument: the compiler is free to lay out a result otherwise than
-  its input (zeros on every device, norms split), and the next step would then be another program."""
+  """Shardings of a tree's arrays, hashable, so that they can be a static argument.
+
+  Without them the compiler may choose other output shardings than those of the input, and the next step recompiles.
+  """
   return tuple(parallel.canonical(x.sharding) for x in jax.tree.leaves(tree))
 
 

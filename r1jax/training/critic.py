@@ -1,4 +1,4 @@
-"""A value network, shaped like the policy with one number a token for an output: its values, and its loss."""
+"""A value network, shaped like the policy with one number per token as output: its values, and its loss."""
 
 import dataclasses
 import functools

@@ -50,7 +50,7 @@ def rollout_microbatch(cfg, mesh, with_advantage=True):
   """
   sharding, rollout = parallel.batch_sharding(mesh), cfg.rollout
   of = lambda *shape, dtype=jnp.float32: stand_in(shape, dtype, sharding)
-  g, p = policy.microbatch_shape(cfg.train, rollout.prompts // cfg.train.minibatches, rollout.samples)
+  g, p = policy.microbatch_shape(cfg)
   tokens = (p, g, policy.padded_length(rollout.max_response, rollout.max_response))
   return RolloutBatch(
     prompts=of(p, rollout.max_prompt, dtype=jnp.int32),
@@ -59,7 +59,7 @@ def rollout_microbatch(cfg, mesh, with_advantage=True):
     lengths=of(p, g, dtype=jnp.int32),
     loss_mask=of(*tokens, dtype=jnp.bool),
     sampler_logp=of(*tokens),
-    old_logp=of(*tokens) if with_advantage and policy.needs_old_logp(cfg) else None,
+    old_logp=of(*tokens) if with_advantage and 'old' in policy.logprob_passes(cfg) else None,
     ref_logp=of(*tokens) if with_advantage and cfg.loss.kl_coef else None,
     advantage=of(p, g, 1) if with_advantage else None,
   )

@@ -36,7 +36,7 @@ def make(cfg, steps, specs, param_dtype='float32'):
 
 
 def keep_moments(optimizer, dtype):
-  """The same transformation, computed in float32, with all that it keeps for each parameter kept in `dtype`."""
+  """Wraps an optimizer: it computes in float32, and its state for each parameter is stored in `dtype`."""
   wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
   cast = lambda state, params, to: map_moments(lambda x, _: x.astype(to), state, params)
   init = lambda params: cast(optimizer.init(params), params, dtype)
@@ -49,9 +49,9 @@ def keep_moments(optimizer, dtype):
 
 
 def map_moments(f, state, like, other=lambda x: x):
-  """f(leaf, its parameter's in `like`) of all that an optimizer's state keeps for parameters, other(leaf) of the rest.
+  """Maps an optimizer's state: f(leaf, leaf of `like`) for what it keeps per parameter, other(leaf) for the rest.
 
-  A leaf belongs to the parameter whose path its own ends in.
+  A leaf belongs to the parameter whose path is a suffix of its own.
   """
   keystr = jax.tree_util.keystr
   named = {keystr(at): x for at, x in jax.tree_util.tree_leaves_with_path(like)}

@@ -11,7 +11,7 @@ import numpy as np
 
 from r1jax import config as config_lib
 from r1jax import losses, models, parallel
-from r1jax.batch import Pending, RolloutBatch
+from r1jax.batch import RolloutBatch
 from r1jax.config import require
 from r1jax.training import accumulate
 from r1jax.typed import Array, Float, typed
@@ -101,13 +101,13 @@ def _require_divisible(cfg, shards):
   """Refuses microbatches, the last and smaller one of a minibatch too, that do not divide over the devices."""
   train, rollout, axes = cfg.train, cfg.rollout, "devices on axes 'data', 'fsdp' and 'expert'"
   passes = {'a minibatch': rollout.prompts // train.minibatches}
-  if cfg.loss.kl_coef or needs_old_logp(cfg):
+  if logprob_passes(cfg):
     passes['a rollout'] = rollout.prompts
+  rows, groups = microbatch_shape(cfg)
   for name, prompts in passes.items():
-    rows, groups = microbatch_shape(train, prompts, rollout.samples)
     require(
       groups % shards == 0,
-      f'{groups} prompts a microbatch do not divide over {shards} {axes}; '
+      f'{groups} prompts per microbatch do not divide over {shards} {axes}; '
       f'set train.microbatch to a multiple of {rows * shards} or use a smaller mesh.',
     )
     require(
@@ -118,12 +118,13 @@ def _require_divisible(cfg, shards):
     )
 
 
-def needs_old_logp(cfg):
-  """Whether the sampling policy's log-probs are computed by the trainer before the update.
+def logprob_passes(cfg):
+  """The log-prob passes of a config.RL before the update: of 'ref' for a KL term, of 'old' for the sampling policy.
 
-  Without them the log-probs being trained stand for them: in a single optimizer step both are equal.
+  Without 'old' the loss uses the current log-probs: with one optimizer step per rollout both are equal.
   """
-  return cfg.train.minibatches * cfg.train.epochs > 1 or cfg.loss.kl_place == 'reward'
+  kl, several_steps = cfg.loss.kl_coef > 0, cfg.train.minibatches * cfg.train.epochs > 1
+  return ['ref'] * kl + ['old'] * (several_steps or (kl and cfg.loss.kl_place == 'reward'))
 
 
 @functools.partial(jax.jit, static_argnames='fn')
@@ -133,32 +134,28 @@ def logprobs_program(params: dict, batch: RolloutBatch, *, fn: LogProbFn) -> Flo
 
 
 def logprobs(params, batch, cfg, fn):
-  """Starts the log-prob pass of a rollout. batch: RolloutBatch on the host. fn: LogProbFn. Returns as `per_token`."""
+  """The log-probs of a rollout. batch: RolloutBatch on the host. fn: LogProbFn. Returns as `per_token`."""
   return per_token(logprobs_program, params, batch, cfg, fn)
 
 
 def per_token(program, params, batch, cfg, fn):
-  """Starts a pass over a rollout, in microbatches, that gives a number per token.
+  """A number for each token of a rollout, computed in microbatches.
 
   Args:
     program: compiled (params, RolloutBatch, fn=fn) -> f32[P, G, T], as `logprobs_program` or `critic.values_program`.
     batch: RolloutBatch on the host. cfg: config.RL. fn: what is computed; its `options` have the mesh.
 
   Returns:
-    Pending f32[P, G, T], zeros after the end.
+    f32[P, G, T] on the host; what lies after a response's end may be anything.
   """
   bare = batch.replace(advantage=None, old_logp=None, ref_logp=None)
   sharding = parallel.batch_sharding(fn.options.mesh)
   begun = [(at, program(params, parallel.to_global(part, sharding), fn=fn)) for at, part in microbatches(bare, cfg)]
-
-  def wait():
-    out = np.zeros(batch.tokens.shape, np.float32)
-    for (groups, rows), part in begun:
-      part = parallel.to_host(part)
-      out[groups, rows, : part.shape[2]] = part
-    return out
-
-  return Pending(wait)
+  out = np.zeros(batch.tokens.shape, np.float32)
+  for (groups, rows), part in begun:
+    part = parallel.to_host(part)
+    out[groups, rows, : part.shape[2]] = part
+  return out
 
 
 def update(trainer, state, batch, cfg, step):
@@ -188,7 +185,8 @@ def update(trainer, state, batch, cfg, step):
         metrics, [trainer.prefix + name for name in ('loss', 'grad_norm')], where, 'the samples'
       )
       found.append(metrics)
-  return state, {name: (max if name.endswith('_max') else np.mean)([m[name] for m in found]) for name in found[0]}
+  over_steps = lambda name: max if name.endswith('_max') else min if name.endswith('_min') else np.mean
+  return state, {name: over_steps(name)([m[name] for m in found]) for name in found[0]}
 
 
 def microbatches(batch: RolloutBatch, cfg: config_lib.RL) -> Iterator[tuple[tuple, RolloutBatch]]:
@@ -198,7 +196,7 @@ def microbatches(batch: RolloutBatch, cfg: config_lib.RL) -> Iterator[tuple[tupl
   several groups, padded to the longest response among them only.
   """
   train, (p, g) = cfg.train, batch.lengths.shape
-  rows_each, groups_each = microbatch_shape(train, p, g)
+  rows_each, groups_each = microbatch_shape(cfg)
   order = np.broadcast_to(np.arange(g), (p, g))
   if train.length_slices > 1:
     order = np.argsort(batch.lengths, axis=1, kind='stable')
@@ -210,8 +208,9 @@ def microbatches(batch: RolloutBatch, cfg: config_lib.RL) -> Iterator[tuple[tupl
       yield (groups, rows), _cut(batch, groups, rows, length)
 
 
-def microbatch_shape(train, prompts, samples):
-  """Rows of a group, and groups, in one microbatch of `prompts` groups of `samples`. train: config.Train."""
+def microbatch_shape(cfg):
+  """Rows of a group, and groups, in one microbatch of a config.RL."""
+  train, samples, prompts = cfg.train, cfg.rollout.samples, cfg.rollout.prompts // cfg.train.minibatches
   size = train.microbatch or prompts * samples
   rows = min(samples // train.length_slices, size)
   return rows, min(size // rows, prompts)

@@ -113,7 +113,7 @@ def run(model, mesh, sampler_mesh=None, attention='auto'):
   keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(sampler_mesh))
   with jax.transfer_guard('disallow'):
     samples = engine.sample(state.params, [[3, 4, 5 + i] for i in range(P)], keys, Sampling())
-    logp = policy.logprobs(state.params, graded(), cfg, trainer.loss_fn.logprobs).result()
+    logp = policy.logprobs(state.params, graded(), cfg, trainer.loss_fn.logprobs)
     state, metrics = policy.update(trainer, state, graded(), cfg, 0)
     compiled = accumulate.accumulate_program._cache_size()
     state, _ = policy.update(trainer, state, graded(), cfg, 1)
@@ -186,7 +186,7 @@ def check_programs(model):
 
 def refusals(model):
   mesh = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tp=2))
-  with pytest.raises(ConfigError, match='1 prompts a microbatch do not divide over 4 devices.*multiple of 8'):
+  with pytest.raises(ConfigError, match='1 prompts per microbatch do not divide over 4 devices.*multiple of 8'):
     policy.make_trainer(config_of(microbatch=2), model, None, mesh)
   # Microbatches of 4 prompts fit 4 devices, but the 6 prompts of a minibatch leave 2 over.
   uneven = dict(rollout=dict(prompts=12, samples=16), train=dict(minibatches=2, length_slices=4))

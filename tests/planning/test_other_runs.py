@@ -11,6 +11,7 @@ from r1jax import config, models
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
 from r1jax.planning import meshes, planner, programs, roofline, topology
+from r1jax.training import policy
 
 needs_compiler = pytest.mark.skipif(
   not importlib.util.find_spec('libtpu'), reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'"
@@ -77,7 +78,7 @@ def test_every_stage_of_deepseek_v3_divides_over_its_slice(name):
   if isinstance(cfg, config.RL | config.Generate):
     assert programs.sampling(cfg).prompts % shards == 0
   if not isinstance(cfg, config.Generate):
-    assert (programs.microbatch_shape(cfg)[0] if isinstance(cfg, config.RL) else cfg.microbatch) % shards == 0
+    assert (policy.microbatch_shape(cfg)[1] if isinstance(cfg, config.RL) else cfg.microbatch) % shards == 0
 
 
 def test_the_roofline_of_a_reward_models_step():

@@ -10,6 +10,7 @@ import pytest
 from r1jax import config, models
 from r1jax import params as params_lib
 from r1jax.planning import compiled, programs, roofline, topology
+from r1jax.training import policy
 
 DENSE = models.ModelConfig(vocab=96, embed=32, layers=3, heads=4, kv_heads=2, head_dim=16, mlp=80, context=128)
 MIXED = models.PRESETS['toy_deepseek']
@@ -114,5 +115,5 @@ def test_a_phase_takes_the_longer_of_compute_and_memory_time():
 
 def test_microbatches_cover_the_minibatch():
   cfg = config_of(microbatch=2, length_slices=2)
-  assert programs.microbatch_shape(cfg) == (2, 1) and programs.microbatches(cfg) == 4
+  assert policy.microbatch_shape(cfg) == (1, 2) and programs.microbatches(cfg) == 4
   assert programs.microbatches(config_of()) == 1

@@ -97,7 +97,7 @@ def test_a_rollout_gives_values_and_updates_as_for_the_policy(params):
     checkpoint=config.Checkpoint(1),
   )
   rollout = jax.device_get(batch().replace(sampler_logp=batch().values))
-  values = policy.per_token(critic.values_program, params, rollout, cfg, fn).result()
+  values = policy.per_token(critic.values_program, params, rollout, cfg, fn)
   want = critic.values_program(params, batch(), fn=fn)
   np.testing.assert_allclose(values[rollout.loss_mask], want[rollout.loss_mask], atol=1e-5)
 

@@ -177,7 +177,7 @@ def test_logprobs_are_the_models_in_any_cut():
   for train in ({}, dict(microbatch=2), dict(length_slices=4, microbatch=4)):
     trainer, state = make(config_of(train))
     fn = trainer.loss_fn.logprobs
-    found.append(policy.logprobs(state.params, batch, config_of(train), fn).result())
+    found.append(policy.logprobs(state.params, batch, config_of(train), fn))
   mask = np.arange(T) < batch.lengths[..., None]
   for other in found[1:]:
     np.testing.assert_allclose(np.where(mask, other, 0), np.where(mask, found[0], 0), atol=1e-5)
@@ -206,9 +206,9 @@ def test_later_minibatches_are_compared_with_the_old_policy():
   """Old log-probs as the trainer computes them before the update: ratio 1 in the first minibatch, not in the second."""
   cfg = config_of(dict(minibatches=2))
   trainer, state = make(cfg)
-  assert policy.needs_old_logp(cfg) and not policy.needs_old_logp(config_of())
+  assert 'old' in policy.logprob_passes(cfg) and policy.logprob_passes(config_of()) == []
   batch = rollout(ref=False)
-  old = policy.logprobs(state.params, batch, cfg, trainer.loss_fn.logprobs).result()
+  old = policy.logprobs(state.params, batch, cfg, trainer.loss_fn.logprobs)
   state, metrics = policy.update(spied(trainer), state, batch.replace(old_logp=old), cfg, 0)
   assert [part.lengths.shape for parts, _ in seen for part in parts] == [(P // 2, G)] * 2
   ratios = [found['policy/ratio_max'] for _, found in seen]

@@ -139,7 +139,7 @@ class Endpoint:
     if results and len(refused) == len(results):
       raise refused[0]
     if refused:
-      log.warning('judge: %d of %d requests were refused; the last: %s', len(refused), len(results), refused[-1])
+      log.warning('endpoint: %d of %d requests were refused; the last: %s', len(refused), len(results), refused[-1])
     return [None if isinstance(result, _Refusal) else result for result in results]
 
   def _body(self, chat, draw):
@@ -294,7 +294,7 @@ class Endpoint:
       temporary.write_bytes(_digest(key, data) + b'\n' + data)
       os.replace(temporary, path)
     except OSError as error:  # the response can be used all the same
-      log.warning('judge: the cache %s cannot be written: %s', self._cache, error)
+      log.warning('endpoint: the cache %s cannot be written: %s', self._cache, error)
       with contextlib.suppress(OSError):
         temporary.unlink()
 
