@@ -115,7 +115,7 @@ def sample(params, mesh, f):
 
   def run():
     keys = sampling.row_keys(jax.random.key(len(lengths)), f.prompts, f.samples)
-    lengths.append(engine.sample(params, prompts, keys, sampling.Sampling()).lengths)
+    lengths.append(engine.sample(params, prompts, keys, sampling.SamplingParams()).lengths)
 
   times, first = timed(run, f.repeats)
   tokens = [int(n.sum()) for n in lengths[1:]]

@@ -100,7 +100,7 @@ def _sample_policy(cfg, name, workdir, folder):
   if parallel.broadcast_from_primary(os.path.exists(done)):
     return
   log.info('cold start: %s', name)
-  policy, grader = generation.start(way_cfg, out)
+  policy, grader = generation.make_policy(way_cfg, out)
   template = make_template(cfg, way)
   with grader, runtime.exit_together():
     if way.drafts:

@@ -11,9 +11,9 @@ import time
 
 from r1jax import config as config_lib
 from r1jax.runs import cli, json_files, runtime
-from r1jax.runs.rl import accuracies, evaluate, start
+from r1jax.runs.rl import accuracies, evaluate, make_run
 from r1jax.runs.workdir import exclusive
-from r1jax.sampling import Sampling
+from r1jax.sampling import SamplingParams
 
 
 @exclusive
@@ -28,11 +28,11 @@ def run_evaluate(cfg, workdir):
     '--workdir.',
   )
   problems, samples = cfg.eval.final_problems or cfg.eval.problems, cfg.eval.final_samples or cfg.eval.samples
-  with contextlib.closing(start(cfg, workdir)) as run, runtime.exit_together():
+  with contextlib.closing(make_run(cfg, workdir)) as run, runtime.exit_together():
     params = run.source.load(run.abstract.params)
     run.writer.resume(0)
     metrics, rows = evaluate(run, params, problems, samples)
-    greedy, _ = evaluate(run, params, problems, 1, Sampling(0.0))
+    greedy, _ = evaluate(run, params, problems, 1, SamplingParams(0.0))
     metrics |= accuracies(greedy, 'greedy')
     run.writer.samples(0, rows)
     run.writer.write(0, {f'eval/{name}': x for name, x in metrics.items()})

@@ -63,7 +63,7 @@ def _run(cfg, workdir):
   template, folder = problems_lib.get_template('data', cfg.data), os.path.join(workdir, generation.SAMPLES)
   name = generation.policy_name(cfg)
   settings_lib.require_same_settings(os.path.join(workdir, 'generate.json'), generation.settings(cfg, name))
-  policy, grader = generation.start(cfg, workdir)
+  policy, grader = generation.make_policy(cfg, workdir)
   with grader, runtime.exit_together():
     problems, dropped = generation.load_problems(cfg, policy, template)
     generation.write_files(cfg, folder, problems, generation.start_sampling(policy, template))

@@ -69,7 +69,7 @@ def make_sampler(source, options):
     max_response=options.max_response,
     dtype=params['embed'].dtype,
   )
-  weights, shards = engine.weights(params), parallel.batch_shards(mesh)
+  weights, shards = engine.prepare_params(params), parallel.batch_shards(mesh)
   batch = -(-options.chunk // shards) * shards
 
   def sample(prefixes, index):
@@ -88,7 +88,7 @@ def make_sampler(source, options):
       prompts = ids[first : first + batch]
       padded = prompts + prompts[:1] * (batch - len(prompts))
       keys = sampling.row_keys(key, batch, samples, (index + first) * samples)
-      out = engine.sample(weights, padded, keys, sampling.Sampling(options.temperature))
+      out = engine.sample(weights, padded, keys, sampling.SamplingParams(options.temperature))
       texts += [
         [tokenizer.decode([*beginnings[first + i], *tokens[:n]]) for tokens, n in zip(out.tokens[i], out.lengths[i])]
         for i in range(len(prompts))

@@ -109,7 +109,7 @@ def step_accuracy(cfg, model, params, tokenizer):
     max_response=cfg.max_response,
   )
   keys = sampling.row_keys(jax.random.key(cfg.seed), len(problems), gate.samples)
-  out = engine.sample(params, prompts, keys, sampling.Sampling())
+  out = engine.sample(params, prompts, keys, sampling.SamplingParams())
   total, right = collections.Counter(), collections.Counter()
   for (_, check_steps), responses, lengths in zip(problems, out.tokens, out.lengths):
     for tokens, length in zip(responses, lengths):

@@ -46,7 +46,7 @@ SHOWN = {'loss': 'train/loss', 'accuracy': 'train/accuracy', 'held out': 'eval/a
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Everything a run needs; built by `start`."""
+  """Everything a run needs; built by `make_run`."""
 
   cfg: config_lib.RewardModel
   workdir: str
@@ -116,7 +116,7 @@ def open_base(cfg, workdir, items):
   return None, dataclasses.replace(preset, vocab=-(-tokenizer.vocab // 64) * 64, head='score'), tokenizer
 
 
-def start(cfg, workdir):
+def make_run(cfg, workdir):
   """Checks a config against its model and data, and builds what a run needs.
 
   Raises:
@@ -283,7 +283,7 @@ def save(run, params, center):
 def run_reward_model(cfg, workdir):
   """Trains to the end and scores the held-out examples. Writes model, summary.json and plots; returns the summary."""
   began = time.perf_counter()
-  with contextlib.closing(start(cfg, workdir)) as run, runtime.exit_together():
+  with contextlib.closing(make_run(cfg, workdir)) as run, runtime.exit_together():
     state = train(run)
     metrics, scores = full_evaluation(run, state.params)
     run.writer.write(run.steps, {f'eval/{name}': metrics[name] for name in ('loss', 'accuracy')})

@@ -18,9 +18,9 @@ from r1jax.batch import Pending
 from r1jax.metrics.timing import Stopwatch
 from r1jax.rollout.metrics import response_metrics, reward_metrics
 from r1jax.runs import cli, json_files, loop, runtime
-from r1jax.runs.rl import accuracies, evaluate, start
+from r1jax.runs.rl import accuracies, evaluate, make_run
 from r1jax.runs.workdir import exclusive, save_on_interrupt
-from r1jax.sampling import Sampling
+from r1jax.sampling import SamplingParams
 from r1jax.training import policy
 from r1jax.training import state as state_lib
 
@@ -36,7 +36,7 @@ def sample(run, params, step, key):
     Rollout, its Pending Scores, and metrics of the dynamic sampling ({} without it).
   """
   cfg = run.cfg
-  sampling = Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k, cfg.rollout.min_p)
+  sampling = SamplingParams(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k, cfg.rollout.min_p)
   draw = lambda number: run.sampler.start(
     params, run.draws.next(step), cfg.rollout.samples, keys.fold_in(key, number), sampling, step
   )
@@ -56,7 +56,7 @@ def sample(run, params, step, key):
 def with_logprobs(run, state, batch):
   """Adds the log-probs that the update needs to a batch: the reference policy's and the old policy's."""
   cfg, fn = run.cfg, run.trainer.loss_fn.logprobs
-  reference = state.reference and state_lib.in_memory(state.reference, 'device')  # a copy if it is kept on the host
+  reference = state.reference and state_lib.move_to_memory(state.reference, 'device')  # may be on the host
   if reference:
     batch = batch.replace(ref_logp=policy.logprobs(reference, batch, cfg, fn))
   del reference
@@ -97,8 +97,8 @@ def full_evaluation(run, params, step):
   problems, samples = cfg.final_problems or cfg.problems, cfg.final_samples or cfg.samples
   metrics, rows = evaluate(run, params, problems, samples)
   run.writer.samples(step, rows)
-  cooler, _ = evaluate(run, params, problems, samples, Sampling(0.6, 0.95))
-  greedy, _ = evaluate(run, params, problems, 1, Sampling(0.0))
+  cooler, _ = evaluate(run, params, problems, samples, SamplingParams(0.6, 0.95))
+  greedy, _ = evaluate(run, params, problems, 1, SamplingParams(0.0))
   metrics |= accuracies(greedy, 'greedy') | accuracies(cooler, 'pass@1_t0.6')
   return {'metrics': metrics, 'seconds': time.perf_counter() - began}
 
@@ -138,7 +138,7 @@ def train(run):
 def run_rl(cfg, workdir):
   """Trains to the end and evaluates before and after. Writes summary.json, plots and report; returns the summary."""
   began = time.perf_counter()
-  with contextlib.closing(start(cfg, workdir)) as run, runtime.exit_together():
+  with contextlib.closing(make_run(cfg, workdir)) as run, runtime.exit_together():
     base, final = train(run)
   summary = {
     'base': base['metrics'],

@@ -39,7 +39,7 @@ SHOWN = {'loss': 'train/loss', 'held out': 'eval/loss', 'accuracy': 'eval/pass@1
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Everything an SFT run needs; built by `start`."""
+  """Everything an SFT run needs; built by `make_run`."""
 
   cfg: config_lib.SFT
   workdir: str
@@ -87,7 +87,7 @@ def pack_batch(corpus, rows, length):
   return sft_lib.PackedBatch(*packing.pack([[corpus.text(index) for index in row] for row in rows], length))
 
 
-def start(cfg, workdir):
+def make_run(cfg, workdir):
   """Checks a config against its model and data, and builds what a run needs.
 
   Raises:
@@ -222,7 +222,7 @@ def evaluate(run, params, texts, problems, samples):
       chosen,
       samples=samples,
       reward=cfg.reward,
-      sampling=sampling.Sampling(cfg.eval.temperature, cfg.eval.top_p),
+      sampling=sampling.SamplingParams(cfg.eval.temperature, cfg.eval.top_p),
       language=cfg.problems.language,
       key=evaluation.key(run.key),
       batch=min(cfg.eval.batch, len(chosen)),
@@ -291,7 +291,7 @@ def train(run):
 def run_sft(cfg, workdir):
   """Trains to the end and evaluates before and after. Writes summary.json, plots and report; returns the summary."""
   began = time.perf_counter()
-  with contextlib.closing(start(cfg, workdir)) as run, runtime.exit_together():
+  with contextlib.closing(make_run(cfg, workdir)) as run, runtime.exit_together():
     base, final = train(run)
   lengths = run.train.lengths
   summary = {

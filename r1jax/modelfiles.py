@@ -5,7 +5,7 @@ import os
 _JSON_BYTES = 1 << 28  # the largest published tokenizer.json has 35 MB
 
 
-def find(path, error, max_bytes=None):
+def exists(path, error, max_bytes=None):
   """Returns whether `path` exists, and checks that it is a regular file in its directory or the Hugging Face cache.
 
   Links to any other place are refused, as an export would copy their target. Other kinds of file are refused, as
@@ -38,9 +38,9 @@ def find(path, error, max_bytes=None):
   return True
 
 
-def find_json(path, error):
-  """Like `find` for a file that is read into memory, with a limit on its size."""
-  return find(path, error, _JSON_BYTES)
+def json_exists(path, error):
+  """Like `exists` for a file that is read into memory, with a limit on its size."""
+  return exists(path, error, _JSON_BYTES)
 
 
 def _allowed_folders(folder):

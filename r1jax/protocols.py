@@ -28,7 +28,7 @@ class Engine(Protocol):
   shards: int
   watch: Any
 
-  def weights(self, params: Any) -> Any:
+  def prepare_params(self, params: Any) -> Any:
     """The engine's own copy of a policy's parameters, on its own devices; such a copy is returned as it is."""
     ...
 

@@ -14,10 +14,10 @@ import numpy as np
 Array = jax.Array | np.ndarray
 Scalar = Float[Array, ''] | np.floating | float
 
-__all__ = ['Array', 'Bool', 'Float', 'Int', 'Key', 'Scalar', 'stand_in', 'typed']
+__all__ = ['Array', 'Bool', 'Float', 'Int', 'Key', 'Scalar', 'shape_struct', 'typed']
 
 
-def stand_in(shape, dtype, sharding=None) -> Any:
+def shape_struct(shape, dtype, sharding=None) -> Any:
   """A ShapeDtypeStruct in an array's place, also in records of arrays: what is compiled for, restored or planned."""
   return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 

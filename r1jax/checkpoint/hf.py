@@ -36,7 +36,7 @@ def read_config(path):
   path = pathlib.Path(path)
   if path.is_file():
     raise ModelDirError(f'{path} is a file; pass the directory that contains {CONFIG} and the weights.')
-  if not modelfiles.find_json(path / CONFIG, ModelDirError):
+  if not modelfiles.json_exists(path / CONFIG, ModelDirError):
     raise ModelDirError(f'{path} holds no {CONFIG}; pass a model directory.')
   try:
     config = json.loads((path / CONFIG).read_text(encoding='utf-8'))

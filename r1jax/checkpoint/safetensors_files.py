@@ -57,16 +57,16 @@ def entries(path):
   if not path.is_dir():
     raise ModelDirError(f'{path} is not a directory; pass the one with the *.safetensors files.')
   places = {}
-  if modelfiles.find_json(path / INDEX, ModelDirError):
+  if modelfiles.json_exists(path / INDEX, ModelDirError):
     places = _index(path / INDEX)
     names = set(places.values())
-    missing = sorted(name for name in names if not modelfiles.find(path / name, ModelDirError))
+    missing = sorted(name for name in names if not modelfiles.exists(path / name, ModelDirError))
     if missing:
       more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
       raise ModelDirError(f'{path / missing[0]}{more} is missing, but {INDEX} names it; copy it from the source.')
     files = sorted(path / name for name in names)
   else:
-    files = sorted(p for p in path.glob('*.safetensors') if modelfiles.find(p, ModelDirError))
+    files = sorted(p for p in path.glob('*.safetensors') if modelfiles.exists(p, ModelDirError))
   if not files:
     pickles = sorted(p.name for p in path.iterdir() if {'.bin', '.pt', '.pth', '.ckpt'} & set(p.suffixes))
     advice = (

@@ -122,7 +122,7 @@ def _digest(path):
   """SHA-256 in hex over names, sizes and samples of a directory's weights and tokenizer files."""
   digest = hashlib.sha256()
   files = sorted(path.glob('*.safetensors')) + sorted(path.glob('tokenizer.*'))
-  for file in (p for p in files if not p.is_dir() and modelfiles.find(p, ModelDirError)):
+  for file in (p for p in files if not p.is_dir() and modelfiles.exists(p, ModelDirError)):
     digest.update(f'{file.name} {file.stat().st_size}'.encode())
     for piece in pieces(file):
       digest.update(piece)

@@ -26,7 +26,7 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
     params: of the policy.
     problems: held-out problems.
     samples: k, responses to each problem.
-    sampling: Sampling.
+    sampling: SamplingParams.
     key: PRNG key. The samples of a problem depend on its index and on `batch`.
     reward: config.Reward, which defines accuracy and format. Parts that start later in training count as well.
     language: target of language consistency for problems without a field 'language'.

@@ -44,7 +44,7 @@ def residual(x, mesh):
   return constrain(x, mesh, ROWS, None, TOKENS, HEADS)
 
 
-def stationary(x, mesh):
+def weight_stationary(x, mesh):
   """The residual stream while decoding: at one token per row it is cheaper to move activations than weights."""
   return constrain(x, mesh, DATA, None, None, FSDP)
 
@@ -58,12 +58,12 @@ def cached(kv, mesh, put=constrain):
   return kv.replace(k=place(kv.k, -1), v=None if kv.v is None else place(kv.v, -2))
 
 
-def whole(x, mesh):
+def gather_features(x, mesh):
   """Activations [P, G, T, embed] before a product over embed."""
   return constrain(x, mesh, ROWS, None, TOKENS, None)
 
 
-def one_layer(weights, norm, dtype, mesh):
+def prevent_cast_hoisting(weights, norm, dtype, mesh):
   """Multiplies a layer's weights by a 1 that the compiler cannot fold, where they will be cast to `dtype`.
 
   Otherwise the TPU compiler hoists the cast out of the loop over layers, and keeps a cast copy of the whole stack. An

@@ -67,7 +67,7 @@ def moe(p, m, x, real=None, mesh=None, stationary=False):
     x: [P, G, T, embed]; P divides over the mesh's batch axes.
     real: bool[P, G, T], which tokens count in the load; all where None.
     mesh: the devices that share the work, each axis by `parallel.rules`; None leaves it to the compiler.
-    stationary: whether weights stay sharded, as in decoding on a mesh; x then lies as `layout.stationary` has it.
+    stationary: whether weights stay sharded, as in decoding on a mesh; x is laid out by `layout.weight_stationary`.
 
   Returns:
     Like x; and the load f32[experts], the tokens sent to each expert.

@@ -145,7 +145,7 @@ def forward(
     else:
       weights, x, (kvs[group], load) = remat_lib.scan(block, options.remat, params[group], x, (before, own), shared)
       params = params | {group: weights}
-  x = layout.stationary(x, mesh) if decoding else layout.whole(x, mesh)
+  x = layout.weight_stationary(x, mesh) if decoding else layout.gather_features(x, mesh)
   return Output(rms_norm(params['norm'], x, cfg.norm_eps), kvs, load, params)
 
 
@@ -193,14 +193,14 @@ def _block(cfg, tree, dtype, attention, x, layer, shared):
   tables, (prefix_mask, own_mask), cache_length, real = shared
   mesh = attention.mesh
   if cache is None:
-    p = layout.one_layer(p, p['attention_norm'], dtype, mesh)
+    p = layout.prevent_cast_hoisting(p, p['attention_norm'], dtype, mesh)
   p = jax.tree_util.tree_map_with_path(lambda at, w: w if at[-1].key in FLOAT32_PARAMS else w.astype(dtype), p)
   if cache is None:
-    whole, residual = (functools.partial(f, mesh=mesh) for f in (layout.whole, layout.residual))
+    whole, residual = (functools.partial(f, mesh=mesh) for f in (layout.gather_features, layout.residual))
     p = layout.gather(p, tree['layers' if 'moe' in p or 'dense_layers' not in tree else 'dense_layers'], mesh)
     mix = functools.partial(causal_attention, attention=attention)
   else:
-    whole = residual = functools.partial(layout.stationary, mesh=mesh)
+    whole = residual = functools.partial(layout.weight_stationary, mesh=mesh)
     mix = functools.partial(cached_attention, mesh=mesh)
   mixer, options = (mla, {'absorbed': cache is not None}) if cfg.mla else (attention_lib, {})
   q, kv = mixer.project(p['attention'], cfg, whole(rms_norm(p['attention_norm'], x, cfg.norm_eps)), tables)
@@ -217,12 +217,12 @@ def _embed(table, tokens, dtype, mesh):
   """Token embeddings, in `dtype`. On a mesh every device looks all tokens up in its own shard of the table.
 
   Returns:
-    [P, G, T, embed], as `layout.stationary` has it.
+    [P, G, T, embed], as `layout.weight_stationary` has it.
   """
   if mesh is None or mesh.size == 1:
     return table[tokens].astype(dtype)
   tokens = layout.constrain(tokens, mesh, layout.DATA)
-  return layout.stationary(table[tokens].astype(dtype), mesh)
+  return layout.weight_stationary(table[tokens].astype(dtype), mesh)
 
 
 def _keys(kv):

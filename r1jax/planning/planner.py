@@ -121,7 +121,7 @@ def phases_of(cfg, model, slice_, sampler):
     return roofline.step(cfg, model, slice_, sampler)
   if isinstance(cfg, config_lib.RewardModel):
     model = dataclasses.replace(model, head='score')
-  return [roofline.labelled_step(cfg, model, slice_)]
+  return [roofline.supervised_step(cfg, model, slice_)]
 
 
 def without_critic(rows):

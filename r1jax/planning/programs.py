@@ -25,7 +25,7 @@ from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import reward as reward_lib
 from r1jax.training import sft as sft_lib
 from r1jax.training import state as state_lib
-from r1jax.typed import stand_in
+from r1jax.typed import shape_struct
 
 SCORER_TOKENS = 8192  # maximum length of a reward model that has no path yet: the paper's
 
@@ -62,7 +62,7 @@ def names(phases_, cfg):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class SamplerShapes:
   """The sampler's largest batch.
 
   Attributes:
@@ -84,14 +84,14 @@ def has_sampling(cfg):
 
 
 def sampling(cfg):
-  """The Sampling of a run that samples."""
+  """The SamplerShapes of a run that samples."""
   if isinstance(cfg, config_lib.SFT):
     e = cfg.eval
-    return Sampling(e.batch, max(e.samples, e.final_samples), e.max_prompt, e.max_response, Restriction(e.top_p))
+    return SamplerShapes(e.batch, max(e.samples, e.final_samples), e.max_prompt, e.max_response, Restriction(e.top_p))
   r = cfg.rollout
   samples = max(r.samples, cfg.eval.samples, cfg.eval.final_samples) if isinstance(cfg, config_lib.RL) else r.samples
   restriction = Restriction(r.top_p, r.top_k, r.min_p)
-  return Sampling(r.chunk or r.prompts, samples, r.max_prompt, r.max_response, restriction)
+  return SamplerShapes(r.chunk or r.prompts, samples, r.max_prompt, r.max_response, restriction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,7 @@ def setting(cfg, model, devices, critic=False):
   if isinstance(cfg, config_lib.Generate):
     state = state_lib.abstract_state(models.specs(model), None, mesh, cfg.model.dtype)
     return Setting(cfg, model, mesh, sample_mesh, state)
-  scalar = stand_in((), jnp.float32, parallel.replicated(mesh))
+  scalar = shape_struct((), jnp.float32, parallel.replicated(mesh))
   if isinstance(cfg, config_lib.RL):
     reference = cfg.train if cfg.loss.kl_coef else None
     state, trainer = _state_and_trainer(cfg, model, mesh, policy.make_trainer, cfg.train, reference)
@@ -310,7 +310,7 @@ def _logprobs(name, s):
   del name
   # The policy's pass, if there is one, needs at least as much memory: its parameters are not narrower.
   params = s.state.reference if policy.logprob_passes(s.cfg) == ['ref'] else s.state.params
-  policy_params, reference = (tree and state_lib.in_memory(tree, 'device') for tree in (params, s.state.reference))
+  policy_params, reference = (tree and state_lib.move_to_memory(tree, 'device') for tree in (params, s.state.reference))
   lowered = lowering.lower_logprobs(policy_params, s.cfg, s.trainer.loss_fn.logprobs)
   # A reference kept in host memory is copied to the device for its pass, in addition to everything else.
   offloaded = s.cfg.train.reference_memory == 'host' and params is not s.state.reference

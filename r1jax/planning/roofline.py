@@ -194,7 +194,7 @@ def packed_flops(model, rows, tokens, causal):
   return forward | {'logits': forward['logits'] * tokens // (tokens + 1) if model.head == 'tokens' else 0}
 
 
-def labelled_step(cfg, model, topology):
+def supervised_step(cfg, model, topology):
   """The Phase of one optimizer step of a config.SFT or config.RewardModel with rows of the maximum length."""
   forward = packed_flops(model, cfg.batch * programs.rows_of(cfg), cfg.data.max_length, causal=True)
   moved = optimizer_bytes(cfg.param_dtype, cfg.grad_dtype, cfg.optimizer.moment_dtype, model) / topology.chips
@@ -209,7 +209,7 @@ def optimizer_bytes(param_dtype, grad_dtype, moment_dtype, model):
   return (2 * param + grad + 4 * moment) * params_lib.count(models.specs(model))
 
 
-def by_hand(cfg, model, name) -> dict[str, float] | None:
+def analytic_flops(cfg, model, name) -> dict[str, float] | None:
   """Analytic FLOPs of one execution of the program `name`, summed over all chips.
 
   Attention counts every score, masked or not, as XLA computes them; a kernel skips most masked ones.

@@ -11,8 +11,8 @@ from r1jax.training import policy
 def search(cfg, model, slices, selected, cache, price, critic=False):
   """Plans every mesh fsdp x tp of every slice; several equal slices are joined along 'data'.
 
-  Microbatches and rollout.chunk grow where a mesh needs that, see `divided`. The smallest plan that fits has the fewest
-  chips, then the least memory; the fastest has the least step time by the roofline.
+  Microbatches and rollout.chunk grow where a mesh needs that, see `round_up_batches`. The smallest plan that fits has
+  the fewest chips, then the least memory; the fastest has the least step time by the roofline.
 
   Args:
     slices: list of topology.Topology; for the other arguments see `planner.plan`.
@@ -26,7 +26,7 @@ def search(cfg, model, slices, selected, cache, price, critic=False):
       mesh = config_lib.Mesh(data=slice_.slices, fsdp=slice_.chips // slice_.slices // tp, tp=tp)
       name = f'{slice_.name} fsdp={mesh.fsdp},tp={mesh.tp}'
       try:
-        candidate = meshes.with_meshes(divided(cfg, mesh.data * mesh.fsdp), mesh, mesh)
+        candidate = meshes.with_meshes(round_up_batches(cfg, mesh.data * mesh.fsdp), mesh, mesh)
         out, _ = planner.plan(candidate, model, slice_, selected, cache, price, critic)
       except (config_lib.ConfigError, processes.PlanError) as error:
         lines.append(f'{name}: {error}')
@@ -46,7 +46,7 @@ def search(cfg, model, slices, selected, cache, price, critic=False):
   return best | {'tried': tried}, [*lines, *(f'{name}: {show(out)}' for name, out in best.items())]
 
 
-def divided(cfg, shards):
+def round_up_batches(cfg, shards):
   """cfg with the batches computed at a time, microbatch and rollout.chunk, rounded up to multiples of `shards`."""
   up = lambda n: -(-n // shards) * shards
   if isinstance(cfg, config_lib.SFT | config_lib.RewardModel):

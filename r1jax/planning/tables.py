@@ -34,7 +34,7 @@ def program_table(rows, cfg, model, slice_, shards):
 
 
 def _cells(row, cfg, model, slice_):
-  counted = roofline.by_hand(cfg, model, row['name'])
+  counted = roofline.analytic_flops(cfg, model, row['name'])
   # The FLOPs of kernels are not in dot_flops: attention, and the experts of a mixture.
   if counted and row['kernels']:
     counted = None if model.moe else counted | {'attention': 0}

@@ -19,7 +19,7 @@ class Policy:
     make_sampler: function from a template to a rollout.Sampler; all samplers share one engine and grader.
     params: weights of the model, as the engine samples with; None for an endpoint.
     samples: responses to each problem.
-    sampling: sampling.Sampling.
+    sampling: sampling.SamplingParams.
     key: PRNG key.
     reward: config.Reward, which decides whether a response is right.
     max_prompt: most tokens of a prompt; any number from 1 for a Teacher.
@@ -99,7 +99,7 @@ class Teacher:
   def response(self, ids):
     return self.decode(ids), ()  # an endpoint returns no control tokens
 
-  def weights(self, params):
+  def prepare_params(self, params):
     return params
 
   def sample(self, weights, prompts, keys, sampling, version=0):

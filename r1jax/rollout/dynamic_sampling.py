@@ -9,7 +9,7 @@ from r1jax.rollout.metrics import equal_rewards, part_metrics
 from r1jax.rollout.sampler import Rollout, Scores
 
 
-def settled(rollout, scores, reward):
+def all_right_or_all_wrong(rollout, scores, reward):
   """bool[P], bool[P]: groups that are all right, and all wrong, by the accuracy part of their kind.
 
   A group without such a part counts as both if its rewards are all equal.
@@ -40,7 +40,7 @@ class DynamicSampling:
   def add(self, rollout, scores):
     """Takes a graded rollout."""
     self._timeouts += scores.timeouts
-    all_right, all_wrong = settled(rollout, scores, self._reward)
+    all_right, all_wrong = all_right_or_all_wrong(rollout, scores, self._reward)
     for i, uninformative in enumerate(all_right | all_wrong):
       (self._filtered if uninformative else self._kept).append((rollout, scores, i))
       self._drawn.append((rollout, scores, i))
@@ -62,7 +62,7 @@ class DynamicSampling:
     return (self._kept + self._filtered)[: self._wanted]
 
   def _figures(self, rollout, scores):
-    all_right, all_wrong = settled(rollout, scores, self._reward)
+    all_right, all_wrong = all_right_or_all_wrong(rollout, scores, self._reward)
     by_kind = part_metrics(rollout, scores, self._reward)
     accuracy = {name: x for name, x in by_kind.items() if name.endswith('/accuracy')}
     if not accuracy and self._reward.accuracy in scores.parts:

@@ -87,7 +87,7 @@ class Sampler:
     """
     texts, prompts = zip(*(encode_prompt(self.tokenizer, self.template, p) for p in problems))
     batches, items, weights, pending = [], [], [], []
-    params = self.engine.weights(params)  # once for all chunks
+    params = self.engine.prepare_params(params)  # once for all chunks
     for first in range(0, len(problems), self.chunk):
       chunk = slice(first, first + self.chunk)
       keys = row_keys(key, len(prompts[chunk]), samples, first * samples)

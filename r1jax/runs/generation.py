@@ -24,7 +24,7 @@ log = logging.getLogger('r1jax')
 SAMPLES = 'samples'  # subfolder of the workdir that holds the files
 
 
-def start(cfg, workdir):
+def make_policy(cfg, workdir):
   """Opens the policy of a config.Generate.
 
   Returns:
@@ -38,7 +38,7 @@ def start(cfg, workdir):
   make_sampler = lambda template: rollout.Sampler(
     engine, tokenizer, template, grader, cfg.reward, r.chunk or r.prompts, models
   )
-  settings = sampling.Sampling(r.temperature, r.top_p, r.top_k, r.min_p)
+  settings = sampling.SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p)
   return Policy(make_sampler, params, r.samples, settings, jax.random.key(cfg.seed), cfg.reward, r.max_prompt), grader
 
 
@@ -68,7 +68,7 @@ def _open_model(cfg):
     dtype=jnp.dtype(cfg.model.dtype),
   )
   # Only the copy that is sampled with stays in memory.
-  return engine, tokenizer, engine.weights(source.load(source.abstract(mesh, cfg.model.dtype)))
+  return engine, tokenizer, engine.prepare_params(source.load(source.abstract(mesh, cfg.model.dtype)))
 
 
 def _open_teacher(cfg, workdir):

@@ -16,7 +16,7 @@ from r1jax.runs.policies import make_engine, open_policy
 from r1jax.runs.problems import check_languages, get_template, load_problems
 from r1jax.runs.runtime import NoWriter, set_up_process
 from r1jax.runs.settings import fingerprint
-from r1jax.sampling import Sampling
+from r1jax.sampling import SamplingParams
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import policy
 from r1jax.training import state as state_lib
@@ -27,7 +27,7 @@ log = logging.getLogger('r1jax')
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Everything an RL run needs; built by `start`."""
+  """Everything an RL run needs; built by `make_run`."""
 
   cfg: config_lib.RL
   workdir: str
@@ -61,7 +61,7 @@ class Run:
     return state_lib.new_state(params, self.trainer.optimizer, self.abstract), 0
 
 
-def start(cfg, workdir):
+def make_run(cfg, workdir):
   """Checks a config against its model and data, and builds what a run needs.
 
   Args:
@@ -135,7 +135,7 @@ def evaluate(run, params, problems, samples, sampling=None):
   Args:
     problems: number of problems.
     samples: responses to each.
-    sampling: Sampling; by default that of cfg.eval.
+    sampling: SamplingParams; by default that of cfg.eval.
 
   Returns:
     {metric: number}, and the graded responses as rows.
@@ -147,7 +147,7 @@ def evaluate(run, params, problems, samples, sampling=None):
     run.problems.held_out[:problems],
     samples=samples,
     reward=cfg.reward,
-    sampling=sampling or Sampling(cfg.eval.temperature, cfg.eval.top_p),
+    sampling=sampling or SamplingParams(cfg.eval.temperature, cfg.eval.top_p),
     language=cfg.data.language,
     key=evaluation.key(run.key),
     batch=min(cfg.rollout.prompts, problems, len(run.problems.held_out)),

@@ -28,7 +28,7 @@ SHRINK, GROW = 2, 4  # rows of a group and room in the cache change by these: fe
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
   """Which distribution to sample from; temperature 0 is greedy."""
 
   temperature: float = 1.0
@@ -73,15 +73,15 @@ class Engine:
 
   @typed
   def sample(
-    self, params: dict, prompts: list | tuple, keys: Key[jax.Array, 'p g'], sampling: Sampling, version: int = 0
+    self, params: dict, prompts: list | tuple, keys: Key[jax.Array, 'p g'], sampling: SamplingParams, version: int = 0
   ) -> RolloutBatch:
     """Samples one response a key.
 
     Args:
-      params: parameters, stacked, of any dtype; or what `weights` gives.
+      params: parameters, stacked, of any dtype; or what `prepare_params` gives.
       prompts: list of P lists of token ids, none empty or over max_prompt.
       keys: PRNG keys [P, G], as `row_keys` makes them.
-      sampling: Sampling.
+      sampling: SamplingParams.
       version: training step of the parameters.
 
     Returns:
@@ -92,7 +92,7 @@ class Engine:
     """
     p, g = keys.shape
     self.require_divisible(p)
-    weights, scalar = self.weights(params), lambda x: parallel.to_global(x, self._everywhere)
+    weights, scalar = self.prepare_params(params), lambda x: parallel.to_global(x, self._everywhere)
     padded, prompt_lengths = pad_prompts(prompts, self.max_prompt)
     tokens, lengths, keys = parallel.to_global((padded, prompt_lengths, keys), self._by_prompt)
     temperature, options = scalar(np.float32(sampling.temperature)), self._options(sampling)
@@ -145,7 +145,7 @@ class Engine:
       f'{self.shards}, or use a smaller mesh.',
     )
 
-  def weights(self, params):
+  def prepare_params(self, params):
     """The copy of parameters that is sampled with: cast, unstacked, laid out over the sampler's mesh.
 
     Such a copy is returned as it is.

@@ -42,7 +42,7 @@ def files(path):
     TokenizerError: there is no tokenizer, or a file is not safe to read (see `modelfiles`); the message is one line.
   """
   paths = [
-    os.path.join(path, name) for name in _FILES if modelfiles.find_json(os.path.join(path, name), TokenizerError)
+    os.path.join(path, name) for name in _FILES if modelfiles.json_exists(os.path.join(path, name), TokenizerError)
   ]
   if not {_JSON, _SPM} & {os.path.basename(file) for file in paths}:
     raise TokenizerError(f'{path}: no tokenizer there; pass a model directory with {_JSON} or {_SPM}.')

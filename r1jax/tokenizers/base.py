@@ -202,7 +202,7 @@ def one_line(error):
 
 def read_json(path):
   """Returns the dict in a JSON file. Raises TokenizerError."""
-  if not modelfiles.find_json(path, TokenizerError):
+  if not modelfiles.json_exists(path, TokenizerError):
     raise TokenizerError(f'{path} is missing; fetch it.')
   try:
     with open(path, encoding='utf-8') as f:
@@ -227,7 +227,7 @@ def _check_added_token(token):
 
 def _read_directory(path):
   """Returns (dict of tokenizer_config.json, ids of end tokens, chat template or None) from the folder of `path`."""
-  exists = lambda name: modelfiles.find_json(os.path.join(os.path.dirname(path), name), TokenizerError)
+  exists = lambda name: modelfiles.json_exists(os.path.join(os.path.dirname(path), name), TokenizerError)
   read = lambda name: read_json(os.path.join(os.path.dirname(path), name)) if exists(name) else {}
   config = read('tokenizer_config.json')
   if 'added_tokens_decoder' not in config:  # otherwise the config has everything that is in the older file

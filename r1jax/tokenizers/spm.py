@@ -15,7 +15,7 @@ class SentencePieceTokenizer(Tokenizer):
   """Tokenizer of a SentencePiece model."""
 
   def __init__(self, path, template=None):
-    modelfiles.find_json(path, TokenizerError)
+    modelfiles.json_exists(path, TokenizerError)
     try:
       self._sp = sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
       pieces = [sp.id_to_piece(i) for i in range(sp.vocab_size())]

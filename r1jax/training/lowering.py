@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from r1jax import parallel
 from r1jax.batch import RolloutBatch
 from r1jax.training import accumulate, policy
-from r1jax.typed import stand_in
+from r1jax.typed import shape_struct
 
 
 def lower_accumulate(trainer, state, batch, totals):
@@ -49,7 +49,7 @@ def rollout_microbatch(cfg, mesh, with_advantage=True):
   with_advantage: with all that the update reads; else as a log-prob pass has it.
   """
   sharding, rollout = parallel.batch_sharding(mesh), cfg.rollout
-  of = lambda *shape, dtype=jnp.float32: stand_in(shape, dtype, sharding)
+  of = lambda *shape, dtype=jnp.float32: shape_struct(shape, dtype, sharding)
   g, p = policy.microbatch_shape(cfg)
   tokens = (p, g, policy.padded_length(rollout.max_response, rollout.max_response))
   return RolloutBatch(

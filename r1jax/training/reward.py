@@ -9,7 +9,7 @@ import numpy as np
 from r1jax import losses, models, parallel
 from r1jax.data import rows as rows_lib
 from r1jax.training import accumulate
-from r1jax.typed import Array, stand_in
+from r1jax.typed import Array, shape_struct
 
 
 class ScoreBatch(flax.struct.PyTreeNode):
@@ -93,7 +93,7 @@ def abstract_microbatch(cfg, mesh):
   """A microbatch of the longest rows as ShapeDtypeStructs: what a plan compiles. Of steps there are more marks."""
   rows = (cfg.microbatch or cfg.batch) * (2 if cfg.objective == 'pairs' else 1)
   marks, sharding = rows_lib.padded(1, least=1), parallel.batch_sharding(mesh)
-  of = lambda *shape, dtype=jnp.int32: stand_in(shape, dtype, sharding)
+  of = lambda *shape, dtype=jnp.int32: shape_struct(shape, dtype, sharding)
   return ScoreBatch(
     of(rows, rows_lib.padded(cfg.data.max_length)), of(rows), of(rows, marks), of(rows, marks, dtype=jnp.float32)
   )

@@ -9,7 +9,7 @@ import numpy as np
 
 from r1jax import losses, models, parallel
 from r1jax.training import accumulate
-from r1jax.typed import Array, stand_in
+from r1jax.typed import Array, shape_struct
 
 
 class PackedBatch(flax.struct.PyTreeNode):
@@ -89,7 +89,7 @@ def update(trainer, state, batch, cfg, step):
 def abstract_microbatch(cfg, mesh):
   """A microbatch as ShapeDtypeStructs: what a plan compiles."""
   shape, sharding = (cfg.microbatch or cfg.batch, cfg.data.max_length), parallel.batch_sharding(mesh)
-  of = lambda dtype: stand_in(shape, dtype, sharding)
+  of = lambda dtype: shape_struct(shape, dtype, sharding)
   return PackedBatch(of(jnp.int32), of(jnp.int32), of(jnp.int32), of(jnp.bool))
 
 

@@ -9,7 +9,7 @@ from r1jax import parallel
 from r1jax import params as params_lib
 from r1jax.models.moe import FLOAT32_PARAMS
 from r1jax.training.optimizer import map_moments
-from r1jax.typed import Array, stand_in
+from r1jax.typed import Array, shape_struct
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -51,12 +51,12 @@ def abstract_state(specs, optimizer, mesh, param_dtype='float32', reference_dtyp
   return TrainState(
     params,
     opt_state,
-    stand_in((), jnp.int32, everywhere),
-    in_memory(of(reference_dtype), reference_memory) if reference_dtype else None,
+    shape_struct((), jnp.int32, everywhere),
+    move_to_memory(of(reference_dtype), reference_memory) if reference_dtype else None,
   )
 
 
-def in_memory(tree, memory):
+def move_to_memory(tree, memory):
   """Arrays, or ShapeDtypeStructs, in the memory of 'device' or 'host', laid out over devices as they are."""
   kind = {'device': 'device', 'host': 'pinned_host'}[memory]
   if all(x.sharding.memory_kind in (None, kind) for x in jax.tree.leaves(tree)):

@@ -125,7 +125,7 @@ def test_other_drafts_in_the_same_folder_are_refused(tmp_path, monkeypatch):
   tree = config.to_dict(traces_config(path))
   tree['ways']['new'] = {'way': 'rewrite', 'drafts': 'traces', 'endpoint': {'url': 'http://localhost/v1', 'model': 'm'}}
   cfg = config.convert(tree, config.ColdStart)
-  monkeypatch.setattr(cold_start.generation, 'start', start)
+  monkeypatch.setattr(cold_start.generation, 'make_policy', start)
   cold_start.sample_way(cfg, 'traces', str(folder))
   tree['ways']['new']['endpoint']['concurrency'] = 2  # does not change the answers
   for same in (cfg, cfg, config.convert(tree, config.ColdStart)):

@@ -208,7 +208,7 @@ def test_transformers_generates_the_same_as_a_trained_policy(runs, straight, tmp
     scorer.cfg, our_tokenizer, parallel.make_mesh(config_lib.Mesh()), max_prompt=32, max_response=64
   )
   ids = [our_tokenizer.encode(p) for p in prompts]
-  out = engine.sample(scorer.params, ids, sampling.row_keys(jax.random.key(0), 16, 1), sampling.Sampling(0.0))
+  out = engine.sample(scorer.params, ids, sampling.row_keys(jax.random.key(0), 16, 1), sampling.SamplingParams(0.0))
   for prompt, prompt_ids, tokens, length in zip(prompts, ids, out.tokens[:, 0], out.lengths[:, 0]):
     encoded = tokenizer(prompt, return_tensors='pt', add_special_tokens=False).input_ids
     assert encoded[0].tolist() == prompt_ids

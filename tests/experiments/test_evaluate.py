@@ -3,6 +3,8 @@
 import json
 import types
 
+import pytest
+
 from configs import r1_zero
 from experiments import evaluate
 from r1jax import config
@@ -16,10 +18,18 @@ def test_the_summary_counts_the_evaluated_problems(monkeypatch, tmp_path):
     writer=types.SimpleNamespace(resume=ignore, samples=ignore, write=ignore),
     close=ignore,
   )
-  monkeypatch.setattr(evaluate, 'start', lambda cfg, workdir: run)
+  monkeypatch.setattr(evaluate, 'make_run', lambda cfg, workdir: run)
   rows = [{'id': str(i)} for i in range(7) for _ in range(2)]
   monkeypatch.setattr(evaluate, 'evaluate', lambda *_: ({'pass@1': 0.5}, rows))
   cfg = config.convert(r1_zero.get_config('toy'), config.RL)
   evaluate.run_evaluate(cfg, str(tmp_path))
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert summary['problems'] == 7 < cfg.eval.final_problems and summary['samples'] == 16
+
+
+def test_the_folder_of_a_training_run_is_refused(tmp_path):
+  (tmp_path / 'checkpoints' / '7').mkdir(parents=True)
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 0}')
+  with pytest.raises(config.ConfigError, match='holds a training run'):
+    evaluate.run_evaluate(config.convert(r1_zero.get_config('toy'), config.RL), str(tmp_path))
+  assert (tmp_path / 'metrics.jsonl').read_text() == '{"step": 0}'

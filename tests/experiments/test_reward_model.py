@@ -164,7 +164,7 @@ def test_invalid_configs_are_refused_with_one_line(tmp_path, monkeypatch, settin
       section = section[folder]
     section[last] = value
   with pytest.raises((ConfigError, DataError), match=match) as error:
-    reward_model.start(config.convert(c, config.RewardModel), str(tmp_path / 'run'))
+    reward_model.make_run(config.convert(c, config.RewardModel), str(tmp_path / 'run'))
   assert '\n' not in str(error.value)
 
 
@@ -175,7 +175,7 @@ def test_a_vocabulary_smaller_than_the_alphabet_is_refused(tmp_path):
   c = configs.get_config('small_preference')
   c.vocab, c.data.path, c.data.eval_path = 400, str(tmp_path / 'f.jsonl'), ''
   with pytest.raises(ConfigError, match='tokenizer of 400 ids .*vocab') as error:
-    reward_model.start(config.convert(c, config.RewardModel), str(tmp_path / 'run'))
+    reward_model.make_run(config.convert(c, config.RewardModel), str(tmp_path / 'run'))
   assert '\n' not in str(error.value)
 
 

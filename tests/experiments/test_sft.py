@@ -164,7 +164,7 @@ def test_invalid_configs_are_refused_with_one_line(runs, tmp_path, settings, mat
       section = section[folder]
     section[last] = value
   with pytest.raises(ConfigError, match=match) as error:
-    sft.start(config.convert(c, config.SFT), str(tmp_path / 'run'))
+    sft.make_run(config.convert(c, config.SFT), str(tmp_path / 'run'))
   assert '\n' not in str(error.value)
 
 

@@ -18,7 +18,7 @@ from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf
 from r1jax.models import attention, mla, moe
 from r1jax.models.layers import mlp, rms_norm, rope_tables
-from r1jax.sampling import Engine, Sampling, row_keys
+from r1jax.sampling import Engine, SamplingParams, row_keys
 
 ORIGINAL = 32  # tokens of context before stretching: most positions here lie beyond it
 VOCAB, LENGTHS = 67, (100, 61, 7)
@@ -243,7 +243,7 @@ def test_greedy_generation_is_equal(tiny, name):
   engine = Engine(
     m.cfg, NoEnd(), parallel.make_mesh(config_lib.Mesh(), jax.devices()[:1]), max_prompt=40, max_response=new
   )
-  got = engine.sample(m.params, prompts, row_keys(jax.random.key(0), 2, 2), Sampling(temperature=0.0))
+  got = engine.sample(m.params, prompts, row_keys(jax.random.key(0), 2, 2), SamplingParams(temperature=0.0))
   assert set(got.stop.flat) == {'length'}
   np.testing.assert_array_equal(got.tokens.reshape(4, -1), want.repeat(2, axis=0))
 

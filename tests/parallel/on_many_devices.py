@@ -18,7 +18,7 @@ from r1jax.batch import RolloutBatch
 from r1jax.config import ConfigError
 from r1jax.models import layout
 from r1jax.models.config import MLA, MoE
-from r1jax.sampling import Engine, Sampling, decode, row_keys
+from r1jax.sampling import Engine, SamplingParams, decode, row_keys
 from r1jax.sampling.logits import Restriction
 from r1jax.training import accumulate, optimizer, policy
 from r1jax.training import state as state_lib
@@ -112,7 +112,7 @@ def run(model, mesh, sampler_mesh=None, attention='auto'):
   engine = Engine(model, types.SimpleNamespace(eos=(1,)), sampler_mesh, max_prompt=8, max_response=T)
   keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(sampler_mesh))
   with jax.transfer_guard('disallow'):
-    samples = engine.sample(state.params, [[3, 4, 5 + i] for i in range(P)], keys, Sampling())
+    samples = engine.sample(state.params, [[3, 4, 5 + i] for i in range(P)], keys, SamplingParams())
     logp = policy.logprobs(state.params, graded(), cfg, trainer.loss_fn.logprobs)
     state, metrics = policy.update(trainer, state, graded(), cfg, 0)
     compiled = accumulate.accumulate_program._cache_size()
@@ -201,7 +201,7 @@ def refusals(model):
     policy.make_trainer(config_of(16, 'cudnn'), model, None, mesh)
   engine = Engine(model, types.SimpleNamespace(eos=(1,)), mesh, max_prompt=8, max_response=T)
   with pytest.raises(ConfigError, match='3 prompts do not divide over 4 devices'):
-    engine.sample(None, [[3]] * 3, row_keys(jax.random.key(3), 3, G), Sampling())
+    engine.sample(None, [[3]] * 3, row_keys(jax.random.key(3), 3, G), SamplingParams())
 
 
 def main(name, every):

@@ -108,7 +108,7 @@ def test_analytic_flops():
   )
   assert forward['weights'] == 2 * rows * t * weights and forward['logits'] == 2 * rows * t * table
   assert forward['attention'] == model.layers * rows * t * (t + 1) // 2 * 4 * model.heads * model.head_dim
-  step = roofline.labelled_step(config_of(fsdp=4), model, topology.find('v5e:2x2'))
+  step = roofline.supervised_step(config_of(fsdp=4), model, topology.find('v5e:2x2'))
   assert step.seconds == max(step.flops / 197e12, step.bytes / 0.82e12)
 
 
@@ -120,5 +120,5 @@ def test_the_real_programs_compile_for_a_slice(tmp_path):
   assert out['verdict'] == 'fits' and list(rows) == list(programs.PHASES['sft'])
   count = params_lib.count(models.specs(model))
   assert rows['sft/apply']['argument_bytes'] >= 4 * count  # four float32 copies over four chips
-  analytic = sum(roofline.by_hand(cfg, model, 'sft/accumulate').values()) / 4
+  analytic = sum(roofline.analytic_flops(cfg, model, 'sft/accumulate').values()) / 4
   assert rows['sft/accumulate']['dot_flops'] == pytest.approx(analytic, rel=0.05)

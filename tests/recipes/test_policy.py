@@ -35,7 +35,7 @@ def grader():
 def make_policy(server, grader, seed=0, cache=''):
   teacher = Teacher(Endpoint(server.url, 'm', temperature=1.0, whole=True, cache=cache))
   make_sampler = lambda template: rollout.Sampler(teacher, teacher, template, grader, REWARD, 2)
-  return Policy(make_sampler, None, 3, sampling.Sampling(), jax.random.key(seed), REWARD, 1)
+  return Policy(make_sampler, None, 3, sampling.SamplingParams(), jax.random.key(seed), REWARD, 1)
 
 
 def sample(server, grader, problems=PROBLEMS, seed=0, cache='', number=0):

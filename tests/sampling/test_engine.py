@@ -7,7 +7,7 @@ import pytest
 
 from r1jax import config, models, parallel
 from r1jax import params as params_lib
-from r1jax.sampling import Engine, Sampling, row_keys
+from r1jax.sampling import Engine, SamplingParams, row_keys
 from r1jax.sampling.logits import Restriction
 
 CFG = models.ModelConfig(vocab=29, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=256)
@@ -65,7 +65,7 @@ def reference_logprobs(params, prompt, response, temperature=1.0):
 
 
 def test_logprobs_are_the_models_own(params):
-  out = engine().sample(params, PROMPTS, KEYS, Sampling(temperature=0.7), version=5)
+  out = engine().sample(params, PROMPTS, KEYS, SamplingParams(temperature=0.7), version=5)
   assert len(set(map(tuple, out.tokens.reshape(16, -1)))) > 8  # samples of one prompt differ
   assert out.prompt_lengths.tolist() == list(map(len, PROMPTS)) and out.prompts[2, :18].tolist() == PROMPTS[2]
   for at in np.ndindex(4, 4):
@@ -77,7 +77,7 @@ def test_logprobs_are_the_models_own(params):
 
 
 def test_stops_are_what_the_tokens_say(params):
-  out = engine().sample(params, PROMPTS, KEYS, Sampling())
+  out = engine().sample(params, PROMPTS, KEYS, SamplingParams())
   assert {'eos', 'length'} >= set(out.stop.flat) and (out.stop == 'eos').sum() > 4
   for at in np.ndindex(4, 4):
     tokens, length, stop = out.tokens[at], out.lengths[at], out.stop[at]
@@ -88,17 +88,17 @@ def test_stops_are_what_the_tokens_say(params):
 
 def test_a_row_does_not_depend_on_its_neighbours_or_on_padding(params):
   """Alone, with others, in another order, and with a cache that grows otherwise: the same tokens."""
-  out = engine().sample(params, PROMPTS, KEYS, Sampling())
-  alone = engine().sample(params, [PROMPTS[3]], KEYS[3:, 1:2], Sampling())
+  out = engine().sample(params, PROMPTS, KEYS, SamplingParams())
+  alone = engine().sample(params, [PROMPTS[3]], KEYS[3:, 1:2], SamplingParams())
   np.testing.assert_array_equal(alone.tokens[0, 0], out.tokens[3, 1])
-  turned = engine().sample(params, PROMPTS[::-1], KEYS[::-1], Sampling())
+  turned = engine().sample(params, PROMPTS[::-1], KEYS[::-1], SamplingParams())
   np.testing.assert_array_equal(turned.tokens[::-1], out.tokens)
-  longer = engine(max_response=120).sample(params, PROMPTS, KEYS, Sampling())
+  longer = engine(max_response=120).sample(params, PROMPTS, KEYS, SamplingParams())
   np.testing.assert_array_equal(longer.tokens[..., :70], out.tokens[..., :70])
 
 
 def test_greedy_takes_the_best_token(params):
-  out = engine(max_response=10).sample(params, PROMPTS, KEYS[:, :1], Sampling(0.0))
+  out = engine(max_response=10).sample(params, PROMPTS, KEYS[:, :1], SamplingParams(0.0))
   for row, prompt in enumerate(PROMPTS):
     so_far = list(prompt)
     for token in out.tokens[row, 0][: out.lengths[row, 0]]:
@@ -109,7 +109,7 @@ def test_greedy_takes_the_best_token(params):
 def test_a_first_token_that_ends_the_response_has_length_one(params):
   certain = params | {'unembed': jnp.zeros_like(params['unembed'])}
   biased = certain | {'unembed': certain['unembed'].at[:, 1].set(1e4 * jnp.sign(_last_hidden(params)))}
-  out = engine().sample(biased, [PROMPTS[0]], KEYS[:1], Sampling())
+  out = engine().sample(biased, [PROMPTS[0]], KEYS[:1], SamplingParams())
   assert out.lengths.tolist() == [[1] * 4] and set(out.stop[0]) == {'eos'} and (out.tokens[..., 0] == 1).all()
 
 
@@ -119,11 +119,11 @@ def _last_hidden(params):
 
 
 def test_a_stop_string_cuts_after_the_token_that_completes_it(params):
-  plain = engine().sample(params, PROMPTS, KEYS, Sampling())
+  plain = engine().sample(params, PROMPTS, KEYS, SamplingParams())
   flat = lambda x: x.reshape(16, *x.shape[2:])
   texts = [Letters().decode(t[:n]) for t, n in zip(flat(plain.tokens), flat(plain.lengths))]
   stop = next(text[k : k + 2] for text in texts for k in range(40, len(text) - 2) if text.find(text[k : k + 2]) == k)
-  cut = engine(stop=(stop,)).sample(params, PROMPTS, KEYS, Sampling())
+  cut = engine(stop=(stop,)).sample(params, PROMPTS, KEYS, SamplingParams())
   assert 'stop' in cut.stop
   rows = zip(texts, flat(cut.tokens), flat(cut.lengths), flat(cut.stop), flat(plain.lengths))
   for text, tokens, length, why, whole in rows:
@@ -135,19 +135,19 @@ def test_a_stop_string_cuts_after_the_token_that_completes_it(params):
 
 
 def test_a_stop_string_completed_by_the_last_token_is_a_stop(params):
-  plain = engine().sample(params, PROMPTS, KEYS, Sampling())
+  plain = engine().sample(params, PROMPTS, KEYS, SamplingParams())
   row = np.unravel_index(plain.lengths.argmax(), (4, 4))
   texts = [Letters().decode(plain.tokens[row][:n]) for n in range(30)]
   n = next(n for n in range(6, 30) if len(texts[n]) > len(texts[n - 1]) and texts[n][-2:] not in texts[n - 1])
-  cut = engine(stop=(texts[n][-2:],), max_response=n).sample(params, PROMPTS, KEYS, Sampling())
+  cut = engine(stop=(texts[n][-2:],), max_response=n).sample(params, PROMPTS, KEYS, SamplingParams())
   assert cut.stop[row] == 'stop' and cut.lengths[row] == n
 
 
 def test_prompts_over_the_limit_or_empty_are_refused(params):
   with pytest.raises(ValueError, match='1 to 20'):
-    engine().sample(params, [[2] * 21], KEYS[:1], Sampling())
+    engine().sample(params, [[2] * 21], KEYS[:1], SamplingParams())
   with pytest.raises(ValueError, match='0 to'):
-    engine().sample(params, [[2], []], KEYS[:2], Sampling())
+    engine().sample(params, [[2], []], KEYS[:2], SamplingParams())
 
 
 def test_prompt_keys_and_values_exist_once_per_prompt(params):

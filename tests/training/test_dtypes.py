@@ -126,9 +126,9 @@ def test_a_reference_in_the_hosts_memory():
   grads = gradient(state)
   state, _ = accumulate.apply(state, grads, optimizer=opt)
   plain, _ = accumulate.apply(plain, gradient(plain), optimizer=opt)
-  at_hand = state_lib.in_memory(state.reference, 'device')
+  at_hand = state_lib.move_to_memory(state.reference, 'device')
   assert kinds(at_hand) == {'device'}
   jax.tree.map(np.testing.assert_array_equal, (state.params, at_hand), (plain.params, plain.reference))
   fresh = state_lib.refresh(state.params, state.reference)
   assert kinds(fresh) == {'pinned_host'}
-  jax.tree.map(np.testing.assert_array_equal, state_lib.in_memory(fresh, 'device'), state.params)
+  jax.tree.map(np.testing.assert_array_equal, state_lib.move_to_memory(fresh, 'device'), state.params)

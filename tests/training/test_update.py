@@ -137,6 +137,11 @@ def test_length_slices_pad_less():
   assert len(sliced) == 4 and {s[:2] for s in sliced} == {(4, 1)} and sliced[0][2] < sliced[-1][2] == 24
 
 
+def test_a_log_prob_pass_has_the_microbatches_of_the_update():
+  cfg = config_of(dict(minibatches=2))  # microbatch 0: the whole minibatch
+  assert [batch.lengths.shape for _, batch in policy.microbatches(rollout(), cfg)] == [(P // 2, G)] * 2
+
+
 def test_every_response_is_in_one_microbatch():
   for train in (dict(microbatch=2), dict(length_slices=2, microbatch=4), dict(length_slices=4)):
     seen = np.zeros((P, G), int)

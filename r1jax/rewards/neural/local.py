@@ -51,9 +51,9 @@ class Local:
       max_response=max_tokens,
       dtype=params['embed'].dtype,
     )
-    self._weights = self._engine.weights(params)
+    self._weights = self._engine.prepare_params(params)
     self._batch = -(-batch // parallel.batch_shards(mesh)) * parallel.batch_shards(mesh)
-    self._sampling, self._key = sampling.Sampling(temperature=temperature), jax.random.key(seed)
+    self._sampling, self._key = sampling.SamplingParams(temperature=temperature), jax.random.key(seed)
 
   def __call__(self, chats, draws=None):
     """Returns the model's response to each chat.

@@ -148,7 +148,7 @@ def directory(path):
 def read_about(path):
   """Reads the About of a model directory. Raises ConfigError."""
   path = os.path.join(path, ABOUT)
-  modelfiles.find_json(path, ConfigError)
+  modelfiles.json_exists(path, ConfigError)
   try:
     with open(path, encoding='utf-8') as f:
       about = About(**json.load(f))
