@@ -54,7 +54,7 @@ class Engine:
   """Gives RESPONSES to the problem that stands in a prompt."""
 
   shards = 1
-  weights = staticmethod(lambda params: params)
+  prepare_params = staticmethod(lambda params: params)
 
   def sample(self, weights, prompts, keys, sampling, version=0):
     texts = [Characters.decode(ids) for ids in prompts]
