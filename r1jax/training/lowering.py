@@ -50,7 +50,7 @@ def rollout_microbatch(cfg, mesh, with_advantage=True):
   """
   sharding, rollout = parallel.batch_sharding(mesh), cfg.rollout
   of = lambda *shape, dtype=jnp.float32: shape_struct(shape, dtype, sharding)
-  g, p = policy.microbatch_shape(cfg)
+  g, p = policy.microbatch_shape(cfg, None if with_advantage else rollout.prompts)
   tokens = (p, g, policy.padded_length(rollout.max_response, rollout.max_response))
   return RolloutBatch(
     prompts=of(p, rollout.max_prompt, dtype=jnp.int32),

@@ -103,8 +103,8 @@ def _require_divisible(cfg, shards):
   passes = {'a minibatch': rollout.prompts // train.minibatches}
   if logprob_passes(cfg):
     passes['a rollout'] = rollout.prompts
-  rows, groups = microbatch_shape(cfg)
   for name, prompts in passes.items():
+    rows, groups = microbatch_shape(cfg, prompts)
     require(
       groups % shards == 0,
       f'{groups} prompts per microbatch do not divide over {shards} {axes}; '
@@ -196,7 +196,7 @@ def microbatches(batch: RolloutBatch, cfg: config_lib.RL) -> Iterator[tuple[tupl
   several groups, padded to the longest response among them only.
   """
   train, (p, g) = cfg.train, batch.lengths.shape
-  rows_each, groups_each = microbatch_shape(cfg)
+  rows_each, groups_each = microbatch_shape(cfg, p)
   order = np.broadcast_to(np.arange(g), (p, g))
   if train.length_slices > 1:
     order = np.argsort(batch.lengths, axis=1, kind='stable')
@@ -208,12 +208,12 @@ def microbatches(batch: RolloutBatch, cfg: config_lib.RL) -> Iterator[tuple[tupl
       yield (groups, rows), _cut(batch, groups, rows, length)
 
 
-def microbatch_shape(cfg):
-  """Rows of a group, and groups, in one microbatch of a config.RL."""
-  train, samples, prompts = cfg.train, cfg.rollout.samples, cfg.rollout.prompts // cfg.train.minibatches
-  size = train.microbatch or prompts * samples
+def microbatch_shape(cfg, prompts=None):
+  """Rows of a group, and groups, in one microbatch of a pass over `prompts` groups; None: those of a minibatch."""
+  train, samples, minibatch = cfg.train, cfg.rollout.samples, cfg.rollout.prompts // cfg.train.minibatches
+  size = train.microbatch or minibatch * samples
   rows = min(samples // train.length_slices, size)
-  return rows, min(size // rows, prompts)
+  return rows, min(size // rows, prompts or minibatch)
 
 
 def padded_length(length, limit):
