@@ -31,7 +31,7 @@ def files(data_dir):
 def base(files, tmp_path_factory):
   """Directory of a random model whose tokenizer is trained on the problems."""
   path = tmp_path_factory.mktemp('random')
-  rows = [itertools.islice(data.reader._lines(name), 100) for name in files.values()]
+  rows = [itertools.islice(data.reader.raw_lines(name), 100) for name in files.values()]
   texts = [json.loads(line) for lines in rows for _, line in lines]
   tokenizers.train([row.get('problem', row.get('prompt')) for row in texts], path / 'tokenizer.model', 2048)
   cfg = dataclasses.replace(models.PRESETS['toy'], vocab=2048)
