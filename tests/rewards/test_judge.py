@@ -1,4 +1,4 @@
-"""The judge: verdicts are parsed by the rule, whatever the judge or the response says; ties if the orders disagree."""
+"""The judge: verdicts are parsed by the rule, whatever the judge or the response says."""
 
 import dataclasses
 import itertools
