@@ -201,7 +201,7 @@ def refusals(model):
     policy.make_trainer(config_of(16, 'cudnn'), model, None, mesh)
   engine = Engine(model, types.SimpleNamespace(eos=(1,)), mesh, max_prompt=8, max_response=T)
   with pytest.raises(ConfigError, match='3 prompts do not divide over 4 devices'):
-    engine.sample(None, [[3]] * 3, row_keys(jax.random.key(3), 3, G), SamplingParams())
+    engine.sample({}, [[3]] * 3, row_keys(jax.random.key(3), 3, G), SamplingParams())
 
 
 def main(name, every):
