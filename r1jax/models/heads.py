@@ -11,7 +11,7 @@ from r1jax.typed import Array, Float, Int, typed
 @typed
 def logprobs(
   hidden: Float[Array, 'p n embed'],
-  unembed: Float[Array, 'embed vocab'],
+  unembed: Float[Array, 'vocab embed'],
   targets: Int[Array, 'p n'],
   chunk: int,
   mesh: jax.sharding.Mesh | None = None,
@@ -23,7 +23,7 @@ def logprobs(
 
   Args:
     hidden: [P, N, embed], P over the rows of the mesh.
-    unembed: [embed, vocab].
+    unembed: [vocab, embed].
     targets: i32[P, N].
     chunk: positions at a time.
     mesh: the devices; one device where None.
@@ -50,7 +50,7 @@ def _logprobs_on_one_device(hidden, unembed, targets, chunk, temperature):
 
   @jax.checkpoint
   def one(h, y):
-    logits = product('nd,dv->nv', h, unembed.astype(h.dtype)) / temperature
+    logits = product('nd,vd->nv', h, unembed.astype(h.dtype)) / temperature
     logits -= jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     total = jnp.exp(logits).sum(axis=-1)
     log_total = jnp.log(total)
@@ -76,12 +76,12 @@ def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature):
     jnp.pad(x, [(0, 0), (0, chunks * size - n)] + [(0, 0)] * (x.ndim - 2)).reshape(p, chunks, size, *x.shape[2:]), 1, 0
   )
   vocab = (layout.HEADS, layout.FSDP)
-  unembed = layout.constrain(unembed.astype(hidden.dtype), mesh, None, vocab)
+  unembed = layout.constrain(unembed.astype(hidden.dtype), mesh, vocab, None)
 
   @jax.checkpoint
   def one(h, y):
     h = layout.constrain(h, mesh, layout.DATA, None, None)
-    logits = layout.constrain(product('pnd,dv->pnv', h, unembed) / temperature, mesh, layout.DATA, None, vocab)
+    logits = layout.constrain(product('pnd,vd->pnv', h, unembed) / temperature, mesh, layout.DATA, None, vocab)
     logits -= jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     total = jnp.exp(logits).sum(axis=-1)
     log_total = jnp.log(total)

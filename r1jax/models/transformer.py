@@ -95,8 +95,8 @@ def unstack(params):
 
 
 def unembedding(params):
-  """[embed, vocab]."""
-  return params['unembed'] if 'unembed' in params else params['embed'].T
+  """[vocab, embed]: a tied table as it lies, since a transposed copy would cost as much memory again."""
+  return params['unembed'].T if 'unembed' in params else params['embed']
 
 
 @typed

@@ -82,11 +82,10 @@ def _sample_token(unembed, hidden, keys, step, temperature, options):
   """Samples a token for each row. hidden: [P, G, embed]; keys [P, G]."""
   mesh = options.forward.mesh
   hidden = layout.constrain(hidden, mesh, layout.DATA, None, layout.FSDP)
-  logits = layout.constrain(product('pgd,dv->pgv', hidden, unembed), mesh, layout.ROWS)
+  logits = layout.constrain(product('pgd,vd->pgv', hidden, unembed), mesh, layout.ROWS)
   flat = logits.reshape(-1, logits.shape[-1])
-  distribution = logits_lib.restrict(flat, temperature, options.restriction)
-  token = logits_lib.draw(jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), step), distribution)
-  logp = jnp.take_along_axis(distribution, token[:, None], axis=-1)[:, 0]
+  scores = logits_lib.restrict(flat, temperature, options.restriction)
+  token, logp = logits_lib.draw(jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), step), scores)
   return Sampled(token.reshape(keys.shape), logp.reshape(keys.shape))
 
 

@@ -21,37 +21,57 @@ class Restriction:
 
 @typed
 def restrict(logits: Float[Array, 'n vocab'], temperature: Scalar, cfg: Restriction) -> Float[Array, 'n vocab']:
-  """Log-probabilities of the sampling distribution: temperature, then top-k, top-p, min-p.
+  """Log-weights of the sampling distribution: temperature, then top-k, top-p, min-p.
+
+  A token is as likely as the exponential of its log-weight; they are not normalised.
 
   Args:
     logits: f32[N, vocab].
     temperature: f32[], not static, so that an evaluation at another one compiles nothing new. 0 is greedy.
-    cfg: Restriction.
+    cfg: Restriction. Tokens with equal logits are all kept or all excluded.
 
   Returns:
-    f32[N, vocab], normalised; excluded tokens are at or below -1e30.
+    f32[N, vocab], the largest of each row 0; excluded tokens are -1e30.
   """
   # Greedy is the limit of low temperatures. A finite one keeps ties and the arithmetic finite; at 1e-6 a lead of
   # 1e-4 in the logits already leaves the others nothing.
-  logp = jax.nn.log_softmax(logits / jnp.maximum(temperature, 1e-6))
-  keep = jnp.ones(logp.shape, bool)
-  if cfg.top_k and cfg.top_k < logp.shape[-1]:
-    keep &= logp >= jax.lax.top_k(logp, cfg.top_k)[0][:, -1:]
+  scores = (logits - logits.max(axis=-1, keepdims=True)) / jnp.maximum(temperature, 1e-6)
+  # The bits of floats that are not negative, read as integers, have the order of the floats.
+  distance = jax.lax.bitcast_convert_type(jnp.abs(scores), jnp.int32)
+  keep = jnp.ones(scores.shape, bool)
+  if cfg.top_k and cfg.top_k < scores.shape[-1]:
+    keep &= distance <= _reach(distance, jnp.ones_like(scores), jnp.full(len(scores), cfg.top_k, jnp.float32))
   if cfg.top_p < 1:
-    # The smallest set whose mass reaches top_p: a token stays while the mass before it is below top_p.
-    ordered = jnp.sort(logp, axis=-1, descending=True)
-    before = jnp.cumsum(jnp.exp(ordered), axis=-1) - jnp.exp(ordered)
-    least = jnp.min(jnp.where(before < cfg.top_p, ordered, jnp.inf), axis=-1, keepdims=True)
-    keep &= logp >= least
+    weights = jnp.exp(scores)
+    keep &= distance <= _reach(distance, weights, cfg.top_p * weights.sum(axis=-1))
   if cfg.min_p:
-    keep &= logp >= logp.max(axis=-1, keepdims=True) + jnp.log(cfg.min_p)
-  if cfg != Restriction():
-    logp = jax.nn.log_softmax(jnp.where(keep, logp, NEVER))
-  return logp
+    keep &= scores >= jnp.log(cfg.min_p)
+  return jnp.where(keep, scores, NEVER) if cfg != Restriction() else scores
+
+
+def _reach(distance, weights, limit):
+  """The largest distance, for each row, at which everything nearer weighs less than `limit`.
+
+  A token belongs to the smallest set of likely tokens that weighs `limit` if all likelier ones together weigh less.
+  The distance is found bit by bit, as sorting a vocabulary takes far longer than 31 sums over it.
+
+  Args:
+    distance: i32[N, vocab], not negative. weights: f32[N, vocab]. limit: f32[N].
+
+  Returns:
+    i32[N, 1].
+  """
+
+  def try_bit(i, reach):
+    further = reach + jnp.left_shift(1, 30 - i)
+    nearer = jnp.where(distance < further, weights, 0).sum(axis=-1, keepdims=True)
+    return jnp.where(nearer < limit[:, None], further, reach)
+
+  return jax.lax.fori_loop(0, 31, try_bit, jnp.zeros((len(distance), 1), jnp.int32))
 
 
 @typed
-def draw(keys: Key[jax.Array, ' n'], logp: Float[Array, 'n vocab']) -> Int[Array, ' n']:
+def draw(keys: Key[jax.Array, ' n'], scores: Float[Array, 'n vocab']) -> tuple[Int[Array, ' n'], Float[Array, ' n']]:
   """One token per row, by inverting the cumulative distribution at one uniform number per row.
 
   One random number per row instead of one per vocabulary entry, and none shared between rows: a row's
@@ -59,22 +79,24 @@ def draw(keys: Key[jax.Array, ' n'], logp: Float[Array, 'n vocab']) -> Int[Array
 
   Args:
     keys: a PRNG key per row, [N].
-    logp: f32[N, vocab], normalised.
+    scores: f32[N, vocab], log-weights as `restrict` gives them.
 
   Returns:
-    i32[N].
+    token i32[N], and its log-probability f32[N].
   """
-  n, vocab = logp.shape
+  n, vocab = scores.shape
   u = jax.vmap(lambda k: jax.random.uniform(k, ()))(keys)
   # Two levels, blocks and then tokens of one block: cheaper than one long cumulative sum, and more exact.
   width = max(1, int(vocab**0.5))
   blocks = -(-vocab // width)
-  p = jnp.pad(jnp.exp(logp), ((0, 0), (0, blocks * width - vocab))).reshape(n, blocks, width)
-  mass = p.sum(axis=2)
-  u, block = _invert(u * mass.sum(axis=1), mass)
-  inside = jnp.take_along_axis(p, block[:, None, None], axis=1)[:, 0]
-  _, token = _invert(jnp.minimum(u, inside.sum(axis=1)), inside)
-  return block * width + token
+  weights = jnp.pad(jnp.exp(scores), ((0, 0), (0, blocks * width - vocab))).reshape(n, blocks, width)
+  mass = weights.sum(axis=2)
+  total = mass.sum(axis=1)
+  u, block = _invert(u * total, mass)
+  inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]
+  _, within = _invert(jnp.minimum(u, inside.sum(axis=1)), inside)
+  token = block * width + within
+  return token, jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0] - jnp.log(total)
 
 
 def _invert(u, mass):

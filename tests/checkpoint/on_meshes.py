@@ -35,7 +35,7 @@ def logits(cfg, params, mesh):
   def run(params, tokens):
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[-1]), tokens.shape)
     hidden = models.forward(params, cfg, tokens, positions).hidden
-    return hidden @ models.unembedding(params)
+    return hidden @ models.unembedding(params).T
 
   return np.asarray(jax.jit(run, out_shardings=parallel.replicated(mesh))(params, TOKENS))
 

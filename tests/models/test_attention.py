@@ -145,7 +145,7 @@ def tiny(remat, attention, mla):
 
   def loss(params):
     out = models.response_hidden(params, cfg, prompts, jnp.array([6, 2]), responses, options=options)
-    return jnp.sin(out.hidden @ models.unembedding(out.params)).sum(), out.params
+    return jnp.sin(out.hidden @ models.unembedding(out.params).T).sum(), out.params
 
   @jax.jit
   def gradients(params):

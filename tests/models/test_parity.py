@@ -161,7 +161,7 @@ def hidden(params, cfg, tokens):
 
 
 def logits(params, cfg, tokens):
-  return np.asarray(hidden(params, cfg, tokens) @ models.unembedding(params))
+  return np.asarray(hidden(params, cfg, tokens) @ models.unembedding(params).T)
 
 
 def theirs(model, tokens, **options):

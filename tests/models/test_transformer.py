@@ -93,7 +93,7 @@ response_hidden = jax.jit(models.response_hidden, static_argnames='cfg')
 def logits(params, cfg, tokens):
   tokens = jnp.asarray(tokens)[None, None]
   hidden = models.forward(params, cfg, tokens, jnp.arange(tokens.shape[2])[None, None]).hidden
-  return hidden[0, 0] @ models.unembedding(params)
+  return hidden[0, 0] @ models.unembedding(params).T
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -129,7 +129,7 @@ def test_cached_decode_equals_the_full_forward(name, unstacked):
     )
     cache = out.kv
     seen += [out.hidden[:, :, i] for i in range(last - first)]
-  got = jnp.stack(seen, axis=2) @ models.unembedding(params)
+  got = jnp.stack(seen, axis=2) @ models.unembedding(params).T
   for p, n in enumerate(lengths):
     for g in range(3):
       want = logits(params, cfg, np.concatenate([prompts[p][:n], responses[p, g]]))[n - 1 : -1]
@@ -143,7 +143,7 @@ def test_response_hidden_predicts_each_response_token(name):
   rng = np.random.default_rng(2)
   prompts, lengths, responses = rng.integers(0, 37, (2, 6)), np.array([6, 2]), rng.integers(0, 37, (2, 3, 5))
   hidden = response_hidden(params, cfg, jnp.asarray(prompts), jnp.asarray(lengths), jnp.asarray(responses)).hidden
-  got = hidden @ models.unembedding(params)
+  got = hidden @ models.unembedding(params).T
   for p in range(2):
     for g in range(3):
       want = logits(params, cfg, np.concatenate([prompts[p][: lengths[p]], responses[p, g]]))[lengths[p] - 1 : -1]
@@ -180,7 +180,7 @@ def test_remat_and_chunked_logprobs_give_the_plain_gradient(tied):
 
   def plain(params):
     hidden = models.forward(params, cfg, tokens[..., :-1], jnp.broadcast_to(jnp.arange(10), (2, 1, 10))).hidden
-    every = jax.nn.log_softmax(hidden.reshape(-1, cfg.embed) @ models.unembedding(params) / 0.7)
+    every = jax.nn.log_softmax(hidden.reshape(-1, cfg.embed) @ models.unembedding(params).T / 0.7)
     logp = jnp.take_along_axis(every, tokens[..., 1:].reshape(-1, 1), axis=1)[:, 0]
     return (weight * (logp - 0.3 * (jnp.exp(every) * every).sum(axis=1))).sum()
 
@@ -195,7 +195,7 @@ def test_no_array_as_large_as_all_logits_exists():
   """The compiled gradient's temporaries stay far below one [N, vocab] array."""
   n, d, vocab = 4096, 8, 2048
   f = jax.jit(jax.grad(lambda h, w, y: models.logprobs(h[None], w, y[None], 64)[0].sum(), argnums=(0, 1)))
-  compiled = f.lower(jnp.zeros((n, d)), jnp.zeros((d, vocab)), jnp.zeros(n, jnp.int32)).compile()
+  compiled = f.lower(jnp.zeros((n, d)), jnp.zeros((vocab, d)), jnp.zeros(n, jnp.int32)).compile()
   assert compiled.memory_analysis().temp_size_in_bytes < n * vocab * 4 / 4
 
 

@@ -51,7 +51,7 @@ LONGEST = 140
 def every_logit(params, tokens):
   """Logits after each token of one sequence, padded to LONGEST so that they compile once."""
   hidden = models.forward(params, CFG, tokens[None, None], jnp.arange(LONGEST)[None, None]).hidden
-  return hidden[0, 0] @ models.unembedding(params)
+  return hidden[0, 0] @ models.unembedding(params).T
 
 
 def logits_of(params, tokens):

@@ -72,7 +72,7 @@ def nll(params):
   """Nats of each text's response, from whole logits of rows that hold one text each."""
   tokens = np.stack([np.resize(ids, 16) for ids, _ in texts()])  # what fills up comes after the text
   hidden = models.forward(params, MODEL, tokens[:, None], np.broadcast_to(np.arange(16), tokens.shape)[:, None]).hidden
-  logp = jax.nn.log_softmax(hidden[:, 0] @ models.unembedding(params))
+  logp = jax.nn.log_softmax(hidden[:, 0] @ models.unembedding(params).T)
   told = np.array([[start <= t < len(ids) for t in range(1, 16)] for ids, start in texts()])
   return -(jnp.take_along_axis(logp[:, :-1], tokens[:, 1:, None], axis=2)[..., 0] * told).sum()
 

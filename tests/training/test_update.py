@@ -289,7 +289,7 @@ def test_entropy_is_the_mean_over_response_tokens():
     hidden = models.response_hidden(
       params, MODEL, batch.prompts[p : p + 1], batch.prompt_lengths[p : p + 1], batch.tokens[p : p + 1]
     ).hidden
-    every = np.asarray(jax.nn.log_softmax(hidden[0] @ models.unembedding(params)), np.float64)
+    every = np.asarray(jax.nn.log_softmax(hidden[0] @ models.unembedding(params).T), np.float64)
     entropy = -(np.exp(every) * every).sum(axis=-1)
     total += sum(entropy[g, : batch.lengths[p, g]].sum() for g in range(G))
   assert metrics['policy/entropy'] == pytest.approx(total / batch.lengths.sum(), rel=1e-5)
