@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import benchmark
+from experiments import benchmark_import
 from r1jax import models
 from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf
@@ -73,8 +73,8 @@ def test_each_of_two_processes_reads_its_half(model_dirs, pytestconfig):
 
 @pytest.mark.slow
 def test_peak_memory_is_little_more_than_the_parameters(tmp_path):
-  size = benchmark.make_checkpoint(tmp_path, models.PRESETS['qwen2_5_1_5b'])
-  result = benchmark.run_in_process('import_once', str(tmp_path))
+  size = benchmark_import.make_checkpoint(tmp_path, models.PRESETS['qwen2_5_1_5b'])
+  result = benchmark_import.run_in_process('import_once', str(tmp_path))
   (tmp_path / 'model.safetensors').unlink()
   assert result['bytes'] == size > 3e9
   assert result['peak'] <= 1.25 * size, result
