@@ -246,6 +246,12 @@ def test_a_number_out_of_its_range_is_found_at_any_depth(name, key):
     assert not list(ranges.out_of_range(name, {key: value}, ''))
 
 
+@pytest.mark.parametrize('settings', [dict(mis_high=0.5), dict(mis_low=0.5), dict(mis_low=0.5, mis_high=0.9)])
+def test_bounds_that_mask_every_token_are_refused(settings):
+  with pytest.raises(ConfigError, match='mis_high'):
+    config.convert(changed(**{f'loss__{key}': value for key, value in settings.items()}), config.RL)
+
+
 def test_a_group_of_one_is_allowed_without_a_baseline():
   cfg = config.convert(changed(rollout__samples=1, train__length_slices=1, loss__advantage='none'), config.RL)
   assert cfg.rollout.samples == 1

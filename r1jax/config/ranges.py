@@ -86,6 +86,8 @@ RANGES = {
     dual_clip=Range(1, 1_000_000, exclude_low=True, or_zero=True),
     kl_coef=FACTOR,
     tis_cap=FACTOR,
+    mis_low=SHARE_BELOW_1,
+    mis_high=FACTOR,
     entropy_coef=SIGNED,
     resample_limit=Range(0, 1000),
   ),

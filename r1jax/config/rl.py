@@ -68,6 +68,10 @@ class Loss:
   kl_estimator: str = 'k3'  # 'k1', 'k2' or 'k3'
   kl_place: str = 'loss'  # where the KL penalty goes: 'loss' or 'reward'
   tis_cap: float = 0.0  # cap of the importance weight between trainer and sampler (truncated IS); 0: off
+  # Masked importance sampling: tokens whose importance weight between trainer and sampler lies outside of these do not
+  # count. mis_high 0: off.
+  mis_low: float = 0.0
+  mis_high: float = 0.0
   entropy_coef: float = 0.0  # weight of the entropy bonus, which is subtracted from the loss
   # DAPO's dynamic sampling: how many extra rollouts a step may draw to replace groups that are all right or all wrong.
   # Such groups fill what is still missing after that. 0: off.
@@ -78,6 +82,11 @@ class Loss:
       self.kl_estimator in ('k1', 'k2', 'k3'), f"loss.kl_estimator is {self.kl_estimator!r}; use 'k1', 'k2' or 'k3'."
     )
     require(self.kl_place in ('loss', 'reward'), f"loss.kl_place is {self.kl_place!r}; use 'loss' or 'reward'.")
+    require(
+      self.mis_low < 1 < self.mis_high or self.mis_low == self.mis_high == 0,
+      f'loss.mis_low is {self.mis_low} and loss.mis_high {self.mis_high}; a weight of 1, where sampler and trainer '
+      'agree, must lie between them. Set both to 0 to switch the masking off.',
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,21 +87,23 @@ def gspo(logp, batch, totals, cfg):
   """One ratio for each response, clipped as a whole (arXiv 2507.18071 eq. 5); KL as in grpo."""
   response = batch.loss_mask.any(axis=1, keepdims=True)  # [B, 1]: all but rows that only fill up
   ratio = _sequence_ratio(logp, batch.old_logp, batch.loss_mask)  # [B, 1]
-  weight = _truncated(_sequence_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)
+  weight = _mismatch_weight(_sequence_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)  # [B, 1]
   kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)  # [B, T]
   cost = -weight * _surrogate(ratio, batch.advantage, cfg)  # [B, 1]
   cost = reductions.token_sum(cost, response) + _kl_coef(cfg) * reductions.sequence_mean(kl, batch.loss_mask).sum()
   metrics = _metrics(ratio, kl, batch, totals) | _clip_fractions(ratio, response, batch, cfg, totals.rows)
+  metrics |= _masked_fraction(weight, batch.loss_mask, totals)
   return cost / totals.rows, metrics
 
 
 def reinforce(logp, batch, totals, cfg):
   """-advantage * log pi(response); steps after a rollout's first are off-policy, uncorrected (Williams 1992)."""
-  weight = _truncated(_token_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)
+  weight = _mismatch_weight(_token_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)
   kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)
   cost = -weight * batch.advantage * reductions.keep(logp, batch.loss_mask) + _kl_coef(cfg) * kl
   unclipped = {'policy/clip_fraction_low': jnp.float32(0), 'policy/clip_fraction_high': jnp.float32(0)}
   metrics = _metrics(_token_ratio(logp, batch.old_logp, batch.loss_mask), kl, batch, totals) | unclipped
+  metrics |= _masked_fraction(weight, batch.loss_mask, totals)
   return reductions.token_sum(cost, batch.loss_mask) / totals.rows, metrics
 
 
@@ -111,10 +113,11 @@ LOSSES = {'grpo': grpo, 'dr_grpo': dr_grpo, 'dapo': dapo, 'gspo': gspo, 'reinfor
 def _token_cost(logp, batch, totals, cfg):
   """Clipped cost of every token, KL included: f32[B, T], and the metrics."""
   ratio = _token_ratio(logp, batch.old_logp, batch.loss_mask)
-  weight = _truncated(_token_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)
+  weight = _mismatch_weight(_token_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)
   kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)
   cost = -weight * _surrogate(ratio, batch.advantage, cfg) + _kl_coef(cfg) * kl
-  return cost, _metrics(ratio, kl, batch, totals) | _clip_fractions(ratio, batch.loss_mask, batch, cfg, totals.tokens)
+  metrics = _metrics(ratio, kl, batch, totals) | _masked_fraction(weight, batch.loss_mask, totals)
+  return cost, metrics | _clip_fractions(ratio, batch.loss_mask, batch, cfg, totals.tokens)
 
 
 def _surrogate(ratio, advantage, cfg):
@@ -142,12 +145,29 @@ def _sequence_ratio(logp, old_logp, mask):
   return jnp.exp(jnp.minimum(reductions.sequence_mean(difference, mask), MAX_LOG_RATIO))[:, None]
 
 
-def _truncated(ratio, cfg):
-  """Truncated importance sampling: a constant weight min(trainer / sampler, tis_cap), 1 where it is off.
+def _mismatch_weight(ratio, cfg):
+  """A constant weight that corrects for a sampler whose log-probs differ from the trainer's; KL is not weighted.
 
-  It corrects the policy gradient for a sampler whose log-probs differ from the trainer's; KL is not weighted.
+  Truncated importance sampling weighs by min(trainer / sampler, tis_cap). Masked importance sampling (IcePop,
+  arXiv 2510.18855) drops what lies outside mis_low to mis_high, and weighs the rest by the ratio.
+
+  Args:
+    ratio: f32[B, T] or f32[B, 1], trainer / sampler.
+
+  Returns:
+    Like ratio; ones where both are off.
   """
-  return jax.lax.stop_gradient(jnp.minimum(ratio, cfg.tis_cap)) if cfg.tis_cap else 1.0
+  if not cfg.tis_cap and not cfg.mis_high:
+    return jnp.ones_like(ratio)
+  weight = jnp.minimum(ratio, cfg.tis_cap or jnp.inf)
+  if cfg.mis_high:
+    weight = jnp.where((ratio >= cfg.mis_low) & (ratio <= cfg.mis_high), weight, 0)
+  return jax.lax.stop_gradient(weight)
+
+
+def _masked_fraction(weight, mask, totals):
+  """Share of the tokens that masked importance sampling drops. weight: f32[B, T] or f32[B, 1]."""
+  return {'sampling/masked_fraction': ((weight == 0) & mask).sum() / totals.tokens}
 
 
 def _kl_coef(cfg):

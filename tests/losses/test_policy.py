@@ -23,6 +23,7 @@ METRICS = {
   'policy/clip_fraction_high',
   'sampling/logp_difference_mean',
   'sampling/logp_difference_max',
+  'sampling/masked_fraction',
 }
 
 
@@ -59,7 +60,7 @@ def reference(logp, batch, cfg):
   lengths, advantage = flat(batch.loss_mask).sum(axis=1).astype(int), flat(batch.advantage)[:, 0]
   rows, tokens = len(lengths), int(lengths.sum())
   beta = cfg.kl_coef if cfg.kl_place == 'loss' else 0
-  loss, kls, ratios, low, high, gaps = 0.0, [], [], 0, 0, []
+  loss, kls, ratios, low, high, gaps, masked = 0.0, [], [], 0, 0, [], 0
   for i, n in enumerate(lengths):
     a = float(advantage[i])
     d = [ref[i, t] - logp[i, t] for t in range(n)]
@@ -83,7 +84,11 @@ def reference(logp, batch, cfg):
         low += r < 1 - cfg.clip_low
         if cfg.dual_clip:
           gain = max(gain, cfg.dual_clip * a)
-      gains.append(gain * (min(math.exp(g), cfg.tis_cap) if cfg.tis_cap else 1))
+      weight = math.exp(g) if cfg.tis_cap or cfg.mis_high else 1
+      if cfg.mis_high and not cfg.mis_low <= weight <= cfg.mis_high:
+        weight = 0
+        masked += n if cfg.name == 'gspo' else 1
+      gains.append(gain * (min(weight, cfg.tis_cap) if cfg.tis_cap else weight))
     loss += {
       'grpo': (beta * sum(kl) - sum(gains)) / n / rows,
       'gspo': (beta * sum(kl) / n - gains[0]) / rows,
@@ -99,6 +104,7 @@ def reference(logp, batch, cfg):
     'policy/clip_fraction_high': high / count,
     'sampling/logp_difference_mean': sum(gaps) / tokens,
     'sampling/logp_difference_max': max(gaps),
+    'sampling/masked_fraction': masked / tokens,
   }
 
 
@@ -136,15 +142,20 @@ def test_toy_data_lie_on_both_sides_of_every_clip(name):
     assert np.abs(ratio - kink).min() > 1e-4  # far from where a difference quotient breaks
 
 
+CORRECTIONS = [(0.0, 0.0, 0.0), (1.3, 0.0, 0.0), (0.0, 0.9, 1.1), (1.05, 0.9, 1.1)]  # tis_cap, mis_low, mis_high
+
+
 @pytest.mark.parametrize('kl', ['none', 'k1', 'k2', 'k3', 'reward'])
 @pytest.mark.parametrize('name', LOSSES)
 def test_gradients_match_finite_differences(name, kl):
   logp, batch = toy()
-  for tis_cap, dual_clip in itertools.product((0.0, 1.3), (0.0, 1.5)):
+  for (tis_cap, mis_low, mis_high), dual_clip in itertools.product(CORRECTIONS, (0.0, 1.5)):
     cfg = dataclasses.replace(
       CFG,
       name=name,
       tis_cap=tis_cap,
+      mis_low=mis_low,
+      mis_high=mis_high,
       dual_clip=dual_clip,
       kl_coef=0.0 if kl == 'none' else 0.3,
       kl_place='reward' if kl == 'reward' else 'loss',
@@ -161,11 +172,13 @@ def test_gradients_match_finite_differences(name, kl):
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_options_change_the_gradient(name):
-  """So that the comparison above could have failed: TIS always acts, dual clip only where A < 0."""
+  """So that the comparison above could have failed: TIS and masking always act, dual clip only where A < 0."""
   logp, batch = toy()
   cfg = dataclasses.replace(CFG, name=name)
   plain = np.asarray(run(logp, batch, cfg)[1])
   assert (plain != run(logp, batch, dataclasses.replace(cfg, tis_cap=1.3))[1]).any()
+  (_, metrics), masked = run(logp, batch, dataclasses.replace(cfg, mis_low=0.9, mis_high=1.1))
+  assert (plain != masked).any() and 0 < metrics['sampling/masked_fraction'] < 1
   changed = plain != np.asarray(run(logp, batch, dataclasses.replace(cfg, dual_clip=1.5))[1])
   assert changed.any() == (name != 'reinforce')
   assert not changed[batch.advantage[..., 0] > 0].any()
