@@ -23,6 +23,7 @@ setup(
     'optax',
     'orbax-checkpoint',
     'py3langid',
+    'qwix',
     'safetensors',
     'sentencepiece',
     'sympy',

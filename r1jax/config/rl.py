@@ -38,6 +38,8 @@ class Rollout:
   top_k: int = 0  # 0: off
   min_p: float = 0.0
   stop: tuple[str, ...] = ()  # strings that end a response
+  # Of the layers' matrices while sampling: 'int8', 'int4', or '' for model.dtype.
+  weight_dtype: str = ''
   chunk: int = 0  # prompts sampled at a time, while workers grade the previous chunk; 0: all at once
 
   def __post_init__(self):
@@ -50,6 +52,10 @@ class Rollout:
       not isinstance(self.stop, str) and all(self.stop),
       f'rollout.stop is {self.stop!r}; it must be a list of strings that are not empty, '
       "such as ('\\n\\n',), or () for none.",
+    )
+    require(
+      self.weight_dtype in ('', 'int8', 'int4'),
+      f"rollout.weight_dtype is {self.weight_dtype!r}; use 'int8', 'int4', or '' for model.dtype.",
     )
     require(
       self.chunk == 0 or self.prompts % self.chunk == 0,

@@ -4,7 +4,6 @@ They are those of `experiments/rl.py`, `sft.py`, `reward_model.py`, `generate.py
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -69,6 +68,7 @@ class SamplerShapes:
     prompts, samples: rows [prompts, samples] that are sampled together.
     max_prompt, max_response: tokens.
     restriction: logits.Restriction.
+    weight_dtype: as rollout.weight_dtype.
   """
 
   prompts: int
@@ -76,6 +76,7 @@ class SamplerShapes:
   max_prompt: int
   max_response: int
   restriction: Restriction
+  weight_dtype: str = ''
 
 
 def has_sampling(cfg):
@@ -91,7 +92,7 @@ def sampling(cfg):
   r = cfg.rollout
   samples = max(r.samples, cfg.eval.samples, cfg.eval.final_samples) if isinstance(cfg, config_lib.RL) else r.samples
   restriction = Restriction(r.top_p, r.top_k, r.min_p)
-  return SamplerShapes(r.chunk or r.prompts, samples, r.max_prompt, r.max_response, restriction)
+  return SamplerShapes(r.chunk or r.prompts, samples, r.max_prompt, r.max_response, restriction, r.weight_dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,15 +325,9 @@ def _sample(name, s):
   by_prompt, replicated = parallel.batch_sharding(mesh), parallel.replicated(mesh)
   struct = lambda shape, dtype, sharding=by_prompt: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
   lengths, scalar = struct((p,), jnp.int32), lambda dtype: struct((), dtype, replicated)
-  shardings = parallel.shardings(models.specs(s.model, stacked=False), mesh)
-  cast = functools.partial(decode.cast_weights, dtype=dtype)
+  cast, params = decode.weights_program(s.state.params, mesh, s.model, dtype, shapes.weight_dtype)
   if name == 'sample/weights':
-    return jax.jit(cast, out_shardings=shardings).lower(s.state.params), s.state.params, None
-  params = jax.tree.map(
-    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-    jax.eval_shape(cast, s.state.params),
-    shardings,
-  )
+    return cast.lower(s.state.params), s.state.params, None
   key = jax.eval_shape(lambda: jax.random.key(0)).dtype
   # The end-of-sequence ids are constants of the program and do not change its size.
   options = decode.DecodeOptions(s.model, shapes.restriction, (0,), models.ForwardOptions(s.cfg.model.dtype, mesh=mesh))

@@ -66,6 +66,7 @@ def _open_model(cfg):
     stop=cfg.rollout.stop,
     max_response=cfg.rollout.max_response,
     dtype=jnp.dtype(cfg.model.dtype),
+    weight_dtype=cfg.rollout.weight_dtype,
   )
   # Only the copy that is sampled with stays in memory.
   return engine, tokenizer, engine.prepare_params(source.load(source.abstract(mesh, cfg.model.dtype)))

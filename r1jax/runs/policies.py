@@ -27,7 +27,7 @@ def open_policy(path):
   return source
 
 
-def make_engine(cfg, source, tokenizer, limits, stop=()):
+def make_engine(cfg, source, tokenizer, limits, stop=(), weight_dtype=''):
   """The sampling.Engine of a training run, on cfg.sampler_mesh, or on cfg.mesh where that leaves sizes open.
 
   Args:
@@ -35,6 +35,7 @@ def make_engine(cfg, source, tokenizer, limits, stop=()):
     source: checkpoint.Source of the policy.
     limits: has max_prompt and max_response, in tokens.
     stop: texts that end a response.
+    weight_dtype: as rollout.weight_dtype.
   """
   return sampling.Engine(
     source.cfg,
@@ -44,4 +45,5 @@ def make_engine(cfg, source, tokenizer, limits, stop=()):
     max_response=limits.max_response,
     stop=stop,
     dtype=jnp.dtype(cfg.model.dtype),
+    weight_dtype=weight_dtype,
   )

@@ -81,7 +81,7 @@ def make_run(cfg, workdir):
   mesh = parallel.make_mesh(cfg.mesh)
   updates = cfg.steps * cfg.train.minibatches * cfg.train.epochs
   optimizer = optimizer_lib.make(cfg.optimizer, updates, specs, cfg.train.param_dtype)
-  engine = make_engine(cfg, source, tokenizer, cfg.rollout, cfg.rollout.stop)
+  engine = make_engine(cfg, source, tokenizer, cfg.rollout, cfg.rollout.stop, cfg.rollout.weight_dtype)
   store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source))
   grader, reward_models = make_graders(cfg.reward)
   step_scores = neural.process.by_step(reward_models['process']) if cfg.reward.step_credit else None

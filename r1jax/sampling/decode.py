@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import models
-from r1jax.models import KV, layout
+from r1jax.models import KV, layout, quantized
 from r1jax.models.layers import product
 from r1jax.models.moe import FLOAT32_PARAMS
 from r1jax.sampling import logits as logits_lib
@@ -69,13 +69,43 @@ def constrain(tree, mesh, put=layout.constrain):
   return jax.tree.map(place, tree, is_leaf=is_kv)
 
 
-def cast_weights(params, dtype):
+def cast_weights(params, cfg, dtype, weight_dtype=''):
   """Parameters as the programs below take them: in the computation's dtype, each layer's on its own.
 
   The last norm stays as it is, as `models.forward` uses it.
+
+  Args:
+    params: stacked, of any dtype. cfg: ModelConfig. dtype: of the computation.
+    weight_dtype: 'int8' or 'int4' quantizes the layers' matrices (see `models.quantized`); '' does not.
   """
-  exact = lambda at: at[-1].key in FLOAT32_PARAMS or at[0].key == 'norm'
-  return models.unstack(jax.tree_util.tree_map_with_path(lambda at, w: w if exact(at) else w.astype(dtype), params))
+  params = models.unstack(params)
+  if weight_dtype:  # before the cast: rounded once, not twice
+    params = quantized.quantize(params, models.specs(cfg, stacked=False), weight_dtype)
+
+  def cast(at, w):
+    exact = quantized.is_quantized(w) or at[-1].key in FLOAT32_PARAMS or at[0].key == 'norm'
+    return w if exact else w.astype(dtype)
+
+  return jax.tree_util.tree_map_with_path(cast, params, is_leaf=quantized.is_quantized)
+
+
+def weights_program(params, mesh, cfg, dtype, weight_dtype=''):
+  """The compiled `cast_weights`, whose result is laid out over a mesh.
+
+  Args:
+    params: stacked parameters or their ShapeDtypeStructs.
+
+  Returns:
+    the program, and its result as ShapeDtypeStructs with shardings.
+  """
+
+  def cast(params):
+    return cast_weights(params, cfg, dtype, weight_dtype)
+
+  abstract = jax.eval_shape(cast, params)
+  shardings = quantized.shardings(models.specs(cfg, stacked=False), mesh, abstract)
+  struct = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+  return jax.jit(cast, out_shardings=shardings), jax.tree.map(struct, abstract, shardings)
 
 
 def _sample_token(unembed, hidden, keys, step, temperature, options):

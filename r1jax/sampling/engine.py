@@ -59,17 +59,17 @@ class Engine:
     max_prompt, max_response: tokens.
     stop: strings that end a response; it is cut after the token that completes one.
     dtype: of the computation and the cache.
+    weight_dtype: of the layers' matrices: 'int8', 'int4', or '' for `dtype`.
   """
 
-  def __init__(self, cfg, tokenizer, mesh, *, max_prompt, max_response, stop=(), dtype=jnp.float32):
+  def __init__(self, cfg, tokenizer, mesh, *, max_prompt, max_response, stop=(), dtype=jnp.float32, weight_dtype=''):
     self.cfg, self.tokenizer, self.stop, self.dtype = cfg, tokenizer, tuple(stop), dtype
+    self.weight_dtype = weight_dtype
     self.mesh, self.shards = mesh, parallel.batch_shards(mesh)
     self._by_prompt, self._everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     self.max_prompt, self.max_response = max_prompt, max_response
     self.watch: Callable[[float], None] | None = None  # told now and then which share of max_response is sampled
-    self._compiled = set()
-    shardings = parallel.shardings(models.specs(cfg, stacked=False), mesh)
-    self._cast_weights = jax.jit(decode.cast_weights, static_argnames='dtype', out_shardings=shardings)
+    self._compiled, self._cast_weights = set(), None
 
   @typed
   def sample(
@@ -146,15 +146,16 @@ class Engine:
     )
 
   def prepare_params(self, params):
-    """The copy of parameters that is sampled with: cast, unstacked, laid out over the sampler's mesh.
+    """The copy of parameters that is sampled with: cast or quantized, unstacked, laid out over the sampler's mesh.
 
     Such a copy is returned as it is.
     """
     if isinstance(params['layers'], list):
       return params
-    if not self._compiled:
+    if self._cast_weights is None:
       self._log_moved_bytes(params)
-    return self._run(self._cast_weights, params, dtype=self.dtype)
+      self._cast_weights, _ = decode.weights_program(params, self.mesh, self.cfg, self.dtype, self.weight_dtype)
+    return self._run(self._cast_weights, params)
 
   def _log_moved_bytes(self, params):
     specs = models.specs(self.cfg)

@@ -184,6 +184,24 @@ def check_programs(model):
     assert a.is_equivalent_to(b, len(x.shape)), (x, a, b)
 
 
+def check_quantized(model):
+  """Weights of 4 bits give the tokens of one device, and lie split like those they stand for."""
+  params, outs = params_lib.init(models.specs(model), jax.random.key(0)), []
+  for mesh in (
+    parallel.make_mesh(config.Mesh(**ONE), jax.devices()[:1]),
+    parallel.make_mesh(config.Mesh(**ONE | dict(data=2, fsdp=2, tp=2))),
+  ):
+    of_mesh = jax.device_put(params, parallel.shardings(models.specs(model), mesh))
+    keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(mesh))
+    tokenizer = types.SimpleNamespace(eos=(1,))
+    engine = Engine(model, tokenizer, mesh, max_prompt=8, max_response=T, weight_dtype='int4')
+    sampled = engine.prepare_params(of_mesh)
+    outs.append(engine.sample(sampled, [[3, 4, 5 + i] for i in range(P)], keys, SamplingParams()))
+  assert whole(sampled['layers'][0]['mlp']['up'].qvalue) == 1 / 4
+  np.testing.assert_array_equal(outs[1].tokens, outs[0].tokens)
+  np.testing.assert_allclose(outs[1].sampler_logp, outs[0].sampler_logp, atol=1e-5)
+
+
 def refusals(model):
   mesh = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tp=2))
   with pytest.raises(ConfigError, match='1 prompts per microbatch do not divide over 4 devices.*multiple of 8'):
@@ -221,6 +239,7 @@ def main(name, every):
     return
   check_programs(model)
   if name == 'dense':
+    check_quantized(model)
     refusals(model)
     check_received()
 

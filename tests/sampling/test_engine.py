@@ -143,6 +143,17 @@ def test_a_stop_string_completed_by_the_last_token_is_a_stop(params):
   assert cut.stop[row] == 'stop' and cut.lengths[row] == n
 
 
+def test_weights_of_8_and_4_bits_change_log_probs_a_little_and_a_little_more(params):
+  exact = engine().sample(params, [[5, 6, 7], [8, 9]], KEYS[:2], SamplingParams())
+  off = []
+  for weight_dtype in ('int8', 'int4'):
+    coarse = engine(weight_dtype=weight_dtype).sample(params, [[5, 6, 7], [8, 9]], KEYS[:2], SamplingParams())
+    first = lambda batch: (batch.tokens[..., 0], batch.sampler_logp[..., 0])  # both behind the same text
+    (tokens, logp), (exact_tokens, exact_logp) = first(coarse), first(exact)
+    off.append(np.abs(logp - exact_logp)[tokens == exact_tokens].max())
+  assert 0 < off[0] < off[1] < 0.5
+
+
 def test_prompts_over_the_limit_or_empty_are_refused(params):
   with pytest.raises(ValueError, match='1 to 20'):
     engine().sample(params, [[2] * 21], KEYS[:1], SamplingParams())
@@ -156,7 +167,7 @@ def test_prompt_keys_and_values_exist_once_per_prompt(params):
 
   keys = row_keys(jax.random.key(0), 2, 8)
   options = decode.DecodeOptions(CFG, Restriction(), (1,), models.ForwardOptions())
-  params = decode.cast_weights(params, jnp.float32)
+  params = decode.cast_weights(params, CFG, jnp.float32)
   prompts, lengths = jnp.ones((2, 16), jnp.int32), jnp.array([16, 4])
   prefix, state, _ = decode.prefill(params, prompts, lengths, keys, 1.0, options=options, capacity=32)
   assert {x.shape for x in jax.tree.leaves(prefix)} == {(2, 1, 8, 16), (2, 1, 16, 8)}

@@ -1,0 +1,66 @@
+"""Quantized weights against their definition, and the model that computes with them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import qwix
+
+from r1jax import models
+from r1jax import params as params_lib
+from r1jax.models import quantized
+from r1jax.sampling import decode
+
+DENSE = dataclasses.replace(models.PRESETS['toy'], layers=2, vocab=64, qkv_bias=True, qk_norm=True)
+LATENT = dataclasses.replace(models.PRESETS['toy_deepseek'], layers=2, vocab=64)
+
+
+def weights(cfg, weight_dtype):
+  params = params_lib.init(models.specs(cfg), jax.random.key(0))
+  return params, decode.cast_weights(params, cfg, jnp.float32, weight_dtype)
+
+
+def by_name(tree):
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=quantized.is_quantized)
+  return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
+
+
+@pytest.mark.parametrize(('weight_dtype', 'largest'), [('int8', 127), ('int4', 7)])
+def test_weights_lie_within_half_a_step_of_their_grid(weight_dtype, largest):
+  """A step is the largest magnitude of an output channel, or of 32 of its inputs, over the largest integer."""
+  params, sampled = weights(DENSE, weight_dtype)
+  exact = by_name(models.unstack(params))
+  for name, axis in {'gate': 0, 'down': 0}.items():
+    w, q = np.asarray(exact[f'layers.1.mlp.{name}']), by_name(sampled)[f'layers.1.mlp.{name}']
+    tiles = w.reshape(-1, 32 if weight_dtype == 'int4' and len(w) % 32 == 0 else len(w), w.shape[1])
+    step = np.abs(tiles).max(axis=1, keepdims=True) / largest
+    off = np.abs(np.asarray(qwix.dequantize(q)).reshape(tiles.shape) - tiles)
+    assert (off <= 0.51 * step).all() and off.max() > 0.3 * step.max(), axis
+    assert q.qvalue.dtype == weight_dtype
+
+
+def test_only_the_matrices_of_layers_are_quantized():
+  for cfg in (DENSE, LATENT):
+    params, sampled = weights(cfg, 'int8')
+    exact, sampled = by_name(models.unstack(params)), by_name(sampled)
+    names = {name.split('.')[-1] for name, w in sampled.items() if quantized.is_quantized(w)}
+    assert names == ({'q', 'k', 'v', 'o'} if cfg is DENSE else {'q_a', 'q_b', 'kv_a', 'kv_b', 'o'}) | {
+      'gate',
+      'up',
+      'down',
+    }
+    for name, w in sampled.items():
+      if not quantized.is_quantized(w):
+        np.testing.assert_array_equal(w, exact[name], name)
+
+
+@pytest.mark.parametrize('cfg', [DENSE, LATENT], ids=['dense', 'latent'])
+def test_a_forward_computes_with_the_multiplied_out_weights(cfg):
+  _, sampled = weights(cfg, 'int4')
+  plain = quantized.multiply_out(sampled, jnp.float32)
+  assert not any(map(quantized.is_quantized, jax.tree.leaves(plain, is_leaf=quantized.is_quantized)))
+  tokens, lengths = jnp.arange(12).reshape(2, 6) % cfg.vocab, jnp.array([6, 4])
+  run = jax.jit(lambda params: models.prefill(params, cfg, tokens, lengths).hidden)
+  np.testing.assert_allclose(run(sampled), run(plain), rtol=2e-5, atol=2e-5)
