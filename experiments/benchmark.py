@@ -93,7 +93,11 @@ class Tokenizer:
 
 
 def sample(model, params, mesh, f):
-  """Benchmark `sample`: (tokens of each call, its times, seconds of the first call, bound in seconds); f: flags."""
+  """Benchmark `sample`; f: flags.
+
+  Returns:
+    tokens of each call; their times and the seconds of the first, as `timed`; arguments of `bound`.
+  """
   engine = sampling.Engine(
     model,
     Tokenizer(model.vocab, f.new_tokens // 4 if f.ends == 'geometric' else 0),
@@ -115,11 +119,11 @@ def sample(model, params, mesh, f):
   tokens = [int(n.sum()) for n in lengths[1:]]
   steps = statistics.mean(int(n.max()) for n in lengths[1:])
   share = statistics.mean(n.sum() / (n.size * n.max()) for n in lengths[1:])  # of rows that are still live
-  return tokens, times, first, bound(model, f.prompts * f.samples, 1, 1, f.dtype) * steps * share
+  return tokens, times, first, dict(rows=f.prompts * f.samples, passes=1, calls=steps * share)
 
 
 def train(model, params, mesh, f):
-  """Benchmark `train`: one optimizer step of GRPO with a KL term, whose reference log-probs are given."""
+  """Benchmark `train`: one optimizer step of GRPO with a KL term, whose reference log-probs are given; as `sample`."""
   cfg, batch = _training(model, f)
   optimizer = optimizer_lib.make(cfg.optimizer, cfg.steps, models.specs(model))
   abstract = state_lib.abstract_state(models.specs(model), optimizer, mesh)
@@ -131,15 +135,15 @@ def train(model, params, mesh, f):
     jax.block_until_ready(state[0].params)
 
   times, first = timed(run, f.repeats)
-  return _tokens(f), times, first, _training_bound(model, cfg, f, passes=3)
+  return _tokens(f), times, first, _products(cfg, f, passes=3)
 
 
 def logprobs(model, params, mesh, f):
-  """Benchmark `logprobs`: the log-probs of a rollout, as of the reference and the old policy."""
+  """Benchmark `logprobs`: the log-probs of a rollout, as of the reference and the old policy; as `sample`."""
   cfg, batch = _training(model, f)
   trainer = policy.make_trainer(cfg, model, optimizer_lib.make(cfg.optimizer, cfg.steps, models.specs(model)), mesh)
   times, first = timed(lambda: policy.logprobs(params, batch, cfg, trainer.loss_fn.logprobs), f.repeats)
-  return _tokens(f), times, first, _training_bound(model, cfg, f, passes=1)
+  return _tokens(f), times, first, _products(cfg, f, passes=1)
 
 
 def _training(model, f):
@@ -172,10 +176,10 @@ def _tokens(f):
   return [f.prompts * f.samples * (f.prompt_tokens + f.new_tokens)] * f.repeats
 
 
-def _training_bound(model, cfg, f, passes):
+def _products(cfg, f, passes):
   rows, groups = policy.microbatch_shape(cfg)
   positions = groups * (f.prompt_tokens + rows * f.new_tokens)
-  return bound(model, positions, passes, f.prompts * f.samples // (rows * groups), f.dtype)
+  return dict(rows=positions, passes=passes, calls=f.prompts * f.samples // (rows * groups))
 
 
 RUNS = {'sample': sample, 'train': train, 'logprobs': logprobs}
@@ -197,7 +201,8 @@ def open_model(f, mesh):
 
 def report(name, model, result, f):
   """Prints the JSON line. result: as `sample` returns it."""
-  tokens, times, first, seconds = result
+  tokens, times, first, products = result
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # before the bound is measured, which takes memory too
   rate = [n / wall for n, (wall, _) in zip(tokens, times)]
   best = min(wall for wall, _ in times)
   sizes = ('prompts', 'samples', 'prompt_tokens', 'new_tokens', 'dtype')
@@ -214,8 +219,8 @@ def report(name, model, result, f):
     line['response_tok_s'] = round(max(rate) * f.new_tokens / (f.prompt_tokens + f.new_tokens), 1)
   line |= {
     'compile_s': round(first - best, 2),
-    'fraction_of_bound': round(seconds / best, 3),
-    'peak_rss_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    'fraction_of_bound': round(bound(model, **products, dtype=f.dtype) / best, 3),
+    'peak_rss_mb': round(peak / 1024, 1),
     'device': jax.devices()[0].device_kind,
     'cores': len(os.sched_getaffinity(0)),
     'load1': round(os.getloadavg()[0], 2),
