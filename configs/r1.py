@@ -13,24 +13,8 @@ run. Given files have our fields: `problem`, `answer`; of code `asserts` instead
 """
 from ml_collections import ConfigDict
 
-from configs import cold_start, common, curate, distill, generate, r1_rl, r1_zero, reward_model, sft, toy_base
-
-
-def _stage(experiment, config, about, evaluation=''):
-  return ConfigDict(dict(experiment=experiment, config=config, about=about, evaluation=evaluation))
-
-
-def _external(about):
-  return _stage('external', ConfigDict(dict(path='')), about)
-
-
-def _recipe(stages, **more):
-  """Stages keep their order."""
-  c = ConfigDict(dict(seed=0), sort_keys=False)
-  c.stages = ConfigDict(stages, sort_keys=False)
-  c.update(more)
-  return c
-
+from configs import cold_start, common, curate, distill, generate, r1_rl, r1_zero, reward_model, sft, smollm2, toy_base
+from configs.common import external, recipe, stage
 
 # ---- DeepSeek-R1 --------------------------------------------------------------------------------------
 
@@ -203,33 +187,33 @@ def _of_student(name, evaluation):
 
 
 def _deepseek_v3():
-  stages = {name: _external(about) for name, about in EXTERNAL.items()}
+  stages = {name: external(about) for name, about in EXTERNAL.items()}
   stages |= dict(
-      zero=_stage('rl', _zero('stage:base', 512, 32_768),                        # paper (8,200 steps: 512 rollouts)
-                  'R1-Zero: RL on the base model, no SFT', 'zero'),
-      zero_long=_stage('rl', _zero('stage:zero', 138, 65_536),                   # paper (to 10,400 steps)
-                       'R1-Zero goes on with responses twice as long', 'zero'),
-      cold_data=_stage('cold_start', _cold_data(), 'Stage 1: long chains in the three ways, in a readable form'),
-      cold=_stage('sft', _learned('cold_start', 'stage:cold_data'), 'Stage 1: cold start of the base', 'r1'),
-      reasoning=_stage('rl', _reinforced('stage:cold'), 'Stage 2: reasoning RL with language consistency',
-                       'r1'),                                                    # ours (650 rollouts)
-      samples=_stage('generate', _sampled(), 'Stage 3: several responses for each prompt'),
-      curated=_stage('curate', _curated(), 'Stage 3: right and readable ones, and 200,000 rows of other tasks'),
-      sft=_stage('sft', _learned('stage3', 'stage:curated'), 'Stage 3: SFT of the base', 'r1'),
-      helpful=_stage('reward_model', _reward_model('helpful', 'stage:preferences'), 'Stage 4: helpfulness'),
-      harmless=_stage('reward_model', _reward_model('safety', 'stage:safety'), 'Stage 4: harmlessness'),
-      final=_stage('rl', _final(), 'Stage 4: RL for all scenarios; this is R1', 'r1'))
+      zero=stage('rl', _zero('stage:base', 512, 32_768),                         # paper (8,200 steps: 512 rollouts)
+                 'R1-Zero: RL on the base model, no SFT', 'zero'),
+      zero_long=stage('rl', _zero('stage:zero', 138, 65_536),                    # paper (to 10,400 steps)
+                      'R1-Zero goes on with responses twice as long', 'zero'),
+      cold_data=stage('cold_start', _cold_data(), 'Stage 1: long chains in the three ways, in a readable form'),
+      cold=stage('sft', _learned('cold_start', 'stage:cold_data'), 'Stage 1: cold start of the base', 'r1'),
+      reasoning=stage('rl', _reinforced('stage:cold'), 'Stage 2: reasoning RL with language consistency',
+                      'r1'),                                                    # ours (650 rollouts)
+      samples=stage('generate', _sampled(), 'Stage 3: several responses for each prompt'),
+      curated=stage('curate', _curated(), 'Stage 3: right and readable ones, and 200,000 rows of other tasks'),
+      sft=stage('sft', _learned('stage3', 'stage:curated'), 'Stage 3: SFT of the base', 'r1'),
+      helpful=stage('reward_model', _reward_model('helpful', 'stage:preferences'), 'Stage 4: helpfulness'),
+      harmless=stage('reward_model', _reward_model('safety', 'stage:safety'), 'Stage 4: harmlessness'),
+      final=stage('rl', _final(), 'Stage 4: RL for all scenarios; this is R1', 'r1'))
   zero, r1 = (lambda: _evaluation('r1_zero', 'r1_zero')), (lambda: _evaluation('chat_boxed', 'r1'))
   evaluations = dict(zero=zero(), r1=r1(), zero_qwen2_5_32b=_of_student('qwen2_5_32b', zero()))
   for name in distill.STUDENTS:
     evaluations[f'r1_{name}'] = _of_student(name, r1())
-    stages[f'base_{name}'] = _external(f'the base of the student {name}: {distill.BASES[name]}')
-    stages[f'student_{name}'] = _stage('sft', _student(name), 'Distillation: SFT on the set of stage 3', f'r1_{name}')
-  stages['student_zero'] = _stage('rl', _student_zero(), 'R1-Zero-Qwen-32B, for comparison', 'zero_qwen2_5_32b')
-  return _recipe(stages, evaluations=evaluations,
-                 comparisons=dict(cold_start=dict(first='zero_long', second='reasoning'),
-                                  all_scenarios=dict(first='reasoning', second='final'),
-                                  distillation=dict(first='student_zero', second='student_qwen2_5_32b')))
+    stages[f'base_{name}'] = external(f'the base of the student {name}: {distill.BASES[name]}')
+    stages[f'student_{name}'] = stage('sft', _student(name), 'Distillation: SFT on the set of stage 3', f'r1_{name}')
+  stages['student_zero'] = stage('rl', _student_zero(), 'R1-Zero-Qwen-32B, for comparison', 'zero_qwen2_5_32b')
+  return recipe(stages, evaluations=evaluations,
+                comparisons=dict(cold_start=dict(first='zero_long', second='reasoning'),
+                                 all_scenarios=dict(first='reasoning', second='final'),
+                                 distillation=dict(first='student_zero', second='student_qwen2_5_32b')))
 
 
 # ---- the toy -------------------------------------------------------------------------------------------
@@ -355,22 +339,22 @@ def _toy():
   base, student = toy_base.get_config('r1'), toy_base.get_config('r1_student')
   files = ConfigDict(dict(seed=0, pairs=4000, held_out_pairs=400, answers=600))
   stages = dict(
-      base=_stage('pretrain', base, 'A base model, of text by imperfect authors who mix languages and forms', 'zero'),
-      zero=_stage('rl', _toy_rl('stage:base', 70, 'r1_zero'), 'R1-Zero: RL on the base, no SFT', 'zero'),
-      cold_data=_stage('cold_start', _toy_cold_data(), 'Stage 1: chains in the three ways, in a readable form'),
-      cold=_stage('sft', _toy_sft('stage:base', 'stage:cold_data', 3.0), 'Stage 1: cold start of the base', 'r1'),
-      reasoning=_stage('rl', _toy_rl('stage:cold', 60, 'r1', 1.0), 'Stage 2: RL with language consistency', 'r1'),
-      control=_stage('rl', _toy_rl('stage:cold', 60, 'r1'), 'For comparison: no language reward', 'r1'),
-      samples=_stage('generate', _toy_samples(), 'Stage 3: several responses for each problem'),
-      people=_stage('toy_files', files, 'What people give: preferences, and answers to open questions'),
-      curated=_stage('curate', _toy_curated(), 'Stage 3: right and readable ones, and answers to open questions'),
-      sft=_stage('sft', _toy_sft('stage:base', 'stage:curated', 2.0), 'Stage 3: SFT of the base', 'r1'),
-      helpful=_stage('reward_model', _toy_helpful(), 'Stage 4: a model of the preference'),
-      final=_stage('rl', _toy_final('stage:sft', 60, 45), 'Stage 4: RL for all scenarios; this is R1', 'r1'),
-      student_base=_stage('pretrain', student, 'A smaller base model, of the same text', 'zero'),
-      student=_stage('sft', _toy_student(), 'Distillation: the student learns the set of stage 3', 'r1'),
-      student_rl=_stage('rl', _toy_rl('stage:student_base', 80, 'r1_zero'), 'For comparison: RL on it', 'zero'))
-  return _recipe(
+      base=stage('pretrain', base, 'A base model, of text by imperfect authors who mix languages and forms', 'zero'),
+      zero=stage('rl', _toy_rl('stage:base', 70, 'r1_zero'), 'R1-Zero: RL on the base, no SFT', 'zero'),
+      cold_data=stage('cold_start', _toy_cold_data(), 'Stage 1: chains in the three ways, in a readable form'),
+      cold=stage('sft', _toy_sft('stage:base', 'stage:cold_data', 3.0), 'Stage 1: cold start of the base', 'r1'),
+      reasoning=stage('rl', _toy_rl('stage:cold', 60, 'r1', 1.0), 'Stage 2: RL with language consistency', 'r1'),
+      control=stage('rl', _toy_rl('stage:cold', 60, 'r1'), 'For comparison: no language reward', 'r1'),
+      samples=stage('generate', _toy_samples(), 'Stage 3: several responses for each problem'),
+      people=stage('toy_files', files, 'What people give: preferences, and answers to open questions'),
+      curated=stage('curate', _toy_curated(), 'Stage 3: right and readable ones, and answers to open questions'),
+      sft=stage('sft', _toy_sft('stage:base', 'stage:curated', 2.0), 'Stage 3: SFT of the base', 'r1'),
+      helpful=stage('reward_model', _toy_helpful(), 'Stage 4: a model of the preference'),
+      final=stage('rl', _toy_final('stage:sft', 60, 45), 'Stage 4: RL for all scenarios; this is R1', 'r1'),
+      student_base=stage('pretrain', student, 'A smaller base model, of the same text', 'zero'),
+      student=stage('sft', _toy_student(), 'Distillation: the student learns the set of stage 3', 'r1'),
+      student_rl=stage('rl', _toy_rl('stage:student_base', 80, 'r1_zero'), 'For comparison: RL on it', 'zero'))
+  return recipe(
       stages, groups=dict(reasoning=tuple(KINDS)),
       evaluations=dict(zero=_toy_evaluation('r1_zero'), r1=_toy_evaluation('r1')),
       comparisons=dict(language_cost=dict(first='control', second='reasoning', figure='correct', kind='reasoning'),
@@ -381,7 +365,7 @@ def _toy():
                        distillation=dict(first='student_rl', second='student', figure='correct', kind='reasoning')))
 
 
-VARIANTS = {'toy': _toy, 'deepseek_v3': _deepseek_v3}
+VARIANTS = {'toy': _toy, 'smollm2': smollm2.recipe, 'deepseek_v3': _deepseek_v3}
 
 
 def _blank(value):
@@ -395,6 +379,6 @@ def _blank(value):
 
 def get_config(variant='toy'):
   """A recipe, or with 'toy/zero' the config of one of its stages."""
-  name, _, stage = variant.partition('/')
+  name, _, part = variant.partition('/')
   c = common.choose(VARIANTS, name)
-  return _blank(common.choose({key: lambda of=of: of.config for key, of in c.stages.items()}, stage)) if stage else c
+  return _blank(common.choose({key: lambda of=of: of.config for key, of in c.stages.items()}, part)) if part else c

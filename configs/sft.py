@@ -93,6 +93,24 @@ def _toy():
   return c
 
 
+def _smollm2():
+  """Worked solutions of arithmetic in words, for SmolLM2-135M: the cold start of configs/r1_zero.py:smollm2.
+
+  Hardware: 2 CPU cores. All numbers ours.
+  """
+  c = _gsm8k()
+  c.update(epochs=0.5, batch=16, microbatch=8)                                   # 1,000 of 2,000 texts
+  c.model.update(dtype='float32', remat='attention')
+  c.data.update(source='stories', max_length=256, chat_template='', response='{response}', drop='')
+  c.problems.update(source='stories', chat_template='')
+  c.reward.workers = 1
+  c.optimizer.update(learning_rate=1e-4, warmup=5)
+  c.eval.update(every=1000, texts=0, problems=32, samples=1, final_problems=64, final_samples=4, max_prompt=160,
+                max_response=128)
+  c.checkpoint.update(every=10)
+  return c
+
+
 def get_config(variant='toy'):
-  return common.choose({'toy': _toy, 'gsm8k': _gsm8k, 'traces': _traces, 'cold_start': _cold_start,
+  return common.choose({'toy': _toy, 'smollm2': _smollm2, 'gsm8k': _gsm8k, 'traces': _traces, 'cold_start': _cold_start,
                         'stage3': _stage3}, variant)

@@ -17,6 +17,7 @@ VARIANTS = {
   'r1_zero': [
     'toy',
     'toy_chain',
+    'smollm2',
     'gsm8k',
     'qwen2_5_1_5b',
     'qwen2_5_7b',
@@ -39,7 +40,7 @@ VARIANTS = {
     'small_preference',
     'small_process',
   ],
-  'sft': ['toy', 'gsm8k', 'traces', 'cold_start', 'stage3'],
+  'sft': ['toy', 'smollm2', 'gsm8k', 'traces', 'cold_start', 'stage3'],
   'distill': ['qwen2_5_math_1_5b', 'qwen2_5_math_7b', 'qwen2_5_14b', 'qwen2_5_32b', 'llama_3_1_8b', 'llama_3_3_70b'],
   'curate': ['stage3', 'toy', 'planted'],
 }

@@ -46,7 +46,9 @@ def test_a_forgotten_path_is_named_before_anything_runs(tmp_path):
   assert not (tmp_path / 'w').exists()
 
 
-@pytest.mark.parametrize(('variant', 'said'), [('nope', 'toy, deepseek_v3'), ('toy/nope', 'base, zero, cold_data')])
+@pytest.mark.parametrize(
+  ('variant', 'said'), [('nope', 'toy, smollm2, deepseek_v3'), ('toy/nope', 'base, zero, cold_data')]
+)
 def test_unknown_variants_are_refused_with_the_list(variant, said):
   with pytest.raises(ValueError, match=f"unknown variant 'nope'; known: {said}"):
     r1.get_config(variant)

@@ -21,12 +21,13 @@ from r1jax import templates
 from r1jax.config import require
 from r1jax.data import conversation, preference, reader, sources
 from r1jax.data.reader import DataError
-from r1jax.data.toy import arithmetic
+from r1jax.data.toy import arithmetic, stories
 
 TRAIN = 'train.jsonl'  # the file to read in a dataset's folder
 ABOUT = 'about.json'
 PURPOSE = 'SFT'  # of the split, see `sources.share`
-TOY = (2000, 200)  # number of toy texts, by seed: 0 is for training, 1 is held out
+TOY = (2000, 200)  # number of generated texts, by seed: 0 is for training, 1 is held out
+GENERATED = {'chain': arithmetic.right_chains, 'stories': stories.solutions}  # (seed, count) -> [(problem, response)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,10 +140,10 @@ def text_ids(prompt, ids, response, tokenizer):
 
 
 def _rows(cfg, path):
-  """Yields (key of the prompt, row with 'problem' or 'turns', response); path: a file, or a seed of the toy world."""
+  """Yields (key of the prompt, row with 'problem' or 'turns', response); path: a file, or a seed of generated texts."""
   if isinstance(path, int):
     yield from (
-      (problem, {'problem': problem}, response) for problem, response in arithmetic.right_chains(path, TOY[path])
+      (problem, {'problem': problem}, response) for problem, response in GENERATED[cfg.source](path, TOY[path])
     )
     return
   name = os.path.basename(path)
@@ -258,4 +259,4 @@ def _toy(cfg):
 
 
 # Settings -> (training file, held-out file or None for a share of the former); files of the toy world are seeds.
-SOURCES = {'jsonl': _jsonl, 'chain': _toy}
+SOURCES = {'jsonl': _jsonl, 'chain': _toy, 'stories': _toy}

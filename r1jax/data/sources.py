@@ -1,6 +1,7 @@
 """Sources of problems, and their split into training and held-out problems."""
 
 import dataclasses
+import functools
 import hashlib
 
 from absl import logging
@@ -151,6 +152,11 @@ def _chain(cfg, _):
   return _toy('chain', cfg)
 
 
+def _stories(cfg, _):
+  """Arithmetic in words. Generated, the same in every run."""
+  return _toy('stories', cfg)
+
+
 def _r1(kind):
   def load_kind(cfg, _):
     return _toy(f'r1_{kind}', cfg)
@@ -161,10 +167,15 @@ def _r1(kind):
 
 def toy_pools(world):
   """Returns (train, held_out) problems of a toy world: the same in every run, whatever its seed."""
-  from r1jax.data.toy import arithmetic, r1
+  from r1jax.data.toy import arithmetic, r1, stories
 
-  make, kind = (r1.problems, world[3:]) if world.startswith('r1_') else (arithmetic.problems, world)
-  return (make(kind, 0, arithmetic.TRAIN_POOL, held_out=False), make(kind, 0, arithmetic.HELD_OUT_POOL, held_out=True))
+  if world == 'stories':
+    make = stories.problems
+  elif world.startswith('r1_'):
+    make = functools.partial(r1.problems, world.removeprefix('r1_'))
+  else:
+    make = functools.partial(arithmetic.problems, world)
+  return make(0, arithmetic.TRAIN_POOL, held_out=False), make(0, arithmetic.HELD_OUT_POOL, held_out=True)
 
 
 # To add a source, write a function (config.Part, check of `load`) -> Problems and add it here.
@@ -173,6 +184,7 @@ SOURCES = {
   'tfds': _tfds,
   'trial': _trial,
   'chain': _chain,
+  'stories': _stories,
   **{f'r1_{kind}': _r1(kind) for kind in ('chain', 'logic', 'code', 'open')},
 }
 

@@ -1,0 +1,43 @@
+"""R1's first two stages on a real pretrained model of 135M parameters; `configs/r1.py:smollm2` is this recipe.
+
+  scripts/get_smollm2
+  python -m experiments.recipe --config configs/r1.py:smollm2 --config.stages.base.config.path=models/smollm2.gguf \\
+      --config.stages.gsm8k_train.config.path=gsm8k_train.jsonl.gz \\
+      --config.stages.gsm8k_test.config.path=gsm8k_test.jsonl --workdir W
+
+The model cannot do two-digit arithmetic when asked, so R1-Zero alone would have nothing to reinforce. Hardware: 2 CPU
+cores. All numbers ours. Not run to its end yet.
+"""
+from ml_collections import ConfigDict
+
+from configs import common, r1_zero, sft
+
+
+def _evaluation():
+  """Held-out stories, and GSM8K's test set, from which nothing is learned; form and language too."""
+  c = r1_zero.get_config('smollm2')
+  c.steps = 1
+  parts = dict(stories=dict(source='stories', kind='stories'),
+               gsm8k=dict(source='jsonl', kind='gsm8k', path='stage:gsm8k_train', eval_path='stage:gsm8k_test'))
+  c.data = ConfigDict(dict(source='mixture', path='', eval_path='', eval_fraction=0.0, name='', template='chat_boxed',
+                           chat_template='', language='en', parts=parts))
+  c.reward.parts = ConfigDict(dict(math=1.0, format=0.5, language=0.0))
+  c.eval.update(final_problems=256, final_samples=4)
+  return c
+
+
+def recipe():
+  """R1's first two stages on SmolLM2-135M (scripts/get_smollm2): cold start, then RL with a language reward."""
+  cold, reasoning = sft.get_config('smollm2'), r1_zero.get_config('smollm2')
+  cold.model.path, reasoning.model.path = 'stage:base', 'stage:cold'
+  reasoning.reward.parts.language = 0.2
+  stages = dict(
+      base=common.external('SmolLM2-135M-Instruct, as a directory or a GGUF file'),
+      gsm8k_train=common.external("GSM8K's training problems, a JSON Lines file; nothing learns from them"),
+      gsm8k_test=common.external("GSM8K's test problems, a JSON Lines file"),
+      cold=common.stage('sft', cold, 'Stage 1: cold start with worked solutions', 'r1'),
+      reasoning=common.stage('rl', reasoning, 'Stage 2: RL with language consistency', 'r1'))
+  return common.recipe(
+      stages, evaluations=dict(r1=_evaluation()),
+      comparisons=dict(stories=dict(first='cold', second='reasoning', figure='correct', kind='stories'),
+                       gsm8k=dict(first='cold', second='reasoning', figure='correct', kind='gsm8k')))
