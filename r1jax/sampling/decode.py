@@ -18,6 +18,9 @@ from r1jax.models.moe import FLOAT32_PARAMS
 from r1jax.sampling import logits as logits_lib
 from r1jax.typed import Array, Int, Key, Scalar, typed
 
+CHUNK = 64  # most tokens between two looks of the host, and room in the first cache
+SHRINK, GROW = 2, 4  # rows of a group and room in the cache change by these: few shapes to compile
+
 
 @dataclasses.dataclass(frozen=True)
 class DecodeOptions:
@@ -78,19 +81,27 @@ def cast_weights(params, dtype):
   return models.unstack(jax.tree_util.tree_map_with_path(lambda at, w: w if exact(at) else w.astype(dtype), params))
 
 
-def _sample_token(unembed, hidden, keys, step, temperature, options):
-  """Samples a token for each row. hidden: [P, G, embed]; keys [P, G]."""
+def smaller(width, live):
+  """The smallest of width, width / SHRINK, ... that holds `live` rows."""
+  while width % SHRINK == 0 and width // SHRINK >= live:
+    width //= SHRINK
+  return width
+
+
+def sample_token(unembed, hidden, keys, step, temperature, options):
+  """Samples token number `step` of each row. hidden: [P, G, embed]; keys [P, G]; step: i32[] or i32[P, G]."""
   mesh = options.forward.mesh
   hidden = layout.constrain(hidden, mesh, layout.DATA, None, layout.FSDP)
   logits = layout.constrain(product('pgd,dv->pgv', hidden, unembed), mesh, layout.ROWS)
   flat = logits.reshape(-1, logits.shape[-1])
   distribution = logits_lib.restrict(flat, temperature, options.restriction)
-  token = logits_lib.draw(jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), step), distribution)
+  steps = jnp.broadcast_to(step, keys.shape).reshape(-1)
+  token = logits_lib.draw(jax.vmap(jax.random.fold_in)(keys.reshape(-1), steps), distribution)
   logp = jnp.take_along_axis(distribution, token[:, None], axis=-1)[:, 0]
   return Sampled(token.reshape(keys.shape), logp.reshape(keys.shape))
 
 
-def _ends(token, eos):
+def ends(token, eos):
   """Whether each token is one of the ids `eos`, a tuple."""
   return (token[..., None] == jnp.asarray(eos, jnp.int32)).any(axis=-1)
 
@@ -123,9 +134,9 @@ def prefill(
   prompt = models.prefill(params, cfg, prompts, lengths, options.forward)
   # The group's first token comes from one distribution: only the draw differs.
   hidden = jnp.broadcast_to(prompt.hidden[:, None], (p, g, prompt.hidden.shape[-1]))
-  sampled = _sample_token(models.unembedding(params), hidden, keys, 0, temperature, options)
+  sampled = sample_token(models.unembedding(params), hidden, keys, 0, temperature, options)
   cache = {name: [models.empty_cache(cfg, p, g, capacity, dtype)] * n for name, n in models.layer_groups(cfg).items()}
-  state = DecodeState(jnp.ones((), jnp.int32), sampled.token, _ends(sampled.token, options.eos), keys, cache)
+  state = DecodeState(jnp.ones((), jnp.int32), sampled.token, ends(sampled.token, options.eos), keys, cache)
   return *constrain((prompt.kv, state), options.forward.mesh), jax.tree.map(lambda x: x[..., None], sampled)
 
 
@@ -161,9 +172,9 @@ def decode_chunk(params, prefix, lengths, state, limit, fewest, temperature, *, 
       cache=models.Cached(state.cache, at),
       options=options.forward,
     )
-    sampled = _sample_token(unembed, new.hidden[:, :, 0], state.keys, state.step, temperature, options)
+    sampled = sample_token(unembed, new.hidden[:, :, 0], state.keys, state.step, temperature, options)
     write = lambda o, s: jax.lax.dynamic_update_slice_in_dim(o, s[..., None], state.step - begin, axis=2)
-    done = state.done | _ends(sampled.token, options.eos)
+    done = state.done | ends(sampled.token, options.eos)
     state_ = DecodeState(state.step + 1, sampled.token, done, state.keys, new.kv)
     return constrain(state_, options.forward.mesh), jax.tree.map(write, out, sampled)
 
