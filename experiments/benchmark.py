@@ -109,6 +109,7 @@ def sample(params, mesh, f):
     mesh,
     max_prompt=f.prompt_tokens,
     max_response=f.new_tokens,
+    slots=f.slots,
   )
   prompts = np.random.default_rng(0).integers(3, MODEL.vocab, (f.prompts, f.prompt_tokens)).tolist()
   lengths = []
@@ -368,6 +369,7 @@ if __name__ == '__main__':
   flags.DEFINE_integer('prompt_tokens', 64, 'Tokens of a prompt.')
   flags.DEFINE_integer('new_tokens', 128, 'Maximum tokens of a response.')
   flags.DEFINE_enum('ends', 'full', ['full', 'geometric'], 'sample: responses run to the limit, or end at random.')
+  flags.DEFINE_integer('slots', 0, 'sample: rows decoded at a time, refilled; 0: all in lock step.', lower_bound=0)
   flags.DEFINE_integer('microbatch', 8, 'train: responses per forward and backward.')
   flags.DEFINE_integer('logit_chunk', 1024, 'train: positions whose logits are in memory at a time.')
   flags.DEFINE_integer('repeats', 3, 'Timed calls, after one that is not timed.')

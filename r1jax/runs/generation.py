@@ -35,9 +35,7 @@ def make_policy(cfg, workdir):
   """
   engine, tokenizer, params = _open_model(cfg) if cfg.model.path else _open_teacher(cfg, workdir)
   r, (grader, models) = cfg.rollout, grading.make_graders(cfg.reward)
-  make_sampler = lambda template: rollout.Sampler(
-    engine, tokenizer, template, grader, cfg.reward, r.chunk or r.prompts, models
-  )
+  make_sampler = lambda template: rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, r.call, models)
   settings = sampling.SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p)
   return Policy(make_sampler, params, r.samples, settings, jax.random.key(cfg.seed), cfg.reward, r.max_prompt), grader
 
@@ -66,6 +64,8 @@ def _open_model(cfg):
     stop=cfg.rollout.stop,
     max_response=cfg.rollout.max_response,
     dtype=jnp.dtype(cfg.model.dtype),
+    slots=cfg.rollout.slots,
+    prefill=cfg.rollout.prefill,
   )
   # Only the copy that is sampled with stays in memory.
   return engine, tokenizer, engine.prepare_params(source.load(source.abstract(mesh, cfg.model.dtype)))
@@ -168,7 +168,8 @@ def settings(cfg, policy):
   shared = {name: full[name] for name in ('seed', 'data', 'rollout', 'split', 'problems')}
   if not cfg.data.evaluation:  # older folders lack this key
     del shared['data']['evaluation']
-  del shared['rollout']['chunk']  # depends on memory only
+  for key in ('chunk', 'slots'):  # how, not what is sampled
+    del shared['rollout'][key]
   ignored = (*config_lib.CLIENT_OPTIONS, 'url', 'model')  # the last two are part of the policy's name
   endpoint_options = {k: v for k, v in full['endpoint'].items() if k not in ignored}
   return (

@@ -33,7 +33,7 @@ def make_engine(cfg, source, tokenizer, limits, stop=()):
   Args:
     cfg: config.RL or config.SFT.
     source: checkpoint.Source of the policy.
-    limits: has max_prompt and max_response, in tokens.
+    limits: has max_prompt and max_response, in tokens; a config.Rollout also slots and prefill.
     stop: texts that end a response.
   """
   return sampling.Engine(
@@ -44,4 +44,6 @@ def make_engine(cfg, source, tokenizer, limits, stop=()):
     max_response=limits.max_response,
     stop=stop,
     dtype=jnp.dtype(cfg.model.dtype),
+    slots=getattr(limits, 'slots', 0),
+    prefill=getattr(limits, 'prefill', 0),
   )

@@ -85,7 +85,7 @@ def make_run(cfg, workdir):
   store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source))
   grader, reward_models = make_graders(cfg.reward)
   step_scores = neural.process.by_step(reward_models['process']) if cfg.reward.step_credit else None
-  chunk = cfg.rollout.chunk or cfg.rollout.prompts
+  chunk = cfg.rollout.call
   engine.require_divisible(chunk)
   return Run(
     cfg=cfg,
