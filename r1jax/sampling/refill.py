@@ -49,7 +49,8 @@ class _Refill:
     self.keys, self.key_impl = parallel.to_host(jax.random.key_data(keys.reshape(-1))), jax.random.key_impl(keys)
     self.out = Output(p, self.group, engine.max_response)
     self.options = engine.options(sampling)
-    self.limit, self.temperature = self._scalar(engine.max_response), self._scalar(sampling.temperature, np.float32)
+    self.limit = self._scalar(np.int32(engine.max_response))
+    self.temperature = self._scalar(np.float32(sampling.temperature))
     shards = engine.shards
     self.width = decode.smaller(engine.slots // shards, -(-self.total // shards))  # slots of a device
     self.batch = -(-min(engine.prefill or p, p) // shards) * shards  # prompts that are run at a time
@@ -62,8 +63,8 @@ class _Refill:
       slots.empty, self._keys_of(self.rows), options=self.options, capacity=self.padded.shape[1] + self.room
     )
 
-  def _scalar(self, x, dtype=np.int32):
-    return parallel.to_global(dtype(x), self.engine.everywhere)
+  def _scalar(self, x):
+    return parallel.to_global(x, self.engine.everywhere)
 
   def _by_slot(self, x):
     return parallel.to_global(x, self.engine.by_prompt)
@@ -150,8 +151,8 @@ class _Refill:
       slots.advance,
       self.weights,
       self.state,
-      self._scalar(fewest),
-      self._scalar(narrow),
+      self._scalar(np.int32(fewest)),
+      self._scalar(np.int32(narrow)),
       self.limit,
       self.temperature,
       options=self.options,
