@@ -17,7 +17,7 @@ _NO_MODEL = dict(path='', preset='', dtype='bfloat16', remat='none', attention='
 
 def _way(way, samples=8, temperature=0.6, **more):
   rollout = dict(prompts=256, samples=samples, max_prompt=4096, max_response=16_384, temperature=temperature,
-                 top_p=0.95, top_k=0, min_p=0.0, stop=(), chunk=32)
+                 top_p=0.95, top_k=0, min_p=0.0, stop=(), chunk=32, slots=0)
   return ConfigDict(dict(way=way, model=dict(_NO_MODEL), endpoint=dict(), rollout=rollout, chat=True,
                          template='r1_zero', shots=1, examples='', drafts='', path='', exclude='', keep=1) | more)
 

@@ -22,7 +22,7 @@ def _stage3():
       data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.0, name='', template='chat_boxed',
                 chat_template='r1', language='en', evaluation=()),
       rollout=dict(prompts=256, samples=16, max_prompt=1024, max_response=32_768, temperature=0.6, top_p=0.95, top_k=0,
-                   min_p=0.0, stop=(), chunk=32),
+                   min_p=0.0, stop=(), chunk=32, slots=0),
       reward=dict(parts=dict(math=1.0, format=0.0, language=0.0), accuracy='math',
                   options=dict(format=dict(form='r1')), gates=(), step_credit=0.0, workers=8, timeout=10.0,
                   overlong_buffer=0),

@@ -27,7 +27,6 @@ import time
 
 from absl import app, flags
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from configs import r1_zero
@@ -104,7 +103,8 @@ def sample(model, params, mesh, f):
     mesh,
     max_prompt=f.prompt_tokens,
     max_response=f.new_tokens,
-    dtype=jnp.dtype(f.dtype),
+    precision=sampling.Precision(f.dtype),
+    slots=f.slots,
   )
   prompts = np.random.default_rng(0).integers(3, model.vocab, (f.prompts, f.prompt_tokens)).tolist()
   weights = engine.prepare_params(params)
@@ -265,6 +265,7 @@ def define_sizes():
 if __name__ == '__main__':
   define_sizes()
   flags.DEFINE_enum('ends', 'full', ['full', 'geometric'], 'sample: responses run to the limit, or end at random.')
+  flags.DEFINE_integer('slots', 0, 'sample: rows decoded at a time, refilled; 0: all in lock step.', lower_bound=0)
   flags.DEFINE_integer('logit_chunk', 1024, 'train, logprobs: positions whose logits are in memory at a time.')
   flags.DEFINE_enum('remat', 'none', list(models.POLICIES), 'train: what the backward pass computes again.')
   flags.DEFINE_integer('items', 1000, 'math, code: responses to grade.')

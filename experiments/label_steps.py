@@ -67,7 +67,7 @@ def make_sampler(source, options):
     mesh,
     max_prompt=options.max_prompt,
     max_response=options.max_response,
-    dtype=params['embed'].dtype,
+    precision=sampling.Precision(params['embed'].dtype.name),
   )
   weights, shards = engine.prepare_params(params), parallel.batch_shards(mesh)
   batch = -(-options.chunk // shards) * shards

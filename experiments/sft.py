@@ -177,7 +177,9 @@ def make_sampler(cfg, source):
   """The rollout.Sampler that samples and grades responses to the evaluation problems."""
   template = problems_lib.get_template('problems', cfg.problems)
   tokenizer = source.load_tokenizer(cfg.problems.chat_template or None)
-  engine = policies.make_engine(cfg, source, tokenizer, cfg.eval)
+  e = cfg.eval
+  limits = config_lib.Rollout(e.batch, e.samples, max_prompt=e.max_prompt, max_response=e.max_response)
+  engine = policies.make_engine(source.cfg, tokenizer, policies.sampler_mesh(cfg), cfg.model.dtype, limits)
   grader, reward_models = grading.make_graders(cfg.reward)
   return rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, cfg.eval.batch, reward_models)
 

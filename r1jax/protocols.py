@@ -22,7 +22,7 @@ class Engine(Protocol):
 
   Attributes:
     shards: the number of prompts of a call must be a multiple of it.
-    watch: called now and then with the fraction of max_response that has been sampled; or None.
+    watch: called now and then with the fraction of a call that has been sampled; or None.
   """
 
   shards: int

@@ -140,6 +140,7 @@ def test_a_missing_key_is_named():
       ['microbatch 8', '12 samples in a length slice', 'rollout.samples 12', 'train.length_slices 1'],
     ),
     (dict(rollout__chunk=3), ['16', 'chunks of 3']),
+    (dict(rollout__slots=-1), ['rollout.slots', '-1', '[0, 1,000,000]']),
     (dict(reward__overlong_buffer=160), ['overlong_buffer 160', 'max_response 160']),
     (dict(reward__accuracy='math'), ["'math'", 'signs', 'format']),
     (dict(loss__kl_place='both'), ["'both'", "'loss' or 'reward'"]),

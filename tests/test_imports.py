@@ -72,8 +72,9 @@ def violations(code, module, is_package=False):
   for name in imports(code, module, is_package):
     top = name.split('.')[0]
     if module.split('.')[0] == 'configs':
-      # A recipe is made of other configs, and the students learn as the second SFT does.
-      made_of = {'configs.r1': top == 'configs', 'configs.distill': name == 'configs.sft'}
+      # Recipes are made of other configs, and the students learn as the second SFT does.
+      recipe = top == 'configs'
+      made_of = {'configs.r1': recipe, 'configs.smollm2': recipe, 'configs.distill': name == 'configs.sft'}
       allowed = top == 'ml_collections' or name == 'configs.common' or made_of.get(module, False)
     elif top not in OURS:
       continue

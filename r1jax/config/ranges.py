@@ -69,6 +69,7 @@ RANGES = {
     top_k=LARGE_OR_ZERO,
     min_p=SHARE_BELOW_1,
     chunk=COUNT_OR_ZERO,
+    slots=COUNT_OR_ZERO,
   ),
   'Reward': dict(
     parts=SIGNED,

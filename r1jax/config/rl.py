@@ -41,6 +41,9 @@ class Rollout:
   # Of the layers' matrices while sampling: 'int8', 'int4', or '' for model.dtype.
   weight_dtype: str = ''
   chunk: int = 0  # prompts sampled at a time, while workers grade the previous chunk; 0: all at once
+  # Rows decoded at a time, whatever their prompts: one that waits takes the place of one that has ended, and `chunk`
+  # bounds only the prompts that are prefilled at a time. 0: all rows of a chunk at once.
+  slots: int = 0
 
   def __post_init__(self):
     require(
@@ -61,6 +64,16 @@ class Rollout:
       self.chunk == 0 or self.prompts % self.chunk == 0,
       f'rollout.prompts {self.prompts} does not divide into chunks of {self.chunk}; set rollout.chunk to a divisor.',
     )
+
+  @property
+  def prefill(self):
+    """Prompts that are run at a time."""
+    return self.chunk or self.prompts
+
+  @property
+  def call(self):
+    """Prompts of one call of the engine: with slots all, as it lets rows wait itself."""
+    return self.prompts if self.slots else self.prefill
 
 
 @dataclasses.dataclass(frozen=True)

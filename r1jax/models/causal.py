@@ -95,6 +95,8 @@ def causal_attention(q, parts, scale, attention):
 def cached_attention(q, parts, scale, mesh):
   """`softmax_attention` of decoding: queries move to where the cached keys of their rows and heads lie."""
   out = softmax_attention(layout.constrain(q, mesh, layout.ROWS, layout.HEADS), parts, scale)
+  # First as the cache lies: else the compiler may gather values along fsdp, rather than what comes of them.
+  out = layout.constrain(out, mesh, layout.ROWS, None, None, layout.HEADS)
   return layout.constrain(out, mesh, layout.DATA, None, None, layout.HEADS)
 
 

@@ -14,10 +14,9 @@ from r1jax import checkpoint, losses, models, parallel
 from r1jax import config as config_lib
 from r1jax.config import require
 from r1jax.data import rows as rows_lib
-from r1jax.models import layout
+from r1jax.planning import sampler
+from r1jax.planning.sampler import has_sampling, sampling
 from r1jax.rewards.neural import model as scoring
-from r1jax.sampling import decode, engine
-from r1jax.sampling.logits import Restriction
 from r1jax.training import accumulate, lowering, policy
 from r1jax.training import critic as critic_lib
 from r1jax.training import optimizer as optimizer_lib
@@ -28,7 +27,7 @@ from r1jax.typed import shape_struct
 
 SCORER_TOKENS = 8192  # maximum length of a reward model that has no path yet: the paper's
 
-# Phase -> its programs.
+# Phase -> its programs; see also `sampler.names`.
 PHASES = {
   'sft': ('sft/accumulate', 'sft/apply'),
   'reward_model': ('reward_model/accumulate', 'reward_model/apply'),
@@ -56,43 +55,7 @@ def phases(cfg, critic=False):
 
 def names(phases_, cfg):
   """Names of the programs that a run has in these phases."""
-  cache_grows = has_sampling(cfg) and len(set(capacities(sampling(cfg).max_response))) > 1
-  return [name for phase in phases_ for name in PHASES[phase] if name != 'sample/compact' or cache_grows]
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplerShapes:
-  """The sampler's largest batch.
-
-  Attributes:
-    prompts, samples: rows [prompts, samples] that are sampled together.
-    max_prompt, max_response: tokens.
-    restriction: logits.Restriction.
-    weight_dtype: as rollout.weight_dtype.
-  """
-
-  prompts: int
-  samples: int
-  max_prompt: int
-  max_response: int
-  restriction: Restriction
-  weight_dtype: str = ''
-
-
-def has_sampling(cfg):
-  """Whether a run samples, in training or evaluation."""
-  return cfg.eval.problems > 0 if isinstance(cfg, config_lib.SFT) else not isinstance(cfg, config_lib.RewardModel)
-
-
-def sampling(cfg):
-  """The SamplerShapes of a run that samples."""
-  if isinstance(cfg, config_lib.SFT):
-    e = cfg.eval
-    return SamplerShapes(e.batch, max(e.samples, e.final_samples), e.max_prompt, e.max_response, Restriction(e.top_p))
-  r = cfg.rollout
-  samples = max(r.samples, cfg.eval.samples, cfg.eval.final_samples) if isinstance(cfg, config_lib.RL) else r.samples
-  restriction = Restriction(r.top_p, r.top_k, r.min_p)
-  return SamplerShapes(r.chunk or r.prompts, samples, r.max_prompt, r.max_response, restriction, r.weight_dtype)
+  return [name for phase in phases_ for name in (sampler.names(cfg) if phase == 'sample' else PHASES[phase])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +119,12 @@ def setting(cfg, model, devices, critic=False):
   if has_sampling(cfg):
     s, shards = sampling(cfg), parallel.batch_shards(sample_mesh)
     require(
-      s.prompts % shards == 0,
+      s.slots % shards == 0,
+      f'rollout.slots is {s.slots}, which does not divide over {shards} devices of the batch axes; set it to a '
+      f'multiple of {shards}, or use a smaller mesh.',
+    )
+    require(
+      s.slots or s.prompts % shards == 0,
       f'{s.prompts} prompts sampled at a time do not divide over {shards} devices of the batch axes; '
       f'set rollout.chunk (or rollout.prompts) to a multiple of {shards}, or use a smaller mesh.',
     )
@@ -253,7 +221,7 @@ def lower(name, s):
     - state_bytes: everything that stays in memory between programs;
     - critic_bytes: the value network's part of that.
   """
-  build = {'rewards': _rewards, 'logprobs': _logprobs, 'sample': _sample, 'critic': _critic}
+  build = {'rewards': _rewards, 'logprobs': _logprobs, 'sample': sampler.lower, 'critic': _critic}
   lowered, used, extra = build.get(name.split('/')[0], _update)(name, s)
   state = _tree_bytes(s.state) + sum(_tree_bytes(params) for _, params, _ in s.scorers)
   if s.trainer is None:  # only the sampler's copy of the parameters stays
@@ -316,50 +284,3 @@ def _logprobs(name, s):
   # A reference kept in host memory is copied to the device for its pass, in addition to everything else.
   offloaded = s.cfg.train.reference_memory == 'host' and params is not s.state.reference
   return lowered, params, reference if offloaded else None
-
-
-def _sample(name, s):
-  """The sampler's programs with all rows live, decoding with the cache at its full size."""
-  shapes, mesh, dtype = sampling(s.cfg), s.sampler_mesh, jnp.dtype(s.cfg.model.dtype)
-  p, g = shapes.prompts, shapes.samples
-  by_prompt, replicated = parallel.batch_sharding(mesh), parallel.replicated(mesh)
-  struct = lambda shape, dtype, sharding=by_prompt: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-  lengths, scalar = struct((p,), jnp.int32), lambda dtype: struct((), dtype, replicated)
-  cast, params = decode.weights_program(s.state.params, mesh, s.model, dtype, shapes.weight_dtype)
-  if name == 'sample/weights':
-    return cast.lower(s.state.params), s.state.params, None
-  key = jax.eval_shape(lambda: jax.random.key(0)).dtype
-  # The end-of-sequence ids are constants of the program and do not change its size.
-  options = decode.DecodeOptions(s.model, shapes.restriction, (0,), models.ForwardOptions(s.cfg.model.dtype, mesh=mesh))
-  before, full = capacities(shapes.max_response)
-  args = (params, struct((p, shapes.max_prompt), jnp.int32), lengths, struct((p, g), key), scalar(jnp.float32))
-  if name == 'sample/prefill':
-    return decode.prefill.lower(*args, options=options, capacity=min(engine.CHUNK, shapes.max_response)), None, None
-  place = lambda x, mesh, *axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.sharding(x.shape, mesh, *axes))
-  output = lambda program, *args, **static: decode.constrain(program.eval_shape(*args, **static), mesh, place)
-  prefix, state, _ = output(decode.prefill, *args, options=options, capacity=before)
-  rows = struct((p, g), jnp.int32)
-  if name == 'sample/compact':
-    return decode.compact.lower(state, rows, capacity=full, mesh=mesh), None, (params, prefix)
-  if full > before:
-    state = output(decode.compact, state, rows, capacity=full, mesh=mesh)
-  lowered = decode.decode_chunk.lower(
-    params,
-    prefix,
-    lengths,
-    state,
-    scalar(jnp.int32),
-    scalar(jnp.int32),
-    scalar(jnp.float32),
-    length=engine.CHUNK,
-    options=options,
-  )
-  return lowered, None, None
-
-
-def capacities(max_response):
-  """(before, after): tokens for which the cache has room before and after its last growth."""
-  before = full = min(engine.CHUNK, max_response)
-  while full < max_response:
-    before, full = full, min(engine.GROW * full, max_response)
-  return before, full

@@ -164,19 +164,21 @@ def sampling_phases(cfg, model, topology, mesh):
   """The phases of sampling one rollout of a config.RL, or one file of samples of a config.Generate; see `step`."""
   r, width = cfg.rollout, WIDTH[cfg.model.dtype]
   chips = topology.chips // mesh['seq']  # devices along 'seq' sample the same rows
-  chunk = programs.sampling(cfg).prompts
-  chunks, rows = r.prompts // chunk, chunk * r.samples
+  chunks = r.prompts // r.prefill
+  rows = r.slots or r.prefill * r.samples
   # Prefill gathers weights along fsdp; in decoding each chip reads only its own shard.
   experts, rest = weights_read(model, rows, width)
   gathered = (experts / mesh['expert'] + rest) / mesh['tp']
   held = gathered / mesh['fsdp']
   cached = cache_bytes(model, width) / chips
-  keys = chunk * r.max_prompt + rows * r.max_response / 2
+  # Slots have a copy of their prompt each.
+  keys = (r.slots or r.prefill) * r.max_prompt + rows * r.max_response / 2
+  steps = r.prompts * r.samples / rows * r.max_response
   prompt = total(forward_flops(model, r.prompts, 0, r.max_prompt, r.max_response, causal=True))
   decode = decode_flops(model, 1, r.max_prompt + r.max_response / 2) * r.prompts * r.samples * r.max_response
   return [
     _phase('prefill', prompt, chunks * gathered, cfg, topology, chips),
-    _phase('decode', decode, chunks * r.max_response * (held + keys * cached), cfg, topology, chips),
+    _phase('decode', decode, steps * (held + keys * cached), cfg, topology, chips),
   ]
 
 

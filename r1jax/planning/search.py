@@ -47,11 +47,12 @@ def search(cfg, model, slices, selected, cache, price, critic=False):
 
 
 def round_up_batches(cfg, shards):
-  """cfg with the batches computed at a time, microbatch and rollout.chunk, rounded up to multiples of `shards`."""
+  """cfg with what is computed at a time (microbatch, rollout.chunk and slots) rounded up to a multiple of `shards`."""
   up = lambda n: -(-n // shards) * shards
   if isinstance(cfg, config_lib.SFT | config_lib.RewardModel):
     return dataclasses.replace(cfg, microbatch=up(cfg.microbatch or cfg.batch))
-  cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, chunk=up(programs.sampling(cfg).prompts)))
+  rollout = dataclasses.replace(cfg.rollout, chunk=up(programs.sampling(cfg).prompts), slots=up(cfg.rollout.slots))
+  cfg = dataclasses.replace(cfg, rollout=rollout)
   if isinstance(cfg, config_lib.Generate):
     return cfg
   rows, groups = policy.microbatch_shape(cfg)
@@ -59,10 +60,10 @@ def round_up_batches(cfg, shards):
 
 
 def _batch_settings(cfg):
-  if isinstance(cfg, config_lib.RL):
-    return f'train.microbatch={cfg.train.microbatch} and rollout.chunk={cfg.rollout.chunk}'
-  if isinstance(cfg, config_lib.Generate):
-    return f'rollout.chunk={cfg.rollout.chunk}'
+  if isinstance(cfg, config_lib.RL | config_lib.Generate):
+    slots = f' and rollout.slots={cfg.rollout.slots}' if cfg.rollout.slots else ''
+    training = f'train.microbatch={cfg.train.microbatch} and ' if isinstance(cfg, config_lib.RL) else ''
+    return f'{training}rollout.chunk={cfg.rollout.chunk}{slots}'
   return f'microbatch={cfg.microbatch}'
 
 

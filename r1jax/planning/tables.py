@@ -77,7 +77,7 @@ def _shapes(cfg):
   if isinstance(cfg, config_lib.Generate):
     s, r = programs.sampling(cfg), cfg.rollout
     return (
-      f'sampler: {s.prompts * s.samples} rows ({s.prompts} prompts x {s.samples}), {r.max_prompt} + {r.max_response} '
+      f'sampler: {_rows(s)}, {r.max_prompt} + {r.max_response} '
       'tokens with a full cache; a step below is one file of samples.'
     )
   if isinstance(cfg, config_lib.RL):
@@ -85,7 +85,7 @@ def _shapes(cfg):
     s, r = programs.sampling(cfg), cfg.rollout
     return (
       f'update: {programs.microbatches(cfg)} microbatches of {groups * rows} rows, {r.max_prompt} + {r.max_response} '
-      f'tokens; sampler: {s.prompts * s.samples} rows ({s.prompts} prompts x {s.samples}) with a full cache.'
+      f'tokens; sampler: {_rows(s)} with a full cache.'
     )
   e, size, length = cfg.eval, cfg.microbatch or cfg.batch, cfg.data.max_length
   if isinstance(cfg, config_lib.RewardModel):
@@ -96,6 +96,11 @@ def _shapes(cfg):
     else ''
   )
   return f'step: {cfg.batch // size} microbatches of {size} packed rows of {length} tokens{sampler}.'
+
+
+def _rows(s):
+  rows = f'{s.rows} rows'
+  return f'{rows} (slots)' if s.slots else f'{rows} ({s.prompts} prompts x {s.samples})'
 
 
 def critic_line(comparison):

@@ -74,6 +74,8 @@ def _sampling(cfg, shards):
   if isinstance(cfg, SFT):
     smaller = cfg.eval.batch // 2 // shards * shards
     return [f'fewer rows at a time: --config.eval.batch={smaller}'] if smaller else []
-  chunk = programs.sampling(cfg).prompts
+  chunk, slots = programs.sampling(cfg).prompts, cfg.rollout.slots
+  if slots > shards:
+    return [f'fewer rows at a time: --config.rollout.slots={max(shards, slots // 2 // shards * shards)}']
   smaller = [n for n in range(shards, chunk, shards) if cfg.rollout.prompts % n == 0]
   return [f'fewer rows at a time: --config.rollout.chunk={smaller[-1]}'] if smaller else []

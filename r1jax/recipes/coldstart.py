@@ -16,11 +16,11 @@ import dataclasses
 import re
 
 from r1jax import rewards, templates
+from r1jax.batch import LENGTH
 from r1jax.config import require
 from r1jax.recipes import wordings
 from r1jax.recipes.policy import REFUSED
 from r1jax.rewards.text import length
-from r1jax.sampling.engine import LENGTH
 
 # Fields of a sample that are not copied to its row.
 _SAMPLE_FIELDS = (

@@ -25,7 +25,7 @@ DONE, STALE, BEGUN, TO_DO = 'done', 'stale', 'begun', 'to do'
 # Settings that affect how a stage runs and is monitored, but not its result; `eval` does affect that of an evaluation.
 _NO_EFFECT = re.compile(
   r'(checkpoint|eval|mesh|sampler_mesh|topology|part|parts)(\.|$)|(.*\.)?(workers|microbatch|logit_chunk'
-  r'|length_slices|reference_memory|remat|attention|rollout\.chunk'
+  r'|length_slices|reference_memory|remat|attention|rollout\.(chunk|slots)'
   rf'|(endpoint|judge|options\.\w+)\.({"|".join(CLIENT_OPTIONS)}))$'
 )
 _FILE_KEYS = re.compile(r'path$|(^|\.)(samples|examples|evaluation\.\d+)$')  # keys whose values are paths

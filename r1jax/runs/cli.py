@@ -11,7 +11,7 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from r1jax import checkpoint, data, parallel, tokenizers
+from r1jax import checkpoint, data, parallel, sampling, tokenizers
 from r1jax import config as config_lib
 from r1jax.metrics.writer import RecordError
 from r1jax.parallel import interrupt
@@ -27,6 +27,7 @@ USER_ERRORS = (
   checkpoint.StoreError,
   tokenizers.TokenizerError,
   NonFiniteError,
+  sampling.SamplingError,
   RecordError,
   pool.GradeError,
   neural.endpoint.EndpointError,

@@ -5,7 +5,6 @@ import logging
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -35,9 +34,7 @@ def make_policy(cfg, workdir):
   """
   engine, tokenizer, params = _open_model(cfg) if cfg.model.path else _open_teacher(cfg, workdir)
   r, (grader, models) = cfg.rollout, grading.make_graders(cfg.reward)
-  make_sampler = lambda template: rollout.Sampler(
-    engine, tokenizer, template, grader, cfg.reward, r.chunk or r.prompts, models
-  )
+  make_sampler = lambda template: rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, r.call, models)
   settings = sampling.SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p)
   return Policy(make_sampler, params, r.samples, settings, jax.random.key(cfg.seed), cfg.reward, r.max_prompt), grader
 
@@ -58,16 +55,7 @@ def _open_model(cfg):
   source = policies.open_policy(cfg.model.path)
   config_lib.check_context(cfg.rollout, source.cfg.context)
   tokenizer, mesh = source.load_tokenizer(cfg.data.chat_template or None), parallel.make_mesh(cfg.mesh)
-  engine = sampling.Engine(
-    source.cfg,
-    tokenizer,
-    mesh,
-    max_prompt=cfg.rollout.max_prompt,
-    stop=cfg.rollout.stop,
-    max_response=cfg.rollout.max_response,
-    dtype=jnp.dtype(cfg.model.dtype),
-    weight_dtype=cfg.rollout.weight_dtype,
-  )
+  engine = policies.make_engine(source.cfg, tokenizer, mesh, cfg.model.dtype, cfg.rollout)
   # Only the copy that is sampled with stays in memory.
   return engine, tokenizer, engine.prepare_params(source.load(source.abstract(mesh, cfg.model.dtype)))
 
@@ -169,7 +157,8 @@ def settings(cfg, policy):
   shared = {name: full[name] for name in ('seed', 'data', 'rollout', 'split', 'problems')}
   if not cfg.data.evaluation:  # older folders lack this key
     del shared['data']['evaluation']
-  del shared['rollout']['chunk']  # depends on memory only
+  for key in ('chunk', 'slots'):  # how, not what is sampled
+    del shared['rollout'][key]
   ignored = (*config_lib.CLIENT_OPTIONS, 'url', 'model')  # the last two are part of the policy's name
   endpoint_options = {k: v for k, v in full['endpoint'].items() if k not in ignored}
   return (

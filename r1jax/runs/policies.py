@@ -1,7 +1,5 @@
 """Opens a policy and the engine that samples from it."""
 
-import jax.numpy as jnp
-
 from r1jax import checkpoint, parallel, sampling
 from r1jax import config as config_lib
 
@@ -27,23 +25,25 @@ def open_policy(path):
   return source
 
 
-def make_engine(cfg, source, tokenizer, limits, stop=(), weight_dtype=''):
-  """The sampling.Engine of a training run, on cfg.sampler_mesh, or on cfg.mesh where that leaves sizes open.
+def sampler_mesh(cfg):
+  """The sampler's mesh of a config.RL or config.SFT: cfg.sampler_mesh, or cfg.mesh where that leaves sizes open."""
+  return parallel.make_mesh(parallel.with_default_sizes(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh')
+
+
+def make_engine(model, tokenizer, mesh, dtype, rollout):
+  """The sampling.Engine of a config.Rollout.
 
   Args:
-    cfg: config.RL or config.SFT.
-    source: checkpoint.Source of the policy.
-    limits: has max_prompt and max_response, in tokens.
-    stop: texts that end a response.
-    weight_dtype: as rollout.weight_dtype.
+    model: ModelConfig. dtype: of the computation.
   """
   return sampling.Engine(
-    source.cfg,
+    model,
     tokenizer,
-    parallel.make_mesh(parallel.with_default_sizes(cfg.sampler_mesh, cfg.mesh), name='sampler_mesh'),
-    max_prompt=limits.max_prompt,
-    max_response=limits.max_response,
-    stop=stop,
-    dtype=jnp.dtype(cfg.model.dtype),
-    weight_dtype=weight_dtype,
+    mesh,
+    max_prompt=rollout.max_prompt,
+    max_response=rollout.max_response,
+    stop=rollout.stop,
+    precision=sampling.Precision(dtype, rollout.weight_dtype),
+    slots=rollout.slots,
+    prefill=rollout.prefill,
   )

@@ -12,7 +12,7 @@ from r1jax.metrics.writer import Writer
 from r1jax.rewards import neural
 from r1jax.runs import loop
 from r1jax.runs.grading import make_graders
-from r1jax.runs.policies import make_engine, open_policy
+from r1jax.runs.policies import make_engine, open_policy, sampler_mesh
 from r1jax.runs.problems import check_languages, get_template, load_problems
 from r1jax.runs.runtime import NoWriter, set_up_process
 from r1jax.runs.settings import fingerprint
@@ -81,11 +81,11 @@ def make_run(cfg, workdir):
   mesh = parallel.make_mesh(cfg.mesh)
   updates = cfg.steps * cfg.train.minibatches * cfg.train.epochs
   optimizer = optimizer_lib.make(cfg.optimizer, updates, specs, cfg.train.param_dtype)
-  engine = make_engine(cfg, source, tokenizer, cfg.rollout, cfg.rollout.stop, cfg.rollout.weight_dtype)
+  engine = make_engine(source.cfg, tokenizer, sampler_mesh(cfg), cfg.model.dtype, cfg.rollout)
   store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source))
   grader, reward_models = make_graders(cfg.reward)
   step_scores = neural.process.by_step(reward_models['process']) if cfg.reward.step_credit else None
-  chunk = cfg.rollout.chunk or cfg.rollout.prompts
+  chunk = cfg.rollout.call
   engine.require_divisible(chunk)
   return Run(
     cfg=cfg,

@@ -31,7 +31,8 @@ def fingerprint(cfg, source):
     if not parts['data'][key]:
       del parts['data'][key]  # older checkpoints lack these keys
   del parts['optimizer']['moment_dtype']  # dtypes are compared with those of the arrays
-  del parts['rollout']['chunk']
+  for key in ('chunk', 'slots'):  # how, not what is sampled
+    del parts['rollout'][key]
   parts['train'] = {
     name: full['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh', 'balance_rate')
   }

@@ -18,6 +18,21 @@ from r1jax.models.moe import FLOAT32_PARAMS
 from r1jax.sampling import logits as logits_lib
 from r1jax.typed import Array, Int, Key, Scalar, typed
 
+CHUNK = 64  # most tokens between two looks of the host, and room in the first cache
+SHRINK, GROW = 2, 4  # rows of a group and room in the cache change by these: few shapes to compile
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+  """In which dtypes the sampler computes.
+
+  Attributes:
+    compute: of the computation. weights: of the layers' matrices, 'int8', 'int4', or '' for `compute`.
+  """
+
+  compute: str = 'float32'
+  weights: str = ''
+
 
 @dataclasses.dataclass(frozen=True)
 class DecodeOptions:
@@ -69,27 +84,26 @@ def constrain(tree, mesh, put=layout.constrain):
   return jax.tree.map(place, tree, is_leaf=is_kv)
 
 
-def cast_weights(params, cfg, dtype, weight_dtype=''):
+def cast_weights(params, cfg, precision):
   """Parameters as the programs below take them: in the computation's dtype, each layer's on its own.
 
   The last norm stays as it is, as `models.forward` uses it.
 
   Args:
-    params: stacked, of any dtype. cfg: ModelConfig. dtype: of the computation.
-    weight_dtype: 'int8' or 'int4' quantizes the layers' matrices (see `models.quantized`); '' does not.
+    params: stacked, of any dtype. cfg: ModelConfig. precision: Precision; see `models.quantized`.
   """
   params = models.unstack(params)
-  if weight_dtype:  # before the cast: rounded once, not twice
-    params = quantized.quantize(params, models.specs(cfg, stacked=False), weight_dtype)
+  if precision.weights:  # before the cast: rounded once, not twice
+    params = quantized.quantize(params, models.specs(cfg, stacked=False), precision.weights)
 
   def cast(at, w):
     exact = quantized.is_quantized(w) or at[-1].key in FLOAT32_PARAMS or at[0].key == 'norm'
-    return w if exact else w.astype(dtype)
+    return w if exact else w.astype(precision.compute)
 
   return jax.tree_util.tree_map_with_path(cast, params, is_leaf=quantized.is_quantized)
 
 
-def weights_program(params, mesh, cfg, dtype, weight_dtype=''):
+def weights_program(params, mesh, cfg, precision):
   """The compiled `cast_weights`, whose result is laid out over a mesh.
 
   Args:
@@ -100,7 +114,7 @@ def weights_program(params, mesh, cfg, dtype, weight_dtype=''):
   """
 
   def cast(params):
-    return cast_weights(params, cfg, dtype, weight_dtype)
+    return cast_weights(params, cfg, precision)
 
   abstract = jax.eval_shape(cast, params)
   shardings = quantized.shardings(models.specs(cfg, stacked=False), mesh, abstract)
@@ -108,18 +122,26 @@ def weights_program(params, mesh, cfg, dtype, weight_dtype=''):
   return jax.jit(cast, out_shardings=shardings), jax.tree.map(struct, abstract, shardings)
 
 
-def _sample_token(unembed, hidden, keys, step, temperature, options):
-  """Samples a token for each row. hidden: [P, G, embed]; keys [P, G]."""
+def smaller(width, live):
+  """The smallest of width, width / SHRINK, ... that holds `live` rows."""
+  while width % SHRINK == 0 and width // SHRINK >= live:
+    width //= SHRINK
+  return width
+
+
+def sample_token(unembed, hidden, keys, step, temperature, options):
+  """Samples token number `step` of each row. hidden: [P, G, embed]; keys [P, G]; step: i32[] or i32[P, G]."""
   mesh = options.forward.mesh
   hidden = layout.constrain(hidden, mesh, layout.DATA, None, layout.FSDP)
   logits = layout.constrain(product('pgd,vd->pgv', hidden, unembed), mesh, layout.ROWS)
   flat = logits.reshape(-1, logits.shape[-1])
+  steps = jnp.broadcast_to(step, keys.shape).reshape(-1)
   scores = logits_lib.restrict(flat, temperature, options.restriction)
-  token, logp = logits_lib.draw(jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), step), scores)
+  token, logp = logits_lib.draw(jax.vmap(jax.random.fold_in)(keys.reshape(-1), steps), scores)
   return Sampled(token.reshape(keys.shape), logp.reshape(keys.shape))
 
 
-def _ends(token, eos):
+def ends(token, eos):
   """Whether each token is one of the ids `eos`, a tuple."""
   return (token[..., None] == jnp.asarray(eos, jnp.int32)).any(axis=-1)
 
@@ -152,9 +174,9 @@ def prefill(
   prompt = models.prefill(params, cfg, prompts, lengths, options.forward)
   # The group's first token comes from one distribution: only the draw differs.
   hidden = jnp.broadcast_to(prompt.hidden[:, None], (p, g, prompt.hidden.shape[-1]))
-  sampled = _sample_token(models.unembedding(params), hidden, keys, 0, temperature, options)
+  sampled = sample_token(models.unembedding(params), hidden, keys, 0, temperature, options)
   cache = {name: [models.empty_cache(cfg, p, g, capacity, dtype)] * n for name, n in models.layer_groups(cfg).items()}
-  state = DecodeState(jnp.ones((), jnp.int32), sampled.token, _ends(sampled.token, options.eos), keys, cache)
+  state = DecodeState(jnp.ones((), jnp.int32), sampled.token, ends(sampled.token, options.eos), keys, cache)
   return *constrain((prompt.kv, state), options.forward.mesh), jax.tree.map(lambda x: x[..., None], sampled)
 
 
@@ -190,9 +212,9 @@ def decode_chunk(params, prefix, lengths, state, limit, fewest, temperature, *, 
       cache=models.Cached(state.cache, at),
       options=options.forward,
     )
-    sampled = _sample_token(unembed, new.hidden[:, :, 0], state.keys, state.step, temperature, options)
+    sampled = sample_token(unembed, new.hidden[:, :, 0], state.keys, state.step, temperature, options)
     write = lambda o, s: jax.lax.dynamic_update_slice_in_dim(o, s[..., None], state.step - begin, axis=2)
-    done = state.done | _ends(sampled.token, options.eos)
+    done = state.done | ends(sampled.token, options.eos)
     state_ = DecodeState(state.step + 1, sampled.token, done, state.keys, new.kv)
     return constrain(state_, options.forward.mesh), jax.tree.map(write, out, sampled)
 

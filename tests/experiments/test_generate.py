@@ -75,6 +75,13 @@ def test_a_killed_run_ends_with_the_same_bytes(runs, uninterrupted, tmp_path):
   assert contents(tmp_path) == contents(uninterrupted)
 
 
+def test_a_run_continued_with_slots_writes_the_same_rows(runs, uninterrupted, tmp_path):
+  start_and_kill(runs, tmp_path, 2)
+  runs.finish(tmp_path, settings(runs, **{'rollout.slots': 5}), **GENERATE)
+  want = contents(uninterrupted)
+  assert contents(tmp_path) | {'summary.json': want['summary.json']} == want  # the summary names the setting
+
+
 def test_other_settings_in_the_same_folder_are_refused(runs, uninterrupted):
   before = contents(uninterrupted)
   message = runs.refuse(uninterrupted, settings(runs, **{'rollout.samples': 4}), **GENERATE)

@@ -19,7 +19,7 @@ LATENT = dataclasses.replace(models.PRESETS['toy_deepseek'], layers=2, vocab=64)
 
 def weights(cfg, weight_dtype):
   params = params_lib.init(models.specs(cfg), jax.random.key(0))
-  return params, decode.cast_weights(params, cfg, jnp.float32, weight_dtype)
+  return params, decode.cast_weights(params, cfg, decode.Precision(weights=weight_dtype))
 
 
 def by_name(tree):

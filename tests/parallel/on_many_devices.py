@@ -18,7 +18,7 @@ from r1jax.batch import RolloutBatch
 from r1jax.config import ConfigError
 from r1jax.models import layout
 from r1jax.models.config import MLA, MoE
-from r1jax.sampling import Engine, SamplingParams, decode, row_keys
+from r1jax.sampling import Engine, Precision, SamplingParams, decode, row_keys
 from r1jax.sampling.logits import Restriction
 from r1jax.training import accumulate, optimizer, policy
 from r1jax.training import state as state_lib
@@ -194,7 +194,7 @@ def check_quantized(model):
     of_mesh = jax.device_put(params, parallel.shardings(models.specs(model), mesh))
     keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(mesh))
     tokenizer = types.SimpleNamespace(eos=(1,))
-    engine = Engine(model, tokenizer, mesh, max_prompt=8, max_response=T, weight_dtype='int4')
+    engine = Engine(model, tokenizer, mesh, max_prompt=8, max_response=T, precision=Precision(weights='int4'))
     sampled = engine.prepare_params(of_mesh)
     outs.append(engine.sample(sampled, [[3, 4, 5 + i] for i in range(P)], keys, SamplingParams()))
   assert whole(sampled['layers'][0]['mlp']['up'].qvalue) == 1 / 4

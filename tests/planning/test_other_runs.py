@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib.util
+import math
 
+import jax
 import pytest
 
 from configs import cold_start, generate, r1, r1_rl, reward_model
@@ -10,7 +12,7 @@ from experiments import plan
 from r1jax import config, models
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
-from r1jax.planning import meshes, planner, programs, roofline, topology
+from r1jax.planning import meshes, planner, programs, roofline, search, topology
 from r1jax.training import policy
 
 needs_compiler = pytest.mark.skipif(
@@ -20,9 +22,9 @@ TOY = models.PRESETS['toy']
 COUNT = params_lib.count(models.specs(TOY))
 
 
-def sampling():
+def sampling(max_response=64, slots=0):
   c = generate.get_config('stage3')
-  c.rollout.update(prompts=8, samples=2, max_prompt=32, max_response=64, chunk=4)
+  c.rollout.update(prompts=8, samples=2, max_prompt=32, max_response=max_response, chunk=4, slots=slots)
   return config.of_run(c)
 
 
@@ -50,6 +52,34 @@ def test_each_run_has_its_class_and_its_programs():
   assert names(scoring()) == ['reward_model/accumulate', 'reward_model/apply']
   assert 'rewards' in names(with_reward_models())
   assert 'rewards' not in names(config.of_run(r1_rl.get_config('reasoning')))
+
+
+def test_slots_are_planned_with_room_for_whole_responses():
+  """Lowered for this machine: each slot has keys and values of prompt and response; a chunk of prompts waits beside."""
+  cfg = sampling(max_response=100, slots=6)
+  assert names(cfg) == ['sample/weights', 'sample/prefill', 'sample/fill', 'sample/compact', 'sample/decode']
+  setting = programs.setting(cfg, TOY, jax.devices()[:1])
+  lowered = {name: programs.lower(name, setting) for name in names(cfg)}
+  a_token = roofline.cache_bytes(TOY, 2)  # bfloat16
+  held = {
+    name: sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(low.args_info[0][1]))
+    for name, (low, _) in lowered.items()
+    if name in ('sample/fill', 'sample/decode')
+  }
+  slots, prompts = 6 * (32 + 100) * a_token, 4 * 32 * a_token
+  assert slots <= held['sample/decode'] == held['sample/fill'] < slots + 6 * 64
+  assert prompts <= lowered['sample/decode'][1]['resident_beside_bytes'] < prompts + 4 * 2 * TOY.embed + 64
+  rounded = search.round_up_batches(cfg, 4).rollout
+  assert (rounded.slots, rounded.chunk) == (8, 4)
+
+
+def test_slots_read_a_prompt_each():
+  """The bytes of decoding: weights once a step, of which there are as many as rows of full length fill the slots."""
+  slice_, mesh = topology.find('v5e:1x1'), {'data': 1, 'fsdp': 1, 'expert': 1, 'tp': 1, 'seq': 1}
+  (_, half), (_, full) = (roofline.sampling_phases(sampling(slots=n), TOY, slice_, mesh) for n in (8, 16))
+  a_slot = roofline.cache_bytes(TOY, 2) * (32 + 64 / 2)
+  weights = roofline.weights_read(TOY, 16, 2)[1]
+  assert half.bytes == 2 * 64 * (weights + 8 * a_slot) and full.bytes == 64 * (weights + 16 * a_slot)
 
 
 def test_the_way_of_cold_start_with_the_most_tokens_is_planned():

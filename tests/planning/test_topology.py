@@ -13,13 +13,13 @@ from r1jax.planning import topology, verdict
 LARGE = models.PRESETS['qwen2_5_3b']
 
 
-def config_of(prompts=32, samples=16, **train):
+def config_of(prompts=32, samples=16, slots=0, **train):
   return config.RL(
     seed=0,
     steps=10,
     model=config.Model('none', remat='full'),
     data=config.Data('jsonl'),
-    rollout=config.Rollout(prompts=prompts, samples=samples, max_prompt=8, max_response=16, chunk=8),
+    rollout=config.Rollout(prompts=prompts, samples=samples, max_prompt=8, max_response=16, chunk=8, slots=slots),
     reward=config.Reward({'x': 1.0}, 'x'),
     loss=config.Loss('grpo', kl_coef=0.1),
     optimizer=config.Optimizer(1e-2),
@@ -74,6 +74,7 @@ def test_fits_to_92_per_cent_and_tight_to_all_of_it():
     ('update/accumulate', config_of(microbatch=2, length_slices=16), 2, 'moment_dtype=bfloat16'),
     ('update/apply', config_of(microbatch=32), 2, 'moment_dtype=bfloat16'),
     ('sample/decode', config_of(), 2, '--config.rollout.chunk=4'),
+    ('sample/decode', config_of(slots=10), 2, '--config.rollout.slots=4'),
   ],
 )
 def test_the_cheapest_remedy(name, cfg, shards, remedy):

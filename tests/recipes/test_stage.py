@@ -87,6 +87,7 @@ def test_settings_without_effect_and_tuples_leave_all_stages_done(finished):
     ('microbatch', True),
     ('model.remat', True),
     ('rollout.chunk', True),
+    ('rollout.slots', True),
     ('train.logit_chunk', True),
     ('ways.direct.rollout.chunk', True),
     ('ways.direct.endpoint.concurrency', True),

@@ -7,7 +7,7 @@ import pytest
 
 from r1jax import config, models, parallel
 from r1jax import params as params_lib
-from r1jax.sampling import Engine, SamplingParams, row_keys
+from r1jax.sampling import Engine, Precision, SamplingError, SamplingParams, row_keys
 from r1jax.sampling.logits import Restriction
 
 CFG = models.ModelConfig(vocab=29, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=256)
@@ -147,11 +147,18 @@ def test_weights_of_8_and_4_bits_change_log_probs_a_little_and_a_little_more(par
   exact = engine().sample(params, [[5, 6, 7], [8, 9]], KEYS[:2], SamplingParams())
   off = []
   for weight_dtype in ('int8', 'int4'):
-    coarse = engine(weight_dtype=weight_dtype).sample(params, [[5, 6, 7], [8, 9]], KEYS[:2], SamplingParams())
+    sampler = engine(precision=Precision(weights=weight_dtype))
+    coarse = sampler.sample(params, [[5, 6, 7], [8, 9]], KEYS[:2], SamplingParams())
     first = lambda batch: (batch.tokens[..., 0], batch.sampler_logp[..., 0])  # both behind the same text
     (tokens, logp), (exact_tokens, exact_logp) = first(coarse), first(exact)
     off.append(np.abs(logp - exact_logp)[tokens == exact_tokens].max())
   assert 0 < off[0] < off[1] < 0.5
+
+
+def test_a_model_whose_logits_are_not_numbers_is_refused(params):
+  broken = params | {'norm': params['norm'].at[0].set(np.nan)}
+  with pytest.raises(SamplingError, match='4 of 4 responses'):
+    engine().sample(broken, [[5, 6, 7]], KEYS[:1], SamplingParams(top_p=0.9))
 
 
 def test_prompts_over_the_limit_or_empty_are_refused(params):
@@ -167,7 +174,7 @@ def test_prompt_keys_and_values_exist_once_per_prompt(params):
 
   keys = row_keys(jax.random.key(0), 2, 8)
   options = decode.DecodeOptions(CFG, Restriction(), (1,), models.ForwardOptions())
-  params = decode.cast_weights(params, CFG, jnp.float32)
+  params = decode.cast_weights(params, CFG, Precision())
   prompts, lengths = jnp.ones((2, 16), jnp.int32), jnp.array([16, 4])
   prefix, state, _ = decode.prefill(params, prompts, lengths, keys, 1.0, options=options, capacity=32)
   assert {x.shape for x in jax.tree.leaves(prefix)} == {(2, 1, 8, 16), (2, 1, 16, 8)}

@@ -49,7 +49,7 @@ class Local:
       mesh,
       max_prompt=source.cfg.context - max_tokens,
       max_response=max_tokens,
-      dtype=params['embed'].dtype,
+      precision=sampling.Precision(params['embed'].dtype.name),
     )
     self._weights = self._engine.prepare_params(params)
     self._batch = -(-batch // parallel.batch_shards(mesh)) * parallel.batch_shards(mesh)

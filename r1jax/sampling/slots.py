@@ -1,0 +1,184 @@
+"""The compiled programs of decoding with refill: S slots, each of which holds one row of any prompt and any length.
+
+A slot has its own copy of its prompt's keys and values, its response's behind them: the copy costs memory, S prompts
+instead of P, and saves a step from looking prompts up. Between two looks of the host all slots advance together, so
+that the new tokens' keys and values are written at one place for all, to a small cache beside the history; they join
+the history at the end of the call, each row's at its own place.
+"""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from r1jax import models
+from r1jax.models import KV, layout
+from r1jax.sampling import decode
+from r1jax.typed import Array
+
+
+class Prompts(flax.struct.PyTreeNode):
+  """Prompts whose samples wait for a slot: keys and values as DecodeState has a prefix, and hidden [P, embed]."""
+
+  kv: dict
+  hidden: Array
+
+
+class Slots(flax.struct.PyTreeNode):
+  """Where the slots stand.
+
+  Attributes:
+    history: {layer group: [one KV of S rows of H tokens per layer]}: of a prompt and its response, without padding
+      between them.
+    length: i32[S], of the history.
+    step: i32[S, 1], tokens sampled so far.
+    token: i32[S, 1], the last one sampled, not yet in the history.
+    done: bool[S, 1], also of a slot without a row.
+    keys: PRNG keys [S, 1]; token t is drawn with fold_in(key, t).
+  """
+
+  history: dict
+  length: Array
+  step: Array
+  token: Array
+  done: Array
+  keys: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames='options')
+def prefill(params, prompts, lengths, *, options):
+  """The Prompts of i32[P, Tp], right-padded, and their lengths i32[P]. options: DecodeOptions."""
+  out = models.prefill(params, options.model, prompts, lengths, options.forward)
+  return decode.constrain(Prompts(out.kv, out.hidden), options.forward.mesh)
+
+
+@functools.partial(jax.jit, static_argnames=('options', 'capacity'))
+def empty(keys, *, options, capacity):
+  """Slots without rows, with room for `capacity` tokens each. keys: any PRNG keys [S, 1]."""
+  cfg, dtype, s = options.model, jnp.dtype(options.forward.dtype), len(keys)
+  kv = jax.tree.map(lambda x: x.squeeze(2), models.empty_cache(cfg, s, 1, capacity, dtype))
+  history = {name: [kv] * n for name, n in models.layer_groups(cfg).items()}
+  zeros = jnp.zeros((s, 1), jnp.int32)
+  state = Slots(history, zeros[:, 0], zeros, zeros, jnp.ones((s, 1), bool), keys)
+  return decode.constrain(state, options.forward.mesh)
+
+
+@functools.partial(jax.jit, static_argnames='options', donate_argnames='state')
+def fill(params, state, prompts, new, which, lengths, keys, limit, temperature, *, options):
+  """Gives slots new rows and samples the first token of each.
+
+  Args:
+    prompts: Prompts.
+    new: bool[S], the slots that get a row; the other arrays do not matter elsewhere.
+    which: i32[S], the row's prompt among `prompts`. lengths: i32[S], of these prompts. keys: PRNG keys [S, 1].
+    limit: i32[], max_response.
+
+  Returns:
+    Slots, Sampled of [S, 1].
+  """
+  mesh = options.forward.mesh
+  hidden = prompts.hidden[which][:, None]
+  sampled = decode.sample_token(models.unembedding(params), hidden, keys, 0, temperature, options)
+
+  def copy(x, prompt):
+    room = [(0, 0)] + [(0, n - m) for n, m in zip(x.shape[1:], prompt.shape[1:])]  # of tokens; what is there is masked
+    return jnp.where(new.reshape(-1, *[1] * (x.ndim - 1)), jnp.pad(prompt[which], room), x)
+
+  pick = lambda mine, x: jnp.where(new[:, None], mine, x)
+  state = Slots(
+    jax.tree.map(copy, state.history, prompts.kv),
+    jnp.where(new, lengths, state.length),
+    pick(1, state.step),
+    pick(sampled.token, state.token),
+    pick(decode.ends(sampled.token, options.eos) | (limit == 1), state.done),
+    pick(keys, state.keys),
+  )
+  return decode.constrain((state, sampled), mesh)
+
+
+@functools.partial(jax.jit, static_argnames=('options', 'length'), donate_argnames='state')
+def advance(params, state, fewest, narrow, limit, temperature, *, options, length):
+  """Decodes until at most `fewest` slots are live, or at most `narrow` on every device, or for `length` tokens.
+
+  Args:
+    state: Slots with room for `length` more tokens, or for all that a row may have.
+    fewest, narrow: i32[], live slots in all and on one device (of the batch axes).
+    limit: i32[], max_response.
+
+  Returns:
+    Slots, Sampled of [S, length] (zeros after the stop), number of tokens sampled i32[].
+  """
+  mesh, cfg, dtype = options.forward.mesh, options.model, jnp.dtype(options.forward.dtype)
+  unembed, s = models.unembedding(params), len(state.length)
+  new = [models.empty_cache(cfg, s, 1, length, dtype)]
+  recent = {name: new * n for name, n in models.layer_groups(cfg).items()}
+  prefix = models.Cached(state.history, state.length)
+
+  def go_on(loop):
+    count, (_, _, done), _, _ = loop
+    live = (~done).reshape(layout.size(mesh, *layout.ROWS), -1).sum(axis=1)
+    return (live.sum() > fewest) & (live.max() > narrow) & (count < length)
+
+  def body(loop):
+    count, (step, token, done), recent, out = loop
+    new = models.forward(
+      params,
+      cfg,
+      token[..., None],
+      (state.length + count)[:, None, None],
+      prefix=prefix,
+      cache=models.Cached(recent, count),
+      options=options.forward,
+    )
+    sampled = decode.sample_token(unembed, new.hidden[:, :, 0], state.keys, step, temperature, options)
+    write = lambda o, x: jax.lax.dynamic_update_slice_in_dim(o, x, count, axis=1)
+    done |= decode.ends(sampled.token, options.eos) | (step + 1 >= limit)
+    loop = (step + 1, sampled.token, done), new.kv, jax.tree.map(write, out, sampled)
+    return count + 1, *decode.constrain(loop, mesh)
+
+  zeros = lambda dtype: jnp.zeros((s, length), dtype)
+  start = (state.step, state.token, state.done), recent, decode.Sampled(zeros(jnp.int32), zeros(jnp.float32))
+  count, (step, token, done), recent, out = jax.lax.while_loop(
+    go_on, body, (jnp.zeros((), jnp.int32), *decode.constrain(start, mesh))
+  )
+  kept = jnp.where(done[:, 0], 0, count)  # a row that has ended needs no history
+  history = {
+    name: list(map(functools.partial(_append, state.length, kept), state.history[name], recent[name]))
+    for name in recent
+  }
+  state = Slots(history, state.length + kept, step, token, done, state.keys)
+  return *decode.constrain((state, out), mesh), count
+
+
+def _append(length, count, history, new):
+  """The KV `history`, its first length[s] tokens followed by the first count[s] of the own KV `new`; both i32[S]."""
+  tokens, places = new.k.shape[-1], history.k.shape[-1]
+  at = jnp.arange(tokens)
+  to = jnp.where(at < count[:, None], length[:, None] + at, places)  # others fall out of the array
+  # A column each: split by tokens over devices, the history stays where it is.
+  k = jax.vmap(lambda x, new, to: x.at[..., to].set(new[:, 0], mode='drop'))(history.k, new.k, to)
+  v = new.v
+  if v is not None:
+    v = jax.vmap(lambda x, new, to: x.at[:, to].set(new[:, 0], mode='drop'))(history.v, v, to)
+  return KV(k, v)
+
+
+@functools.partial(jax.jit, static_argnames=('capacity', 'mesh'))
+def resize(state, keep, *, capacity, mesh=None):
+  """Keeps some slots of each device, and gives the histories room for `capacity` tokens.
+
+  Args:
+    keep: i32[devices of the batch axes, slots of each that are kept]. Nothing is sent between devices.
+  """
+
+  def pick(x):
+    by_device = x.reshape(keep.shape[0], -1, *x.shape[1:])
+    kept = jnp.take_along_axis(by_device, keep.reshape(*keep.shape, *[1] * (x.ndim - 1)), axis=1)
+    return kept.reshape(-1, *x.shape[1:])
+
+  grow = lambda x, axis: jnp.pad(x, [(0, capacity - n if i == axis else 0) for i, n in enumerate(x.shape)])
+  state = jax.tree.map(pick, state)
+  grown = lambda kv: KV(grow(kv.k, 3), None if kv.v is None else grow(kv.v, 2))
+  history = {name: list(map(grown, kvs)) for name, kvs in state.history.items()}
+  return decode.constrain(state.replace(history=history), mesh)
