@@ -9,6 +9,7 @@ setup(
     'absl-py',
     'array_record',  # tensorflow-datasets writes and reads its files without TensorFlow through it
     'flax',
+    'gguf',
     'grain',
     'importlib_resources',  # tensorflow-datasets imports it without declaring it
     'jax',
