@@ -11,6 +11,7 @@ import math
 import os
 import re
 import threading
+from typing import Any
 
 import gguf
 import numpy as np
@@ -36,7 +37,8 @@ LAYER = {
   **{f'moe.{x}': f'ffn_{x}_exps.weight' for x in ('gate', 'up', 'down')},
 }
 ROPE_FACTORS = 'rope_freqs.weight'  # f32[head_dim / 2]: what Llama 3's RoPE scaling divides each frequency by
-LLAMA3 = dict(low_freq_factor=1.0, high_freq_factor=4.0)  # of every published model; the file does not have them
+# Of every published model. They are not in the file, only what follows from them.
+LLAMA3: dict[str, Any] = dict(low_freq_factor=1.0, high_freq_factor=4.0)
 LLAMA3_CONTEXT = 8192  # what these were first trained on, where the file does not say
 
 # Metadata of an architecture that is read, and that changes the model unless it is 0 or 1.
@@ -69,17 +71,22 @@ _VALUES = 1 << 20  # dequantised at a time
 _STORED = {gguf_files.Kind.F32: 'F32', gguf_files.Kind.F16: 'F16', gguf_files.Kind.BF16: 'BF16'}
 
 
-def open_file(path):
-  """Opens and checks a GGUF file; reads only its header.
+def read(path):
+  """Reads the header of a GGUF file.
 
   Returns:
     gguf_files.File; contents of a config.json; ModelConfig.
 
   Raises:
-    ModelDirError: the file is damaged, or its architecture, its metadata or a tensor is not supported.
+    ModelDirError: the file is damaged, or its architecture or its metadata is not supported.
   """
   file = gguf_files.read(path, ModelDirError)
-  config, cfg = _config(file)
+  return file, *_config(file)
+
+
+def open_file(path):
+  """Like `read`, and raises ModelDirError with the first problems that `check` finds."""
+  file, config, cfg = read(path)
   if problems := check(file, cfg):
     more = f' and {len(problems) - 4} more (scripts/convert import --check lists them)' if len(problems) > 4 else ''
     raise ModelDirError(f'{path} does not match its metadata: {"; ".join(problems[:4])}{more}; fetch it again.')
@@ -271,24 +278,24 @@ class Reader:
     for first in range(rows[0], rows[1], step):
       last = min(first + step, rows[1])
       order = np.arange(first, last) if entry.order is None else entry.order[first:last]
-      low = order.min()
-      values = self.values(entry.tensor, entry.first + low, entry.first + order.max() + 1)
+      low, high = int(order.min()), int(order.max()) + 1
+      values = self.values(entry.tensor, entry.first + low, entry.first + high)
       values = values if entry.order is None else values[order - low]
       for (start, stop), part in parts:
         safetensors_files.copy(values[:, start:stop], part[first - rows[0] : last - rows[0]])
 
   def values(self, tensor, first, last):
     """Rows of a tensor, as a matrix, in the dtype it is stored in; float32 for quantised types."""
-    data = np.empty((last - first) * tensor.row_bytes, np.uint8)
+    buffer = bytearray((last - first) * tensor.row_bytes)
     done = 0
-    while done < data.size:
-      count = os.preadv(self._file, [data[done:]], tensor.start + int(first) * tensor.row_bytes + done)
+    while done < len(buffer):
+      count = os.preadv(self._file, [memoryview(buffer)[done:]], tensor.start + first * tensor.row_bytes + done)
       if not count:
         raise ModelDirError(f'{self._path} ended while tensor {tensor.name} was read; fetch it again.')
       done += count
     with self._lock:
       self.bytes += done
-    data = data.reshape(last - first, tensor.row_bytes)
+    data = np.frombuffer(buffer, np.uint8).reshape(last - first, tensor.row_bytes)
     if tensor.kind in _STORED:
       return data.view(safetensors_files.DTYPES[_STORED[tensor.kind]])
     return gguf.quants.dequantize(data, tensor.kind)
