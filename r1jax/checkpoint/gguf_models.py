@@ -53,6 +53,7 @@ _SIZES = {
   'attention.layer_norm_rms_epsilon': 'rms_norm_eps',
   'rope.freq_base': 'rope_theta',
 }
+_REQUIRED = [key for key in _SIZES if key not in ('attention.head_count_kv', 'attention.key_length', 'rope.freq_base')]
 _EXPERTS = {
   'expert_count': 'num_experts',
   'expert_used_count': 'num_experts_per_tok',
@@ -104,6 +105,9 @@ def _config(file):
     raise ModelDirError(f'{where} is one of {str(fields["split.count"])[:20]} parts; merge them with llama-gguf-split.')
   own = {key.removeprefix(f'{name}.'): value for key, value in fields.items() if key.startswith(f'{name}.')}
   _check_supported(own, where)
+  required = [key for key in _REQUIRED if key not in own]
+  if required:
+    raise ModelDirError(f'{where}: {name}.{required[0]} is missing; fetch it again.')
   family, names = ARCHITECTURES[name], _SIZES | (_EXPERTS if name == 'qwen3moe' else {})
   config = {
     'architectures': [families.FAMILIES[family] + families.HEADS['tokens']],

@@ -59,8 +59,10 @@ def write_files(file, folder):
   tokens, types = _field(file, 'ggml.tokens', list), _field(file, 'ggml.token_type', list)
   if len(tokens) != len(types) or not all(type(t) is str for t in tokens) or not all(type(t) is int for t in types):
     raise TokenizerError(f'{file.path}: {len(tokens)} tokens have {len(types)} types, or are no texts; fetch it again.')
-  ids = {key: _id(file, key, len(tokens)) for key in ('bos', 'eos', 'eot', 'eom', 'unknown', 'padding')}
-  names = {'bos_token': 'bos', 'eos_token': 'eos', 'unk_token': 'unknown', 'pad_token': 'padding'}
+  count = max((i for i, kind in enumerate(types, 1) if kind != UNUSED), default=0)
+  tokens, types = tokens[:count], types[:count]  # the rest only pads the model's vocabulary
+  ids = {key: _id(file, key, count) for key in ('bos', 'eos', 'eot', 'eom', 'unknown', 'padding')}
+  names = {'bos_token': 'bos', 'eos_token': 'eos', 'pad_token': 'padding'}
   config: dict[str, Any] = {name: tokens[i] for name, key in names.items() if (i := ids[key]) is not None}
   config |= {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False}
   if (template := _field(file, 'chat_template', str, '')) != '':
@@ -116,7 +118,7 @@ def _bpe(file, tokens, types):
   if len(set(tokens)) < len(tokens) or not all(type(m) is str and m.count(' ') == 1 for m in merges):
     raise TokenizerError(f'{file.path}: has the same token twice, or a merge that is no pair; fetch it again.')
   normalizer, pre_tokenizers, ignore_merges, adds_bos = _PRE[pre]
-  # The library gives an added token its id from the vocabulary. Unused ids only pad the model's vocabulary.
+  # The library gives an added token its id from the vocabulary.
   vocab = {token: i for i, (token, kind) in enumerate(zip(tokens, types)) if kind != UNUSED}
   flags = dict.fromkeys(('single_word', 'lstrip', 'rstrip', 'normalized'), False)
   added = [
@@ -148,7 +150,7 @@ def _begins_with(bos, i):
 def _spm(file, tokens, types, ids):
   """The SentencePiece model of a GGUF file."""
   scores = _field(file, 'ggml.scores', list)
-  if len(scores) != len(tokens) or not all(type(x) is float for x in scores):
+  if len(scores) < len(tokens) or not all(type(x) is float for x in scores):
     raise TokenizerError(f'{file.path}: {len(tokens)} tokens have {len(scores)} scores; fetch it again.')
   model = _PROTO.ModelProto()
   for piece, score, kind in zip(tokens, scores, types):
