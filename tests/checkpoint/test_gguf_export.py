@@ -160,11 +160,21 @@ def test_check_and_plan(model, tmp_path, capsys):
   assert 'Qwen2ForCausalLM' in capsys.readouterr().out and [p.name for p in tmp_path.iterdir()] == ['hf', 'm.gguf']
 
 
-def refused(capsys, *argv):
-  with pytest.raises(SystemExit):
-    convert.main(list(argv))
-  lines = capsys.readouterr().err.strip().splitlines()
-  return lines[-1]
+def test_a_tokenizer_that_gguf_cannot_express_is_refused_before_anything_is_written(model, tmp_path, capsys):
+  path = model(MODELS['qwen2'])
+  (path / 'tokenizer.model').unlink()
+  spec = {
+    'added_tokens': [{'id': 1, 'content': '</s>', 'special': True}],
+    'pre_tokenizer': {'type': 'Whitespace'},
+    'decoder': {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': False, 'use_regex': True},
+    'model': {'type': 'BPE', 'vocab': {'a': 0, '</s>': 1}, 'merges': []},
+  }
+  (path / 'tokenizer.json').write_text(json.dumps(spec))
+  (path / 'tokenizer_config.json').write_text('{"eos_token": "</s>"}')
+  with pytest.raises(SystemExit) as error:
+    convert.main(['export', '--input', str(path), '--output', str(tmp_path / 'm.gguf'), '--format', 'gguf'])
+  assert 'GGUF has no name' in str(error.value.code) + capsys.readouterr().err
+  assert [p.name for p in tmp_path.iterdir()] == ['hf']
 
 
 @pytest.mark.parametrize(
@@ -219,11 +229,16 @@ def test_targets_are_checked_first(tmp_path, target):
 @pytest.mark.parametrize('quantize', ['none', 'q8_0'])
 @pytest.mark.parametrize('name', MODELS)
 def test_transformers_computes_the_same_logits(model, tmp_path, name, quantize):
-  torch = pytest.importorskip('torch', reason="needs PyTorch: pip install -e '.[torch-parity]'.")
-  transformers = pytest.importorskip('transformers')
+  reason = "needs PyTorch, transformers and accelerate: pip install -e '.[torch-parity]'."
+  torch, transformers, _ = (pytest.importorskip(n, reason=reason) for n in ('torch', 'transformers', 'accelerate'))
   cfg = dataclasses.replace(MODELS[name], rope=None)  # which transformers does not read from GGUF files
   file = export(model(cfg), tmp_path / 'm.gguf', '--format', 'gguf', '--quantize', quantize)
-  theirs = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path), gguf_file=file.name, dtype=torch.float32)
+  settings = transformers.AutoConfig.from_pretrained(str(tmp_path), gguf_file=file.name)
+  for key in {'head_dim', 'moe_intermediate_size'} & families.to_hf(cfg).keys():  # which it does not always read
+    setattr(settings, key, families.to_hf(cfg)[key])
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    str(tmp_path), config=settings, gguf_file=file.name, dtype=torch.float32
+  )
   tokens = np.random.default_rng(0).integers(0, cfg.vocab, (2, 12))
   _, params = load(file)
   positions = np.broadcast_to(np.arange(12), tokens.shape)
