@@ -39,6 +39,6 @@ setup(
     'judge': ['httpx'],  # a judge behind an endpoint
     'types': ['beartype'],  # checks annotated shapes and dtypes where R1JAX_CHECK_TYPES is set
     'dev': ['basedpyright', 'beartype', 'httpx', 'pytest', 'pytest-xdist', 'ruff'],
-    'torch-parity': ['torch', 'transformers'],
+    'torch-parity': ['accelerate', 'torch', 'transformers'],  # transformers reads GGUF files with accelerate
   },
 )
