@@ -3,8 +3,9 @@
   python -m experiments.score --model.path=DIR --input=F.jsonl --output=G.jsonl [--model.dtype=float32]
 
 DIR is a Hugging Face directory, a GGUF file, an imported model or a run's directory. A row of F has `tokens` (ids) or
-`text`; its row in G keeps the other fields and has `tokens` and `logprobs`, one for each token after the first. `text` gets the
-beginning-of-sequence token that the model expects, and anything in it that looks like a special token stays text.
+`text`; its row in G keeps the other fields and has `tokens` and `logprobs`, one for each token after the first. `text`
+gets the beginning-of-sequence token that the model expects, and anything in it that looks like a special token stays
+text.
 """
 
 import json
