@@ -222,12 +222,15 @@ def _fields_of_spm(tokenizer):
       f'{tokenizer.path}: GGUF has only SentencePiece models of type BPE that do not change characters; export to a '
       'Hugging Face directory instead.'
     )
+  # llama.cpp puts a space behind a user-defined token. A character that is in no other piece needs no such token.
+  defined = {p.piece for p in model.pieces if p.type == USER_DEFINED and len(p.piece) == 1}
+  plain = defined - set(''.join(p.piece for p in model.pieces if len(p.piece) > 1))
   out = {
     'tokenizer.ggml.model': 'llama',
     'tokenizer.ggml.pre': 'default',
     'tokenizer.ggml.tokens': [p.piece for p in model.pieces],
     'tokenizer.ggml.scores': [p.score for p in model.pieces],
-    'tokenizer.ggml.token_type': [p.type for p in model.pieces],
+    'tokenizer.ggml.token_type': [NORMAL if p.piece in plain else p.type for p in model.pieces],
     'tokenizer.ggml.add_space_prefix': normalizer.add_dummy_prefix,
     'tokenizer.ggml.remove_extra_whitespaces': normalizer.remove_extra_whitespaces,
   }

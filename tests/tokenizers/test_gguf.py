@@ -160,6 +160,7 @@ def test_a_tokenizer_goes_through_gguf_and_back(sources, sentencepiece, tmp_path
   if pre:
     assert fields == want
   else:
+    want['tokenizer.ggml.token_type'][3] = 1  # the newline: llama.cpp would put a space behind a user-defined one
     assert {key: fields[key][:-3] if type(value) is list else fields[key] for key, value in want.items()} == want
     assert fields['tokenizer.ggml.token_type'][-3:] == [5, 5, 5]
   path = write(tmp_path / 'm.gguf', fields)
