@@ -89,8 +89,8 @@ def import_model(args):
     writing.mkdir(parents=True)
     params = load(source, args.dtype)
     config = families.for_export(source.config, params['embed'].dtype.name)
-    with tokenizers.as_files(source.tokenizer) as files:
-      for file in files:
+    with tokenizers.as_folder(source.tokenizer) as folder:
+      for file in tokenizers.files(folder):
         shutil.copy(file, writing)
     json_files.write_json(str(writing / 'config.json'), config)
     with checkpoint.Store(
@@ -128,7 +128,8 @@ def export_model(args):
 def _write_hf(source, args):
   params = load(source, args.dtype)
   config = families.for_export(source.config, params['embed'].dtype.name)
-  with tokenizers.as_files(source.tokenizer) as files, _writing() as progress:
+  with tokenizers.as_folder(source.tokenizer) as folder, _writing() as progress:
+    files = tokenizers.files(folder)
     hf.save(args.output, source.cfg, params, config, files, int(args.shard_gb * 1e9), progress)
 
 

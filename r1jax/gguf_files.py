@@ -125,7 +125,7 @@ class _Header:
     metadata = dict(self._unique(lambda: (self._text(_MAX_NAME), self._value()), fields))
     alignment = metadata.get('general.alignment', gguf.GGUF_DEFAULT_ALIGNMENT)
     if type(alignment) is not int or not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-      raise _DamagedError(f'general.alignment is {str(alignment)[:20]}, not a power of two from 8 to {1 << 20}')
+      raise _DamagedError(f'general.alignment is {alignment!r:.20}, not a power of two from 8 to {1 << 20}')
     directory = dict(self._unique(self._tensor, tensors))
     start = -(-self._f.tell() // alignment) * alignment
     return File(self._path, metadata, self._placed(directory, start, alignment))

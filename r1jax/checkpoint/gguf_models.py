@@ -41,7 +41,7 @@ ROPE_FACTORS = 'rope_freqs.weight'  # f32[head_dim / 2]: what Llama 3's RoPE sca
 LLAMA3: dict[str, Any] = dict(low_freq_factor=1.0, high_freq_factor=4.0)
 LLAMA3_CONTEXT = 8192  # what these were first trained on, where the file does not say
 
-# Metadata of an architecture that is read, and that changes the model unless it is 0 or 1.
+# Metadata of an architecture that are keys of a config.json.
 _SIZES = {
   'embedding_length': 'hidden_size',
   'block_count': 'num_hidden_layers',
@@ -61,13 +61,17 @@ _EXPERTS = {
 }
 _ROPE = ('type', 'factor', 'original_context_length', 'yarn_beta_fast', 'yarn_beta_slow')
 _CHECKED = ('vocab_size', 'rope.dimension_count', 'attention.value_length', 'rope.scale_linear')
-_UNSUPPORTED = (
-  *('attention.sliding_window', 'attention.scale', 'attention.clamp_kqv', 'attention.max_alibi_bias'),
-  *('attn_logit_softcapping', 'final_logit_softcapping', 'router_logit_softcapping'),
-  *('logit_scale', 'embedding_scale', 'residual_scale', 'expert_shared_count', 'expert_weights_scale'),
-  *('rope.scaling.attn_factor', 'rope.scaling.yarn_attn_factor', 'rope.scaling.yarn_ext_factor'),
-  'rope.scaling.yarn_log_multiplier',
-)
+# What changes the model in a way that we do not compute, with the value that turns it off.
+_OFF = {
+  **dict.fromkeys(
+    ('attention.scale', 'attention.clamp_kqv', 'attention.max_alibi_bias', 'attention.sliding_window'), 0
+  ),
+  **dict.fromkeys(('attn_logit_softcapping', 'final_logit_softcapping', 'router_logit_softcapping'), 0),
+  **dict.fromkeys(('expert_shared_count', 'leading_dense_block_count', 'rope.scaling.yarn_log_multiplier'), 0),
+  **dict.fromkeys(('logit_scale', 'embedding_scale', 'residual_scale', 'expert_weights_scale'), 1),
+  **dict.fromkeys((f'rope.scaling.{key}' for key in ('attn_factor', 'yarn_attn_factor', 'yarn_ext_factor')), 1),
+  'attention.causal': True,
+}
 _VALUES = 1 << 20  # dequantised at a time
 _STORED = {gguf_files.Kind.F32: 'F32', gguf_files.Kind.F16: 'F16', gguf_files.Kind.BF16: 'BF16'}
 
@@ -98,11 +102,11 @@ def _config(file):
   """(contents of a config.json, ModelConfig) of a GGUF file's metadata."""
   fields, where = file.fields, file.path
   name = fields.get('general.architecture')
-  if name not in ARCHITECTURES:
+  if not isinstance(name, str) or name not in ARCHITECTURES:
     known = ', '.join(ARCHITECTURES)
-    raise ModelDirError(f'{where}: architecture {str(name)[:100]!r} is not supported; known in GGUF: {known}.')
+    raise ModelDirError(f'{where}: architecture {name!r:.100} is not supported; known in GGUF: {known}.')
   if fields.get('split.count') not in (None, 0, 1):
-    raise ModelDirError(f'{where} is one of {str(fields["split.count"])[:20]} parts; merge them with llama-gguf-split.')
+    raise ModelDirError(f'{where} is one of {fields["split.count"]!r:.20} parts; merge them with llama-gguf-split.')
   own = {key.removeprefix(f'{name}.'): value for key, value in fields.items() if key.startswith(f'{name}.')}
   _check_supported(own, where)
   required = [key for key in _REQUIRED if key not in own]
@@ -127,7 +131,7 @@ def _config(file):
   cfg = families.from_hf(config, where)
   for key in ('rope.dimension_count', 'attention.value_length'):
     if own.get(key) not in (None, cfg.head_dim):
-      raise ModelDirError(f'{where}: {key} is {str(own[key])[:100]}, but heads have {cfg.head_dim}; not supported.')
+      raise ModelDirError(f'{where}: {key} is {own[key]!r:.100}, but heads have {cfg.head_dim}; not supported.')
   if ROPE_FACTORS in file.tensors:
     config['rope_scaling'] = _llama3(file, cfg, own)
     cfg = families.from_hf(config, where)
@@ -136,11 +140,13 @@ def _config(file):
 
 def _check_supported(own, where):
   """Raises ModelDirError for metadata that changes the model in a way we do not compute; warns of unknown keys."""
-  for key in _UNSUPPORTED:
-    window = key == 'attention.sliding_window' and own.get(key) == own.get('context_length')
-    if own.get(key) not in (None, 0, 1) and not window:
-      raise ModelDirError(f'{where}: {key} = {str(own[key])[:100]} is not supported; use another model.')
-  known = {*_SIZES, *_EXPERTS, *_CHECKED, *_UNSUPPORTED, *(f'rope.scaling.{key}' for key in _ROPE)}
+  window, context = own.get('attention.sliding_window'), own.get('context_length')
+  if isinstance(window, int) and isinstance(context, int) and window >= context:
+    own = own | {'attention.sliding_window': 0}  # no window at all
+  for key, off in _OFF.items():
+    if own.get(key, off) != off:
+      raise ModelDirError(f'{where}: {key} = {own[key]!r:.100} is not supported, only {off}; use another model.')
+  known = {*_SIZES, *_EXPERTS, *_CHECKED, *_OFF, *(f'rope.scaling.{key}' for key in _ROPE)}
   if unknown := own.keys() - known:
     log.warning('%s: ignoring unknown metadata: %s.', where, repr(sorted(unknown))[:500])
 

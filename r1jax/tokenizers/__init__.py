@@ -17,7 +17,7 @@ __all__ = [
   'SentencePieceTokenizer',
   'Tokenizer',
   'TokenizerError',
-  'as_files',
+  'as_folder',
   'files',
   'load',
   'to_tokenizer_json',
@@ -54,21 +54,23 @@ def files(path):
 
 
 @contextlib.contextmanager
-def as_files(path):
-  """Context of the paths of a tokenizer's files: those of a directory, or temporary ones of a GGUF file.
+def as_folder(path):
+  """Context of the folder with a tokenizer's files: its own, or a temporary one with those of a GGUF file.
 
-  `path` may also be a file of such a directory. A GGUF file's SentencePiece model gets a tokenizer.json too, where it
-  can be converted.
+  A GGUF file's SentencePiece model gets a tokenizer.json too, where it can be converted.
+
+  Args:
+    path: a directory, a file in it, or a GGUF file.
   """
   if not gguf_files.is_gguf(path):
-    yield files(os.path.dirname(path) if os.path.isfile(path) else path)
+    yield os.path.dirname(path) if os.path.isfile(path) else os.fspath(path)
     return
   with _unpacked(path) as folder:
     model = os.path.join(folder, _SPM)
     if os.path.exists(model):
       with contextlib.suppress(TokenizerError):
         to_tokenizer_json(model, os.path.join(folder, _JSON))
-    yield files(folder)
+    yield folder
 
 
 @contextlib.contextmanager

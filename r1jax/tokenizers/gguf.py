@@ -102,7 +102,7 @@ def _id(file, key, count):
   """The id of a special token, or None."""
   value = file.fields.get(f'tokenizer.ggml.{key}_token_id')
   if value is not None and (type(value) is not int or not 0 <= value < count):
-    raise TokenizerError(f'{file.path}: {key}_token_id is {str(value)[:20]}, not one of {count} ids; fetch it again.')
+    raise TokenizerError(f'{file.path}: {key}_token_id is {value!r:.20}, not one of {count} ids; fetch it again.')
   return value
 
 
@@ -111,7 +111,7 @@ def _bpe(file, tokens, types):
   pre = file.fields.get('tokenizer.ggml.pre', 'default')
   if not isinstance(pre, str) or pre not in _PRE:
     raise TokenizerError(
-      f'{file.path}: pre-tokenizer {str(pre)[:100]!r} is not supported; known: {", ".join(_PRE)}. Use the Hugging Face '
+      f'{file.path}: pre-tokenizer {pre!r:.100} is not supported; known: {", ".join(_PRE)}. Use the Hugging Face '
       'directory of the model.'
     )
   merges = _field(file, 'ggml.merges', list)

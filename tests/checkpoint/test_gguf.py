@@ -236,6 +236,12 @@ def test_other_factors_are_refused(tmp_path, values, cfg, words):
     (dict(embedding_length='256'), 'hidden_size'),
     (dict(block_count=1 << 30), 'tensors, over'),
     (dict(rope__scaling__attn_factor=1.5), 'attn_factor = 1.5'),
+    (dict(attn_logit_softcapping=50.0), 'attn_logit_softcapping = 50.0'),
+    (dict(final_logit_softcapping='a\nb'), "final_logit_softcapping = 'a\\nb'"),
+    (dict(expert_shared_count=1), 'expert_shared_count = 1'),
+    (dict(rope__scaling__type='a\nb'), "'a\\nb'"),
+    (dict(rope__scaling__factor=[2.0, 2.0]), "'factor' is [2.0, 2.0]"),
+    (dict(rope__freq_base='1e4'), "'rope_theta' is '1e4'"),
     (dict(embedding_length=128), 'blk.0.attn_norm.weight has shape [256], not [128]'),
     (dict(block_count=3), 'blk.2.attn_k.weight is missing'),
     (dict(block_count=1), "'blk.1.attn_k.weight' is unexpected"),
@@ -251,9 +257,21 @@ def test_metadata_that_is_missing_is_named(tmp_path, key):
   assert key in message and 'missing' in message
 
 
+@pytest.mark.parametrize(
+  'fields', [dict(attention__sliding_window=64), dict(logit_scale=1.0), dict(attention__scale=0.0)]
+)
+def test_what_is_off_changes_nothing(tmp_path, fields):
+  assert gguf_models.open_file(open_with(tmp_path / 'm.gguf', **fields))[2] == LLAMA
+
+
 def test_unknown_metadata_is_named_in_a_warning(tmp_path, caplog):
   gguf_models.open_file(open_with(tmp_path / 'm.gguf', attention__novel=3))
   assert 'attention.novel' in caplog.text
+
+
+def test_an_architecture_that_is_no_text_is_refused(tmp_path):
+  writing.write_file(tmp_path / 'm.gguf', 'llama', {}, {}, general={'general.architecture': ['llama']})
+  assert "architecture ['llama'] is" in writing.refusal(tmp_path / 'm.gguf')
 
 
 @pytest.mark.parametrize(('fields', 'words'), [({}, "architecture 'gemma3' "), ({'split.count': 3}, '3 parts')])

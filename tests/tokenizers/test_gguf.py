@@ -7,7 +7,8 @@ import shutil
 import gguf as library
 import pytest
 
-from r1jax import tokenizers
+from r1jax import config, tokenizers
+from r1jax.data import sft
 from r1jax.gguf_files import read
 from r1jax.tokenizers import gguf
 
@@ -124,8 +125,8 @@ def test_byte_level_tokenizers_are_rebuilt(sources, tmp_path, texts, pre):
   ours = tokenizers.load(path)
   same(ours, source, texts)
   assert ours.path == str(path)
-  with tokenizers.as_files(path) as files:
-    shutil.copytree(os.path.dirname(files[0]), tmp_path / 'hf')
+  with tokenizers.as_folder(path) as folder:
+    shutil.copytree(folder, tmp_path / 'hf')
   same(tokenizers.load(tmp_path / 'hf'), source, texts[:50])
 
 
@@ -139,10 +140,10 @@ def test_sentencepiece_models_are_rebuilt(sentencepiece, tmp_path, texts):
   source = tokenizers.load(sentencepiece)
   path = write(tmp_path / 'm.gguf', fields_of_sentencepiece(sentencepiece))
   same(tokenizers.load(path), source, texts)
-  with tokenizers.as_files(path) as files:
-    assert {'tokenizer.json', 'tokenizer.model'} <= {os.path.basename(file) for file in files}
-    same(tokenizers.load(os.path.dirname(files[0])), source, texts[:50])
-  assert not os.path.exists(files[0])
+  with tokenizers.as_folder(path) as folder:
+    assert {'tokenizer.json', 'tokenizer.model'} <= {os.path.basename(file) for file in tokenizers.files(folder)}
+    same(tokenizers.load(folder), source, texts[:50])
+  assert not os.path.exists(folder)
 
 
 def test_sentencepiece_without_a_dummy_space(sentencepiece, tmp_path):
@@ -175,11 +176,20 @@ def test_transformers_reads_the_files(sources, sentencepiece, tmp_path, texts, r
   }.items():
     path = write(tmp_path / f'{name}.gguf', fields)
     ours = tokenizers.load(path)
-    with tokenizers.as_files(path) as files:
-      theirs = reference(os.path.dirname(files[0]))
+    with tokenizers.as_folder(path) as folder:
+      theirs = reference(folder)
     for text in texts[:80]:
       assert ours.encode(text, special=True, bos=True) == theirs.encode(text), repr(text)
     assert theirs.eos_token_id == ours.eos[0]
+
+
+def test_the_texts_of_sft_are_encoded_anew_for_another_tokenizer(sources, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  cfg, digests = config.SFTData(), []
+  for name, pre in (('a.gguf', 'qwen2'), ('b.gguf', 'qwen2'), ('c.gguf', 'smollm')):
+    write(name, fields_of(sources['qwen2'], pre))
+    digests.append(sft._digest_inputs(cfg, [], tokenizers.load(name), set()))
+  assert digests[0] == digests[1] != digests[2]
 
 
 def error_of(path):
