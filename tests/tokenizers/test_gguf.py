@@ -185,7 +185,7 @@ def test_transformers_reads_the_files(sources, sentencepiece, tmp_path, texts, r
 
 def test_the_texts_of_sft_are_encoded_anew_for_another_tokenizer(sources, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  cfg, digests = config.SFTData(), []
+  cfg, digests = config.SFTData(source='jsonl', max_length=64), []
   for name, pre in (('a.gguf', 'qwen2'), ('b.gguf', 'qwen2'), ('c.gguf', 'smollm')):
     write(name, fields_of(sources['qwen2'], pre))
     digests.append(sft._digest_inputs(cfg, [], tokenizers.load(name), set()))
