@@ -9,6 +9,7 @@ setup(
     'absl-py',
     'array_record',  # tensorflow-datasets writes and reads its files without TensorFlow through it
     'flax',
+    'gguf',
     'grain',
     'importlib_resources',  # tensorflow-datasets imports it without declaring it
     'jax',
@@ -39,6 +40,6 @@ setup(
     'judge': ['httpx'],  # a judge behind an endpoint
     'types': ['beartype'],  # checks annotated shapes and dtypes where R1JAX_CHECK_TYPES is set
     'dev': ['basedpyright', 'beartype', 'httpx', 'pytest', 'pytest-xdist', 'ruff'],
-    'torch-parity': ['torch', 'transformers'],
+    'torch-parity': ['accelerate', 'torch', 'transformers'],  # transformers reads GGUF files with accelerate
   },
 )

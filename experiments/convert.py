@@ -1,14 +1,16 @@
-"""Converts models: a Hugging Face directory to a checkpoint of r1jax, and back.
+"""Converts models: a Hugging Face directory or a GGUF file to a checkpoint of r1jax, and back.
 
-  scripts/convert import --input HF_DIR --output DIR [--dtype keep|float32|bfloat16|float16] [--check] [--dry_run]
-  scripts/convert export --input RUN_OR_DIR --output HF_DIR [--step N] [--dtype ...] [--shard_gb 5] [--dry_run]
+  scripts/convert import --input MODEL --output DIR [--dtype keep|float32|bfloat16|float16] [--check] [--dry_run]
+  scripts/convert export --input MODEL --output HF_DIR [--step N] [--dtype ...] [--shard_gb 5] [--dry_run]
+  scripts/convert export --input MODEL --output FILE.gguf --format gguf [--quantize none|q8_0|q4_0] [--step N] [...]
 
-Training and scoring read Hugging Face directories directly, so `import` is optional. It saves the time of reading them
-repeatedly, and dequantises FP8 weights once. `--check` only compares names and shapes of the tensors with the config
-and lists each mismatch; `--dry_run` prints what would be written.
+Training and scoring read Hugging Face directories and GGUF files directly, so `import` is optional. It saves the time
+of reading them repeatedly, and dequantises weights once. `--check` only compares names and shapes of the tensors with
+the config and lists each mismatch; `--dry_run` prints what would be written.
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import shutil
@@ -17,10 +19,10 @@ import sys
 import jax
 import tqdm
 
-from r1jax import checkpoint, models, parallel, tokenizers
+from r1jax import checkpoint, gguf_files, models, parallel, tokenizers
 from r1jax import config as config_lib
 from r1jax import params as params_lib
-from r1jax.checkpoint import families, hf, safetensors_files
+from r1jax.checkpoint import families, gguf_export, gguf_models, hf, safetensors_files
 from r1jax.runs import cli, json_files, runtime
 
 DTYPES = ('keep', 'float32', 'bfloat16', 'float16')
@@ -28,10 +30,14 @@ DTYPES = ('keep', 'float32', 'bfloat16', 'float16')
 
 def check(path):
   """Prints each tensor that does not match the config; returns whether all do."""
-  config = hf.read_config(path)
-  cfg = families.from_hf(config, os.path.join(path, 'config.json'))
-  entries = safetensors_files.entries(path)
-  problems, skipped = hf.check(cfg, config, entries)
+  if gguf_files.is_gguf(path):
+    file, _, cfg = gguf_models.read(path)
+    entries, problems, skipped = file.tensors, gguf_models.check(file, cfg), {}
+  else:
+    config = hf.read_config(path)
+    cfg = families.from_hf(config, os.path.join(path, 'config.json'))
+    entries = safetensors_files.entries(path)
+    problems, skipped = hf.check(cfg, config, entries)
   for line in [*problems, *(f'{name} is skipped (multi-token prediction)' for name in sorted(skipped))]:
     print(line)
   print(f'{path}: {len(entries)} tensors; {len(problems)} are missing, unexpected or of the wrong shape.')
@@ -67,7 +73,7 @@ def _count(source):
 
 
 def import_model(args):
-  """Hugging Face directory -> checkpoint: config, tokenizer files, and a store with the parameters."""
+  """Hugging Face directory or GGUF file -> checkpoint: config, tokenizer files, and a store with the parameters."""
   if args.check:
     return 0 if check(args.input) else 1
   source = checkpoint.open_model(args.input)
@@ -83,8 +89,9 @@ def import_model(args):
     writing.mkdir(parents=True)
     params = load(source, args.dtype)
     config = families.for_export(source.config, params['embed'].dtype.name)
-    for file in tokenizers.files(source.tokenizer):
-      shutil.copy(file, writing)
+    with tokenizers.as_folder(source.tokenizer) as folder:
+      for file in tokenizers.files(folder):
+        shutil.copy(file, writing)
     json_files.write_json(str(writing / 'config.json'), config)
     with checkpoint.Store(
       writing / checkpoint.CHECKPOINTS, config_lib.Checkpoint(every=1), {'model': config, 'base': source.digest}
@@ -99,28 +106,46 @@ def import_model(args):
 
 
 def export_model(args):
-  """Checkpoint, run or Hugging Face directory -> Hugging Face directory."""
+  """Checkpoint, run, Hugging Face directory or GGUF file -> Hugging Face directory or GGUF file."""
   config_lib.require(args.shard_gb > 0, f'--shard_gb is {args.shard_gb}; it must be positive.')
+  config_lib.require(
+    args.format == 'gguf' or args.quantize == 'none', f'--quantize {args.quantize} is for --format gguf only; add that.'
+  )
   source = checkpoint.open_model(args.input, args.step)
   if args.dry_run:
     print_plan(source, args.dtype, args.output)
     return 0
-  hf.check_target(args.output)
-  source.load_tokenizer()
-  params = load(source, args.dtype)
-  config = families.for_export(source.config, params['embed'].dtype.name)
-  with tqdm.tqdm(total=1, unit='B', unit_scale=True, desc='writing') as bar:
-    hf.save(
-      args.output,
-      source.cfg,
-      params,
-      config,
-      tokenizers.files(source.tokenizer),
-      int(args.shard_gb * 1e9),
-      lambda done, total: _show(bar, done, total),
-    )
+  (gguf_export if args.format == 'gguf' else hf).check_target(args.output)
+  tokenizer = source.load_tokenizer()
+  if args.format == 'gguf':
+    _write_gguf(source, tokenizer, args)
+  else:
+    _write_hf(source, args)
   print(f'{args.output}: {_count(source):,} parameters')
   return 0
+
+
+def _write_hf(source, args):
+  params = load(source, args.dtype)
+  config = families.for_export(source.config, params['embed'].dtype.name)
+  with tokenizers.as_folder(source.tokenizer) as folder, _writing() as progress:
+    files = tokenizers.files(folder)
+    hf.save(args.output, source.cfg, params, config, files, int(args.shard_gb * 1e9), progress)
+
+
+def _write_gguf(source, tokenizer, args):
+  metadata = gguf_export.metadata(source.cfg, tokenizer)
+  params = load(source, args.dtype)
+  with _writing() as progress:
+    kept = gguf_export.save(args.output, source.cfg, params, metadata, args.quantize, progress)
+  if kept:
+    print(f'{len(kept)} matrices are not quantised, as their rows are no multiples of 32: {", ".join(kept[:4])} ...')
+
+
+@contextlib.contextmanager
+def _writing():
+  with tqdm.tqdm(total=1, unit='B', unit_scale=True, desc='writing') as bar:
+    yield lambda done, total: _show(bar, done, total)
 
 
 def parser():
@@ -130,7 +155,7 @@ def parser():
     command = commands.add_parser(name, description=run.__doc__)
     command.set_defaults(run=run)
     command.add_argument('--input', required=True, help='the model to convert')
-    command.add_argument('--output', default='', help='the directory to write')
+    command.add_argument('--output', default='', help='the directory or file to write')
     command.add_argument(
       '--dtype',
       choices=DTYPES,
@@ -142,6 +167,10 @@ def parser():
     '--check', action='store_true', help='only list tensors that do not match the config'
   )
   commands.choices['export'].add_argument('--step', type=int, help="of a run's checkpoint; default: the newest")
+  commands.choices['export'].add_argument('--format', choices=('hf', 'gguf'), default='hf', help='what to write')
+  commands.choices['export'].add_argument(
+    '--quantize', choices=gguf_export.QUANTIZE, default='none', help='of the matrices of a GGUF file'
+  )
   commands.choices['export'].add_argument('--shard_gb', type=float, default=5.0, help='maximum gigabytes of one file')
   return out
 

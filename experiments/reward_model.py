@@ -275,8 +275,9 @@ def save(run, params, center):
       'eos_token_id': eos,
       'pad_token_id': 0 if eos else 1,
     }
-    files = tokenizers.files(os.path.dirname(run.tokenizer.path))
-    hf.save(os.path.join(run.workdir, MODEL), run.model, params, config, [*files, path])
+    with tokenizers.as_folder(run.tokenizer.path) as folder:
+      files = [*tokenizers.files(folder), path]
+      hf.save(os.path.join(run.workdir, MODEL), run.model, params, config, files)
 
 
 @exclusive

@@ -2,9 +2,10 @@
 
   python -m experiments.score --model.path=DIR --input=F.jsonl --output=G.jsonl [--model.dtype=float32]
 
-DIR is a Hugging Face directory, an imported model or a run's directory. A row of F has `tokens` (ids) or `text`; its
-row in G keeps the other fields and has `tokens` and `logprobs`, one for each token after the first. `text` gets the
-beginning-of-sequence token that the model expects, and anything in it that looks like a special token stays text.
+DIR is a Hugging Face directory, a GGUF file, an imported model or a run's directory. A row of F has `tokens` (ids) or
+`text`; its row in G keeps the other fields and has `tokens` and `logprobs`, one for each token after the first. `text`
+gets the beginning-of-sequence token that the model expects, and anything in it that looks like a special token stays
+text.
 """
 
 import json
@@ -144,7 +145,7 @@ def main(_):
 
 if __name__ == '__main__':
   _PATH = flags.DEFINE_string(
-    'model.path', None, 'Hugging Face directory, imported model or run directory.', required=True
+    'model.path', None, 'Hugging Face directory, GGUF file, imported model or run directory.', required=True
   )
   _DTYPE = flags.DEFINE_enum('model.dtype', '', ['', 'float32', 'bfloat16'], "Dtype of the computation; '': as stored.")
   _INPUT = flags.DEFINE_string('input', None, 'JSON Lines file with `tokens` or `text`.', required=True)

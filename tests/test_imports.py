@@ -14,8 +14,8 @@ OURS = ('r1jax', 'experiments', 'configs')
 # A file imports only from its own entry and from entries of lower levels. The longest entry that
 # a module's name begins with is its own.
 LEVELS = [
-  ['r1jax.typed'],
-  ['r1jax.batch', 'r1jax.config', 'r1jax.keys', 'r1jax.modelfiles', 'r1jax.params', 'r1jax.templates'],
+  ['r1jax.typed', 'r1jax.modelfiles'],
+  ['r1jax.batch', 'r1jax.config', 'r1jax.gguf_files', 'r1jax.keys', 'r1jax.params', 'r1jax.templates'],
   ['r1jax.protocols', 'r1jax.parallel', 'r1jax.tokenizers', 'r1jax.losses', 'r1jax.metrics'],
   ['r1jax.models', 'r1jax.rewards', 'r1jax.data'],
   ['r1jax.sampling', 'r1jax.checkpoint', 'r1jax.training'],

@@ -35,7 +35,9 @@ def read_config(path):
   """The contents of a directory's config.json, a dict. Raises ModelDirError if it is missing or damaged."""
   path = pathlib.Path(path)
   if path.is_file():
-    raise ModelDirError(f'{path} is a file; pass the directory that contains {CONFIG} and the weights.')
+    raise ModelDirError(
+      f'{path} is a file; pass the directory that contains {CONFIG} and the weights, or a .gguf file.'
+    )
   if not modelfiles.json_exists(path / CONFIG, ModelDirError):
     raise ModelDirError(f'{path} holds no {CONFIG}; pass a model directory.')
   try:
@@ -151,19 +153,27 @@ def load(path, cfg, config, abstract, progress=lambda done, total: None):
     log.info(
       '%s: skipping %d tensors of the layers for multi-token prediction (%s...).', path, len(skipped), min(skipped)
     )
+  with contextlib.closing(safetensors_files.Reader(entries, _scale_block(config))) as reader:
+    return read_all(reader, entries, cfg, abstract, progress), reader.bytes
+
+
+def read_all(reader, entries, cfg, abstract, progress):
+  """Reads all parameters through a reader, as `load` does.
+
+  Args:
+    reader: has `read` of `safetensors_files.Reader`.
+    entries: {name of a tensor, as in `families`: what the reader knows it by}.
+  """
   tensors = families.tensors(cfg)
   leaves, treedef = jax.tree_util.tree_flatten_with_path(abstract)
   named = {jax.tree_util.keystr(key, simple=True, separator='.'): leaf for key, leaf in leaves}
   arrays, done, total = {}, 0, sum(_bytes(leaf) for leaf in named.values())
-  with (
-    contextlib.closing(safetensors_files.Reader(entries, _scale_block(config))) as reader,
-    concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
-  ):
+  with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
     for name in sorted(named, key=lambda name: -_bytes(named[name])):
       arrays[name] = _read_leaf(reader, entries, tensors[name], named[name], pool)
       done += _bytes(named[name])
       progress(done, total)
-  return jax.tree_util.tree_unflatten(treedef, [arrays[name] for name in named]), reader.bytes
+  return jax.tree_util.tree_unflatten(treedef, [arrays[name] for name in named])
 
 
 def _bytes(leaf):

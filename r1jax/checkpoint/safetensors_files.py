@@ -200,7 +200,7 @@ class Reader:
         values = FP8.take(values.view(np.uint8)) * scales[block - rows[0] // self._scale_block[0]]
       column = 0
       for (start, stop), part in parts:
-        _copy(values[:, column : column + stop - start], part[window])
+        copy(values[:, column : column + stop - start], part[window])
         column += stop - start
     with self._lock:
       self.bytes += count
@@ -258,7 +258,7 @@ def _join(spans):
   return out
 
 
-def _copy(block, out):
+def copy(block, out):
   """out[...] = block, but fast for dtypes that NumPy knows only through ml_dtypes."""
   if (block.dtype, out.dtype) == (DTYPES['BF16'], DTYPES['F32']):
     block = (block.view(np.uint16).astype(np.uint32) << 16).view(np.float32)

@@ -1,13 +1,13 @@
-"""Where a model comes from: a Hugging Face directory, a run's directory, or a model of `scripts/convert import`."""
+"""Where a model comes from: a Hugging Face directory, a GGUF file, a run, or a model of `scripts/convert import`."""
 
 import dataclasses
 import hashlib
 import json
 import pathlib
 
-from r1jax import modelfiles, models, parallel, tokenizers
+from r1jax import gguf_files, modelfiles, models, parallel, tokenizers
 from r1jax import params as params_lib
-from r1jax.checkpoint import families, hf, store
+from r1jax.checkpoint import families, gguf_models, hf, store
 from r1jax.checkpoint.model_dir import CONFIG, ModelDirError
 
 CHECKPOINTS = 'checkpoints'  # where a run's directory and an imported model have their store
@@ -21,8 +21,8 @@ class Source:
     path: as passed by the user.
     cfg: ModelConfig.
     config: contents of its config.json, as transformers reads it.
-    tokenizer: directory of the tokenizer's files.
-    step: path of the checkpoint with the parameters; None for a Hugging Face directory.
+    tokenizer: directory of the tokenizer's files, or a GGUF file.
+    step: path of the checkpoint with the parameters; None for a Hugging Face directory and a GGUF file.
     digest: SHA-256 in hex that distinguishes models of the same shape.
   """
 
@@ -58,6 +58,8 @@ class Source:
     """Loads the parameters with the shardings and dtypes of `abstract`; for `progress` see `hf.load`."""
     if self.step:
       return store.read_part(self.step, {'params': abstract})['params']
+    if gguf_files.is_gguf(self.path):
+      return gguf_models.load(gguf_models.open_file(self.path)[0], self.cfg, abstract, progress)
     return hf.load(self.path, self.cfg, self.config, abstract, progress)[0]
 
   def dtypes(self):
@@ -65,6 +67,8 @@ class Source:
     if self.step:
       arrays = json.loads((self.step / store.MANIFEST).read_text())['arrays']
       return {k.removeprefix('params.'): v.split('[')[0] for k, v in arrays.items() if k.startswith('params.')}
+    if gguf_files.is_gguf(self.path):
+      return hf.dtypes(self.cfg, gguf_models.entries(gguf_models.open_file(self.path)[0], self.cfg))
     return hf.dtypes(self.cfg, hf.open_files(self.path, self.cfg, self.config))
 
 
@@ -72,7 +76,7 @@ def open_model(path, step=None):
   """Opens and checks the model at `path`; reads only configs and headers.
 
   Args:
-    path: directory of one of the three kinds.
+    path: a GGUF file, or a directory of one of the three kinds.
     step: of a run's checkpoint; None for the newest intact one.
 
   Returns:
@@ -86,10 +90,13 @@ def open_model(path, step=None):
   if not (path / CHECKPOINTS).is_dir():
     if step is not None:
       raise ModelDirError(f'{path} holds no {CHECKPOINTS}, so no step {step}; do not pass a step.')
+    if gguf_files.is_gguf(path):
+      _, config, cfg = gguf_models.open_file(path)
+      return Source(path, cfg, config, path, None, _digest([path]))
     config = hf.read_config(path)
     cfg = families.from_hf(config, path / CONFIG)
     hf.open_files(path, cfg, config)
-    return Source(path, cfg, families.with_architecture(config, cfg), path, None, _digest(path))
+    return Source(path, cfg, families.with_architecture(config, cfg), path, None, _digest(_files(path)))
   at, manifest = store.newest(path / CHECKPOINTS, step)
   config = manifest['fingerprint'].get('model')
   if not isinstance(config, dict):
@@ -99,7 +106,7 @@ def open_model(path, step=None):
 
 
 def _tokenizer(path):
-  """Directory of the tokenizer's files.
+  """Directory of the tokenizer's files, or a GGUF file.
 
   The config.json of a run names the model that it started from, which may be another run.
   """
@@ -118,11 +125,16 @@ def _tokenizer(path):
   return path
 
 
-def _digest(path):
-  """SHA-256 in hex over names, sizes and samples of a directory's weights and tokenizer files."""
-  digest = hashlib.sha256()
+def _files(path):
+  """The files of a directory's weights and tokenizer."""
   files = sorted(path.glob('*.safetensors')) + sorted(path.glob('tokenizer.*'))
-  for file in (p for p in files if not p.is_dir() and modelfiles.exists(p, ModelDirError)):
+  return [p for p in files if not p.is_dir() and modelfiles.exists(p, ModelDirError)]
+
+
+def _digest(files):
+  """SHA-256 in hex over names, sizes and samples of files."""
+  digest = hashlib.sha256()
+  for file in files:
     digest.update(f'{file.name} {file.stat().st_size}'.encode())
     for piece in pieces(file):
       digest.update(piece)

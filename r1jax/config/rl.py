@@ -15,7 +15,7 @@ MAX_RESPONSES = 10_000_000  # of one rollout
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  path: str  # a Hugging Face directory, an imported model or the folder of a run
+  path: str  # a Hugging Face directory, a GGUF file, an imported model or the folder of a run
   dtype: str = 'float32'  # of the computation; train.param_dtype is that of the parameters
   remat: str = 'none'  # rematerialization: one of REMAT
   attention: str = 'auto'  # implementation without a KV cache: one of ATTENTION; 'auto' goes by platform and length

@@ -17,7 +17,7 @@ import tempfile
 
 import numpy as np
 
-from r1jax import templates
+from r1jax import templates, tokenizers
 from r1jax.config import require
 from r1jax.data import conversation, preference, reader, sources
 from r1jax.data.reader import DataError
@@ -96,12 +96,12 @@ def load(cfg, tokenizer, encode, folder, evaluated=frozenset()):
 def _digest_inputs(cfg, files, tokenizer, evaluated):
   """Returns a digest of everything that the encoded texts depend on: the texts, the settings and the tokenizer."""
   texts = [TOY if isinstance(file, int) else file and _digest(file) for file in files]
-  folder = os.path.dirname(tokenizer.path)
-  tokenizer_files = [
-    _digest(os.path.join(folder, name))
-    for name in sorted(os.listdir(folder))
-    if name.startswith(('tokenizer', 'chat_template', 'special_tokens'))
-  ]
+  with tokenizers.as_folder(tokenizer.path) as folder:
+    tokenizer_files = [
+      _digest(os.path.join(folder, name))
+      for name in sorted(os.listdir(folder))
+      if name.startswith(('tokenizer', 'chat_template', 'special_tokens'))
+    ]
   settings = dataclasses.asdict(dataclasses.replace(cfg, path='', eval_path=''))
   inputs = [settings, texts, tokenizer_files, tokenizer.eos, PURPOSE, sorted(evaluated)]
   return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()

@@ -16,9 +16,9 @@ def open_policy(path):
   """
   config_lib.require(
     path,
-    'model.path is empty; pass a model directory (config.json, *.safetensors, tokenizer.json or tokenizer.model) or '
-    'the folder of a run with --config.model.path=DIR. `scripts/quickstart` and `experiments/pretrain.py` make small '
-    'models.',
+    'model.path is empty; pass a model directory (config.json, *.safetensors, tokenizer.json or tokenizer.model), a '
+    'GGUF file or the folder of a run with --config.model.path=DIR. `scripts/quickstart` and `experiments/pretrain.py` '
+    'make small models.',
   )
   source = checkpoint.open_model(path)
   config_lib.require(source.cfg.head == 'tokens', f'{path} is a reward model; a policy needs an unembedding.')

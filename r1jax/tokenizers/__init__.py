@@ -1,8 +1,11 @@
 """Tokenizers: text to token ids and back. All kinds have the interface of `base.Tokenizer`."""
 
+import contextlib
 import os
+import tempfile
 
-from r1jax import modelfiles
+from r1jax import gguf_files, modelfiles
+from r1jax.tokenizers import gguf
 from r1jax.tokenizers.base import Tokenizer, TokenizerError, read_json
 from r1jax.tokenizers.bpe import ByteLevelTokenizer, is_byte_level
 from r1jax.tokenizers.chat import CHAT_TEMPLATES
@@ -14,6 +17,7 @@ __all__ = [
   'SentencePieceTokenizer',
   'Tokenizer',
   'TokenizerError',
+  'as_folder',
   'files',
   'load',
   'to_tokenizer_json',
@@ -49,14 +53,43 @@ def files(path):
   return paths
 
 
+@contextlib.contextmanager
+def as_folder(path):
+  """Context of the folder with a tokenizer's files: its own, or a temporary one with those of a GGUF file.
+
+  A GGUF file's SentencePiece model gets a tokenizer.json too, where it can be converted.
+
+  Args:
+    path: a directory, a file in it, or a GGUF file.
+  """
+  if not gguf_files.is_gguf(path):
+    yield os.path.dirname(path) if os.path.isfile(path) else os.fspath(path)
+    return
+  with _unpacked(path) as folder:
+    model = os.path.join(folder, _SPM)
+    if os.path.exists(model):
+      with contextlib.suppress(TokenizerError):
+        to_tokenizer_json(model, os.path.join(folder, _JSON))
+    yield folder
+
+
+@contextlib.contextmanager
+def _unpacked(path):
+  """Context of a temporary folder with the tokenizer's files of a GGUF file."""
+  file = gguf_files.read(path, TokenizerError)
+  with tempfile.TemporaryDirectory() as folder:
+    gguf.write_files(file, folder)
+    yield folder
+
+
 def load(path, chat_template=None):
-  """Loads the tokenizer of a model directory, or a tokenizer file.
+  """Loads the tokenizer of a model directory or a GGUF file, or a tokenizer file.
 
   Other files in the directory are read too: tokenizer_config.json, special_tokens_map.json, chat_template.jinja, and
   generation_config.json and config.json for the ids of end tokens.
 
   Args:
-    path: a directory, a tokenizer.json or a SentencePiece model.
+    path: a directory, a GGUF file, a tokenizer.json or a SentencePiece model.
     chat_template: a key of CHAT_TEMPLATES that replaces the directory's own chat template.
 
   Returns:
@@ -68,6 +101,14 @@ def load(path, chat_template=None):
   path = os.fspath(path)
   if chat_template not in (None, *CHAT_TEMPLATES):
     raise TokenizerError(f'unknown chat template {chat_template!r}; known: {", ".join(CHAT_TEMPLATES)}.')
+  if gguf_files.is_gguf(path):
+    with _unpacked(path) as folder:
+      try:
+        tokenizer = load(folder, chat_template)
+      except TokenizerError as error:
+        raise TokenizerError(f'{path}: {str(error).replace(folder + os.sep, "")}') from error
+    tokenizer.path = path
+    return tokenizer
   if not os.path.isfile(path):
     path, *others = files(path)
     # A tokenizer.json that is not byte-level is a conversion of the SentencePiece model in the same directory.

@@ -25,6 +25,7 @@ class Tokenizer(abc.ABC):
     added: {text: id} of the added tokens, which are split off a text before anything else.
     special: set of the added tokens that are control tokens: text is encoded to one only on request, and they are not
       decoded to text.
+    template: text of the chat template, or None.
   """
 
   def __init__(self, path, vocab, added, eos, template, adds_bos=lambda bos: True):
@@ -79,12 +80,12 @@ class Tokenizer(abc.ABC):
     self._visible_control = {i: token for token, i in self.added.items() if token in self.special and i not in self.eos}
     self._any_pattern, self._special_pattern = chat.pattern(self.added), chat.pattern(self.special)
     self._not_special_pattern = chat.pattern(self.added.keys() - self.special)
-    self._template = template or directory_template  # only compiled when needed: most runs have no chats
+    self.template = template or directory_template  # only compiled when needed: most runs have no chats
 
   @property
   def chats(self):
     """Whether there is a chat template."""
-    return bool(self._template)
+    return bool(self.template)
 
   def encode(self, text, special=False, bos=False):
     """Encodes a text to a list of token ids.
@@ -113,14 +114,14 @@ class Tokenizer(abc.ABC):
     Raises:
       TokenizerError: there is no chat template, or it refuses the messages; the message is one line.
     """
-    if not self._template:
+    if not self.template:
       raise TokenizerError(
         f'{self.path}: no chat template; put a chat_template.jinja into the directory, or pass chat_template, one of '
         f'{", ".join(chat.CHAT_TEMPLATES)}.'
       )
     marked, mark = self._call_template(chat.mark, messages, self._any_pattern, self._special_pattern)
     values = self._names | {'messages': marked, 'add_generation_prompt': generate}
-    text = self._call_template(chat.render, self._template, values)
+    text = self._call_template(chat.render, self.template, values)
     return self._encode_parts([part.replace(mark, '') for part in self._any_pattern.split(text)])
 
   def response(self, ids):

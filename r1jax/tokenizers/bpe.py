@@ -71,6 +71,10 @@ class ByteLevelTokenizer(Tokenizer):
     self._token = {i: token for token, i in (vocab | self.added).items() if token not in self.special}
     self._to_bytes = functools.cache(self._bytes_of)
 
+  def spec(self):
+    """The contents of a tokenizer.json without added tokens, in the library's own form."""
+    return json.loads(self._bpe.to_str())
+
   def _encode(self, text):
     return _call_library(self.path, self._bpe.encode, text).ids
 

@@ -32,6 +32,10 @@ class SentencePieceTokenizer(Tokenizer):
         'only a tokenizer.json can have added tokens.'
       )
 
+  def serialized(self):
+    """The bytes of the SentencePiece model."""
+    return self._sp.serialized_model_proto()
+
   def _encode(self, text):
     return self._sp.encode(text)
 

@@ -19,7 +19,7 @@ class Local:
   depends only on the lengths of its own prompts.
 
   Args:
-    path: a Hugging Face directory, an imported model or a run's folder.
+    path: a Hugging Face directory, a GGUF file, an imported model or a run's folder.
     temperature: 0 is greedy.
     max_tokens: longest response in tokens; the prompt may use the rest of the model's context.
     batch: chats sampled at a time.
