@@ -20,7 +20,7 @@ def rl():
       rollout=dict(prompts=512, samples=16, temperature=1.0,                     # paper (32 questions x 16 a batch)
                    max_prompt=1024, max_response=32_768,                         # paper (the response, to step 8,200)
                    top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0, slots=0,     # ours
-                   weight_dtype=''),                                             # ours
+                   weight_dtype='', cache_dtype=''),                             # ours
       reward=dict(parts=dict(math=1.0, format=1.0), accuracy='math',             # paper (equal weight)
                   workers=2, timeout=5.0, overlong_buffer=0, options=dict(), gates=(), step_credit=0.0),  # ours
       loss=dict(name='grpo', advantage='group', clip_low=0.2, clip_high=0.2,     # ours (not stated for R1-Zero)

@@ -147,6 +147,7 @@ def test_a_missing_key_is_named():
     (dict(rollout__prompts=10**6, rollout__samples=16, rollout__chunk=0), ['1,000,000', '16', '10,000,000']),
     (dict(rollout__stop=('a', '')), ['rollout.stop', "('a', '')", 'not empty']),
     (dict(rollout__weight_dtype='int2'), ['rollout.weight_dtype', "'int2'", "'int4'"]),
+    (dict(rollout__cache_dtype='int4'), ['rollout.cache_dtype', "'int4'", "'int8'"]),
   ],
 )
 def test_impossible_combinations_are_refused_with_their_numbers(settings, numbers):

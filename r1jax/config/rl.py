@@ -40,6 +40,7 @@ class Rollout:
   stop: tuple[str, ...] = ()  # strings that end a response
   # Of the layers' matrices while sampling: 'int8', 'int4', or '' for model.dtype.
   weight_dtype: str = ''
+  cache_dtype: str = ''  # of keys and values while sampling: 'int8', or '' for model.dtype
   chunk: int = 0  # prompts sampled at a time, while workers grade the previous chunk; 0: all at once
   # Rows decoded at a time, whatever their prompts: one that waits takes the place of one that has ended, and `chunk`
   # bounds only the prompts that are prefilled at a time. 0: all rows of a chunk at once.
@@ -59,6 +60,10 @@ class Rollout:
     require(
       self.weight_dtype in ('', 'int8', 'int4'),
       f"rollout.weight_dtype is {self.weight_dtype!r}; use 'int8', 'int4', or '' for model.dtype.",
+    )
+    require(
+      self.cache_dtype in ('', 'int8'),
+      f"rollout.cache_dtype is {self.cache_dtype!r}; use 'int8', or '' for model.dtype.",
     )
     require(
       self.chunk == 0 or self.prompts % self.chunk == 0,

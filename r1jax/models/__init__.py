@@ -1,6 +1,6 @@
 """Models as pure functions over declared parameters."""
 
-from r1jax.models.attention import KV, empty_cache
+from r1jax.models.attention import KV, empty_cache, quantize_cache
 from r1jax.models.causal import IMPLEMENTATIONS, Attention
 from r1jax.models.config import PRESETS, ModelConfig
 from r1jax.models.heads import logprobs, score_at, scores
@@ -37,6 +37,7 @@ __all__ = [
   'logprobs',
   'marked_scores',
   'prefill',
+  'quantize_cache',
   'response_hidden',
   'score_at',
   'scores',

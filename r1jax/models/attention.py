@@ -8,6 +8,7 @@ queries of all G continuations at once.
 import flax.struct
 import jax
 import jax.numpy as jnp
+import qwix
 
 from r1jax.models.layers import product, rms_norm, rope
 from r1jax.params import Spec
@@ -21,18 +22,41 @@ class KV(flax.struct.PyTreeNode):
 
   With MLA: one latent key for all heads, kv_rank + rope_dim long, whose first kv_rank entries are also the value;
   `v` is None.
+
+  Of 8 bits, keys and values have a scale for each token and head: f32, like them with head_dim 1.
   """
 
   k: jax.Array
   v: jax.Array | None
+  k_scale: jax.Array | None = None
+  v_scale: jax.Array | None = None
+
+  def map(self, keys, values, *others):
+    """The KV with functions of this and other KVs: of keys and their scales, and of values and theirs."""
+    of = lambda f, name: None if getattr(self, name) is None else f(*(getattr(kv, name) for kv in (self, *others)))
+    return self.replace(k=of(keys, 'k'), v=of(values, 'v'), k_scale=of(keys, 'k_scale'), v_scale=of(values, 'v_scale'))
 
 
 def empty_cache(cfg, prompts, group, tokens, dtype):
-  """Own KV of one layer with room for `tokens` tokens of each row."""
-  if cfg.mla:
-    return KV(jnp.zeros((prompts, 1, group, cfg.mla.kv_rank + cfg.mla.rope_dim, tokens), dtype), None)
-  empty = jnp.zeros((prompts, cfg.kv_heads, group, tokens, cfg.head_dim), dtype)
-  return KV(empty.swapaxes(3, 4), empty)
+  """Own KV of one layer with room for `tokens` tokens of each row; dtype 'int8' is of 8 bits."""
+  heads, size = (1, cfg.mla.kv_rank + cfg.mla.rope_dim) if cfg.mla else (cfg.kv_heads, cfg.head_dim)
+  keys = jnp.zeros((prompts, heads, group, size, tokens), dtype)
+  kv = KV(keys, None if cfg.mla else keys.swapaxes(3, 4))
+  if keys.dtype != jnp.int8:
+    return kv
+  scale = jnp.zeros((prompts, heads, group, 1, tokens), jnp.float32)
+  return kv.replace(k_scale=scale, v_scale=None if cfg.mla else scale.swapaxes(3, 4))
+
+
+def quantize_cache(kv):
+  """A KV of 8 bits, or one that is so already."""
+  if kv.k.dtype == jnp.int8:
+    return kv
+  by_token = lambda x, axis: qwix.quantize(
+    x.astype(jnp.float32), jnp.int8, channelwise_axes=[i for i in range(x.ndim) if i != x.ndim + axis]
+  )
+  k, v = by_token(kv.k, -2), None if kv.v is None else by_token(kv.v, -1)
+  return KV(k.qvalue, v and v.qvalue, k.scale, v and v.scale)
 
 
 def attention_specs(cfg):
@@ -75,9 +99,10 @@ def _dense(x, w):
 
 
 def extend(cache, new, at):
-  """The own KV `cache` with the keys and values of T more tokens written from position `at` on."""
+  """The own KV `cache`, of 8 bits or not, with the keys and values of T more tokens written from position `at` on."""
+  new = quantize_cache(new) if cache.k.dtype == jnp.int8 else new
   write = jax.lax.dynamic_update_slice_in_dim
-  return KV(write(cache.k, new.k, at, axis=4), None if new.v is None else write(cache.v, new.v, at, axis=3))
+  return cache.map(lambda x, y: write(x, y, at, axis=4), lambda x, y: write(x, y, at, axis=3), new)
 
 
 def attend(p, cfg, q, parts, mix=None):
@@ -104,7 +129,9 @@ def softmax_attention(q, parts, scale):
   """
   scores = []
   for kv, mask in parts:
-    s = product('pkgrtd,pkds->pkgrts' if kv.k.ndim == 4 else 'pkgrtd,pkgds->pkgrts', q, kv.k) * scale
+    k = kv.k.astype(q.dtype)
+    s = product('pkgrtd,pkds->pkgrts' if k.ndim == 4 else 'pkgrtd,pkgds->pkgrts', q, k) * scale
+    s = s if kv.k_scale is None else s * _by_key(kv.k_scale)
     scores.append(jnp.where(mask[:, None, :, None], s, MASKED))
   # One softmax over the parts without joining them: keys of different layouts are never copied together.
   top = jax.lax.stop_gradient(jnp.max(jnp.stack([s.max(axis=-1) for s in scores]), axis=0))[..., None]
@@ -112,8 +139,15 @@ def softmax_attention(q, parts, scale):
   total = sum(w.sum(axis=-1, keepdims=True) for w in weights)
   out = 0.0
   for w, (kv, _) in zip(weights, parts):
-    v = kv.k.swapaxes(-1, -2) if kv.v is None else kv.v
+    v, v_scale = (kv.k.swapaxes(-1, -2), kv.k_scale) if kv.v is None else (kv.v, kv.v_scale)
+    if v_scale is not None:
+      w, v = w * _by_key(v_scale if kv.v is None else v_scale.swapaxes(-1, -2)), v.astype(q.dtype)
     out += product('pkgrts,pksd->pkgrtd' if v.ndim == 4 else 'pkgrts,pkgsd->pkgrtd', w.astype(q.dtype), v)
   out = jnp.divide(out, total).astype(q.dtype)
   out = out.transpose(0, 2, 4, 1, 3, 5)  # [P, G, T, K, R, D]
   return out.reshape(*out.shape[:3], -1, out.shape[-1])
+
+
+def _by_key(scale):
+  """[P, K, (G,) 1, S], of a KV's keys, as [P, K, G or 1, 1, 1, S], to multiply scores or weights with."""
+  return scale[:, :, None, None] if scale.ndim == 4 else scale[:, :, :, None]

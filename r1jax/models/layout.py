@@ -55,7 +55,7 @@ def cached(kv, mesh, put=constrain):
   place = lambda x, tokens: put(
     x, mesh, *(ROWS if i == 0 else HEADS if i == (1 if by_head else tokens % x.ndim) else None for i in range(x.ndim))
   )
-  return kv.replace(k=place(kv.k, -1), v=None if kv.v is None else place(kv.v, -2))
+  return kv.map(lambda x: place(x, -1), lambda x: place(x, -2))
 
 
 def gather_features(x, mesh):

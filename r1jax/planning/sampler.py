@@ -52,7 +52,7 @@ def sampling(cfg):
   r = cfg.rollout
   samples = max(r.samples, cfg.eval.samples, cfg.eval.final_samples) if isinstance(cfg, config_lib.RL) else r.samples
   restriction = Restriction(r.top_p, r.top_k, r.min_p)
-  precision = decode.Precision(cfg.model.dtype, r.weight_dtype)
+  precision = decode.Precision(cfg.model.dtype, r.weight_dtype, r.cache_dtype)
   return SamplerShapes(r.prefill, samples, r.slots, r.max_prompt, r.max_response, restriction, precision)
 
 
@@ -87,7 +87,8 @@ def lower(name, s):
   if name == 'sample/weights':
     return cast.lower(s.state.params), s.state.params, None
   # The end-of-sequence ids are constants of the program and do not change its size.
-  options = decode.DecodeOptions(s.model, shapes.restriction, (0,), models.ForwardOptions(s.cfg.model.dtype, mesh=mesh))
+  forward = models.ForwardOptions(s.cfg.model.dtype, mesh=mesh)
+  options = decode.DecodeOptions(s.model, shapes.restriction, (0,), forward, shapes.precision.cache)
   lowered, extra = (_with_slots if shapes.slots else _lock_step)(name, shapes, params, options)
   return lowered, None, extra
 

@@ -43,7 +43,7 @@ def make_engine(model, tokenizer, mesh, dtype, rollout):
     max_prompt=rollout.max_prompt,
     max_response=rollout.max_response,
     stop=rollout.stop,
-    precision=sampling.Precision(dtype, rollout.weight_dtype),
+    precision=sampling.Precision(dtype, rollout.weight_dtype, rollout.cache_dtype),
     slots=rollout.slots,
     prefill=rollout.prefill,
   )

@@ -27,11 +27,14 @@ class Precision:
   """In which dtypes the sampler computes.
 
   Attributes:
-    compute: of the computation. weights: of the layers' matrices, 'int8', 'int4', or '' for `compute`.
+    compute: of the computation.
+    weights: of the layers' matrices: 'int8', 'int4', or '' for `compute`.
+    cache: of keys and values: 'int8', or '' for `compute`.
   """
 
   compute: str = 'float32'
   weights: str = ''
+  cache: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +43,22 @@ class DecodeOptions:
 
   Attributes:
     model: ModelConfig. restriction: logits.Restriction. eos: ids that end a response.
-    forward: models.ForwardOptions, of which dtype and mesh count.
+    forward: models.ForwardOptions, of which dtype and mesh count. cache: as Precision.cache.
   """
 
   model: models.ModelConfig
   restriction: logits_lib.Restriction
   eos: tuple[int, ...]
   forward: models.ForwardOptions
+  cache: str = ''
+
+  @property
+  def cache_dtype(self):
+    return jnp.dtype(self.cache or self.forward.dtype)
+
+  def to_cache(self, kv):
+    """Prompts' keys and values, {layer group: [KV]}, as they are kept."""
+    return jax.tree.map(models.quantize_cache, kv, is_leaf=lambda x: isinstance(x, KV)) if self.cache else kv
 
 
 class DecodeState(flax.struct.PyTreeNode):
@@ -170,14 +182,15 @@ def prefill(
   Returns:
     prefix (shared keys and values, as DecodeState.cache), DecodeState, Sampled of one token.
   """
-  (p, g), cfg, dtype = keys.shape, options.model, jnp.dtype(options.forward.dtype)
+  (p, g), cfg, dtype = keys.shape, options.model, options.cache_dtype
   prompt = models.prefill(params, cfg, prompts, lengths, options.forward)
   # The group's first token comes from one distribution: only the draw differs.
   hidden = jnp.broadcast_to(prompt.hidden[:, None], (p, g, prompt.hidden.shape[-1]))
   sampled = sample_token(models.unembedding(params), hidden, keys, 0, temperature, options)
   cache = {name: [models.empty_cache(cfg, p, g, capacity, dtype)] * n for name, n in models.layer_groups(cfg).items()}
   state = DecodeState(jnp.ones((), jnp.int32), sampled.token, ends(sampled.token, options.eos), keys, cache)
-  return *constrain((prompt.kv, state), options.forward.mesh), jax.tree.map(lambda x: x[..., None], sampled)
+  prefix, state = constrain((options.to_cache(prompt.kv), state), options.forward.mesh)
+  return prefix, state, jax.tree.map(lambda x: x[..., None], sampled)
 
 
 @functools.partial(jax.jit, static_argnames=('options', 'length'), donate_argnames=('state',))
@@ -242,7 +255,7 @@ def compact(state: DecodeState, rows: Int[Array, 'p g'], *, capacity: int, mesh=
     widths[axis] = (0, capacity - x.shape[axis])
     return jnp.pad(keep(x, 2), widths)
 
-  grown = lambda kv: KV(grow(kv.k, 4), None if kv.v is None else grow(kv.v, 3))
+  grown = lambda kv: kv.map(lambda x: grow(x, 4), lambda x: grow(x, 3))
   cache = {name: [grown(kv) for kv in kvs] for name, kvs in state.cache.items()}
   state = state.replace(token=keep(state.token), done=keep(state.done), keys=keep(state.keys), cache=cache)
   return constrain(state, mesh)

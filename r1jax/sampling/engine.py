@@ -169,7 +169,7 @@ class Engine:
   def options(self, sampling):
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
     forward = models.ForwardOptions(self.precision.compute, mesh=self.mesh)
-    return decode.DecodeOptions(self.cfg, restriction, self.tokenizer.eos, forward)
+    return decode.DecodeOptions(self.cfg, restriction, self.tokenizer.eos, forward, self.precision.cache)
 
   def require_divisible(self, prompts):
     """Raises ConfigError where a call with so many prompts does not divide over the devices; with slots it may."""

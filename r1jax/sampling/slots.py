@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import models
-from r1jax.models import KV, layout
+from r1jax.models import layout
 from r1jax.sampling import decode
 from r1jax.typed import Array
 
@@ -50,13 +50,13 @@ class Slots(flax.struct.PyTreeNode):
 def prefill(params, prompts, lengths, *, options):
   """The Prompts of i32[P, Tp], right-padded, and their lengths i32[P]. options: DecodeOptions."""
   out = models.prefill(params, options.model, prompts, lengths, options.forward)
-  return decode.constrain(Prompts(out.kv, out.hidden), options.forward.mesh)
+  return decode.constrain(Prompts(options.to_cache(out.kv), out.hidden), options.forward.mesh)
 
 
 @functools.partial(jax.jit, static_argnames=('options', 'capacity'))
 def empty(keys, *, options, capacity):
   """Slots without rows, with room for `capacity` tokens each. keys: any PRNG keys [S, 1]."""
-  cfg, dtype, s = options.model, jnp.dtype(options.forward.dtype), len(keys)
+  cfg, dtype, s = options.model, options.cache_dtype, len(keys)
   kv = jax.tree.map(lambda x: x.squeeze(2), models.empty_cache(cfg, s, 1, capacity, dtype))
   history = {name: [kv] * n for name, n in models.layer_groups(cfg).items()}
   zeros = jnp.zeros((s, 1), jnp.int32)
@@ -109,7 +109,7 @@ def advance(params, state, fewest, narrow, limit, temperature, *, options, lengt
   Returns:
     Slots, Sampled of [S, length] (zeros after the stop), number of tokens sampled i32[].
   """
-  mesh, cfg, dtype = options.forward.mesh, options.model, jnp.dtype(options.forward.dtype)
+  mesh, cfg, dtype = options.forward.mesh, options.model, options.cache_dtype
   unembed, s = models.unembedding(params), len(state.length)
   new = [models.empty_cache(cfg, s, 1, length, dtype)]
   recent = {name: new * n for name, n in models.layer_groups(cfg).items()}
@@ -157,11 +157,9 @@ def _append(length, count, history, new):
   at = jnp.arange(tokens)
   to = jnp.where(at < count[:, None], length[:, None] + at, places)  # others fall out of the array
   # A column each: split by tokens over devices, the history stays where it is.
-  k = jax.vmap(lambda x, new, to: x.at[..., to].set(new[:, 0], mode='drop'))(history.k, new.k, to)
-  v = new.v
-  if v is not None:
-    v = jax.vmap(lambda x, new, to: x.at[:, to].set(new[:, 0], mode='drop'))(history.v, v, to)
-  return KV(k, v)
+  keys = jax.vmap(lambda to, x, new: x.at[..., to].set(new[:, 0], mode='drop'))
+  values = jax.vmap(lambda to, x, new: x.at[:, to].set(new[:, 0], mode='drop'))
+  return history.map(functools.partial(keys, to), functools.partial(values, to), new)
 
 
 @functools.partial(jax.jit, static_argnames=('capacity', 'mesh'))
@@ -179,6 +177,6 @@ def resize(state, keep, *, capacity, mesh=None):
 
   grow = lambda x, axis: jnp.pad(x, [(0, capacity - n if i == axis else 0) for i, n in enumerate(x.shape)])
   state = jax.tree.map(pick, state)
-  grown = lambda kv: KV(grow(kv.k, 3), None if kv.v is None else grow(kv.v, 2))
+  grown = lambda kv: kv.map(lambda x: grow(x, 3), lambda x: grow(x, 2))
   history = {name: list(map(grown, kvs)) for name, kvs in state.history.items()}
   return decode.constrain(state.replace(history=history), mesh)

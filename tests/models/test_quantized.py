@@ -10,7 +10,7 @@ import qwix
 
 from r1jax import models
 from r1jax import params as params_lib
-from r1jax.models import quantized
+from r1jax.models import attention, quantized
 from r1jax.sampling import decode
 
 DENSE = dataclasses.replace(models.PRESETS['toy'], layers=2, vocab=64, qkv_bias=True, qk_norm=True)
@@ -54,6 +54,29 @@ def test_only_the_matrices_of_layers_are_quantized():
     for name, w in sampled.items():
       if not quantized.is_quantized(w):
         np.testing.assert_array_equal(w, exact[name], name)
+
+
+@pytest.mark.parametrize('cfg', [DENSE, LATENT], ids=['dense', 'latent'])
+def test_a_cache_of_8_bits_holds_each_token_to_half_a_step_and_attention_reads_it(cfg):
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  size = 1 if cfg.mla else cfg.kv_heads
+  depth = cfg.mla.kv_rank + cfg.mla.rope_dim if cfg.mla else cfg.head_dim
+  exact = models.KV(draw(2, size, 3, depth, 5), None if cfg.mla else draw(2, size, 3, 5, depth))
+  empty = models.empty_cache(cfg, 2, 3, 8, 'int8')
+  cache = attention.extend(empty, exact, 2)
+  assert cache.k.dtype == jnp.int8 and (np.asarray(cache.k[..., :2]) == 0).all()
+  times = lambda x, scale: None if x is None else x * scale
+  dequantized = models.KV(times(cache.k, cache.k_scale), times(cache.v, cache.v_scale))
+  step = np.abs(exact.k).max(axis=3, keepdims=True) / 127
+  off = np.abs(dequantized.k[..., 2:7] - exact.k)
+  assert (off <= 0.51 * step).all() and off.max() > 0.3 * step.max()
+  q, mask = draw(2, size, 3, 2, 1, depth), jnp.broadcast_to(jnp.arange(8) >= 2, (2, 3, 1, 8))
+  got, want = (attention.softmax_attention(q, [(kv, mask)], 0.3) for kv in (cache, dequantized))
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+  shared = jax.tree.map(lambda x: x[:, :, 0], (cache, dequantized))
+  got, want = (attention.softmax_attention(q, [(kv, mask[:, :1])], 0.3) for kv in shared)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('cfg', [DENSE, LATENT], ids=['dense', 'latent'])

@@ -146,13 +146,24 @@ def test_a_stop_string_completed_by_the_last_token_is_a_stop(params):
 def test_weights_of_8_and_4_bits_change_log_probs_a_little_and_a_little_more(params):
   exact = engine().sample(params, [[5, 6, 7], [8, 9]], KEYS[:2], SamplingParams())
   off = []
-  for weight_dtype in ('int8', 'int4'):
-    sampler = engine(precision=Precision(weights=weight_dtype))
+  for weights in ('int8', 'int4'):
+    sampler = engine(precision=Precision(weights=weights))
     coarse = sampler.sample(params, [[5, 6, 7], [8, 9]], KEYS[:2], SamplingParams())
     first = lambda batch: (batch.tokens[..., 0], batch.sampler_logp[..., 0])  # both behind the same text
     (tokens, logp), (exact_tokens, exact_logp) = first(coarse), first(exact)
     off.append(np.abs(logp - exact_logp)[tokens == exact_tokens].max())
   assert 0 < off[0] < off[1] < 0.5
+
+
+def test_a_cache_of_8_bits_changes_log_probs_behind_the_first_token_a_little(params):
+  exact, coarse = (
+    engine(precision=Precision(cache=cache)).sample(params, PROMPTS, KEYS, SamplingParams(temperature=0.01))
+    for cache in ('', 'int8')
+  )
+  np.testing.assert_array_equal(coarse.sampler_logp[..., 0], exact.sampler_logp[..., 0])  # of the prompt's own pass
+  same = (coarse.tokens[..., :2] == exact.tokens[..., :2]).all(axis=2)
+  off = np.abs(coarse.sampler_logp - exact.sampler_logp)[..., 1][same]
+  assert same.any() and 0 < off.max() < 1
 
 
 def test_a_model_whose_logits_are_not_numbers_is_refused(params):

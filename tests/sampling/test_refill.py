@@ -13,7 +13,7 @@ from r1jax import config, models, parallel
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
 from r1jax.models.config import MLA, MoE
-from r1jax.sampling import Engine, SamplingParams, decode, row_keys
+from r1jax.sampling import Engine, Precision, SamplingParams, decode, row_keys
 
 MAX_PROMPT, MAX_RESPONSE = 20, 24
 SHAPE = dict(vocab=29, embed=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp=24, context=MAX_PROMPT + MAX_RESPONSE)
@@ -62,6 +62,7 @@ def sample(slots, cfg=DENSE, params=PARAMS, keys=KEYS, sampling=PLAIN, max_respo
     slots=slots,
     prefill=2 if slots else 0,
     stop=options.get('stop', ()),
+    precision=options.get('precision', Precision()),
   )
   engine.watch = options.get('watch')
   return engine.sample(params, PROMPTS[: keys.shape[0]], keys, sampling), engine
@@ -155,3 +156,8 @@ def test_slots_on_two_devices(pytestconfig):
 @pytest.mark.parametrize('model', ['dense', 'qwen3_moe', 'deepseek_v3'])
 def test_slots_on_eight_devices(model, pytestconfig):
   on_devices(8, model, pytestconfig)
+
+
+def test_weights_and_a_cache_of_8_bits_give_the_same_tokens_with_slots():
+  precision = Precision(weights='int8', cache='int8')
+  require_same(sample(8, precision=precision)[0], sample(0, precision=precision)[0])
