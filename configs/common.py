@@ -40,22 +40,6 @@ def rl():
       mesh=MESH, sampler_mesh=SAME_MESH))
 
 
-def stage(experiment, config, about, evaluation=''):
-  return ConfigDict(dict(experiment=experiment, config=config, about=about, evaluation=evaluation))
-
-
-def external(about):
-  return stage('external', ConfigDict(dict(path='')), about)
-
-
-def recipe(stages, **more):
-  """Stages keep their order."""
-  c = ConfigDict(dict(seed=0), sort_keys=False)
-  c.stages = ConfigDict(stages, sort_keys=False)
-  c.update(more)
-  return c
-
-
 def choose(variants, name):
   """The config of a variant; unknown ones are refused with the list."""
   if name not in variants:

@@ -14,7 +14,7 @@ run. Given files have our fields: `problem`, `answer`; of code `asserts` instead
 from ml_collections import ConfigDict
 
 from configs import cold_start, common, curate, distill, generate, r1_rl, r1_zero, reward_model, sft, smollm2, toy_base
-from configs.common import external, recipe, stage
+from configs.stages import external, recipe, stage
 
 # ---- DeepSeek-R1 --------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ Numbers are marked `paper` (docs/paper.md, v2 of the report) or `ours`; what is 
 """
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, smollm2
 
 
 def _gsm8k():
@@ -55,26 +55,6 @@ def _deepseek_v3():
   return c
 
 
-def _smollm2():
-  """Arithmetic in words for SmolLM2-135M after configs/sft.py:smollm2, its model.path. Hardware: 2 CPU cores.
-
-  All numbers ours.
-  """
-  c = _gsm8k()
-  c.steps = 40
-  c.model.update(dtype='float32', remat='attention')
-  c.data.update(source='stories', template='chat_boxed', eval_fraction=0.0)
-  c.rollout.update(prompts=8, samples=8, max_prompt=160, max_response=128, chunk=0)
-  c.reward.update(workers=1)
-  c.reward.parts = ConfigDict(dict(math=1.0, format=0.5))
-  c.reward.options = ConfigDict(dict(format=dict(form='r1')))
-  c.optimizer.update(learning_rate=1e-5, schedule='linear', warmup=3, final_fraction=0.1)
-  c.train.update(microbatch=16, reference_refresh=0)
-  c.eval.update(every=1000, problems=32, samples=1, final_problems=64, final_samples=4, temperature=0.6, top_p=0.95)
-  c.checkpoint.update(every=5, keep_every=0)
-  return c
-
-
 PODS = {
     'qwen2_5_1_5b': lambda: _pod('qwen2_5_1_5b', 'v5e:2x4', dict(fsdp=4, tp=2), 2, 4, dict(fsdp=2, tp=4)),
     'qwen2_5_7b': lambda: _pod('qwen2_5_7b', 'v5e:4x4', dict(fsdp=4, tp=4), 4, 4, response=16_384),
@@ -114,4 +94,4 @@ def _toy_chain():
 
 
 def get_config(variant='toy'):
-  return common.choose({'toy': _toy, 'toy_chain': _toy_chain, 'smollm2': _smollm2, 'gsm8k': _gsm8k, **PODS}, variant)
+  return common.choose({'toy': _toy, 'toy_chain': _toy_chain, 'smollm2': smollm2.rl, 'gsm8k': _gsm8k, **PODS}, variant)

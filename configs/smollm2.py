@@ -10,12 +10,32 @@ cores. All numbers ours. Not run to its end yet.
 """
 from ml_collections import ConfigDict
 
-from configs import common, r1_zero, sft
+from configs import common, sft, stages
+
+
+def rl():
+  """Arithmetic in words for SmolLM2-135M after configs/sft.py:smollm2, its model.path. Hardware: 2 CPU cores.
+
+  All numbers ours.
+  """
+  c = common.rl()
+  c.steps = 40
+  c.model.update(dtype='float32', remat='attention')
+  c.data.update(source='stories', template='chat_boxed', eval_fraction=0.0)
+  c.rollout.update(prompts=8, samples=8, max_prompt=160, max_response=128, chunk=0)
+  c.reward.update(workers=1)
+  c.reward.parts = ConfigDict(dict(math=1.0, format=0.5))
+  c.reward.options = ConfigDict(dict(format=dict(form='r1')))
+  c.optimizer.update(learning_rate=1e-5, schedule='linear', warmup=3, final_fraction=0.1)
+  c.train.update(minibatches=1, microbatch=16, reference_refresh=0)
+  c.eval.update(every=1000, problems=32, samples=1, final_problems=64, final_samples=4, temperature=0.6, top_p=0.95)
+  c.checkpoint.update(every=5, keep_every=0)
+  return c
 
 
 def _evaluation():
   """Held-out stories, and GSM8K's test set, from which nothing is learned; form and language too."""
-  c = r1_zero.get_config('smollm2')
+  c = rl()
   c.steps = 1
   parts = dict(stories=dict(source='stories', kind='stories'),
                gsm8k=dict(source='jsonl', kind='gsm8k', path='stage:gsm8k_train', eval_path='stage:gsm8k_test'))
@@ -28,16 +48,16 @@ def _evaluation():
 
 def recipe():
   """R1's first two stages on SmolLM2-135M (scripts/get_smollm2): cold start, then RL with a language reward."""
-  cold, reasoning = sft.get_config('smollm2'), r1_zero.get_config('smollm2')
+  cold, reasoning = sft.get_config('smollm2'), rl()
   cold.model.path, reasoning.model.path = 'stage:base', 'stage:cold'
   reasoning.reward.parts.language = 0.2
-  stages = dict(
-      base=common.external('SmolLM2-135M-Instruct, as a directory or a GGUF file'),
-      gsm8k_train=common.external("GSM8K's training problems, a JSON Lines file; nothing learns from them"),
-      gsm8k_test=common.external("GSM8K's test problems, a JSON Lines file"),
-      cold=common.stage('sft', cold, 'Stage 1: cold start with worked solutions', 'r1'),
-      reasoning=common.stage('rl', reasoning, 'Stage 2: RL with language consistency', 'r1'))
-  return common.recipe(
-      stages, evaluations=dict(r1=_evaluation()),
+  parts = dict(
+      base=stages.external('SmolLM2-135M-Instruct, as a directory or a GGUF file'),
+      gsm8k_train=stages.external("GSM8K's training problems, a JSON Lines file; nothing learns from them"),
+      gsm8k_test=stages.external("GSM8K's test problems, a JSON Lines file"),
+      cold=stages.stage('sft', cold, 'Stage 1: cold start with worked solutions', 'r1'),
+      reasoning=stages.stage('rl', reasoning, 'Stage 2: RL with language consistency', 'r1'))
+  return stages.recipe(
+      parts, evaluations=dict(r1=_evaluation()),
       comparisons=dict(stories=dict(first='cold', second='reasoning', figure='correct', kind='stories'),
                        gsm8k=dict(first='cold', second='reasoning', figure='correct', kind='gsm8k')))

@@ -30,7 +30,7 @@ from r1jax.runs import cli, json_files, runtime
 from r1jax.runs.workdir import exclusive
 from r1jax.training import lm
 from r1jax.training import optimizer as optimizer_lib
-from r1jax.training.accumulate import NonFiniteError
+from r1jax.training.finite import NonFiniteError
 
 log = logging.getLogger('r1jax')
 

@@ -74,8 +74,14 @@ def violations(code, module, is_package=False):
     if module.split('.')[0] == 'configs':
       # Recipes are made of other configs, and the students learn as the second SFT does.
       recipe = top == 'configs'
-      made_of = {'configs.r1': recipe, 'configs.smollm2': recipe, 'configs.distill': name == 'configs.sft'}
-      allowed = top == 'ml_collections' or name == 'configs.common' or made_of.get(module, False)
+      small = name == 'configs.smollm2'
+      made_of = {
+        'configs.r1': recipe,
+        'configs.r1_zero': small,
+        'configs.smollm2': recipe,
+        'configs.distill': name == 'configs.sft',
+      }
+      allowed = top == 'ml_collections' or name in ('configs.common', 'configs.stages') or made_of.get(module, False)
     elif top not in OURS:
       continue
     else:

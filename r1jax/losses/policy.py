@@ -91,8 +91,7 @@ def gspo(logp, batch, totals, cfg):
   kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)  # [B, T]
   cost = -weight * _surrogate(ratio, batch.advantage, cfg)  # [B, 1]
   cost = reductions.token_sum(cost, response) + _kl_coef(cfg) * reductions.sequence_mean(kl, batch.loss_mask).sum()
-  metrics = _metrics(ratio, kl, batch, totals) | _clip_fractions(ratio, response, batch, cfg, totals.rows)
-  metrics |= _masked_fraction(weight, batch.loss_mask, totals)
+  metrics = _metrics(ratio, kl, weight, batch, totals) | _clip_fractions(ratio, response, batch, cfg, totals.rows)
   return cost / totals.rows, metrics
 
 
@@ -102,8 +101,7 @@ def reinforce(logp, batch, totals, cfg):
   kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)
   cost = -weight * batch.advantage * reductions.keep(logp, batch.loss_mask) + _kl_coef(cfg) * kl
   unclipped = {'policy/clip_fraction_low': jnp.float32(0), 'policy/clip_fraction_high': jnp.float32(0)}
-  metrics = _metrics(_token_ratio(logp, batch.old_logp, batch.loss_mask), kl, batch, totals) | unclipped
-  metrics |= _masked_fraction(weight, batch.loss_mask, totals)
+  metrics = _metrics(_token_ratio(logp, batch.old_logp, batch.loss_mask), kl, weight, batch, totals) | unclipped
   return reductions.token_sum(cost, batch.loss_mask) / totals.rows, metrics
 
 
@@ -116,8 +114,8 @@ def _token_cost(logp, batch, totals, cfg):
   weight = _mismatch_weight(_token_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)
   kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)
   cost = -weight * _surrogate(ratio, batch.advantage, cfg) + _kl_coef(cfg) * kl
-  metrics = _metrics(ratio, kl, batch, totals) | _masked_fraction(weight, batch.loss_mask, totals)
-  return cost, metrics | _clip_fractions(ratio, batch.loss_mask, batch, cfg, totals.tokens)
+  clipped = _clip_fractions(ratio, batch.loss_mask, batch, cfg, totals.tokens)
+  return cost, _metrics(ratio, kl, weight, batch, totals) | clipped
 
 
 def _surrogate(ratio, advantage, cfg):
@@ -165,18 +163,13 @@ def _mismatch_weight(ratio, cfg):
   return jax.lax.stop_gradient(weight)
 
 
-def _masked_fraction(weight, mask, totals):
-  """Share of the tokens that masked importance sampling drops. weight: f32[B, T] or f32[B, 1]."""
-  return {'sampling/masked_fraction': ((weight == 0) & mask).sum() / totals.tokens}
-
-
 def _kl_coef(cfg):
   """Zero where the KL is in the reward already."""
   return cfg.kl_coef if cfg.kl_place == 'loss' else 0.0
 
 
-def _metrics(ratio, kl, batch, totals):
-  """Metrics that every loss has. ratio: f32[B, T] or f32[B, 1]; kl: f32[B, T]."""
+def _metrics(ratio, kl, weight, batch, totals):
+  """Metrics that every loss has. ratio, weight (`_mismatch_weight`): f32[B, T] or f32[B, 1]; kl: f32[B, T]."""
   ratio_mask = batch.loss_mask if ratio.shape[1] > 1 else batch.loss_mask.any(axis=1, keepdims=True)
   off = jnp.abs(reductions.keep(batch.old_logp, batch.loss_mask) - reductions.keep(batch.sampler_logp, batch.loss_mask))
   return {
@@ -184,6 +177,7 @@ def _metrics(ratio, kl, batch, totals):
     'policy/ratio_max': reductions.token_max(ratio, ratio_mask),
     'sampling/logp_difference_mean': reductions.token_sum(off, batch.loss_mask) / totals.tokens,
     'sampling/logp_difference_max': reductions.token_max(off, batch.loss_mask),
+    'sampling/masked_fraction': ((weight == 0) & batch.loss_mask).sum() / totals.tokens,
   }
 
 

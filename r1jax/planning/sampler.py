@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from r1jax import config as config_lib
 from r1jax import models, parallel
 from r1jax.models import layout
-from r1jax.sampling import decode, slots
+from r1jax.sampling import decode, slots, weights
 from r1jax.sampling.logits import Restriction
 
 
@@ -20,7 +20,7 @@ class SamplerShapes:
     prompts, samples: rows [prompts, samples] that are sampled together; with slots, of prompts that are run together.
     slots: rows decoded at a time, of any prompts; 0 is all.
     max_prompt, max_response: tokens.
-    restriction: logits.Restriction. precision: decode.Precision.
+    restriction: logits.Restriction. precision: weights.Precision.
   """
 
   prompts: int
@@ -29,7 +29,7 @@ class SamplerShapes:
   max_prompt: int
   max_response: int
   restriction: Restriction
-  precision: decode.Precision
+  precision: weights.Precision
 
   @property
   def rows(self):
@@ -46,13 +46,13 @@ def sampling(cfg):
   """The SamplerShapes of a run that samples."""
   if isinstance(cfg, config_lib.SFT):
     e = cfg.eval
-    restriction, precision = Restriction(e.top_p), decode.Precision(cfg.model.dtype)
+    restriction, precision = Restriction(e.top_p), weights.Precision(cfg.model.dtype)
     samples = max(e.samples, e.final_samples)
     return SamplerShapes(e.batch, samples, 0, e.max_prompt, e.max_response, restriction, precision)
   r = cfg.rollout
   samples = max(r.samples, cfg.eval.samples, cfg.eval.final_samples) if isinstance(cfg, config_lib.RL) else r.samples
   restriction = Restriction(r.top_p, r.top_k, r.min_p)
-  precision = decode.Precision(cfg.model.dtype, r.weight_dtype, r.cache_dtype)
+  precision = weights.Precision(cfg.model.dtype, r.weight_dtype, r.cache_dtype)
   return SamplerShapes(r.prefill, samples, r.slots, r.max_prompt, r.max_response, restriction, precision)
 
 
@@ -83,7 +83,7 @@ def lower(name, s):
     jax.stages.Lowered, the part of s.state among its arguments, and other arrays in memory.
   """
   shapes, mesh = sampling(s.cfg), s.sampler_mesh
-  cast, params = decode.weights_program(s.state.params, mesh, s.model, shapes.precision)
+  cast, params = weights.weights_program(s.state.params, mesh, s.model, shapes.precision)
   if name == 'sample/weights':
     return cast.lower(s.state.params), s.state.params, None
   # The end-of-sequence ids are constants of the program and do not change its size.

@@ -17,7 +17,7 @@ from r1jax.metrics.writer import RecordError
 from r1jax.parallel import interrupt
 from r1jax.rewards import neural
 from r1jax.rewards.workers import pool
-from r1jax.training.accumulate import NonFiniteError
+from r1jax.training.finite import NonFiniteError
 
 # Errors whose message is meant for the user; any other exception is a bug and keeps its traceback.
 USER_ERRORS = (

@@ -12,29 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import models
-from r1jax.models import KV, layout, quantized
+from r1jax.models import KV, layout
 from r1jax.models.layers import product
-from r1jax.models.moe import FLOAT32_PARAMS
 from r1jax.sampling import logits as logits_lib
 from r1jax.typed import Array, Int, Key, Scalar, typed
 
 CHUNK = 64  # most tokens between two looks of the host, and room in the first cache
 SHRINK, GROW = 2, 4  # rows of a group and room in the cache change by these: few shapes to compile
-
-
-@dataclasses.dataclass(frozen=True)
-class Precision:
-  """In which dtypes the sampler computes.
-
-  Attributes:
-    compute: of the computation.
-    weights: of the layers' matrices: 'int8', 'int4', or '' for `compute`.
-    cache: of keys and values: 'int8', or '' for `compute`.
-  """
-
-  compute: str = 'float32'
-  weights: str = ''
-  cache: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,44 +78,6 @@ def constrain(tree, mesh, put=layout.constrain):
   is_kv = lambda x: isinstance(x, KV)
   place = lambda x: layout.cached(x, mesh, put) if is_kv(x) else put(x, mesh, *[layout.ROWS][: x.ndim])
   return jax.tree.map(place, tree, is_leaf=is_kv)
-
-
-def cast_weights(params, cfg, precision):
-  """Parameters as the programs below take them: in the computation's dtype, each layer's on its own.
-
-  The last norm stays as it is, as `models.forward` uses it.
-
-  Args:
-    params: stacked, of any dtype. cfg: ModelConfig. precision: Precision; see `models.quantized`.
-  """
-  params = models.unstack(params)
-  if precision.weights:  # before the cast: rounded once, not twice
-    params = quantized.quantize(params, models.specs(cfg, stacked=False), precision.weights)
-
-  def cast(at, w):
-    exact = quantized.is_quantized(w) or at[-1].key in FLOAT32_PARAMS or at[0].key == 'norm'
-    return w if exact else w.astype(precision.compute)
-
-  return jax.tree_util.tree_map_with_path(cast, params, is_leaf=quantized.is_quantized)
-
-
-def weights_program(params, mesh, cfg, precision):
-  """The compiled `cast_weights`, whose result is laid out over a mesh.
-
-  Args:
-    params: stacked parameters or their ShapeDtypeStructs.
-
-  Returns:
-    the program, and its result as ShapeDtypeStructs with shardings.
-  """
-
-  def cast(params):
-    return cast_weights(params, cfg, precision)
-
-  abstract = jax.eval_shape(cast, params)
-  shardings = quantized.shardings(models.specs(cfg, stacked=False), mesh, abstract)
-  struct = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-  return jax.jit(cast, out_shardings=shardings), jax.tree.map(struct, abstract, shardings)
 
 
 def smaller(width, live):

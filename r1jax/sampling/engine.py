@@ -6,53 +6,30 @@ the places of finished ones instead (`refill`).
 """
 
 from collections.abc import Callable
-import dataclasses
 import functools
 import logging
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from r1jax import models, parallel
-from r1jax.batch import RolloutBatch
+from r1jax.batch import EOS, LENGTH, STOP_STRING, RolloutBatch
 from r1jax.config import require
 from r1jax.sampling import decode, refill
+from r1jax.sampling import weights as weights_lib
 from r1jax.sampling.decode import CHUNK, GROW, SHRINK
-from r1jax.sampling.logits import Restriction
-from r1jax.sampling.output import Output, pad_prompts
-from r1jax.typed import Key, typed
+from r1jax.sampling.logits import Restriction, SamplingParams
+from r1jax.sampling.weights import Precision
+from r1jax.typed import Int, Key, typed
 
 log = logging.getLogger('r1jax')
 
-FLOAT32 = decode.Precision()
+FLOAT32 = Precision()
 
 
 class SamplingError(FloatingPointError):
   """A model's log-probs are not numbers."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingParams:
-  """Which distribution to sample from; temperature 0 is greedy."""
-
-  temperature: float = 1.0
-  top_p: float = 1.0
-  top_k: int = 0
-  min_p: float = 0.0
-
-
-@typed
-def row_keys(key: Key[jax.Array, ''], prompts: int, samples: int, first: int = 0) -> Key[jax.Array, 'p g']:
-  """PRNG keys [P, G]: row i gets fold_in(key, first + i), so that samples do not depend on the batch's shape."""
-  return _fold(key, jax.device_put(np.uint32(first)), prompts=prompts, samples=samples)
-
-
-@functools.partial(jax.jit, static_argnames=('prompts', 'samples'))
-def _fold(key, first, *, prompts, samples):
-  numbers = first + jnp.arange(prompts * samples, dtype=jnp.uint32).reshape(prompts, samples)
-  return jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(numbers)
 
 
 class Engine:
@@ -64,7 +41,7 @@ class Engine:
     mesh: rows are split over it by prompt. It may be another one than that of the parameters, over the same devices.
     max_prompt, max_response: tokens.
     stop: strings that end a response; it is cut after the token that completes one.
-    precision: decode.Precision.
+    precision: weights.Precision.
     slots: rows decoded at a time, each replaced when it has ended (see `refill`); 0 decodes all rows of a call at once.
     prefill: with slots, the most prompts that are run at a time; 0 is all.
 
@@ -107,14 +84,14 @@ class Engine:
       RolloutBatch of NumPy arrays; T is max_response, and tokens behind a response's end are zeros.
 
     Raises:
-      ConfigError: P does not divide over the mesh, without slots; or parameters lie on other devices.
-      SamplingError: see there.
+      SamplingError; ConfigError: P does not divide over the mesh, without slots; or parameters lie on other devices.
     """
     self.require_divisible(len(prompts))
     weights = self.prepare_params(params)
     padded, lengths = pad_prompts(prompts, self.max_prompt)
+    out = Output(keys.shape[0], keys.shape[1], self.max_response)
     collect = functools.partial(refill.collect, self) if self.slots else self._lock_step
-    out = collect(weights, padded, lengths, keys, sampling)
+    collect(out, weights, padded, lengths, keys, sampling)
     self.steps, self.row_steps = out.steps, out.row_steps
     batch = out.finish(self.tokenizer, self.stop, padded, lengths, version)
     bad = (~np.isfinite(batch.sampler_logp).all(axis=2)).sum()
@@ -125,8 +102,8 @@ class Engine:
       )
     return batch
 
-  def _lock_step(self, weights, padded, lengths, keys, sampling):
-    """The Output of all rows together. padded: i32[P, Tp], lengths: i32[P], keys: [P, G]."""
+  def _lock_step(self, out, weights, padded, lengths, keys, sampling):
+    """Fills an Output with all rows together. padded: i32[P, Tp], lengths: i32[P], keys: [P, G]."""
     (p, g), scalar = keys.shape, lambda x: parallel.to_global(x, self.everywhere)
     tokens, lengths, keys = parallel.to_global((padded, lengths, keys), self.by_prompt)
     temperature, options = scalar(np.float32(sampling.temperature)), self.options(sampling)
@@ -134,7 +111,7 @@ class Engine:
     prefix, state, sampled = self.run(
       decode.prefill, weights, tokens, lengths, keys, temperature, capacity=capacity, options=options
     )
-    out, rows = Output(p, g, self.max_response), np.arange(p * g).reshape(p, g)
+    rows = np.arange(p * g).reshape(p, g)
     add = lambda sampled, count: out.add(jax.tree.map(lambda x: x.reshape(rows.size, -1), sampled), rows.ravel(), count)
     add(parallel.to_host(sampled), 1)
     step = 1
@@ -164,7 +141,6 @@ class Engine:
       out.count_steps(int(count), rows.size)
       if self.watch:
         self.watch(step / self.max_response)
-    return out
 
   def options(self, sampling):
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
@@ -188,22 +164,9 @@ class Engine:
     if isinstance(params['layers'], list):
       return params
     if self._cast_weights is None:
-      self._log_moved_bytes(params)
-      self._cast_weights, _ = decode.weights_program(params, self.mesh, self.cfg, self.precision)
+      weights_lib.log_moved_bytes(params, self.mesh, self.cfg, self.precision)
+      self._cast_weights, _ = weights_lib.weights_program(params, self.mesh, self.cfg, self.precision)
     return self.run(self._cast_weights, params)
-
-  def _log_moved_bytes(self, params):
-    specs = models.specs(self.cfg)
-    after = parallel.shardings(specs, self.mesh)
-    devices = jax.tree.leaves(params)[0].sharding.device_set
-    require(
-      devices == set(self.mesh.devices.flat),
-      f"parameters lie on {len(devices)} devices, the sampler's mesh on {self.mesh.size}; lay both over the same ones.",
-    )
-    entries = jax.tree.map(lambda x, to: parallel.entries_received(x.shape, x.sharding, to), params, after)
-    moved = sum(jax.tree.leaves(entries)) * jnp.dtype(self.precision.compute).itemsize
-    if moved:
-      log.info('sampler: its copy of the weights moves %.3g GB between devices', moved / 1e9)
 
   def run(self, program, *args, **kwargs):
     """Calls a compiled program; logs how long it took where it had to be compiled first."""
@@ -216,3 +179,85 @@ class Engine:
     result = program(*args, **kwargs)
     log.info('sampler: compiled %s in %.1f s', program.__name__, time.perf_counter() - began)
     return result
+
+
+@typed
+def pad_prompts(prompts: list | tuple, max_prompt: int) -> tuple[Int[np.ndarray, 'p t'], Int[np.ndarray, ' p']]:
+  """Right-pads to the next bucket (a power of two from 16, or max_prompt).
+
+  Returns:
+    i32[P, Tp], lengths i32[P].
+  """
+  longest = max(len(p) for p in prompts)
+  if longest > max_prompt or not min(len(p) for p in prompts):
+    raise ValueError(
+      f'prompts of {min(len(p) for p in prompts)} to {longest} tokens; they must hold 1 to {max_prompt}.'
+    )
+  size = min(max(16, 1 << (longest - 1).bit_length()), max_prompt)
+  tokens = np.zeros((len(prompts), size), np.int32)
+  for row, p in zip(tokens, prompts):
+    row[: len(p)] = p
+  return tokens, np.array([len(p) for p in prompts], np.int32)
+
+
+class Output:
+  """Collects what the programs give, in rows numbered by prompt and sample.
+
+  Attributes:
+    count: i64[rows], tokens collected of each row; those behind a row's end, sampled until the host saw it, included.
+    steps, row_steps: decode steps, and rows decoded in all of them together.
+  """
+
+  def __init__(self, prompts, group, length):
+    self.shape, rows = (prompts, group, length), prompts * group
+    self.tokens, self.logp = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.float32)
+    self.cut = np.full(rows, length + 1)  # length at which a stop string ends the row; none: past the end
+    self.count = np.zeros(rows, int)
+    self.steps = self.row_steps = 0
+
+  def add(self, sampled, rows, count):
+    """Appends the first `count` tokens of `sampled`, Sampled of [n, C], to `rows`, i64[n]; the excess is dropped."""
+    at = self.count[rows][:, None] + np.arange(count)
+    inside = at < self.shape[2]
+    to = np.broadcast_to(rows[:, None], at.shape)[inside], at[inside]
+    self.tokens[to], self.logp[to] = sampled.token[:, :count][inside], sampled.logp[:, :count][inside]
+    self.count[rows] = np.minimum(self.count[rows] + count, self.shape[2])
+
+  def count_steps(self, steps, rows):
+    """Counts decode steps of so many rows."""
+    self.steps, self.row_steps = self.steps + steps, self.row_steps + steps * rows
+
+  def find_stop(self, tokenizer, stop, rows):
+    """Marks rows whose text holds a stop string; bool like rows."""
+    found = np.zeros(rows.shape, bool)
+    for at, row in np.ndenumerate(rows):
+      ids = self.tokens[row, : self.count[row]]
+      ends = np.isin(ids, tokenizer.eos)
+      ids = ids[: ends.argmax() + 1] if ends.any() else ids
+      if any(s in tokenizer.decode(ids) for s in stop):
+        # The text of a beginning only grows with it: the first one that holds a stop string is the cut.
+        self.cut[row] = next(n for n in range(1, len(ids) + 1) if any(s in tokenizer.decode(ids[:n]) for s in stop))
+        found[at] = True
+    return found
+
+  def finish(self, tokenizer, stop, prompts, prompt_lengths, version):
+    """The RolloutBatch, everything behind a response's end zero."""
+    length = self.shape[2]
+    if stop:  # rows that ended of themselves since the last look
+      self.find_stop(tokenizer, stop, np.flatnonzero(self.cut > length))
+    is_eos = np.isin(self.tokens, tokenizer.eos)
+    ended = is_eos.any(axis=1)
+    to_eos = np.where(ended, is_eos.argmax(axis=1) + 1, length + 1)
+    lengths = np.minimum(np.minimum(to_eos, self.cut), length).astype(np.int32)
+    real = np.arange(length) < lengths[:, None]
+    by_prompt = lambda x: x.reshape(*self.shape[:2], *x.shape[1:])
+    return RolloutBatch(
+      prompts,
+      prompt_lengths,
+      tokens=by_prompt(np.where(real, self.tokens, 0)),
+      lengths=by_prompt(lengths),
+      loss_mask=by_prompt(real),
+      sampler_logp=by_prompt(np.where(real, self.logp, 0)),
+      stop=by_prompt(np.where(self.cut < to_eos, STOP_STRING, np.where(ended, EOS, LENGTH))),
+      policy_version=np.full(self.shape, version, np.int32),
+    )

@@ -19,6 +19,16 @@ class Restriction:
   min_p: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class SamplingParams:
+  """Which distribution to sample from; temperature 0 is greedy."""
+
+  temperature: float = 1.0
+  top_p: float = 1.0
+  top_k: int = 0
+  min_p: float = 0.0
+
+
 @typed
 def restrict(logits: Float[Array, 'n vocab'], temperature: Scalar, cfg: Restriction) -> Float[Array, 'n vocab']:
   """Log-weights of the sampling distribution: temperature, then top-k, top-p, min-p.

@@ -9,25 +9,24 @@ import numpy as np
 
 from r1jax import parallel
 from r1jax.sampling import decode, slots
-from r1jax.sampling.output import Output
 
 REFILL = 8  # the host refills once one in so many slots has ended, or at its next look
 
 
-def collect(engine, weights, padded, lengths, keys, sampling):
-  """The Output of sampling one response a key with engine.slots slots.
+def collect(engine, out, weights, padded, lengths, keys, sampling):
+  """Samples one response a key with engine.slots slots.
 
   Args:
-    engine: Engine.
+    engine: Engine. out: Output, which is filled.
     weights: as `Engine.prepare_params` gives them.
     padded: i32[P, Tp], prompts. lengths: i32[P]. keys: PRNG keys [P, G].
     sampling: SamplingParams.
   """
-  refill = _Refill(engine, weights, (padded, lengths, keys), sampling)
+  refill = _Refill(engine, out, weights, (padded, lengths, keys), sampling)
   while True:
     refill.fill()
     if refill.done.all():
-      return refill.out
+      return
     refill.resize()
     refill.advance()
     if engine.watch:
@@ -42,12 +41,11 @@ class _Refill:
     next: the first row that waits. total: number of rows.
   """
 
-  def __init__(self, engine, weights, inputs, sampling):
-    self.engine, self.weights = engine, weights
+  def __init__(self, engine, out, weights, inputs, sampling):
+    self.engine, self.out, self.weights = engine, out, weights
     self.padded, self.lengths, keys = inputs
     (p, self.group), self.total, self.next = keys.shape, keys.size, 0
     self.keys, self.key_impl = parallel.to_host(jax.random.key_data(keys.reshape(-1))), jax.random.key_impl(keys)
-    self.out = Output(p, self.group, engine.max_response)
     self.options = engine.options(sampling)
     self.limit = self._scalar(np.int32(engine.max_response))
     self.temperature = self._scalar(np.float32(sampling.temperature))

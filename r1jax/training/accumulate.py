@@ -20,10 +20,6 @@ import optax
 from r1jax import models, parallel
 
 
-class NonFiniteError(FloatingPointError):
-  """A loss or gradient that is not a number; nothing was saved since."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Trainer:
   """Optimizer steps of one model.
@@ -172,23 +168,3 @@ def expert_metrics(load):
     'moe/load_max': share.max(),
     'moe/load_min': share.min(),
   }
-
-
-def named(metrics, step):
-  """{'train/NAME' (of an expert's metric: NAME): x}; raises NonFiniteError where loss or gradient is not finite."""
-  metrics = {name if '/' in name else f'train/{name}': x for name, x in metrics.items()}
-  require_finite(metrics, ('train/loss', 'train/grad_norm'), f'step {step}', 'the data')
-  return metrics
-
-
-def require_finite(metrics, names, where, advice):
-  """Raises NonFiniteError where the loss or the gradient's norm, `names`, is not finite.
-
-  where: such as 'step 7'. advice: what to look at.
-  """
-  bad = [name for name in names if not np.isfinite(metrics[name])]
-  if bad:
-    raise NonFiniteError(
-      f'{" and ".join(bad)} not finite at {where} ({metrics[bad[0]]}); the last checkpoint is intact. '
-      f'Lower optimizer.learning_rate or look at {advice}.'
-    )

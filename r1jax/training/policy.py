@@ -13,7 +13,7 @@ from r1jax import config as config_lib
 from r1jax import losses, models, parallel
 from r1jax.batch import RolloutBatch
 from r1jax.config import require
-from r1jax.training import accumulate
+from r1jax.training import accumulate, finite
 from r1jax.typed import Array, Float, typed
 
 
@@ -181,9 +181,7 @@ def update(trainer, state, batch, cfg, step):
       )
       state, metrics = trainer.step(state, (part for _, part in microbatches(minibatch, cfg)), totals)
       where = f'step {step}, epoch {epoch}, minibatch {number}'
-      accumulate.require_finite(
-        metrics, [trainer.prefix + name for name in ('loss', 'grad_norm')], where, 'the samples'
-      )
+      finite.require_finite(metrics, [trainer.prefix + name for name in ('loss', 'grad_norm')], where, 'the samples')
       found.append(metrics)
   over_steps = lambda name: max if name.endswith('_max') else min if name.endswith('_min') else np.mean
   return state, {name: over_steps(name)([m[name] for m in found]) for name in found[0]}

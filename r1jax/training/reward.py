@@ -8,7 +8,7 @@ import numpy as np
 
 from r1jax import losses, models, parallel
 from r1jax.data import rows as rows_lib
-from r1jax.training import accumulate
+from r1jax.training import accumulate, finite
 from r1jax.typed import Array, shape_struct
 
 
@@ -64,7 +64,7 @@ def update(trainer, state, examples, cfg, step):
   """
   count = np.float32(_count(examples, cfg.objective))
   state, metrics = trainer.step(state, microbatches(examples, cfg.microbatch or cfg.batch), count)
-  return state, accumulate.named(metrics, step)
+  return state, finite.named(metrics, step)
 
 
 def _count(examples, objective):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import losses, models, parallel
-from r1jax.training import accumulate
+from r1jax.training import accumulate, finite
 from r1jax.typed import Array, shape_struct
 
 
@@ -83,7 +83,7 @@ def update(trainer, state, batch, cfg, step):
   size = cfg.microbatch or cfg.batch
   parts = (jax.tree.map(lambda x, i=i: x[i : i + size], batch) for i in range(0, len(batch.tokens), size))
   state, metrics = trainer.step(state, parts, np.float32(batch.response_tokens()))
-  return state, accumulate.named(metrics, step)
+  return state, finite.named(metrics, step)
 
 
 def abstract_microbatch(cfg, mesh):

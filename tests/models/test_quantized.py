@@ -11,7 +11,7 @@ import qwix
 from r1jax import models
 from r1jax import params as params_lib
 from r1jax.models import attention, quantized
-from r1jax.sampling import decode
+from r1jax.sampling.weights import Precision, cast_weights
 
 DENSE = dataclasses.replace(models.PRESETS['toy'], layers=2, vocab=64, qkv_bias=True, qk_norm=True)
 LATENT = dataclasses.replace(models.PRESETS['toy_deepseek'], layers=2, vocab=64)
@@ -19,7 +19,7 @@ LATENT = dataclasses.replace(models.PRESETS['toy_deepseek'], layers=2, vocab=64)
 
 def weights(cfg, weight_dtype):
   params = params_lib.init(models.specs(cfg), jax.random.key(0))
-  return params, decode.cast_weights(params, cfg, decode.Precision(weights=weight_dtype))
+  return params, cast_weights(params, cfg, Precision(weights=weight_dtype))
 
 
 def by_name(tree):

@@ -181,11 +181,11 @@ def test_prompts_over_the_limit_or_empty_are_refused(params):
 
 def test_prompt_keys_and_values_exist_once_per_prompt(params):
   """Compiled for 8 samples a prompt, decoding takes the prompt's keys and values of one."""
-  from r1jax.sampling import decode
+  from r1jax.sampling import decode, weights
 
   keys = row_keys(jax.random.key(0), 2, 8)
   options = decode.DecodeOptions(CFG, Restriction(), (1,), models.ForwardOptions())
-  params = decode.cast_weights(params, CFG, Precision())
+  params = weights.cast_weights(params, CFG, Precision())
   prompts, lengths = jnp.ones((2, 16), jnp.int32), jnp.array([16, 4])
   prefix, state, _ = decode.prefill(params, prompts, lengths, keys, 1.0, options=options, capacity=32)
   assert {x.shape for x in jax.tree.leaves(prefix)} == {(2, 1, 8, 16), (2, 1, 16, 8)}

@@ -15,7 +15,7 @@ from r1jax.data.labelled import Example
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import reward
 from r1jax.training import state as state_lib
-from r1jax.training.accumulate import NonFiniteError
+from r1jax.training.finite import NonFiniteError
 
 MODEL = models.ModelConfig(
   vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=256, head='score'

@@ -16,7 +16,7 @@ from r1jax.data import packing
 from r1jax.models import causal
 from r1jax.training import sft
 from r1jax.training import state as state_lib
-from r1jax.training.accumulate import NonFiniteError
+from r1jax.training.finite import NonFiniteError
 
 MODEL = models.ModelConfig(vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=256)
 LENGTH = 32
