@@ -92,9 +92,8 @@ def sample_token(unembed, hidden, keys, step, temperature, options):
   mesh = options.forward.mesh
   hidden = layout.constrain(hidden, mesh, layout.DATA, None, layout.FSDP)
   logits = layout.constrain(product('pgd,vd->pgv', hidden, unembed), mesh, layout.ROWS)
-  flat = logits.reshape(-1, logits.shape[-1])
   steps = jnp.broadcast_to(step, keys.shape).reshape(-1)
-  scores = logits_lib.restrict(flat, temperature, options.restriction)
+  scores = logits_lib.restrict(logits.reshape(-1, logits.shape[-1]), temperature, options.restriction)
   token, logp = logits_lib.draw(jax.vmap(jax.random.fold_in)(keys.reshape(-1), steps), scores)
   return Sampled(token.reshape(keys.shape), logp.reshape(keys.shape))
 
