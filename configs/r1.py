@@ -1,4 +1,5 @@
-"""DeepSeek-R1 as a list of stages: `deepseek_v3` with the paper's numbers, `toy` in minutes on 2 CPU cores.
+"""DeepSeek-R1 as a list of stages: `deepseek_v3` with the paper's numbers, `toy` in minutes on 2 CPU cores. `smollm2`,
+its first two stages on a small real model, is in configs/smollm2.py.
 
   python -m experiments.recipe --config configs/r1.py:toy --workdir W
   python -m experiments.recipe --config configs/r1.py:deepseek_v3 --workdir W --status

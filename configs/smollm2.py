@@ -14,9 +14,9 @@ from configs import common, sft, stages
 
 
 def rl():
-  """Arithmetic in words for SmolLM2-135M after configs/sft.py:smollm2, its model.path. Hardware: 2 CPU cores.
+  """RL on arithmetic in words. Its model.path is what configs/sft.py:smollm2 has made of SmolLM2-135M.
 
-  All numbers ours.
+  Hardware: 2 CPU cores. All numbers ours.
   """
   c = common.rl()
   c.steps = 40

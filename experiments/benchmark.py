@@ -186,7 +186,7 @@ RUNS = {'sample': sample, 'train': train, 'logprobs': logprobs}
 
 
 def open_model(f, mesh):
-  """(ModelConfig, parameters in float32, or for `sample` and `logprobs` in --dtype) of --model.path or --preset."""
+  """(ModelConfig, parameters in float32) of --model.path or --preset."""
   path = f['model.path'].value
   config_lib.require(not (path and f['preset'].present), 'both --model.path and --preset are set; leave one out.')
   source = checkpoint.open_model(path) if path else None
@@ -206,7 +206,7 @@ def report(name, model, result, f):
   rate = [n / wall for n, (wall, _) in zip(tokens, times)]
   best = min(wall for wall, _ in times)
   sizes = ('prompts', 'samples', 'prompt_tokens', 'new_tokens', 'dtype')
-  settings = {'sample': ('temperature', 'top_p', 'ends')}.get(name, ('microbatch', 'logit_chunk', 'remat'))
+  settings = {'sample': ('temperature', 'top_p', 'ends', 'slots')}.get(name, ('microbatch', 'logit_chunk', 'remat'))
   line = {'bench': name, 'model': f['model.path'].value or f.preset, 'shape': dataclasses.asdict(model)}
   line |= {key: f[key].value for key in sizes + settings}
   line |= {

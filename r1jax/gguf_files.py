@@ -26,7 +26,7 @@ KINDS = (
 )
 
 _VERSIONS = (2, 3)
-_HEADER_BYTES = 1 << 28  # metadata and directory; a vocabulary of 256 thousand tokens takes 10 MB
+_HEADER_BYTES = 1 << 26  # metadata and directory; a vocabulary of 256 thousand tokens takes 10 MB
 _MAX_FIELDS = 1 << 16
 _MAX_TENSORS = 1 << 18
 _MAX_ITEMS = 1 << 21  # of an array in the metadata

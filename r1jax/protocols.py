@@ -21,11 +21,13 @@ class Engine(Protocol):
   """Samples responses to prompts.
 
   Attributes:
-    shards: the number of prompts of a call must be a multiple of it.
+    shards: the number of prompts of a call must be a multiple of it, unless any_batch.
+    any_batch: whether a call may have any number of prompts, without compiling another program for it.
     watch: called now and then with the fraction of a call that has been sampled; or None.
   """
 
   shards: int
+  any_batch: bool
   watch: Any
 
   def prepare_params(self, params: Any) -> Any:

@@ -12,6 +12,7 @@ import pytest
 from r1jax import config
 from r1jax.config import ConfigError, ranges
 from r1jax.recipes import settings as recipe_settings
+from r1jax.runs.settings import drop_added
 
 VARIANTS = {
   'r1_zero': [
@@ -254,6 +255,18 @@ def test_a_number_out_of_its_range_is_found_at_any_depth(name, key):
 def test_bounds_that_mask_every_token_are_refused(settings):
   with pytest.raises(ConfigError, match='mis_high'):
     config.convert(changed(**{f'loss__{key}': value for key, value in settings.items()}), config.RL)
+
+
+def test_records_of_runs_from_before_a_setting_existed_agree_with_its_off_value():
+  settings = dict(rollout=dict(weight_dtype='', cache_dtype='int8', prompts=4), loss=dict(mis_low=0.0, mis_high=0.0))
+  drop_added(settings)
+  assert settings == dict(rollout=dict(cache_dtype='int8', prompts=4), loss={})
+  for name, off in config.ADDED.items():
+    section, key = name.split('.')
+    defaults = {
+      field.name: field.default for field in dataclasses.fields(dict(rollout=config.Rollout, loss=config.Loss)[section])
+    }
+    assert defaults[key] == off
 
 
 def test_a_group_of_one_is_allowed_without_a_baseline():

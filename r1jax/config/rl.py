@@ -11,6 +11,8 @@ from r1jax.config.reward import Reward
 REMAT = ('none', 'full', 'attention', 'qkv')
 ATTENTION = ('auto', 'xla', 'chunked', 'splash', 'cudnn')
 MAX_RESPONSES = 10_000_000  # of one rollout
+# Settings that records of older runs lack, and the values that they were made with: 'section.key' -> value.
+ADDED = {'rollout.weight_dtype': '', 'rollout.cache_dtype': '', 'loss.mis_low': 0.0, 'loss.mis_high': 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Rollout:
   weight_dtype: str = ''
   cache_dtype: str = ''  # of keys and values while sampling: 'int8', or '' for model.dtype
   chunk: int = 0  # prompts sampled at a time, while workers grade the previous chunk; 0: all at once
-  # Rows decoded at a time, whatever their prompts: one that waits takes the place of one that has ended, and `chunk`
-  # bounds only the prompts that are prefilled at a time. 0: all rows of a chunk at once.
+  # Rows decoded at a time. When one has ended, another one that waits takes its place; `chunk` then only bounds how
+  # many prompts are prefilled at a time. 0: all rows of a chunk at once.
   slots: int = 0
 
   def __post_init__(self):

@@ -27,7 +27,7 @@ from r1jax.typed import shape_struct
 
 SCORER_TOKENS = 8192  # maximum length of a reward model that has no path yet: the paper's
 
-# Phase -> its programs; see also `sampler.names`.
+# Phase -> its programs; those of 'sample' depend on the settings, see `sampler.names`.
 PHASES = {
   'sft': ('sft/accumulate', 'sft/apply'),
   'reward_model': ('reward_model/accumulate', 'reward_model/apply'),
@@ -88,7 +88,7 @@ class Setting:
 
 def as_generate(cfg):
   """A config.Generate for the way of a config.ColdStart that samples the most tokens at a time."""
-  tokens = lambda r: (r.chunk or r.prompts) * r.samples * (r.max_prompt + r.max_response)
+  tokens = lambda r: (r.slots or r.prefill * r.samples) * (r.max_prompt + r.max_response)
   sampling_ways = [way for way in cfg.ways.values() if way.way != 'traces' and not way.path and not way.endpoint]
   require(sampling_ways, 'ways: none of them samples from a model, so there is nothing to plan.')
   way = max(sampling_ways, key=lambda way: tokens(way.rollout))

@@ -9,7 +9,7 @@ from r1jax.config import RL, SFT
 from r1jax.planning import programs
 from r1jax.training import policy
 
-WIDTH = {'float32': 4, 'bfloat16': 2}  # bytes
+WIDTH = {'float32': 4, 'bfloat16': 2, 'int8': 1, 'int4': 0.5}  # bytes
 
 
 def inputs_weights(model):
@@ -165,14 +165,15 @@ def sampling_phases(cfg, model, topology, mesh):
   r, width = cfg.rollout, WIDTH[cfg.model.dtype]
   chips = topology.chips // mesh['seq']  # devices along 'seq' sample the same rows
   chunks = r.prompts // r.prefill
-  rows = r.slots or r.prefill * r.samples
+  slots = min(r.slots, r.prompts * r.samples)
+  rows = slots or r.prefill * r.samples
   # Prefill gathers weights along fsdp; in decoding each chip reads only its own shard.
-  experts, rest = weights_read(model, rows, width)
+  experts, rest = weights_read(model, rows, WIDTH[r.weight_dtype] if r.weight_dtype else width)
   gathered = (experts / mesh['expert'] + rest) / mesh['tp']
   held = gathered / mesh['fsdp']
-  cached = cache_bytes(model, width) / chips
+  cached = cache_bytes(model, WIDTH[r.cache_dtype] if r.cache_dtype else width) / chips
   # Slots have a copy of their prompt each.
-  keys = (r.slots or r.prefill) * r.max_prompt + rows * r.max_response / 2
+  keys = (slots or r.prefill) * r.max_prompt + rows * r.max_response / 2
   steps = r.prompts * r.samples / rows * r.max_response
   prompt = total(forward_flops(model, r.prompts, 0, r.max_prompt, r.max_response, causal=True))
   decode = decode_flops(model, 1, r.max_prompt + r.max_response / 2) * r.prompts * r.samples * r.max_response

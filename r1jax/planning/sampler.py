@@ -53,7 +53,8 @@ def sampling(cfg):
   samples = max(r.samples, cfg.eval.samples, cfg.eval.final_samples) if isinstance(cfg, config_lib.RL) else r.samples
   restriction = Restriction(r.top_p, r.top_k, r.min_p)
   precision = weights.Precision(cfg.model.dtype, r.weight_dtype, r.cache_dtype)
-  return SamplerShapes(r.prefill, samples, r.slots, r.max_prompt, r.max_response, restriction, precision)
+  slots = min(r.slots, r.prompts * samples)  # no more than there are rows
+  return SamplerShapes(r.prefill, samples, slots, r.max_prompt, r.max_response, restriction, precision)
 
 
 def names(cfg):

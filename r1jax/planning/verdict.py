@@ -75,7 +75,9 @@ def _sampling(cfg, shards):
     smaller = cfg.eval.batch // 2 // shards * shards
     return [f'fewer rows at a time: --config.eval.batch={smaller}'] if smaller else []
   chunk, slots = programs.sampling(cfg).prompts, cfg.rollout.slots
+  ways = []
   if slots > shards:
-    return [f'fewer rows at a time: --config.rollout.slots={max(shards, slots // 2 // shards * shards)}']
+    ways.append(f'fewer rows at a time: --config.rollout.slots={max(shards, slots // 2 // shards * shards)}')
   smaller = [n for n in range(shards, chunk, shards) if cfg.rollout.prompts % n == 0]
-  return [f'fewer rows at a time: --config.rollout.chunk={smaller[-1]}'] if smaller else []
+  what = 'prompts' if slots else 'rows'
+  return ways + ([f'fewer {what} at a time: --config.rollout.chunk={smaller[-1]}'] if smaller else [])

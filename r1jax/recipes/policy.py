@@ -49,8 +49,9 @@ class Policy:
     if not problems:
       return Pending(lambda: ([], 0))
     sampler = self._make_sampler(template)
-    # Padded to whole chunks, so that a partial one does not compile another program.
-    padded = problems + problems[:1] * (-len(problems) % sampler.chunk)
+    padded = problems
+    if not sampler.engine.any_batch:  # to whole chunks, so that a partial one does not compile another program
+      padded = problems + problems[:1] * (-len(problems) % sampler.chunk)
     key = keys.fold_in(self._key, number)
     drawn, pending = sampler.start(self._params, padded, self.samples, key, self._sampling)
 
@@ -81,7 +82,7 @@ class Teacher:
     complete: rewards.neural.endpoint.Endpoint with `whole` set.
   """
 
-  shards = 1
+  shards, any_batch = 1, True
   watch = None
 
   def __init__(self, complete):

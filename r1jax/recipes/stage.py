@@ -247,7 +247,9 @@ def changes(saved, stage, stages, workdir, skip=(), digest=digest):
     {key: value for key, value in flat({'experiment': e, **c}, lists=True).items() if _affects_result(e, key)}
     for e, c in ((saved['experiment'], saved['config']), (stage.experiment, stage.config))
   )
+  added = lambda key: config_lib.ADDED.get('.'.join(key.split('.')[-2:]), 'absent')  # of a record that lacks the key
   show = lambda values, key: repr(values[key]) if key in values else 'absent'
+  old = {key: value for key in new if (value := added(key)) != 'absent'} | old
   # JSON has turned tuples into lists; flat() has flattened both, except empty ones.
   same = lambda key: show(old, key).replace('()', '[]') == show(new, key).replace('()', '[]')
   differences = [

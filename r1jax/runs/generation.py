@@ -16,7 +16,7 @@ from r1jax.recipes.policy import Policy, Teacher
 from r1jax.rewards.neural import endpoint
 from r1jax.runs import grading, policies
 from r1jax.runs import problems as problems_lib
-from r1jax.runs.settings import reward_identity
+from r1jax.runs.settings import drop_added, reward_identity
 
 log = logging.getLogger('r1jax')
 
@@ -159,6 +159,7 @@ def settings(cfg, policy):
     del shared['data']['evaluation']
   for key in ('chunk', 'slots'):  # how, not what is sampled
     del shared['rollout'][key]
+  drop_added(shared)
   ignored = (*config_lib.CLIENT_OPTIONS, 'url', 'model')  # the last two are part of the policy's name
   endpoint_options = {k: v for k, v in full['endpoint'].items() if k not in ignored}
   return (

@@ -22,6 +22,14 @@ def reward_identity(reward):
   return identity | {'options': {name: drop_client(options) for name, options in identity['options'].items()}}
 
 
+def drop_added(settings):
+  """Drops from {section: {key: value}} the settings that older records lack, where they have no effect."""
+  for name, off in config_lib.ADDED.items():
+    section, key = name.split('.')
+    if settings.get(section, {}).get(key) == off:
+      del settings[section][key]
+
+
 def fingerprint(cfg, source):
   """What a checkpoint must agree on with the RL run that restores it: base model, shapes, data and objective."""
   full = config_lib.to_dict(cfg)
@@ -33,6 +41,7 @@ def fingerprint(cfg, source):
   del parts['optimizer']['moment_dtype']  # dtypes are compared with those of the arrays
   for key in ('chunk', 'slots'):  # how, not what is sampled
     del parts['rollout'][key]
+  drop_added(parts)
   parts['train'] = {
     name: full['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh', 'balance_rate')
   }

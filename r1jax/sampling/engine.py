@@ -58,6 +58,7 @@ class Engine:
     self.mesh, self.shards = mesh, parallel.batch_shards(mesh)
     self.by_prompt, self.everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     self.max_prompt, self.max_response, self.slots, self.prefill = max_prompt, max_response, slots, prefill
+    self.any_batch = slots > 0
     self.watch: Callable[[float], None] | None = None
     self.steps = self.row_steps = 0
     self._compiled, self._cast_weights = set(), None

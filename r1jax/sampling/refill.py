@@ -1,7 +1,7 @@
 """Continuous batching: a fixed number of slots is decoded, and rows that wait take the places of those that have ended.
 
 Rows wait in the order of their prompts, whose keys and values are computed a batch of prompts at a time and dropped
-once their last sample has a slot. A row's tokens are those of decoding in lock step: its key and prompt decide them.
+once their last sample has a slot. A row's key and prompt decide its tokens, as in lock step; only rounding differs.
 """
 
 import jax
@@ -55,8 +55,8 @@ class _Refill:
     self.prompts, self.first = None, -self.batch  # those run last, the first of which is prompt number `first`
     count = self.width * shards
     self.rows, self.length, self.done = np.zeros(count, int), np.zeros(count, int), np.ones(count, bool)
-    self.chunk = self.room = min(decode.CHUNK, engine.max_response)  # tokens of a call; room for responses, beside the
-    # longest prompt
+    self.chunk = min(decode.CHUNK, engine.max_response)  # tokens of a call
+    self.room = self.chunk  # for tokens of responses, beside the longest prompt
     self.state = engine.run(
       slots.empty, self._keys_of(self.rows), options=self.options, capacity=self.padded.shape[1] + self.room
     )

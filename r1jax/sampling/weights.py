@@ -30,7 +30,7 @@ class Precision:
 
 
 def cast_weights(params, cfg, precision):
-  """Parameters as the programs below take them: in the computation's dtype, each layer's on its own.
+  """Parameters as the programs of `decode` and `slots` take them: in the computation's dtype, each layer's on its own.
 
   The last norm stays as it is, as `models.forward` uses it.
 
@@ -68,7 +68,11 @@ def weights_program(params, mesh, cfg, precision):
 
 
 def log_moved_bytes(params, mesh, cfg, precision):
-  """Says how much a copy for another mesh moves. Raises ConfigError where the mesh is not over the same devices."""
+  """Says how much a copy for another mesh moves, before it is quantized.
+
+  Raises:
+    ConfigError: the mesh is not over the devices of the parameters.
+  """
   devices = jax.tree.leaves(params)[0].sharding.device_set
   require(
     devices == set(mesh.devices.flat),

@@ -32,12 +32,15 @@ def test_weights_lie_within_half_a_step_of_their_grid(weight_dtype, largest):
   """A step is the largest magnitude of an output channel, or of 32 of its inputs, over the largest integer."""
   params, sampled = weights(DENSE, weight_dtype)
   exact = by_name(models.unstack(params))
-  for name, axis in {'gate': 0, 'down': 0}.items():
-    w, q = np.asarray(exact[f'layers.1.mlp.{name}']), by_name(sampled)[f'layers.1.mlp.{name}']
-    tiles = w.reshape(-1, 32 if weight_dtype == 'int4' and len(w) % 32 == 0 else len(w), w.shape[1])
+  inputs = {'mlp.gate': 64, 'mlp.down': 176, 'attention.q': 64, 'attention.k': 64, 'attention.o': 64}  # of the product
+  for name, n in inputs.items():
+    w, q = np.asarray(exact[f'layers.1.{name}']), by_name(sampled)[f'layers.1.{name}']
+    whole_tiles = name not in ('mlp.down', 'attention.o')  # 176 inputs; heads of 16
+    tile = 32 if weight_dtype == 'int4' and whole_tiles else n
+    tiles = w.reshape(-1, tile, w.size // n)
     step = np.abs(tiles).max(axis=1, keepdims=True) / largest
     off = np.abs(np.asarray(qwix.dequantize(q)).reshape(tiles.shape) - tiles)
-    assert (off <= 0.51 * step).all() and off.max() > 0.3 * step.max(), axis
+    assert (off <= 0.51 * step).all() and off.max() > 0.3 * step.max(), name
     assert q.qvalue.dtype == weight_dtype
 
 

@@ -51,9 +51,9 @@ def test_samples_are_graded_and_include_the_thinking(server, grader):
   rows = sample(server, grader)
   assert [(row['id'], row['sample']) for row in rows] == [(str(n), s) for n in range(5) for s in range(3)]
   seeds = {}
-  for body in server.bodies:  # chunks of 2 problems: the last one is padded with another problem
+  for body in server.bodies:
     seeds.setdefault(body['messages'][0]['content'], set()).add(body['seed'])
-  assert all(len(values) >= 3 for values in seeds.values()) and len(server.bodies) == 18
+  assert all(len(values) >= 3 for values in seeds.values()) and len(server.bodies) == 15
   for row in rows:
     right = f'\\boxed{{{row["answer"]}}}' in row['response']
     assert row['response'].startswith(f'<think>{row["id"]} and one</think>It is')

@@ -114,6 +114,13 @@ def test_only_settings_that_affect_the_result_make_a_stage_stale(tmp_path, key, 
   assert states(stages_with('2'), tmp_path) == {'a': DONE if stays_done else STALE}
 
 
+def test_a_setting_that_a_record_lacks_makes_a_stage_stale_only_where_it_is_on(tmp_path):
+  stages_with = lambda **rollout: {'a': Stage('a', 'rl', {'ways': {'zero': {'rollout': {'prompts': 4} | rollout}}})}
+  finish(stages_with()['a'], stages_with(), tmp_path)
+  assert states(stages_with(weight_dtype='', cache_dtype=''), tmp_path) == {'a': DONE}
+  assert states(stages_with(weight_dtype='int8', cache_dtype=''), tmp_path) == {'a': STALE}
+
+
 def test_eval_settings_affect_the_result_of_an_evaluation(tmp_path):
   stages_with = lambda n: {'a': Stage('a', 'evaluate', {'eval': {'final_samples': n}, 'mesh': {'tp': n}})}
   finish(stages_with(4)['a'], stages_with(4), tmp_path)
