@@ -1,7 +1,8 @@
 """Weights of 8 or 4 bits, for the sampler alone: the matrices of all layers, which each layer multiplies out.
 
 Rounding is to the nearest value of a symmetric grid, whose scale is that of an output channel (int8), or of TILE
-inputs of one (int4; of a channel where its inputs are no whole tiles). Embeddings, norms, biases and routers stay as they are.
+inputs of one (int4; of a channel where its inputs are no whole tiles). Embeddings, norms, biases and routers stay as
+they are.
 """
 
 import dataclasses

@@ -47,7 +47,7 @@ class Engine:
 
   Attributes:
     watch: function that is told now and then which share of a call is sampled, or None.
-    steps, row_steps: decode steps of the last call, and rows decoded in all of them together.
+    row_steps: rows decoded in the last call, summed over its steps.
 
   Raises:
     ConfigError: the slots do not divide over the mesh.
@@ -60,7 +60,7 @@ class Engine:
     self.max_prompt, self.max_response, self.slots, self.prefill = max_prompt, max_response, slots, prefill
     self.any_batch = slots > 0
     self.watch: Callable[[float], None] | None = None
-    self.steps = self.row_steps = 0
+    self.row_steps = 0
     self._compiled, self._cast_weights = set(), None
     require(
       slots >= 0 and slots % self.shards == 0,
@@ -93,13 +93,13 @@ class Engine:
     out = Output(keys.shape[0], keys.shape[1], self.max_response)
     collect = functools.partial(refill.collect, self) if self.slots else self._lock_step
     collect(out, weights, padded, lengths, keys, sampling)
-    self.steps, self.row_steps = out.steps, out.row_steps
+    self.row_steps = out.row_steps
     batch = out.finish(self.tokenizer, self.stop, padded, lengths, version)
     bad = (~np.isfinite(batch.sampler_logp).all(axis=2)).sum()
     if bad:
       raise SamplingError(
-        f"the model's log-probs are not numbers in {bad} of {keys.size} responses: its parameters are damaged or have "
-        'diverged; go back to an earlier checkpoint, and lower optimizer.learning_rate if it was trained here.'
+        f"the policy's log-probs at step {version} are not numbers in {bad} of {keys.size} responses: it diverged, or "
+        'its files are damaged. Go back to an earlier checkpoint, and lower optimizer.learning_rate if training did it.'
       )
     return batch
 
@@ -139,7 +139,7 @@ class Engine:
       sampled, count = parallel.to_host((sampled, count))
       add(sampled, int(count))
       step += int(count)
-      out.count_steps(int(count), rows.size)
+      out.row_steps += int(count) * rows.size
       if self.watch:
         self.watch(step / self.max_response)
 
@@ -206,7 +206,7 @@ class Output:
 
   Attributes:
     count: i64[rows], tokens collected of each row; those behind a row's end, sampled until the host saw it, included.
-    steps, row_steps: decode steps, and rows decoded in all of them together.
+    row_steps: rows decoded, summed over the decode steps.
   """
 
   def __init__(self, prompts, group, length):
@@ -214,7 +214,7 @@ class Output:
     self.tokens, self.logp = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.float32)
     self.cut = np.full(rows, length + 1)  # length at which a stop string ends the row; none: past the end
     self.count = np.zeros(rows, int)
-    self.steps = self.row_steps = 0
+    self.row_steps = 0
 
   def add(self, sampled, rows, count):
     """Appends the first `count` tokens of `sampled`, Sampled of [n, C], to `rows`, i64[n]; the excess is dropped."""
@@ -223,10 +223,6 @@ class Output:
     to = np.broadcast_to(rows[:, None], at.shape)[inside], at[inside]
     self.tokens[to], self.logp[to] = sampled.token[:, :count][inside], sampled.logp[:, :count][inside]
     self.count[rows] = np.minimum(self.count[rows] + count, self.shape[2])
-
-  def count_steps(self, steps, rows):
-    """Counts decode steps of so many rows."""
-    self.steps, self.row_steps = self.steps + steps, self.row_steps + steps * rows
 
   def find_stop(self, tokenizer, stop, rows):
     """Marks rows whose text holds a stop string; bool like rows."""

@@ -159,4 +159,4 @@ class _Refill:
     steps = int(parallel.to_host(steps))
     self._collect(sampled, steps, ~self.done)
     self.length[~self.done] += steps
-    self.out.count_steps(steps, count)
+    self.out.row_steps += steps * count
