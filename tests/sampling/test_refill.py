@@ -115,7 +115,7 @@ def test_a_first_token_that_ends_the_response_frees_its_slot(lock_step):
 def test_responses_of_one_token(lock_step):
   refilled, engine = sample(4, max_response=1)
   np.testing.assert_array_equal(refilled.tokens, lock_step[0].tokens[..., :1])
-  assert engine.steps == 0 and refilled.tokens.shape == (5, 4, 1)
+  assert engine.row_steps == 0 and refilled.tokens.shape == (5, 4, 1)
 
 
 def test_stop_strings(lock_step):
