@@ -246,4 +246,4 @@ def test_transformers_computes_the_same_logits(model, tmp_path, name, quantize):
   with torch.no_grad():
     want = theirs.eval()(torch.tensor(tokens)).logits.numpy()
   assert want.std() > 0.1
-  np.testing.assert_allclose(hidden @ models.unembedding(params), want, rtol=1e-3, atol=1e-3 * want.std())
+  np.testing.assert_allclose(hidden @ models.unembedding(params).T, want, rtol=1e-3, atol=1e-3 * want.std())

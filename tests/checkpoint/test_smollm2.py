@@ -82,5 +82,5 @@ def test_it_answers(loaded):
     tokens = np.array(ids + [0] * (64 - len(ids)))[None, None]
     positions = jnp.arange(64)[None, None]
     hidden = hidden_of(params, source.cfg, jnp.asarray(tokens), positions)
-    ids.append(int(np.argmax(hidden[0, 0, len(ids) - 1] @ models.unembedding(params))))
+    ids.append(int(np.argmax(hidden[0, 0, len(ids) - 1] @ models.unembedding(params).T)))
   assert 'Paris' in tokenizer.decode(ids)
