@@ -100,7 +100,7 @@ def _smollm2():
   """
   c = _gsm8k()
   c.update(epochs=0.5, batch=16, microbatch=8)                                   # 1,000 of 2,000 texts
-  c.model.update(dtype='float32', remat='attention')
+  c.model.update(dtype='float32', remat='products')
   c.data.update(source='stories', max_length=256, chat_template='', response='{response}', drop='')
   c.problems.update(source='stories', chat_template='')
   c.reward.workers = 1

@@ -20,7 +20,7 @@ def rl():
   """
   c = common.rl()
   c.steps = 40
-  c.model.update(dtype='float32', remat='attention')
+  c.model.update(dtype='float32', remat='products')
   c.data.update(source='stories', template='chat_boxed', eval_fraction=0.0)
   c.rollout.update(prompts=8, samples=8, max_prompt=160, max_response=128, chunk=0)
   c.reward.update(workers=1)

@@ -107,7 +107,7 @@ def test_the_list_has_every_variant_and_the_default_is_one(name):
     (dict(steps=1.5), r"'steps' is 1.5 \(float\); it must be of type int"),
     (dict(steps=True), r"'steps' is True \(bool\)"),
     (dict(model__remat=1), "'model.remat' is 1 .*str"),
-    (dict(model__remat='some'), "model.remat is 'some'; known: none, full, attention, qkv"),
+    (dict(model__remat='some'), "model.remat is 'some'; known: none, full, attention, qkv, products"),
     (dict(model__attention='flash'), "model.attention is 'flash'; known: auto, xla, chunked, splash, cudnn"),
     (dict(rollout__stop='x'), "'rollout.stop' is 'x'; it must be a list of strs"),
     (dict(rollout=3), "'rollout' is 3; it must be a mapping with the keys of Rollout"),

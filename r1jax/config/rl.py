@@ -7,8 +7,9 @@ from r1jax.config.problems import Data
 from r1jax.config.reward import Reward
 
 # What each layer keeps for the backward pass: 'none' recomputes nothing and keeps everything; 'full' keeps only the
-# layer's input; 'attention' also the output of attention; 'qkv' also the inputs of attention.
-REMAT = ('none', 'full', 'attention', 'qkv')
+# layer's input; 'attention' also the output of attention; 'qkv' also the inputs of attention; 'products' also what all
+# other products with weights give, but for experts'.
+REMAT = ('none', 'full', 'attention', 'qkv', 'products')
 ATTENTION = ('auto', 'xla', 'chunked', 'splash', 'cudnn')
 MAX_RESPONSES = 10_000_000  # of one rollout
 # Settings that records of older runs lack, and the values that they were made with: 'section.key' -> value.

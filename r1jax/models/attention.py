@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import qwix
 
-from r1jax.models.layers import product, rms_norm, rope
+from r1jax.models.layers import linear, product, rms_norm, rope
 from r1jax.params import Spec
 
 MASKED = -1e30  # not -inf: a row with nothing to see must stay finite
@@ -95,7 +95,7 @@ def project(p, cfg, x, tables):
 
 def _dense(x, w):
   """x [..., d] @ w [d, heads, head_dim], as one matrix product."""
-  return (x @ w.reshape(w.shape[0], -1)).reshape(*x.shape[:-1], *w.shape[1:])
+  return linear(x, w.reshape(w.shape[0], -1)).reshape(*x.shape[:-1], *w.shape[1:])
 
 
 def extend(cache, new, at):
@@ -112,7 +112,7 @@ def attend(p, cfg, q, parts, mix=None):
     mix: in the place of `softmax_attention`, with parts that it understands.
   """
   out = (mix or softmax_attention)(q, parts, cfg.head_dim**-0.5)
-  return out.reshape(*out.shape[:3], -1) @ p['o'].reshape(-1, p['o'].shape[-1])
+  return linear(out.reshape(*out.shape[:3], -1), p['o'].reshape(-1, p['o'].shape[-1]))
 
 
 def softmax_attention(q, parts, scale):

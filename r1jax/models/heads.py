@@ -1,6 +1,9 @@
 """What is read off the hidden states. Logits exist only for a chunk of positions at a time."""
 
+import functools
+
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from r1jax.models import layout
@@ -19,7 +22,7 @@ def logprobs(
 ) -> tuple[Float[Array, 'p n'], Float[Array, 'p n']]:
   """Log-probability of each target and entropy of its distribution, in chunks forward and backward.
 
-  Each chunk's logits are recomputed in the backward pass, so at most [chunk, vocab] of them exist.
+  Several chunks' logits are recomputed in the backward pass, so at most [chunk, vocab] of them exist.
 
   Args:
     hidden: [P, N, embed], P over the rows of the mesh.
@@ -48,9 +51,10 @@ def _logprobs_on_one_device(hidden, unembed, targets, chunk, temperature):
   hidden = jnp.pad(hidden, ((0, pad), (0, 0))).reshape(chunks, size, -1)
   targets = jnp.pad(targets, (0, pad)).reshape(chunks, size)
 
-  @jax.checkpoint
+  @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names('logits'))
   def one(h, y):
-    logits = product('nd,vd->nv', h, unembed.astype(h.dtype)) / temperature
+    logits = product('nd,vd->nv', h, unembed.astype(h.dtype))
+    logits = (checkpoint_name(logits, 'logits') if chunks == 1 else logits) / temperature
     logits -= jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     total = jnp.exp(logits).sum(axis=-1)
     log_total = jnp.log(total)

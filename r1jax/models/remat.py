@@ -13,7 +13,13 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 # 'none' keeps everything; the others a layer's input and what is named here, and compute the rest again.
-POLICIES = {'none': None, 'full': (), 'attention': ('attention',), 'qkv': ('qkv', 'attention')}
+POLICIES = {
+  'none': None,
+  'full': (),
+  'attention': ('attention',),
+  'qkv': ('qkv', 'attention'),
+  'products': ('qkv', 'attention', 'residual', 'mlp'),
+}
 
 
 def name(tree, label):

@@ -209,6 +209,7 @@ def _block(cfg, tree, dtype, attention, x, layer, shared):
   parts = [(prefix, prefix_mask)] if prefix is not None else []
   kv = kv if cache is None else extend(cache, kv, cache_length)
   x = residual(x + mixer.attend(p['attention'], cfg, q, [*parts, (kv, own_mask)], mix, **options))
+  x = remat_lib.name(x, 'residual')
   h = whole(rms_norm(p['mlp_norm'], x, cfg.norm_eps))
   y, load = moe(p['moe'], cfg.moe, h, real, mesh, cache is not None) if 'moe' in p else (mlp(p['mlp'], h), None)
   return residual(x + y), (kv, load)

@@ -21,6 +21,12 @@ def inputs_weights(model):
   return queries + d * (m.kv_rank + m.rope_dim) + expansion(model)
 
 
+def kept_weights(model):
+  """Those of `inputs_weights` whose results are attention's inputs themselves; without MLA all."""
+  m = model.mla
+  return model.heads * model.head_dim * (m.q_rank or model.embed) if m else inputs_weights(model)
+
+
 def layer_weights(model, mixed):
   """Number of weights that one token is multiplied with in a layer; of experts (`mixed`) those that it visits."""
   d = model.embed
@@ -54,8 +60,9 @@ def forward_flops(model, prompts, rows, prompt_tokens, response_tokens, causal):
     causal: count only the keys that a query may attend to; otherwise also those that are masked after the product.
 
   Returns:
-    dict of FLOPs: 'weights', 'attention' and 'logits', which add up to the whole; and of 'weights' the last products of
-    each layer ('last') and those that compute attention's inputs ('inputs').
+    dict of FLOPs: 'weights', 'attention' and 'logits', which add up to the whole; and parts of 'weights': the last
+    products of each layer ('last'); the products for attention's inputs whose results remat policies name ('kept'), and
+    the others ('latent'); the router's and the experts' but for their last ('experts').
   """
   t = response_tokens - 1  # the first token is predicted by the end of the prompt
   tokens = prompts * (prompt_tokens + rows * t)
@@ -70,7 +77,9 @@ def forward_flops(model, prompts, rows, prompt_tokens, response_tokens, causal):
     'attention': model.layers * pairs * pair_flops(model),
     'logits': 2 * prompts * rows * response_tokens * model.embed * model.vocab,
     'last': 2 * tokens * last * model.embed,
-    'inputs': 2 * (tokens * model.layers * inputs_weights(model) + second_expansion),
+    'kept': 2 * tokens * model.layers * kept_weights(model),
+    'latent': 2 * tokens * model.layers * (inputs_weights(model) - kept_weights(model)) + 2 * second_expansion,
+    'experts': 2 * tokens * mixed * model.embed * (e.experts + 2 * e.top_k * e.mlp) if (e := model.moe) else 0,
   }
 
 
@@ -95,9 +104,15 @@ def update_flops(forward, remat):
     remat: as in config.Model. Activations of a layer that are not kept are recomputed, except for its last product,
       whose result no gradient needs.
   """
-  recomputed = {'none': 0, 'full': 1, 'attention': 1, 'qkv': 1}[remat] * (forward['weights'] - forward['last'])
-  recomputed -= forward['inputs'] if remat == 'qkv' else 0
-  scores = {'none': 0, 'full': 1, 'attention': 0.5, 'qkv': 0.5}[remat]
+  whole = forward['weights'] - forward['last']
+  recomputed = {
+    'none': 0,
+    'full': whole,
+    'attention': whole,
+    'qkv': whole - forward['kept'],
+    'products': forward['latent'] + forward['experts'],
+  }[remat]
+  scores = 0 if remat == 'none' else 1  # as XLA's attention does; splash recomputes half
   return {
     'products': 3 * forward['weights'] + recomputed + 4 * forward['logits'],
     'attention': (3 + scores) * forward['attention'],

@@ -158,7 +158,7 @@ def tiny(remat, attention, mla):
 
 
 @pytest.mark.parametrize('mla', [False, True])
-@pytest.mark.parametrize('remat', ['full', 'attention', 'qkv'])
+@pytest.mark.parametrize('remat', ['full', 'attention', 'qkv', 'products'])
 def test_what_is_kept_of_a_layer_does_not_change_the_gradient(remat, mla):
   close = lambda a, b: jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), a, b)
   want, got = tiny('none', 'auto', mla), tiny(remat, 'chunked', mla)

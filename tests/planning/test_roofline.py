@@ -61,7 +61,7 @@ def test_flops_of_a_forward_pass():
 
 
 @pytest.mark.parametrize('model', [DENSE, dataclasses.replace(MIXED, moe=None, layers=2)], ids=['dense', 'latent'])
-@pytest.mark.parametrize('remat', ['none', 'full'])
+@pytest.mark.parametrize('remat', ['none', 'full', 'attention', 'qkv', 'products'])
 def test_the_compiled_gradient_agrees(model, remat):
   shape = dict(prompts=2, rows=3, prompt_tokens=8, response_tokens=9)
   ids = lambda *s: jnp.zeros(s, jnp.int32)
