@@ -99,14 +99,14 @@ def _smollm2():
   Hardware: 2 CPU cores. All numbers ours.
   """
   c = _gsm8k()
-  c.update(epochs=0.5, batch=16, microbatch=8)                                   # 1,000 of 2,000 texts
+  c.update(epochs=0.25, batch=8, microbatch=8)                                   # 500 of 2,000 texts
   c.model.update(dtype='float32', remat='products')
-  c.data.update(source='stories', max_length=256, chat_template='', response='{response}', drop='')
+  c.data.update(source='stories', max_length=320, chat_template='', response='{response}', drop='')
   c.problems.update(source='stories', chat_template='')
   c.reward.workers = 1
   c.optimizer.update(learning_rate=1e-4, warmup=5)
-  c.eval.update(every=1000, texts=0, problems=32, samples=1, final_problems=64, final_samples=4, max_prompt=160,
-                max_response=128)
+  c.eval.update(every=1000, texts=0, problems=0, samples=1, final_problems=0, final_samples=0, max_prompt=160,
+                max_response=96)
   c.checkpoint.update(every=10)
   return c
 

@@ -19,16 +19,17 @@ def rl():
   Hardware: 2 CPU cores. All numbers ours.
   """
   c = common.rl()
-  c.steps = 40
+  c.steps = 30
   c.model.update(dtype='float32', remat='products')
   c.data.update(source='stories', template='chat_boxed', eval_fraction=0.0)
-  c.rollout.update(prompts=8, samples=8, max_prompt=160, max_response=128, chunk=0)
+  c.rollout.update(prompts=8, samples=8, max_prompt=160, max_response=96, chunk=0)
   c.reward.update(workers=1)
   c.reward.parts = ConfigDict(dict(math=1.0, format=0.5))
   c.reward.options = ConfigDict(dict(format=dict(form='r1')))
-  c.optimizer.update(learning_rate=1e-5, schedule='linear', warmup=3, final_fraction=0.1)
+  c.loss.kl_coef = 0.0
+  c.optimizer.update(learning_rate=2e-5, schedule='linear', warmup=3, final_fraction=0.1)
   c.train.update(minibatches=1, microbatch=16, reference_refresh=0)
-  c.eval.update(every=1000, problems=32, samples=1, final_problems=64, final_samples=4, temperature=0.6, top_p=0.95)
+  c.eval.update(every=1000, problems=32, samples=1, final_problems=0, final_samples=0, temperature=0.6, top_p=0.95)
   c.checkpoint.update(every=5, keep_every=0)
   return c
 
@@ -42,7 +43,7 @@ def _evaluation():
   c.data = ConfigDict(dict(source='mixture', path='', eval_path='', eval_fraction=0.0, name='', template='chat_boxed',
                            chat_template='', language='en', parts=parts))
   c.reward.parts = ConfigDict(dict(math=1.0, format=0.5, language=0.0))
-  c.eval.update(final_problems=256, final_samples=4)
+  c.eval.update(final_problems=256, final_samples=2)
   return c
 
 

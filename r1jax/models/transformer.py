@@ -50,10 +50,12 @@ class Cached(NamedTuple):
 
   Attributes:
     kv: {layer group: KV}. length: i32[P] of a prompt's, shared by its group; i32[] of a cache.
+    begin: i32[P], the first real position of a cache; 0 where None.
   """
 
   kv: dict
   length: Array
+  begin: Array | None = None
 
 
 def layer_groups(cfg):
@@ -183,7 +185,10 @@ def _masks(attention, t, prefix, cache, dtype, segments):
   keys, length = (0, None) if prefix is None else (_keys(prefix.kv), prefix.length)
   if cache is None:
     return attention_masks(attention, t, keys, length, dtype, segments)
-  own = (jnp.arange(_keys(cache.kv)) <= cache.length + jnp.arange(t)[:, None])[None, None]
+  places = jnp.arange(_keys(cache.kv))
+  own = (places <= cache.length + jnp.arange(t)[:, None])[None, None]
+  if cache.begin is not None:
+    own &= (places >= cache.begin[:, None])[:, None, None]
   return None if length is None else (jnp.arange(keys) < length[:, None])[:, None, None], own
 
 

@@ -61,8 +61,8 @@ def names(cfg):
   """Names of the sampler's programs in a run which samples."""
   shapes = sampling(cfg)
   cache_grows = len(set(capacities(shapes.max_response))) > 1
-  fill, compact = ['sample/fill'] * bool(shapes.slots), ['sample/compact'] * cache_grows
-  return ['sample/weights', 'sample/prefill', *fill, *compact, 'sample/decode']
+  refill, compact = ['sample/fill', 'sample/merge'] * bool(shapes.slots), ['sample/compact'] * cache_grows
+  return ['sample/weights', 'sample/prefill', *refill, *compact, 'sample/decode']
 
 
 def capacities(max_response):
@@ -139,7 +139,8 @@ def _with_slots(name, shapes, params, options):
   p = -(-shapes.prompts // shards) * shards
   before, full = capacities(shapes.max_response)
   keys, limit, temperature = batch((n, 1), _key_dtype()), scalar(), scalar(jnp.float32)
-  state_of = lambda room: output(slots.empty, keys, options=options, capacity=max_prompt + room)
+  recent = min(decode.CHUNK, shapes.max_response)
+  state_of = lambda room: output(slots.empty, keys, options=options, capacity=max_prompt + room, recent=recent)
   args = params, batch((p, max_prompt)), batch((p,))
   if name == 'sample/prefill':
     return slots.prefill.lower(*args, options=options), state_of(full)
@@ -150,5 +151,7 @@ def _with_slots(name, shapes, params, options):
   if name == 'sample/fill':
     args = params, state_of(full), prompts, batch((n,), bool), batch((n,)), batch((n,)), keys, limit, temperature
     return slots.fill.lower(*args, options=options), None
+  if name == 'sample/merge':
+    return slots.merge.lower(state_of(full), mesh=mesh), (params, prompts)
   args = params, state_of(full), scalar(), scalar(), limit, temperature
-  return slots.advance.lower(*args, options=options, length=min(decode.CHUNK, shapes.max_response)), prompts
+  return slots.advance.lower(*args, options=options), prompts

@@ -37,7 +37,8 @@ class _Refill:
   """One call of `collect`. Everything about a slot that the host needs is known on the host too.
 
   Attributes:
-    rows: i64[S], the row in each slot, the samples of a prompt adjacent. done: bool[S]. length: i64[S], of histories.
+    rows: i64[S], the row in each slot, the samples of a prompt adjacent. done: bool[S].
+    length: i64[S], tokens of the prompt and of the response but for the last.
     next: the first row that waits. total: number of rows.
   """
 
@@ -55,11 +56,12 @@ class _Refill:
     self.prompts, self.first = None, -self.batch  # those run last, the first of which is prompt number `first`
     count = self.width * shards
     self.rows, self.length, self.done = np.zeros(count, int), np.zeros(count, int), np.ones(count, bool)
-    self.chunk = min(decode.CHUNK, engine.max_response)  # tokens of a call
-    self.room = self.chunk  # for tokens of responses, beside the longest prompt
-    self.state = engine.run(
-      slots.empty, self._keys_of(self.rows), options=self.options, capacity=self.padded.shape[1] + self.room
-    )
+    self.chunk = min(decode.CHUNK, engine.max_response)  # tokens that have room beside the histories
+    self.recent = 0  # tokens there
+    self.room = self.chunk  # for tokens of responses in histories, beside the longest prompt
+    capacity = self.padded.shape[1] + self.room
+    keys = self._keys_of(self.rows)
+    self.state = engine.run(slots.empty, keys, options=self.options, capacity=capacity, recent=self.chunk)
 
   def _scalar(self, x):
     return parallel.to_global(x, self.engine.everywhere)
@@ -123,7 +125,7 @@ class _Refill:
       self.state = self.state.replace(done=self._by_slot(self.done[:, None]))
 
   def resize(self):
-    """Drops slots that nothing waits for, and makes room for more tokens."""
+    """Drops slots that nothing waits for, and makes room for as many tokens as `recent` may hold."""
     engine, live = self.engine, ~self.done.reshape(self.engine.shards, -1)
     width = decode.smaller(self.width, int(live.sum(axis=1).max())) if self.next == self.total else self.width
     need = int(self.length[~self.done].max()) + self.chunk - self.padded.shape[1]
@@ -154,9 +156,11 @@ class _Refill:
       self.limit,
       self.temperature,
       options=self.options,
-      length=self.chunk,
     )
     steps = int(parallel.to_host(steps))
     self._collect(sampled, steps, ~self.done)
     self.length[~self.done] += steps
     self.out.row_steps += steps * count
+    self.recent += steps
+    if self.recent == self.chunk:
+      self.state, self.recent = self.engine.run(slots.merge, self.state, mesh=self.engine.mesh), 0

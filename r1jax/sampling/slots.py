@@ -1,9 +1,9 @@
 """The compiled programs of decoding with refill: S slots, each of which holds one row of any prompt and any length.
 
-A slot has its own copy of its prompt's keys and values, its response's behind them: the copy costs memory, S prompts
-instead of P, and saves a step from looking prompts up. Between two looks of the host all slots advance together, so
-that the new tokens' keys and values are written at one place for all, to a small cache beside the history; they join
-the history at the end of the call, each row's at its own place.
+A slot has its own copy of its prompt's keys and values: it costs memory, S prompts instead of P, and saves a step from
+looking prompts up. All slots advance together, so that new tokens' keys and values are written at one place for all, to
+a small cache beside the history. Only when that is full do they join the history, each row's at its own place, which
+is slow.
 """
 
 import functools
@@ -29,9 +29,11 @@ class Slots(flax.struct.PyTreeNode):
   """Where the slots stand.
 
   Attributes:
-    history: {layer group: [one KV of S rows of H tokens per layer]}: of a prompt and its response, without padding
-      between them.
+    history: {layer group: [one KV of S rows of H tokens per layer]}: of a prompt and the begin of its response, without
+      padding between them.
     length: i32[S], of the history.
+    recent: {layer group: [one own KV of S rows of C tokens per layer]}: of the tokens after the history.
+    begin: i32[S], the place of a row's first token in `recent`. count: i32[], where the next token goes, of all rows.
     step: i32[S, 1], tokens sampled so far.
     token: i32[S, 1], the last one sampled, not yet in the history.
     done: bool[S, 1], also of a slot without a row.
@@ -40,6 +42,9 @@ class Slots(flax.struct.PyTreeNode):
 
   history: dict
   length: Array
+  recent: dict
+  begin: Array
+  count: Array
   step: Array
   token: Array
   done: Array
@@ -53,14 +58,16 @@ def prefill(params, prompts, lengths, *, options):
   return decode.constrain(Prompts(options.to_cache(out.kv), out.hidden), options.forward.mesh)
 
 
-@functools.partial(jax.jit, static_argnames=('options', 'capacity'))
-def empty(keys, *, options, capacity):
-  """Slots without rows, with room for `capacity` tokens each. keys: any PRNG keys [S, 1]."""
+@functools.partial(jax.jit, static_argnames=('options', 'capacity', 'recent'))
+def empty(keys, *, options, capacity, recent):
+  """Slots without rows, with room for `capacity` and `recent` tokens each. keys: any PRNG keys [S, 1]."""
   cfg, dtype, s = options.model, options.cache_dtype, len(keys)
+  new = models.empty_cache(cfg, s, 1, recent, dtype)
   kv = jax.tree.map(lambda x: x.squeeze(2), models.empty_cache(cfg, s, 1, capacity, dtype))
-  history = {name: [kv] * n for name, n in models.layer_groups(cfg).items()}
+  layers = lambda kv: {name: [kv] * n for name, n in models.layer_groups(cfg).items()}
   zeros = jnp.zeros((s, 1), jnp.int32)
-  state = Slots(history, zeros[:, 0], zeros, zeros, jnp.ones((s, 1), bool), keys)
+  at = zeros[:, 0]
+  state = Slots(layers(kv), at, layers(new), at, jnp.zeros((), jnp.int32), zeros, zeros, jnp.ones((s, 1), bool), keys)
   return decode.constrain(state, options.forward.mesh)
 
 
@@ -86,76 +93,79 @@ def fill(params, state, prompts, new, which, lengths, keys, limit, temperature, 
     return jnp.where(new.reshape(-1, *[1] * (x.ndim - 1)), jnp.pad(prompt[which], room), x)
 
   pick = lambda mine, x: jnp.where(new[:, None], mine, x)
-  state = Slots(
-    jax.tree.map(copy, state.history, prompts.kv),
-    jnp.where(new, lengths, state.length),
-    pick(1, state.step),
-    pick(sampled.token, state.token),
-    pick(decode.ends(sampled.token, options.eos) | (limit == 1), state.done),
-    pick(keys, state.keys),
+  state = state.replace(
+    history=jax.tree.map(copy, state.history, prompts.kv),
+    length=jnp.where(new, lengths, state.length),
+    begin=jnp.where(new, state.count, state.begin),
+    step=pick(1, state.step),
+    token=pick(sampled.token, state.token),
+    done=pick(decode.ends(sampled.token, options.eos) | (limit == 1), state.done),
+    keys=pick(keys, state.keys),
   )
   return decode.constrain((state, sampled), mesh)
 
 
-@functools.partial(jax.jit, static_argnames=('options', 'length'), donate_argnames='state')
-def advance(params, state, fewest, narrow, limit, temperature, *, options, length):
-  """Decodes until at most `fewest` slots are live, or at most `narrow` on every device, or for `length` tokens.
+@functools.partial(jax.jit, static_argnames='options', donate_argnames='state')
+def advance(params, state, fewest, narrow, limit, temperature, *, options):
+  """Decodes until at most `fewest` slots are live, or at most `narrow` on every device, or `recent` is full.
 
   Args:
-    state: Slots with room for `length` more tokens, or for all that a row may have.
+    state: Slots of which `recent` is not full.
     fewest, narrow: i32[], live slots in all and on one device (of the batch axes).
     limit: i32[], max_response.
 
   Returns:
-    Slots, Sampled of [S, length] (zeros after the stop), number of tokens sampled i32[].
+    Slots, Sampled of [S, C] (zeros after the stop), number of tokens sampled i32[].
   """
-  mesh, cfg, dtype = options.forward.mesh, options.model, options.cache_dtype
-  unembed, s = models.unembedding(params), len(state.length)
-  new = [models.empty_cache(cfg, s, 1, length, dtype)]
-  recent = {name: new * n for name, n in models.layer_groups(cfg).items()}
+  mesh, unembed = options.forward.mesh, models.unembedding(params)
+  first, room = state.count, state.recent['layers'][0].k.shape[-1]
   prefix = models.Cached(state.history, state.length)
 
   def go_on(loop):
     count, (_, _, done), _, _ = loop
     live = (~done).reshape(layout.size(mesh, *layout.ROWS), -1).sum(axis=1)
-    return (live.sum() > fewest) & (live.max() > narrow) & (count < length)
+    return (live.sum() > fewest) & (live.max() > narrow) & (count < room)
 
   def body(loop):
     count, (step, token, done), recent, out = loop
     new = models.forward(
       params,
-      cfg,
+      options.model,
       token[..., None],
-      (state.length + count)[:, None, None],
+      (state.length + count - state.begin)[:, None, None],
       prefix=prefix,
-      cache=models.Cached(recent, count),
+      cache=models.Cached(recent, count, state.begin),
       options=options.forward,
     )
     sampled = decode.sample_token(unembed, new.hidden[:, :, 0], state.keys, step, temperature, options)
-    write = lambda o, x: jax.lax.dynamic_update_slice_in_dim(o, x, count, axis=1)
+    write = lambda o, x: jax.lax.dynamic_update_slice_in_dim(o, x, count - first, axis=1)
     done |= decode.ends(sampled.token, options.eos) | (step + 1 >= limit)
     loop = (step + 1, sampled.token, done), new.kv, jax.tree.map(write, out, sampled)
     return count + 1, *decode.constrain(loop, mesh)
 
-  zeros = lambda dtype: jnp.zeros((s, length), dtype)
-  start = (state.step, state.token, state.done), recent, decode.Sampled(zeros(jnp.int32), zeros(jnp.float32))
-  count, (step, token, done), recent, out = jax.lax.while_loop(
-    go_on, body, (jnp.zeros((), jnp.int32), *decode.constrain(start, mesh))
-  )
-  kept = jnp.where(done[:, 0], 0, count)  # a row that has ended needs no history
-  history = {
-    name: list(map(functools.partial(_append, state.length, kept), state.history[name], recent[name]))
-    for name in recent
-  }
-  state = Slots(history, state.length + kept, step, token, done, state.keys)
-  return *decode.constrain((state, out), mesh), count
+  zeros = lambda dtype: jnp.zeros((len(state.length), room), dtype)
+  start = (state.step, state.token, state.done), state.recent, decode.Sampled(zeros(jnp.int32), zeros(jnp.float32))
+  count, (step, token, done), recent, out = jax.lax.while_loop(go_on, body, (first, *decode.constrain(start, mesh)))
+  state = state.replace(recent=recent, count=count, step=step, token=token, done=done)
+  return *decode.constrain((state, out), mesh), count - first
 
 
-def _append(length, count, history, new):
-  """The KV `history`, its first length[s] tokens followed by the first count[s] of the own KV `new`; both i32[S]."""
+@functools.partial(jax.jit, static_argnames='mesh', donate_argnames='state')
+def merge(state, *, mesh=None):
+  """Slots, whose histories have room for it, with what is recent moved there."""
+  kept = jnp.where(state.done[:, 0], 0, state.count - state.begin)  # a row that has ended needs no history
+  append = functools.partial(_append, state.length, state.begin, kept)
+  history = {name: list(map(append, state.history[name], state.recent[name])) for name in state.recent}
+  none = jnp.zeros_like
+  state = state.replace(history=history, length=state.length + kept, begin=none(state.begin), count=none(state.count))
+  return decode.constrain(state, mesh)
+
+
+def _append(length, begin, count, history, new):
+  """The KV `history`, its first length[s] tokens followed by count[s] of the own KV `new` from begin[s]; all i32[S]."""
   tokens, places = new.k.shape[-1], history.k.shape[-1]
-  at = jnp.arange(tokens)
-  to = jnp.where(at < count[:, None], length[:, None] + at, places)  # others fall out of the array
+  at = jnp.arange(tokens) - begin[:, None]
+  to = jnp.where((at >= 0) & (at < count[:, None]), length[:, None] + at, places)  # others fall out of the array
   # A column each: split by tokens over devices, the history stays where it is.
   keys = jax.vmap(lambda to, x, new: x.at[..., to].set(new[:, 0], mode='drop'))
   values = jax.vmap(lambda to, x, new: x.at[:, to].set(new[:, 0], mode='drop'))
@@ -176,7 +186,7 @@ def resize(state, keep, *, capacity, mesh=None):
     return kept.reshape(-1, *x.shape[1:])
 
   grow = lambda x, axis: jnp.pad(x, [(0, capacity - n if i == axis else 0) for i, n in enumerate(x.shape)])
-  state = jax.tree.map(pick, state)
+  state = jax.tree.map(lambda x: pick(x) if x.ndim else x, state)
   grown = lambda kv: kv.map(lambda x: grow(x, 3), lambda x: grow(x, 2))
   history = {name: list(map(grown, kvs)) for name, kvs in state.history.items()}
   return decode.constrain(state.replace(history=history), mesh)

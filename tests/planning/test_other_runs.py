@@ -13,6 +13,7 @@ from r1jax import config, models
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
 from r1jax.planning import meshes, planner, programs, roofline, search, topology
+from r1jax.sampling import decode
 from r1jax.training import policy
 
 needs_compiler = pytest.mark.skipif(
@@ -55,9 +56,10 @@ def test_each_run_has_its_class_and_its_programs():
 
 
 def test_slots_are_planned_with_room_for_whole_responses():
-  """Lowered for this machine: each slot has keys and values of prompt and response; a chunk of prompts waits beside."""
+  """Each slot has keys and values of prompt, response and the newest tokens; a chunk of prompts waits beside."""
   cfg = sampling(max_response=100, slots=6)
-  assert names(cfg) == ['sample/weights', 'sample/prefill', 'sample/fill', 'sample/compact', 'sample/decode']
+  parts = ['weights', 'prefill', 'fill', 'merge', 'compact', 'decode']
+  assert names(cfg) == [f'sample/{name}' for name in parts]
   setting = programs.setting(cfg, TOY, jax.devices()[:1])
   lowered = {name: programs.lower(name, setting) for name in names(cfg)}
   a_token = roofline.cache_bytes(TOY, 2)  # bfloat16
@@ -66,7 +68,7 @@ def test_slots_are_planned_with_room_for_whole_responses():
     for name, (low, _) in lowered.items()
     if name in ('sample/fill', 'sample/decode')
   }
-  slots, prompts = 6 * (32 + 100) * a_token, 4 * 32 * a_token
+  slots, prompts = 6 * (32 + 100 + decode.CHUNK) * a_token, 4 * 32 * a_token
   assert slots <= held['sample/decode'] == held['sample/fill'] < slots + 6 * 64
   assert prompts <= lowered['sample/decode'][1]['resident_beside_bytes'] < prompts + 4 * 2 * TOY.embed + 64
   rounded = search.round_up_batches(cfg, 4).rollout

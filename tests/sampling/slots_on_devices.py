@@ -49,14 +49,17 @@ def check_layout(model, mesh):
   place = lambda x, mesh, *axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.sharding(x.shape, mesh, *axes))
   options = decode.DecodeOptions(model, Restriction(), (1,), models.ForwardOptions(mesh=mesh))
   keys = of((count, 1), jax.eval_shape(lambda: jax.random.key(0)).dtype)
-  state = decode.constrain(slots.empty.eval_shape(keys, options=options, capacity=1024), mesh, place)
+  empty = slots.empty.eval_shape(keys, options=options, capacity=1024, recent=T)
+  state = decode.constrain(empty, mesh, place)
   params = params_lib.abstract(specs, jnp.float32, parallel.shardings(specs, mesh))
   args = params, state, scalar(jnp.int32), scalar(jnp.int32), scalar(jnp.int32), scalar(jnp.float32)
-  program = slots.advance.lower(*args, options=options, length=T).compile()
-  for x, found in zip(jax.tree.leaves(state), jax.tree.leaves(program.output_shardings[0]), strict=True):
-    assert found.is_equivalent_to(x.sharding, len(x.shape)), (x, found)
-  moved = [line for line in program.as_text().splitlines() if 'all-gather(' in line and '1024' in line.split(' = ')[1]]
-  assert not moved, moved
+  decoding = slots.advance.lower(*args, options=options).compile()
+  merging = slots.merge.lower(state, mesh=mesh).compile()
+  for program, outputs in ((decoding, decoding.output_shardings[0]), (merging, merging.output_shardings)):
+    for x, found in zip(jax.tree.leaves(state), jax.tree.leaves(outputs), strict=True):
+      assert found.is_equivalent_to(x.sharding, len(x.shape)), (x, found)
+    moved = [row for row in program.as_text().splitlines() if 'all-gather(' in row and '1024' in row.split(' = ')[1]]
+    assert not moved, moved
 
 
 def main(name):

@@ -1,6 +1,6 @@
 """Arithmetic in words for small pretrained models: short stories about a number of things, with worked solutions.
 
-`Mia has 34 apples. She buys 4 bags with 7 apples each. She gives 15 apples to Ben. How many apples does she have now?`
+`Mia has 34 apples. She buys 4 bags with 7 apples each. She gives 15 apples to Ben. How many apples does Mia have now?`
 A solution names each event and computes what it leaves; the answer stands in a box.
 """
 
@@ -14,6 +14,7 @@ NAMES = {
 }
 THINGS = ('apples', 'stickers', 'marbles', 'books', 'coins', 'pencils', 'shells', 'cards', 'stamps', 'buttons')
 LARGEST = 200  # number of things at any time
+LENGTH = 2  # events of a story
 TEMPLATE = '<think>\n{}\n</think>\n\nThe answer is \\boxed{{{}}}.'
 
 
@@ -65,7 +66,7 @@ def make(rng):
   things, who = str(rng.choice(THINGS)), pronoun.capitalize()
   now = int(rng.integers(20, 90))
   text, steps = [f'{name} has {now} {things}.'], []
-  while len(steps) < 3:
+  while len(steps) < LENGTH:
     event = EVENTS[rng.integers(len(EVENTS))]
     told, step, after = event(rng, who, things, other, now)
     if 0 < after <= LARGEST:
