@@ -89,8 +89,8 @@ def fill(params, state, prompts, new, which, lengths, keys, limit, temperature, 
   sampled = decode.sample_token(models.unembedding(params), hidden, keys, 0, temperature, options)
 
   def copy(x, prompt):
-    room = [(0, 0)] + [(0, n - m) for n, m in zip(x.shape[1:], prompt.shape[1:])]  # of tokens; what is there is masked
-    return jnp.where(new.reshape(-1, *[1] * (x.ndim - 1)), jnp.pad(prompt[which], room), x)
+    begin = tuple(slice(n) for n in (len(x), *prompt.shape[1:]))  # what lies behind it is masked
+    return x.at[begin].set(jnp.where(new.reshape(-1, *[1] * (x.ndim - 1)), prompt[which], x[begin]))
 
   pick = lambda mine, x: jnp.where(new[:, None], mine, x)
   state = state.replace(
