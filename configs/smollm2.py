@@ -5,8 +5,9 @@
       --config.stages.gsm8k_train.config.path=gsm8k_train.jsonl.gz \\
       --config.stages.gsm8k_test.config.path=gsm8k_test.jsonl --workdir W
 
-The model cannot do two-digit arithmetic when asked, so R1-Zero alone would have nothing to reinforce. Hardware: 2 CPU
-cores. All numbers ours. Not run to its end yet.
+The model cannot do two-digit arithmetic when asked, so R1-Zero alone would have nothing to reinforce. The cold start
+teaches it two ways to answer, with and without working; RL has to find out that working pays. Hardware: 2 CPU cores.
+All numbers ours.
 """
 from ml_collections import ConfigDict
 

@@ -41,16 +41,22 @@ from r1jax.training import policy
 from r1jax.training import state as state_lib
 
 
-def timed(run, repeats):
-  """[(wall seconds, processor seconds)] of `repeats` calls after a first one, and the wall seconds of that first."""
+def timed(run, repeats, trace=''):
+  """[(wall seconds, processor seconds)] of `repeats` calls after a first one, and the wall seconds of that first.
+
+  trace: a folder for the profile of one more call; '': none.
+  """
 
   def once():
     wall, cpu = time.perf_counter(), time.process_time()
     run()
     return time.perf_counter() - wall, time.process_time() - cpu
 
-  first = once()
-  return [once() for _ in range(repeats)], first[0]
+  first, times = once(), [once() for _ in range(repeats)]
+  if trace:
+    with jax.profiler.trace(trace):
+      run()
+  return times, first[0]
 
 
 def bound(model, rows, passes, calls, dtype='float32'):
@@ -115,7 +121,7 @@ def sample(model, params, mesh, f):
     out = engine.sample(weights, prompts, keys, sampling.SamplingParams(f.temperature, f.top_p))
     lengths.append(out.lengths)
 
-  times, first = timed(run, f.repeats)
+  times, first = timed(run, f.repeats, f.trace)
   tokens = [int(n.sum()) for n in lengths[1:]]
   steps = statistics.mean(int(n.max()) for n in lengths[1:])
   share = statistics.mean(n.sum() / (n.size * n.max()) for n in lengths[1:])  # of rows that are still live
@@ -134,7 +140,7 @@ def train(model, params, mesh, f):
     state[0], _ = policy.update(trainer, state[0], batch, cfg, 0)
     jax.block_until_ready(state[0].params)
 
-  times, first = timed(run, f.repeats)
+  times, first = timed(run, f.repeats, f.trace)
   return _tokens(f), times, first, _products(cfg, f, passes=3)
 
 
@@ -142,7 +148,7 @@ def logprobs(model, params, mesh, f):
   """Benchmark `logprobs`: the log-probs of a rollout, as of the reference and the old policy; as `sample`."""
   cfg, batch = _training(model, f)
   trainer = policy.make_trainer(cfg, model, optimizer_lib.make(cfg.optimizer, cfg.steps, models.specs(model)), mesh)
-  times, first = timed(lambda: policy.logprobs(params, batch, cfg, trainer.loss_fn.logprobs), f.repeats)
+  times, first = timed(lambda: policy.logprobs(params, batch, cfg, trainer.loss_fn.logprobs), f.repeats, f.trace)
   return _tokens(f), times, first, _products(cfg, f, passes=1)
 
 
@@ -268,6 +274,7 @@ if __name__ == '__main__':
   flags.DEFINE_integer('slots', 0, 'sample: rows decoded at a time, refilled; 0: all in lock step.', lower_bound=0)
   flags.DEFINE_integer('logit_chunk', 1024, 'train, logprobs: positions whose logits are in memory at a time.')
   flags.DEFINE_enum('remat', 'none', list(models.POLICIES), 'train: what the backward pass computes again.')
+  flags.DEFINE_string('trace', '', 'sample, train, logprobs: folder for a profile of one more call, for XProf.')
   flags.DEFINE_integer('items', 1000, 'math, code: responses to grade.')
   flags.DEFINE_integer('workers', 2, 'math, code: worker processes.')
   app.run(main)

@@ -24,7 +24,7 @@ def retold(story):
 
 
 def test_solutions_end_with_what_the_stories_tell():
-  for story, solution in stories.solutions(0, 500):
+  for story, solution in stories.solutions(0, 500)[::2]:
     equations = re.findall(r'(\d+) ([-+*/]) (\d+) = (\d+)', solution)
     assert len(equations) >= stories.LENGTH
     for a, operation, b, c in equations:
@@ -33,6 +33,11 @@ def test_solutions_end_with_what_the_stories_tell():
       )
     answer = re.search(r'boxed\{(\d+)\}', solution)[1]
     assert int(answer) == int(equations[-1][3]) == retold(story) > 0
+
+
+def test_every_other_solution_is_the_answer_alone():
+  for story, solution in stories.solutions(0, 500)[1::2]:
+    assert solution == f'<think>\nThat makes {retold(story)}.\n</think>\n\nThe answer is \\boxed{{{retold(story)}}}.'
 
 
 def test_solutions_are_of_no_held_out_story():

@@ -1,7 +1,8 @@
 """Arithmetic in words for small pretrained models: short stories about a number of things, with worked solutions.
 
 `Mia has 34 apples. She buys 4 bags with 7 apples each. She gives 15 apples to Ben. How many apples does Mia have now?`
-A solution names each event and computes what it leaves; the answer stands in a box.
+A worked solution names each event and computes what it leaves; half of the solutions only name the number at the end,
+which a small model cannot compute at once. The answer stands in a box.
 """
 
 import numpy as np
@@ -87,9 +88,12 @@ def problems(seed, count, held_out):
 
 
 def solutions(seed, count):
-  """Returns `count` pairs (story, worked solution in R1's form), none of a held-out story."""
+  """Returns `count` pairs (story, solution in R1's form), none of a held-out story; every other solution is worked."""
   rng = np.random.default_rng([seed, 23])
-  return [(text, TEMPLATE.format(steps, answer)) for text, answer, steps in _stories(rng, count, held_out=False)]
+  return [
+    (text, TEMPLATE.format(f'That makes {answer}.' if i % 2 else steps, answer))
+    for i, (text, answer, steps) in enumerate(_stories(rng, count, held_out=False))
+  ]
 
 
 def _stories(rng, count, held_out):
