@@ -266,6 +266,7 @@ def make_trainer(cfg, workdir, prompts, tokenizer, recorder):
   import transformers
   import trl  # pyright: ignore[reportMissingImports]
 
+  transformers.utils.logging.disable_progress_bar()
   processor = transformers.AutoTokenizer.from_pretrained(cfg.model.path, padding_side='left', truncation_side='left')
   texts = prompt_texts(processor, prompts)
   model = load_model(cfg.model.path, tokenizer.eos, lambda: recorder.clock)

@@ -1,6 +1,9 @@
 """RL by TRL: its settings from ours, the order of prompts, and the rewards. With TRL installed, its updates too."""
 
 import contextlib
+import dataclasses
+import functools
+import json
 import time
 import types
 from typing import Any
@@ -9,10 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from configs import r1, r1_zero
+from configs import r1
 from experiments import rl, trl_rl
-from r1jax import config, rollout, templates, tokenizers
+from r1jax import checkpoint, config, models, parallel, rollout, templates, tokenizers
+from r1jax import params as params_lib
 from r1jax.batch import LENGTH, RolloutBatch
+from r1jax.checkpoint import families, hf
 from r1jax.config import ConfigError
 from r1jax.data import order
 from r1jax.data.toy import stories
@@ -24,7 +29,6 @@ from r1jax.training import policy
 from r1jax.training import state as state_lib
 
 PROMPTS, SAMPLES = 3, 2
-TINY = {'rollout.prompts': 4, 'rollout.samples': 4, 'rollout.max_response': 24, 'train.length_slices': 1}
 RESPONSES = [
   '<think>\n4 + 3 = 7.\n</think>\n\nThe answer is \\boxed{7}.',
   '<think>\nsieben\n</think>\n\nWait. The answer is \\boxed{8}.',
@@ -274,39 +278,84 @@ def trl_advantages(rewards):
   return (centred / (rewards.std(axis=1, ddof=1, keepdims=True) + 1e-4))[..., None].astype(np.float32)
 
 
-@pytest.mark.slow
-def test_updates_are_ours_given_the_same_responses(runs, tmp_path, monkeypatch):
-  pytest.importorskip('trl', reason="needs TRL: pip install -c constraints.txt -e '.[trl]'.")
-  c = r1_zero.get_config('toy')
-  # With this epsilon Adam's step is no jump in the sign of a gradient, which rounding decides where it is small.
-  steady = {'optimizer.eps': 1e-2, 'optimizer.weight_decay': 0.1, 'optimizer.grad_clip': 0.5, 'optimizer.warmup': 2}
-  changes = {'steps': 4, 'train.microbatch': 8, 'train.reference_refresh': 2, 'loss.kl_coef': 0.5, 'rollout.chunk': 0}
-  c.update_from_flattened_dict({'model.path': str(runs.base)} | TINY | steady | changes)
-  cfg, drawn = config.convert(c, config.RL), []
+@pytest.fixture
+def policy_path(tmp_path):
+  """A small random model whose responses often end early, as many tokens end one."""
+  path = tmp_path / 'policy'
+  (path / 'text').mkdir(parents=True)
+  tokenizers.train(
+    [p['problem'] for p in stories.problems(0, 200, held_out=False)], path / 'text' / 'tokenizer.model', 400
+  )
+  own = tokenizers.load(path / 'text')
+  tokenizers.to_tokenizer_json(path / 'text' / 'tokenizer.model', path / 'text' / 'tokenizer.json')
+  (path / 'text' / 'tokenizer_config.json').write_text(json.dumps(tokenizers.transformers_config(own)))
+  ends = {'eos_token_id': [own.eos[0], *range(50, 70)]}
+  (path / 'text' / 'generation_config.json').write_text(json.dumps(ends))
+  model = dataclasses.replace(models.PRESETS['toy_student'], vocab=448)
+  params = jax.jit(functools.partial(params_lib.init, models.specs(model)))(jax.random.key(0))
+  exported = families.for_export(families.to_hf(model), 'float32') | {'eos_token_id': own.eos[0]}
+  hf.save(path / 'hf', model, params, exported, tokenizers.files(path / 'text'))
+  return str(path / 'hf')
 
-  class Kept(trl_rl.Recorder):
-    def reward(self, completion_ids, index, **kwargs):
-      drawn.append((completion_ids, index, super().reward(completion_ids, index, **kwargs)))
-      return drawn[-1][2]
 
-  monkeypatch.setattr(trl_rl, 'Recorder', Kept)
-  trl_rl.run_trl(cfg, str(tmp_path / 'trl'), threads=1)
-  records, shape = read_metrics(tmp_path / 'trl'), (cfg.rollout.prompts, cfg.rollout.samples)
-  with contextlib.closing(make_run(cfg, str(tmp_path / 'ours'))) as run:
+def weights(path):
+  """{dotted name: array} of a model directory's parameters."""
+  source = checkpoint.open_model(path)
+  return named(source.load(source.abstract(parallel.make_mesh(config.Mesh()))))
+
+
+def named(params):
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return {jax.tree_util.keystr(at, simple=True, separator='.'): np.asarray(x) for at, x in leaves}
+
+
+def replay(cfg, workdir, drawn):
+  """Our updates with the responses and rewards that TRL had: the parameters by name, and the metrics of each step."""
+  found, shape = [], (cfg.rollout.prompts, cfg.rollout.samples)
+  with contextlib.closing(make_run(cfg, workdir)) as run:
     state, _ = run.restore_or_init()
-    for step, (responses, index, rewards) in enumerate(drawn):
-      assert index == np.arange(step * shape[0], (step + 1) * shape[0]).repeat(shape[1]).tolist()
-      prompts = [rollout.encode_prompt(run.sampler.tokenizer, run.sampler.template, p)[1] for p in run.draws.next(step)]
-      batch = rl.with_logprobs(run, state, as_batch(prompts, responses, shape[1]))
+    encode = functools.partial(rollout.encode_prompt, run.sampler.tokenizer, run.sampler.template)
+    for step, (responses, rewards) in enumerate(drawn):
+      batch = as_batch([encode(problem)[1] for problem in run.draws.next(step)], responses, shape[1])
+      batch = rl.with_logprobs(run, state, batch)
       batch = batch.replace(advantage=trl_advantages(np.array(rewards).reshape(shape)))
       state, metrics = policy.update(run.trainer, state, batch, cfg, step)
       if (step + 1) % cfg.train.reference_refresh == 0:
         state = state.replace(reference=state_lib.refresh(state.params, state.reference))
-      for name in ('loss', 'grad_norm'):
-        assert metrics[f'policy/{name}'] == pytest.approx(records[step][f'policy/{name}'], rel=1e-3, abs=1e-5), name
-    leaves = jax.tree_util.tree_leaves_with_path({'params': state.params})
-    ours = {jax.tree_util.keystr(at, simple=True, separator='.'): np.asarray(x) for at, x in leaves}
-  theirs, base = runs.weights(tmp_path / 'trl' / 'model'), runs.weights(runs.base)
-  assert len(records) == cfg.steps == len(drawn) and ours.keys() == theirs.keys()
-  far = lambda a, b: np.sqrt(sum(np.square(a[k] - b[k]).sum() for k in a))
-  assert far(ours, theirs) < 1e-3 * far(ours, base)
+      found.append(metrics)
+    return named(state.params), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('loss', ['grpo', 'dapo', 'gspo'])
+def test_updates_are_ours_given_the_same_responses(loss, policy_path, tmp_path, monkeypatch):
+  pytest.importorskip('trl', reason="needs TRL: pip install -c constraints.txt -e '.[trl]'.")
+  # With this epsilon Adam's step is no jump in the sign of a gradient, which rounding decides where it is small.
+  steady = {'optimizer.learning_rate': 1e-2, 'optimizer.eps': 1e-3, 'optimizer.weight_decay': 0.1}
+  run = {'steps': 4, 'model.path': policy_path, 'model.remat': 'none', 'data.template': 'plain', 'loss.name': loss}
+  sizes = {'rollout.prompts': 4, 'rollout.samples': 4, 'rollout.max_response': 24, 'rollout.max_prompt': 200}
+  update = {'train.microbatch': 8, 'train.reference_refresh': 3, 'loss.kl_coef': 5.0, 'optimizer.grad_clip': 0.3}
+  cfg, drawn = settings(**steady | run | sizes | update), []
+
+  class Scored(trl_rl.Recorder):
+    """Rewards that differ within each group, which a random model does not earn."""
+
+    def reward(self, completion_ids, index, **kwargs):
+      super().reward(completion_ids, index, **kwargs)
+      drawn.append((completion_ids, [sum(ids) % 7 / 3 for ids in completion_ids]))
+      return drawn[-1][1]
+
+  monkeypatch.setattr(trl_rl, 'Recorder', Scored)
+  trl_rl.run_trl(cfg, str(tmp_path / 'trl'), threads=1)
+  ours, metrics = replay(cfg, str(tmp_path / 'ours'), drawn)
+  records = read_metrics(tmp_path / 'trl')
+  assert len(records) == len(metrics) == cfg.steps
+  for record, found in zip(records, metrics):
+    for name in ('policy/loss', 'policy/grad_norm'):
+      assert record[name] == pytest.approx(found[name], rel=1e-4, abs=1e-6)
+  assert all(0.3 < found['policy/grad_norm'] for found in metrics) and metrics[1]['policy/kl'] > 0
+  assert len({len(ids) for responses, _ in drawn for ids in responses}) > 5
+  theirs, base = weights(tmp_path / 'trl' / 'model'), weights(policy_path)
+  assert ours.keys() == theirs.keys()
+  far = lambda a, b: np.sqrt(sum(np.square(a[name] - b[name]).sum() for name in a))
+  assert far(ours, theirs) < 1e-4 * far(ours, base)
