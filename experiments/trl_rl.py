@@ -301,6 +301,7 @@ def make_trainer(cfg, workdir, prompts, tokenizer, recorder):
 
 def save(model, source, target):
   """Writes a transformers model to the directory `target`, with the tokenizer's files of the directory `source`."""
+  model.config.use_cache = True  # switched off for training
   model.save_pretrained(target)
   for file in tokenizers.files(source):
     shutil.copy(file, target)
