@@ -41,5 +41,6 @@ setup(
     'types': ['beartype'],  # checks annotated shapes and dtypes where R1JAX_CHECK_TYPES is set
     'dev': ['basedpyright', 'beartype', 'httpx', 'pytest', 'pytest-xdist', 'ruff'],
     'torch-parity': ['accelerate', 'torch', 'transformers'],  # transformers reads GGUF files with accelerate
+    'trl': ['datasets', 'torch', 'transformers', 'trl'],
   },
 )

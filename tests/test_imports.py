@@ -176,7 +176,8 @@ def test_what_the_product_imports_is_what_setup_installs():
     + [name for extra in ('judge', 'types') for name in setup['extras_require'][extra]]
   }
   providers = importlib.metadata.packages_distributions()
-  compared_with = set(setup['extras_require']['torch-parity'])  # by experiments/benchmark_torch.py alone
+  extras = setup['extras_require']
+  compared_with = {*extras['torch-parity'], *extras['trl']}  # by experiments/benchmark_torch.py and trl_rl.py alone
   names = third_party(*OURS) - compared_with
   used = {name: {distribution(d) for d in providers.get(name, [])} for name in names}
   assert sorted(name for name, dists in used.items() if not dists & wanted) == []  # imported, not installed

@@ -1,7 +1,7 @@
 """Curves of a run, drawn from metrics.jsonl alone: PNG files, and the same figures as SVG for the report.
 
 `accuracy` follows Figure 2 of the paper (accuracy on held-out problems during training), `length` its Figure 3
-(response length during training).
+(response length during training). `compare` draws one metric of several groups of runs.
 """
 
 import dataclasses
@@ -35,6 +35,7 @@ STYLE: dict[Any, Any] = {  # matplotlib's stubs list all its keys
   'svg.hashsalt': 'r1jax',
   'text.parse_math': False,  # names of kinds come from the data and may contain a dollar sign
 }
+_SVG_METADATA: dict[str, Any] = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))  # None leaves them out
 FEW = 40  # up to this many points each is marked; more are drawn with a running average
 
 
@@ -91,10 +92,16 @@ def save(workdir, drawn):
   paths = []
   for name, figure in drawn.items():
     path = folder / f'{name}.png'
-    with matplotlib.rc_context(STYLE):
-      figure.savefig(path, dpi=150, metadata={'Software': None})
+    write(figure, path)
     paths.append(path)
   return paths
+
+
+def write(figure, path):
+  """Writes a figure to a .png or .svg file; the same figure gives the same bytes."""
+  is_svg = pathlib.Path(path).suffix == '.svg'
+  with matplotlib.rc_context(STYLE):
+    figure.savefig(path, dpi=150, metadata=_SVG_METADATA if is_svg else {'Software': None})
 
 
 def figures(records, panels=PANELS):
@@ -125,7 +132,7 @@ def svg(figure, prefix):
   """Returns the figure as an inline SVG element, always the same text; its ids begin with `prefix`."""
   buffer = io.StringIO()
   with matplotlib.rc_context(STYLE):
-    figure.savefig(buffer, format='svg', metadata=dict.fromkeys(('Date', 'Creator', 'Format', 'Type')))
+    figure.savefig(buffer, format='svg', metadata=_SVG_METADATA)
   text = buffer.getvalue()
   text = text[text.index('<svg') :]
   # A page has several figures: their ids must not clash, and the page sets their size.
@@ -164,18 +171,63 @@ def _draw(panel, lines):
         # A median, because the first step compiles and would raise a mean over its neighbours.
         smoothed = smooth(values, np.nanmedian if panel.log else np.nanmean)
         axes.plot(steps, smoothed, linewidth=1.8, color=colour, label=label)
-    axes.set(title=panel.title, xlabel='step', ylabel=panel.unit)
-    axes.set_axisbelow(True)
-    if panel.log:
-      axes.set_yscale('log')
-      axes.yaxis.set_major_formatter('{x:g}')
-    elif panel.share:
-      axes.set_ylim(-2, 102)
-    else:
-      axes.set_ylim(bottom=min(0, *(float(np.nanmin(values)) for _, values in lines.values())))
-    if len(lines) > 1:
-      axes.legend(loc='upper left', bbox_to_anchor=(1, 1)) if len(lines) > 3 else axes.legend(loc='best')
+    _finish(axes, panel, min(float(np.nanmin(values)) for _, values in lines.values()), len(lines))
   return figure
+
+
+def _finish(axes, panel, lowest, count):
+  """Texts, scales and legend of axes with `count` lines. lowest: of all values, before they are made per cent."""
+  axes.set(title=panel.title, xlabel='step', ylabel=panel.unit)
+  axes.set_axisbelow(True)
+  if panel.log:
+    axes.set_yscale('log')
+    axes.yaxis.set_major_formatter('{x:g}')
+  elif panel.share:
+    axes.set_ylim(-2, 102)
+  else:
+    axes.set_ylim(bottom=min(0, lowest))
+  if count > 1:
+    axes.legend(loc='upper left', bbox_to_anchor=(1, 1)) if count > 3 else axes.legend(loc='best')
+
+
+def compare(groups, metric):
+  """Draws one metric of several groups of runs: each group's mean, and the range from its lowest to its highest run.
+
+  Args:
+    groups: {label: list with the records of each run (see writer.read_metrics)}.
+    metric: its full name. What all runs of a group have at the same steps is drawn.
+
+  Returns:
+    matplotlib Figure.
+
+  Raises:
+    RecordError: a group has no step at which all of its runs have the metric.
+  """
+  known = next((panel for panel in PANELS if re.fullmatch(panel.pattern, metric)), Panel('', metric, '', ''))
+  panel = dataclasses.replace(known, unit=f'{metric}, {known.unit}' if known.unit else metric)
+  scale = 100 if panel.share else 1
+  found = {label: _together(runs, metric, label) for label, runs in groups.items()}
+  with matplotlib.rc_context(STYLE):
+    figure = Figure(figsize=(6.4, 3.6), layout='constrained')
+    axes = figure.add_subplot()
+    for index, (label, (steps, values)) in enumerate(found.items()):
+      curves = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+      mean, low, high = (scale * (x if len(steps) <= FEW else smooth(x)) for x in curves)
+      colour, size = COLOURS[index % len(COLOURS)], 4 if len(steps) <= FEW else 0
+      axes.plot(steps, mean, marker='o', markersize=size, linewidth=1.8, color=colour, label=plain(label))
+      if len(values) > 1:
+        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    _finish(axes, panel, min(float(values.min()) for _, values in found.values()), len(found))
+  return figure
+
+
+def _together(runs, metric, label):
+  """The steps at which all runs have a finite value of the metric, i64[N], and the values f64[runs, N]."""
+  finite = [{r['step']: r[metric] for r in records if r.get(metric) is not None} for records in runs]
+  steps = sorted(set.intersection(*map(set, finite))) if finite else []
+  if not steps:
+    raise writer.RecordError(f'{label}: there is no step at which all {len(runs)} runs have {metric!r}.')
+  return np.array(steps, np.int64), np.array([[values[step] for step in steps] for values in finite], np.float64)
 
 
 def plain(text):
