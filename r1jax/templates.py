@@ -55,6 +55,16 @@ _R1_ZERO = (
 )
 
 
+# TinyZero's, for base models.
+_COUNTDOWN = (
+  'A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant '
+  'first thinks about the reasoning process in the mind and then provides the user with the answer.\n'
+  'User: {problem} Show your work in <think> </think> tags. And return the final answer in <answer> </answer> tags, '
+  'for example <answer> (1 + 2) / 3 </answer>.\n'
+  'Assistant: Let me solve this step by step.\n<think>'
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Template:
   """A prompt for one problem; `text` contains the placeholder `{problem}` once.
@@ -80,11 +90,16 @@ TEMPLATES = {
   'r1_zero': Template(_R1_ZERO),
   'r1_zero_open': Template(_R1_ZERO + ' ' + THINK),
   'plain': Template('{problem}\n'),
+  # SimpleRL-Zoo's prompt for small base models.
+  'step_by_step': Template("Question:\n{problem}\nAnswer:\nLet's think step by step.\n"),
+  'countdown': Template(_COUNTDOWN),
   'chat': Template('{problem}', chat=True),
   # The recommended prompt of DeepSeek-R1 and Qwen2.5-Math.
   'chat_boxed': Template(
     '{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.', chat=True
   ),
+  # verl's for GSM8K.
+  'chat_gsm8k': Template('{problem} Let\'s think step by step and output the final answer after "####".', chat=True),
   'chat_boxed_zh': Template('{problem}\n请逐步推理，并把最终答案放在 \\boxed{} 中。', chat=True),
 }
 

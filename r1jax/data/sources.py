@@ -157,6 +157,11 @@ def _stories(cfg, _):
   return _toy('stories', cfg)
 
 
+def _countdown(cfg, _):
+  """The game Countdown. Generated, the same in every run."""
+  return _toy('countdown', cfg)
+
+
 def _r1(kind):
   def load_kind(cfg, _):
     return _toy(f'r1_{kind}', cfg)
@@ -167,8 +172,11 @@ def _r1(kind):
 
 def toy_pools(world):
   """Returns (train, held_out) problems of a toy world: the same in every run, whatever its seed."""
-  from r1jax.data.toy import arithmetic, r1, stories
+  from r1jax.data.toy import arithmetic, countdown, r1, stories
 
+  if world == 'countdown':
+    pools = countdown.TRAIN_POOL, countdown.HELD_OUT_POOL
+    return tuple(countdown.problems(0, count, held_out) for held_out, count in enumerate(pools))
   if world == 'stories':
     make = stories.problems
   elif world.startswith('r1_'):
@@ -185,6 +193,7 @@ SOURCES = {
   'trial': _trial,
   'chain': _chain,
   'stories': _stories,
+  'countdown': _countdown,
   **{f'r1_{kind}': _r1(kind) for kind in ('chain', 'logic', 'code', 'open')},
 }
 

@@ -23,6 +23,12 @@ def is_quantized(x):
   return isinstance(x, qwix.QArray)
 
 
+def is_matrix(path, spec):
+  """Whether a parameter is one of the matrices that are quantized; path: its own in `models.specs(stacked=False)`."""
+  in_layer = isinstance(path[1] if len(path) > 1 else None, jax.tree_util.SequenceKey)
+  return in_layer and spec.init == 'normal' and path[-1].key not in FLOAT32_PARAMS
+
+
 def quantize(params, specs, dtype):
   """Unstacked parameters with the matrices of all layers as qwix.QArray.
 
@@ -31,11 +37,7 @@ def quantize(params, specs, dtype):
     dtype: 'int8' or 'int4'.
   """
 
-  def one(path, spec, w):
-    in_layer = isinstance(path[1] if len(path) > 1 else None, jax.tree_util.SequenceKey)
-    matrix = in_layer and spec.init == 'normal' and path[-1].key not in FLOAT32_PARAMS
-    return _quantize(w, spec, dtype) if matrix else w
-
+  one = lambda path, spec, w: _quantize(w, spec, dtype) if is_matrix(path, spec) else w
   return jax.tree_util.tree_map_with_path(one, specs, params, is_leaf=params_lib.is_spec)
 
 
@@ -43,7 +45,8 @@ def _quantize(w, spec, dtype):
   summed = range(spec.stacked, spec.stacked + spec.fan_in)
   tiles = {summed[-1]: TILE} if dtype == 'int4' and w.shape[summed[-1]] % TILE == 0 else {}
   alone = [axis for axis in range(w.ndim) if axis not in (tiles or summed)]
-  return qwix.quantize(w, jnp.dtype(dtype), channelwise_axes=alone, tiled_axes=tiles, scale_dtype=jnp.float32)
+  exact = w.astype(jnp.float32)  # the library divides in the dtype of `w`: in bfloat16 that would round twice
+  return qwix.quantize(exact, jnp.dtype(dtype), channelwise_axes=alone, tiled_axes=tiles, scale_dtype=jnp.float32)
 
 
 def multiply_out(weights, dtype):

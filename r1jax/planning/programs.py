@@ -129,7 +129,7 @@ def setting(cfg, model, devices, critic=False):
       f'set rollout.chunk (or rollout.prompts) to a multiple of {shards}, or use a smaller mesh.',
     )
   if isinstance(cfg, config_lib.Generate):
-    state = state_lib.abstract_state(models.specs(model), None, mesh, cfg.model.dtype)
+    state = state_lib.abstract_state(models.specs(model), None, mesh, sampling(cfg).precision.loaded)
     return Setting(cfg, model, mesh, sample_mesh, state)
   scalar = shape_struct((), jnp.float32, parallel.replicated(mesh))
   if isinstance(cfg, config_lib.RL):

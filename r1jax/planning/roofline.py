@@ -3,13 +3,17 @@
 import dataclasses
 import math
 
+import jax
+
 from r1jax import models
 from r1jax import params as params_lib
 from r1jax.config import RL, SFT
+from r1jax.models import quantized
 from r1jax.planning import programs
 from r1jax.training import policy
 
 WIDTH = {'float32': 4, 'bfloat16': 2, 'int8': 1, 'int4': 0.5}  # bytes
+SCALES = {'int8': 0, 'int4': 4 / quantized.TILE}  # bytes for each weight; a channel's one scale does not count
 
 
 def inputs_weights(model):
@@ -131,16 +135,29 @@ def cache_bytes(model, width):
   return model.layers * width * (m.kv_rank + m.rope_dim if m else 2 * model.kv_heads * model.head_dim)
 
 
-def weights_read(model, rows, width):
+def weights_read(model, rows, width, weight_dtype=''):
   """(bytes of experts, bytes of other parameters) that `rows` tokens read together.
 
-  Only as many experts count as the tokens can visit. width: bytes of a value.
+  Only as many experts count as the tokens can visit.
+
+  Args:
+    width: bytes of a value. weight_dtype: of the layers' matrices, as in config.Rollout; all others have `width`.
   """
   e = model.moe
+  of_matrix = WIDTH[weight_dtype] + SCALES[weight_dtype] if weight_dtype else width
   expert = (model.layers - model.dense_layers) * 3 * model.embed * e.mlp if e else 0  # one expert in each layer
   table = 0 if model.tied else model.embed * model.vocab  # only a few rows of the embedding are read
-  rest = params_lib.count(models.specs(model)) - table - expert * (e.experts if e else 0)
-  return width * expert * (min(e.experts, rows * e.top_k) if e else 0), width * rest
+  all_experts = expert * (e.experts if e else 0)
+  matrices = _layer_matrices(model) - all_experts
+  others = params_lib.count(models.specs(model)) - table - all_experts - matrices
+  visited = expert * (min(e.experts, rows * e.top_k) if e else 0)
+  return of_matrix * visited, of_matrix * matrices + width * others
+
+
+def _layer_matrices(model):
+  """Number of weights that `rollout.weight_dtype` applies to: those of the layers' matrices, all experts included."""
+  specs = jax.tree_util.tree_leaves_with_path(models.specs(model, stacked=False), is_leaf=params_lib.is_spec)
+  return sum(math.prod(spec.shape) for path, spec in specs if quantized.is_matrix(path, spec))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +200,7 @@ def sampling_phases(cfg, model, topology, mesh):
   slots = min(r.slots, r.prompts * r.samples)
   rows = slots or r.prefill * r.samples
   # Prefill gathers weights along fsdp; in decoding each chip reads only its own shard.
-  experts, rest = weights_read(model, rows, WIDTH[r.weight_dtype] if r.weight_dtype else width)
+  experts, rest = weights_read(model, rows, width, r.weight_dtype)
   gathered = (experts / mesh['expert'] + rest) / mesh['tp']
   held = gathered / mesh['fsdp']
   cached = cache_bytes(model, WIDTH[r.cache_dtype] if r.cache_dtype else width) / chips

@@ -23,7 +23,7 @@ import math
 from typing import Any
 
 from r1jax.config import ConfigError
-from r1jax.rewards import choice, logic, toy
+from r1jax.rewards import choice, countdown, logic, toy
 from r1jax.rewards.coding import code_tests
 from r1jax.rewards.mathematics import math_answer
 from r1jax.rewards.printable import printable
@@ -51,6 +51,7 @@ REWARDS: dict[str, Callable[..., Any]] = {
   'choice': choice.choice,
   'exact': choice.exact,
   'logic': logic.logic,
+  'countdown': countdown.countdown,
   'code': code_tests.code,
   'length_cosine': length.length_cosine,
   'soft_overlong': length.soft_overlong,
@@ -68,6 +69,7 @@ VERDICTS: dict[str, Callable[..., Any]] = {
   'choice': choice.choice_verdict,
   'exact': choice.exact_verdict,
   'logic': logic.verdict,
+  'countdown': countdown.verdict,
   'code': code_tests.verdict,
   'language': language.verdict,
   'ifeval': ifeval.verdict,
@@ -80,6 +82,7 @@ VOTES = {
   'choice': choice.choice_vote,
   'exact': choice.exact_vote,
   'logic': logic.vote,
+  'countdown': countdown.vote,
   'signs': toy.signs_vote,
 }
 

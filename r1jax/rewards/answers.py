@@ -4,7 +4,8 @@
   thinking has no answer. A response without think tags is read whole.
 - The option `where` says what the answer is: the content of the last `<answer>..</answer>` ('tags'), the content of the
   last `\\boxed{}` ('boxed'), the tags if there are any and else the box ('both'), or everything after the thinking
-  ('summary'). Of several tags or boxes the last one counts.
+  ('summary'). Of several tags or boxes the last one counts. 'stated' is 'both', and where there is neither, the value
+  after the last 'answer is', 'answer:' or '####' (or a Chinese equivalent).
 - A box is \\boxed{5}, \\boxed {5}, \\boxed5, \\fbox{5} or \\framebox{5}. A box inside the answer is unwrapped. Boxes
   with only a comma, 'and' (or a Chinese equivalent) or words beginning with 'or' between them are one answer with
   several entries. So is a box directly followed by 'or' and another value.
@@ -91,7 +92,7 @@ def find(item, where, bare=False, limit=MAX_ANSWER):
 
   Args:
     item: dict with 'response', and with 'prompt' if that may end with an opening think tag.
-    where: 'both', 'tags', 'boxed' or 'summary'.
+    where: 'both', 'tags', 'boxed', 'stated' or 'summary'.
     bare: a response without any think tag, answer tag or box is itself the answer.
     limit: longest answer in characters; a longer one is not returned.
 
@@ -115,7 +116,11 @@ def find(item, where, bare=False, limit=MAX_ANSWER):
   box = _last_box(text) if where != 'tags' else None
   if box:
     return _make_answer(box[0], text[box[1] :], limit, box[2])
+  stated = _later(text, '') if where == 'stated' else None
+  if stated:
+    return _make_answer(stated, '', limit)
   places = {'tags': 'answer tags', 'boxed': '\\boxed{}', 'both': 'answer tags and no \\boxed{}'}
+  places['stated'] = places['both'] + " and no 'answer is'"
   return Answer(None, reason=f'no {places[where]} after the thinking')
 
 

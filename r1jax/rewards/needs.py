@@ -22,6 +22,14 @@ def _roles(item):
     raise ValueError(f"field 'is_knight' must be a list of {len(names)} booleans, one for each of 'names'")
 
 
+def _numbers(item):
+  numbers, target = item['numbers'], item['target']
+  if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
+    raise ValueError("field 'numbers' must be a non-empty list of whole numbers, none negative")
+  if type(target) is not int:
+    raise ValueError(f"field 'target' is {target!r:.40}; it must be a whole number")
+
+
 def _options(item):
   options = item.get('options') or {}
   if not isinstance(options, (dict, list)):
@@ -36,6 +44,7 @@ NEEDS = {
   'exact': _answer,
   'choice': _options,
   'logic': _roles,
+  'countdown': _numbers,
   'code': lambda item: code_tests.verdict(item | {'program': None} | _BLANK),
   'ifeval': lambda item: ifeval.verdict(item | _BLANK),
 }

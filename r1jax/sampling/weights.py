@@ -28,6 +28,11 @@ class Precision:
   weights: str = ''
   cache: str = ''
 
+  @property
+  def loaded(self):
+    """The dtype to load parameters in that are only sampled with: float32 if they are quantized then, as in RL."""
+    return 'float32' if self.weights else self.compute
+
 
 def cast_weights(params, cfg, precision):
   """Parameters as the programs of `decode` and `slots` take them: in the computation's dtype, each layer's on its own.

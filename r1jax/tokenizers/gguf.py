@@ -1,7 +1,8 @@
 """Tokenizers in the metadata of GGUF files, as the files of a Hugging Face directory, and back.
 
 Published GGUF files name their pre-tokenizer instead of containing it (`tokenizer.ggml.pre`). The patterns are those of
-the models' tokenizer.json, with which llama.cpp's src/llama-vocab.cpp agrees.
+the models' tokenizer.json, with which llama.cpp's src/llama-vocab.cpp agrees; but for an ideographic space, which in
+'deepseek-llm' is punctuation in the model's file and a space there. 'default' is llama.cpp's own.
 """
 
 import json
@@ -22,24 +23,54 @@ _WORDS = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _GPT2 = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}
+_GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # its pattern
+_SINGLE_DIGITS = {'type': 'Digits', 'individual_digits': True}
+# Code points of DeepSeek-LLM's pattern for words: letters with upper and lower case, most of them.
+_CASED = """
+  41-5A 61-7A B5 C0-D6 D8-F6 F8-1BA 1BC-1BF 1C4-293 295-2AF 370-373 376 377 37B-37D 37F 386 388-38A 38C 38E-3A1
+  3A3-3F5 3F7-481 48A-52F 531-556 10A0-10C5 13A0-13F5 13F8-13FD 1C90-1CBA 1CBD-1CBF 1D00-1D2B 1D6B-1D77 1D79-1D9A
+  1E00-1F15 1F18-1F1D 1F20-1F45 1F48-1F4D 1F50-1F57 1F59 1F5B 1F5D 1F5F-1F7D 1F80-1FB4 1FB6-1FBC 1FBE 1FC2-1FC4
+  1FC6-1FCC 1FD0-1FD3 1FD6-1FDB 1FE0-1FEC 1FF2-1FF4 1FF6-1FFC 2102 2107 210A-2113 2115 2119-211D 2124 2126 2128
+  212A-212D 212F-2134 2139 213C-213F 2145-2149 214E 2183 2184 2C00-2C7B 2C7E-2CE4 2CEB-2CEE 2CF2 2CF3 A640-A66D
+  A680-A69B A722-A76F A771-A787 A78B-A78E AB70-ABBF FB00-FB06 FB13-FB17 FF21-FF3A FF41-FF5A 10400-1044F 104B0-104D3
+  104D8-104FB 10C80-10CB2 10CC0-10CF2 118A0-118DF 1E900-1E943
+"""
+_PUNCTUATION = '21-2F 3A-7E FF01-FF0F FF1A-FF5E 2018-201F 3000-3002'  # and the same of its punctuation,
+_UNCASED = '4E00-9FA5 800-4E00 AC00-D7FF'  # and of words without spaces between them
 
 
-def _split(pattern):
-  split = {'type': 'Split', 'pattern': {'Regex': pattern}, 'behavior': 'Isolated', 'invert': False}
-  return [split, _GPT2 | {'use_regex': False}]
+def _characters(code_points):
+  """The inside of a character class, from code points and ranges of them in hexadecimal."""
+  return ''.join('-'.join(chr(int(end, 16)) for end in part.split('-')) for part in code_points.split())
+
+
+def _split(*patterns, then=()):
+  """Pre-tokenizers that isolate what each pattern matches, one after the other."""
+  split = {'type': 'Split', 'behavior': 'Isolated', 'invert': False}
+  return [*(split | {'pattern': {'Regex': pattern}} for pattern in patterns), *then, _GPT2 | {'use_regex': False}]
 
 
 # {name: (normalizer, pre-tokenizers, ignore_merges, whether texts begin with BOS unless the file says)}
 _LLAMA3 = (None, _split(_WORDS % '{1,3}'), True, True)
 _QWEN2 = ('NFC', _split(_WORDS % ''), False, False)
+_DEEPSEEK_LLM = _split(
+  '[\r\n]',
+  rf'\s?[{_characters(_CASED)}]+',
+  rf'\s?[{_characters(_PUNCTUATION)}]+',
+  r'\s+$',
+  f'[{_characters(_UNCASED)}]+',
+  then=[_SINGLE_DIGITS],
+)
 _PRE = {
-  'smollm': (None, [{'type': 'Digits', 'individual_digits': True}, _GPT2], False, False),
+  'smollm': (None, [_SINGLE_DIGITS, _GPT2], False, False),
   'gpt-2': (None, [_GPT2], False, False),
   'llama-bpe': _LLAMA3,
   'llama3': _LLAMA3,
   'llama-v3': _LLAMA3,
   'qwen2': _QWEN2,
   'deepseek-r1-qwen': _QWEN2,
+  'deepseek-llm': (None, _DEEPSEEK_LLM, False, False),
+  'default': (None, _split(r'[\p{P}$+<=>^~|]+', _GPT2_WORDS, r'\p{N}+', '[0-9][0-9][0-9]'), False, False),
 }
 
 
@@ -108,12 +139,11 @@ def _id(file, key, count):
 
 def _bpe(file, tokens, types):
   """(contents of a tokenizer.json, whether texts begin with BOS by default)."""
-  pre = file.fields.get('tokenizer.ggml.pre', 'default')
+  pre = file.fields.get('tokenizer.ggml.pre')
   if not isinstance(pre, str) or pre not in _PRE:
-    raise TokenizerError(
-      f'{file.path}: pre-tokenizer {pre!r:.100} is not supported; known: {", ".join(_PRE)}. Use the Hugging Face '
-      'directory of the model.'
-    )
+    # llama.cpp takes its default for a file without a name, which is older than the names; no model was trained so.
+    what = 'no tokenizer.ggml.pre is named' if pre is None else f'pre-tokenizer {pre!r:.100} is not supported'
+    raise TokenizerError(f'{file.path}: {what}; known: {", ".join(_PRE)}. Use the Hugging Face directory of the model.')
   merges = _field(file, 'ggml.merges', list)
   if len(set(tokens)) < len(tokens) or not all(type(m) is str and m.count(' ') == 1 for m in merges):
     raise TokenizerError(f'{file.path}: has the same token twice, or a merge that is no pair; fetch it again.')

@@ -86,7 +86,7 @@ def test_long_prompts_are_dropped_and_counted():
     data.drop_long(problems, encode, 3)
 
 
-@pytest.mark.parametrize('world', ['trial', 'chain', 'stories'])
+@pytest.mark.parametrize('world', ['trial', 'chain', 'stories', 'countdown'])
 def test_toy_worlds_are_disjoint_and_always_the_same(world):
   one, two = (data.load(config.Data(source=world)) for _ in range(2))
   assert one == two

@@ -44,6 +44,18 @@ def test_weights_lie_within_half_a_step_of_their_grid(weight_dtype, largest):
     assert q.qvalue.dtype == weight_dtype
 
 
+@pytest.mark.parametrize('weight_dtype', ['int8', 'int4'])
+def test_parameters_kept_in_bfloat16_are_rounded_as_the_same_numbers_in_float32(weight_dtype):
+  params, _ = weights(DENSE, weight_dtype)
+  coarse = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  same_numbers = jax.tree.map(lambda x: x.astype(jnp.float32), coarse)
+  got, want = (cast_weights(p, DENSE, Precision('bfloat16', weight_dtype)) for p in (coarse, same_numbers))
+  for name, w in by_name(want).items():
+    if quantized.is_quantized(w):
+      np.testing.assert_array_equal(by_name(got)[name].qvalue, w.qvalue, name)
+      np.testing.assert_array_equal(by_name(got)[name].scale, w.scale, name)
+
+
 def test_only_the_matrices_of_layers_are_quantized():
   for cfg in (DENSE, LATENT):
     params, sampled = weights(cfg, 'int8')

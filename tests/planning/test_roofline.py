@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax import config, models
+from r1jax import config, models, parallel
 from r1jax import params as params_lib
 from r1jax.planning import compiled, programs, roofline, topology
+from r1jax.sampling import weights
 from r1jax.training import policy
 
 DENSE = models.ModelConfig(vocab=96, embed=32, layers=3, heads=4, kv_heads=2, head_dim=16, mlp=80, context=128)
@@ -89,6 +90,43 @@ def test_bytes_of_a_decoding_step():
   assert sum(roofline.weights_read(MIXED, 100, 1)) == all_of_it
   assert roofline.weights_read(MIXED, 1, 1) == (2 * 2 * 3 * 64 * 64, all_of_it - 2 * 8 * 3 * 64 * 64)
   assert roofline.weights_read(DENSE, 1, 2) == (0, 2 * (params_lib.count(models.specs(DENSE)) - 96 * 32))
+
+
+def test_only_the_matrices_of_layers_are_read_in_low_precision():
+  """Embeddings, norms, biases and routers keep the dtype of the computation, here two bytes."""
+  layer = 2 * 32 * 64 + 2 * 32 * 32 + 3 * 32 * 80
+  for model, extra in (
+    (DENSE, 0),
+    (dataclasses.replace(DENSE, tied=True), 0),
+    (dataclasses.replace(DENSE, qkv_bias=True, qk_norm=True), 3 * (64 + 2 * 32 + 2 * 16)),
+  ):
+    others = 96 * 32 + 7 * 32 + extra  # the unembedding or the tied embedding, and the norms
+    assert roofline.weights_read(model, 9, 2) == (0, 2 * (3 * layer + others))
+    assert roofline.weights_read(model, 9, 2, 'int8') == (0, 3 * layer + 2 * others)
+    # Half a byte, and four bytes of a scale for 32 weights.
+    assert roofline.weights_read(model, 9, 2, 'int4') == (0, 3 * layer * (0.5 + 4 / 32) + 2 * others)
+  # Latent attention: two queries' and two keys' and values' matrices, and the output; a dense layer and two mixtures.
+  attention = 64 * 48 + 48 * 4 * 24 + 64 * (32 + 8) + 32 * 4 * (16 + 16) + 4 * 16 * 64
+  matrices = 3 * attention + 3 * 64 * 176 + 2 * 3 * 64 * 64  # with the shared experts
+  others = 512 * 64 + 7 * 64 + 3 * (48 + 32) + 2 * 8 * (64 + 1)  # norms of latents too; routers and their biases
+  assert roofline.weights_read(MIXED, 1, 2, 'int8') == (2 * 2 * 3 * 64 * 64, matrices + 2 * others)
+
+
+def test_the_bytes_of_low_precision_are_those_of_the_samplers_copy():
+  wider = dataclasses.replace(DENSE, embed=64, head_dim=32, mlp=96)  # whole tiles of 32 inputs
+  for model, weight_dtype in ((wider, 'int8'), (wider, 'int4'), (MIXED, 'int8')):
+    copy = weights.weights_program(
+      params_lib.abstract(models.specs(model)),
+      parallel.make_mesh(config.Mesh(), jax.devices()[:1]),
+      model,
+      weights.Precision('bfloat16', weight_dtype),
+    )[1]
+    stored = {at[0].key: 0 for at, _ in jax.tree_util.tree_leaves_with_path(copy)}
+    for at, x in jax.tree_util.tree_leaves_with_path(copy):
+      stored[at[0].key] += x.size * (0.5 if x.dtype == 'int4' else x.dtype.itemsize)
+    counted = sum(roofline.weights_read(model, 1000, 2, weight_dtype))
+    # Scales of channels and float32 routers are not counted, nor is the last norm's other half.
+    assert 0.9 * (sum(stored.values()) - stored['embed']) < counted <= sum(stored.values()) - stored['embed']
 
 
 def test_a_phase_takes_the_longer_of_compute_and_memory_time():

@@ -170,6 +170,46 @@ def test_the_rules_for_finding_the_answer(wrap, both, tags, boxed):
       assert verdict['score'] == rewards.REWARDS['math']([item], where=where)[0] == right, (where, verdict)
 
 
+@pytest.mark.parametrize(
+  ('wrap', 'found'),
+  [
+    ('The answer is {}.', 1),
+    ('So she has {} apples.\n#### {}', 1),
+    ('**Answer:** {}', 1),
+    ('Therefore, the final answer is: $\\boxed{{}}$.', 1),
+    ('所以答案是{}。', 1),
+    ('The answer is {}', 1),
+    # Tags and boxes come first, and the last of them counts.
+    ('The answer is 6. \\boxed{{}}', 1),
+    ('The answer is 6. <answer>{}</answer>', 1),
+    ('\\boxed{{}} The answer is 6.', 0),
+    ('<answer>6</answer> The answer is {}.', 0),
+    # The last statement counts.
+    ('The answer is 6. Wait, the answer is {}.', 1),
+    ('The answer is {}. Wait, the answer is 6.', 0),
+    ('#### {}\n#### 6', 0),
+    ('The answer is not {}.', 0),
+    ('The answer is {} or 6.', 0),
+    # A number that is not said to be the answer is none, and neither is one in the thinking.
+    ('{}', 0),
+    ('she has {}', 0),
+    ('The answer is the number {} times', 0),
+    ('<think>The answer is {}.</think>', 0),
+    ('<think>The answer is {}.', 0),
+    ('<think>6</think>The answer is {}.', 1),
+    ('The answer is \\boxed{{}', 0),
+    ('', 0),
+  ],
+)
+def test_an_answer_in_words_by_option_only(wrap, found):
+  for gold in ('5', '1/2'):
+    item = {'response': wrap.replace('{}', gold), 'answer': gold}
+    assert rewards.REWARDS['math']([item], where='stated') == [found]
+    if found and 'boxed' not in wrap and 'answer>' not in wrap:
+      assert rewards.REWARDS['math']([item]) == [0.0]
+      assert rewards.VOTES['math'](item, where='stated') == gold
+
+
 def test_a_prompt_may_have_opened_the_thinking():
   opened, closed = ({'prompt': p, 'response': r'\boxed{5}', 'answer': '5'} for p in ('Q <think>', 'Q'))
   assert rewards.REWARDS['math']([opened, closed]) == [0.0, 1.0]
@@ -215,7 +255,8 @@ def test_a_verdict_says_why_and_what_was_found(response, reason, extracted):
 
 
 @pytest.mark.parametrize(
-  ('options', 'message'), [({'where': 'summary'}, "where is 'summary'.* both, tags, boxed"), ({'bare': 1}, 'bare is 1')]
+  ('options', 'message'),
+  [({'where': 'summary'}, "where is 'summary'.* both, tags, boxed, stated"), ({'bare': 1}, 'bare is 1')],
 )
 def test_options_are_checked(options, message):
   with pytest.raises(ConfigError, match=message):
@@ -224,7 +265,11 @@ def test_options_are_checked(options, message):
 
 def test_a_megabyte_takes_no_more_scans_than_a_kilobyte():
   def find(size, unit):
-    return answers.find({'response': '\\boxed{5}' + unit * (size // len(unit)) + '\\boxed{6}'}, 'both')
+    text = unit * (size // len(unit))
+    return [
+      answers.find({'response': f'\\boxed{{5}}{text}\\boxed{{6}}'}, 'both'),
+      answers.find({'response': f'{text} the answer is 7'}, 'stated').text,
+    ]
 
   for unit in ('\\boxed{7} ', '<answer>', 'x', '$', ' or ', 'answer: 7. '):
     assert find(1 << 20, unit) == find(1 << 10, unit)

@@ -19,6 +19,9 @@ PRE = {
   'smollm': (None, [{'type': 'Digits', 'individual_digits': True}, SPLIT_WORDS], False),
   'gpt-2': (None, [SPLIT_WORDS], False),
   'llama-bpe': (None, None, True),
+  # How these two split is in test_gguf_splits.py.
+  'deepseek-llm': (None, gguf._PRE['deepseek-llm'][1], False),
+  'default': (None, gguf._PRE['default'][1], False),
 }
 
 
@@ -205,8 +208,8 @@ def error_of(path):
     ({'ggml.model': 't5'}, "tokenizer 't5' is not supported"),
     ({'ggml.model': 'bert\n'}, "'bert\\n'"),
     ({'ggml.model': None}, 'no tokenizer.ggml.model'),
-    ({'ggml.pre': 'default'}, "pre-tokenizer 'default'"),
-    ({'ggml.pre': None}, "pre-tokenizer 'default'"),
+    ({'ggml.pre': 'deepseek-v9'}, "pre-tokenizer 'deepseek-v9'"),
+    ({'ggml.pre': None}, 'no tokenizer.ggml.pre'),
     ({'ggml.pre': 'tekken'}, "pre-tokenizer 'tekken'"),
     ({'ggml.tokens': None}, 'no tokenizer.ggml.tokens'),
     ({'ggml.tokens': 'abc'}, 'a str as tokenizer.ggml.tokens'),

@@ -9,6 +9,8 @@ from r1jax.config import ConfigError
 from r1jax.rewards import answers
 from r1jax.rewards.mathematics import compare, mathtext, symbolic
 
+WHERE = (*answers.WHERE, 'stated')
+
 
 def math_answer(items, *, where='both', bare=False):
   """1.0 if the response's answer equals the item's 'answer', else 0.0.
@@ -17,7 +19,7 @@ def math_answer(items, *, where='both', bare=False):
 
   Args:
     items: list of dicts with 'response' and 'answer' (str or number), and optionally 'prompt' and 'problem'.
-    where: 'tags', 'boxed' or 'both', see `answers`.
+    where: 'tags', 'boxed', 'both' or 'stated', see `answers`.
     bare: a response without any tag or box is itself the answer.
 
   Returns:
@@ -58,6 +60,6 @@ def prepare():
 
 
 def _check(where, bare):
-  answers.check_where(where)
+  answers.check_where(where, WHERE)
   if not isinstance(bare, bool):
     raise ConfigError(f'bare is {bare!r}; it must be True or False.')
