@@ -123,7 +123,7 @@ def grpo_arguments(cfg):
     ref_model_sync_steps=refresh or cfg.steps + 1,
     max_grad_norm=cfg.optimizer.grad_clip,
     bf16=False,
-    gradient_checkpointing=cfg.model.remat != 'none',
+    gradient_checkpointing=cfg.model.remat == 'full',
   )
 
 
