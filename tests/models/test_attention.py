@@ -160,7 +160,9 @@ def tiny(remat, attention, mla):
 @pytest.mark.parametrize('mla', [False, True])
 @pytest.mark.parametrize('remat', ['full', 'attention', 'qkv', 'products'])
 def test_what_is_kept_of_a_layer_does_not_change_the_gradient(remat, mla):
-  close = lambda a, b: jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), a, b)
+  # Entries are sums of far larger terms, some thousand.
+  near = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6 * np.abs(y).max() + 1e-5)
+  close = lambda a, b: jax.tree.map(near, a, b)
   want, got = tiny('none', 'auto', mla), tiny(remat, 'chunked', mla)
   close(got[:2], want[:2])
   close(got[2], jax.tree.map(lambda x: x + 1, got[1]))  # added to what came in
