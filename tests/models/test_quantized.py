@@ -85,13 +85,23 @@ def test_a_cache_of_8_bits_holds_each_token_to_half_a_step_and_attention_reads_i
   dequantized = models.KV(times(cache.k, cache.k_scale), times(cache.v, cache.v_scale))
   step = np.abs(exact.k).max(axis=3, keepdims=True) / 127
   off = np.abs(dequantized.k[..., 2:7] - exact.k)
-  assert (off <= 0.51 * step).all() and off.max() > 0.3 * step.max()
+  assert (off <= 0.501 * step).all() and off.max() > 0.3 * step.max()
   q, mask = draw(2, size, 3, 2, 1, depth), jnp.broadcast_to(jnp.arange(8) >= 2, (2, 3, 1, 8))
   got, want = (attention.softmax_attention(q, [(kv, mask)], 0.3) for kv in (cache, dequantized))
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
   shared = jax.tree.map(lambda x: x[:, :, 0], (cache, dequantized))
   got, want = (attention.softmax_attention(q, [(kv, mask[:, :1])], 0.3) for kv in shared)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_bit_of_a_key_does_not_decide_how_it_is_rounded():
+  """Other meshes and batches sum in another order; the largest of a token's entries must not be a tie."""
+  rng = np.random.default_rng(1)
+  keys = rng.normal(size=(2, 3, 16, 200)).astype(np.float32)
+  beside = np.nextafter(keys, rng.choice([-9, 9], keys.shape).astype(np.float32))
+  a, b = (np.asarray(attention.quantize_cache(models.KV(jnp.asarray(k), None)).k, np.int32) for k in (keys, beside))
+  assert (np.abs(a).max(axis=2) == 127).all() and a.min() == -127
+  assert (a != b).mean() < 1e-3
 
 
 @pytest.mark.parametrize('cfg', [DENSE, LATENT], ids=['dense', 'latent'])

@@ -15,9 +15,9 @@ from r1jax import config, models, parallel
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
 from r1jax.models import layout
-from r1jax.sampling import Engine, SamplingParams, decode, row_keys, slots
+from r1jax.sampling import Engine, Precision, SamplingParams, decode, row_keys, slots
 from r1jax.sampling.logits import Restriction
-from tests.parallel.on_many_devices import MODELS, ONE
+from tests.parallel.on_many_devices import MODELS, ONE, same_samples
 
 MESHES = {
   2: {'dense': [dict(fsdp=2)]},
@@ -27,12 +27,20 @@ MESHES = {
     'deepseek_v3': [dict(data=2, expert=2, tp=2)],  # latents lie split by tokens
   },
 }
+EXACT = Precision()
 P, G, T = 5, 3, 16  # five prompts need not divide over the devices
 
 
-def sample(model, mesh, params, count):
+def sample(model, mesh, params, count, precision=EXACT):
   engine = Engine(
-    model, types.SimpleNamespace(eos=(1, 2)), mesh, max_prompt=8, max_response=T, slots=count, prefill=2 * bool(count)
+    model,
+    types.SimpleNamespace(eos=(1, 2)),
+    mesh,
+    max_prompt=8,
+    max_response=T,
+    slots=count,
+    prefill=2 * bool(count),
+    precision=precision,
   )
   keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(mesh))
   specs = parallel.shardings(models.specs(model), mesh)
@@ -62,6 +70,14 @@ def check_layout(model, mesh):
     assert not moved, moved
 
 
+def check_low_precision(model, params, shape):
+  """With weights and a cache of 8 bits, slots on a mesh give the tokens of lock step on one device."""
+  one, precision = parallel.make_mesh(config.Mesh(**ONE), jax.devices()[:1]), Precision(weights='int8', cache='int8')
+  alone = sample(model, one, params, 0, precision)
+  wide = sample(model, parallel.make_mesh(config.Mesh(**ONE | shape)), params, 8, precision)
+  same_samples(wide, alone, precision, f'slots {precision} {shape}')
+
+
 def main(name):
   model = MODELS[name]
   params = params_lib.init(models.specs(model), jax.random.key(0))
@@ -76,6 +92,8 @@ def main(name):
     with pytest.raises(ConfigError, match='rollout.slots is 7, .*set it to a multiple of'):
       sample(model, mesh, params, 7)
     check_layout(model, mesh)
+  if jax.device_count() == 8:
+    check_low_precision(model, params, MESHES[8][name][0])
 
 
 if __name__ == '__main__':
