@@ -6,6 +6,7 @@ Nothing is evaluated by Python: the answer is parsed, and its value is computed 
 import ast
 import collections
 from fractions import Fraction
+from typing import cast
 import operator
 import re
 
@@ -106,7 +107,7 @@ def _parse(text):
 
 def _numbers_fault(tree, numbers):
   """Which number of the expression is not given or used too often, or which is left over; None if none is."""
-  used = collections.Counter(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+  used = collections.Counter(cast(int, node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant))
   given = collections.Counter(numbers)
   if extra := used - given:
     return f'{min(extra)} is not given, or not so often'
@@ -115,7 +116,7 @@ def _numbers_fault(tree, numbers):
 
 def _value(node):
   if isinstance(node, ast.Constant):
-    return Fraction(node.value)
+    return Fraction(cast(int, node.value))
   left, right = _value(node.left), _value(node.right)
   if isinstance(node.op, ast.Div) and right == 0:
     raise _NoExpressionError('a division by zero')
