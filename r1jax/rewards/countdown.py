@@ -6,9 +6,9 @@ Nothing is evaluated by Python: the answer is parsed, and its value is computed 
 import ast
 import collections
 from fractions import Fraction
-from typing import cast
 import operator
 import re
+from typing import cast
 
 from r1jax.config import ConfigError
 from r1jax.rewards import answers
