@@ -20,7 +20,7 @@ def rl():
   Hardware: 2 CPU cores. All numbers ours.
   """
   c = common.rl()
-  c.steps = 30
+  c.steps = 20
   c.model.update(dtype='float32', remat='products')
   c.data.update(source='stories', template='chat_boxed', eval_fraction=0.0)
   c.rollout.update(prompts=8, samples=8, max_prompt=160, max_response=96, chunk=0)
@@ -44,7 +44,7 @@ def _evaluation():
   c.data = ConfigDict(dict(source='mixture', path='', eval_path='', eval_fraction=0.0, name='', template='chat_boxed',
                            chat_template='', language='en', parts=parts))
   c.reward.parts = ConfigDict(dict(math=1.0, format=0.5, language=0.0))
-  c.eval.update(final_problems=256, final_samples=2)
+  c.eval.update(final_problems=256, final_samples=1)
   return c
 
 
