@@ -106,7 +106,8 @@ def _parse(text):
 
 def _numbers_fault(tree, numbers):
   """Which number of the expression is not given or used too often, or which is left over; None if none is."""
-  used = collections.Counter(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+  constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+  used = collections.Counter(value for value in constants if isinstance(value, int))
   given = collections.Counter(numbers)
   if extra := used - given:
     return f'{min(extra)} is not given, or not so often'
@@ -114,7 +115,7 @@ def _numbers_fault(tree, numbers):
 
 
 def _value(node):
-  if isinstance(node, ast.Constant):
+  if not isinstance(node, ast.BinOp):
     return Fraction(node.value)
   left, right = _value(node.left), _value(node.right)
   if isinstance(node.op, ast.Div) and right == 0:
