@@ -1,4 +1,4 @@
-"""What the config files share: the paper's hyper-parameters of RL, and strict variants."""
+"""What the config files share: the paper's hyper-parameters of RL, a part of a mixture, and strict variants."""
 from ml_collections import ConfigDict
 
 MESH = dict(data=1, fsdp=-1, expert=1, tp=1, seq=1)
@@ -38,6 +38,13 @@ def rl():
                 final_problems=256, final_samples=16, temperature=1.0, top_p=1.0),
       checkpoint=dict(every=5, keep=2, keep_every=50),                           # ours
       mesh=MESH, sampler_mesh=SAME_MESH))
+
+
+def part(**settings):
+  """A part of a mixture, with every key, so that each can be set on the command line."""
+  return ConfigDict(dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', weight=1.0, start_step=0,
+                         kind='', language='', template='', answers=True, problem='', fields=dict(), filter=dict(),
+                         eval_filter=dict()) | settings)
 
 
 def choose(variants, name):

@@ -12,12 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-
-def _part(**settings):
-  """A part of the mixture, with every key, so that each can be set on the command line."""
-  return ConfigDict(dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', weight=1.0, start_step=0,
-                         kind='', language='', template='', answers=True, problem='', fields=dict(), filter=dict(),
-                         eval_filter=dict()) | settings)
+_part = common.part
 
 
 def _reasoning():
