@@ -6,10 +6,11 @@
   python -m experiments.plan --config configs/r1_zero.py:qwen2_5_7b               (what a recipe for a pod needs)
 
 Numbers are marked `paper` (docs/paper.md, v2 of the report) or `ours`; what is not set here is in configs/common.py.
+Variants that land on figures of other projects are in configs/published.py.
 """
 from ml_collections import ConfigDict
 
-from configs import common, smollm2
+from configs import common, published, smollm2
 
 
 def _gsm8k():
@@ -94,4 +95,5 @@ def _toy_chain():
 
 
 def get_config(variant='toy'):
-  return common.choose({'toy': _toy, 'toy_chain': _toy_chain, 'smollm2': smollm2.rl, 'gsm8k': _gsm8k, **PODS}, variant)
+  return common.choose({'toy': _toy, 'toy_chain': _toy_chain, 'smollm2': smollm2.rl, 'gsm8k': _gsm8k, **PODS,
+                        **published.VARIANTS}, variant)

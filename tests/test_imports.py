@@ -74,10 +74,10 @@ def violations(code, module, is_package=False):
     if module.split('.')[0] == 'configs':
       # Recipes are made of other configs, and the students learn as the second SFT does.
       recipe = top == 'configs'
-      small = name == 'configs.smollm2'
+      variants = name in ('configs.smollm2', 'configs.published')
       made_of = {
         'configs.r1': recipe,
-        'configs.r1_zero': small,
+        'configs.r1_zero': variants,
         'configs.smollm2': recipe,
         'configs.distill': name == 'configs.sft',
       }
