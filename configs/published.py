@@ -6,9 +6,8 @@
       --config.data.path=gsm8k_train.jsonl.gz --config.data.eval_path=gsm8k_test.jsonl --workdir D  (or :maxtext_gsm8k)
   python -m experiments.rl --config configs/r1_zero.py:tinyzero --config.model.path=QWEN2.5-3B --workdir D
 
-Hardware: eight TPU chips, the slice that each names; experiments.plan says that `simplerl_*` fit, the others were not
-planned yet. The mesh has as many devices as there are, so that one GPU of 80 GB may do, perhaps with a smaller
-microbatch and fewer slots.
+Hardware: eight TPU chips, the slice that each names, which experiments.plan says it fits. The mesh has as many devices
+as there are, so that one GPU of 80 GB may do, perhaps with a smaller microbatch and fewer slots; that was not planned.
 
 Numbers are marked `published` or `ours`. docs/published.md says where they are published, and what lands on what.
 """
