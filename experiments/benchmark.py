@@ -273,7 +273,7 @@ if __name__ == '__main__':
   flags.DEFINE_enum('ends', 'full', ['full', 'geometric'], 'sample: responses run to the limit, or end at random.')
   flags.DEFINE_integer('slots', 0, 'sample: rows decoded at a time, refilled; 0: all in lock step.', lower_bound=0)
   flags.DEFINE_integer('logit_chunk', 1024, 'train, logprobs: positions whose logits are in memory at a time.')
-  flags.DEFINE_enum('remat', 'none', list(models.POLICIES), 'train: what the backward pass computes again.')
+  flags.DEFINE_enum('remat', 'products', list(models.POLICIES), 'train: what the backward pass computes again.')
   flags.DEFINE_string('trace', '', 'sample, train, logprobs: folder for a profile of one more call, for XProf.')
   flags.DEFINE_integer('items', 1000, 'math, code: responses to grade.')
   flags.DEFINE_integer('workers', 2, 'math, code: worker processes.')
