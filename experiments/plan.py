@@ -54,7 +54,7 @@ def main(_):
     topology.require_compiler()
     mesh, sampler = (meshes.parse(_MESH.value, mesh) for mesh in (cfg.mesh, programs.sampler_mesh(cfg)))
     cfg = meshes.with_meshes(cfg, mesh, sampler)
-    options = (_PROGRAM.value, _CACHE.value or cache_dir(), _PRICE.value, _CRITIC.value)
+    options = (_PROGRAM.value, _CACHE.value or cache_dir(), _PRICE.value)
     try:
       model = model_of(cfg)
       if _SEARCH.value:
@@ -76,7 +76,6 @@ if __name__ == '__main__':
   _MESH = flags.DEFINE_string('mesh', '', "Mesh for training and sampling, as fsdp=4,tp=4; '': the config's.")
   _PROGRAM = flags.DEFINE_list('program', [], f'Of {", ".join(programs.PHASES)}; empty for all that the run has.')
   _JSON = flags.DEFINE_string('json', '', 'File to write the figures to.')
-  _CRITIC = flags.DEFINE_bool('critic', False, 'Add a value network with its optimizer, as in PPO, and compare.')
   _PRICE = flags.DEFINE_float('price', 0.0, 'Price of a chip-hour.', lower_bound=0.0)
   _CACHE = flags.DEFINE_string('cache', '', "Directory of cached results; '': next to compiled programs.")
   app.run(main, flags_parser=cli.parse_flags)

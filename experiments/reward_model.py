@@ -179,17 +179,8 @@ def fingerprint(cfg, model, source, train, steps):
 
 def init_params(run):
   """The initial parameters: those of the base, with random ones where it has none, such as the head."""
-  abstract, specs, key = run.abstract.params, models.specs(run.model), jax.random.key(run.cfg.seed)
-  base_specs = models.specs(run.source.cfg) if run.source else {}
-  loaded = {name: x for name, x in abstract.items() if name in base_specs}
-  new = {name: x for name, x in abstract.items() if name not in base_specs}
-  params = run.source.load(loaded) if run.source and loaded else {}
-  if new:
-    init = lambda key: jax.tree.map(
-      lambda x, like: x.astype(like.dtype), params_lib.init({name: specs[name] for name in new}, key), new
-    )
-    params |= jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, new))(key)
-  return params
+  key = jax.random.key(run.cfg.seed)
+  return checkpoint.load_with_head(run.source, run.model, run.abstract.params, key)
 
 
 def score(run, params, examples):

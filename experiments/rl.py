@@ -1,4 +1,4 @@
-"""Reinforcement learning with GRPO and its variants: R1-Zero and the RL stages of R1.
+"""Reinforcement learning with GRPO and its variants, or PPO: R1-Zero and the RL stages of R1.
 
   python -m experiments.rl --config configs/r1_zero.py:toy --config.model.path=DIR --workdir D
 
@@ -18,10 +18,10 @@ from r1jax.batch import Pending
 from r1jax.metrics.timing import Stopwatch
 from r1jax.rollout.metrics import response_metrics, reward_metrics
 from r1jax.runs import cli, json_files, loop, runtime
-from r1jax.runs.rl import accuracies, evaluate, make_run
+from r1jax.runs.rl import evaluate, full_evaluation, make_run
 from r1jax.runs.workdir import exclusive, save_on_interrupt
 from r1jax.sampling import SamplingParams
-from r1jax.training import policy
+from r1jax.training import critic, policy
 from r1jax.training import state as state_lib
 
 log = logging.getLogger('r1jax')
@@ -54,7 +54,7 @@ def sample(run, params, step, key):
 
 
 def with_logprobs(run, state, batch):
-  """Adds the log-probs that the update needs to a batch: the reference policy's and the old policy's."""
+  """Adds what the update needs to a batch: log-probs of the reference policy and the old policy, a critic's values."""
   cfg, fn = run.cfg, run.trainer.loss_fn.logprobs
   reference = state.reference and state_lib.move_to_memory(state.reference, 'device')  # may be on the host
   if reference:
@@ -62,7 +62,21 @@ def with_logprobs(run, state, batch):
   del reference
   if 'old' in policy.logprob_passes(cfg):
     batch = batch.replace(old_logp=policy.logprobs(state.params, batch, cfg, fn))
-  return batch
+  return critic.with_values(run.critic, state.critic, batch, cfg) if run.critic else batch
+
+
+def update(run, state, batch, step):
+  """Updates the critic, if there is one, then the policy. Returns (state, metrics)."""
+  cfg, metrics = run.cfg, {}
+  if run.critic:
+    value_state, metrics = critic.update(run.critic, state.critic, batch, cfg, step)
+    state = state.replace(critic=value_state)
+    if step < cfg.critic.warmup:
+      return state, metrics
+  state, policy_metrics = policy.update(run.trainer, state, batch, cfg, step)
+  if cfg.train.reference_refresh and (step + 1) % cfg.train.reference_refresh == 0 and state.reference is not None:
+    state = state.replace(reference=state_lib.refresh(state.params, state.reference))
+  return state, metrics | policy_metrics
 
 
 def train_step(run, state, step):
@@ -77,30 +91,11 @@ def train_step(run, state, step):
     scores = pending.result()
   with clock('update'):
     batch = rollout.assign_advantage(batch, scores, cfg)
-    state, update_metrics = policy.update(run.trainer, state, batch, cfg, step)
-    if cfg.train.reference_refresh and (step + 1) % cfg.train.reference_refresh == 0 and state.reference is not None:
-      state = state.replace(reference=state_lib.refresh(state.params, state.reference))
+    state, update_metrics = update(run, state, batch, step)
   metrics |= update_metrics | reward_metrics(drawn, scores, cfg.reward) | response_metrics(drawn) | clock.metrics()
   for name, timer in (('sample', 'sample'), ('train', 'update')):
     metrics[f'throughput/{name}_tokens_per_second'] = batch.lengths.sum() / clock.seconds[timer]
   return state, {name: float(x) for name, x in metrics.items()}
-
-
-def full_evaluation(run, params, step):
-  """Evaluates before and after the run: with cfg.eval's sampling, at temperature 0.6 and top-p 0.95 as in the paper,
-  and greedily.
-
-  Returns:
-    {'metrics': {metric: number}, 'seconds': float}.
-  """
-  began, cfg = time.perf_counter(), run.cfg.eval
-  problems, samples = cfg.final_problems or cfg.problems, cfg.final_samples or cfg.samples
-  metrics, rows = evaluate(run, params, problems, samples)
-  run.writer.samples(step, rows)
-  cooler, _ = evaluate(run, params, problems, samples, SamplingParams(0.6, 0.95))
-  greedy, _ = evaluate(run, params, problems, 1, SamplingParams(0.0))
-  metrics |= accuracies(greedy, 'greedy') | accuracies(cooler, 'pass@1_t0.6')
-  return {'metrics': metrics, 'seconds': time.perf_counter() - began}
 
 
 def train(run):

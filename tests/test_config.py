@@ -268,10 +268,8 @@ def test_records_of_runs_from_before_a_setting_existed_agree_with_its_off_value(
   assert settings == dict(rollout=dict(cache_dtype='int8', prompts=4), loss={})
   for name, off in config.ADDED.items():
     section, key = name.split('.')
-    defaults = {
-      field.name: field.default for field in dataclasses.fields(dict(rollout=config.Rollout, loss=config.Loss)[section])
-    }
-    assert defaults[key] == off
+    cls = dict(rollout=config.Rollout, loss=config.Loss, critic=config.Critic)[section]
+    assert {field.name: field.default for field in dataclasses.fields(cls)}[key] == off
 
 
 def test_a_group_of_one_is_allowed_without_a_baseline():
@@ -339,3 +337,23 @@ def test_a_mistake_on_the_command_line_is_reported_in_one_line(arguments, messag
   assert out.returncode == 1
   assert out.stderr.strip() == message and out.stdout == ''
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    (dict(critic__path='DIR'), "critic.path is set, but loss.advantage 'group' has no critic"),
+    (dict(loss__advantage='gae', loss__name='gspo'), "'gspo' has one ratio per response"),
+    (dict(loss__advantage='gae', reward__step_credit=0.5), 'step_credit is 0.5'),
+    (dict(loss__advantage='gae', critic__warmup=1_000_000), 'critic.warmup 1000000 leaves none of the'),
+    (dict(critic__gae_lambda=1.5), r'critic.gae_lambda is 1.5; it must lie in \[0, 1\]'),
+  ],
+)
+def test_settings_of_a_critic_that_mean_nothing_are_refused(settings, message):
+  with pytest.raises(ConfigError, match=message):
+    config.convert(changed(**settings), config.RL)
+
+
+def test_with_a_critic_a_group_may_be_one():
+  cfg = config.convert(changed(rollout__samples=1, train__length_slices=1, loss__advantage='gae'), config.RL)
+  assert cfg.has_critic and cfg.rollout.samples == 1

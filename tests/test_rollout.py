@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from r1jax import config, rollout, templates, tokenizers
+from r1jax import config, losses, rollout, templates, tokenizers
 from r1jax.batch import RolloutBatch, concatenate
 from r1jax.rewards import mix
 from r1jax.rollout import metrics
@@ -246,3 +246,18 @@ def test_credit_by_step_adds_to_the_advantage_of_single_tokens():
   got = advantage(graded(), settings, credit)
   assert got.shape == (P, G, T)
   np.testing.assert_allclose(got, centred(REWARD)[..., None] + 0.5 * credit, rtol=1e-5, atol=1e-6)
+
+
+def test_a_critic_gives_each_token_its_advantage_and_its_return():
+  batch = graded()
+  values = np.random.default_rng(1).normal(size=(P, G, T)).astype(np.float32)
+  settings = cfg(advantage='gae', kl_coef=0.3, kl_place='reward', kl_estimator='k1')
+  settings.critic = config.Critic(gamma=0.9, gae_lambda=0.8)
+  found = rollout.assign_advantage(batch.replace(values=values), rollout.Scores(REWARD, {}, 0), settings)
+  rewards = -0.3 * (batch.old_logp - batch.ref_logp)  # each token pays for its own KL
+  for p in range(P):
+    for g in range(G):
+      rewards[p, g, batch.lengths[p, g] - 1] += REWARD[p, g]
+  advantages, returns = losses.gae(rewards, values, batch.loss_mask, 0.9, 0.8)
+  np.testing.assert_allclose(found.returns, returns, atol=1e-5)
+  np.testing.assert_allclose(found.advantage, losses.whiten(advantages, batch.loss_mask), atol=1e-5)

@@ -5,6 +5,9 @@ import hashlib
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
+
 from r1jax import gguf_files, modelfiles, models, parallel, tokenizers
 from r1jax import params as params_lib
 from r1jax.checkpoint import families, gguf_models, hf, store
@@ -103,6 +106,27 @@ def open_model(path, step=None):
     raise ModelDirError(f'{at} does not name its model; pass the directory of a run or of an imported model.')
   cfg = families.from_hf(config, at)
   return Source(path, cfg, families.with_architecture(config, cfg), _tokenizer(path), at, manifest['sha256'])
+
+
+def load_with_head(source, model, abstract, key=None):
+  """The parameters of a ModelConfig: those that a Source has, and new ones where it has none, as of a head for scores.
+
+  Args:
+    source: Source; None for new ones alone. model: ModelConfig. abstract: of its parameters, as for `Source.load`.
+    key: of new parameters; None for zeros.
+  """
+  known = models.specs(source.cfg) if source else {}
+  loaded = {name: x for name, x in abstract.items() if name in known}
+  new = {name: x for name, x in abstract.items() if name not in known}
+  params = source.load(loaded) if loaded else {}
+  if new:
+    specs = {name: models.specs(model)[name] for name in new}
+    shapes = lambda key: params_lib.init(specs, key) if key is not None else new
+    init = lambda key: jax.tree.map(
+      lambda x, like: jnp.zeros(like.shape, like.dtype) if key is None else x.astype(like.dtype), shapes(key), new
+    )
+    params |= jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, new))(key)
+  return params
 
 
 def _tokenizer(path):

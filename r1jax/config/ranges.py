@@ -103,6 +103,9 @@ RANGES = {
     weight_decay=FACTOR,
     grad_clip=FACTOR,
   ),
+  'Critic': dict(
+    learning_rate=Range(0, 1e38, exclude_low=True), warmup=LARGE_OR_ZERO, clip=FACTOR, gamma=SHARE, gae_lambda=SHARE
+  ),
   'Train': dict(
     minibatches=COUNT,
     microbatch=COUNT_OR_ZERO,

@@ -13,7 +13,18 @@ REMAT = ('none', 'full', 'attention', 'qkv', 'products')
 ATTENTION = ('auto', 'xla', 'chunked', 'splash', 'cudnn')
 MAX_RESPONSES = 10_000_000  # of one rollout
 # Settings that records of older runs lack, and the values that they were made with: 'section.key' -> value.
-ADDED = {'rollout.weight_dtype': '', 'rollout.cache_dtype': '', 'loss.mis_low': 0.0, 'loss.mis_high': 0.0}
+ADDED = {
+  'rollout.weight_dtype': '',
+  'rollout.cache_dtype': '',
+  'loss.mis_low': 0.0,
+  'loss.mis_high': 0.0,
+  'critic.path': '',
+  'critic.learning_rate': 1e-5,
+  'critic.warmup': 0,
+  'critic.clip': 0.2,
+  'critic.gamma': 1.0,
+  'critic.gae_lambda': 0.95,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +98,7 @@ class Rollout:
 @dataclasses.dataclass(frozen=True)
 class Loss:
   name: str  # a key of r1jax.losses.LOSSES
-  advantage: str = 'group'  # a key of r1jax.losses.ADVANTAGES
+  advantage: str = 'group'  # a key of r1jax.losses.ADVANTAGES, or 'gae' for PPO, which trains a critic too
   clip_low: float = 0.2
   clip_high: float = 0.2
   dual_clip: float = 0.0  # c of dual-clip PPO, which bounds the objective from below where A < 0; 0: off
@@ -114,6 +125,18 @@ class Loss:
       f'loss.mis_low is {self.mis_low} and loss.mis_high {self.mis_high}; a weight of 1, where sampler and trainer '
       'agree, must lie between them. Set both to 0 to switch the masking off.',
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic:
+  """The value network of PPO; without effect unless loss.advantage is 'gae'."""
+
+  path: str = ''  # a policy or a reward model that it begins as; '': the policy's model.path
+  learning_rate: float = 1e-5  # otherwise its optimizer has the settings of `optimizer`
+  warmup: int = 0  # steps at the begin of the run in which only the critic learns
+  clip: float = 0.2  # how far a value may move in the updates of one rollout before its loss is held; 0: off
+  gamma: float = 1.0  # discount of a token
+  gae_lambda: float = 0.95  # 1: returns less values; 0: differences of neighbouring values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,11 +240,12 @@ class RL:
   mesh: Mesh = Mesh()
   topology: str = ''  # TPU slice that the mesh is meant for, such as 'v5e:4x4'; used by experiments/plan.py
   sampler_mesh: Mesh = Mesh(*[0] * 5)  # mesh of the same devices for sampling; an axis of 0 is as in `mesh`
+  critic: Critic = Critic()
 
   def __post_init__(self):
     rollout, train = self.rollout, self.train
     require(
-      rollout.samples > 1 or self.loss.advantage == 'none',
+      rollout.samples > 1 or self.loss.advantage in ('none', 'gae'),
       f'rollout.samples is {rollout.samples}: a group of one has no advantage ({self.loss.advantage!r}); '
       'set rollout.samples to 2 or more.',
     )
@@ -239,6 +263,7 @@ class RL:
     if train.microbatch:
       self._check_microbatch()
     require_gradient_sum(train, self.model.remat, 'train.')
+    self._check_critic()
     require(
       not (self.reward.step_credit and self.loss.name == 'gspo'),
       "reward.step_credit gives each token its own advantage, but loss.name 'gspo' has one ratio per response; "
@@ -248,6 +273,34 @@ class RL:
       self.reward.overlong_buffer < rollout.max_response,
       f'reward.overlong_buffer {self.reward.overlong_buffer} must be below '
       f'rollout.max_response {rollout.max_response}.',
+    )
+
+  @property
+  def has_critic(self):
+    """Whether the run is PPO, with a value network."""
+    return self.loss.advantage == 'gae'
+
+  def _check_critic(self):
+    loss, critic = self.loss, self.critic
+    require(
+      self.has_critic or not critic.path,
+      f"critic.path is set, but loss.advantage {loss.advantage!r} has no critic; set loss.advantage to 'gae' for PPO.",
+    )
+    if not self.has_critic:
+      return
+    require(
+      loss.name != 'gspo',
+      "loss.advantage 'gae' gives each token its own advantage, but loss.name 'gspo' has one ratio per response; use "
+      "'grpo', 'dr_grpo', 'dapo' or 'reinforce'.",
+    )
+    require(
+      not self.reward.step_credit,
+      f"reward.step_credit is {self.reward.step_credit}, but with loss.advantage 'gae' the critic gives credit to "
+      'tokens; set one of them only.',
+    )
+    require(
+      critic.warmup < self.steps,
+      f'critic.warmup {critic.warmup} leaves none of the {self.steps} steps to the policy; lower it, or raise steps.',
     )
 
   def _check_microbatch(self):

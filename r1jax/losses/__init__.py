@@ -1,6 +1,7 @@
 """Objectives: arrays over the tokens of a rollout in, a scalar and metrics out."""
 
 from r1jax.losses.advantages import ADVANTAGES, soft_overlong, step_credit
+from r1jax.losses.gae import at_last_token, explained_variance, gae, whiten
 from r1jax.losses.kl import ESTIMATORS, kl_penalty, token_kl
 from r1jax.losses.policy import LOSSES, Totals, policy_loss
 from r1jax.losses.preference import pair_loss, point_loss
@@ -14,6 +15,9 @@ __all__ = [
   'LOSSES',
   'SCORE_LOSSES',
   'Totals',
+  'at_last_token',
+  'explained_variance',
+  'gae',
   'kl_penalty',
   'pair_loss',
   'point_loss',
@@ -24,6 +28,7 @@ __all__ = [
   'step_loss',
   'token_kl',
   'value_loss',
+  'whiten',
 ]
 
 # Of models with a score for an output, by config.OBJECTIVES: (scores f32[B, S], labels f32[B, S], count) -> loss,

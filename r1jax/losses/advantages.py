@@ -1,7 +1,6 @@
 """Advantage estimators: rewards of the responses, f32[P, G], and the RolloutBatch they belong to -> advantages.
 
-Each returns f32[P, G, 1], one number for all tokens of a response; one that reads a critic's `batch.values` may return
-f32[P, G, T].
+Each returns f32[P, G, 1], one number for all tokens of a response. Those of PPO are in `losses/gae.py`.
 """
 
 import jax.numpy as jnp

@@ -25,7 +25,7 @@ FIGURES = (
 )
 
 
-def plan(cfg, model, slice_, selected, cache, price=0.0, critic=False):
+def plan(cfg, model, slice_, selected, cache, price=0.0):
   """Plans a run on one slice.
 
   Args:
@@ -35,7 +35,6 @@ def plan(cfg, model, slice_, selected, cache, price=0.0, critic=False):
     selected: names of phases to compile; empty for all of the run.
     cache: directory of cached results.
     price: of a chip-hour; 0 for none.
-    critic: add a value network with its optimizer, as in PPO, and compare.
 
   Returns:
     dict for the JSON file, and the lines of the table.
@@ -46,13 +45,12 @@ def plan(cfg, model, slice_, selected, cache, price=0.0, critic=False):
   """
   check_context(cfg, model)
   is_rl = isinstance(cfg, config_lib.RL)
-  config_lib.require(not critic or is_rl, '--critic compares RL with PPO, but this run is not RL.')
   mesh = meshes.sizes(cfg.mesh, slice_.chips)
-  known = programs.phases(cfg, critic)
+  known = programs.phases(cfg)
   for phase in selected:
     config_lib.require(phase in known, f'--program {phase!r} is unknown; this run has: {", ".join(known)}.')
   names = programs.names(selected or known, cfg)
-  rows = describe(processes.compile_all(names, cfg, model, slice_, cache, critic), slice_)
+  rows = describe(processes.compile_all(names, cfg, model, slice_, cache), slice_)
   sampler = meshes.sizes(parallel.with_default_sizes(programs.sampler_mesh(cfg), cfg.mesh), slice_.chips)
   phases = phases_of(cfg, model, slice_, sampler)
   shards = {
@@ -77,7 +75,7 @@ def plan(cfg, model, slice_, selected, cache, price=0.0, critic=False):
     *tables.program_table(rows, cfg, model, slice_, shards),
     f'verdict: {out["verdict"]}',
   ]
-  if critic and any(not r['name'].startswith('critic') for r in rows):
+  if is_rl and cfg.has_critic and any(not r['name'].startswith('critic') for r in rows):
     out['without_critic'] = without_critic(rows)
     lines.append(tables.critic_line(out['without_critic']))
   return out, [*lines, '', *(tables.rl_bounds if is_rl else tables.throughput_bounds)(phases, cost, slice_)]

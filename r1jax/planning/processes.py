@@ -46,7 +46,6 @@ class Job:
     topology: name of a slice.
     program: one of the programs in programs.PHASES.
     cache: directory of cached results.
-    critic: whether the run also has a value network.
   """
 
   config: dict
@@ -54,10 +53,9 @@ class Job:
   topology: str
   program: str
   cache: str
-  critic: bool = False
 
 
-def compile_all(names, cfg, model, slice_, cache, critic=False):
+def compile_all(names, cfg, model, slice_, cache):
   """Compiles programs, each in a separate process, at most four at a time; reports progress on standard error.
 
   Args:
@@ -66,7 +64,6 @@ def compile_all(names, cfg, model, slice_, cache, critic=False):
     model: ModelConfig.
     slice_: topology.Topology.
     cache: directory of cached results.
-    critic: whether the run also has a value network.
 
   Returns:
     {name: result of `run`}.
@@ -87,7 +84,7 @@ def compile_all(names, cfg, model, slice_, cache, critic=False):
         last = seconds
         _report(name, f'compiling, {seconds:.0f} s')
 
-    result = run(Job(config, model, slice_.name, name, cache, critic), watch)
+    result = run(Job(config, model, slice_.name, name, cache), watch)
     cost = (
       'cached'
       if result['cached']
@@ -177,7 +174,7 @@ def compile_(job):
   """
   cfg = config_lib.of_run(job.config)
   devices = topology.devices(topology.find(job.topology))
-  lowered, resident = programs.lower(job.program, programs.setting(cfg, job.model, devices, job.critic))
+  lowered, resident = programs.lower(job.program, programs.setting(cfg, job.model, devices))
   versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'libtpu')]
   # The key includes the source that extracts the figures, so that cached results do not outlive a change to it.
   inputs = [job.topology, versions, inspect.getsource(compiled_lib), lowered.as_text()]

@@ -17,8 +17,7 @@ from r1jax.data import rows as rows_lib
 from r1jax.planning import sampler
 from r1jax.planning.sampler import has_sampling, sampling
 from r1jax.rewards.neural import model as scoring
-from r1jax.training import accumulate, lowering, policy
-from r1jax.training import critic as critic_lib
+from r1jax.training import accumulate, critic, lowering, policy
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import reward as reward_lib
 from r1jax.training import sft as sft_lib
@@ -35,22 +34,21 @@ PHASES = {
   'sample': ('sample/weights', 'sample/prefill', 'sample/compact', 'sample/decode'),
   'logprobs': ('logprobs',),
   'rewards': ('rewards',),
-  'critic': ('critic/accumulate', 'critic/apply'),
+  'critic': ('critic/values', 'critic/accumulate', 'critic/apply'),
 }
 
 
-def phases(cfg, critic=False):
+def phases(cfg):
   """The phases of a run, names in PHASES.
 
-  A config.SFT samples if it evaluates its own responses. With `critic`, a config.RL also has the update of a value
-  network, as in PPO.
+  A config.SFT samples if it evaluates its own responses.
   """
   if isinstance(cfg, config_lib.SFT):
     return ['sft'] + ['sample'] * has_sampling(cfg)
   if not isinstance(cfg, config_lib.RL):
     return ['reward_model' if isinstance(cfg, config_lib.RewardModel) else 'sample']
   logprobs = ['logprobs'] * bool(policy.logprob_passes(cfg))
-  return ['sample'] + ['rewards'] * bool(reward_models(cfg)) + logprobs + ['update'] + ['critic'] * critic
+  return ['sample'] + ['rewards'] * bool(reward_models(cfg)) + logprobs + ['update'] + ['critic'] * cfg.has_critic
 
 
 def names(phases_, cfg):
@@ -70,7 +68,7 @@ class Setting:
     state: TrainState; with only parameters for a run that only samples.
     trainer: accumulate.Trainer; None for a run that only samples.
     microbatch, totals: arguments of the trainer's `accumulate`.
-    critic: Trainer of a value network, whose TrainState is `state.critic`; None if there is none.
+    critic: Trainer of PPO's value network, whose TrainState is `state.critic`; None if there is none.
     scorers: (Scorer, parameters, maximum tokens of a row) for each reward model that scores rollouts.
   """
 
@@ -102,14 +100,13 @@ def sampler_mesh(cfg):
   return getattr(cfg, 'sampler_mesh', config_lib.Mesh(*[0] * 5))
 
 
-def setting(cfg, model, devices, critic=False):
+def setting(cfg, model, devices):
   """The Setting of a run.
 
   Args:
     cfg: config of the run.
     model: ModelConfig.
     devices: to compile for.
-    critic: for RL, add a value network with the policy's shape, optimizer and dtypes.
 
   Raises:
     ConfigError: the mesh does not match the devices, or parameters or batches do not divide over it.
@@ -137,8 +134,10 @@ def setting(cfg, model, devices, critic=False):
     state, trainer = _state_and_trainer(cfg, model, mesh, policy.make_trainer, cfg.train, reference)
     batch, totals = lowering.rollout_microbatch(cfg, mesh), losses.Totals(scalar, scalar, cfg.rollout.max_response)
     value_trainer = None
-    if critic:
-      value_state, value_trainer = _state_and_trainer(cfg, as_critic(model), mesh, _value_trainer, cfg.train)
+    if cfg.has_critic:
+      # Of the policy's shape, if it begins as a model that is not here.
+      begin = checkpoint.open_model(cfg.critic.path).cfg if cfg.critic.path else model
+      value_trainer, value_state = critic.make(cfg, begin, mesh)
       state = state.replace(critic=value_state)
     scorers = _scorers(cfg, model, devices)
     return Setting(cfg, model, mesh, sample_mesh, state, trainer, batch, totals, value_trainer, scorers)
@@ -160,11 +159,6 @@ def _state_and_trainer(cfg, model, mesh, make_trainer, dtypes, reference=None):
   options = (reference.reference_dtype, reference.reference_memory) if reference else ()
   state = state_lib.abstract_state(specs, optimizer, mesh, dtypes.param_dtype, *options)
   return state, make_trainer(cfg, model, optimizer, mesh)
-
-
-def _value_trainer(cfg, model, optimizer, mesh):
-  options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
-  return accumulate.Trainer(critic_lib.ValueLoss(model, options), optimizer, cfg.train.grad_dtype)
 
 
 def rows_of(cfg):
@@ -195,11 +189,6 @@ def _scorers(cfg, model, devices):
     dtype = options.get('dtype') or params['embed'].dtype.name
     out.append((scoring.Scorer(shape, mesh, dtype, options.get('batch', 16)), params, tokens))
   return tuple(out)
-
-
-def as_critic(model):
-  """ModelConfig of the value network that belongs to a policy."""
-  return dataclasses.replace(model, head='score', tied=False)
 
 
 def microbatches(cfg):
@@ -262,6 +251,8 @@ def _critic(name, s):
   state = s.state.critic
   if name.endswith('/apply'):
     return lowering.lower_apply(s.critic, state), state, None
+  if name.endswith('/values'):
+    return lowering.lower_values(state.params, s.cfg, s.critic.loss_fn), state.params, None
   per_token = s.microbatch.sampler_logp
   batch = s.microbatch.replace(values=per_token, returns=per_token, advantage=None, old_logp=None, ref_logp=None)
   return lowering.lower_accumulate(s.critic, state, batch, s.totals), state.params, None

@@ -189,7 +189,12 @@ def step(cfg, model, topology, mesh):
   moved = optimizer_bytes(cfg.train.param_dtype, cfg.train.grad_dtype, cfg.optimizer.moment_dtype, model)
   moved *= epochs * cfg.train.minibatches / topology.chips
   flops = epochs * sum(update_flops(forward, cfg.model.remat).values())
-  return [*out, _phase('update', flops, moved, cfg, topology)]
+  out.append(_phase('update', flops, moved, cfg, topology))
+  if cfg.has_critic:  # of the policy's shape, with one output in the place of the vocabulary
+    forward |= {'logits': 0}
+    flops = total(forward) + epochs * sum(update_flops(forward, cfg.model.remat).values())
+    out.append(_phase('critic', flops, moved, cfg, topology))
+  return out
 
 
 def sampling_phases(cfg, model, topology, mesh):

@@ -8,7 +8,7 @@ from r1jax.planning import meshes, planner, processes, programs, verdict
 from r1jax.training import policy
 
 
-def search(cfg, model, slices, selected, cache, price, critic=False):
+def search(cfg, model, slices, selected, cache, price):
   """Plans every mesh fsdp x tp of every slice; several equal slices are joined along 'data'.
 
   Microbatches and rollout.chunk grow where a mesh needs that, see `round_up_batches`. The smallest plan that fits has
@@ -27,7 +27,7 @@ def search(cfg, model, slices, selected, cache, price, critic=False):
       name = f'{slice_.name} fsdp={mesh.fsdp},tp={mesh.tp}'
       try:
         candidate = meshes.with_meshes(round_up_batches(cfg, mesh.data * mesh.fsdp), mesh, mesh)
-        out, _ = planner.plan(candidate, model, slice_, selected, cache, price, critic)
+        out, _ = planner.plan(candidate, model, slice_, selected, cache, price)
       except (config_lib.ConfigError, processes.PlanError) as error:
         lines.append(f'{name}: {error}')
         continue

@@ -12,6 +12,7 @@ from r1jax.batch import Pending, RolloutBatch, concatenate
 from r1jax.protocols import Engine, Grader, Tokenizer
 from r1jax.rewards import mix
 from r1jax.rewards.neural import process
+from r1jax.rollout import gae
 from r1jax.rollout.prompts import encode_prompt, grading_item
 from r1jax.sampling import row_keys
 from r1jax.templates import Template
@@ -176,6 +177,8 @@ def assign_advantage(batch, scores, cfg):
       reward = reward + np.asarray(
         losses.soft_overlong(batch.lengths, cfg.rollout.max_response, cfg.reward.overlong_buffer)
       )
+    if batch.values is not None:  # PPO
+      return gae.assign(batch, reward, cfg)
     if cfg.loss.kl_place == 'reward' and cfg.loss.kl_coef:
       penalty = losses.kl_penalty(
         flat(batch.old_logp), flat(batch.ref_logp), flat(batch.loss_mask), cfg.loss.kl_estimator
@@ -184,4 +187,4 @@ def assign_advantage(batch, scores, cfg):
     advantage = np.asarray(losses.ADVANTAGES[cfg.loss.advantage](reward, batch))
   if scores.credit is not None:
     advantage = advantage + np.float32(cfg.reward.step_credit) * scores.credit
-  return batch.replace(advantage=advantage, returns=None if batch.values is None else advantage + batch.values)
+  return batch.replace(advantage=advantage)

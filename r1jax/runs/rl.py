@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import time
 
 import jax
 
@@ -11,14 +12,15 @@ from r1jax.data import order
 from r1jax.metrics.writer import Writer
 from r1jax.rewards import neural
 from r1jax.runs import loop
+from r1jax.runs.critic import new_critic_state, open_critic
 from r1jax.runs.grading import make_graders
 from r1jax.runs.policies import make_engine, open_policy, sampler_mesh
 from r1jax.runs.problems import check_languages, get_template, load_problems
 from r1jax.runs.runtime import NoWriter, set_up_process
 from r1jax.runs.settings import fingerprint
 from r1jax.sampling import SamplingParams
+from r1jax.training import critic, policy
 from r1jax.training import optimizer as optimizer_lib
-from r1jax.training import policy
 from r1jax.training import state as state_lib
 from r1jax.training.accumulate import Trainer
 
@@ -36,6 +38,8 @@ class Run:
   problems: data.Problems
   sampler: rollout.Sampler
   trainer: Trainer
+  critic: Trainer | None
+  critic_source: checkpoint.Source | None
   store: checkpoint.Store
   writer: Writer | NoWriter
   abstract: state_lib.TrainState
@@ -58,7 +62,10 @@ class Run:
       self.draws.go_to(restored[1], self.store.notes(restored[1]))
       return restored
     params = self.source.load(self.abstract.params)
-    return state_lib.new_state(params, self.trainer.optimizer, self.abstract), 0
+    state = state_lib.new_state(params, self.trainer.optimizer, self.abstract.replace(critic=None))
+    if self.critic:
+      state = state.replace(critic=new_critic_state(self.critic, self.abstract.critic, self.critic_source))
+    return state, 0
 
 
 def make_run(cfg, workdir):
@@ -73,20 +80,30 @@ def make_run(cfg, workdir):
   """
   set_up_process()
   source = open_policy(cfg.model.path)
+  critic_source = open_critic(cfg, source)
   specs = models.specs(source.cfg)
   tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
   config_lib.check_context(cfg.rollout, source.cfg.context)
   template = get_template('data', cfg.data)
   problems, dropped = load_fitting_problems(cfg, tokenizer, template)
   mesh = parallel.make_mesh(cfg.mesh)
-  updates = cfg.steps * cfg.train.minibatches * cfg.train.epochs
+  updates = (cfg.steps - cfg.critic.warmup * cfg.has_critic) * cfg.train.minibatches * cfg.train.epochs
   optimizer = optimizer_lib.make(cfg.optimizer, updates, specs, cfg.train.param_dtype)
   engine = make_engine(source.cfg, tokenizer, sampler_mesh(cfg), cfg.model.dtype, cfg.rollout)
-  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source))
+  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source, critic_source))
   grader, reward_models = make_graders(cfg.reward)
   step_scores = neural.process.by_step(reward_models['process']) if cfg.reward.step_credit else None
   chunk = cfg.rollout.call
   engine.require_divisible(chunk)
+  abstract = state_lib.abstract_state(
+    specs,
+    optimizer,
+    mesh,
+    cfg.train.param_dtype,
+    cfg.train.reference_dtype if cfg.loss.kl_coef else None,
+    cfg.train.reference_memory,
+  )
+  value_trainer, value_state = critic.make(cfg, critic_source.cfg, mesh) if critic_source else (None, None)
   return Run(
     cfg=cfg,
     workdir=workdir,
@@ -95,16 +112,11 @@ def make_run(cfg, workdir):
     problems=problems,
     sampler=rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, chunk, reward_models, step_scores),
     trainer=policy.make_trainer(cfg, source.cfg, optimizer, mesh),
+    critic=value_trainer,
+    critic_source=critic_source,
     store=store,
     writer=loop.open_writer(workdir),
-    abstract=state_lib.abstract_state(
-      specs,
-      optimizer,
-      mesh,
-      cfg.train.param_dtype,
-      cfg.train.reference_dtype if cfg.loss.kl_coef else None,
-      cfg.train.reference_memory,
-    ),
+    abstract=abstract.replace(critic=value_state),
     dropped=dropped,
     draws=order.Draws(problems.train, cfg.data, cfg.seed, cfg.rollout.prompts),
   )
@@ -152,6 +164,23 @@ def evaluate(run, params, problems, samples, sampling=None):
     key=evaluation.key(run.key),
     batch=min(cfg.rollout.prompts, problems, len(run.problems.held_out)),
   )
+
+
+def full_evaluation(run, params, step):
+  """Evaluates before and after the run: with cfg.eval's sampling, at temperature 0.6 and top-p 0.95 as in the paper,
+  and greedily.
+
+  Returns:
+    {'metrics': {metric: number}, 'seconds': float}.
+  """
+  began, cfg = time.perf_counter(), run.cfg.eval
+  problems, samples = cfg.final_problems or cfg.problems, cfg.final_samples or cfg.samples
+  metrics, rows = evaluate(run, params, problems, samples)
+  run.writer.samples(step, rows)
+  cooler, _ = evaluate(run, params, problems, samples, SamplingParams(0.6, 0.95))
+  greedy, _ = evaluate(run, params, problems, 1, SamplingParams(0.0))
+  metrics |= accuracies(greedy, 'greedy') | accuracies(cooler, 'pass@1_t0.6')
+  return {'metrics': metrics, 'seconds': time.perf_counter() - began}
 
 
 def accuracies(metrics, name):

@@ -30,8 +30,11 @@ def drop_added(settings):
       del settings[section][key]
 
 
-def fingerprint(cfg, source):
-  """What a checkpoint must agree on with the RL run that restores it: base model, shapes, data and objective."""
+def fingerprint(cfg, source, critic=None):
+  """What a checkpoint must agree on with the RL run that restores it: base model, shapes, data and objective.
+
+  source, critic: checkpoint.Source of the policy, and of the critic if there is one.
+  """
   full = config_lib.to_dict(cfg)
   parts = {name: full[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
   parts['reward'] = reward_identity(cfg.reward)
@@ -47,6 +50,9 @@ def fingerprint(cfg, source):
   }
   # With a constant learning rate a run may be made longer; any other schedule depends on the number of steps.
   parts['steps'] = cfg.steps if cfg.optimizer.schedule != 'constant' else 'any'
+  if critic:
+    settings = {key: value for key, value in full['critic'].items() if key != 'path'}
+    parts['critic'] = settings | {'base': critic.digest}
   return parts | {'model': source.config, 'base': source.digest}
 
 

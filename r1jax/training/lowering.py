@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from r1jax import parallel
 from r1jax.batch import RolloutBatch
-from r1jax.training import accumulate, policy
+from r1jax.training import accumulate, critic, policy
 from r1jax.typed import shape_struct
 
 
@@ -38,6 +38,11 @@ def lower_logprobs(params, cfg, fn):
   return policy.logprobs_program.lower(params, rollout_microbatch(cfg, fn.options.mesh, False), fn=fn)
 
 
+def lower_values(params, cfg, fn):
+  """`critic.with_values` for a config.RL by a ValueLoss."""
+  return critic.values_program.lower(params, rollout_microbatch(cfg, fn.options.mesh, False), fn=fn)
+
+
 def _gradient(trainer, state):
   dtype = lambda x: x.dtype if trainer.grad_dtype == 'param' else jnp.dtype(trainer.grad_dtype)
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype(x), sharding=x.sharding), state.params)
@@ -61,5 +66,7 @@ def rollout_microbatch(cfg, mesh, with_advantage=True):
     sampler_logp=of(*tokens),
     old_logp=of(*tokens) if with_advantage and 'old' in policy.logprob_passes(cfg) else None,
     ref_logp=of(*tokens) if with_advantage and cfg.loss.kl_coef else None,
-    advantage=of(p, g, 1) if with_advantage else None,
+    advantage=of(*(tokens if cfg.has_critic or cfg.reward.step_credit else (p, g, 1))) if with_advantage else None,
+    values=of(*tokens) if with_advantage and cfg.has_critic else None,
+    returns=of(*tokens) if with_advantage and cfg.has_critic else None,
   )

@@ -86,7 +86,7 @@ def make_trainer(cfg, model, optimizer, mesh):
   Raises:
     ConfigError: an unknown loss or advantage, or microbatches that do not divide over the mesh.
   """
-  for key, known in (('name', losses.LOSSES), ('advantage', losses.ADVANTAGES)):
+  for key, known in (('name', losses.LOSSES), ('advantage', [*losses.ADVANTAGES, 'gae'])):
     value = getattr(cfg.loss, key)
     require(value in known, f'loss.{key} is {value!r}; known: {", ".join(known)}.')
   _require_divisible(cfg, parallel.batch_shards(mesh))

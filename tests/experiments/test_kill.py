@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 
+import numpy as np
 import pytest
 
 
@@ -102,3 +103,29 @@ def test_disk_full(runs, straight, small_disk):
   subprocess.run(['mount', '-o', 'remount,size=64m', small_disk], check=True)
   runs.finish(run)
   runs.same(run, straight)
+
+
+@pytest.mark.slow
+def test_ppo_killed_with_its_critic(runs, tmp_path):
+  """Killed while the critic warms up alone, during a save, and while both learn."""
+  settings = {
+    'loss.advantage': 'gae',
+    'critic.warmup': 1,
+    'critic.learning_rate': 1e-3,
+    'train.epochs': 2,
+    'train.minibatches': 2,
+    'loss.kl_place': 'reward',
+  }
+  want, got = tmp_path / 'uninterrupted', tmp_path / 'killed'
+  runs.finish(want, settings)
+  runs.kill(got, lines(got, 1), settings)
+  runs.kill(got, being_saved(got, 2), settings)
+  runs.kill(got, lines(got, 5), settings)
+  runs.finish(got, settings)
+  runs.same(got, want)
+  rows = [row for row in runs.metrics(got) if 'value/loss' in row]
+  assert len(rows) == 6 and ['policy/loss' in row for row in rows] == [False] + [True] * 5
+  assert all(row.keys() >= {'value/explained_variance', 'value/clip_fraction', 'value/grad_norm'} for row in rows)
+  _, arrays = runs.last_checkpoint(got)
+  assert np.abs(arrays['critic.params.score']).max() > 0  # it began at zero
+  assert 'other settings: critic' in runs.refuse(got, settings | {'critic.gae_lambda': 1.0})

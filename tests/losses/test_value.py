@@ -29,10 +29,12 @@ def batch():
   ],
 )
 def test_a_mean_over_the_minibatch_of_half_squared_errors(clip, errors):
-  got = losses.value_loss(VALUES[:, None], batch(), TOTALS, clip)
+  got, metrics = losses.value_loss(VALUES[:, None], batch(), TOTALS, clip)
   np.testing.assert_allclose(got, 0.5 * sum(errors) / 10, rtol=1e-6)
+  assert metrics['value/loss'] == got
+  np.testing.assert_allclose(metrics['value/clip_fraction'], 0.2 if clip else 0.0)
 
 
 def test_the_gradient_stops_where_a_value_is_held():
-  grad = jax.grad(losses.value_loss)(jnp.asarray(VALUES[:, None]), batch(), TOTALS, 0.2)
+  grad, _ = jax.grad(losses.value_loss, has_aux=True)(jnp.asarray(VALUES[:, None]), batch(), TOTALS, 0.2)
   np.testing.assert_allclose(grad[:, 0], [[0.0, 0.0, 0.0], [0.2, -0.1, -0.1]], atol=1e-7)
