@@ -36,7 +36,8 @@ def sample(run, params, step, key):
     Rollout, its Pending Scores, and metrics of the dynamic sampling ({} without it).
   """
   cfg = run.cfg
-  sampling = SamplingParams(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k, cfg.rollout.min_p)
+  r = cfg.rollout
+  sampling = SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, thresholds=r.restricted)
   draw = lambda number: run.sampler.start(
     params, run.draws.next(step), cfg.rollout.samples, keys.fold_in(key, number), sampling, step
   )

@@ -20,6 +20,8 @@ class RolloutBatch(flax.struct.PyTreeNode):
     tokens: i32[P, G, T], the responses; lengths: i32[P, G], a closing EOS counted.
     loss_mask: bool[P, G, T], the tokens that are learned from, all within `lengths`.
     sampler_logp: f32[P, G, T], log-prob of each token under the distribution it was sampled from.
+    threshold: f32[P, G, T], where top-p and the like began to leave tokens out, see `sampling.logits.threshold`; None
+      where they left out none.
     stop: str[P, G], why each response ended: EOS, LENGTH or STOP_STRING; None inside programs.
     policy_version: i32[P, G, T], training step of the policy that sampled each token; None inside programs.
     old_logp: f32[P, G, T], the old policy's log-probs: of the parameters that sampled, as the trainer computes them.
@@ -36,6 +38,7 @@ class RolloutBatch(flax.struct.PyTreeNode):
   lengths: Int[Array, 'p g']
   loss_mask: Bool[Array, 'p g t']
   sampler_logp: Float[Array, 'p g t']
+  threshold: Float[Array, 'p g t'] | None = None
   stop: np.ndarray | None = None
   policy_version: Int[np.ndarray, 'p g t'] | None = None
   old_logp: Float[Array, 'p g t'] | None = None

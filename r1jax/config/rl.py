@@ -85,6 +85,11 @@ class Rollout:
     )
 
   @property
+  def restricted(self):
+    """Whether tokens are left out of the distribution that is sampled from."""
+    return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+  @property
   def prefill(self):
     """Prompts that are run at a time."""
     return self.chunk or self.prompts

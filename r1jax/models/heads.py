@@ -10,6 +10,8 @@ from r1jax.models import layout
 from r1jax.models.layers import product
 from r1jax.typed import Array, Float, Int, typed
 
+EXCLUDED = -1e30  # finite, so that its product with a probability of 0 is 0
+
 
 @typed
 def logprobs(
@@ -19,6 +21,7 @@ def logprobs(
   chunk: int,
   mesh: jax.sharding.Mesh | None = None,
   temperature: float = 1.0,
+  threshold: Float[Array, 'p n'] | None = None,
 ) -> tuple[Float[Array, 'p n'], Float[Array, 'p n']]:
   """Log-probability of each target and entropy of its distribution, in chunks forward and backward.
 
@@ -31,44 +34,55 @@ def logprobs(
     chunk: positions at a time.
     mesh: the devices; one device where None.
     temperature: logits are divided by it; the sampler's, so that ratios compare like with like.
+    threshold: f32[P, N], see `sampling.logits.threshold`: tokens below it, but for the target, are left out of the
+      distribution, as the sampler left them out (DeepSeek-V3.2, arXiv 2512.02556, "Keep Sampling Mask").
 
   Returns:
     logp f32[P, N], entropy f32[P, N] (nats).
   """
   if mesh is not None and mesh.size > 1:
-    return _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature)
+    return _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature, threshold)
   flat = hidden.reshape(-1, hidden.shape[-1])
-  logp, entropy = _logprobs_on_one_device(flat, unembed, targets.reshape(-1), chunk, temperature)
+  limit = None if threshold is None else threshold.reshape(-1)
+  logp, entropy = _logprobs_on_one_device(flat, unembed, targets.reshape(-1), chunk, temperature, limit)
   return logp.reshape(targets.shape), entropy.reshape(targets.shape)
 
 
-def _logprobs_on_one_device(hidden, unembed, targets, chunk, temperature):
-  """hidden [N, embed], targets i32[N] -> f32[N], f32[N]."""
+def _restrict(logits, targets, threshold):
+  """Scores, the largest of each row 0, without those below the threshold; all where that is None."""
+  if threshold is None:
+    return logits
+  own = targets[..., None] == jnp.arange(logits.shape[-1])
+  return jnp.where((logits >= threshold[..., None]) | own, logits, EXCLUDED)
+
+
+def _logprobs_on_one_device(hidden, unembed, targets, chunk, temperature, threshold):
+  """hidden [N, embed], targets i32[N], threshold f32[N] or None -> f32[N], f32[N]."""
   n = hidden.shape[0]
   chunks = -(-n // chunk)
   size = -(-n // chunks)  # even chunks: less padding than a short last one
   pad = chunks * size - n
   hidden = jnp.pad(hidden, ((0, pad), (0, 0))).reshape(chunks, size, -1)
-  targets = jnp.pad(targets, (0, pad)).reshape(chunks, size)
+  targets, threshold = jax.tree.map(lambda x: jnp.pad(x, (0, pad)).reshape(chunks, size), (targets, threshold))
 
   @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names('logits'))
-  def one(h, y):
+  def one(h, y, limit):
     logits = product('nd,vd->nv', h, unembed.astype(h.dtype))
     logits = (checkpoint_name(logits, 'logits') if chunks == 1 else logits) / temperature
-    logits -= jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    logits = _restrict(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)), y, limit)
     total = jnp.exp(logits).sum(axis=-1)
     log_total = jnp.log(total)
     entropy = log_total - (jnp.exp(logits) * logits).sum(axis=-1) / total
     return jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0] - log_total, entropy
 
   if chunks == 1:
-    logp, entropy = one(hidden[0], targets[0])
+    logp, entropy = one(*jax.tree.map(lambda x: x[0], (hidden, targets, threshold)))
   else:
-    logp, entropy = jax.lax.map(lambda xs: one(*xs), (hidden, targets))
+    logp, entropy = jax.lax.map(lambda xs: one(*xs), (hidden, targets, threshold))
   return logp.reshape(-1)[:n], entropy.reshape(-1)[:n]
 
 
-def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature):
+def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature, threshold):
   """Shards the vocabulary over fsdp and tp; a chunk holds positions of all rows.
 
   Hidden states are small and move to the unembedding, whose gradient is summed where it lies.
@@ -83,10 +97,10 @@ def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature):
   unembed = layout.constrain(unembed.astype(hidden.dtype), mesh, vocab, None)
 
   @jax.checkpoint
-  def one(h, y):
+  def one(h, y, limit):
     h = layout.constrain(h, mesh, layout.DATA, None, None)
     logits = layout.constrain(product('pnd,vd->pnv', h, unembed) / temperature, mesh, layout.DATA, None, vocab)
-    logits -= jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    logits = _restrict(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)), y, limit)
     total = jnp.exp(logits).sum(axis=-1)
     log_total = jnp.log(total)
     entropy = log_total - (jnp.exp(logits) * logits).sum(axis=-1) / total
@@ -94,7 +108,7 @@ def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature):
     own = jnp.where(y[..., None] == jnp.arange(logits.shape[-1]), logits, 0).sum(axis=-1)
     return own - log_total, entropy
 
-  logp, entropy = jax.lax.map(lambda xs: one(*xs), (split(hidden), split(targets)))
+  logp, entropy = jax.lax.map(lambda xs: one(*xs), jax.tree.map(split, (hidden, targets, threshold)))
   joined = lambda x: layout.constrain(jnp.moveaxis(x, 0, 1).reshape(p, -1)[:, :n], mesh, layout.ROWS, None)
   return joined(logp), joined(entropy)
 

@@ -28,6 +28,7 @@ class DecodeOptions:
   Attributes:
     model: ModelConfig. restriction: logits.Restriction. eos: ids that end a response.
     forward: models.ForwardOptions, of which dtype and mesh count. cache: as Precision.cache.
+    thresholds: see SamplingParams.
   """
 
   model: models.ModelConfig
@@ -35,6 +36,7 @@ class DecodeOptions:
   eos: tuple[int, ...]
   forward: models.ForwardOptions
   cache: str = ''
+  thresholds: bool = False
 
   @property
   def cache_dtype(self):
@@ -64,10 +66,19 @@ class DecodeState(flax.struct.PyTreeNode):
 
 
 class Sampled(flax.struct.PyTreeNode):
-  """Tokens i32[P, G, C], and f32[P, G, C] their log-probs under the distribution they were sampled from."""
+  """Tokens i32[P, G, C], and f32[P, G, C] their log-probs under the distribution they were sampled from.
+
+  threshold: f32[P, G, C], see `logits.threshold`; None unless they were asked for.
+  """
 
   token: Array
   logp: Array
+  threshold: Array | None = None
+
+  @classmethod
+  def empty(cls, *shape, options):
+    zeros = functools.partial(jnp.zeros, shape)
+    return cls(zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32) if options.thresholds else None)
 
 
 def constrain(tree, mesh, put=layout.constrain):
@@ -93,9 +104,11 @@ def sample_token(unembed, hidden, keys, step, temperature, options):
   hidden = layout.constrain(hidden, mesh, layout.DATA, None, layout.FSDP)
   logits = layout.constrain(product('pgd,vd->pgv', hidden, unembed), mesh, layout.ROWS)
   steps = jnp.broadcast_to(step, keys.shape).reshape(-1)
-  scores = logits_lib.restrict(logits.reshape(-1, logits.shape[-1]), temperature, options.restriction)
+  logits = logits.reshape(-1, logits.shape[-1])
+  scores = logits_lib.restrict(logits, temperature, options.restriction)
   token, logp = logits_lib.draw(jax.vmap(jax.random.fold_in)(keys.reshape(-1), steps), scores)
-  return Sampled(token.reshape(keys.shape), logp.reshape(keys.shape))
+  found = Sampled(token, logp, logits_lib.threshold(logits, temperature, scores) if options.thresholds else None)
+  return jax.tree.map(lambda x: x.reshape(keys.shape), found)
 
 
 def ends(token, eos):
@@ -176,8 +189,7 @@ def decode_chunk(params, prefix, lengths, state, limit, fewest, temperature, *, 
     state_ = DecodeState(state.step + 1, sampled.token, done, state.keys, new.kv)
     return constrain(state_, options.forward.mesh), jax.tree.map(write, out, sampled)
 
-  zeros = lambda dtype: jnp.zeros((*state.token.shape, length), dtype)
-  state, out = jax.lax.while_loop(go_on, body, (state, Sampled(zeros(jnp.int32), zeros(jnp.float32))))
+  state, out = jax.lax.while_loop(go_on, body, (state, Sampled.empty(*state.token.shape, length, options=options)))
   return state, out, state.step - begin
 
 

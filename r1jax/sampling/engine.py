@@ -90,7 +90,7 @@ class Engine:
     self.require_divisible(len(prompts))
     weights = self.prepare_params(params)
     padded, lengths = pad_prompts(prompts, self.max_prompt)
-    out = Output(keys.shape[0], keys.shape[1], self.max_response)
+    out = Output(keys.shape[0], keys.shape[1], self.max_response, sampling.thresholds)
     collect = functools.partial(refill.collect, self) if self.slots else self._lock_step
     collect(out, weights, padded, lengths, keys, sampling)
     self.row_steps = out.row_steps
@@ -146,7 +146,9 @@ class Engine:
   def options(self, sampling):
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
     forward = models.ForwardOptions(self.precision.compute, mesh=self.mesh)
-    return decode.DecodeOptions(self.cfg, restriction, self.tokenizer.eos, forward, self.precision.cache)
+    return decode.DecodeOptions(
+      self.cfg, restriction, self.tokenizer.eos, forward, self.precision.cache, sampling.thresholds
+    )
 
   def require_divisible(self, prompts):
     """Raises ConfigError where a call with so many prompts does not divide over the devices; with slots it may."""
@@ -209,9 +211,10 @@ class Output:
     row_steps: rows decoded, summed over the decode steps.
   """
 
-  def __init__(self, prompts, group, length):
+  def __init__(self, prompts, group, length, thresholds=False):
     self.shape, rows = (prompts, group, length), prompts * group
     self.tokens, self.logp = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.float32)
+    self.threshold = np.zeros((rows, length), np.float32) if thresholds else None
     self.cut = np.full(rows, length + 1)  # length at which a stop string ends the row; none: past the end
     self.count = np.zeros(rows, int)
     self.row_steps = 0
@@ -222,6 +225,8 @@ class Output:
     inside = at < self.shape[2]
     to = np.broadcast_to(rows[:, None], at.shape)[inside], at[inside]
     self.tokens[to], self.logp[to] = sampled.token[:, :count][inside], sampled.logp[:, :count][inside]
+    if self.threshold is not None:
+      self.threshold[to] = sampled.threshold[:, :count][inside]
     self.count[rows] = np.minimum(self.count[rows] + count, self.shape[2])
 
   def find_stop(self, tokenizer, stop, rows):
@@ -255,6 +260,7 @@ class Output:
       lengths=by_prompt(lengths),
       loss_mask=by_prompt(real),
       sampler_logp=by_prompt(np.where(real, self.logp, 0)),
+      threshold=None if self.threshold is None else by_prompt(np.where(real, self.threshold, 0)),
       stop=by_prompt(np.where(self.cut < to_eos, STOP_STRING, np.where(ended, EOS, LENGTH))),
       policy_version=np.full(self.shape, version, np.int32),
     )

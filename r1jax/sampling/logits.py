@@ -21,12 +21,16 @@ class Restriction:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingParams:
-  """Which distribution to sample from; temperature 0 is greedy."""
+  """Which distribution to sample from; temperature 0 is greedy.
+
+  thresholds: whether the samples come with what a trainer needs to leave out the same tokens, see `threshold`.
+  """
 
   temperature: float = 1.0
   top_p: float = 1.0
   top_k: int = 0
   min_p: float = 0.0
+  thresholds: bool = False
 
 
 @typed
@@ -57,6 +61,26 @@ def restrict(logits: Float[Array, 'n vocab'], temperature: Scalar, cfg: Restrict
   if cfg.min_p:
     keep &= scores >= jnp.log(cfg.min_p)
   return jnp.where(keep, scores, NEVER) if cfg != Restriction() else scores
+
+
+@typed
+def threshold(
+  logits: Float[Array, 'n vocab'], temperature: Scalar, scores: Float[Array, 'n vocab']
+) -> Float[Array, ' n']:
+  """The log-probability ratio to the likeliest token that separates kept tokens from excluded ones.
+
+  It lies halfway between the two, so that a trainer, whose logits differ by rounding, keeps the same tokens.
+
+  Args:
+    logits, temperature: of `restrict`. scores: what it returned.
+
+  Returns:
+    f32[N], not positive; -1e30 where nothing is excluded.
+  """
+  every = (logits - logits.max(axis=-1, keepdims=True)) / jnp.maximum(temperature, 1e-6)
+  kept = scores > NEVER
+  lowest, highest = (jnp.where(kept, every, 0).min(axis=-1), jnp.where(kept, NEVER, every).max(axis=-1))
+  return jnp.where(kept.all(axis=-1), NEVER, (lowest + highest) / 2)
 
 
 def _reach(distance, weights, limit):

@@ -143,8 +143,8 @@ def advance(params, state, fewest, narrow, limit, temperature, *, options):
     loop = (step + 1, sampled.token, done), new.kv, jax.tree.map(write, out, sampled)
     return count + 1, *decode.constrain(loop, mesh)
 
-  zeros = lambda dtype: jnp.zeros((len(state.length), room), dtype)
-  start = (state.step, state.token, state.done), state.recent, decode.Sampled(zeros(jnp.int32), zeros(jnp.float32))
+  out = decode.Sampled.empty(len(state.length), room, options=options)
+  start = (state.step, state.token, state.done), state.recent, out
   count, (step, token, done), recent, out = jax.lax.while_loop(go_on, body, (first, *decode.constrain(start, mesh)))
   state = state.replace(recent=recent, count=count, step=step, token=token, done=done)
   return *decode.constrain((state, out), mesh), count - first

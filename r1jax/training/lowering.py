@@ -64,6 +64,7 @@ def rollout_microbatch(cfg, mesh, with_advantage=True):
     lengths=of(p, g, dtype=jnp.int32),
     loss_mask=of(*tokens, dtype=jnp.bool),
     sampler_logp=of(*tokens),
+    threshold=of(*tokens) if rollout.restricted else None,
     old_logp=of(*tokens) if with_advantage and 'old' in policy.logprob_passes(cfg) else None,
     ref_logp=of(*tokens) if with_advantage and cfg.loss.kl_coef else None,
     advantage=of(*(tokens if cfg.has_critic or cfg.reward.step_credit else (p, g, 1))) if with_advantage else None,

@@ -52,6 +52,7 @@ class LogProbFn:
       self.logit_chunk,
       self.options.mesh,
       self.temperature,
+      None if batch.threshold is None else flat(batch.threshold),
     )
     shape = batch.tokens.shape
     return LogProbs(logp.reshape(shape), entropy.reshape(shape), out.expert_load, out.params)
@@ -223,7 +224,17 @@ def padded_length(length, limit):
 def _cut(batch, groups, rows, length):
   """Some rows (i32[n, G']) of some groups (i32[n, 1]), the first `length` tokens of each response."""
   of_tokens = lambda x: None if x is None else np.ascontiguousarray(x[groups, rows][..., :length])
-  by_token = ('tokens', 'loss_mask', 'sampler_logp', 'old_logp', 'ref_logp', 'values', 'advantage', 'returns')
+  by_token = (
+    'tokens',
+    'loss_mask',
+    'sampler_logp',
+    'threshold',
+    'old_logp',
+    'ref_logp',
+    'values',
+    'advantage',
+    'returns',
+  )
   return batch.replace(
     prompts=batch.prompts[groups[:, 0]],
     prompt_lengths=batch.prompt_lengths[groups[:, 0]],

@@ -191,6 +191,32 @@ def test_remat_and_chunked_logprobs_give_the_plain_gradient(tied):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), got, want)
 
 
+@pytest.mark.parametrize('chunk', [3, 100])
+def test_logprobs_of_the_tokens_above_a_threshold(chunk):
+  """Against a softmax over the kept tokens alone; the target is always kept."""
+  rng = np.random.default_rng(0)
+  hidden, unembed = jnp.asarray(rng.normal(size=(7, 4)), jnp.float32), jnp.asarray(rng.normal(size=(9, 4)), jnp.float32)
+  targets, threshold = jnp.asarray(rng.integers(0, 9, 7)), jnp.asarray([-1e30, -0.5, -1, -2, -1e-3, -3, -1], jnp.float32)
+
+  def total(hidden):
+    logp, entropy = models.logprobs(hidden[None], unembed, targets[None], chunk, None, 0.7, threshold[None])
+    return (logp + 0.3 * entropy).sum(), (logp[0], entropy[0])
+
+  def plain(hidden):
+    sums, logps, entropies = 0.0, [], []
+    for row, target, limit in zip(hidden @ unembed.T / 0.7, targets, threshold):
+      kept = [v for v in range(9) if row[v] - row.max() >= limit or v == target]
+      logp = jax.nn.log_softmax(row[jnp.asarray(kept)])
+      logps.append(logp[kept.index(int(target))])
+      entropies.append(-(jnp.exp(logp) * logp).sum())
+      sums += logps[-1] + 0.3 * entropies[-1]
+    return sums, (jnp.stack(logps), jnp.stack(entropies))
+
+  (_, got), gradient = jax.value_and_grad(total, has_aux=True)(hidden)
+  (_, want), want_gradient = jax.value_and_grad(plain, has_aux=True)(hidden)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), (got, gradient), (want, want_gradient))
+
+
 def test_no_array_as_large_as_all_logits_exists():
   """The compiled gradient's temporaries stay far below one [N, vocab] array."""
   n, d, vocab = 4096, 8, 2048

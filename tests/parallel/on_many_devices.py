@@ -101,6 +101,7 @@ def graded():
     loss_mask=np.arange(T) < lengths[..., None],
     advantage=rng.normal(size=(P, G, 1)).astype(np.float32),
     sampler_logp=near(),
+    threshold=rng.uniform(-3, -1, (P, G, T)).astype(np.float32),
     ref_logp=near(),
   )
 
@@ -118,7 +119,8 @@ def run(model, mesh, sampler_mesh=None, attention='auto'):
   engine = Engine(model, types.SimpleNamespace(eos=(1,)), sampler_mesh, max_prompt=8, max_response=T)
   keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(sampler_mesh))
   with jax.transfer_guard('disallow'):
-    samples = engine.sample(state.params, [[3, 4, 5 + i] for i in range(P)], keys, SamplingParams())
+    sampling = SamplingParams(min_p=0.05, thresholds=True)
+    samples = engine.sample(state.params, [[3, 4, 5 + i] for i in range(P)], keys, sampling)
     logp = policy.logprobs(state.params, graded(), cfg, trainer.loss_fn.logprobs)
     state, metrics = policy.update(trainer, state, graded(), cfg, 0)
     compiled = accumulate.accumulate_program._cache_size()
@@ -132,6 +134,7 @@ def run(model, mesh, sampler_mesh=None, attention='auto'):
 def compare(alone, wide, said):
   np.testing.assert_array_equal(wide[0].tokens, alone[0].tokens, err_msg=said)
   np.testing.assert_allclose(wide[0].sampler_logp, alone[0].sampler_logp, atol=1e-5, err_msg=said)
+  np.testing.assert_allclose(wide[0].threshold, alone[0].threshold, rtol=1e-5, atol=1e-5, err_msg=said)
   np.testing.assert_allclose(wide[1], alone[1], atol=1e-5, err_msg=said)
   worst = 0.0
   for (at, a), b in zip(jax.tree_util.tree_leaves_with_path(wide[2]), jax.tree.leaves(alone[2])):

@@ -9,6 +9,7 @@ from r1jax import config, models, parallel
 from r1jax import params as params_lib
 from r1jax.sampling import Engine, Precision, SamplingError, SamplingParams, row_keys
 from r1jax.sampling.logits import Restriction
+from r1jax.training import policy
 
 CFG = models.ModelConfig(vocab=29, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=256)
 
@@ -74,6 +75,27 @@ def test_logprobs_are_the_models_own(params):
     np.testing.assert_allclose(out.sampler_logp[at][:n], want, atol=2e-5)
     assert out.loss_mask[at][:n].all() and not out.loss_mask[at][n:].any()
   assert (out.policy_version == 5).all()
+
+
+@pytest.mark.parametrize('slots', [0, 6])
+@pytest.mark.parametrize('restricted', [dict(top_p=0.7), dict(top_k=3), dict(min_p=0.2), dict(top_p=0.9, top_k=4)])
+def test_a_trainer_that_keeps_the_thresholds_has_the_samplers_logprobs(params, restricted, slots):
+  """Log-probs of the distribution that was sampled from, of which the trainer sees no more than the thresholds."""
+  sampler = engine(max_response=12, slots=slots)
+  batch = sampler.sample(params, PROMPTS, KEYS, SamplingParams(0.8, **restricted, thresholds=True))
+  fn = policy.LogProbFn(CFG, models.ForwardOptions(), logit_chunk=30, temperature=0.8)
+  arrays = batch.replace(stop=None, policy_version=None)
+  kept, every = (policy.logprobs_program(params, b, fn=fn) for b in (arrays, arrays.replace(threshold=None)))
+  np.testing.assert_allclose(kept[batch.loss_mask], batch.sampler_logp[batch.loss_mask], atol=2e-5)
+  assert np.abs(every - batch.sampler_logp)[batch.loss_mask].max() > 0.1
+  assert (batch.threshold[batch.loss_mask] < 0).all() and (batch.threshold[~batch.loss_mask] == 0).all()
+
+
+def test_without_a_restriction_there_is_no_threshold(params):
+  batch = engine(max_response=4).sample(params, PROMPTS, KEYS, SamplingParams(top_p=0.7))
+  assert batch.threshold is None
+  batch = engine(max_response=4).sample(params, PROMPTS, KEYS, SamplingParams(top_k=CFG.vocab, thresholds=True))
+  assert (batch.threshold[batch.loss_mask] == -1e30).all()  # nothing was left out
 
 
 def test_stops_are_what_the_tokens_say(params):
