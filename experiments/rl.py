@@ -8,6 +8,7 @@ If a run is killed at any moment, the same command resumes it from its last chec
 import contextlib
 import logging
 import os
+import resource
 import time
 
 import jax
@@ -145,6 +146,7 @@ def run_rl(cfg, workdir):
       'evaluate_final': final['seconds'],
       'rl': time.perf_counter() - began,
     },
+    'peak_memory_gb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,  # of this process
     'dropped': run.dropped,
     'seed': cfg.seed,
     'config': config_lib.to_dict(cfg),

@@ -196,7 +196,10 @@ def test_logprobs_of_the_tokens_above_a_threshold(chunk):
   """Against a softmax over the kept tokens alone; the target is always kept."""
   rng = np.random.default_rng(0)
   hidden, unembed = jnp.asarray(rng.normal(size=(7, 4)), jnp.float32), jnp.asarray(rng.normal(size=(9, 4)), jnp.float32)
-  targets, threshold = jnp.asarray(rng.integers(0, 9, 7)), jnp.asarray([-1e30, -0.5, -1, -2, -1e-3, -3, -1], jnp.float32)
+  targets, threshold = (
+    jnp.asarray(rng.integers(0, 9, 7)),
+    jnp.asarray([-1e30, -0.5, -1, -2, -1e-3, -3, -1], jnp.float32),
+  )
 
   def total(hidden):
     logp, entropy = models.logprobs(hidden[None], unembed, targets[None], chunk, None, 0.7, threshold[None])

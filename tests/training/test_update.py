@@ -304,5 +304,5 @@ def test_metrics_combine_by_their_names():
 def test_unknown_losses_and_advantages_are_refused_before_anything_is_sampled():
   with pytest.raises(ConfigError, match="loss.name is 'ppo'; known: grpo, "):
     make(config_of(name='ppo'))
-  with pytest.raises(ConfigError, match="loss.advantage is 'gae'; known: group, "):
-    make(config_of(advantage='gae'))
+  with pytest.raises(ConfigError, match="loss.advantage is 'grop'; known: group, "):
+    make(config_of(advantage='grop'))
