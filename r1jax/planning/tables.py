@@ -109,10 +109,7 @@ def critic_line(comparison):
     f'{name} {without / GB:.2f} against {with_critic / GB:.2f} GB, {100 * (1 - without / with_critic):.0f} % less'
     for name, (with_critic, without) in comparison.items()
   )
-  return (
-    'GRPO against PPO, which has a value network and its optimizer: ' + '; '.join(phrases) + '. The time of the value '
-    'network is not in the bounds below.'
-  )
+  return 'GRPO against PPO, which has a value network and its optimizer: ' + '; '.join(phrases) + '.'
 
 
 def rl_bounds(phases, cost, slice_):
