@@ -62,4 +62,5 @@ def rollout_microbatch(cfg, mesh, with_advantage=True):
     old_logp=of(*tokens) if with_advantage and 'old' in policy.logprob_passes(cfg) else None,
     ref_logp=of(*tokens) if with_advantage and cfg.loss.kl_coef else None,
     advantage=of(p, g, 1) if with_advantage else None,
+    mean_length=of(p) if with_advantage else None,
   )
