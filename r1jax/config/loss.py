@@ -15,7 +15,7 @@ LOSS_DEFAULTS: dict[str, dict[str, Any]] = {
   ),
   # arXiv 2503.14476, section 4.1.
   'dapo': dict(advantage='group', clip_low=0.2, clip_high=0.28, kl_coef=0.0, average='token', ratio_cap=0.0),
-  # arXiv 2506.13585, which does not state its cap; this one is ScaleRL's (arXiv 2510.13786), as others use it.
+  # arXiv 2506.13585, which does not state its cap. This one is ours; other implementations have 4 or 5.
   'cispo': dict(advantage='group', clip_low=0.0, clip_high=0.0, kl_coef=0.0, average='token', ratio_cap=5.0),
   # arXiv 2507.18071, section 5.1.
   'gspo': dict(advantage='group', clip_low=3e-4, clip_high=4e-4, kl_coef=0.0, average='response', ratio_cap=0.0),

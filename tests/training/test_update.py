@@ -237,6 +237,17 @@ def test_minibatches_cover_the_rollout_once_an_epoch_in_an_order_of_the_step():
   assert orders[0] == orders[3] and len(set(orders)) > 1
 
 
+def test_a_microbatch_knows_the_mean_length_of_its_whole_groups():
+  cfg, batch = config_of(dict(minibatches=2, length_slices=4, microbatch=2)), rollout()
+  trainer, state = make(cfg)
+  policy.update(spied(trainer), state, batch, cfg, 0)
+  want = {tuple(prompt): lengths.mean() for prompt, lengths in zip(batch.prompts, batch.lengths)}
+  found = [
+    (tuple(prompt), x) for parts, _ in seen for part in parts for prompt, x in zip(part.prompts, part.mean_length)
+  ]
+  assert len(found) == P * G and all(x == pytest.approx(want[prompt]) for prompt, x in found)
+
+
 def test_equal_rewards_teach_nothing():
   batch = rollout(old=False, ref=False)
   adam = optimizer.make(config.Optimizer(1e-2, weight_decay=0.0), 3, SPECS)
