@@ -23,9 +23,12 @@ def rl():
                    weight_dtype='', cache_dtype=''),                             # ours
       reward=dict(parts=dict(math=1.0, format=1.0), accuracy='math',             # paper (equal weight)
                   workers=2, timeout=5.0, overlong_buffer=0, options=dict(), gates=(), step_credit=0.0),  # ours
-      loss=dict(name='grpo', advantage='group', clip_low=0.2, clip_high=0.2,     # ours (not stated for R1-Zero)
-                kl_coef=1e-3, kl_estimator='k3', kl_place='loss',                # paper
-                dual_clip=0.0, tis_cap=0.0, mis_low=0.0, mis_high=0.0, entropy_coef=0.0, resample_limit=0),
+      # '' and -1.0 stand for what the loss has of itself (docs/settings.md): grpo divides by the group's deviation,
+      # has a KL coefficient of 1e-3 (both the paper's), and clips at 0.2 (ours, as R1-Zero's range is not stated).
+      loss=dict(name='grpo', advantage='', average='', clip_low=-1.0, clip_high=-1.0, kl_coef=-1.0, ratio_cap=-1.0,
+                kl_estimator='k3', kl_place='loss',                              # paper
+                dual_clip=0.0, tis_cap=0.0, mis_low=0.0, mis_high=0.0, mis_level='token', sequence_mask=0.0,
+                tv_mask=0.0, entropy_coef=0.0, resample_limit=0),                # ours
       critic=dict(path='', learning_rate=1e-5, warmup=0, clip=0.2, gamma=1.0, gae_lambda=0.95),  # ours; for PPO alone
       optimizer=dict(name='adam', learning_rate=3e-6,                            # paper
                      schedule='constant', warmup=10, final_fraction=1.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,

@@ -102,6 +102,8 @@ def expand(cfg):
 
 def _with_seed(config, seed):
   plain: dict[str, typing.Any] = {key: stage_lib.map_texts(value, str) for key, value in config.items()}
+  if 'loss' in plain:
+    plain['loss'] = config_lib.resolve_loss(plain['loss'])  # a record has the numbers
   return plain | ({'seed': seed} if 'seed' in plain else {})
 
 

@@ -149,7 +149,7 @@ def test_a_missing_key_is_named():
     (dict(rollout__slots=-1), ['rollout.slots', '-1', '[0, 1,000,000]']),
     (dict(reward__overlong_buffer=160), ['overlong_buffer 160', 'max_response 160']),
     (dict(reward__accuracy='math'), ["'math'", 'signs', 'format']),
-    (dict(loss__kl_place='both'), ["'both'", "'loss' or 'reward'"]),
+    (dict(loss__kl_place='both'), ["'both'", "'loss', 'reward'"]),
     (dict(rollout__prompts=10**6, rollout__samples=16, rollout__chunk=0), ['1,000,000', '16', '10,000,000']),
     (dict(rollout__stop=('a', '')), ['rollout.stop', "('a', '')", 'not empty']),
     (dict(rollout__weight_dtype='int2'), ['rollout.weight_dtype', "'int2'", "'int4'"]),
@@ -245,14 +245,15 @@ def test_a_number_out_of_its_range_is_found_at_any_depth(name, key):
     *([allowed.low] if allowed.exclude_low else []),
     *([allowed.high] if allowed.exclude_high else []),
   ]
-  for value in bad if not allowed.or_zero else [b for b in bad if b != 0]:
+  for value in (b for b in bad if b != allowed.also):
     assert list(ranges.out_of_range(name, {key: value}, 'a.')) == [
       (f'a.{key}', pytest.approx(value, nan_ok=True), allowed)
     ]
     ((path, _, _),) = ranges.out_of_range(name, {key: {'x': {'y': value}}}, '')
     assert path == f'{key}.x.y'
   good = [allowed.high] if not allowed.exclude_high else [(allowed.low + allowed.high) / 2]
-  for value in good + [0] * allowed.or_zero + [allowed.low] * (not allowed.exclude_low):
+  also = [] if allowed.also is None else [allowed.also]
+  for value in good + also + [allowed.low] * (not allowed.exclude_low):
     assert not list(ranges.out_of_range(name, {key: value}, ''))
 
 
@@ -266,10 +267,81 @@ def test_records_of_runs_from_before_a_setting_existed_agree_with_its_off_value(
   settings = dict(rollout=dict(weight_dtype='', cache_dtype='int8', prompts=4), loss=dict(mis_low=0.0, mis_high=0.0))
   drop_added(settings)
   assert settings == dict(rollout=dict(cache_dtype='int8', prompts=4), loss={})
+  settings = config.to_dict(config.convert(load('r1_zero', 'toy'), config.RL))
   for name, off in config.ADDED.items():
     section, key = name.split('.')
-    cls = dict(rollout=config.Rollout, loss=config.Loss, critic=config.Critic)[section]
-    assert {field.name: field.default for field in dataclasses.fields(cls)}[key] == off
+    assert settings[section][key] == off
+
+
+@pytest.mark.parametrize('name', config.LOSS_DEFAULTS)
+def test_a_loss_has_its_own_numbers_where_none_are_set(name):
+  own = config.LOSS_DEFAULTS[name]
+  c = changed(loss__name=name)
+  loss = config.convert(c, config.RL).loss
+  assert loss == config.Loss(name)
+  assert {key: getattr(loss, 'averaged_over' if key == 'average' else key) for key in own} == own
+  # Set by hand they are the same, and a recipe's record has them.
+  assert config.Loss(name, **own) == loss
+  assert config.resolve_loss(c['loss']) == c['loss'] | own | {'average': ''}
+  assert config.resolve_loss(config.to_dict(loss)) == config.to_dict(loss)
+
+
+def test_numbers_that_are_set_stay():
+  numbers = dict(advantage='rloo', clip_low=0.0, clip_high=9.0, kl_coef=0.0)
+  loss = config.convert(changed(**{f'loss__{key}': value for key, value in numbers.items()}), config.RL).loss
+  assert {key: getattr(loss, key) for key in numbers} == numbers
+  assert (loss.average, loss.averaged_over) == ('', 'response')
+  assert config.Loss('grpo', average='token').average == config.Loss('grpo', average='token').averaged_over == 'token'
+
+
+def test_the_papers_grpo_is_as_it_was():
+  """What fingerprints and records of runs hold, from before a loss had numbers of its own."""
+  loss = config.to_dict(config.convert(load('r1_zero', 'qwen2_5_7b'), config.RL).loss)
+  drop_added(settings := {'loss': loss})
+  assert settings['loss'] == dict(
+    name='grpo',
+    advantage='group',
+    clip_low=0.2,
+    clip_high=0.2,
+    dual_clip=0.0,
+    kl_coef=1e-3,
+    kl_estimator='k3',
+    kl_place='loss',
+    tis_cap=0.0,
+    entropy_coef=0.0,
+    resample_limit=0,
+  )
+
+
+@pytest.mark.parametrize(
+  ('settings', 'match'),
+  [
+    (dict(name='ppo'), "loss.name is 'ppo'; known: grpo, dr_grpo, "),
+    (dict(average='rows'), "loss.average is 'rows'; use '', 'response', 'token', "),
+    (dict(kl_estimator='k4'), "loss.kl_estimator is 'k4'; use 'k1', 'k2', 'k3', 'k3_weighted'."),
+    (dict(mis_level='row'), "loss.mis_level is 'row'; use 'token', 'sequence'."),
+    (dict(mis_level='sequence'), 'loss.mis_level .* does nothing without loss.mis_low and loss.mis_high'),
+    (dict(kl_estimator='k3_weighted', kl_place='reward'), "loss.kl_estimator .* use 'k1' there"),
+    (dict(ratio_cap=3.0), 'loss.ratio_cap is 3.0, .* leave it at -1.0'),
+    (dict(name='cispo', clip_high=0.2), 'loss.clip_high is 0.2, .* set it to 0.0, and loss.ratio_cap instead.'),
+    (dict(name='reinforce', dual_clip=3.0), 'loss.dual_clip is 3.0, .* clips no ratio; set it to 0.0.'),
+    (dict(name='gspo', average='token'), "loss.average is 'token', but .* leave it at ''"),
+    (dict(name='gspo', tv_mask=0.2), 'loss.tv_mask is 0.2, but .* set it to 0.0'),
+  ],
+)
+def test_settings_of_a_loss_that_mean_nothing_are_refused(settings, match):
+  refused(match, **{f'loss__{key}': value for key, value in settings.items()})
+
+
+def test_the_documentation_has_the_table_of_what_a_loss_has_of_its_own(pytestconfig):
+  text = (pytestconfig.rootpath / 'docs' / 'settings.md').read_text()
+  rows = [[cell.strip(' `') for cell in line.strip('|').split('|')] for line in text.splitlines() if line[:1] == '|']
+  header = next(i for i, row in enumerate(rows) if row[:2] == ['loss.name', 'advantage'])
+  keys, found = rows[header][1:], rows[header + 2 : header + 2 + len(config.LOSS_DEFAULTS)]
+  shown = lambda key, value: '-' if key not in ('kl_coef',) and value == 0.0 else f'{value}'
+  assert {row[0]: dict(zip(keys, row[1:])) for row in found} == {
+    name: {key: shown(key, value) for key, value in own.items()} for name, own in config.LOSS_DEFAULTS.items()
+  }
 
 
 def test_a_group_of_one_is_allowed_without_a_baseline():

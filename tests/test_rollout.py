@@ -18,7 +18,7 @@ def cfg(buffer=0, **loss):
   return types.SimpleNamespace(
     reward=types.SimpleNamespace(overlong_buffer=buffer),
     rollout=types.SimpleNamespace(max_response=T),
-    loss=config.Loss('grpo', **{'advantage': 'group_centred'} | loss),
+    loss=config.Loss('grpo', **{'advantage': 'group_centred', 'kl_coef': 0.0} | loss),
   )
 
 

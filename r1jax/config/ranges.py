@@ -9,17 +9,17 @@ class Range:
 
   Attributes:
     low, high: the ends, included unless `exclude_low` or `exclude_high` is set.
-    or_zero: 0 is allowed too, for 'off'.
+    also: one more number that is allowed: 0 for 'off', or OWN.
   """
 
   low: float
   high: float
   exclude_low: bool = False
   exclude_high: bool = False
-  or_zero: bool = False
+  also: float | None = None
 
   def contains(self, value):
-    if self.or_zero and value == 0:
+    if value == self.also:
       return True
     return (value > self.low if self.exclude_low else value >= self.low) and (
       value < self.high if self.exclude_high else value <= self.high
@@ -28,7 +28,8 @@ class Range:
   def __str__(self):
     number = lambda x: f'{x:,}' if isinstance(x, int) else f'{x:g}'
     opening, closing = '(' if self.exclude_low else '[', ')' if self.exclude_high else ']'
-    return f'{opening}{number(self.low)}, {number(self.high)}{closing}' + (', or be 0' if self.or_zero else '')
+    also = '' if self.also is None else f', or be {number(self.also)}'
+    return f'{opening}{number(self.low)}, {number(self.high)}{closing}{also}'
 
 
 # The upper limits lie beyond what any machine could hold in memory (COUNT) or process in one run (LARGE).
@@ -38,6 +39,8 @@ TOKENS, ROW_TOKENS = Range(1, 10_000_000), Range(8, 10_000_000)
 SEED = Range(0, 2**31 - 1)
 SHARE, SHARE_BELOW_1 = Range(0, 1), Range(0, 1, exclude_high=True)
 FACTOR, SIGNED = Range(0, 1_000_000), Range(-1_000_000, 1_000_000)
+OWN = -1  # stands for what the named loss has of itself
+FACTOR_OR_OWN = Range(0, 1_000_000, also=OWN)
 EPOCHS = Range(0, 10_000, exclude_low=True)
 TEMPERATURE, TOP_P = Range(0, 100), Range(0, 1, exclude_low=True)
 WORKERS = Range(1, 1024)
@@ -82,13 +85,16 @@ RANGES = {
     start_step=LARGE_OR_ZERO,
   ),
   'Loss': dict(
-    clip_low=FACTOR,
-    clip_high=FACTOR,
-    dual_clip=Range(1, 1_000_000, exclude_low=True, or_zero=True),
-    kl_coef=FACTOR,
+    clip_low=FACTOR_OR_OWN,
+    clip_high=FACTOR_OR_OWN,
+    ratio_cap=FACTOR_OR_OWN,
+    dual_clip=Range(1, 1_000_000, exclude_low=True, also=0),
+    kl_coef=FACTOR_OR_OWN,
     tis_cap=FACTOR,
     mis_low=SHARE_BELOW_1,
     mis_high=FACTOR,
+    sequence_mask=FACTOR,
+    tv_mask=SHARE_BELOW_1,
     entropy_coef=SIGNED,
     resample_limit=Range(0, 1000),
   ),
@@ -145,7 +151,7 @@ RANGES = {
     repetition=SHARE,
     repetition_ngram=COUNT,
     # Below 0.7 not all near duplicates would be found.
-    near=Range(0.7, 1, or_zero=True),
+    near=Range(0.7, 1, also=0),
     near_ngram=COUNT,
   ),
   'MergedSource': dict(limit=LARGE_OR_ZERO),

@@ -3,6 +3,7 @@
 import dataclasses
 
 from r1jax.config.conversion import require, require_float
+from r1jax.config.loss import Loss
 from r1jax.config.problems import Data
 from r1jax.config.reward import Reward
 
@@ -16,8 +17,13 @@ MAX_RESPONSES = 10_000_000  # of one rollout
 ADDED = {
   'rollout.weight_dtype': '',
   'rollout.cache_dtype': '',
+  'loss.average': '',
+  'loss.ratio_cap': 0.0,
   'loss.mis_low': 0.0,
   'loss.mis_high': 0.0,
+  'loss.mis_level': 'token',
+  'loss.sequence_mask': 0.0,
+  'loss.tv_mask': 0.0,
   'critic.path': '',
   'critic.learning_rate': 1e-5,
   'critic.warmup': 0,
@@ -98,38 +104,6 @@ class Rollout:
   def call(self):
     """Prompts of one call of the engine: with slots all, as it lets rows wait itself."""
     return self.prompts if self.slots else self.prefill
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-  name: str  # a key of r1jax.losses.LOSSES
-  advantage: str = 'group'  # a key of r1jax.losses.ADVANTAGES, or 'gae' for PPO, which trains a critic too
-  clip_low: float = 0.2
-  clip_high: float = 0.2
-  dual_clip: float = 0.0  # c of dual-clip PPO, which bounds the objective from below where A < 0; 0: off
-  kl_coef: float = 0.0
-  kl_estimator: str = 'k3'  # 'k1', 'k2' or 'k3'
-  kl_place: str = 'loss'  # where the KL penalty goes: 'loss' or 'reward'
-  tis_cap: float = 0.0  # cap of the importance weight between trainer and sampler (truncated IS); 0: off
-  # Masked importance sampling: tokens whose importance weight between trainer and sampler lies outside of these do not
-  # count. mis_high 0: off.
-  mis_low: float = 0.0
-  mis_high: float = 0.0
-  entropy_coef: float = 0.0  # weight of the entropy bonus, which is subtracted from the loss
-  # DAPO's dynamic sampling: how many extra rollouts a step may draw to replace groups that are all right or all wrong.
-  # Such groups fill what is still missing after that. 0: off.
-  resample_limit: int = 0
-
-  def __post_init__(self):
-    require(
-      self.kl_estimator in ('k1', 'k2', 'k3'), f"loss.kl_estimator is {self.kl_estimator!r}; use 'k1', 'k2' or 'k3'."
-    )
-    require(self.kl_place in ('loss', 'reward'), f"loss.kl_place is {self.kl_place!r}; use 'loss' or 'reward'.")
-    require(
-      self.mis_low < 1 < self.mis_high or self.mis_low == self.mis_high == 0,
-      f'loss.mis_low is {self.mis_low} and loss.mis_high {self.mis_high}; a weight of 1, where sampler and trainer '
-      'agree, must lie between them. Set both to 0 to switch the masking off.',
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +246,7 @@ class RL:
     require(
       not (self.reward.step_credit and self.loss.name == 'gspo'),
       "reward.step_credit gives each token its own advantage, but loss.name 'gspo' has one ratio per response; "
-      "use 'grpo', 'dr_grpo', 'dapo' or 'reinforce'.",
+      "use 'grpo', 'dr_grpo', 'dapo', 'cispo' or 'reinforce'.",
     )
     require(
       self.reward.overlong_buffer < rollout.max_response,

@@ -54,7 +54,39 @@ def none(rewards: Float[Array, 'p g'], batch: RolloutBatch | None = None) -> Flo
   return jnp.asarray(rewards)[..., None]
 
 
-ADVANTAGES = {'group': group, 'group_centred': group_centred, 'rloo': rloo, 'none': none}
+@typed
+def over_batch(
+  rewards: Float[Array, 'p g'], batch: RolloutBatch | None = None, eps: float = 1e-6
+) -> Float[Array, 'p g 1']:
+  """Centred by group, and divided by the standard deviation of that over the rollout.
+
+  A group's rewards then weigh by how much they differ (REINFORCE++ with a baseline, arXiv 2501.03262; ScaleRL,
+  arXiv 2510.13786).
+  """
+  centred = _centre(rewards)
+  return (centred / (centred.std() + eps))[..., None]
+
+
+@typed
+def maxrl(rewards: Float[Array, 'p g'], batch: RolloutBatch | None = None) -> Float[Array, 'p g 1']:
+  """Centred and divided by the group's mean reward, so that a problem weighs by 1 / its pass rate.
+
+  For rewards of 0 and 1 this is the gradient of the log of the pass rate, up to the order G in the rate of failure
+  (MaxRL, arXiv 2602.02710). A group whose mean is not positive has an advantage of zero.
+  """
+  r = jnp.asarray(rewards)
+  mean = r.mean(axis=1, keepdims=True)
+  return jnp.where(mean > 0, _centre(r) / jnp.where(mean > 0, mean, 1), 0)[..., None]
+
+
+ADVANTAGES = {
+  'group': group,
+  'group_centred': group_centred,
+  'batch': over_batch,
+  'rloo': rloo,
+  'maxrl': maxrl,
+  'none': none,
+}
 
 
 def step_credit(scores, ends, group_size, length, eps=1e-6):

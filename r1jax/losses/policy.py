@@ -1,19 +1,23 @@
 """Policy losses: log-probs of sampled responses in, one scalar to minimise and its metrics out.
 
-             importance ratio         clipped per   averaged over
-  grpo       exp(logp - old)          token         tokens of each response, then responses (paper)
-  dr_grpo    exp(logp - old)          token         responses x max_length, a constant
-  dapo       exp(logp - old)          token         all tokens of the minibatch
-  gspo       exp(mean_t(logp - old))  response      responses
-  reinforce  none                     -             responses (tokens summed)
+             importance ratio         clipped           averaged over, unless loss.average says otherwise
+  grpo       exp(logp - old)          by token          tokens of each response, then responses (paper)
+  dr_grpo    exp(logp - old)          by token          responses x max_response, a constant
+  dapo       exp(logp - old)          by token          all tokens of the minibatch
+  cispo      exp(logp - old)          as a weight       all tokens of the minibatch
+  gspo       exp(mean_t(logp - old))  by response       tokens of each response, then responses
+  reinforce  none                     -                 responses (tokens summed)
 
-Each takes (logp f32[B, T], RolloutBatch with its arrays flattened likewise, Totals, config.Loss) and returns
-(loss f32[], {name: f32[]}); `policy_loss` flattens and calls them. The mean over responses is the mean over groups of
-the group mean, as groups are equally large.
+A loss is an objective for each token, a way to average (AVERAGES), and numbers of its own (config.LOSS_DEFAULTS). Each
+objective takes (logp f32[B, T], RolloutBatch with its arrays flattened likewise, config.Loss) and returns an Objective;
+`policy_loss` adds what they have in common. The mean over responses is the mean over groups of the group mean, as
+groups are equally large.
 
 The sums run over the rows at hand, the divisors are totals of the whole minibatch. So losses, gradients and
 metrics of microbatches simply add up; metrics whose name ends in `_max` combine by the maximum.
 """
+
+from typing import NamedTuple
 
 from flax import struct
 import jax
@@ -21,9 +25,9 @@ import jax.numpy as jnp
 
 from r1jax.batch import RolloutBatch
 from r1jax.config import Loss
-from r1jax.losses import reductions
-from r1jax.losses.kl import MAX_LOG_RATIO, token_kl
-from r1jax.typed import Array, Float, Scalar, typed
+from r1jax.losses import correction, reductions
+from r1jax.losses.kl import token_kl
+from r1jax.typed import Array, Bool, Float, Scalar, typed
 
 
 class Totals(struct.PyTreeNode):
@@ -37,6 +41,20 @@ class Totals(struct.PyTreeNode):
   rows: Scalar
   tokens: Scalar
   max_response: int = struct.field(pytree_node=False)
+
+
+class Objective(NamedTuple):
+  """What is maximised, by token or, where S is 1, by response.
+
+  Attributes:
+    gain: f32[B, S]. ratio: f32[B, S], policy / old policy.
+    low, high: bool[B, S], where a bound of the ratio holds it.
+  """
+
+  gain: Float[Array, 'b s']
+  ratio: Float[Array, 'b s']
+  low: Bool[Array, 'b s']
+  high: Bool[Array, 'b s']
 
 
 @typed
@@ -62,127 +80,119 @@ def policy_loss(
   flat = lambda x: x.reshape(-1, x.shape[-1])
   of_tokens = ('loss_mask', 'advantage', 'old_logp', 'ref_logp', 'sampler_logp')
   rows = batch.replace(**{name: flat(getattr(batch, name)) for name in of_tokens})
-  return LOSSES[cfg.name](flat(logp), rows, totals, cfg)
+  logp = flat(logp)
+  objective = LOSSES[cfg.name](logp, rows, cfg)
+  weight = correction.mismatch_weight(rows, objective.gain.shape[1] == 1, cfg)
+  kept = correction.off_policy_mask(logp, rows, cfg) & correction.divergence_mask(logp, rows, cfg)  # [B, T]
+  assert rows.ref_logp is not None
+  kl = token_kl(logp, rows.ref_logp, rows.loss_mask, cfg.kl_estimator, rows.old_logp)
+  kl_coef = cfg.kl_coef if cfg.kl_place == 'loss' else 0.0  # it may be in the reward already
+  cost = kl_coef * kl - jnp.where(kept, weight * objective.gain, 0)
+  return AVERAGES[cfg.averaged_over](cost, rows, totals), _metrics(objective, kl, weight, kept, rows, totals)
 
 
-def grpo(logp, batch, totals, cfg):
-  """The paper's: mean over each response's tokens, then over responses (arXiv 2402.03300 eq. 3)."""
-  cost, metrics = _token_cost(logp, batch, totals, cfg)
-  return reductions.sequence_mean(cost, batch.loss_mask).sum() / totals.rows, metrics
+def clipped_tokens(logp, batch, cfg):
+  """PPO's objective with a ratio for each token (arXiv 2402.03300 eq. 3, 2503.14476 eq. 8)."""
+  return _clipped(correction.token_ratio(logp, batch.old_logp, batch.loss_mask), batch, cfg)
 
 
-def dr_grpo(logp, batch, totals, cfg):
-  """Constant divisor: a token weighs the same in a long response as in a short one (arXiv 2503.20783)."""
-  cost, metrics = _token_cost(logp, batch, totals, cfg)
-  return reductions.token_sum(cost, batch.loss_mask) / (totals.rows * totals.max_response), metrics
+def clipped_responses(logp, batch, cfg):
+  """The same with one ratio for each response, the geometric mean of its tokens' (GSPO, arXiv 2507.18071 eq. 5)."""
+  return _clipped(correction.sequence_ratio(logp, batch.old_logp, batch.loss_mask), batch, cfg)
 
 
-def dapo(logp, batch, totals, cfg):
-  """Mean over all tokens of the minibatch; clip-higher is clip_high > clip_low (arXiv 2503.14476 eq. 8)."""
-  cost, metrics = _token_cost(logp, batch, totals, cfg)
-  return reductions.token_sum(cost, batch.loss_mask) / totals.tokens, metrics
+def capped_weights(logp, batch, cfg):
+  """Advantage * log-prob, weighted by the ratio, constant and at most ratio_cap (CISPO, arXiv 2506.13585 eq. 4, 5).
+
+  Unlike a clipped token, a capped one keeps its gradient.
+  """
+  ratio = jax.lax.stop_gradient(correction.token_ratio(logp, batch.old_logp, batch.loss_mask))
+  capped = jnp.minimum(ratio, cfg.ratio_cap or jnp.inf)
+  gain = capped * batch.advantage * reductions.keep(logp, batch.loss_mask)
+  return Objective(gain, ratio, jnp.zeros_like(batch.loss_mask), ratio > capped)
 
 
-def gspo(logp, batch, totals, cfg):
-  """One ratio for each response, clipped as a whole (arXiv 2507.18071 eq. 5); KL as in grpo."""
-  response = batch.loss_mask.any(axis=1, keepdims=True)  # [B, 1]: all but rows that only fill up
-  ratio = _sequence_ratio(logp, batch.old_logp, batch.loss_mask)  # [B, 1]
-  weight = _mismatch_weight(_sequence_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)  # [B, 1]
-  kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)  # [B, T]
-  cost = -weight * _surrogate(ratio, batch.advantage, cfg)  # [B, 1]
-  cost = reductions.token_sum(cost, response) + _kl_coef(cfg) * reductions.sequence_mean(kl, batch.loss_mask).sum()
-  metrics = _metrics(ratio, kl, weight, batch, totals) | _clip_fractions(ratio, response, batch, cfg, totals.rows)
-  return cost / totals.rows, metrics
+def log_likelihood(logp, batch, cfg):
+  """Advantage * log-prob; steps after a rollout's first are off-policy, uncorrected (Williams 1992)."""
+  ratio = correction.token_ratio(logp, batch.old_logp, batch.loss_mask)
+  none = jnp.zeros_like(batch.loss_mask)
+  return Objective(batch.advantage * reductions.keep(logp, batch.loss_mask), ratio, none, none)
 
 
-def reinforce(logp, batch, totals, cfg):
-  """-advantage * log pi(response); steps after a rollout's first are off-policy, uncorrected (Williams 1992)."""
-  weight = _mismatch_weight(_token_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)
-  kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)
-  cost = -weight * batch.advantage * reductions.keep(logp, batch.loss_mask) + _kl_coef(cfg) * kl
-  unclipped = {'policy/clip_fraction_low': jnp.float32(0), 'policy/clip_fraction_high': jnp.float32(0)}
-  metrics = _metrics(_token_ratio(logp, batch.old_logp, batch.loss_mask), kl, weight, batch, totals) | unclipped
-  return reductions.token_sum(cost, batch.loss_mask) / totals.rows, metrics
+LOSSES = {
+  'grpo': clipped_tokens,
+  'dr_grpo': clipped_tokens,
+  'dapo': clipped_tokens,
+  'cispo': capped_weights,
+  'gspo': clipped_responses,
+  'reinforce': log_likelihood,
+}
 
 
-LOSSES = {'grpo': grpo, 'dr_grpo': dr_grpo, 'dapo': dapo, 'gspo': gspo, 'reinforce': reinforce}
-
-
-def _token_cost(logp, batch, totals, cfg):
-  """Clipped cost of every token, KL included: f32[B, T], and the metrics."""
-  ratio = _token_ratio(logp, batch.old_logp, batch.loss_mask)
-  weight = _mismatch_weight(_token_ratio(batch.old_logp, batch.sampler_logp, batch.loss_mask), cfg)
-  kl = token_kl(logp, batch.ref_logp, batch.loss_mask, cfg.kl_estimator)
-  cost = -weight * _surrogate(ratio, batch.advantage, cfg) + _kl_coef(cfg) * kl
-  clipped = _clip_fractions(ratio, batch.loss_mask, batch, cfg, totals.tokens)
-  return cost, _metrics(ratio, kl, weight, batch, totals) | clipped
-
-
-def _surrogate(ratio, advantage, cfg):
-  """PPO's clipped objective, to be maximised; shapes broadcast.
+def _clipped(ratio, batch, cfg):
+  """PPO's clipped objective for a ratio f32[B, T] or f32[B, 1].
 
   Dual clip (arXiv 1912.09729): where advantage < 0 the objective is at least dual_clip * advantage, so that
   one token whose ratio exploded cannot dominate the step.
   """
+  advantage = batch.advantage
   clipped = jnp.clip(ratio, 1 - cfg.clip_low, 1 + cfg.clip_high)
-  objective = jnp.minimum(ratio * advantage, clipped * advantage)
+  gain = jnp.minimum(ratio * advantage, clipped * advantage)
   if cfg.dual_clip:
-    objective = jnp.where(advantage < 0, jnp.maximum(objective, cfg.dual_clip * advantage), objective)
-  return objective
+    gain = jnp.where(advantage < 0, jnp.maximum(gain, cfg.dual_clip * advantage), gain)
+  low, high = (advantage < 0) & (ratio < 1 - cfg.clip_low), (advantage > 0) & (ratio > 1 + cfg.clip_high)
+  return Objective(gain, ratio, low, high)
 
 
-def _token_ratio(logp, old_logp, mask):
-  """exp(logp - old_logp), 1 under ~mask: f32[B, T]."""
-  difference = reductions.keep(logp, mask) - reductions.keep(old_logp, mask)
-  return jnp.exp(jnp.minimum(difference, MAX_LOG_RATIO))
+def by_response(cost, batch, totals):
+  """Mean over each response's tokens, then over responses (arXiv 2402.03300 eq. 3)."""
+  return reductions.sequence_mean(cost, batch.loss_mask).sum() / totals.rows
 
 
-def _sequence_ratio(logp, old_logp, mask):
-  """exp of the token mean of logp - old_logp: f32[B, 1]."""
-  difference = reductions.keep(logp, mask) - reductions.keep(old_logp, mask)
-  return jnp.exp(jnp.minimum(reductions.sequence_mean(difference, mask), MAX_LOG_RATIO))[:, None]
+def by_prompt(cost, batch, totals):
+  """Mean over all tokens of a prompt's group, then over prompts (ScaleRL, arXiv 2510.13786)."""
+  of_prompts = reductions.keep(cost, batch.loss_mask).reshape(len(batch.mean_length), -1).sum(axis=1)
+  return (of_prompts / jnp.maximum(batch.mean_length, 1e-9)).sum() / totals.rows
 
 
-def _mismatch_weight(ratio, cfg):
-  """A constant weight that corrects for a sampler whose log-probs differ from the trainer's; KL is not weighted.
-
-  Truncated importance sampling weighs by min(trainer / sampler, tis_cap). Masked importance sampling (IcePop,
-  arXiv 2510.18855) drops what lies outside mis_low to mis_high, and weighs the rest by the ratio.
-
-  Args:
-    ratio: f32[B, T] or f32[B, 1], trainer / sampler.
-
-  Returns:
-    Like ratio; ones where both are off.
-  """
-  if not cfg.tis_cap and not cfg.mis_high:
-    return jnp.ones_like(ratio)
-  weight = jnp.minimum(ratio, cfg.tis_cap or jnp.inf)
-  if cfg.mis_high:
-    weight = jnp.where((ratio >= cfg.mis_low) & (ratio <= cfg.mis_high), weight, 0)
-  return jax.lax.stop_gradient(weight)
+def by_token(cost, batch, totals):
+  """Mean over all tokens of the minibatch (DAPO, arXiv 2503.14476 eq. 8)."""
+  return reductions.token_sum(cost, batch.loss_mask) / totals.tokens
 
 
-def _kl_coef(cfg):
-  """Zero where the KL is in the reward already."""
-  return cfg.kl_coef if cfg.kl_place == 'loss' else 0.0
+def by_constant(cost, batch, totals):
+  """A token weighs the same in a long response as in a short one, and in every minibatch (arXiv 2503.20783)."""
+  return reductions.token_sum(cost, batch.loss_mask) / (totals.rows * totals.max_response)
 
 
-def _metrics(ratio, kl, weight, batch, totals):
-  """Metrics that every loss has. ratio, weight (`_mismatch_weight`): f32[B, T] or f32[B, 1]; kl: f32[B, T]."""
-  ratio_mask = batch.loss_mask if ratio.shape[1] > 1 else batch.loss_mask.any(axis=1, keepdims=True)
+def by_sequence(cost, batch, totals):
+  """Sum over each response's tokens, mean over responses."""
+  return reductions.token_sum(cost, batch.loss_mask) / totals.rows
+
+
+# loss.average -> (cost f32[B, T], RolloutBatch, Totals) -> f32[]
+AVERAGES = {
+  'response': by_response,
+  'prompt': by_prompt,
+  'token': by_token,
+  'constant': by_constant,
+  'sequence': by_sequence,
+}
+
+
+def _metrics(objective, kl, weight, kept, batch, totals):
+  """weight: `correction.mismatch_weight`. kept: bool[B, T], by the other masks."""
+  mask, count = batch.loss_mask, totals.tokens
+  if objective.ratio.shape[1] == 1:
+    mask, count = mask.any(axis=1, keepdims=True), totals.rows  # [B, 1]: all but rows that only fill up
   off = jnp.abs(reductions.keep(batch.old_logp, batch.loss_mask) - reductions.keep(batch.sampler_logp, batch.loss_mask))
   return {
     'policy/kl': reductions.token_sum(kl, batch.loss_mask) / totals.tokens,
-    'policy/ratio_max': reductions.token_max(ratio, ratio_mask),
+    'policy/ratio_max': reductions.token_max(objective.ratio, mask),
+    'policy/clip_fraction_low': (objective.low & mask).sum() / count,
+    'policy/clip_fraction_high': (objective.high & mask).sum() / count,
+    'policy/masked_fraction': (~kept & batch.loss_mask).sum() / totals.tokens,
     'sampling/logp_difference_mean': reductions.token_sum(off, batch.loss_mask) / totals.tokens,
     'sampling/logp_difference_max': reductions.token_max(off, batch.loss_mask),
     'sampling/masked_fraction': ((weight == 0) & batch.loss_mask).sum() / totals.tokens,
   }
-
-
-def _clip_fractions(ratio, mask, batch, cfg, total):
-  """Shares of `total` whose gradient the ratio clip removes; ratio and mask f32/bool[B, T] or [B, 1]."""
-  low = (batch.advantage < 0) & (ratio < 1 - cfg.clip_low) & mask
-  high = (batch.advantage > 0) & (ratio > 1 + cfg.clip_high) & mask
-  return {'policy/clip_fraction_low': low.sum() / total, 'policy/clip_fraction_high': high.sum() / total}

@@ -85,11 +85,10 @@ def make_trainer(cfg, model, optimizer, mesh):
   """The Trainer of a config.RL's policy.
 
   Raises:
-    ConfigError: an unknown loss or advantage, or microbatches that do not divide over the mesh.
+    ConfigError: an unknown advantage, or microbatches that do not divide over the mesh.
   """
-  for key, known in (('name', losses.LOSSES), ('advantage', [*losses.ADVANTAGES, 'gae'])):
-    value = getattr(cfg.loss, key)
-    require(value in known, f'loss.{key} is {value!r}; known: {", ".join(known)}.')
+  known = [*losses.ADVANTAGES, 'gae']
+  require(cfg.loss.advantage in known, f'loss.advantage is {cfg.loss.advantage!r}; known: {", ".join(known)}.')
   _require_divisible(cfg, parallel.batch_shards(mesh))
   options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
   logprobs = LogProbFn(model, options, cfg.train.logit_chunk, cfg.rollout.temperature)
@@ -122,7 +121,8 @@ def _require_divisible(cfg, shards):
 def logprob_passes(cfg):
   """The log-prob passes of a config.RL before the update: of 'ref' for a KL term, of 'old' for the sampling policy.
 
-  Without 'old' the loss uses the current log-probs: with one optimizer step per rollout both are equal.
+  Without 'old' the loss uses the current log-probs: with one optimizer step per rollout both are equal. That is right
+  for k3_weighted too, which needs only the gradient of its ratio.
   """
   kl, several_steps = cfg.loss.kl_coef > 0, cfg.train.minibatches * cfg.train.epochs > 1
   return ['ref'] * kl + ['old'] * (several_steps or (kl and cfg.loss.kl_place == 'reward'))
@@ -172,6 +172,7 @@ def update(trainer, state, batch, cfg, step):
     TrainState, metrics {name: float} averaged over the optimizer steps.
   """
   found, size = [], cfg.rollout.prompts // cfg.train.minibatches
+  batch = batch.replace(mean_length=batch.loss_mask.sum(axis=2).mean(axis=1, dtype=np.float32))
   for epoch in range(cfg.train.epochs):
     order = np.random.default_rng([cfg.seed, step, epoch]).permutation(len(batch.prompts))
     for number in range(cfg.train.minibatches):
@@ -239,6 +240,7 @@ def _cut(batch, groups, rows, length):
     prompts=batch.prompts[groups[:, 0]],
     prompt_lengths=batch.prompt_lengths[groups[:, 0]],
     lengths=batch.lengths[groups, rows],
+    mean_length=None if batch.mean_length is None else batch.mean_length[groups[:, 0]],
     stop=None,
     policy_version=None,
     **{name: of_tokens(getattr(batch, name)) for name in by_token},

@@ -119,7 +119,7 @@ def test_divergence_leaves_the_checkpoint_before(runs, tmp_path):
       'rollout.samples': 2,
       'train.length_slices': 1,
     },  # with two samples, many groups have equal rewards
-    {'loss.name': 'gspo', 'train.minibatches': 2, 'train.reference_refresh': 1},
+    {'loss.name': 'gspo', 'loss.kl_coef': 0.05, 'train.minibatches': 2, 'train.reference_refresh': 1},
     {'loss.kl_place': 'reward', 'loss.kl_estimator': 'k1', 'loss.kl_coef': 0.05},
   ],
   ids=['dapo', 'gspo', 'kl_in_reward'],

@@ -9,6 +9,9 @@ from r1jax.losses import ADVANTAGES, soft_overlong, step_credit
 
 REWARD = np.array([[1, 0, 0, 1.5], [0.2, -1, 3, 0.5]], np.float32)
 
+# Of the centred rewards of the whole rollout.
+SPREAD = statistics.pstdev(r - statistics.fmean(g) for g in REWARD.astype(np.float64).tolist() for r in g)
+
 
 def by_group(function):
   return [[[function(r, g)] for r in g] for g in REWARD.astype(np.float64).tolist()]
@@ -19,6 +22,8 @@ def by_group(function):
   [
     ('group', lambda r, g: (r - statistics.fmean(g)) / statistics.pstdev(g)),
     ('group_centred', lambda r, g: r - statistics.fmean(g)),
+    ('batch', lambda r, g: (r - statistics.fmean(g)) / SPREAD),
+    ('maxrl', lambda r, g: (r - statistics.fmean(g)) / statistics.fmean(g)),
     ('rloo', lambda r, g: r - (sum(g) - r) / (len(g) - 1)),
     ('none', lambda r, g: r),
   ],
@@ -29,7 +34,7 @@ def test_advantages_match_plain_arithmetic(name, expected):
   np.testing.assert_allclose(got, by_group(expected), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('name', ['group', 'group_centred', 'rloo'])
+@pytest.mark.parametrize('name', ['group', 'group_centred', 'batch', 'rloo', 'maxrl'])
 def test_an_all_equal_group_is_exactly_zero(name):
   # The plain mean of some of these rounds: the residue over (std + eps) would be a visible advantage.
   rounds = False
@@ -41,11 +46,23 @@ def test_an_all_equal_group_is_exactly_zero(name):
   assert rounds, 'no value here shows the rounding'
 
 
-@pytest.mark.parametrize('name', ['group', 'group_centred', 'rloo'])
+@pytest.mark.parametrize('name', ['group', 'group_centred', 'rloo', 'maxrl'])
 def test_one_group_does_not_see_another(name):
   other = REWARD.copy()
   other[1] = 7 * REWARD[1] + 1
   np.testing.assert_array_equal(ADVANTAGES[name](REWARD)[0], ADVANTAGES[name](other)[0])
+
+
+def test_maxrl_teaches_nothing_where_no_reward_is_positive_on_average():
+  reward = np.array([[0, 0, 0], [-1, 0.5, 0], [0, 1, 0]], np.float32)
+  np.testing.assert_allclose(ADVANTAGES['maxrl'](reward)[..., 0], [[0, 0, 0], [0, 0, 0], [-1, 2, -1]], rtol=1e-6)
+
+
+def test_maxrl_is_the_mean_over_the_right_responses():
+  """Its sum over a group weighs a right response by 1 / their number, less what a baseline takes from all."""
+  reward = np.array([[1, 0, 0, 1, 0]], np.float32)
+  advantage = ADVANTAGES['maxrl'](reward)[0, :, 0] / 5
+  np.testing.assert_allclose(advantage, reward[0] / 2 - 1 / 5, rtol=1e-6)
 
 
 def test_soft_overlong_in_tokens():

@@ -57,7 +57,7 @@ def expected_reward_gradient(name):
 def test_k1_and_k3_have_the_right_mean_and_k2_has_not():
   kl = (PI * np.log(PI / PI_REF)).sum()
   mean = {name: PI @ np.asarray(estimates(name, jnp.asarray(THETA))) for name in ESTIMATORS}
-  np.testing.assert_allclose([mean['k1'], mean['k3']], kl, rtol=1e-5)
+  np.testing.assert_allclose([mean['k1'], mean['k3'], mean['k3_weighted']], kl, rtol=1e-5)
   assert abs(mean['k2'] - kl) > 0.01 * kl
 
 
@@ -67,6 +67,26 @@ def test_expected_gradients_as_a_loss():
   np.testing.assert_allclose(expected_loss_gradient('k1'), 0, atol=1e-6)
   np.testing.assert_allclose(expected_loss_gradient('k2'), reverse, atol=1e-6)
   np.testing.assert_allclose(expected_loss_gradient('k3'), forward, atol=1e-6)
+
+
+def expected_off_policy(name):
+  """(E_old[estimator], E_old[grad estimator]) for samples of a policy that is not pi, in float64."""
+  old = probabilities(THETA + np.array([0.5, -0.4, 0.2, 0.9, -0.3]))
+  with jax.enable_x64(True):
+    logp = jax.nn.log_softmax
+    value = lambda theta: old @ ESTIMATORS[name](logp(theta), jnp.log(PI_REF), jnp.log(old))
+    return value(jnp.asarray(THETA)), np.asarray(jax.grad(value)(jnp.asarray(THETA)))
+
+
+def test_the_weighted_estimate_is_unbiased_whatever_policy_sampled():
+  reverse, forward = true_gradients()
+  value, gradient = expected_off_policy('k3_weighted')
+  np.testing.assert_allclose(value, (PI * np.log(PI / PI_REF)).sum(), rtol=1e-12)
+  np.testing.assert_allclose(gradient, reverse, atol=1e-9)
+  np.testing.assert_allclose(expected_loss_gradient('k3_weighted'), reverse, atol=1e-6)  # and for samples of pi
+  for name in ('k1', 'k2', 'k3'):
+    assert np.abs(expected_off_policy(name)[1] - reverse).max() > 0.02, name
+    assert np.abs(expected_off_policy(name)[1] - forward).max() > 0.02, name
 
 
 def test_expected_gradients_in_the_reward():
@@ -110,7 +130,7 @@ def test_padding_never_reaches_the_penalty(name, poison):
   bad = [np.where(mask, x, np.float32(poison)) for x in (logp, ref)]
   np.testing.assert_array_equal(kl_penalty(*bad, mask, name), clean)
   d = (logp - ref).astype(np.float64)
-  value = {'k1': d, 'k2': d**2 / 2, 'k3': np.exp(-d) - 1 + d}[name]
+  value = {'k1': d, 'k2': d**2 / 2}.get(name, np.exp(-d) - 1 + d)
   np.testing.assert_allclose(clean, (value * mask).sum(axis=1), rtol=1e-4)
   gradient = jax.grad(lambda x: kl_penalty(x, bad[1], mask, name).sum())(bad[0])
   assert np.isfinite(gradient).all() and (np.asarray(gradient)[~mask] == 0).all()

@@ -90,7 +90,7 @@ def test_a_rollout_gives_values_and_updates_as_for_the_policy(params):
     data=config.Data('jsonl'),
     rollout=config.Rollout(prompts=P, samples=G, max_prompt=8, max_response=T),
     reward=config.Reward({'x': 1.0}, 'x'),
-    loss=config.Loss('grpo'),
+    loss=config.Loss('grpo', kl_coef=0.0),
     optimizer=config.Optimizer(1e-2),
     eval=config.Evaluation(1, 1, 1),
     train=config.Train(microbatch=4),

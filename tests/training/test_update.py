@@ -36,7 +36,7 @@ def config_of(train=None, **loss):
     data=config.Data('jsonl'),
     rollout=config.Rollout(prompts=P, samples=G, max_prompt=8, max_response=T),
     reward=config.Reward({'x': 1.0}, 'x'),
-    loss=config.Loss(**{'name': 'grpo'} | loss),
+    loss=config.Loss(**{'name': 'grpo', 'kl_coef': 0.0} | loss),
     optimizer=config.Optimizer(1e-2),
     eval=config.Evaluation(1, 1, 1),
     train=config.Train(**{'logit_chunk': 64} | (train or {})),
@@ -89,11 +89,14 @@ def assert_close(a, b, atol=2e-6):
 
 
 @pytest.mark.parametrize(
-  'name', [name if name == 'grpo' else pytest.param(name, marks=pytest.mark.slow) for name in losses.LOSSES]
+  ('name', 'average'),
+  [('grpo', ''), ('grpo', 'prompt')]
+  + [pytest.param(name, '', marks=pytest.mark.slow) for name in losses.LOSSES if name != 'grpo'],
 )
-def test_microbatches_and_length_slices_give_the_gradient_of_the_whole(name):
+def test_microbatches_and_length_slices_give_the_gradient_of_the_whole(name, average):
   # Tight clipping, so that both clip fractions are at work; KL, entropy and the sampler's weight too.
-  loss = dict(name=name, kl_coef=0.3, tis_cap=1.5, clip_low=0.05, clip_high=0.1, entropy_coef=0.2)
+  bounds = dict(cispo=dict(ratio_cap=1.1), reinforce={}).get(name, dict(clip_low=0.05, clip_high=0.1))
+  loss = dict(name=name, kl_coef=0.3, tis_cap=1.5, entropy_coef=0.2, average=average) | bounds
   before, want, metrics = stepped(config_of(**loss), rollout())
   moved = max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(want)))
   assert moved > 1e-3
@@ -232,6 +235,17 @@ def test_minibatches_cover_the_rollout_once_an_epoch_in_an_order_of_the_step():
     assert sorted(order[0] + order[1]) == sorted(order[2] + order[3]) == list(range(P))
     orders.append(str(order))
   assert orders[0] == orders[3] and len(set(orders)) > 1
+
+
+def test_a_microbatch_knows_the_mean_length_of_its_whole_groups():
+  cfg, batch = config_of(dict(minibatches=2, length_slices=4, microbatch=2)), rollout()
+  trainer, state = make(cfg)
+  policy.update(spied(trainer), state, batch, cfg, 0)
+  want = {tuple(prompt): lengths.mean() for prompt, lengths in zip(batch.prompts, batch.lengths)}
+  found = [
+    (tuple(prompt), x) for parts, _ in seen for part in parts for prompt, x in zip(part.prompts, part.mean_length)
+  ]
+  assert len(found) == P * G and all(x == pytest.approx(want[prompt]) for prompt, x in found)
 
 
 def test_equal_rewards_teach_nothing():
