@@ -25,7 +25,8 @@ def rl():
                   workers=2, timeout=5.0, overlong_buffer=0, options=dict(), gates=(), step_credit=0.0),  # ours
       loss=dict(name='grpo', advantage='group', clip_low=0.2, clip_high=0.2,     # ours (not stated for R1-Zero)
                 kl_coef=1e-3, kl_estimator='k3', kl_place='loss',                # paper
-                dual_clip=0.0, tis_cap=0.0, mis_low=0.0, mis_high=0.0, entropy_coef=0.0, resample_limit=0),
+                dual_clip=0.0, tis_cap=0.0, mis_low=0.0, mis_high=0.0, entropy_coef=0.0, resample_limit=0,
+                drop_zero_variance=False),
       optimizer=dict(name='adam', learning_rate=3e-6,                            # paper
                      schedule='constant', warmup=10, final_fraction=1.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,
                      grad_clip=1.0, moment_dtype='float32'),                     # ours

@@ -55,6 +55,7 @@ ONLY = {
   'loss.mis_high': 0.0,
   'loss.entropy_coef': 0.0,
   'loss.resample_limit': 0,
+  'loss.drop_zero_variance': False,
   'optimizer.name': 'adam',
   'optimizer.moment_dtype': 'float32',
   'train.minibatches': 1,  # TRL's have single responses instead of whole groups

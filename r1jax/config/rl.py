@@ -13,7 +13,13 @@ REMAT = ('none', 'full', 'attention', 'qkv', 'products')
 ATTENTION = ('auto', 'xla', 'chunked', 'splash', 'cudnn')
 MAX_RESPONSES = 10_000_000  # of one rollout
 # Settings that records of older runs lack, and the values that they were made with: 'section.key' -> value.
-ADDED = {'rollout.weight_dtype': '', 'rollout.cache_dtype': '', 'loss.mis_low': 0.0, 'loss.mis_high': 0.0}
+ADDED = {
+  'rollout.weight_dtype': '',
+  'rollout.cache_dtype': '',
+  'loss.mis_low': 0.0,
+  'loss.mis_high': 0.0,
+  'loss.drop_zero_variance': False,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +109,15 @@ class Loss:
   # DAPO's dynamic sampling: how many extra rollouts a step may draw to replace groups that are all right or all wrong.
   # Such groups fill what is still missing after that. 0: off.
   resample_limit: int = 0
+  # Groups whose rewards are all equal do not count in the loss's means, nor in the KL term and the entropy (ScaleRL).
+  drop_zero_variance: bool = False
 
   def __post_init__(self):
+    require(
+      not self.drop_zero_variance or self.advantage != 'none',
+      "loss.drop_zero_variance leaves out groups whose rewards are all equal, but with loss.advantage 'none' these are "
+      "learned from too; use another advantage, such as 'group', or set it to False.",
+    )
     require(
       self.kl_estimator in ('k1', 'k2', 'k3'), f"loss.kl_estimator is {self.kl_estimator!r}; use 'k1', 'k2' or 'k3'."
     )

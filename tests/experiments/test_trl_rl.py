@@ -128,6 +128,7 @@ def test_other_values_become_others(changes, expected):
     ('loss.dual_clip', 3.0, '0.0'),
     ('loss.entropy_coef', 0.01, '0.0'),
     ('loss.resample_limit', 2, '0'),
+    ('loss.drop_zero_variance', True, 'False'),
     ('optimizer.name', 'muon', 'adam'),
     ('optimizer.moment_dtype', 'bfloat16', 'float32'),
     ('train.minibatches', 2, '1'),
