@@ -16,7 +16,7 @@ def rl():
       topology='',
       model=dict(path='', preset='', dtype='bfloat16', remat='full', attention='auto'),  # ours
       data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', template='r1_zero',
-                chat_template='', language='en', evaluation=()),
+                chat_template='', language='en', evaluation=(), drop_solved=0.0),
       rollout=dict(prompts=512, samples=16, temperature=1.0,                     # paper (32 questions x 16 a batch)
                    max_prompt=1024, max_response=32_768,                         # paper (the response, to step 8,200)
                    top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0, slots=0,     # ours

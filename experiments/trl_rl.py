@@ -45,6 +45,7 @@ MODEL = 'model'  # subfolder of the workdir with the trained model
 # Settings of which TRL can do one value only, or this script makes no use of its others.
 ONLY = {
   'model.dtype': 'float32',
+  'data.drop_solved': 0.0,
   'rollout.stop': (),
   'rollout.weight_dtype': '',
   'rollout.cache_dtype': '',

@@ -271,11 +271,10 @@ def test_records_of_runs_from_before_a_setting_existed_agree_with_its_off_value(
   settings = dict(rollout=dict(weight_dtype='', cache_dtype='int8', prompts=4), loss=dict(mis_low=0.0, mis_high=0.0))
   drop_added(settings)
   assert settings == dict(rollout=dict(cache_dtype='int8', prompts=4), loss={})
+  classes = dict(rollout=config.Rollout, loss=config.Loss, data=config.Data)
   for name, off in config.ADDED.items():
     section, key = name.split('.')
-    defaults = {
-      field.name: field.default for field in dataclasses.fields(dict(rollout=config.Rollout, loss=config.Loss)[section])
-    }
+    defaults = {field.name: field.default for field in dataclasses.fields(classes[section])}
     assert defaults[key] == off
 
 

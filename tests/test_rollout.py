@@ -264,3 +264,21 @@ def test_credit_by_step_adds_to_the_advantage_of_single_tokens():
   got = advantage(graded(), settings, credit)
   assert got.shape == (P, G, T)
   np.testing.assert_allclose(got, centred(REWARD)[..., None] + 0.5 * credit, rtol=1e-5, atol=1e-6)
+
+
+def test_responses_are_right_by_the_accuracy_of_their_kind():
+  reward = config.Reward(
+    parts={'format': 0.5},
+    accuracy='',
+    parts_by_kind={'open': {'helpful': 1.0}, 'essay': {'length': 1.0}},
+    accuracy_by_kind={'essay': ''},
+    thresholds={'helpful': 0.5},
+    start_step={'helpful': 3},
+  )
+  found = dict(helpful=[0.1, 0.4, 0.5, 0.6], format=[1, 1, 0, 0], length=[1, 1, 1, 1])
+  for kind, step, want in (('open', 3, [True, True]), ('open', 2, [False, False]), ('essay', 3, [False, False])):
+    made = drawn('a', [1, 1, 1, 1], item={'kind': kind}, reward=reward, step=step, **found)
+    right, known = rollout.right_responses(*made, reward)
+    assert known.tolist() == want
+    if known.all():
+      assert right.tolist() == [[False, False], [True, True]]

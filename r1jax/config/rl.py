@@ -19,6 +19,7 @@ ADDED = {
   'loss.mis_low': 0.0,
   'loss.mis_high': 0.0,
   'loss.drop_zero_variance': False,
+  'data.drop_solved': 0.0,
 }
 
 

@@ -118,6 +118,7 @@ def test_other_values_become_others(changes, expected):
   ('key', 'value', 'shown'),
   [
     ('model.dtype', 'bfloat16', 'float32'),
+    ('data.drop_solved', 0.9, '0.0'),
     ('rollout.stop', ('\n\n',), '()'),
     ('rollout.weight_dtype', 'int8', "''"),
     ('reward.overlong_buffer', 16, '0'),
