@@ -16,7 +16,7 @@ def rl():
       topology='',
       model=dict(path='', preset='', dtype='bfloat16', remat='full', attention='auto'),  # ours
       data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', template='r1_zero',
-                chat_template='', language='en', evaluation=()),
+                chat_template='', language='en', evaluation=(), drop_solved=0.0),
       rollout=dict(prompts=512, samples=16, temperature=1.0,                     # paper (32 questions x 16 a batch)
                    max_prompt=1024, max_response=32_768,                         # paper (the response, to step 8,200)
                    top_p=1.0, top_k=0, min_p=0.0, stop=(), chunk=0, slots=0,     # ours
@@ -28,7 +28,7 @@ def rl():
       loss=dict(name='grpo', advantage='', average='', clip_low=-1.0, clip_high=-1.0, kl_coef=-1.0, ratio_cap=-1.0,
                 kl_estimator='k3', kl_place='loss',                              # paper
                 dual_clip=0.0, tis_cap=0.0, mis_low=0.0, mis_high=0.0, mis_level='token', sequence_mask=0.0,
-                tv_mask=0.0, entropy_coef=0.0, resample_limit=0),                # ours
+                tv_mask=0.0, entropy_coef=0.0, resample_limit=0, drop_zero_variance=False),  # ours
       critic=dict(path='', learning_rate=1e-5, warmup=0, clip=0.2, gamma=1.0, gae_lambda=0.95),  # ours; for PPO alone
       optimizer=dict(name='adam', learning_rate=3e-6,                            # paper
                      schedule='constant', warmup=10, final_fraction=1.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,

@@ -39,9 +39,12 @@ def sample(run, params, step, key):
   cfg = run.cfg
   r = cfg.rollout
   sampling = SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, thresholds=r.restricted)
-  draw = lambda number: run.sampler.start(
-    params, run.draws.next(step), cfg.rollout.samples, keys.fold_in(key, number), sampling, step
-  )
+
+  def draw(number):
+    problems = run.draws.next(step)
+    drawn, scores = run.sampler.start(params, problems, cfg.rollout.samples, keys.fold_in(key, number), sampling, step)
+    return drawn, Pending(lambda: recorded(run, drawn, scores.result()))
+
   drawn, scores = draw(0)
   if not cfg.loss.resample_limit:
     return drawn, scores, {}
@@ -53,6 +56,13 @@ def sample(run, params, step, key):
     groups.add(drawn, scores.result())
   drawn, scores = groups.result()
   return drawn, Pending(lambda: scores), groups.metrics() | {'rollout/extra_draws': extra}
+
+
+def recorded(run, drawn, scores):
+  """Returns the scores of a draw, after noting for data.drop_solved which of its responses are right."""
+  if run.cfg.data.drop_solved:
+    run.draws.record(drawn.problems, *rollout.right_responses(drawn, scores, run.cfg.reward))
+  return scores
 
 
 def with_logprobs(run, state, batch):
@@ -95,6 +105,7 @@ def train_step(run, state, step):
     batch = rollout.assign_advantage(batch, scores, cfg)
     state, update_metrics = update(run, state, batch, step)
   metrics |= update_metrics | reward_metrics(drawn, scores, cfg.reward) | response_metrics(drawn) | clock.metrics()
+  metrics |= run.draws.metrics()
   for name, timer in (('sample', 'sample'), ('train', 'update')):
     metrics[f'throughput/{name}_tokens_per_second'] = batch.lengths.sum() / clock.seconds[timer]
   return state, {name: float(x) for name, x in metrics.items()}

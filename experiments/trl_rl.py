@@ -45,6 +45,7 @@ MODEL = 'model'  # subfolder of the workdir with the trained model
 # Settings of which TRL can do one value only, or this script makes no use of its others.
 ONLY = {
   'model.dtype': 'float32',
+  'data.drop_solved': 0.0,
   'rollout.stop': (),
   'rollout.weight_dtype': '',
   'rollout.cache_dtype': '',
@@ -58,6 +59,7 @@ ONLY = {
   'loss.tv_mask': 0.0,
   'loss.entropy_coef': 0.0,
   'loss.resample_limit': 0,
+  'loss.drop_zero_variance': False,
   'optimizer.name': 'adam',
   'optimizer.moment_dtype': 'float32',
   'train.minibatches': 1,  # TRL's have single responses instead of whole groups

@@ -263,6 +263,11 @@ def test_bounds_that_mask_every_token_are_refused(settings):
     config.convert(changed(**{f'loss__{key}': value for key, value in settings.items()}), config.RL)
 
 
+def test_zero_variance_needs_a_baseline():
+  with pytest.raises(ConfigError, match="drop_zero_variance .* 'none'"):
+    config.convert(changed(loss__drop_zero_variance=True, loss__advantage='none'), config.RL)
+
+
 def test_records_of_runs_from_before_a_setting_existed_agree_with_its_off_value():
   settings = dict(rollout=dict(weight_dtype='', cache_dtype='int8', prompts=4), loss=dict(mis_low=0.0, mis_high=0.0))
   drop_added(settings)

@@ -86,6 +86,24 @@ def test_kl_in_the_loss_leaves_the_reward_alone():
   np.testing.assert_allclose(advantage(graded(), cfg(kl_coef=0.3)), centred(REWARD), atol=1e-6)
 
 
+def test_groups_of_equal_rewards_lose_their_mask_where_they_are_dropped():
+  batch, equal = graded(), np.array([[1.1, 1.1, 1.1], [0, 0, 1]], np.float32)
+  given = lambda reward, settings, credit=None: rollout.assign_advantage(
+    batch, rollout.Scores(reward, {}, 0, credit), settings
+  )
+  for estimator in ('group', 'group_centred', 'rloo'):
+    dropped = given(equal, cfg(advantage=estimator, drop_zero_variance=True))
+    assert not dropped.loss_mask[0].any() and (dropped.loss_mask[1] == batch.loss_mask[1]).all()
+    kept = given(equal, cfg(advantage=estimator))
+    assert (kept.loss_mask == batch.loss_mask).all() and (kept.advantage == dropped.advantage).all()
+  # Lengths tell the responses apart, and so does credit by step.
+  assert (given(equal, cfg(buffer=4, drop_zero_variance=True)).loss_mask == batch.loss_mask).all()
+  settings, credit = cfg(drop_zero_variance=True), np.zeros((P, G, T), np.float32)
+  settings.reward.step_credit, credit[0, 1, 3] = 0.5, 1
+  assert (given(equal, settings, credit).loss_mask == batch.loss_mask).all()
+  assert not given(np.ones((P, G), np.float32), cfg(drop_zero_variance=True)).loss_mask.any()
+
+
 def test_groups_of_equal_rewards():
   assert metrics.equal_rewards(np.array([[1, 1, 1], [0, 1, 1], [0, 0, 0]])).tolist() == [True, False, True]
 
@@ -261,3 +279,21 @@ def test_a_critic_gives_each_token_its_advantage_and_its_return():
   advantages, returns = losses.gae(rewards, values, batch.loss_mask, 0.9, 0.8)
   np.testing.assert_allclose(found.returns, returns, atol=1e-5)
   np.testing.assert_allclose(found.advantage, losses.whiten(advantages, batch.loss_mask), atol=1e-5)
+
+
+def test_responses_are_right_by_the_accuracy_of_their_kind():
+  reward = config.Reward(
+    parts={'format': 0.5},
+    accuracy='',
+    parts_by_kind={'open': {'helpful': 1.0}, 'essay': {'length': 1.0}},
+    accuracy_by_kind={'essay': ''},
+    thresholds={'helpful': 0.5},
+    start_step={'helpful': 3},
+  )
+  found = dict(helpful=[0.1, 0.4, 0.5, 0.6], format=[1, 1, 0, 0], length=[1, 1, 1, 1])
+  for kind, step, want in (('open', 3, [True, True]), ('open', 2, [False, False]), ('essay', 3, [False, False])):
+    made = drawn('a', [1, 1, 1, 1], item={'kind': kind}, reward=reward, step=step, **found)
+    right, known = rollout.right_responses(*made, reward)
+    assert known.tolist() == want
+    if known.all():
+      assert right.tolist() == [[False, False], [True, True]]

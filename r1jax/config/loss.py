@@ -66,6 +66,8 @@ class Loss:
   # DAPO's dynamic sampling: how many extra rollouts a step may draw to replace groups that are all right or all wrong.
   # Such groups fill what is still missing after that. 0: off.
   resample_limit: int = 0
+  # Groups whose rewards are all equal do not count in the loss's means, nor in the KL term and the entropy (ScaleRL).
+  drop_zero_variance: bool = False
 
   def __post_init__(self):
     require(self.name in LOSS_DEFAULTS, f'loss.name is {self.name!r}; known: {", ".join(LOSS_DEFAULTS)}.')
@@ -73,6 +75,11 @@ class Loss:
       object.__setattr__(self, key, value)
     self._check_names()
     self._check_ratio()
+    require(
+      not self.drop_zero_variance or self.advantage not in ('none', 'gae'),
+      f'loss.drop_zero_variance leaves out groups whose rewards are all equal, but with loss.advantage '
+      f"{self.advantage!r} these are learned from too; use another advantage, such as 'group', or set it to False.",
+    )
     require(
       self.mis_low < 1 < self.mis_high or self.mis_low == self.mis_high == 0,
       f'loss.mis_low is {self.mis_low} and loss.mis_high {self.mis_high}; a weight of 1, where sampler and trainer '

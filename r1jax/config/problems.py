@@ -48,6 +48,8 @@ class Data:
   # Evaluation sets for decontamination, as in Curate: training problems that contain one of their problems are dropped
   # and counted.
   evaluation: tuple[str, ...] = ()
+  # In RL, training problems whose pass rate so far is at least this are not drawn again (ScaleRL: 0.9). 0: off.
+  drop_solved: float = 0.0
 
   def __post_init__(self):
     if self.source != 'mixture':

@@ -61,7 +61,7 @@ _EVALUATION = dict(
 RANGES = {
   'RL': dict(seed=SEED, steps=LARGE),
   'Part': dict(eval_fraction=SHARE_BELOW_1, weight=FACTOR, start_step=LARGE_OR_ZERO),
-  'Data': dict(eval_fraction=SHARE_BELOW_1),
+  'Data': dict(eval_fraction=SHARE_BELOW_1, drop_solved=SHARE),
   'Rollout': dict(
     prompts=COUNT,
     samples=COUNT,

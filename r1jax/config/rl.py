@@ -30,6 +30,8 @@ ADDED = {
   'critic.clip': 0.2,
   'critic.gamma': 1.0,
   'critic.gae_lambda': 0.95,
+  'loss.drop_zero_variance': False,
+  'data.drop_solved': 0.0,
 }
 
 

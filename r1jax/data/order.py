@@ -1,7 +1,11 @@
-"""The order of problems: which problems a draw has depends only on the seed and the number of the draw."""
+"""The order of problems: which problems a draw has depends only on the seed and the number of the draw.
+
+With data.drop_solved it also depends on which problems were solved in earlier draws.
+"""
 
 import fractions
 import itertools
+import logging
 from typing import Any
 import zlib
 
@@ -9,6 +13,9 @@ import grain
 import numpy as np
 
 from r1jax.config import require
+from r1jax.data.solved import Solved
+
+log = logging.getLogger('r1jax')
 
 
 def batch(problems, seed, step, count) -> list[Any]:
@@ -27,9 +34,47 @@ def batch(problems, seed, step, count) -> list[Any]:
   Returns:
     list of `count` problems.
   """
-  # Lookup by position is lazy: building this takes microseconds for any N.
-  endless = grain.MapDataset.source(problems).seed(seed).shuffle().repeat()
+  endless = Endless(problems, seed)
   return [endless[i] for i in range(step * count, (step + 1) * count)]
+
+
+class Endless:
+  """An endless sequence of problems in which every epoch is a new permutation, but for those solved by then.
+
+  Args:
+    problems: sequence of problems.
+    seed: int >= 0.
+    solved: Solved, whose problems are passed over, or all drawn if no others are left; items must then be taken in
+      order. None: nothing is passed over.
+    name: of the problems, for the log.
+
+  Attributes:
+    skipped: how many problems have been passed over before the next item.
+  """
+
+  def __init__(self, problems, seed, solved=None, name='data'):
+    self._problems, self._solved, self._name = problems, solved, name
+    # Lookup by position is lazy: building this takes microseconds for any N.
+    self._endless = grain.MapDataset.source(problems).seed(int(seed)).shuffle().repeat()
+    self.skipped, self._warned = 0, False
+
+  def __getitem__(self, position):
+    is_solved = lambda: self._solved is not None and self._endless[position + self.skipped] in self._solved
+    if is_solved() and not self._all_solved():
+      while is_solved():
+        self.skipped += 1
+    return self._endless[position + self.skipped]
+
+  def _all_solved(self):
+    found = all(problem in self._solved for problem in self._problems)
+    if found and not self._warned:
+      log.warning(
+        'data.drop_solved: all %d problems of %s are solved; from now on all of them are drawn again.',
+        len(self._problems),
+        self._name,
+      )
+    self._warned |= found
+    return found
 
 
 class Mixture:
@@ -43,9 +88,10 @@ class Mixture:
     problems: sequence of problems with the field 'part', the same on every process.
     parts: name -> config.Part; parts with weight 0 are left out.
     seed: int >= 0.
+    solved: Solved, whose problems are not drawn; draws must then follow each other.
   """
 
-  def __init__(self, problems, parts, seed):
+  def __init__(self, problems, parts, seed, solved=None):
     self._parts = {name: part for name, part in sorted(parts.items()) if part.weight}
     by_part = {name: [p for p in problems if p['part'] == name] for name in self._parts}
     for name, part_problems in by_part.items():
@@ -56,9 +102,8 @@ class Mixture:
       )
     # A seed per name, so that parts with equally many problems have different permutations.
     seeds = {name: np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0] for name in by_part}
-    self._endless = {
-      name: grain.MapDataset.source(part_problems).seed(int(seeds[name])).shuffle().repeat()
-      for name, part_problems in by_part.items()
+    self.endless = {
+      name: Endless(part_problems, seeds[name], solved, f'data.parts.{name}') for name, part_problems in by_part.items()
     }
 
   def batch(self, draw, count, start_draws=None):
@@ -87,7 +132,7 @@ class Mixture:
     for n in range(position + 1, position + count + 1):
       after = _shares(n, weights)
       (name,) = (name for name in weights if after[name] > before[name])
-      problems.append(self._endless[name][taken[name]])
+      problems.append(self.endless[name][taken[name]])
       taken[name] += 1
       before = after
     return problems
@@ -104,8 +149,10 @@ class Draws:
   """
 
   def __init__(self, problems, data, seed, count):
-    self._problems, self._seed, self._count = problems, seed, count
-    self._mixture = Mixture(problems, data.parts, seed) if data.source == 'mixture' else None
+    self._count = count
+    self._solved = Solved(problems, data.drop_solved) if data.drop_solved else None
+    self._mixture = Mixture(problems, data.parts, seed, self._solved) if data.source == 'mixture' else None
+    self._endless = self._mixture.endless if self._mixture else {'': Endless(problems, seed, self._solved)}
     self._start_steps = {part.start_step for part in data.parts.values()}
     self._next_draw, self._start_draws = 0, {}
 
@@ -117,17 +164,39 @@ class Draws:
     draw, self._next_draw = self._next_draw, self._next_draw + 1
     if self._mixture:
       return self._mixture.batch(draw, self._count, self._start_draws)
-    return batch(self._problems, self._seed, draw, self._count)
+    return [self._endless[''][i] for i in range(draw * self._count, (draw + 1) * self._count)]
+
+  def record(self, problems, right, known):
+    """Notes which responses to the problems of a draw are right; without data.drop_solved nothing.
+
+    Args:
+      problems: P problems. right: bool[P, G]. known: bool[P], problems of which anything can say that they are solved.
+    """
+    for problem, responses, is_known in zip(problems, right, known, strict=True):
+      if self._solved is not None and is_known:
+        self._solved.record(problem, int(responses.sum()), len(responses))
+
+  def metrics(self):
+    """data/solved, the problems that data.drop_solved has dropped; {} without it."""
+    return {} if self._solved is None else {'data/solved': len(self._solved)}
 
   def position(self):
     """Returns the position of the next draw, for `go_to`, as a dict of JSON values."""
-    return {'draws': self._next_draw, 'begun': {str(step): draw for step, draw in self._start_draws.items()}}
+    position = {'draws': self._next_draw, 'begun': {str(step): draw for step, draw in self._start_draws.items()}}
+    if self._solved is None:
+      return position
+    skipped = {name: endless.skipped for name, endless in self._endless.items()}
+    return position | {'skipped': skipped, 'history': self._solved.history()}
 
   def go_to(self, step, position=None):
     """Continues at training step `step` from what `position` returned; None: each earlier step took one draw."""
     position = position or {'draws': step, 'begun': {start: start for start in self._start_steps if start < step}}
     self._next_draw = position['draws']
     self._start_draws = {int(start): draw for start, draw in position['begun'].items()}
+    if self._solved is not None:
+      self._solved.restore(position['history'])
+      for name, skipped in position['skipped'].items():
+        self._endless[name].skipped = skipped
 
 
 def _shares(count, weights):

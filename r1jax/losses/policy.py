@@ -34,7 +34,7 @@ class Totals(struct.PyTreeNode):
   """The whole minibatch in numbers, which microbatches divide by.
 
   Attributes:
-    rows: f32[], responses. tokens: f32[], tokens under the loss mask.
+    rows: f32[], responses, without those of dropped groups. tokens: f32[], tokens under the loss mask.
     max_response: tokens a response may have.
   """
 

@@ -9,6 +9,18 @@ from r1jax.rollout.metrics import equal_rewards, part_metrics
 from r1jax.rollout.sampler import Rollout, Scores
 
 
+def right_responses(rollout, scores, reward):
+  """bool[P, G], bool[P]: responses that are right by the accuracy part of their kind, and groups that have that part.
+
+  Args:
+    scores: Scores. reward: config.Reward.
+  """
+  shape = scores.total.shape
+  accuracy = [reward.accuracy_of(mix.kind_of(item)) for item in rollout.items]
+  known = np.array([name in parts for name, parts in zip(accuracy, rollout.weights)]).reshape(shape)[:, 0]
+  return mix.right(scores.parts, reward, rollout.items).reshape(shape), known
+
+
 def all_right_or_all_wrong(rollout, scores, reward):
   """bool[P], bool[P]: groups that are all right, and all wrong, by the accuracy part of their kind.
 
@@ -17,10 +29,7 @@ def all_right_or_all_wrong(rollout, scores, reward):
   Args:
     scores: Scores. reward: config.Reward.
   """
-  shape = scores.total.shape
-  accuracy = [reward.accuracy_of(mix.kind_of(item)) for item in rollout.items]
-  known = np.array([name in parts for name, parts in zip(accuracy, rollout.weights)]).reshape(shape)[:, 0]
-  right, equal = mix.right(scores.parts, reward, rollout.items).reshape(shape), equal_rewards(scores.total)
+  (right, known), equal = right_responses(rollout, scores, reward), equal_rewards(scores.total)
   return np.where(known, right.all(axis=1), equal), np.where(known, ~right.any(axis=1), equal)
 
 

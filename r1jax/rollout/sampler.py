@@ -168,6 +168,9 @@ def _spread(values, rows, count):
 def assign_advantage(batch, scores, cfg):
   """Adds advantages; the penalties for overlong responses and for KL, if configured, are applied to the reward first.
 
+  With loss.drop_zero_variance, a group without any advantage, whose rewards are all equal, loses its loss mask
+  (ScaleRL, arXiv 2510.13786, section 3.2: zero-variance filtering).
+
   Args:
     batch: RolloutBatch on the host. scores: Scores. cfg: config.RL.
   """
@@ -187,4 +190,6 @@ def assign_advantage(batch, scores, cfg):
     advantage = np.asarray(losses.ADVANTAGES[cfg.loss.advantage](reward, batch))
   if scores.credit is not None:
     advantage = advantage + np.float32(cfg.reward.step_credit) * scores.credit
+  if cfg.loss.drop_zero_variance:  # centred equal rewards are exactly zero
+    batch = batch.replace(loss_mask=batch.loss_mask & advantage.any(axis=(1, 2), keepdims=True))
   return batch.replace(advantage=advantage)

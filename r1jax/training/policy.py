@@ -160,7 +160,7 @@ def per_token(program, params, batch, cfg, fn):
 
 
 def update(trainer, state, batch, cfg, step):
-  """All optimizer steps of one rollout.
+  """All optimizer steps of one rollout; a minibatch without a token under the loss mask is none.
 
   Args:
     trainer: as `make_trainer` gives it. state: TrainState; donated.
@@ -169,7 +169,7 @@ def update(trainer, state, batch, cfg, step):
       512 questions x 16 samples make 16 minibatches of 32 questions.
 
   Returns:
-    TrainState, metrics {name: float} averaged over the optimizer steps.
+    TrainState, metrics {name: float} averaged over the optimizer steps; {} if there were none.
   """
   found, size = [], cfg.rollout.prompts // cfg.train.minibatches
   batch = batch.replace(mean_length=batch.loss_mask.sum(axis=2).mean(axis=1, dtype=np.float32))
@@ -178,15 +178,22 @@ def update(trainer, state, batch, cfg, step):
     for number in range(cfg.train.minibatches):
       groups = order[number * size : (number + 1) * size]
       minibatch = jax.tree.map(lambda x, groups=groups: x[groups], batch)
-      totals = losses.Totals(
-        np.float32(minibatch.lengths.size), np.float32(minibatch.loss_mask.sum()), cfg.rollout.max_response
-      )
+      totals = _totals(minibatch, cfg)
+      if not totals.tokens:
+        continue
       state, metrics = trainer.step(state, (part for _, part in microbatches(minibatch, cfg)), totals)
       where = f'step {step}, epoch {epoch}, minibatch {number}'
       finite.require_finite(metrics, [trainer.prefix + name for name in ('loss', 'grad_norm')], where, 'the samples')
       found.append(metrics)
   over_steps = lambda name: max if name.endswith('_max') else min if name.endswith('_min') else np.mean
-  return state, {name: over_steps(name)([m[name] for m in found]) for name in found[0]}
+  return state, {name: over_steps(name)([m[name] for m in found]) for name in found[0]} if found else {}
+
+
+def _totals(minibatch, cfg):
+  """The losses.Totals of a RolloutBatch; groups without a token under the loss mask do not count."""
+  groups = minibatch.loss_mask.any(axis=(1, 2)).sum()
+  rows, tokens = groups * minibatch.lengths.shape[1], minibatch.loss_mask.sum()
+  return losses.Totals(np.float32(rows), np.float32(tokens), cfg.rollout.max_response)
 
 
 def microbatches(batch: RolloutBatch, cfg: config_lib.RL) -> Iterator[tuple[tuple, RolloutBatch]]:

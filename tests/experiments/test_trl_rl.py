@@ -118,6 +118,7 @@ def test_other_values_become_others(changes, expected):
   ('key', 'value', 'shown'),
   [
     ('model.dtype', 'bfloat16', 'float32'),
+    ('data.drop_solved', 0.9, '0.0'),
     ('rollout.stop', ('\n\n',), '()'),
     ('rollout.weight_dtype', 'int8', "''"),
     ('reward.overlong_buffer', 16, '0'),
@@ -131,6 +132,7 @@ def test_other_values_become_others(changes, expected):
     ('loss.tv_mask', 0.2, '0.0'),
     ('loss.entropy_coef', 0.01, '0.0'),
     ('loss.resample_limit', 2, '0'),
+    ('loss.drop_zero_variance', True, 'False'),
     ('optimizer.name', 'muon', 'adam'),
     ('optimizer.moment_dtype', 'bfloat16', 'float32'),
     ('train.minibatches', 2, '1'),

@@ -259,6 +259,44 @@ def test_equal_rewards_teach_nothing():
   assert not np.array_equal(before['embed'], after['embed'])
 
 
+def without(groups):
+  """The rollout with the loss mask of some groups empty, as rollout.assign_advantage leaves what it drops."""
+  batch = rollout()
+  mask = batch.loss_mask.copy()
+  mask[groups] = False
+  return batch.replace(loss_mask=mask)
+
+
+@pytest.mark.parametrize(
+  'name', [name if name == 'grpo' else pytest.param(name, marks=pytest.mark.slow) for name in losses.LOSSES]
+)
+def test_dropped_groups_leave_the_gradient_of_the_others_alone(name):
+  loss = dict(name=name, kl_coef=0.3, tis_cap=1.5, clip_low=0.05, clip_high=0.1, entropy_coef=0.2)
+  others = jax.tree.map(lambda x: x[[0, 3]], rollout())
+  cfg = config_of(**loss)
+  half = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, prompts=2))
+  before, want, metrics = stepped(half, others)
+  assert max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(want))) > 1e-3
+  for train in ({}, dict(microbatch=4, length_slices=4)):
+    _, got, same = stepped(config_of(train, **loss), without([1, 2]))
+    assert_close(got, want)
+    assert same == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+
+
+def test_a_minibatch_without_groups_is_no_step():
+  cfg = config_of(dict(minibatches=2), entropy_coef=0.2)
+  adam = optimizer.make(config.Optimizer(1e-2, weight_decay=0.1), 6, SPECS)
+  trainer, state = make(cfg, adam)
+  state, _ = policy.update(trainer, state, rollout(), cfg, 0)  # moments that would go on moving the parameters
+  before = jax.device_get(state)
+  state, metrics = policy.update(trainer, state, without([0, 1, 2, 3]), cfg, 1)
+  assert metrics == {}
+  jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state))
+  first = np.random.default_rng([0, 2, 0]).permutation(P)[:2]
+  state, metrics = policy.update(trainer, state, without(first), cfg, 2)
+  assert int(state.opt_step) == int(before.opt_step) + 1 and all(map(np.isfinite, metrics.values()))
+
+
 @pytest.mark.parametrize('minibatches', [1, 2])
 def test_a_number_that_is_none_stops_the_run_and_says_where(minibatches):
   cfg = config_of(dict(minibatches=minibatches))
