@@ -26,6 +26,7 @@ setup(
     'py3langid',
     'qwix',
     'safetensors',
+    'scipy',
     'sentencepiece',
     'sympy',
     'tensorboardX',

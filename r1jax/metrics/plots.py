@@ -171,11 +171,11 @@ def _draw(panel, lines):
         # A median, because the first step compiles and would raise a mean over its neighbours.
         smoothed = smooth(values, np.nanmedian if panel.log else np.nanmean)
         axes.plot(steps, smoothed, linewidth=1.8, color=colour, label=label)
-    _finish(axes, panel, min(float(np.nanmin(values)) for _, values in lines.values()), len(lines))
+    finish(axes, panel, min(float(np.nanmin(values)) for _, values in lines.values()), len(lines))
   return figure
 
 
-def _finish(axes, panel, lowest, count):
+def finish(axes, panel, lowest, count):
   """Texts, scales and legend of axes with `count` lines. lowest: of all values, before they are made per cent."""
   axes.set(title=panel.title, xlabel='step', ylabel=panel.unit)
   axes.set_axisbelow(True)
@@ -203,8 +203,7 @@ def compare(groups, metric):
   Raises:
     RecordError: a group has no step at which all of its runs have the metric.
   """
-  known = next((panel for panel in PANELS if re.fullmatch(panel.pattern, metric)), Panel('', metric, '', ''))
-  panel = dataclasses.replace(known, unit=f'{metric}, {known.unit}' if known.unit else metric)
+  panel = panel_of(metric)
   scale = 100 if panel.share else 1
   found = {label: _together(runs, metric, label) for label, runs in groups.items()}
   with matplotlib.rc_context(STYLE):
@@ -217,8 +216,14 @@ def compare(groups, metric):
       axes.plot(steps, mean, marker='o', markersize=size, linewidth=1.8, color=colour, label=plain(label))
       if len(values) > 1:
         axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-    _finish(axes, panel, min(float(values.min()) for _, values in found.values()), len(found))
+    finish(axes, panel, min(float(values.min()) for _, values in found.values()), len(found))
   return figure
+
+
+def panel_of(metric):
+  """The Panel of a metric, with the metric's full name before its unit."""
+  known = next((panel for panel in PANELS if re.fullmatch(panel.pattern, metric)), Panel('', metric, '', ''))
+  return dataclasses.replace(known, unit=f'{metric}, {known.unit}' if known.unit else metric)
 
 
 def _together(runs, metric, label):
