@@ -66,6 +66,21 @@ PODS = {
 }
 
 
+def _scale_rl():
+  """ScaleRL's objective on Llama 3.1 8B: "The Art of Scaling RL Compute", arXiv 2510.13786. Not run.
+
+  Its asynchronous rollouts and its forced end of long responses are missing: docs/scaling.md says what else differs.
+  Sizes and optimizer are ours.
+  """
+  c = _pod('llama3_1_8b', 'v5e:4x4', dict(fsdp=4, tp=4), 2, 4, dict(fsdp=2, tp=8), 16_384, learning_rate=5e-7)
+  c.loss.update(name='cispo', advantage='batch', average='prompt',               # ScaleRL
+                kl_coef=0.0, drop_zero_variance=True)                            # ScaleRL
+  c.data.drop_solved = 0.9                                                       # ScaleRL
+  c.rollout.update(prompts=48, samples=16)
+  c.train.update(minibatches=1, reference_refresh=0)
+  return c
+
+
 def _toy():
   """Trial and error, from a base of `configs/toy_base.py:trial`. Hardware: 2 CPU cores. All numbers ours."""
   c = _gsm8k()
@@ -95,5 +110,5 @@ def _toy_chain():
 
 
 def get_config(variant='toy'):
-  return common.choose({'toy': _toy, 'toy_chain': _toy_chain, 'smollm2': smollm2.rl, 'gsm8k': _gsm8k, **PODS,
-                        **published.VARIANTS}, variant)
+  return common.choose({'toy': _toy, 'toy_chain': _toy_chain, 'smollm2': smollm2.rl, 'gsm8k': _gsm8k,
+                        'scale_rl': _scale_rl, **PODS, **published.VARIANTS}, variant)

@@ -20,6 +20,7 @@ VARIANTS = {
     'toy_chain',
     'smollm2',
     'gsm8k',
+    'scale_rl',
     'qwen2_5_1_5b',
     'qwen2_5_7b',
     'qwen2_5_32b',
