@@ -28,6 +28,13 @@ def v3():
   return stages('deepseek_v3')[1]
 
 
+def test_the_record_of_a_stage_has_the_numbers_of_its_loss():
+  """As records of older recipes have them, which so still agree."""
+  found = recipe.expand(config.convert(r1.get_config('deepseek_v3'), settings.Recipe))
+  losses = [stage.config['loss'] for stage in found.values() if 'loss' in stage.config]
+  assert losses and not any(value in ('', -1.0) for loss in losses for key, value in loss.items() if key != 'average')
+
+
 @pytest.mark.parametrize('variant', list(r1.VARIANTS))
 def test_every_stage_is_built_and_each_is_a_config_by_itself(variant):
   cfg, found = stages(variant)
