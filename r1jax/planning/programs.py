@@ -253,9 +253,7 @@ def _critic(name, s):
     return lowering.lower_apply(s.critic, state), state, None
   if name.endswith('/values'):
     return lowering.lower_values(state.params, s.cfg, s.critic.loss_fn), state.params, None
-  per_token = s.microbatch.sampler_logp
-  batch = s.microbatch.replace(values=per_token, returns=per_token, advantage=None, old_logp=None, ref_logp=None)
-  return lowering.lower_accumulate(s.critic, state, batch, s.totals), state.params, None
+  return lowering.lower_accumulate(s.critic, state, s.microbatch, s.totals), state.params, None
 
 
 def _rewards(name, s):
