@@ -180,6 +180,25 @@ RECORDED = {'update/accumulate': 194_229_760, 'sample/prefill': 25_736_704, 'sam
 
 @needs_compiler
 @pytest.mark.slow
+def test_a_critic_is_planned_with_the_run_that_has_one(tmp_path):
+  cfg, slice_, model = config_of(fsdp=2, tp=2), topology.find('v5e:2x2'), models.PRESETS['toy']
+  cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, advantage='gae'))
+  out, _ = planner.plan(cfg, model, slice_, ['update', 'critic'], str(tmp_path))
+  rows = {p['name']: p for p in out['programs']}
+  assert list(rows) == [*programs.PHASES['update'], *programs.PHASES['critic']]
+  # The critic's update leaves the policy's parameters, moments and reference where they are, and the other way round.
+  of_critic, of_policy = rows['critic/apply'], rows['update/apply']
+  policy_count = params_lib.count(models.specs(model))
+  count = policy_count - model.vocab * model.embed  # a critic has no unembedding
+  assert of_critic['argument_bytes'] >= 4 * count
+  assert 4 * policy_count <= of_critic['resident_beside_bytes'] < 4.1 * policy_count + count
+  assert 3 * count + policy_count <= of_policy['resident_beside_bytes'] < 4.1 * count + policy_count
+  assert 3 * count <= of_critic['critic_bytes'] < 3.1 * count
+  assert rows['critic/values']['dot_flops'] < rows['critic/accumulate']['dot_flops'] / 2
+
+
+@needs_compiler
+@pytest.mark.slow
 def test_programs_for_a_slice_need_no_more_memory_than_recorded(tmp_path):
   """A model of 33 million parameters, 16 rows of 1,152 tokens at a time in training and 64 in sampling."""
   cfg = config_of(fsdp=2, tp=2)
