@@ -28,6 +28,9 @@ MIXED = dataclasses.replace(
 P, G, T = 4, 4, 24
 
 
+BOUNDS = dict(cispo=dict(ratio_cap=1.1), reinforce={})  # of the ratio, where a loss does not clip it
+
+
 def config_of(train=None, **loss):
   return config.RL(
     seed=0,
@@ -95,7 +98,7 @@ def assert_close(a, b, atol=2e-6):
 )
 def test_microbatches_and_length_slices_give_the_gradient_of_the_whole(name, average):
   # Tight clipping, so that both clip fractions are at work; KL, entropy and the sampler's weight too.
-  bounds = dict(cispo=dict(ratio_cap=1.1), reinforce={}).get(name, dict(clip_low=0.05, clip_high=0.1))
+  bounds = BOUNDS.get(name, dict(clip_low=0.05, clip_high=0.1))
   loss = dict(name=name, kl_coef=0.3, tis_cap=1.5, entropy_coef=0.2, average=average) | bounds
   before, want, metrics = stepped(config_of(**loss), rollout())
   moved = max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(want)))
@@ -271,7 +274,8 @@ def without(groups):
   'name', [name if name == 'grpo' else pytest.param(name, marks=pytest.mark.slow) for name in losses.LOSSES]
 )
 def test_dropped_groups_leave_the_gradient_of_the_others_alone(name):
-  loss = dict(name=name, kl_coef=0.3, tis_cap=1.5, clip_low=0.05, clip_high=0.1, entropy_coef=0.2)
+  loss = dict(name=name, kl_coef=0.3, tis_cap=1.5, entropy_coef=0.2)
+  loss |= BOUNDS.get(name, dict(clip_low=0.05, clip_high=0.1)) | (dict(average='prompt') if name == 'cispo' else {})
   others = jax.tree.map(lambda x: x[[0, 3]], rollout())
   cfg = config_of(**loss)
   half = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, prompts=2))
