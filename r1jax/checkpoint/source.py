@@ -121,10 +121,9 @@ def load_with_head(source, model, abstract, key=None):
   params = source.load(loaded) if loaded else {}
   if new:
     specs = {name: models.specs(model)[name] for name in new}
-    shapes = lambda key: params_lib.init(specs, key) if key is not None else new
-    init = lambda key: jax.tree.map(
-      lambda x, like: jnp.zeros(like.shape, like.dtype) if key is None else x.astype(like.dtype), shapes(key), new
-    )
+    zeros = lambda _: jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), new)
+    drawn = lambda key: jax.tree.map(lambda x, like: x.astype(like.dtype), params_lib.init(specs, key), new)
+    init = zeros if key is None else drawn
     params |= jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, new))(key)
   return params
 
