@@ -311,7 +311,7 @@ def figures(workdir):
 
   def strip(value):
     if isinstance(value, dict):
-      drop = ('seconds', 'path', 'made_by', 'policy', 'sources', 'memory')
+      drop = ('seconds', 'path', 'made_by', 'policy', 'sources', 'memory', 'peak_memory_gb')
       return {k: strip(v) for k, v in value.items() if k not in drop}
     return [strip(v) for v in value] if isinstance(value, list) else value
 
