@@ -237,9 +237,10 @@ def _tree_bytes(tree):
 
 
 def _update(name, s):
-  policy_state = s.state.replace(reference=None, critic=None)
+  policy_state = s.state.trained()
   if name.endswith('/accumulate'):
-    return lowering.lower_accumulate(s.trainer, policy_state, s.microbatch, s.totals), s.state.params, None
+    used = (s.state.params, s.state.frozen)
+    return lowering.lower_accumulate(s.trainer, s.state, s.microbatch, s.totals), used, None
   load, moe = None, s.model.moe
   if moe:
     shape = (s.model.layers - s.model.dense_layers, moe.experts)

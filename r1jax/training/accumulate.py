@@ -4,7 +4,8 @@ A loss function is called as `loss_fn(params, batch, totals)`, with one microbat
 divide by, and returns (loss f32[], {metric: f32[]}, params): this microbatch's share of the batch's
 loss and metrics, and the parameters as its forward gave them back (see `r1jax.models.remat`). Metrics add up over
 microbatches, but for names ending in `_max` or `_min`; an optional 'moe/load' (f32[layers, experts]) adds up too. It is
-a static argument of compiled programs: a frozen dataclass of its settings, equal ones sharing their programs.
+a static argument of compiled programs: a frozen dataclass of its settings, equal ones sharing their programs. Where
+the state has `frozen` arrays, which the loss reads and nobody trains, they are its fourth argument.
 """
 
 import dataclasses
@@ -55,7 +56,7 @@ class Trainer:
     grads, found = zeros_like(state.params, self.grad_dtype), []
     for batch in batches:
       batch = parallel.to_global(batch, parallel.batch_sharding(self.mesh))
-      grads, metrics = accumulate(state.params, grads, batch, totals, loss_fn=self.loss_fn)
+      grads, metrics = accumulate(state.params, grads, batch, totals, state.frozen, loss_fn=self.loss_fn)
       found.append(metrics)
     loads = [metrics.pop('moe/load') for metrics in found if 'moe/load' in metrics]
     load = functools.reduce(operator.add, loads) if loads else None
@@ -65,15 +66,15 @@ class Trainer:
     return state, {name: float(x) for name, x in metrics.items()}
 
 
-def accumulate(params, grads, batch, totals, *, loss_fn):
+def accumulate(params, grads, batch, totals, frozen=None, *, loss_fn):
   """Adds a microbatch's gradient to `grads`, which is donated. Returns grads, metrics."""
-  return accumulate_program(params, grads, batch, totals, loss_fn=loss_fn, shardings=shardings_of(grads))
+  return accumulate_program(params, grads, batch, totals, frozen, loss_fn=loss_fn, shardings=shardings_of(grads))
 
 
 @functools.partial(jax.jit, static_argnames=('loss_fn', 'shardings'), donate_argnames=('grads',))
-def accumulate_program(params, grads, batch, totals, *, loss_fn, shardings):
+def accumulate_program(params, grads, batch, totals, frozen=None, *, loss_fn, shardings):
   def loss(params):
-    value, metrics, params = loss_fn(params, batch, totals)
+    value, metrics, params = loss_fn(params, batch, totals, *_given(frozen))
     return value, (metrics, params)
 
   if loss_fn.options.remat == 'none':
@@ -91,9 +92,13 @@ def accumulate_program(params, grads, batch, totals, *, loss_fn, shardings):
 
 
 @functools.partial(jax.jit, static_argnames=('loss_fn',))
-def metrics_of(params, batch, totals, *, loss_fn):
+def metrics_of(params, batch, totals, frozen=None, *, loss_fn):
   """The loss function's metrics alone."""
-  return loss_fn(params, batch, totals)[1]
+  return loss_fn(params, batch, totals, *_given(frozen))[1]
+
+
+def _given(frozen):
+  return () if frozen is None else (frozen,)
 
 
 def apply(state, grads, load=None, *, optimizer, balance_rate=0.0):
@@ -108,12 +113,11 @@ def apply(state, grads, load=None, *, optimizer, balance_rate=0.0):
   Returns:
     TrainState, and the gradient's global norm before clipping.
   """
-  others = {'reference': state.reference, 'critic': state.critic}  # the reference may lie in the host's memory
-  state = state.replace(reference=None, critic=None)
-  state, norm = apply_program(
-    state, grads, load, optimizer=optimizer, balance_rate=balance_rate, shardings=shardings_of(state)
+  trained = state.trained()
+  new, norm = apply_program(
+    trained, grads, load, optimizer=optimizer, balance_rate=balance_rate, shardings=shardings_of(trained)
   )
-  return state.replace(**others), norm
+  return state.replace(params=new.params, opt_state=new.opt_state, opt_step=new.opt_step), norm
 
 
 @functools.partial(jax.jit, static_argnames=('optimizer', 'balance_rate', 'shardings'), donate_argnames=('state',))

@@ -16,13 +16,13 @@ def lower_accumulate(trainer, state, batch, totals):
   """`accumulate.accumulate` of a Trainer, for a TrainState, a microbatch and the totals that its loss takes."""
   grads = _gradient(trainer, state)
   return accumulate.accumulate_program.lower(
-    state.params, grads, batch, totals, loss_fn=trainer.loss_fn, shardings=accumulate.shardings_of(grads)
+    state.params, grads, batch, totals, state.frozen, loss_fn=trainer.loss_fn, shardings=accumulate.shardings_of(grads)
   )
 
 
 def lower_apply(trainer, state, load=None):
   """`accumulate.apply` of a Trainer. load: f32[layers, experts], of a model with experts."""
-  grads, state = _gradient(trainer, state), state.replace(reference=None, critic=None)
+  grads, state = _gradient(trainer, state), state.trained()
   return accumulate.apply_program.lower(
     state,
     grads,

@@ -19,6 +19,7 @@ class TrainState(flax.struct.PyTreeNode):
     params, opt_state: of the model being trained; opt_step: i32[], optimizer steps taken.
     reference: the reference policy's parameters, or None.
     critic: the value network's own TrainState, or None.
+    frozen: what the loss reads and no step changes, or None. It is not saved: a run loads it from where it came.
   """
 
   params: dict
@@ -26,6 +27,11 @@ class TrainState(flax.struct.PyTreeNode):
   opt_step: Array
   reference: dict | None = None
   critic: 'TrainState | None' = None
+  frozen: dict | None = None
+
+  def trained(self):
+    """What an optimizer step of this model changes, without the rest (the reference may lie in the host's memory)."""
+    return self.replace(reference=None, critic=None, frozen=None)
 
 
 def abstract_state(specs, optimizer, mesh, param_dtype='float32', reference_dtype=None, reference_memory='device'):
