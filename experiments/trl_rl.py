@@ -353,7 +353,7 @@ def run_trl(cfg, workdir, threads=0):
   save(trainer.model, cfg.model.path, out / MODEL)
   summary = {
     'seconds': {'rl': time.perf_counter() - began},
-    'peak_rss_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    'peak_memory_gb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,  # of this process
     'threads': torch.get_num_threads(),
     'dropped': dropped,
     'seed': cfg.seed,
@@ -364,7 +364,7 @@ def run_trl(cfg, workdir, threads=0):
 
 
 def describe(summary, workdir):
-  minutes, peak = summary['seconds']['rl'] / 60, summary['peak_rss_mb'] / 1000
+  minutes, peak = summary['seconds']['rl'] / 60, summary['peak_memory_gb']
   return f'{os.path.join(workdir, MODEL)}: {minutes:.1f} minutes, {peak:.1f} GB at most'
 
 
