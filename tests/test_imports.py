@@ -74,7 +74,7 @@ def violations(code, module, is_package=False):
     if module.split('.')[0] == 'configs':
       # Recipes are made of other configs, and the students learn as the second SFT does.
       recipe = top == 'configs'
-      variants = name in ('configs.smollm2', 'configs.published')
+      variants = name in ('configs.pods', 'configs.published', 'configs.smollm2')
       made_of = {
         'configs.r1': recipe,
         'configs.r1_zero': variants,
