@@ -20,7 +20,7 @@ from r1jax.models import layout
 from r1jax.models.config import MLA, MoE
 from r1jax.sampling import Engine, Precision, SamplingParams, decode, row_keys
 from r1jax.sampling.logits import Restriction
-from r1jax.training import accumulate, optimizer, policy
+from r1jax.training import accumulate, critic, optimizer, policy
 from r1jax.training import state as state_lib
 
 SHAPE = dict(vocab=40, embed=16, layers=2, heads=8, kv_heads=2, head_dim=8, mlp=24, context=64)
@@ -213,6 +213,29 @@ def check_low_precision(model, precision, shape):
   same_samples(outs[1], outs[0], precision, f'{precision} {shape}')
 
 
+def check_critic(model, shape):
+  """A critic's values and its update, sharded as the policy's, are those of one device."""
+  cfg, outs = config_of(16, loss=dict(advantage='gae', kl_coef=0.0)), []
+  for mesh in (
+    parallel.make_mesh(config.Mesh(**ONE), jax.devices()[:1]),
+    parallel.make_mesh(config.Mesh(**ONE | shape)),
+  ):
+    trainer, like = critic.make(cfg, model, mesh)
+    first = params_lib.init(models.specs(trainer.loss_fn.model), jax.random.key(0))
+    placed = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s.sharding), first, like.params)
+    state = state_lib.new_state(placed, trainer.optimizer, like)
+    with jax.transfer_guard('disallow'):
+      batch = critic.with_values(trainer, state, graded(), cfg)
+      batch = batch.replace(returns=batch.values + 1, ref_logp=None)
+      state, metrics = critic.update(trainer, state, batch, cfg, 0)
+    outs.append((np.where(batch.loss_mask, batch.values, 0), jax.device_get(state.params), metrics))
+  split = np.prod([shape.get(axis, 1) for axis in ('fsdp', 'tp')])
+  assert whole(state.params['layers']['mlp']['up']) == 1 / split
+  assert np.abs(outs[0][0]).max() > 0.1
+  for a, b in zip(jax.tree.leaves(outs[1]), jax.tree.leaves(outs[0]), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=f'critic {shape}')
+
+
 def same_samples(wide, alone, precision, said):
   """The same tokens, with the same log-probs but for rows in which a cached value was rounded to the other side."""
   off = np.abs(wide.sampler_logp - alone.sampler_logp)
@@ -255,6 +278,8 @@ def main(name, every):
     if 'expert' in shape:
       share = whole(wide[4].params['layers']['moe']['up']) * shape.get('fsdp', 1) * shape.get('tp', 1)
       assert share == 1 / shape['expert']
+  if name == 'dense':
+    check_critic(model, TWO[0] if jax.device_count() == 2 else shapes[1])
   if jax.device_count() == 2:
     return
   for cache in sorted({'', LOW_PRECISION[name][0].cache}):
