@@ -77,6 +77,7 @@ def violations(code, module, is_package=False):
       variants = name in ('configs.pods', 'configs.published', 'configs.smollm2')
       made_of = {
         'configs.r1': recipe,
+        'configs.ablations': recipe,
         'configs.r1_zero': variants,
         'configs.smollm2': recipe,
         'configs.distill': name == 'configs.sft',

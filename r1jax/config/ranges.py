@@ -165,6 +165,7 @@ RANGES = {
   ),
   'ToyFiles': dict(seed=SEED, pairs=LARGE_OR_ZERO, held_out_pairs=LARGE_OR_ZERO, answers=LARGE_OR_ZERO),
   'Recipe': dict(seed=SEED),
+  'Ablation': dict(level=SIGNED),
 }
 
 

@@ -44,6 +44,20 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ablation:
+  """What `experiments/ablation.py` compares: some RL stages of a recipe, over several seeds."""
+
+  arms: tuple[str, ...] = ()  # the stages to compare; () where the recipe is no ablation
+  seeds: tuple[int, ...] = (0, 1, 2)
+  metric: str = 'eval/pass@1'  # see docs/metrics.md
+  level: float = 0.8  # the first step at which the metric reaches it is reported
+
+  def __post_init__(self):
+    require(self.seeds, 'ablation.seeds is empty; name at least one seed.')
+    require(len(set(self.seeds)) == len(self.seeds), f'ablation.seeds {self.seeds} has a seed twice.')
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
   """One run of `experiments/recipe.py`."""
 
@@ -52,6 +66,7 @@ class Recipe:
   evaluations: dict[str, dict] = dataclasses.field(default_factory=dict)  # configs of RL, without a model.path
   groups: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # kinds that are reported together
   comparisons: dict[str, Comparison] = dataclasses.field(default_factory=dict)
+  ablation: Ablation = Ablation()
 
   def __post_init__(self):
     require(self.stages, 'stages is empty; name at least one.')
@@ -64,6 +79,10 @@ class Recipe:
         not stage.evaluation or stage.evaluation in self.evaluations,
         f'stages.{name}.evaluation is {stage.evaluation!r}; known: {", ".join(self.evaluations) or "none"}.',
       )
+    for name in self.ablation.arms:
+      require(name in self.stages, f'ablation.arms has {name!r}; the stages are {", ".join(self.stages)}.')
+      experiment = self.stages[name].experiment
+      require(experiment == 'rl', f"ablation.arms has {name!r}, whose experiment is {experiment!r}; arms are of 'rl'.")
     for name, pair in self.comparisons.items():
       for side in (pair.first, pair.second):
         require(
