@@ -73,6 +73,11 @@ class MoE:
       f'{self.top_k} experts a token from {self.top_groups} groups of {self.experts // self.groups}: too many.',
     )
 
+  @property
+  def index_dtype(self):
+    """The smallest dtype that holds an expert's number."""
+    return 'uint8' if self.experts <= 256 else 'uint16'
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:

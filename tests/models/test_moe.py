@@ -94,7 +94,7 @@ def by_hand(p, m, x):
 def test_a_mixture_equals_a_loop_over_tokens_and_experts(kind):
   m = KINDS[kind]
   p, x = make(m), tokens(24)
-  out, load = mixture(p, m, x.reshape(2, 3, 4, EMBED))
+  out, load, _ = mixture(p, m, x.reshape(2, 3, 4, EMBED))
   want, visited = by_hand(p, m, x)
   assert want.std() > 0.3
   np.testing.assert_allclose(out.reshape(24, EMBED), want, atol=2e-5)
@@ -106,7 +106,7 @@ def test_no_token_is_dropped_when_all_go_to_one_expert():
   p, x = make(m), tokens(200)
   x = x.at[:, 0].set(5.0)
   p['router'] = p['router'].at[0].set(0).at[0, 3].set(9.0).at[0, 1].set(6.0)
-  out, load = mixture(p, m, x)
+  out, load, _ = mixture(p, m, x)
   assert load[3] == load[1] == 200 and load.sum() == 400
   np.testing.assert_allclose(out, by_hand(p, m, x)[0], atol=5e-5)
 
@@ -116,7 +116,7 @@ def test_only_real_tokens_count_in_the_load():
   m = KINDS['sigmoid, groups, shared']
   p, x = make(m), tokens(20)
   real = jnp.arange(20) < 13
-  out, load = mixture(p, m, jnp.where(real[:, None], x, 7.0), real)
+  out, load, _ = mixture(p, m, jnp.where(real[:, None], x, 7.0), real)
   np.testing.assert_array_equal(load, by_hand(p, m, x[:13])[1])
   np.testing.assert_allclose(out[:13], mixture(p, m, x)[0][:13], atol=1e-6)
 
@@ -243,7 +243,7 @@ def test_tokens_are_visited_a_chunk_at_a_time(monkeypatch):
   x = jax.random.normal(jax.random.key(1), (3, 2, 7, MIXED.embed))
 
   def run(p, x):
-    out, load = moe.moe(p, m, x)
+    out, load, _ = moe.moe(p, m, x)
     return (out**2).sum(), load
 
   gradient = lambda: jax.jit(jax.value_and_grad(lambda p, x: run(p, x), (0, 1), has_aux=True))  # traced anew
