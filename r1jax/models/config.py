@@ -122,6 +122,12 @@ class ModelConfig:
     """How many layers, the first ones, have a plain MLP."""
     return self.moe.first_dense if self.moe else self.layers
 
+  @property
+  def routes(self):
+    """(MoE layers, top_k): the experts that one token is sent to. For a model with experts."""
+    assert self.moe is not None
+    return self.layers - self.dense_layers, self.moe.top_k
+
 
 def _llama3(*, vocab=128_256, head_dim=128, context=131_072, factor=8.0, **shape):
   rope = RopeScaling('llama3', factor, 8192, low_freq_factor=1.0, high_freq_factor=4.0)
