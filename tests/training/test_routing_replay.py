@@ -79,7 +79,7 @@ def sampled(params):
   return sample(params)
 
 
-@pytest.mark.parametrize('slots', [0, 6])
+@pytest.mark.parametrize('slots', [0, pytest.param(6, marks=pytest.mark.slow)])
 def test_the_samplers_experts_are_those_of_a_pass_over_prompt_and_response(params, sampled, slots):
   """Of all tokens but each response's last, with rows dropped and prompts padded; a set for each layer and token."""
   batch, sampler = sample(params, slots) if slots else sampled
