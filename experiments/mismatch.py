@@ -95,7 +95,7 @@ def measure(model, params, prompts, eos, mesh, precision, f):
   """Rows of the table. params: on the mesh, in float32.
 
   Returns:
-    [(mean, max, KL, share outside)]; of a mixture two of them, the second with replay, each with the share rerouted.
+    [(mean, max, KL, share outside)]; of a mixture two of them: (..., share rerouted), and one with replay.
   """
   engine = sampling.Engine(
     model,
@@ -115,7 +115,7 @@ def measure(model, params, prompts, eos, mesh, precision, f):
   if not model.moe:
     return [own]
   experts = parallel.to_host(own_experts(params, on_mesh, model=model, options=options))
-  return [(*own, rerouted(experts, batch)), (*row(on_mesh), 0.0)]
+  return [(*own, rerouted(experts, batch)), row(on_mesh)]
 
 
 def main(argv):
@@ -133,7 +133,8 @@ def main(argv):
       for name, precision in PRECISIONS.items():
         for how, row in zip(('', ', replay'), measure(model, params, prompts, eos, mesh, precision, f)):
           cells = [f'{x:.2g}' for x in row[:3]] + [f'{100 * x:.2g}%' for x in row[3:]]
-          print(f'| {name}{how} | {devices} | {" | ".join(cells)} |', flush=True)
+          cells = [name + how, devices, *cells, *[''] * (len(columns) - 2 - len(cells))]
+          print(f'| {" | ".join(cells)} |', flush=True)
 
 
 if __name__ == '__main__':

@@ -234,7 +234,7 @@ class Output:
     self.tokens[to], self.logp[to] = sampled.token[:, :count][inside], sampled.logp[:, :count][inside]
     if self.threshold is not None:
       self.threshold[to] = sampled.threshold[:, :count][inside]
-    if sampled.experts is not None:  # of the tokens before these
+    if self.experts is not None and sampled.experts is not None:  # of the tokens before these
       self.experts[to[0], ..., to[1] - 1] = np.moveaxis(sampled.experts[..., :count], -1, 1)[inside]
     self.count[rows] = np.minimum(self.count[rows] + count, self.shape[2])
 
@@ -262,7 +262,8 @@ class Output:
     lengths = np.minimum(np.minimum(to_eos, self.cut), length).astype(np.int32)
     real = np.arange(length) < lengths[:, None]
     by_prompt = lambda x: x.reshape(*self.shape[:2], *x.shape[1:])
-    run = (np.arange(length) < lengths[:, None] - 1)[:, None, None]  # tokens that others were drawn after
+    if self.experts is not None:
+      self.experts *= (np.arange(length) < lengths[:, None] - 1)[:, None, None]  # in place: they are large
     return RolloutBatch(
       prompts,
       prompt_lengths,
@@ -274,5 +275,5 @@ class Output:
       stop=by_prompt(np.where(self.cut < to_eos, STOP_STRING, np.where(ended, EOS, LENGTH))),
       policy_version=np.full(self.shape, version, np.int32),
       prompt_experts=None if self.experts is None else np.concatenate(self.prompt_experts),
-      experts=None if self.experts is None else by_prompt(self.experts * run),
+      experts=None if self.experts is None else by_prompt(self.experts),
     )
