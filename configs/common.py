@@ -36,7 +36,7 @@ def rl():
       train=dict(minibatches=16,                                                 # paper
                  microbatch=0, length_slices=1, epochs=1, logit_chunk=1024,      # ours
                  balance_rate=0.0, param_dtype='float32', grad_dtype='float32', reference_dtype='float32',  # ours
-                 reference_memory='device',                                      # ours
+                 reference_memory='device', routing_replay=False,                # ours
                  reference_refresh=25),                                          # paper (400 optimizer steps)
       eval=dict(every=10, problems=128, samples=16,                              # paper (16 samples)
                 final_problems=256, final_samples=16, temperature=1.0, top_p=1.0),

@@ -7,6 +7,10 @@ Prompts are stories (`r1jax.data.toy.stories`), or random tokens for the random 
 with its own precision; the trainer computes in --dtype what it thinks of these tokens. `mean` and `max` are of the
 absolute difference of the log-probs. `KL` is the mean of r - 1 - log r with r = trainer / sampler, an estimate of
 KL(sampler, trainer). `outside` is the share of tokens for which r is below 1/2 or above 2.
+
+A mixture of experts has each row twice: with the trainer's own choice of experts, and with the sampler's
+(train.routing_replay). `rerouted` is the share of tokens that the trainer's own choice sends to another expert in at
+least one layer.
 """
 
 import functools
@@ -65,8 +69,34 @@ def open_model(f):
   return source.cfg, jax.device_get(source.load(source.abstract(mesh, 'float32'))), prompts, tokenizer.eos
 
 
+@functools.partial(jax.jit, static_argnames=('model', 'options'))
+def own_experts(params, batch, *, model, options):
+  """uint[P, G, MoE layers, top_k, T - 1] of the responses of a RolloutBatch."""
+  given = batch.prompts, batch.prompt_lengths, batch.tokens, batch.lengths
+  return models.response_hidden(params, model, *given, options).experts
+
+
+def rerouted(own, batch):
+  """Share of the responses' tokens that have other experts than the sampler's; own: as `own_experts` gives them."""
+  same_order = lambda x: np.sort(x, axis=3)
+  other = (same_order(own) != same_order(batch.experts[..., :-1])).any(axis=(2, 3))
+  return other[batch.loss_mask[..., 1:]].mean()  # tokens before another one: the last was never run
+
+
+def differences(trainer, batch):
+  """(mean, max, KL, share outside) of the trainer's log-probs f32[P, G, T]."""
+  difference = (np.asarray(trainer, np.float64) - batch.sampler_logp)[batch.loss_mask]
+  ratio = np.exp(difference)
+  outside = (ratio < 0.5) | (ratio > 2)
+  return np.abs(difference).mean(), np.abs(difference).max(), (ratio - 1 - difference).mean(), outside.mean()
+
+
 def measure(model, params, prompts, eos, mesh, precision, f):
-  """(mean, max, KL, share outside) of one row of the table. params: on the mesh, in float32."""
+  """Rows of the table. params: on the mesh, in float32.
+
+  Returns:
+    [(mean, max, KL, share outside)]; of a mixture two of them: (..., share rerouted), and one with replay.
+  """
   engine = sampling.Engine(
     model,
     types.SimpleNamespace(eos=eos),
@@ -76,14 +106,16 @@ def measure(model, params, prompts, eos, mesh, precision, f):
     precision=precision,
   )
   keys = jax.device_put(sampling.row_keys(jax.random.key(0), len(prompts), f.samples), parallel.replicated(mesh))
-  batch = engine.sample(params, prompts, keys, sampling.SamplingParams(f.temperature))
-  fn = policy.LogProbFn(model, models.ForwardOptions(f.dtype, mesh=mesh), 1024, f.temperature)
+  batch = engine.sample(params, prompts, keys, sampling.SamplingParams(f.temperature, experts=bool(model.moe)))
+  options = models.ForwardOptions(f.dtype, mesh=mesh, return_experts=bool(model.moe))
+  fn = policy.LogProbFn(model, options, 1024, f.temperature)
   on_mesh = parallel.to_global(batch.replace(stop=None, policy_version=None), parallel.batch_sharding(mesh))
-  trainer = parallel.to_host(policy.logprobs_program(params, on_mesh, fn=fn))
-  difference = (np.asarray(trainer, np.float64) - batch.sampler_logp)[batch.loss_mask]
-  ratio = np.exp(difference)
-  outside = (ratio < 0.5) | (ratio > 2)
-  return np.abs(difference).mean(), np.abs(difference).max(), (ratio - 1 - difference).mean(), outside.mean()
+  row = lambda b: differences(parallel.to_host(policy.logprobs_program(params, b, fn=fn)), batch)
+  own = row(on_mesh.without_experts())
+  if not model.moe:
+    return [own]
+  experts = parallel.to_host(own_experts(params, on_mesh, model=model, options=options))
+  return [(*own, rerouted(experts, batch)), row(on_mesh)]
 
 
 def main(argv):
@@ -94,12 +126,15 @@ def main(argv):
     runtime.set_up_process()
     model, host_params, prompts, eos = open_model(f)
     print(f'{f["model.path"].value or f.preset}, trainer in {f.dtype}, {f.prompts} x {f.samples} responses\n')
-    print('| sampler | devices | mean | max | KL | outside |\n|---|---|---|---|---|---|')
+    columns = ['sampler', 'devices', 'mean', 'max', 'KL', 'outside', *['rerouted'] * bool(model.moe)]
+    print(f'| {" | ".join(columns)} |\n{"|---" * len(columns)}|')
     for devices, mesh in meshes().items():
       params = jax.device_put(host_params, parallel.shardings(models.specs(model), mesh))
       for name, precision in PRECISIONS.items():
-        mean, largest, kl, outside = measure(model, params, prompts, eos, mesh, precision, f)
-        print(f'| {name} | {devices} | {mean:.2g} | {largest:.2g} | {kl:.2g} | {100 * outside:.2g}% |', flush=True)
+        for how, row in zip(('', ', replay'), measure(model, params, prompts, eos, mesh, precision, f)):
+          cells = [f'{x:.2g}' for x in row[:3]] + [f'{100 * x:.2g}%' for x in row[3:]]
+          cells = [name + how, devices, *cells, *[''] * (len(columns) - 2 - len(cells))]
+          print(f'| {" | ".join(cells)} |', flush=True)
 
 
 if __name__ == '__main__':

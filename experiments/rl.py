@@ -38,7 +38,7 @@ def sample(run, params, step, key):
   """
   cfg = run.cfg
   r = cfg.rollout
-  sampling = SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, thresholds=r.restricted)
+  sampling = SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.restricted, cfg.train.routing_replay)
 
   def draw(number):
     problems = run.draws.next(step)
@@ -70,7 +70,9 @@ def with_logprobs(run, state, batch):
   cfg, fn = run.cfg, run.trainer.loss_fn.logprobs
   reference = state.reference and state_lib.move_to_memory(state.reference, 'device')  # may be on the host
   if reference:
-    batch = batch.replace(ref_logp=policy.logprobs(reference, batch, cfg, fn))
+    # It routes as it likes: with experts that its routers would not choose it would be another model. Replay is for
+    # passes that are meant to be of the same policy.
+    batch = batch.replace(ref_logp=policy.logprobs(reference, batch.without_experts(), cfg, fn))
   del reference
   if 'old' in policy.logprob_passes(cfg):
     batch = batch.replace(old_logp=policy.logprobs(state.params, batch, cfg, fn))

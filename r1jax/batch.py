@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from r1jax.typed import Array, Bool, Float, Int
+from r1jax.typed import Array, Bool, Float, Int, UInt
 
 
 class RolloutBatch(flax.struct.PyTreeNode):
@@ -24,6 +24,9 @@ class RolloutBatch(flax.struct.PyTreeNode):
       where they left out none.
     stop: str[P, G], why each response ended: EOS, LENGTH or STOP_STRING; None inside programs.
     policy_version: i32[P, G, T], training step of the policy that sampled each token; None inside programs.
+    prompt_experts: uint8 or uint16 [P, MoE layers, top_k, Tp], the experts that the sampler sent each token of a prompt
+      to; experts: [P, G, MoE layers, top_k, T], each token of a response, but for its last one, which the sampler never
+      runs: zeros. None without routing replay.
     old_logp: f32[P, G, T], the old policy's log-probs: of the parameters that sampled, as the trainer computes them.
       None where `training.policy.logprob_passes` has no 'old'; the loss then uses the current log-probs.
     ref_logp: f32[P, G, T], the reference policy's; None without a KL term.
@@ -43,12 +46,23 @@ class RolloutBatch(flax.struct.PyTreeNode):
   threshold: Float[Array, 'p g t'] | None = None
   stop: np.ndarray | None = None
   policy_version: Int[np.ndarray, 'p g t'] | None = None
+  prompt_experts: UInt[Array, 'p l k tp'] | None = None
+  experts: UInt[Array, 'p g l k t'] | None = None
   old_logp: Float[Array, 'p g t'] | None = None
   ref_logp: Float[Array, 'p g t'] | None = None
   values: Float[Array, 'p g t'] | None = None
   advantage: Float[Array, 'p g _'] | None = None
   returns: Float[Array, 'p g t'] | None = None
   mean_length: Float[Array, ' p'] | None = None
+
+  @property
+  def replayed(self):
+    """(prompt_experts, experts), as `models.response_hidden` takes them; None without routing replay."""
+    return None if self.experts is None else (self.prompt_experts, self.experts)
+
+  def without_experts(self):
+    """The same, for a model that routes as it likes."""
+    return self.replace(prompt_experts=None, experts=None)
 
 
 EOS, LENGTH, STOP_STRING = 'eos', 'length', 'stop'
@@ -59,8 +73,10 @@ def concatenate(batches):
   if len(batches) == 1:
     return batches[0]
   width = max(batch.prompts.shape[1] for batch in batches)
-  pad = lambda x: np.pad(x, ((0, 0), (0, width - x.shape[1])))
-  return jax.tree.map(lambda *xs: np.concatenate(xs), *(batch.replace(prompts=pad(batch.prompts)) for batch in batches))
+  pad = lambda x: np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
+  of_prompts = lambda b: dict(prompts=b.prompts, prompt_experts=b.prompt_experts)
+  padded = [batch.replace(**jax.tree.map(pad, of_prompts(batch))) for batch in batches]
+  return jax.tree.map(lambda *xs: np.concatenate(xs), *padded)
 
 
 class Pending:

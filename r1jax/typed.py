@@ -8,13 +8,13 @@ import os
 from typing import Any
 
 import jax
-from jaxtyping import Bool, Float, Int, Key, jaxtyped
+from jaxtyping import Bool, Float, Int, Key, UInt, jaxtyped
 import numpy as np
 
 Array = jax.Array | np.ndarray
 Scalar = Float[Array, ''] | np.floating | float
 
-__all__ = ['Array', 'Bool', 'Float', 'Int', 'Key', 'Scalar', 'shape_struct', 'typed']
+__all__ = ['Array', 'Bool', 'Float', 'Int', 'Key', 'Scalar', 'UInt', 'shape_struct', 'typed']
 
 
 def shape_struct(shape, dtype, sharding=None) -> Any:

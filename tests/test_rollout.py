@@ -127,6 +127,8 @@ def drawn(name, rewards, samples=2, item=(), reward=MATH, step=None, **parts):
     loss_mask=np.ones(tokens.shape, bool),
     sampler_logp=tokens * 2.0,
     stop=rows.reshape(shape),
+    prompt_experts=np.array([[[[ord(m[0]), int(m[1:])]]] for m in marks], np.uint8),
+    experts=tokens[:, :, None, None].astype(np.uint8),
   )
   made = rollout.Rollout([{'id': m} for m in marks], items, mix.weights(items, reward, step), batch)
   fold = lambda x: np.array(x, np.float32).reshape(shape)
@@ -147,6 +149,8 @@ def test_dynamic_sampling_keeps_the_groups_that_differ_in_order():
   assert [i['row'] for i in joined.items] == want and joined.batch.stop.reshape(-1).tolist() == want
   assert joined.batch.tokens[..., 0].tolist() == [[6, 9], [0, 3], [12, 15]]
   assert joined.batch.sampler_logp[..., 0].tolist() == [[12, 18], [0, 6], [24, 30]]
+  np.testing.assert_array_equal(joined.batch.experts[:, :, 0, 0], joined.batch.tokens)
+  np.testing.assert_array_equal(joined.batch.prompt_experts[:, 0, 0], joined.batch.prompts)
   assert scores.total.tolist() == [[0, 1], [1, 0], [0, 1]]
   assert scores.parts['math'].tolist() == [[0, 2], [2, 0], [0, 2]]
   assert scores.timeouts == 2
@@ -226,9 +230,11 @@ def test_metrics_before_and_after_the_filter():
 
 def test_batches_are_joined_with_prompts_padded_to_the_longest():
   (first, _), (second, _) = drawn('a', [0, 1, 1, 0]), drawn('b', [0, 1])
-  longer = second.batch.replace(prompts=np.array([[7, 8, 9]]))
+  longer = second.batch.replace(prompts=np.array([[7, 8, 9]]), prompt_experts=np.array([[[[7, 8, 9]]]], np.uint8))
   joined = concatenate([first.batch, longer])
   assert joined.prompts.tolist() == [[ord('a'), 0, 0], [ord('a'), 1, 0], [7, 8, 9]]
+  np.testing.assert_array_equal(joined.prompt_experts[:, 0, 0], joined.prompts)
+  assert concatenate([first.batch.without_experts(), longer.without_experts()]).prompt_experts is None
   assert joined.tokens.shape == (3, 2, 3) and joined.stop[2].tolist() == ['b0.0', 'b0.1'] and joined.old_logp is None
 
 

@@ -32,6 +32,7 @@ ADDED = {
   'critic.gae_lambda': 0.95,
   'loss.drop_zero_variance': False,
   'data.drop_solved': 0.0,
+  'train.routing_replay': False,
 }
 
 
@@ -160,6 +161,8 @@ class Train:
   logit_chunk: int = 1024  # positions whose logits are in memory at one time
   # Mixture of experts: change of the routers' load-balancing biases per optimizer step (DeepSeek-V3: 1e-3); 0: frozen.
   balance_rate: float = 0.0
+  # The policy's passes send each token to the experts that the sampler sent it to (arXiv 2510.11370).
+  routing_replay: bool = False
   reference_refresh: int = 0  # every so many steps the policy becomes the reference policy; 0: never
   # Of the stored parameters, except those of routers. bfloat16 loses updates below 2^-9 of the parameter.
   param_dtype: str = 'float32'

@@ -73,6 +73,11 @@ class MoE:
       f'{self.top_k} experts a token from {self.top_groups} groups of {self.experts // self.groups}: too many.',
     )
 
+  @property
+  def index_dtype(self):
+    """The smallest dtype that holds an expert's number."""
+    return 'uint8' if self.experts <= 256 else 'uint16'
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -116,6 +121,12 @@ class ModelConfig:
   def dense_layers(self):
     """How many layers, the first ones, have a plain MLP."""
     return self.moe.first_dense if self.moe else self.layers
+
+  @property
+  def routes(self):
+    """(MoE layers, top_k): the experts that one token is sent to. For a model with experts."""
+    assert self.moe is not None
+    return self.layers - self.dense_layers, self.moe.top_k
 
 
 def _llama3(*, vocab=128_256, head_dim=128, context=131_072, factor=8.0, **shape):

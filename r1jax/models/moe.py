@@ -35,17 +35,28 @@ def moe_specs(cfg):
   return specs
 
 
-def route(p, m, x):
+def route(p, m, x, experts=None):
   """The experts each token is sent to, and their weights.
 
   Args:
     p: the layer's parameters. m: MoE. x: [N, embed].
+    experts: int[N, top_k], in the place of the router's own choice (routing replay, arXiv 2510.11370 section 3.2);
+      None: the router chooses. The weights are the router's scores of these experts either way, so that it is trained.
 
   Returns:
     weights f32[N, top_k], experts i32[N, top_k].
   """
   logits = jnp.dot(x.astype(jnp.float32), p['router'].astype(jnp.float32), precision='highest')
   scores = jax.nn.softmax(logits) if m.score == 'softmax' else jax.nn.sigmoid(logits)
+  experts = _choose(p, m, scores) if experts is None else experts.astype(jnp.int32)
+  weights = jnp.take_along_axis(scores, experts, axis=-1)
+  if m.normalise:
+    weights = weights / (weights.sum(axis=-1, keepdims=True) + 1e-20)
+  return weights * m.scale, experts
+
+
+def _choose(p, m, scores):
+  """The experts with the best scores, i32[N, top_k]. scores: f32[N, experts]."""
   choice = scores + p['router_bias'] if 'router_bias' in p else scores
   if m.top_groups < m.groups:
     grouped = choice.reshape(-1, m.groups, m.experts // m.groups)
@@ -53,14 +64,10 @@ def route(p, m, x):
     _, chosen = jax.lax.top_k(best, m.top_groups)
     allowed = (chosen[..., None] == jnp.arange(m.groups)).any(axis=1)
     choice = jnp.where(allowed[..., None], grouped, -jnp.inf).reshape(choice.shape)
-  _, experts = jax.lax.top_k(choice, m.top_k)
-  weights = jnp.take_along_axis(scores, experts, axis=-1)
-  if m.normalise:
-    weights = weights / (weights.sum(axis=-1, keepdims=True) + 1e-20)
-  return weights * m.scale, experts
+  return jax.lax.top_k(choice, m.top_k)[1]
 
 
-def moe(p, m, x, real=None, mesh=None, stationary=False):
+def moe(p, m, x, real=None, mesh=None, stationary=False, replayed=None):
   """The weighted sum of each token's experts, plus the shared experts.
 
   Args:
@@ -68,17 +75,20 @@ def moe(p, m, x, real=None, mesh=None, stationary=False):
     real: bool[P, G, T], which tokens count in the load; all where None.
     mesh: the devices that share the work, each axis by `parallel.rules`; None leaves it to the compiler.
     stationary: whether weights stay sharded, as in decoding on a mesh; x is laid out by `layout.weight_stationary`.
+    replayed: int[P, G, T, top_k], experts that are not the router's choice (see `route`); or None.
 
   Returns:
-    Like x; and the load f32[experts], the tokens sent to each expert.
+    Like x; the load f32[experts], the tokens sent to each expert; and the experts of each token, i32[P, G, T, top_k].
   """
-  weights, experts = route(p, m, x.reshape(-1, x.shape[-1]))
+  given = None if replayed is None else replayed.reshape(-1, m.top_k)
+  weights, experts = route(p, m, x.reshape(-1, x.shape[-1]), given)
   dispatch = _dispatch if mesh is None or mesh.size == 1 else functools.partial(_dispatch_on_mesh, mesh, stationary)
   by_token = lambda a: a.reshape(*x.shape[:-1], -1)
-  out = dispatch(x, by_token(weights), by_token(experts), p['gate'], p['up'], p['down'])
+  weights, chosen = by_token(weights), by_token(experts)
+  out = dispatch(x, weights, chosen, p['gate'], p['up'], p['down'])
   counted = jnp.ones(experts.shape[0]) if real is None else real.reshape(-1).astype(jnp.float32)
   load = jnp.zeros(m.experts).at[experts.reshape(-1)].add(jnp.repeat(counted, m.top_k))
-  return out + mlp(p['shared'], x) if m.shared else out, load
+  return out + mlp(p['shared'], x) if m.shared else out, load, chosen
 
 
 def _dispatch(x, weights, experts, *matrices, **options):

@@ -42,7 +42,7 @@ def scan(block, remat, weights, x, layers, shared) -> tuple:
     remat: a key of POLICIES.
     weights: pytree stacked over layers.
     x: the first layer's input.
-    layers: tuple of pytrees (or None) stacked over layers.
+    layers: tuple of pytrees (or None) stacked over layers; integers in them have no gradient.
     shared: what all layers are given; it has no gradient.
 
   Returns:
@@ -85,6 +85,7 @@ def _backward(block, remat, saved, gradients):
     leaves, new = jax.tree.leaves(((x, one, *layer), shared)), iter(kept)
     back = jax.tree.unflatten(static.back, [next(new) if i is None else leaves[i] for i in static.places])
     dx, dweights, *dlayer = back((dx, dout))
+    dlayer = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, dlayer)
     add = lambda t, d: jax.lax.dynamic_update_index_in_dim(
       t, jax.lax.dynamic_index_in_dim(t, at, keepdims=False) + d, at, 0
     )

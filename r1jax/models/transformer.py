@@ -24,7 +24,7 @@ from r1jax.models.layers import mlp, mlp_specs, rms_norm, rope_tables
 from r1jax.models.moe import FLOAT32_PARAMS, moe, moe_specs
 from r1jax.models.options import DEFAULTS, ForwardOptions
 from r1jax.params import Spec
-from r1jax.typed import Array, Bool, Float, Int, typed
+from r1jax.typed import Array, Bool, Float, Int, UInt, typed
 
 SCAN_CHUNK = 16  # layers of one scan, where they are stored unstacked
 
@@ -37,12 +37,15 @@ class Output(NamedTuple):
     kv: the tokens' own keys and values, {layer group: KV}; with a cache, the cache with the tokens written to it.
     expert_load: f32[MoE layers, experts], tokens sent to each expert; None without experts.
     params: the parameters, unchanged, to hand on to the next pass (see `remat.scan`).
+    experts: uint[P, G, MoE layers, top_k, T] in MoE.index_dtype, those that each token was sent to; None without
+      ForwardOptions.return_experts. Tokens come last, as devices pad an array's last dimensions.
   """
 
   hidden: Float[Array, '...']
   kv: dict
   expert_load: Float[Array, 'layers experts'] | None
   params: dict
+  experts: UInt[Array, '...'] | None = None
 
 
 class Cached(NamedTuple):
@@ -112,6 +115,7 @@ def forward(
   cache: Cached | None = None,
   real: Bool[Array, 'p g t'] | None = None,
   segments: Int[Array, 'p g t'] | None = None,
+  experts: UInt[Array, 'p g l k t'] | None = None,
   options: ForwardOptions = DEFAULTS,
 ) -> Output:
   """One pass over tokens.
@@ -125,6 +129,7 @@ def forward(
     real: bool[P, G, T], which tokens count in the experts' load; all where None.
     segments: i32[P, G, T], equal for tokens of one text, which attend to each other only (see `data.packing`); not
       with prefix or cache. None where each row is one text.
+    experts: as in Output, those that each token is sent to (see `moe.route`); None: each router chooses.
     options: ForwardOptions.
 
   Returns:
@@ -134,21 +139,26 @@ def forward(
   x = _embed(params['embed'], tokens, dtype, mesh)
   x = x if decoding else layout.residual(x, mesh)
   attention = Attention(options.attention, mesh)
-  block = functools.partial(_block, cfg, specs(cfg), dtype, attention)
+  block = functools.partial(_block, cfg, specs(cfg), dtype, attention, options.return_experts)
   masks = _masks(attention, tokens.shape[2], prefix, cache, dtype, segments)
   shared = (rope_tables(positions, cfg), masks, None if cache is None else cache.length, real)
-  kvs, load = {}, None
+  kvs, routed = {}, (None, None)
   for group in layer_groups(cfg):
     before, own = (None if cached is None else cached.kv[group] for cached in (prefix, cache))
+    replayed = None if experts is None or group != 'layers' else jnp.moveaxis(experts, 2, 0)
     if isinstance(params[group], list):
-      x, out = (_run_unrolled if decoding else _scan_in_chunks)(block, params[group], x, (before, own), shared)
+      more = before, own, None if replayed is None else list(replayed)
+      x, out = (_run_unrolled if decoding else _scan_in_chunks)(block, params[group], x, more, shared)
       kvs[group] = [kv for kv, _ in out]
-      load = jnp.stack([load for _, load in out]) if out[0][1] is not None else None
+      routed = jax.tree.map(lambda *xs: jnp.stack(xs), *[routed for _, routed in out])
     else:
-      weights, x, (kvs[group], load) = remat_lib.scan(block, options.remat, params[group], x, (before, own), shared)
+      layers = before, own, replayed
+      weights, x, (kvs[group], routed) = remat_lib.scan(block, options.remat, params[group], x, layers, shared)
       params = params | {group: weights}
   x = layout.weight_stationary(x, mesh) if decoding else layout.gather_features(x, mesh)
-  return Output(rms_norm(params['norm'], x, cfg.norm_eps), kvs, load, params)
+  load, chosen = routed
+  chosen = None if chosen is None else jnp.moveaxis(chosen, 0, 2)
+  return Output(rms_norm(params['norm'], x, cfg.norm_eps), kvs, load, params, chosen)
 
 
 def _run_unrolled(block, layers, x, more, shared):
@@ -192,9 +202,9 @@ def _masks(attention, t, prefix, cache, dtype, segments):
   return None if length is None else (jnp.arange(keys) < length[:, None])[:, None, None], own
 
 
-def _block(cfg, tree, dtype, attention, x, layer, shared):
-  """One layer. layer: (weights, prefix, cache); shared: what all layers are given."""
-  p, prefix, cache = layer
+def _block(cfg, tree, dtype, attention, return_experts, x, layer, shared):
+  """One layer. layer: (weights, prefix, cache, replayed experts); shared: what all layers are given."""
+  p, prefix, cache, replayed = layer
   tables, (prefix_mask, own_mask), cache_length, real = shared
   mesh = attention.mesh
   p = quantized.multiply_out(p, dtype)
@@ -216,8 +226,12 @@ def _block(cfg, tree, dtype, attention, x, layer, shared):
   x = residual(x + mixer.attend(p['attention'], cfg, q, [*parts, (kv, own_mask)], mix, **options))
   x = remat_lib.name(x, 'residual')
   h = whole(rms_norm(p['mlp_norm'], x, cfg.norm_eps))
-  y, load = moe(p['moe'], cfg.moe, h, real, mesh, cache is not None) if 'moe' in p else (mlp(p['mlp'], h), None)
-  return residual(x + y), (kv, load)
+  if 'moe' not in p:
+    return residual(x + mlp(p['mlp'], h)), (kv, (None, None))
+  replayed = None if replayed is None else replayed.swapaxes(-1, -2)
+  y, load, experts = moe(p['moe'], cfg.moe, h, real, mesh, cache is not None, replayed)
+  chosen = experts.swapaxes(-1, -2).astype(cfg.moe.index_dtype) if return_experts else None
+  return residual(x + y), (kv, (load, chosen))
 
 
 def _embed(table, tokens, dtype, mesh):
@@ -244,6 +258,7 @@ def prefill(
   tokens: Int[Array, 'p t'],
   lengths: Int[Array, ' p'],
   options: ForwardOptions = DEFAULTS,
+  experts: UInt[Array, 'p l k t'] | None = None,
 ) -> Output:
   """Runs prompts once, for the groups that continue them.
 
@@ -251,15 +266,19 @@ def prefill(
     tokens: i32[P, Tp], right-padded.
     lengths: i32[P], at least 1.
     options: ForwardOptions.
+    experts: those that each token is sent to, as in `forward`, but for G; or None.
 
   Returns:
-    Output whose `hidden` is that of each prompt's last token, [P, embed], and whose `kv` is the `prefix` of `forward`.
+    Output whose `hidden` is that of each prompt's last token, [P, embed], and whose `kv` is the `prefix` of `forward`;
+    `experts` is without G.
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   real = (positions < lengths[:, None])[:, None]
-  out = forward(params, cfg, tokens[:, None], positions[:, None], real=real, options=options)
+  experts = None if experts is None else experts[:, None]
+  out = forward(params, cfg, tokens[:, None], positions[:, None], real=real, experts=experts, options=options)
   last = jnp.take_along_axis(out.hidden[:, 0], (lengths - 1)[:, None, None], axis=1)[:, 0]
-  return out._replace(hidden=last, kv=jax.tree.map(lambda x: x.squeeze(-3), out.kv))
+  chosen = None if out.experts is None else out.experts[:, 0]
+  return out._replace(hidden=last, kv=jax.tree.map(lambda x: x.squeeze(-3), out.kv), experts=chosen)
 
 
 @typed
@@ -271,6 +290,7 @@ def response_hidden(
   responses: Int[Array, 'p g t'],
   lengths: Int[Array, 'p g'] | None = None,
   options: ForwardOptions = DEFAULTS,
+  experts: tuple | None = None,
 ) -> Output:
   """Hidden states that predict each response token, the prompt run once for its group.
 
@@ -278,15 +298,21 @@ def response_hidden(
     prompts: i32[P, Tp], prompt_lengths: i32[P], responses: i32[P, G, T].
     lengths: i32[P, G], tokens of each response that count in the experts' load; all where None.
     options: ForwardOptions.
+    experts: those that the tokens of prompts, uint[P, MoE layers, top_k, Tp], and of responses, uint[P, G, MoE layers,
+      top_k, T], are sent to, except a response's last token, of which they mean nothing; or None.
 
   Returns:
-    Output whose `kv` is empty; position t of `hidden` predicts responses[..., t].
+    Output whose `kv` is empty; position t of `hidden` predicts responses[..., t], and `experts` are those of the
+    responses' first T - 1 tokens.
   """
   p, g, t = responses.shape
-  prompt = prefill(params, cfg, prompts, prompt_lengths, options)
+  of_prompts, of_responses = experts or (None, None)
+  prompt = prefill(params, cfg, prompts, prompt_lengths, options, of_prompts)
   last = jnp.broadcast_to(prompt.hidden[:, None, None], (p, g, 1, prompt.hidden.shape[-1]))
   positions = jnp.broadcast_to(prompt_lengths[:, None, None] + jnp.arange(t - 1), (p, g, t - 1))
-  real = None if lengths is None else jnp.arange(t - 1) < lengths[..., None]
+  # The sampler has not run a response's last token: where its experts are replayed, it has none.
+  ends = lengths if lengths is None or experts is None else lengths - 1
+  real = None if ends is None else jnp.arange(t - 1) < ends[..., None]
   out = forward(
     prompt.params,
     cfg,
@@ -294,9 +320,10 @@ def response_hidden(
     positions,
     prefix=Cached(prompt.kv, prompt_lengths),
     real=real,
+    experts=None if of_responses is None else of_responses[..., :-1],
     options=options,
   )
   load = None
   if prompt.expert_load is not None and out.expert_load is not None:
     load = prompt.expert_load + out.expert_load
-  return Output(jnp.concatenate([last, out.hidden], axis=2), {}, load, out.params)
+  return Output(jnp.concatenate([last, out.hidden], axis=2), {}, load, out.params, out.experts)

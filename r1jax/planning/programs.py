@@ -132,7 +132,10 @@ def setting(cfg, model, devices):
   if isinstance(cfg, config_lib.RL):
     reference = cfg.train if cfg.loss.kl_coef else None
     state, trainer = _state_and_trainer(cfg, model, mesh, policy.make_trainer, cfg.train, reference)
-    batch, totals = lowering.rollout_microbatch(cfg, mesh), losses.Totals(scalar, scalar, cfg.rollout.max_response)
+    batch, totals = (
+      lowering.rollout_microbatch(cfg, mesh, replayed=model),
+      losses.Totals(scalar, scalar, cfg.rollout.max_response),
+    )
     value_trainer = None
     if cfg.has_critic:
       # Of the policy's shape, if it begins as a model that is not here.

@@ -21,6 +21,7 @@ class SamplerShapes:
     slots: rows decoded at a time, of any prompts; 0 is all.
     max_prompt, max_response: tokens.
     restriction: logits.Restriction. precision: weights.Precision.
+    experts: whether the experts of tokens are collected.
   """
 
   prompts: int
@@ -30,6 +31,7 @@ class SamplerShapes:
   max_response: int
   restriction: Restriction
   precision: weights.Precision
+  experts: bool = False
 
   @property
   def rows(self):
@@ -50,11 +52,13 @@ def sampling(cfg):
     samples = max(e.samples, e.final_samples)
     return SamplerShapes(e.batch, samples, 0, e.max_prompt, e.max_response, restriction, precision)
   r = cfg.rollout
-  samples = max(r.samples, cfg.eval.samples, cfg.eval.final_samples) if isinstance(cfg, config_lib.RL) else r.samples
+  samples, experts = r.samples, False
+  if isinstance(cfg, config_lib.RL):
+    samples, experts = max(samples, cfg.eval.samples, cfg.eval.final_samples), cfg.train.routing_replay
   restriction = Restriction(r.top_p, r.top_k, r.min_p)
   precision = weights.Precision(cfg.model.dtype, r.weight_dtype, r.cache_dtype)
   slots = min(r.slots, r.prompts * samples)  # no more than there are rows
-  return SamplerShapes(r.prefill, samples, slots, r.max_prompt, r.max_response, restriction, precision)
+  return SamplerShapes(r.prefill, samples, slots, r.max_prompt, r.max_response, restriction, precision, experts)
 
 
 def names(cfg):
@@ -88,7 +92,7 @@ def lower(name, s):
   if name == 'sample/weights':
     return cast.lower(s.state.params), s.state.params, None
   # The end-of-sequence ids are constants of the program and do not change its size.
-  forward = models.ForwardOptions(s.cfg.model.dtype, mesh=mesh)
+  forward = models.ForwardOptions(s.cfg.model.dtype, mesh=mesh, return_experts=shapes.experts)
   options = decode.DecodeOptions(s.model, shapes.restriction, (0,), forward, shapes.precision.cache)
   lowered, extra = (_with_slots if shapes.slots else _lock_step)(name, shapes, params, options)
   return lowered, None, extra
@@ -144,7 +148,7 @@ def _with_slots(name, shapes, params, options):
   args = params, batch((p, max_prompt)), batch((p,))
   if name == 'sample/prefill':
     return slots.prefill.lower(*args, options=options), state_of(full)
-  prompts = output(slots.prefill, *args, options=options)
+  prompts = output(slots.prefill, *args, options=options).replace(experts=None)  # they go to the host at once
   if name == 'sample/compact':
     keep = batch((shards, n // shards))
     return slots.resize.lower(state_of(before), keep, capacity=max_prompt + full, mesh=mesh), (params, prompts)

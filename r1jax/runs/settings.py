@@ -44,10 +44,9 @@ def fingerprint(cfg, source, critic=None):
   del parts['optimizer']['moment_dtype']  # dtypes are compared with those of the arrays
   for key in ('chunk', 'slots'):  # how, not what is sampled
     del parts['rollout'][key]
+  train = ('minibatches', 'epochs', 'reference_refresh', 'balance_rate', 'routing_replay')
+  parts['train'] = {name: full['train'][name] for name in train}
   drop_added(parts)
-  parts['train'] = {
-    name: full['train'][name] for name in ('minibatches', 'epochs', 'reference_refresh', 'balance_rate')
-  }
   # With a constant learning rate a run may be made longer; any other schedule depends on the number of steps.
   parts['steps'] = cfg.steps if cfg.optimizer.schedule != 'constant' else 'any'
   if critic:

@@ -27,7 +27,7 @@ class DecodeOptions:
 
   Attributes:
     model: ModelConfig. restriction: logits.Restriction. eos: ids that end a response.
-    forward: models.ForwardOptions, of which dtype and mesh count. cache: as Precision.cache.
+    forward: models.ForwardOptions, of which dtype, mesh and return_experts count. cache: as Precision.cache.
     thresholds: see SamplingParams.
   """
 
@@ -69,16 +69,21 @@ class Sampled(flax.struct.PyTreeNode):
   """Tokens i32[P, G, C], and f32[P, G, C] their log-probs under the distribution they were sampled from.
 
   threshold: f32[P, G, C], see `logits.threshold`; None unless they were asked for.
+  experts: uint[P, G, MoE layers, top_k, C], of the token before each, which the model was run on to draw it; with a
+    response's first token, uint[P, MoE layers, top_k, Tp] of its prompt; None unless they were asked for.
   """
 
   token: Array
   logp: Array
   threshold: Array | None = None
+  experts: Array | None = None
 
   @classmethod
   def empty(cls, *shape, options):
-    zeros = functools.partial(jnp.zeros, shape)
-    return cls(zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32) if options.thresholds else None)
+    zeros, experts = functools.partial(jnp.zeros, shape), None
+    if options.forward.return_experts:
+      experts = jnp.zeros((*shape[:-1], *options.model.routes, shape[-1]), options.model.moe.index_dtype)
+    return cls(zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32) if options.thresholds else None, experts)
 
 
 def constrain(tree, mesh, put=layout.constrain):
@@ -148,7 +153,7 @@ def prefill(
   cache = {name: [models.empty_cache(cfg, p, g, capacity, dtype)] * n for name, n in models.layer_groups(cfg).items()}
   state = DecodeState(jnp.ones((), jnp.int32), sampled.token, ends(sampled.token, options.eos), keys, cache)
   prefix, state = constrain((options.to_cache(prompt.kv), state), options.forward.mesh)
-  return prefix, state, jax.tree.map(lambda x: x[..., None], sampled)
+  return prefix, state, jax.tree.map(lambda x: x[..., None], sampled).replace(experts=prompt.experts)
 
 
 @functools.partial(jax.jit, static_argnames=('options', 'length'), donate_argnames=('state',))
@@ -184,7 +189,8 @@ def decode_chunk(params, prefix, lengths, state, limit, fewest, temperature, *, 
       options=options.forward,
     )
     sampled = sample_token(unembed, new.hidden[:, :, 0], state.keys, state.step, temperature, options)
-    write = lambda o, s: jax.lax.dynamic_update_slice_in_dim(o, s[..., None], state.step - begin, axis=2)
+    sampled = sampled.replace(experts=None if new.experts is None else new.experts[..., 0])
+    write = lambda o, s: jax.lax.dynamic_update_slice_in_dim(o, s[..., None], state.step - begin, axis=o.ndim - 1)
     done = state.done | ends(sampled.token, options.eos)
     state_ = DecodeState(state.step + 1, sampled.token, done, state.keys, new.kv)
     return constrain(state_, options.forward.mesh), jax.tree.map(write, out, sampled)

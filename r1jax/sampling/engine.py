@@ -90,7 +90,7 @@ class Engine:
     self.require_divisible(len(prompts))
     weights = self.prepare_params(params)
     padded, lengths = pad_prompts(prompts, self.max_prompt)
-    out = Output(keys.shape[0], keys.shape[1], self.max_response, sampling.thresholds)
+    out = Output((*keys.shape, self.max_response), self.cfg, sampling)
     collect = functools.partial(refill.collect, self) if self.slots else self._lock_step
     collect(out, weights, padded, lengths, keys, sampling)
     self.row_steps = out.row_steps
@@ -113,8 +113,12 @@ class Engine:
       decode.prefill, weights, tokens, lengths, keys, temperature, capacity=capacity, options=options
     )
     rows = np.arange(p * g).reshape(p, g)
-    add = lambda sampled, count: out.add(jax.tree.map(lambda x: x.reshape(rows.size, -1), sampled), rows.ravel(), count)
-    add(parallel.to_host(sampled), 1)
+    add = lambda sampled, count: out.add(
+      jax.tree.map(lambda x: x.reshape(rows.size, *x.shape[2:]), sampled), rows.ravel(), count
+    )
+    sampled = parallel.to_host(sampled)
+    out.prompt_experts.append(sampled.experts)
+    add(sampled.replace(experts=None), 1)
     step = 1
     while step < self.max_response:
       done = np.array(parallel.to_host(state.done))
@@ -145,7 +149,7 @@ class Engine:
 
   def options(self, sampling):
     restriction = Restriction(sampling.top_p, sampling.top_k, sampling.min_p)
-    forward = models.ForwardOptions(self.precision.compute, mesh=self.mesh)
+    forward = models.ForwardOptions(self.precision.compute, mesh=self.mesh, return_experts=sampling.experts)
     return decode.DecodeOptions(
       self.cfg, restriction, self.tokenizer.eos, forward, self.precision.cache, sampling.thresholds
     )
@@ -208,13 +212,16 @@ class Output:
 
   Attributes:
     count: i64[rows], tokens collected of each row; those behind a row's end, sampled until the host saw it, included.
+    prompt_experts: [uint[prompts, MoE layers, top_k, Tp]], of all prompts in their order, where they are collected.
     row_steps: rows decoded, summed over the decode steps.
   """
 
-  def __init__(self, prompts, group, length, thresholds=False):
-    self.shape, rows = (prompts, group, length), prompts * group
+  def __init__(self, shape, model, sampling):
+    self.shape, rows, length = shape, shape[0] * shape[1], shape[2]
     self.tokens, self.logp = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.float32)
-    self.threshold = np.zeros((rows, length), np.float32) if thresholds else None
+    self.threshold = np.zeros((rows, length), np.float32) if sampling.thresholds else None
+    self.experts = np.zeros((rows, *model.routes, length), model.moe.index_dtype) if sampling.experts else None
+    self.prompt_experts = []
     self.cut = np.full(rows, length + 1)  # length at which a stop string ends the row; none: past the end
     self.count = np.zeros(rows, int)
     self.row_steps = 0
@@ -227,6 +234,8 @@ class Output:
     self.tokens[to], self.logp[to] = sampled.token[:, :count][inside], sampled.logp[:, :count][inside]
     if self.threshold is not None:
       self.threshold[to] = sampled.threshold[:, :count][inside]
+    if self.experts is not None and sampled.experts is not None:  # of the tokens before these
+      self.experts[to[0], ..., to[1] - 1] = np.moveaxis(sampled.experts[..., :count], -1, 1)[inside]
     self.count[rows] = np.minimum(self.count[rows] + count, self.shape[2])
 
   def find_stop(self, tokenizer, stop, rows):
@@ -243,7 +252,7 @@ class Output:
     return found
 
   def finish(self, tokenizer, stop, prompts, prompt_lengths, version):
-    """The RolloutBatch, everything behind a response's end zero."""
+    """The RolloutBatch, everything behind a response's end zero, and the experts of its last token."""
     length = self.shape[2]
     if stop:  # rows that ended of themselves since the last look
       self.find_stop(tokenizer, stop, np.flatnonzero(self.cut > length))
@@ -253,6 +262,8 @@ class Output:
     lengths = np.minimum(np.minimum(to_eos, self.cut), length).astype(np.int32)
     real = np.arange(length) < lengths[:, None]
     by_prompt = lambda x: x.reshape(*self.shape[:2], *x.shape[1:])
+    if self.experts is not None:
+      self.experts *= (np.arange(length) < lengths[:, None] - 1)[:, None, None]  # in place: they are large
     return RolloutBatch(
       prompts,
       prompt_lengths,
@@ -263,4 +274,6 @@ class Output:
       threshold=None if self.threshold is None else by_prompt(np.where(real, self.threshold, 0)),
       stop=by_prompt(np.where(self.cut < to_eos, STOP_STRING, np.where(ended, EOS, LENGTH))),
       policy_version=np.full(self.shape, version, np.int32),
+      prompt_experts=None if self.experts is None else np.concatenate(self.prompt_experts),
+      experts=None if self.experts is None else by_prompt(self.experts),
     )

@@ -24,6 +24,7 @@ class SamplingParams:
   """Which distribution to sample from; temperature 0 is greedy.
 
   thresholds: whether the samples come with what a trainer needs to leave out the same tokens, see `threshold`.
+  experts: whether they come with the experts that a mixture sent each token to, for routing replay.
   """
 
   temperature: float = 1.0
@@ -31,6 +32,7 @@ class SamplingParams:
   top_k: int = 0
   min_p: float = 0.0
   thresholds: bool = False
+  experts: bool = False
 
 
 @typed

@@ -112,7 +112,10 @@ class _Refill:
     chunk = slice(self.first, self.first + self.batch)
     count = len(self.lengths[chunk])
     tokens[:count], lengths[:count] = self.padded[chunk], self.lengths[chunk]
-    self.prompts = self.engine.run(slots.prefill, self.weights, *self._by_slot((tokens, lengths)), options=self.options)
+    prompts = self.engine.run(slots.prefill, self.weights, *self._by_slot((tokens, lengths)), options=self.options)
+    if prompts.experts is not None:
+      self.out.prompt_experts.append(parallel.to_host(prompts.experts)[:count])
+    self.prompts = prompts.replace(experts=None)
 
   def _collect(self, sampled, count, which):
     """Keeps the first `count` tokens of Sampled for the slots in the mask `which`, and finds out what has ended."""

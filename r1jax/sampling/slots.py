@@ -19,10 +19,14 @@ from r1jax.typed import Array
 
 
 class Prompts(flax.struct.PyTreeNode):
-  """Prompts whose samples wait for a slot: keys and values as DecodeState has a prefix, and hidden [P, embed]."""
+  """Prompts whose samples wait for a slot: keys and values as DecodeState has a prefix, and hidden [P, embed].
+
+  experts: as decode.Sampled has them of prompts.
+  """
 
   kv: dict
   hidden: Array
+  experts: Array | None = None
 
 
 class Slots(flax.struct.PyTreeNode):
@@ -55,7 +59,7 @@ class Slots(flax.struct.PyTreeNode):
 def prefill(params, prompts, lengths, *, options):
   """The Prompts of i32[P, Tp], right-padded, and their lengths i32[P]. options: DecodeOptions."""
   out = models.prefill(params, options.model, prompts, lengths, options.forward)
-  return decode.constrain(Prompts(options.to_cache(out.kv), out.hidden), options.forward.mesh)
+  return decode.constrain(Prompts(options.to_cache(out.kv), out.hidden, out.experts), options.forward.mesh)
 
 
 @functools.partial(jax.jit, static_argnames=('options', 'capacity', 'recent'))
@@ -138,7 +142,8 @@ def advance(params, state, fewest, narrow, limit, temperature, *, options):
       options=options.forward,
     )
     sampled = decode.sample_token(unembed, new.hidden[:, :, 0], state.keys, step, temperature, options)
-    write = lambda o, x: jax.lax.dynamic_update_slice_in_dim(o, x, count - first, axis=1)
+    sampled = sampled.replace(experts=None if new.experts is None else new.experts[:, 0])
+    write = lambda o, x: jax.lax.dynamic_update_slice_in_dim(o, x, count - first, axis=o.ndim - 1)
     done |= decode.ends(sampled.token, options.eos) | (step + 1 >= limit)
     loop = (step + 1, sampled.token, done), new.kv, jax.tree.map(write, out, sampled)
     return count + 1, *decode.constrain(loop, mesh)

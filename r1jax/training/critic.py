@@ -59,7 +59,8 @@ def values_program(params, batch, *, fn):
 
 def with_values(trainer, state, batch, cfg):
   """The RolloutBatch with the values of the critic, whose TrainState is `state`."""
-  return batch.replace(values=policy.per_token(values_program, state.params, batch, cfg, trainer.loss_fn))
+  values = policy.per_token(values_program, state.params, batch.without_experts(), cfg, trainer.loss_fn)
+  return batch.replace(values=values)
 
 
 def update(trainer, state, batch, cfg, step):
@@ -73,5 +74,5 @@ def update(trainer, state, batch, cfg, step):
     TrainState, metrics {name: float}.
   """
   explained = losses.explained_variance(batch.values, batch.returns, batch.loss_mask)  # before these updates
-  state, metrics = policy.update(trainer, state, batch, cfg, step)
+  state, metrics = policy.update(trainer, state, batch.without_experts(), cfg, step)
   return state, metrics | {'value/explained_variance': explained, 'value/mean': batch.values[batch.loss_mask].mean()}

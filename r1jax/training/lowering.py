@@ -35,7 +35,8 @@ def lower_apply(trainer, state, load=None):
 
 def lower_logprobs(params, cfg, fn):
   """`policy.logprobs` of a config.RL by a LogProbFn."""
-  return policy.logprobs_program.lower(params, rollout_microbatch(cfg, fn.options.mesh, False), fn=fn)
+  replayed = fn.model if 'old' in policy.logprob_passes(cfg) else None  # the reference policy routes as it likes
+  return policy.logprobs_program.lower(params, rollout_microbatch(cfg, fn.options.mesh, False, replayed), fn=fn)
 
 
 def lower_values(params, cfg, fn):
@@ -48,15 +49,21 @@ def _gradient(trainer, state):
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype(x), sharding=x.sharding), state.params)
 
 
-def rollout_microbatch(cfg, mesh, with_advantage=True):
+def rollout_microbatch(cfg, mesh, with_advantage=True, replayed=None):
   """The largest microbatch of a config.RL: RolloutBatch with responses of full length.
 
   with_advantage: with all that the update reads; else as a log-prob pass has it.
+  replayed: ModelConfig, with whose experts the batch comes if train.routing_replay is set; or None.
   """
   sharding, rollout = parallel.batch_sharding(mesh), cfg.rollout
   of = lambda *shape, dtype=jnp.float32: shape_struct(shape, dtype, sharding)
   g, p = policy.microbatch_shape(cfg, None if with_advantage else rollout.prompts)
   tokens = (p, g, policy.padded_length(rollout.max_response, rollout.max_response))
+  routes = lambda *shape: (
+    of(*shape[:-1], *replayed.routes, shape[-1], dtype=jnp.dtype(replayed.moe.index_dtype))
+    if replayed and cfg.train.routing_replay
+    else None
+  )
   return RolloutBatch(
     prompts=of(p, rollout.max_prompt, dtype=jnp.int32),
     prompt_lengths=of(p, dtype=jnp.int32),
@@ -71,4 +78,6 @@ def rollout_microbatch(cfg, mesh, with_advantage=True):
     values=of(*tokens) if with_advantage and cfg.has_critic else None,
     returns=of(*tokens) if with_advantage and cfg.has_critic else None,
     mean_length=of(p) if with_advantage else None,
+    prompt_experts=routes(p, rollout.max_prompt),
+    experts=routes(*tokens),
   )

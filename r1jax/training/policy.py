@@ -41,9 +41,8 @@ class LogProbFn:
   temperature: float = 1.0
 
   def __call__(self, params, batch):
-    out = models.response_hidden(
-      params, self.model, batch.prompts, batch.prompt_lengths, batch.tokens, batch.lengths, self.options
-    )
+    of_responses = batch.prompts, batch.prompt_lengths, batch.tokens, batch.lengths
+    out = models.response_hidden(params, self.model, *of_responses, self.options, batch.replayed)
     flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])  # [P, G * T, ...]
     logp, entropy = models.logprobs(
       flat(out.hidden),
@@ -85,10 +84,17 @@ def make_trainer(cfg, model, optimizer, mesh):
   """The Trainer of a config.RL's policy.
 
   Raises:
-    ConfigError: an unknown advantage, or microbatches that do not divide over the mesh.
+    ConfigError: an unknown advantage, routing replay without experts to choose from, or microbatches that do not divide
+      over the mesh.
   """
   known = [*losses.ADVANTAGES, 'gae']
   require(cfg.loss.advantage in known, f'loss.advantage is {cfg.loss.advantage!r}; known: {", ".join(known)}.')
+  if cfg.train.routing_replay:
+    require(model.moe, 'train.routing_replay is set, but the model has no experts; set it to False.')
+    require(
+      model.moe.top_k < model.moe.experts,
+      f'train.routing_replay is set, but each token is sent to all {model.moe.experts} experts; set it to False.',
+    )
   _require_divisible(cfg, parallel.batch_shards(mesh))
   options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
   logprobs = LogProbFn(model, options, cfg.train.logit_chunk, cfg.rollout.temperature)
@@ -242,10 +248,12 @@ def _cut(batch, groups, rows, length):
     'values',
     'advantage',
     'returns',
+    'experts',
   )
   return batch.replace(
     prompts=batch.prompts[groups[:, 0]],
     prompt_lengths=batch.prompt_lengths[groups[:, 0]],
+    prompt_experts=None if batch.prompt_experts is None else batch.prompt_experts[groups[:, 0]],
     lengths=batch.lengths[groups, rows],
     mean_length=None if batch.mean_length is None else batch.mean_length[groups[:, 0]],
     stop=None,

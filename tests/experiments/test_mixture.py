@@ -29,6 +29,7 @@ def test_a_small_deepseek_model_trains_resumes_and_exports(runs, tmp_path):
     'optimizer.schedule': 'constant',
     'checkpoint.every': 1,
     'train.balance_rate': 0.5,
+    'train.routing_replay': True,
     'model.dtype': 'bfloat16',
   }
   runs.finish(tmp_path / 'uninterrupted', settings | {'steps': 2})

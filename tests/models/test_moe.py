@@ -40,7 +40,7 @@ MIXED = models.ModelConfig(
 )
 
 
-mixture = jax.jit(moe.moe, static_argnums=1)
+mixture = jax.jit(lambda p, m, x, real=None, replayed=None: moe.moe(p, m, x, real, replayed=replayed), static_argnums=1)
 route = jax.jit(moe.route, static_argnums=1)
 
 
@@ -62,8 +62,8 @@ def tokens(n=23, seed=5):
   return jnp.asarray(np.random.default_rng(seed).normal(size=(n, EMBED)), jnp.float32)
 
 
-def visits(p, m, token):
-  """{expert: weight} of one token, float64."""
+def visits(p, m, token, chosen=()):
+  """{expert: weight} of one token, float64. chosen: experts, if they are not the router's choice."""
   logits = token @ p['router']
   scores = 1 / (1 + np.exp(-logits)) if m.score == 'sigmoid' else np.exp(logits) / np.exp(logits).sum()
   choice = scores + p.get('router_bias', 0)
@@ -71,18 +71,18 @@ def visits(p, m, token):
   worth = [sum(sorted(choice[g * size : (g + 1) * size])[-2:]) for g in range(m.groups)]
   best = sorted(range(m.groups), key=lambda g: -worth[g])[: m.top_groups]
   allowed = [e for e in range(m.experts) if e // size in best]
-  chosen = sorted(allowed, key=lambda e: -choice[e])[: m.top_k]
+  chosen = list(chosen) or sorted(allowed, key=lambda e: -choice[e])[: m.top_k]
   total = sum(scores[e] for e in chosen) if m.normalise else 1
   return {e: m.scale * scores[e] / total for e in chosen}
 
 
-def by_hand(p, m, x):
-  """Results and load, a token and an expert at a time, float64."""
+def by_hand(p, m, x, chosen=None):
+  """Results and load, a token and an expert at a time, float64. chosen: experts of each token, or None."""
   p, x = jax.tree.map(lambda w: np.asarray(w, np.float64), (p, x))
   swiglu = lambda gate, up, down, t: ((t @ gate) / (1 + np.exp(-(t @ gate))) * (t @ up)) @ down
   out, load = np.zeros_like(x), np.zeros(m.experts)
   for i, token in enumerate(x):
-    for e, weight in visits(p, m, token).items():
+    for e, weight in visits(p, m, token, () if chosen is None else chosen[i]).items():
       out[i] += weight * swiglu(p['gate'][e], p['up'][e], p['down'][e], token)
       load[e] += 1
     if m.shared:
@@ -90,12 +90,21 @@ def by_hand(p, m, x):
   return out, load
 
 
+def others(m, n):
+  """Random experts of n tokens, whatever the routers say: i[n, top_k]."""
+  return np.argsort(np.random.default_rng(8).random((n, m.experts)), axis=1)[:, : m.top_k]
+
+
+@pytest.mark.parametrize('replay', [False, True])
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_mixture_equals_a_loop_over_tokens_and_experts(kind):
+def test_a_mixture_equals_a_loop_over_tokens_and_experts(kind, replay):
+  """With the router's choice of experts, and with another one (routing replay)."""
   m = KINDS[kind]
-  p, x = make(m), tokens(24)
-  out, load = mixture(p, m, x.reshape(2, 3, 4, EMBED))
-  want, visited = by_hand(p, m, x)
+  p, x, chosen = make(m), tokens(24), others(KINDS[kind], 24) if replay else None
+  replayed = None if chosen is None else jnp.asarray(chosen.reshape(2, 3, 4, m.top_k), m.index_dtype)
+  out, load, experts = mixture(p, m, x.reshape(2, 3, 4, EMBED), None, replayed)
+  want, visited = by_hand(p, m, x, chosen)
+  assert chosen is None or (experts.reshape(24, m.top_k) == chosen).all()
   assert want.std() > 0.3
   np.testing.assert_allclose(out.reshape(24, EMBED), want, atol=2e-5)
   np.testing.assert_array_equal(load, visited)
@@ -106,7 +115,7 @@ def test_no_token_is_dropped_when_all_go_to_one_expert():
   p, x = make(m), tokens(200)
   x = x.at[:, 0].set(5.0)
   p['router'] = p['router'].at[0].set(0).at[0, 3].set(9.0).at[0, 1].set(6.0)
-  out, load = mixture(p, m, x)
+  out, load, _ = mixture(p, m, x)
   assert load[3] == load[1] == 200 and load.sum() == 400
   np.testing.assert_allclose(out, by_hand(p, m, x)[0], atol=5e-5)
 
@@ -116,7 +125,7 @@ def test_only_real_tokens_count_in_the_load():
   m = KINDS['sigmoid, groups, shared']
   p, x = make(m), tokens(20)
   real = jnp.arange(20) < 13
-  out, load = mixture(p, m, jnp.where(real[:, None], x, 7.0), real)
+  out, load, _ = mixture(p, m, jnp.where(real[:, None], x, 7.0), real)
   np.testing.assert_array_equal(load, by_hand(p, m, x[:13])[1])
   np.testing.assert_allclose(out[:13], mixture(p, m, x)[0][:13], atol=1e-6)
 
@@ -133,11 +142,12 @@ def test_a_models_load_is_that_of_its_prompts_and_responses():
   np.testing.assert_array_equal(load.sum(axis=1), [3 * seen] * 2)
 
 
+@pytest.mark.parametrize('replay', [False, True])
 @pytest.mark.parametrize('kind', KINDS)
-def test_the_gradient_is_that_of_all_experts_under_a_mask(kind):
+def test_the_gradient_is_that_of_all_experts_under_a_mask(kind, replay):
   """The reference runs every expert on every token. The correction bias only chooses, and has no gradient."""
   m = KINDS[kind]
-  p, x, along = make(m), tokens(), tokens(seed=6)
+  p, x, along, chosen = make(m), tokens(), tokens(seed=6), others(m, 23) if replay else None
 
   def masked(p, x):
     logits = x @ p['router']
@@ -151,9 +161,11 @@ def test_the_gradient_is_that_of_all_experts_under_a_mask(kind):
     return out + (jax.nn.silu(x @ shared['gate']) * (x @ shared['up'])) @ shared['down'] if shared else out
 
   exact = jax.tree.map(lambda w: np.asarray(w, np.float64), p)
-  mask = jnp.asarray([[e in visits(exact, m, t) for e in range(m.experts)] for t in np.asarray(x, np.float64)])
+  found = [visits(exact, m, t, chosen[i] if replay else ()) for i, t in enumerate(np.asarray(x, np.float64))]
+  mask = jnp.asarray([[e in experts for e in range(m.experts)] for experts in found])
   want = jax.jit(jax.grad(lambda p, x: (masked(p, x) * along).sum(), argnums=(0, 1)))(p, x)
-  got = jax.jit(jax.grad(lambda p, x: (moe.moe(p, m, x)[0] * along).sum(), argnums=(0, 1)))(p, x)
+  run = lambda p, x: moe.moe(p, m, x, replayed=None if chosen is None else jnp.asarray(chosen))[0]
+  got = jax.jit(jax.grad(lambda p, x: (run(p, x) * along).sum(), argnums=(0, 1)))(p, x)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max())), got, want)
   if 'router_bias' in p:
     assert not np.any(got[0]['router_bias'])
@@ -243,7 +255,7 @@ def test_tokens_are_visited_a_chunk_at_a_time(monkeypatch):
   x = jax.random.normal(jax.random.key(1), (3, 2, 7, MIXED.embed))
 
   def run(p, x):
-    out, load = moe.moe(p, m, x)
+    out, load, _ = moe.moe(p, m, x)
     return (out**2).sum(), load
 
   gradient = lambda: jax.jit(jax.value_and_grad(lambda p, x: run(p, x), (0, 1), has_aux=True))  # traced anew

@@ -89,10 +89,12 @@ def _config_of(microbatch, attention):
   )
 
 
-def graded():
+def graded(model):
+  """A random RolloutBatch; of DeepSeek's model with random experts to replay."""
   rng = np.random.default_rng(0)
   near = lambda: (-3.7 + 0.3 * rng.normal(size=(P, G, T))).astype(np.float32)
   lengths = rng.integers(1, T + 1, (P, G)).astype(np.int32)
+  routes = lambda *shape: rng.integers(0, 8, shape).astype(np.uint8) if model.mla else None
   return RolloutBatch(
     prompts=rng.integers(0, 40, (P, 8)).astype(np.int32),
     prompt_lengths=rng.integers(1, 9, P).astype(np.int32),
@@ -103,6 +105,8 @@ def graded():
     sampler_logp=near(),
     threshold=rng.uniform(-3, -1, (P, G, T)).astype(np.float32),
     ref_logp=near(),
+    prompt_experts=routes(P, 2, 2, 8),
+    experts=routes(P, G, 2, 2, T),
   )
 
 
@@ -119,12 +123,13 @@ def run(model, mesh, sampler_mesh=None, attention='auto'):
   engine = Engine(model, types.SimpleNamespace(eos=(1,)), sampler_mesh, max_prompt=8, max_response=T)
   keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(sampler_mesh))
   with jax.transfer_guard('disallow'):
-    sampling = SamplingParams(min_p=0.05, thresholds=True)
+    sampling = SamplingParams(min_p=0.05, thresholds=True, experts=bool(model.moe))
     samples = engine.sample(state.params, [[3, 4, 5 + i] for i in range(P)], keys, sampling)
-    logp = policy.logprobs(state.params, graded(), cfg, trainer.loss_fn.logprobs)
-    state, metrics = policy.update(trainer, state, graded(), cfg, 0)
+    batch = graded(model)
+    logp = policy.logprobs(state.params, batch, cfg, trainer.loss_fn.logprobs)
+    state, metrics = policy.update(trainer, state, batch, cfg, 0)
     compiled = accumulate.accumulate_program._cache_size()
-    state, _ = policy.update(trainer, state, graded(), cfg, 1)
+    state, _ = policy.update(trainer, state, batch, cfg, 1)
   for at, (got, want) in enumerate(zip(jax.tree.leaves(state), jax.tree.leaves(like))):
     assert got.sharding.is_equivalent_to(want.sharding, got.ndim), (at, got.sharding, want.sharding)
   assert accumulate.accumulate_program._cache_size() == compiled, 'the second step compiled another program'
@@ -135,6 +140,9 @@ def compare(alone, wide, said):
   np.testing.assert_array_equal(wide[0].tokens, alone[0].tokens, err_msg=said)
   np.testing.assert_allclose(wide[0].sampler_logp, alone[0].sampler_logp, atol=1e-5, err_msg=said)
   np.testing.assert_allclose(wide[0].threshold, alone[0].threshold, rtol=1e-5, atol=1e-5, err_msg=said)
+  if alone[0].experts is not None:
+    np.testing.assert_array_equal(wide[0].experts, alone[0].experts, err_msg=said)
+    np.testing.assert_array_equal(wide[0].prompt_experts, alone[0].prompt_experts, err_msg=said)
   np.testing.assert_allclose(wide[1], alone[1], atol=1e-5, err_msg=said)
   worst = 0.0
   for (at, a), b in zip(jax.tree_util.tree_leaves_with_path(wide[2]), jax.tree.leaves(alone[2])):

@@ -46,7 +46,9 @@ def sample(model, mesh, params, count, precision=EXACT):
   specs = parallel.shardings(models.specs(model), mesh)
   params = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s), params, specs)
   with jax.transfer_guard('disallow'):
-    return engine.sample(params, [[3, 4, 5 + i, *range(i)] for i in range(P)], keys, SamplingParams())
+    return engine.sample(
+      params, [[3, 4, 5 + i, *range(i)] for i in range(P)], keys, SamplingParams(experts=bool(model.moe))
+    )
 
 
 def check_layout(model, mesh):
@@ -89,6 +91,8 @@ def main(name):
       wide = sample(model, mesh, params, count)
       np.testing.assert_array_equal(wide.tokens, alone.tokens, err_msg=f'{shape} {count}')
       np.testing.assert_allclose(wide.sampler_logp, alone.sampler_logp, atol=1e-5, err_msg=f'{shape} {count}')
+      if model.moe:
+        np.testing.assert_array_equal(wide.experts, alone.experts, err_msg=f'{shape} {count}')
     with pytest.raises(ConfigError, match='rollout.slots is 7, .*set it to a multiple of'):
       sample(model, mesh, params, 7)
     check_layout(model, mesh)

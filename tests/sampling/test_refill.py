@@ -72,6 +72,9 @@ def require_same(refilled, lock_step):
   for name in ('prompts', 'prompt_lengths', 'tokens', 'lengths', 'loss_mask', 'stop'):
     np.testing.assert_array_equal(getattr(refilled, name), getattr(lock_step, name), err_msg=name)
   np.testing.assert_allclose(refilled.sampler_logp, lock_step.sampler_logp, atol=1e-5)
+  if lock_step.experts is not None:
+    np.testing.assert_array_equal(refilled.experts, lock_step.experts)
+    np.testing.assert_array_equal(refilled.prompt_experts, lock_step.prompt_experts)
 
 
 @pytest.fixture(scope='module')
@@ -92,8 +95,10 @@ def test_tokens_are_those_of_lock_step(slots, lock_step):
 
 
 def test_latent_caches_and_experts():
-  params = random_params(LATENT)
-  require_same(sample(4, LATENT, params, KEYS[:3])[0], sample(0, LATENT, params, KEYS[:3])[0])
+  params, sampling = random_params(LATENT), SamplingParams(experts=True)
+  lock_step = sample(0, LATENT, params, KEYS[:3], sampling)[0]
+  require_same(sample(4, LATENT, params, KEYS[:3], sampling)[0], lock_step)
+  assert len(np.unique(lock_step.experts)) == 4
 
 
 def test_greedy():
