@@ -179,7 +179,8 @@ def _from_hf(config, where, stored):
   )
   if family == 'deepseek_v3':
     shape |= _deepseek_v3(keys, shape['heads'])
-    if head == 'tokens' and any(name.startswith((f'model.layers.{shape["layers"]}.', 'params.mtp.')) for name in stored):
+    prefixes = (f'model.layers.{shape["layers"]}.', 'params.mtp.')
+    if head == 'tokens' and any(name.startswith(prefixes) for name in stored):
       shape['mtp'] = keys.size('num_nextn_predict_layers', 0, least=0)
   else:
     shape['kv_heads'] = keys.size('num_key_value_heads', shape['heads'])

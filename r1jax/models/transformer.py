@@ -4,7 +4,8 @@ Tokens lie as [P, G, T]: P prompts, G continuations of each (G = 1 for a plain b
 attends to its prompt's keys and values, computed once for the group, and to itself.
 
 Layers are stored stacked, in one or two groups: 'layers', and before them 'dense_layers' where only later layers have
-experts; `forward` does not run the third, 'mtp' (see `predict_ahead`). Keys and values are kept likewise: {group: KV stacked over layers}, or, unstacked, {group: list of KV}.
+experts. Keys and values are kept likewise: {group: KV stacked over layers}, or, unstacked, {group: list of KV}. A layer
+for multi-token prediction is a group of its own, 'mtp', which only `predict_ahead` runs.
 """
 
 import functools

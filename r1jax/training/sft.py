@@ -4,6 +4,7 @@ With a layer for multi-token prediction (DeepSeek-V3, section 2.2), the loss of 
 """
 
 import dataclasses
+import functools
 
 import flax.struct
 import jax
@@ -51,28 +52,27 @@ class SFTLoss:
   mtp_coef: float = 0.0
 
   def __call__(self, params, batch, count):
-    out = models.forward(params, self.model, real=(batch.segments > 0)[:, None], **self._rows(batch))
-    value, metrics = self._loss(out, batch, ahead(batch.response), count, 1)
-    load = [out.expert_load]
+    tokens, positions, segments = (x[:, None] for x in (batch.tokens, batch.positions, batch.segments))  # groups of one
+    forward = functools.partial(models.forward, real=segments > 0, segments=segments, options=self.options)
+    out = forward(params, self.model, tokens, positions)
+    value, metrics = losses.sft_loss(*self._logprobs(out, batch, 1), ahead(batch.response), count)
+    loads = [out.expert_load]
     if self.mtp_coef:
-      inside = (batch.segments > 0) & (ahead(batch.segments) == batch.segments)
-      out = models.predict_ahead(out.params, self.model, out.hidden, real=inside[:, None], **self._rows(batch))
-      same = ahead(batch.segments, 2) == batch.segments
-      further, _ = self._loss(out, batch, ahead(batch.response, 2) & same, count, 2)
+      # A text's last position has no next token in its text, and the last two have none after that.
+      inside, known = (ahead(batch.segments, n) == batch.segments for n in (1, 2))
+      forward = functools.partial(models.predict_ahead, segments=segments, options=self.options)
+      real = (segments > 0) & inside[:, None]
+      out = forward(out.params, self.model, out.hidden, tokens, positions, real=real)
+      further, _ = losses.sft_loss(*self._logprobs(out, batch, 2), ahead(batch.response, 2) & known, count)
       value, metrics = value + self.mtp_coef * further, metrics | {'mtp_loss': further}
-      load.append(out.expert_load)
-    return value, metrics if load[0] is None else metrics | {'moe/load': jnp.concatenate(load)}, out.params
+      loads.append(out.expert_load)
+    loads = [load for load in loads if load is not None]
+    return value, metrics | ({'moe/load': jnp.concatenate(loads)} if loads else {}), out.params
 
-  def _rows(self, batch):
-    """The arguments of a pass over a PackedBatch, with a group of one to each row."""
-    names = ('tokens', 'positions', 'segments')
-    return {name: getattr(batch, name)[:, None] for name in names} | {'options': self.options}
-
-  def _loss(self, out, batch, mask, count, distance):
-    """`losses.sft_loss` of the tokens that lie `distance` ahead of what a models.Output predicts them from."""
-    targets, unembed = ahead(batch.tokens, distance), models.unembedding(out.params)
-    logp, entropy = models.logprobs(out.hidden[:, 0], unembed, targets, self.logit_chunk, self.options.mesh)
-    return losses.sft_loss(logp, entropy, mask, count)
+  def _logprobs(self, out, batch, distance):
+    """`models.logprobs` of the tokens that lie `distance` ahead, by the hidden states of a models.Output."""
+    hidden, unembed = out.hidden[:, 0], models.unembedding(out.params)
+    return models.logprobs(hidden, unembed, ahead(batch.tokens, distance), self.logit_chunk, self.options.mesh)
 
 
 def ahead(x, distance=1):
@@ -84,9 +84,9 @@ def check_mtp(cfg, model):
   """Raises ConfigError where a config.SFT trains a layer for multi-token prediction that its ModelConfig lacks."""
   require(
     not cfg.mtp_coef or model.mtp == 1,
-    f'mtp_coef is {cfg.mtp_coef}, but {cfg.model.path or cfg.model.preset} has {model.mtp or "no"} '
-    f'layer{"s" * (model.mtp > 1)} for multi-token prediction, not 1; set mtp_coef to 0, or start from a model that has '
-    'it (DeepSeek-V3 and R1 as published; runs without mtp_coef drop it).',
+    f'mtp_coef is {cfg.mtp_coef}, but {cfg.model.path or cfg.model.preset} has {model.mtp} layers for multi-token '
+    'prediction, not 1; set mtp_coef to 0, or start from a model with that layer, such as DeepSeek-V3 (runs without '
+    'mtp_coef drop it).',
   )
 
 
