@@ -147,9 +147,6 @@ def test_experts_of_the_layer_are_balanced_by_its_own_load():
   # The layer's own row comes last; a text's last position has no next token to join.
   want = MIXED.moe.top_k * np.array([sum(lengths), sum(lengths), sum(lengths) - len(lengths)])
   np.testing.assert_allclose(metrics['moe/load'].sum(axis=1), want)
-  assert all(
-    np.abs(g).max() > 0 for at, g in jax.tree_util.tree_leaves_with_path(grads) if 'router_bias' not in str(at)
-  )
   moved, load = models.balance(params, params, metrics['moe/load'], 0.01), metrics['moe/load']
   for group, of in (('layers', load[:2]), ('mtp', load[2:])):
     step = moved[group]['moe']['router_bias'] - params[group]['moe']['router_bias']
