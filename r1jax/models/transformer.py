@@ -195,13 +195,14 @@ def predict_ahead(
     x = layout.residual(linear(jnp.concatenate(normed, axis=-1), eh_proj), mesh)
     weights = {name: w for name, w in p.items() if name not in own}
     x, (_, load) = _block(cfg, tree, dtype, attention, x, (weights, None, None), shared)
-    return rms_norm(p['head_norm'], layout.gather_features(x, mesh), cfg.norm_eps), load
+    return x, load
 
   embedded = _embed(params['embed'], jnp.roll(tokens, -1, axis=-1), dtype, mesh)
   masks = _masks(attention, tokens.shape[2], None, None, dtype, segments)
   shared = (rope_tables(positions, cfg), masks, None, real)
   more = (layout.gather_features(embedded, mesh)[None],)
   weights, x, load = remat_lib.scan(block, options.remat, params['mtp'], hidden, more, shared)
+  x = rms_norm(weights['head_norm'][0], layout.gather_features(x, mesh), cfg.norm_eps)
   return Output(x, {}, load, params | {'mtp': weights})
 
 
