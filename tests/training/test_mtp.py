@@ -2,6 +2,10 @@
 
 import dataclasses
 import functools
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +165,14 @@ def test_the_samplers_copy_leaves_the_layer_out(params):
   )
   assert got == want
   jax.tree.map(np.testing.assert_array_equal, models.unstack(params), models.unstack(rest))
+
+
+@pytest.mark.slow
+def test_a_mesh_changes_nothing():
+  script = pathlib.Path(__file__).with_name('mtp_on_meshes.py')
+  env = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '8', 'PYTHONPATH': str(script.parents[2])}
+  done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=900)
+  assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_what_cannot_be_trained_is_refused():
