@@ -184,7 +184,8 @@ def predict_ahead(
   Returns:
     Output, whose `kv` is empty and whose `expert_load` has one row.
   """
-  dtype, mesh, tree = jnp.dtype(options.dtype), options.mesh, specs(cfg)
+  dtype, mesh = jnp.dtype(options.dtype), options.mesh
+  tree: dict = specs(cfg)
   attention = Attention(options.attention, mesh)
   own = ('enorm', 'hnorm', 'eh_proj', 'head_norm')
 
