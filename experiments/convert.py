@@ -6,7 +6,8 @@
 
 Training and scoring read Hugging Face directories and GGUF files directly, so `import` is optional. It saves the time
 of reading them repeatedly, and dequantises weights once. `--check` only compares names and shapes of the tensors with
-the config and lists each mismatch; `--dry_run` prints what would be written.
+the config and lists each mismatch; `--dry_run` prints what would be written. DeepSeek-V3's layer for multi-token
+prediction is kept, unless `--drop_mtp` is passed.
 """
 
 import argparse
@@ -28,15 +29,15 @@ from r1jax.runs import cli, json_files, runtime
 DTYPES = ('keep', 'float32', 'bfloat16', 'float16')
 
 
-def check(path):
+def check(path, mtp):
   """Prints each tensor that does not match the config; returns whether all do."""
   if gguf_files.is_gguf(path):
     file, _, cfg = gguf_models.read(path)
     entries, problems, skipped = file.tensors, gguf_models.check(file, cfg), {}
   else:
     config = hf.read_config(path)
-    cfg = families.from_hf(config, os.path.join(path, 'config.json'))
     entries = safetensors_files.entries(path)
+    cfg = families.from_hf(config, os.path.join(path, 'config.json'), entries if mtp else ())
     problems, skipped = hf.check(cfg, config, entries)
   for line in [*problems, *(f'{name} is skipped (multi-token prediction)' for name in sorted(skipped))]:
     print(line)
@@ -72,11 +73,19 @@ def _count(source):
   return params_lib.count(models.specs(source.cfg))
 
 
+def _config(source, params):
+  """The config.json of a Source's parameters. Says so if a layer for multi-token prediction is left out."""
+  declared = families.prediction_layers(source.config)
+  if declared and not source.cfg.mtp:
+    print(f'Without the layer for multi-token prediction: num_nextn_predict_layers becomes 0, not {declared}.')
+  return families.for_export(source.config, params['embed'].dtype.name, source.cfg.mtp)
+
+
 def import_model(args):
   """Hugging Face directory or GGUF file -> checkpoint: config, tokenizer files, and a store with the parameters."""
   if args.check:
-    return 0 if check(args.input) else 1
-  source = checkpoint.open_model(args.input)
+    return 0 if check(args.input, not args.drop_mtp) else 1
+  source = checkpoint.open_model(args.input, mtp=not args.drop_mtp)
   if args.dry_run:
     print_plan(source, args.dtype, args.output)
     return 0
@@ -88,7 +97,7 @@ def import_model(args):
   try:
     writing.mkdir(parents=True)
     params = load(source, args.dtype)
-    config = families.for_export(source.config, params['embed'].dtype.name)
+    config = _config(source, params)
     with tokenizers.as_folder(source.tokenizer) as folder:
       for file in tokenizers.files(folder):
         shutil.copy(file, writing)
@@ -111,7 +120,7 @@ def export_model(args):
   config_lib.require(
     args.format == 'gguf' or args.quantize == 'none', f'--quantize {args.quantize} is for --format gguf only; add that.'
   )
-  source = checkpoint.open_model(args.input, args.step)
+  source = checkpoint.open_model(args.input, args.step, mtp=not args.drop_mtp)
   if args.dry_run:
     print_plan(source, args.dtype, args.output)
     return 0
@@ -127,7 +136,7 @@ def export_model(args):
 
 def _write_hf(source, args):
   params = load(source, args.dtype)
-  config = families.for_export(source.config, params['embed'].dtype.name)
+  config = _config(source, params)
   with tokenizers.as_folder(source.tokenizer) as folder, _writing() as progress:
     files = tokenizers.files(folder)
     hf.save(args.output, source.cfg, params, config, files, int(args.shard_gb * 1e9), progress)
@@ -162,6 +171,7 @@ def parser():
       default='keep',
       help="of the parameters; 'keep': as stored, which for a run is the dtype it trains in",
     )
+    command.add_argument('--drop_mtp', action='store_true', help='leave the layer for multi-token prediction out')
     command.add_argument('--dry_run', action='store_true', help='print what would be written')
   commands.choices['import'].add_argument(
     '--check', action='store_true', help='only list tensors that do not match the config'

@@ -11,6 +11,7 @@ The model is that of --config.model.path, or of --config.model.preset; mesh and 
 that were compiled before are looked up, not compiled again.
 """
 
+import dataclasses
 import os
 import sys
 
@@ -26,15 +27,17 @@ from r1jax.runs import cli, json_files
 
 
 def model_of(cfg):
-  """The ModelConfig of the config's model directory, or of its preset."""
+  """The ModelConfig of the config's model directory, or of its preset, with the layer that its mtp_coef trains."""
+  mtp = getattr(cfg, 'mtp_coef', 0) > 0
   if cfg.model.path:
-    return checkpoint.open_model(cfg.model.path).cfg
+    return checkpoint.open_model(cfg.model.path, mtp=mtp).cfg
   config_lib.require(
     cfg.model.preset in models.PRESETS,
     f'model.preset is {cfg.model.preset!r}; known: {", ".join(models.PRESETS)}; or pass a model '
     'directory with --config.model.path=DIR.',
   )
-  return models.PRESETS[cfg.model.preset]
+  preset = models.PRESETS[cfg.model.preset]
+  return dataclasses.replace(preset, mtp=int(mtp and preset.family == 'deepseek_v3'))
 
 
 def cache_dir():

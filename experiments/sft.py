@@ -139,7 +139,8 @@ def make_run(cfg, workdir):
 
 def open_base(cfg):
   """The Source of the base model, with its context length changed to cfg.context if that is set."""
-  source = policies.open_policy(cfg.model.path)
+  source = policies.open_policy(cfg.model.path, cfg.mtp_coef > 0)
+  sft_lib.check_mtp(cfg, source.cfg)
   if cfg.context:
     model = dataclasses.replace(source.cfg, context=cfg.context)
     hf_context = {'max_position_embeddings': families.to_hf(model)['max_position_embeddings']}
@@ -191,6 +192,8 @@ def fingerprint(cfg, source, train, steps):
   del parts['optimizer']['moment_dtype']  # dtypes are compared with those of the arrays
   if cfg.balance_rate:  # older checkpoints lack this key
     parts['balance_rate'] = cfg.balance_rate
+  if cfg.mtp_coef:
+    parts['mtp_coef'] = cfg.mtp_coef
   # With a constant learning rate a run may be made longer; any other schedule depends on the number of steps.
   parts['steps'] = steps if cfg.optimizer.schedule != 'constant' else 'any'
   return parts | {'texts': train.digest, 'model': source.config, 'base': source.digest}

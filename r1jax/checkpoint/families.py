@@ -64,7 +64,11 @@ LAYER = {
   'moe.router_bias': 'mlp.gate.e_score_correction_bias',
   **{f'moe.{x}': f'mlp.experts.{{expert}}.{x}_proj.weight' for x in ('gate', 'up', 'down')},
   **{f'moe.shared.{x}': f'mlp.shared_experts.{x}_proj.weight' for x in ('gate', 'up', 'down')},
+  # Of a layer for multi-token prediction:
+  **{x: f'{x}.weight' for x in ('enorm', 'hnorm', 'eh_proj')},
+  'head_norm': 'shared_head.norm.weight',
 }
+MTP_COPIES = {'embed_tokens.weight': 'embed', 'shared_head.head.weight': 'unembed'}  # of what it shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +99,7 @@ def tensors(cfg):
   Returns:
     {dotted name of the parameter: {index into its stacked dimensions: Tensor}}, in the order of our parameters.
   """
-  first_layer = {'dense_layers': 0, 'layers': cfg.layers - models.layer_groups(cfg)['layers']}
+  first_layer = {'dense_layers': 0, 'layers': cfg.layers - models.layer_groups(cfg)['layers'], 'mtp': cfg.layers}
   out = {}
   for path, spec in jax.tree_util.tree_leaves_with_path(models.specs(cfg), is_leaf=is_spec):
     leaf = jax.tree_util.keystr(path, simple=True, separator='.')
@@ -115,18 +119,34 @@ def tensors(cfg):
   return out
 
 
-def from_hf(config, where):
+def mtp_copies(cfg):
+  """[(Tensor, name of the tensor it is a copy of)]: what layers for multi-token prediction share, as files repeat it.
+
+  Files may lack these copies.
+  """
+  found = tensors(cfg)
+  shared = {name: found['embed' if cfg.tied else leaf][()] for name, leaf in MTP_COPIES.items()} if cfg.mtp else {}
+  return [
+    (dataclasses.replace(original, name=f'model.layers.{layer}.{name}'), original.name)
+    for layer in range(cfg.layers, cfg.layers + cfg.mtp)
+    for name, original in shared.items()
+  ]
+
+
+def from_hf(config, where, stored=()):
   """The ModelConfig of a config.json.
 
   Args:
     config: contents of the file, a dict.
     where: its path, for messages.
+    stored: names of the stored tensors, in a file or of ours. If some of these are of layers for multi-token
+      prediction, those that the config declares are part of the model; else they are left out.
 
   Raises:
     ModelDirError: an architecture, rope type or option is not supported, or a key is missing or invalid.
   """
   try:
-    return _from_hf(config, where)
+    return _from_hf(config, where, stored)
   except ConfigError as error:
     raise ModelDirError(f'{where}: {error}') from error
   except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -135,7 +155,7 @@ def from_hf(config, where):
     raise ModelDirError(f"{where}: is damaged ({error!r}); copy the model's own config.json.") from error
 
 
-def _from_hf(config, where):
+def _from_hf(config, where, stored):
   keys = config_keys.Keys(config, where)
   family, head = _architecture(keys)
   for key, off in OFF.items():
@@ -159,6 +179,9 @@ def _from_hf(config, where):
   )
   if family == 'deepseek_v3':
     shape |= _deepseek_v3(keys, shape['heads'])
+    prefixes = (f'model.layers.{shape["layers"]}.', 'params.mtp.')
+    if head == 'tokens' and any(name.startswith(prefixes) for name in stored):
+      shape['mtp'] = keys.size('num_nextn_predict_layers', 0, least=0)
   else:
     shape['kv_heads'] = keys.size('num_key_value_heads', shape['heads'])
     shape['head_dim'] = keys.size('head_dim', shape['embed'] // shape['heads'])
@@ -325,6 +348,8 @@ def to_hf(cfg):
     }
   if cfg.moe:
     out |= _moe_to_hf(cfg.moe, cfg.family)
+  if cfg.family == 'deepseek_v3':
+    out['num_nextn_predict_layers'] = cfg.mtp
   return out
 
 
@@ -352,18 +377,18 @@ def _moe_to_hf(moe, family):
     'scoring_func': 'sigmoid',
     'topk_method': 'noaux_tc',
     'moe_layer_freq': 1,
-    'num_nextn_predict_layers': 0,
   }
 
 
-def for_export(config, dtype):
-  """config.json of a model that is exported: not quantised, without layers for multi-token prediction.
+def for_export(config, dtype, mtp=0):
+  """config.json of a model that is exported: not quantised, with as many layers for multi-token prediction as it has.
 
   Args:
     config: contents of the config.json that the model came from, or the result of `to_hf`.
     dtype: name of the parameters' dtype.
+    mtp: of its ModelConfig.
   """
   dropped = {'quantization_config', 'dtype', 'torch_dtype'}
   config = {key: value for key, value in config.items() if key not in dropped}
-  prediction = {key: 0 for key in config.keys() & {'num_nextn_predict_layers', 'num_mtp_layers'}}
+  prediction = {key: mtp for key in config.keys() & {'num_nextn_predict_layers', 'num_mtp_layers'}}
   return config | prediction | {'torch_dtype': dtype}

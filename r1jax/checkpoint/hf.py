@@ -58,15 +58,16 @@ def check(cfg, config, entries):
     entries: {name: Entry}.
 
   Returns:
-    list of problems, one phrase for each tensor; and {name: Entry} of the layers for multi-token prediction, which are
+    list of problems, one phrase for each tensor; and {name: Entry} of the layers for multi-token prediction that are
     not loaded.
   """
   expected = {t.name: t for by_index in families.tensors(cfg).values() for t in by_index.values()}
+  expected |= {t.name: t for t, _ in families.mtp_copies(cfg) if t.name in entries}
   end = cfg.layers + families.prediction_layers(config)
   skipped = {
     name: entry
     for name, entry in entries.items()
-    if (m := re.match(r'model\.layers\.(\d+)\.', name)) and cfg.layers <= int(m[1]) < end
+    if (m := re.match(r'model\.layers\.(\d+)\.', name)) and cfg.layers + cfg.mtp <= int(m[1]) < end
   }
   common = sorted(expected.keys() & entries.keys())
   scales = {name + SCALE for name in common if entries[name].dtype == 'F8_E4M3'}
@@ -146,9 +147,16 @@ def load(path, cfg, config, abstract, progress=lambda done, total: None):
     parameters, and the number of bytes read by this process.
 
   Raises:
-    ModelDirError: the files do not match the config, or end while they are read.
+    ModelDirError: the files do not match the config, or end while they are read; or what the layer for multi-token
+      prediction shares with the model differs from the model's own.
   """
   entries, skipped = _open(path, cfg, config)
+  for copy, original in families.mtp_copies(cfg):
+    if copy.name in entries and not safetensors_files.same(entries[copy.name], entries[original]):
+      raise ModelDirError(
+        f'{path}: {copy.name} differs from {original}, which it should share; use the files of one model, or leave the '
+        'layer for multi-token prediction out: mtp_coef=0, or --drop_mtp of scripts/convert.'
+      )
   if skipped:
     log.info(
       '%s: skipping %d tensors of the layers for multi-token prediction (%s...).', path, len(skipped), min(skipped)
@@ -328,7 +336,8 @@ def check_target(path):
 def _shards(cfg, flat, shard_bytes):
   """{file name: [(Tensor, dtype)]}: embedding, layers in order, the rest, so that readers need one pass."""
   shards, room = [], 0
-  for t in sorted((t for by_index in families.tensors(cfg).values() for t in by_index.values()), key=_file_order):
+  tensors = [t for by_index in families.tensors(cfg).values() for t in by_index.values()]
+  for t in sorted([*tensors, *(copy for copy, _ in families.mtp_copies(cfg))], key=_file_order):
     dtype = np.dtype(flat[t.leaf].dtype)
     size = math.prod(t.shape) * dtype.itemsize
     if not shards or room < size:
@@ -342,7 +351,7 @@ def _shards(cfg, flat, shard_bytes):
 
 def _file_order(tensor):
   layer = re.match(r'model\.layers\.(\d+)\.', tensor.name)
-  return (0 if tensor.leaf == 'embed' else 1 if layer else 2, int(layer[1]) if layer else 0)
+  return (1 if layer else 0 if tensor.leaf == 'embed' else 2, int(layer[1]) if layer else 0)
 
 
 def _write(folder, shards, flat, config, files, progress):

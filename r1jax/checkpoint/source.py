@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from r1jax import gguf_files, modelfiles, models, parallel, tokenizers
 from r1jax import params as params_lib
-from r1jax.checkpoint import families, gguf_models, hf, store
+from r1jax.checkpoint import families, gguf_models, hf, safetensors_files, store
 from r1jax.checkpoint.model_dir import CONFIG, ModelDirError
 
 CHECKPOINTS = 'checkpoints'  # where a run's directory and an imported model have their store
@@ -75,12 +75,13 @@ class Source:
     return hf.dtypes(self.cfg, hf.open_files(self.path, self.cfg, self.config))
 
 
-def open_model(path, step=None):
+def open_model(path, step=None, mtp=False):
   """Opens and checks the model at `path`; reads only configs and headers.
 
   Args:
     path: a GGUF file, or a directory of one of the three kinds.
     step: of a run's checkpoint; None for the newest intact one.
+    mtp: whether the model's layers for multi-token prediction are part of it, if it has any.
 
   Returns:
     Source.
@@ -97,14 +98,14 @@ def open_model(path, step=None):
       _, config, cfg = gguf_models.open_file(path)
       return Source(path, cfg, config, path, None, _digest([path]))
     config = hf.read_config(path)
-    cfg = families.from_hf(config, path / CONFIG)
+    cfg = families.from_hf(config, path / CONFIG, safetensors_files.entries(path) if mtp else ())
     hf.open_files(path, cfg, config)
     return Source(path, cfg, families.with_architecture(config, cfg), path, None, _digest(_files(path)))
   at, manifest = store.newest(path / CHECKPOINTS, step)
   config = manifest['fingerprint'].get('model')
   if not isinstance(config, dict):
     raise ModelDirError(f'{at} does not name its model; pass the directory of a run or of an imported model.')
-  cfg = families.from_hf(config, at)
+  cfg = families.from_hf(config, at, manifest['arrays'] if mtp else ())
   return Source(path, cfg, families.with_architecture(config, cfg), _tokenizer(path), at, manifest['sha256'])
 
 

@@ -144,7 +144,7 @@ RANGES = {
   'SFTData': dict(max_length=ROW_TOKENS, eval_fraction=SHARE_BELOW_1),
   'SFTEvaluation': _EVALUATION
   | dict(texts=LARGE_OR_ZERO, problems=COUNT_OR_ZERO, batch=COUNT, max_prompt=TOKENS, max_response=TOKENS),
-  'SFT': _SUPERVISED | dict(context=LARGE_OR_ZERO, logit_chunk=TOKENS),
+  'SFT': _SUPERVISED | dict(context=LARGE_OR_ZERO, logit_chunk=TOKENS, mtp_coef=FACTOR),
   'Filters': dict(
     language=SHARE,
     paragraph=LARGE_OR_ZERO,

@@ -81,6 +81,8 @@ class SFT:
   param_dtype: str = 'float32'
   grad_dtype: str = 'float32'
   balance_rate: float = 0.0
+  # Weight of the loss of the layer for multi-token prediction (DeepSeek-V3: 0.3, later 0.1); 0: it is not loaded.
+  mtp_coef: float = 0.0
 
   def __post_init__(self):
     require(

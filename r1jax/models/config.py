@@ -98,6 +98,7 @@ class ModelConfig:
   tied: bool = False  # the unembedding is the embedding, transposed
   mla: MLA | None = None  # DeepSeek-V3
   moe: MoE | None = None  # DeepSeek-V3, Qwen3-MoE
+  mtp: int = 0  # layers for multi-token prediction behind the others, where they are loaded (DeepSeek-V3)
   head: str = 'tokens'  # or 'score': one number a position, in the unembedding's place (see heads.py)
 
   def __post_init__(self):
@@ -194,7 +195,7 @@ PRESETS = {
   'qwen3_235b_a22b': _qwen3(
     family='qwen3_moe', embed=4096, layers=94, heads=64, kv_heads=4, mlp=12_288, moe=MoE(experts=128, top_k=8, mlp=1536)
   ),
-  # DeepSeek-V3, V3-Base, R1 and R1-Zero, less the layer for multi-token prediction.
+  # DeepSeek-V3, V3-Base, R1 and R1-Zero; with mtp=1 the layer for multi-token prediction too.
   'deepseek_v3': ModelConfig(
     vocab=129_280,
     embed=7168,

@@ -213,14 +213,16 @@ def balance(params, before, load, rate):
   Args:
     params, before: parameters after and before an optimizer step. The bias is that of `before`, as weight decay
       changed it.
-    load: f32[layers, experts] of the step.
+    load: f32[layers, experts] of the step; that of 'mtp', where it is trained, last.
 
   Returns:
     params with the biases of `before`, moved.
   """
   if 'router_bias' not in params['layers']['moe']:
     return params
-  bias = before['layers']['moe']['router_bias']
-  bias += (rate * jnp.sign(load.mean(axis=-1, keepdims=True) - load)).astype(bias.dtype)
-  layers = params['layers']
-  return params | {'layers': layers | {'moe': layers['moe'] | {'router_bias': bias}}}
+  move, out = rate * jnp.sign(load.mean(axis=-1, keepdims=True) - load), dict(params)
+  for name in ('layers', 'mtp') if 'mtp' in params else ('layers',):
+    group, bias = params[name], before[name]['moe']['router_bias']
+    bias, move = bias + move[: len(bias)].astype(bias.dtype), move[len(bias) :]
+    out[name] = group | {'moe': group['moe'] | {'router_bias': bias}}
+  return out

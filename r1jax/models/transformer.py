@@ -4,7 +4,8 @@ Tokens lie as [P, G, T]: P prompts, G continuations of each (G = 1 for a plain b
 attends to its prompt's keys and values, computed once for the group, and to itself.
 
 Layers are stored stacked, in one or two groups: 'layers', and before them 'dense_layers' where only later layers have
-experts. Keys and values are kept likewise: {group: KV stacked over layers}, or, unstacked, {group: list of KV}.
+experts. Keys and values are kept likewise: {group: KV stacked over layers}, or, unstacked, {group: list of KV}. A layer
+for multi-token prediction is a group of its own, 'mtp', which only `predict_ahead` runs.
 """
 
 import functools
@@ -20,7 +21,7 @@ from r1jax.models import remat as remat_lib
 from r1jax.models.attention import extend
 from r1jax.models.causal import Attention, attention_masks, cached_attention, causal_attention
 from r1jax.models.config import ModelConfig
-from r1jax.models.layers import mlp, mlp_specs, rms_norm, rope_tables
+from r1jax.models.layers import linear, mlp, mlp_specs, rms_norm, rope_tables
 from r1jax.models.moe import FLOAT32_PARAMS, moe, moe_specs
 from r1jax.models.options import DEFAULTS, ForwardOptions
 from r1jax.params import Spec
@@ -70,7 +71,7 @@ def layer_groups(cfg):
 
 
 def specs(cfg, stacked=True):
-  """Parameter specs; layers stacked on a leading axis, or in lists as `unstack` gives them."""
+  """Parameter specs; layers stacked on a leading axis, or in lists as `unstack` gives them (without 'mtp')."""
   layer = {
     'attention_norm': Spec((cfg.embed,), ('norm',), 'ones'),
     'attention': mla.mla_specs(cfg) if cfg.mla else attention_lib.attention_specs(cfg),
@@ -81,6 +82,10 @@ def specs(cfg, stacked=True):
   for group, layers in layer_groups(cfg).items():
     one = layer | ({'moe': moe_specs(cfg)} if cfg.moe and group == 'layers' else dense)
     tree[group] = params_lib.stack(one, layers) if stacked else [one] * layers
+  if cfg.mtp and stacked:
+    norms = {name: layer['mlp_norm'] for name in ('enorm', 'hnorm', 'head_norm')}
+    project = {'eh_proj': Spec((2 * cfg.embed, cfg.embed), ('embed', 'mlp'))}
+    tree['mtp'] = params_lib.stack(one | norms | project, cfg.mtp)  # otherwise as the last of the other layers
   tree['norm'] = Spec((cfg.embed,), ('norm',), 'ones')
   if cfg.head == 'score':
     tree['score'] = Spec((cfg.embed, 1), ('embed', 'norm'))
@@ -90,13 +95,14 @@ def specs(cfg, stacked=True):
 
 
 def unstack(params):
-  """The same parameters with the layers in lists, for a forward without scan.
+  """The same parameters with the layers in lists, for a forward without scan, and without 'mtp'.
 
   XLA on CPU copies a layer's slice out of the stack on every pass; a decode loop would copy the
   whole model for every token.
   """
   split = lambda group: [jax.tree.map(lambda x, i=i: x[i], group) for i in range(len(group['mlp_norm']))]
-  return params | {name: split(params[name]) for name in ('dense_layers', 'layers') if name in params}
+  groups = {name: split(params[name]) for name in ('dense_layers', 'layers') if name in params}
+  return {name: x for name, x in params.items() if name != 'mtp'} | groups
 
 
 def unembedding(params):
@@ -159,6 +165,56 @@ def forward(
   load, chosen = routed
   chosen = None if chosen is None else jnp.moveaxis(chosen, 0, 2)
   return Output(rms_norm(params['norm'], x, cfg.norm_eps), kvs, load, params, chosen)
+
+
+@typed
+def predict_ahead(
+  params: dict,
+  cfg: ModelConfig,
+  hidden: Float[Array, 'p g t embed'],
+  tokens: Int[Array, 'p g t'],
+  positions: Int[Array, 'p g t'],
+  *,
+  real: Bool[Array, 'p g t'] | None = None,
+  segments: Int[Array, 'p g t'] | None = None,
+  options: ForwardOptions = DEFAULTS,
+) -> Output:
+  """Runs the layer for multi-token prediction behind the others (DeepSeek-V3, section 2.2, equations 21 to 23).
+
+  Position t joins its hidden state with the embedding of the token at t + 1, to predict the token at t + 2 by the
+  model's own unembedding. As in published files and what runs them, the embedding comes first, and the hidden state
+  is that after the last norm (equation 21 has them the other way round).
+
+  Args:
+    params: as `forward` returned them; of a model with cfg.mtp == 1.
+    hidden: as `forward` gives it for these tokens.
+    tokens, positions, segments, options: as for `forward`. What a row's last position gives is undefined.
+    real: bool[P, G, T], which positions count in the experts' load; all where None.
+
+  Returns:
+    Output, whose `kv` is empty and whose `expert_load` has one row.
+  """
+  dtype, mesh = jnp.dtype(options.dtype), options.mesh
+  tree: dict = specs(cfg)
+  attention = Attention(options.attention, mesh)
+  own = ('enorm', 'hnorm', 'eh_proj', 'head_norm')
+
+  def block(x, layer, shared):
+    p, embedded = layer
+    normed = [rms_norm(p['enorm'], embedded, cfg.norm_eps), rms_norm(p['hnorm'], x, cfg.norm_eps)]
+    eh_proj = layout.gather(p['eh_proj'].astype(dtype), tree['mtp']['eh_proj'], mesh)
+    x = layout.residual(linear(jnp.concatenate(normed, axis=-1), eh_proj), mesh)
+    weights = {name: w for name, w in p.items() if name not in own}
+    x, (_, load) = _block(cfg, tree, dtype, attention, x, (weights, None, None), shared)
+    return x, load
+
+  embedded = _embed(params['embed'], jnp.roll(tokens, -1, axis=-1), dtype, mesh)
+  masks = _masks(attention, tokens.shape[2], None, None, dtype, segments)
+  shared = (rope_tables(positions, cfg), masks, None, real)
+  more = (layout.gather_features(embedded, mesh)[None],)
+  weights, x, load = remat_lib.scan(block, options.remat, params['mtp'], hidden, more, shared)
+  x = rms_norm(weights['head_norm'][0], layout.gather_features(x, mesh), cfg.norm_eps)
+  return Output(x, {}, load, params | {'mtp': weights})
 
 
 def _run_unrolled(block, layers, x, more, shared):

@@ -6,6 +6,7 @@ import math
 from r1jax import config as config_lib
 from r1jax import parallel
 from r1jax.planning import meshes, processes, programs, roofline, tables, verdict
+from r1jax.training import sft
 
 FIGURES = (
   'argument_bytes',
@@ -44,6 +45,8 @@ def plan(cfg, model, slice_, selected, cache, price=0.0):
     PlanError: a program could not be compiled.
   """
   check_context(cfg, model)
+  if isinstance(cfg, config_lib.SFT):
+    sft.check_mtp(cfg, model)
   is_rl = isinstance(cfg, config_lib.RL)
   mesh = meshes.sizes(cfg.mesh, slice_.chips)
   known = programs.phases(cfg)

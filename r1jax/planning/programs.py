@@ -246,7 +246,7 @@ def _update(name, s):
     return lowering.lower_accumulate(s.trainer, s.state, s.microbatch, s.totals), used, None
   load, moe = None, s.model.moe
   if moe:
-    shape = (s.model.layers - s.model.dense_layers, moe.experts)
+    shape = (s.model.layers - s.model.dense_layers + s.model.mtp, moe.experts)
     load = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=parallel.replicated(s.mesh))
   return lowering.lower_apply(s.trainer, policy_state, load), policy_state, None
 

@@ -228,10 +228,15 @@ def _phase(name, flops, moved, cfg, topology, chips=None):
 
 
 def packed_flops(model, rows, tokens, causal):
-  """`forward_flops` of packed rows. A row counts as one text, because a kernel computes masked segments too."""
+  """`forward_flops` of packed rows. A row counts as one text, because a kernel computes masked segments too.
+
+  A layer for multi-token prediction is one more, with a projection before it and logits of its own.
+  """
   # As responses to empty prompts, which leave the first token unpredicted.
-  forward = forward_flops(model, rows, 1, 0, tokens + 1, causal)
-  return forward | {'logits': forward['logits'] * tokens // (tokens + 1) if model.head == 'tokens' else 0}
+  forward = forward_flops(dataclasses.replace(model, layers=model.layers + model.mtp), rows, 1, 0, tokens + 1, causal)
+  projected = 2 * rows * tokens * model.mtp * 2 * model.embed**2
+  logits = forward['logits'] * tokens // (tokens + 1) * (1 + model.mtp) if model.head == 'tokens' else 0
+  return forward | {name: forward[name] + projected for name in ('weights', 'latent')} | {'logits': logits}
 
 
 def supervised_step(cfg, model, topology):

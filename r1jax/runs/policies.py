@@ -4,11 +4,12 @@ from r1jax import checkpoint, parallel, sampling
 from r1jax import config as config_lib
 
 
-def open_policy(path):
+def open_policy(path, mtp=False):
   """The checkpoint.Source of a policy.
 
   Args:
     path: a model directory or the folder of a run.
+    mtp: as for `checkpoint.open_model`.
 
   Raises:
     ConfigError: the path is empty, or the model is a reward model.
@@ -20,7 +21,7 @@ def open_policy(path):
     'GGUF file or the folder of a run with --config.model.path=DIR. `scripts/quickstart` and `experiments/pretrain.py` '
     'make small models.',
   )
-  source = checkpoint.open_model(path)
+  source = checkpoint.open_model(path, mtp=mtp)
   config_lib.require(source.cfg.head == 'tokens', f'{path} is a reward model; a policy needs an unembedding.')
   return source
 

@@ -83,8 +83,9 @@ def log_moved_bytes(params, mesh, cfg, precision):
     devices == set(mesh.devices.flat),
     f"parameters lie on {len(devices)} devices, the sampler's mesh on {mesh.size}; lay both over the same ones.",
   )
-  after = parallel.shardings(models.specs(cfg), mesh)
-  entries = jax.tree.map(lambda x, to: parallel.entries_received(x.shape, x.sharding, to), params, after)
+  after = parallel.shardings(models.specs(dataclasses.replace(cfg, mtp=0)), mesh)
+  copied = {name: params[name] for name in after}
+  entries = jax.tree.map(lambda x, to: parallel.entries_received(x.shape, x.sharding, to), copied, after)
   moved = sum(jax.tree.leaves(entries)) * jnp.dtype(precision.compute).itemsize
   if moved:
     log.info('sampler: its copy of the weights moves %.3g GB between devices', moved / 1e9)

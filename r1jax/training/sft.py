@@ -1,6 +1,10 @@
-"""Learning to imitate: the loss of packed rows, and an optimizer step over microbatches of them."""
+"""Learning to imitate: the loss of packed rows, and an optimizer step over microbatches of them.
+
+With a layer for multi-token prediction (DeepSeek-V3, section 2.2), the loss of what that predicts is added.
+"""
 
 import dataclasses
+import functools
 
 import flax.struct
 import jax
@@ -8,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import losses, models, parallel
+from r1jax.config import require
 from r1jax.training import accumulate, finite
 from r1jax.typed import Array, shape_struct
 
@@ -33,40 +38,63 @@ class PackedBatch(flax.struct.PyTreeNode):
 class SFTLoss:
   """`losses.sft_loss` as `accumulate` takes it: (params, PackedBatch, response tokens) -> loss, metrics, params.
 
-  Position t predicts the token at t + 1; a text's first token is predicted by none.
+  Position t predicts the token at t + 1; a text's first token is predicted by none. The layer for multi-token
+  prediction predicts that at t + 2, and so a text's second token neither.
 
   Attributes:
     model: ModelConfig. options: models.ForwardOptions. logit_chunk: positions whose logits exist at a time.
+    mtp_coef: weight of the second loss, of a model with cfg.mtp == 1; with 0 that layer is not run.
   """
 
   model: models.ModelConfig
   options: models.ForwardOptions
   logit_chunk: int
+  mtp_coef: float = 0.0
 
   def __call__(self, params, batch, count):
-    group = lambda x: x[:, None]  # [B, 1, T]: a group of one to each row
-    out = models.forward(
-      params,
-      self.model,
-      group(batch.tokens),
-      group(batch.positions),
-      real=group(batch.segments > 0),
-      segments=group(batch.segments),
-      options=self.options,
-    )
-    ahead = lambda x: jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
-    logp, entropy = models.logprobs(
-      out.hidden[:, 0], models.unembedding(out.params), ahead(batch.tokens), self.logit_chunk, self.options.mesh
-    )
-    value, metrics = losses.sft_loss(logp, entropy, ahead(batch.response), count)
-    return value, metrics if out.expert_load is None else metrics | {'moe/load': out.expert_load}, out.params
+    tokens, positions, segments = (x[:, None] for x in (batch.tokens, batch.positions, batch.segments))  # groups of one
+    forward = functools.partial(models.forward, real=segments > 0, segments=segments, options=self.options)
+    out = forward(params, self.model, tokens, positions)
+    value, metrics = losses.sft_loss(*self._logprobs(out, batch, 1), ahead(batch.response), count)
+    loads = [out.expert_load]
+    if self.mtp_coef:
+      # A text's last position has no next token in its text, and the last two have none after that.
+      inside, known = (ahead(batch.segments, n) == batch.segments for n in (1, 2))
+      forward = functools.partial(models.predict_ahead, segments=segments, options=self.options)
+      real = (segments > 0) & inside[:, None]
+      out = forward(out.params, self.model, out.hidden, tokens, positions, real=real)
+      further, _ = losses.sft_loss(*self._logprobs(out, batch, 2), ahead(batch.response, 2) & known, count)
+      value, metrics = value + self.mtp_coef * further, metrics | {'mtp_loss': further}
+      loads.append(out.expert_load)
+    loads = [load for load in loads if load is not None]
+    return value, metrics | ({'moe/load': jnp.concatenate(loads)} if loads else {}), out.params
+
+  def _logprobs(self, out, batch, distance):
+    """`models.logprobs` of the tokens that lie `distance` ahead, by the hidden states of a models.Output."""
+    hidden, unembed = out.hidden[:, 0], models.unembedding(out.params)
+    return models.logprobs(hidden, unembed, ahead(batch.tokens, distance), self.logit_chunk, self.options.mesh)
+
+
+def ahead(x, distance=1):
+  """[B, T], what lies `distance` further on in each row; 0 behind its end."""
+  return jnp.pad(x[:, distance:], ((0, 0), (0, distance)))
+
+
+def check_mtp(cfg, model):
+  """Raises ConfigError where a config.SFT trains a layer for multi-token prediction that its ModelConfig lacks."""
+  require(
+    not cfg.mtp_coef or model.mtp == 1,
+    f'mtp_coef is {cfg.mtp_coef}, but {cfg.model.path or cfg.model.preset} has {model.mtp} layers for multi-token '
+    'prediction, not 1; set mtp_coef to 0, or start from a model with that layer, such as DeepSeek-V3 (runs without '
+    'mtp_coef drop it).',
+  )
 
 
 def make_trainer(cfg, model, optimizer, mesh):
   """The Trainer of a config.SFT. Raises ConfigError where a microbatch does not divide over the mesh."""
   parallel.require_divisible(cfg.microbatch or cfg.batch, 'rows', mesh)
   options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
-  loss_fn = SFTLoss(model, options, cfg.logit_chunk)
+  loss_fn = SFTLoss(model, options, cfg.logit_chunk, cfg.mtp_coef)
   return accumulate.Trainer(loss_fn, optimizer, cfg.grad_dtype, cfg.balance_rate)
 
 
@@ -94,7 +122,10 @@ def abstract_microbatch(cfg, mesh):
 
 
 def evaluate(trainer, params, batches, size):
-  """{'loss', 'entropy'} in nats a response token, of PackedBatches of at most `size` rows each, on the host."""
+  """{'loss', 'entropy'} in nats a response token, of PackedBatches of at most `size` rows each, on the host.
+
+  With an mtp_coef also 'mtp_loss'.
+  """
   found, count, mesh = [], 0, trainer.mesh
   one = parallel.to_global(np.float32(1), parallel.replicated(mesh))
   for batch in batches:
@@ -103,5 +134,5 @@ def evaluate(trainer, params, batches, size):
     batch = jax.tree.map(lambda x, more=more: np.pad(x, ((0, more), (0, 0))), batch)
     batch = parallel.to_global(batch, parallel.batch_sharding(mesh))
     metrics = accumulate.metrics_of(params, batch, one, loss_fn=trainer.loss_fn)
-    found.append({name: metrics[name] for name in ('loss', 'entropy')})
+    found.append({name: x for name, x in metrics.items() if name != 'moe/load'})
   return {name: float(x) / count for name, x in accumulate.combine(parallel.to_host(found)).items()}

@@ -4,13 +4,16 @@ import dataclasses
 import importlib.util
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import distill, r1, sft
 from r1jax import config, models
 from r1jax import params as params_lib
 from r1jax.config import ConfigError
-from r1jax.planning import meshes, planner, processes, programs, roofline, topology, verdict
+from r1jax.planning import compiled, meshes, planner, processes, programs, roofline, topology, verdict
+from r1jax.training import sft as sft_lib
 
 needs_compiler = pytest.mark.skipif(
   not importlib.util.find_spec('libtpu'), reason="compiles for TPUs: needs libtpu, in this project's extra 'plan'"
@@ -110,6 +113,36 @@ def test_analytic_flops():
   assert forward['attention'] == model.layers * rows * t * (t + 1) // 2 * 4 * model.heads * model.head_dim
   step = roofline.supervised_step(config_of(fsdp=4), model, topology.find('v5e:2x2'))
   assert step.seconds == max(step.flops / 197e12, step.bytes / 0.82e12)
+
+
+@pytest.mark.parametrize('remat', ['none', 'full', 'products'])
+def test_flops_of_multi_token_prediction_are_those_of_the_compiled_gradient(remat):
+  model = models.ModelConfig(vocab=96, embed=32, layers=2, heads=4, kv_heads=2, head_dim=16, mlp=80, context=64, mtp=1)
+  params, row = params_lib.abstract(models.specs(model)), jax.ShapeDtypeStruct((2, 12), jnp.int32)
+  batch = sft_lib.PackedBatch(row, row, row, row.update(dtype=bool))
+  loss = sft_lib.SFTLoss(model, models.ForwardOptions(remat=remat), 12, 0.3)
+  gradient = jax.jit(jax.value_and_grad(lambda params, batch: loss(params, batch, jnp.float32(1))[0]))
+  flops, open_loops = compiled.dot_flops(gradient.lower(params, batch).compile().as_text())
+  want = roofline.update_flops(roofline.packed_flops(model, 2, 12, causal=False), remat)
+  # Of a loop over one layer XLA may keep a score that others compute again.
+  assert flops == pytest.approx(want['products'] + want['attention'], rel=5e-3) and not open_loops
+
+
+def test_the_programs_with_multi_token_prediction_have_its_state_and_load():
+  """Lowered, not compiled: the shapes fit each other."""
+  model = models.PRESETS['toy_deepseek']
+  cfg, more = dataclasses.replace(config_of(), mtp_coef=0.3), dataclasses.replace(model, mtp=1)
+  at, without = (programs.setting(c, m, jax.devices()[:1]) for c, m in ((cfg, more), (config_of(), model)))
+  for name in programs.PHASES['sft']:
+    _, bytes_ = programs.lower(name, at)
+  _, fewer = programs.lower('sft/apply', without)
+  layer = params_lib.count(models.specs(more)['mtp'])
+  assert layer == params_lib.count(models.specs(more)) - params_lib.count(models.specs(model))
+  assert bytes_['state_bytes'] - fewer['state_bytes'] == layer * (
+    4 + 2 * {'float32': 4, 'bfloat16': 2}[cfg.optimizer.moment_dtype]
+  )
+  with pytest.raises(ConfigError, match='mtp_coef is 0.3, but bench has 0 layers'):
+    planner.plan(dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, preset='bench')), model, None, [], '')
 
 
 @needs_compiler

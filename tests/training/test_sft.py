@@ -27,12 +27,13 @@ def texts(count=10):
   return [(rng.integers(0, 40, n).astype(np.int32), int(rng.integers(1, n))) for n in rng.integers(3, 17, count)]
 
 
-def cfg(batch, microbatch=0, **model):
+def cfg(batch, microbatch=0, mtp_coef=0.0, **model):
   return config.SFT(
     seed=0,
     epochs=1.0,
     batch=batch,
     microbatch=microbatch,
+    mtp_coef=mtp_coef,
     model=config.Model(path='', **model),
     data=config.SFTData('jsonl', max_length=LENGTH),
     optimizer=config.Optimizer(learning_rate=1e-2, grad_clip=0.0),
