@@ -205,7 +205,7 @@ def predict_ahead(
     eh_proj = layout.gather(p['eh_proj'].astype(dtype), tree['mtp']['eh_proj'], mesh)
     x = layout.residual(linear(jnp.concatenate(normed, axis=-1), eh_proj), mesh)
     weights = {name: w for name, w in p.items() if name not in own}
-    x, (_, load) = _block(cfg, tree, dtype, attention, x, (weights, None, None), shared)
+    x, (_, (load, _)) = _block(cfg, tree, dtype, attention, False, x, (weights, None, None, None), shared)
     return x, load
 
   embedded = _embed(params['embed'], jnp.roll(tokens, -1, axis=-1), dtype, mesh)
