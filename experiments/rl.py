@@ -22,7 +22,7 @@ from r1jax.runs import cli, json_files, loop, runtime
 from r1jax.runs.rl import evaluate, full_evaluation, make_run
 from r1jax.runs.workdir import exclusive, save_on_interrupt
 from r1jax.sampling import SamplingParams
-from r1jax.training import critic, policy
+from r1jax.training import critic, distill, policy
 from r1jax.training import state as state_lib
 
 log = logging.getLogger('r1jax')
@@ -88,6 +88,7 @@ def update(run, state, batch, step):
     if step < cfg.critic.warmup:
       return state, metrics
   state, policy_metrics = policy.update(run.trainer, state, batch, cfg, step)
+  policy_metrics = distill.by_token(policy_metrics) if run.teachers else policy_metrics
   if cfg.train.reference_refresh and (step + 1) % cfg.train.reference_refresh == 0 and state.reference is not None:
     state = state.replace(reference=state_lib.refresh(state.params, state.reference))
   return state, metrics | policy_metrics
@@ -105,6 +106,7 @@ def train_step(run, state, step):
     scores = pending.result()
   with clock('update'):
     batch = rollout.assign_advantage(batch, scores, cfg)
+    batch = batch.replace(teacher=run.teachers.of(drawn.problems)) if run.teachers else batch
     state, update_metrics = update(run, state, batch, step)
   metrics |= update_metrics | reward_metrics(drawn, scores, cfg.reward) | response_metrics(drawn) | clock.metrics()
   metrics |= run.draws.metrics()

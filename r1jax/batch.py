@@ -33,6 +33,7 @@ class RolloutBatch(flax.struct.PyTreeNode):
     values: f32[P, G, T], a critic's before the rollout's first update; None without a critic.
     advantage: f32[P, G, 1], or f32[P, G, T] where each token has its own; None until rewards are known.
     returns: f32[P, G, T], what a critic is trained towards; None without one.
+    teacher: i32[P], which teacher scores the responses to each prompt, -1 for none; None without distillation.
     mean_length: f32[P], tokens under the loss mask of each prompt's whole group / G, though a microbatch may hold some
       of its rows only; None until the update.
   """
@@ -53,6 +54,7 @@ class RolloutBatch(flax.struct.PyTreeNode):
   values: Float[Array, 'p g t'] | None = None
   advantage: Float[Array, 'p g _'] | None = None
   returns: Float[Array, 'p g t'] | None = None
+  teacher: Int[Array, ' p'] | None = None
   mean_length: Float[Array, ' p'] | None = None
 
   @property

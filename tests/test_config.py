@@ -48,7 +48,16 @@ VARIANTS = {
     'small_process',
   ],
   'sft': ['toy', 'smollm2', 'gsm8k', 'traces', 'cold_start', 'stage3'],
-  'distill': ['qwen2_5_math_1_5b', 'qwen2_5_math_7b', 'qwen2_5_14b', 'qwen2_5_32b', 'llama_3_1_8b', 'llama_3_3_70b'],
+  'distill': [
+    'qwen2_5_math_1_5b',
+    'qwen2_5_math_7b',
+    'qwen2_5_14b',
+    'qwen2_5_32b',
+    'llama_3_1_8b',
+    'llama_3_3_70b',
+    'toy_on_policy',
+    'r1_distill_qwen_1_5b_on_policy',
+  ],
   'curate': ['stage3', 'toy', 'planted'],
 }
 CLASSES = {
@@ -90,8 +99,9 @@ def refused(match, **settings):
 
 @pytest.mark.parametrize(('name', 'variant'), [(n, v) for n, vs in VARIANTS.items() for v in vs])
 def test_every_variant_converts_and_survives_json(name, variant):
-  cfg = config.convert(load(name, variant), CLASSES[name])
-  again = config.convert(config.to_dict(cfg), CLASSES[name])
+  cls = config.RL if variant.endswith('_on_policy') else CLASSES[name]
+  cfg = config.convert(load(name, variant), cls)
+  again = config.convert(config.to_dict(cfg), cls)
   assert again == cfg and getattr(cfg, 'seed', 0) == 0
 
 

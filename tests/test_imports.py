@@ -72,7 +72,7 @@ def violations(code, module, is_package=False):
   for name in imports(code, module, is_package):
     top = name.split('.')[0]
     if module.split('.')[0] == 'configs':
-      # Recipes are made of other configs, and the students learn as the second SFT does.
+      # Recipes are made of other configs; the students learn as the second SFT does, or on policy.
       recipe = top == 'configs'
       variants = name in ('configs.pods', 'configs.published', 'configs.smollm2')
       made_of = {
@@ -80,7 +80,7 @@ def violations(code, module, is_package=False):
         'configs.ablations': recipe,
         'configs.r1_zero': variants,
         'configs.smollm2': recipe,
-        'configs.distill': name == 'configs.sft',
+        'configs.distill': name in ('configs.sft', 'configs.r1_zero'),
       }
       allowed = top == 'ml_collections' or name in ('configs.common', 'configs.stages') or made_of.get(module, False)
     elif top not in OURS:

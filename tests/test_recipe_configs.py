@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from configs import cold_start, r1, r1_rl
+from configs import cold_start, distill, r1, r1_rl
 from experiments import recipe
 from r1jax import config, data, models, parallel
 from r1jax.config import ConfigError
@@ -44,6 +44,19 @@ def test_every_stage_is_built_and_each_is_a_config_by_itself(variant):
     assert 'stage:' not in str(alone) and stage.about
     if stage.experiment in ('rl', 'sft', 'pretrain'):  # what experiments.plan and the plain commands take
       config.convert(alone, recipe.EXPERIMENTS[stage.experiment].config)
+
+
+def test_the_student_on_policy_learns_on_the_problems_of_the_recipe():
+  found, taught = stages('toy')[1], config.convert(distill.get_config('toy_on_policy'), config.RL)
+  assert dict(taught.data.parts) == dict(found['student_rl'].data.parts)
+  others = {'evaluation', 'drop_solved', 'parts'}
+  shared = lambda data: {key: value for key, value in vars(data).items() if key not in others}
+  assert shared(taught.data) == shared(found['student_rl'].data)
+  rule = lambda reward: (reward.parts_by_kind, {**reward.options}, reward.accuracy, reward.parts['format'])
+  assert rule(taught.reward) == rule(found['student'].reward)
+  rollout, other = taught.rollout, found['student_rl'].rollout
+  assert (rollout.max_prompt, rollout.max_response) == (other.max_prompt, other.max_response)
+  assert taught.distill.coef and taught.loss.advantage == 'zero' and not taught.loss.kl_coef
 
 
 def test_a_forgotten_path_is_named_before_anything_runs(tmp_path):

@@ -42,7 +42,8 @@ class Loss:
   """Where a setting is '' or -1.0 it is the named loss's own: see LOSS_DEFAULTS. Once made, a Loss has plain values."""
 
   name: str  # a key of LOSS_DEFAULTS
-  advantage: str = ''  # a key of r1jax.losses.ADVANTAGES, or 'gae' for PPO, which trains a critic too
+  # A key of r1jax.losses.ADVANTAGES; 'gae' for PPO, which trains a critic too; 'zero' learns nothing from rewards.
+  advantage: str = ''
   average: str = ''  # over what the costs of tokens are averaged: one of AVERAGES, or '', the loss's own, always
   clip_low: float = -1.0
   clip_high: float = -1.0
@@ -76,7 +77,7 @@ class Loss:
     self._check_names()
     self._check_ratio()
     require(
-      not self.drop_zero_variance or self.advantage not in ('none', 'gae'),
+      not self.drop_zero_variance or self.advantage not in ('none', 'gae', 'zero'),
       f'loss.drop_zero_variance leaves out groups whose rewards are all equal, but with loss.advantage '
       f"{self.advantage!r} these are learned from too; use another advantage, such as 'group', or set it to False.",
     )
@@ -96,6 +97,11 @@ class Loss:
     )
     if self.average == LOSS_DEFAULTS[self.name]['average']:
       object.__setattr__(self, 'average', '')
+
+  @property
+  def reads_logprobs(self):
+    """Whether anything is learned through the log-probs of the sampled tokens."""
+    return self.advantage != 'zero' or bool(self.kl_coef or self.entropy_coef)
 
   @property
   def averaged_over(self):

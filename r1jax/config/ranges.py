@@ -112,6 +112,7 @@ RANGES = {
   'Critic': dict(
     learning_rate=Range(0, 1e38, exclude_low=True), warmup=LARGE_OR_ZERO, clip=FACTOR, gamma=SHARE, gae_lambda=SHARE
   ),
+  'Distill': dict(coef=FACTOR),
   'Train': dict(
     minibatches=COUNT,
     microbatch=COUNT_OR_ZERO,

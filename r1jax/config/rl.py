@@ -3,6 +3,7 @@
 import dataclasses
 
 from r1jax.config.conversion import require, require_float
+from r1jax.config.distill import Distill
 from r1jax.config.loss import Loss
 from r1jax.config.problems import Data
 from r1jax.config.reward import Reward
@@ -33,6 +34,11 @@ ADDED = {
   'loss.drop_zero_variance': False,
   'data.drop_solved': 0.0,
   'train.routing_replay': False,
+  'distill.coef': 0.0,
+  'distill.objective': 'reverse_kl',
+  'distill.path': '',
+  'distill.path_by_kind': {},
+  'distill.preset': '',
 }
 
 
@@ -225,11 +231,12 @@ class RL:
   topology: str = ''  # TPU slice that the mesh is meant for, such as 'v5e:4x4'; used by experiments/plan.py
   sampler_mesh: Mesh = Mesh(*[0] * 5)  # mesh of the same devices for sampling; an axis of 0 is as in `mesh`
   critic: Critic = Critic()
+  distill: Distill = Distill()
 
   def __post_init__(self):
     rollout, train = self.rollout, self.train
     require(
-      rollout.samples > 1 or self.loss.advantage in ('none', 'gae'),
+      rollout.samples > 1 or self.loss.advantage in ('none', 'gae', 'zero'),
       f'rollout.samples is {rollout.samples}: a group of one has no advantage ({self.loss.advantage!r}); '
       'set rollout.samples to 2 or more.',
     )
@@ -248,6 +255,7 @@ class RL:
       self._check_microbatch()
     require_gradient_sum(train, self.model.remat, 'train.')
     self._check_critic()
+    self._check_zero_advantage()
     require(
       not (self.reward.step_credit and self.loss.name == 'gspo'),
       "reward.step_credit gives each token its own advantage, but loss.name 'gspo' has one ratio per response; "
@@ -287,6 +295,20 @@ class RL:
       f'critic.warmup {critic.warmup} leaves none of the {self.steps} steps to the policy; lower it, or raise steps.',
     )
 
+  def _check_zero_advantage(self):
+    if self.loss.advantage != 'zero':
+      return
+    require(
+      self.distill.coef,
+      "loss.advantage 'zero' learns nothing from rewards, and distill.coef is 0; set distill.coef and a teacher, or "
+      "another advantage, such as 'group'.",
+    )
+    require(
+      not self.reward.step_credit,
+      f"reward.step_credit is {self.reward.step_credit}, but loss.advantage 'zero' learns nothing from rewards; set "
+      'one of them only.',
+    )
+
   def _check_microbatch(self):
     rollout, train = self.rollout, self.train
     minibatch = rollout.prompts * rollout.samples // train.minibatches
@@ -322,11 +344,11 @@ def require_gradient_sum(settings, remat, prefix=''):
   )
 
 
-def check_context(rollout, context, name='rollout'):
-  """Raises ConfigError if prompt and response together exceed the model's context (tokens)."""
+def check_context(rollout, context, name='rollout', model='the model'):
+  """Raises ConfigError if prompt and response together exceed the context (tokens) of a model, named so."""
   need = rollout.max_prompt + rollout.max_response
   require(
     need <= context,
     f'{name}.max_prompt {rollout.max_prompt} + {name}.max_response {rollout.max_response} = {need} '
-    f"tokens exceed the model's context of {context}; lower {name}.max_response by {need - context}.",
+    f"tokens exceed {model}'s context of {context}; lower {name}.max_response by {need - context}.",
   )

@@ -1,6 +1,7 @@
 """Objectives: arrays over the tokens of a rollout in, a scalar and metrics out."""
 
 from r1jax.losses.advantages import ADVANTAGES
+from r1jax.losses.divergence import DIVERGENCES
 from r1jax.losses.gae import at_last_token, explained_variance, gae, whiten
 from r1jax.losses.kl import ESTIMATORS, kl_penalty, token_kl
 from r1jax.losses.policy import AVERAGES, LOSSES, Totals, policy_loss
@@ -13,6 +14,7 @@ from r1jax.losses.value import value_loss
 __all__ = [
   'ADVANTAGES',
   'AVERAGES',
+  'DIVERGENCES',
   'ESTIMATORS',
   'LOSSES',
   'SCORE_LOSSES',

@@ -54,6 +54,12 @@ def none(rewards: Float[Array, 'p g'], batch: RolloutBatch | None = None) -> Flo
 
 
 @typed
+def zero(rewards: Float[Array, 'p g'], batch: RolloutBatch | None = None) -> Float[Array, 'p g 1']:
+  """Nothing is learned from rewards: for distillation alone."""
+  return jnp.zeros((*rewards.shape, 1), jnp.float32)
+
+
+@typed
 def over_batch(
   rewards: Float[Array, 'p g'], batch: RolloutBatch | None = None, eps: float = 1e-6
 ) -> Float[Array, 'p g 1']:
@@ -85,4 +91,5 @@ ADVANTAGES = {
   'rloo': rloo,
   'maxrl': maxrl,
   'none': none,
+  'zero': zero,
 }

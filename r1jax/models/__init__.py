@@ -3,6 +3,7 @@
 from r1jax.models.attention import KV, empty_cache, quantize_cache
 from r1jax.models.causal import IMPLEMENTATIONS, Attention
 from r1jax.models.config import PRESETS, ModelConfig
+from r1jax.models.divergence import divergence
 from r1jax.models.heads import logprobs, score_at, scores
 from r1jax.models.moe import balance
 from r1jax.models.options import ForwardOptions
@@ -32,6 +33,7 @@ __all__ = [
   'ModelConfig',
   'Output',
   'balance',
+  'divergence',
   'empty_cache',
   'forward',
   'layer_groups',

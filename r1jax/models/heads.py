@@ -11,6 +11,7 @@ from r1jax.models.layers import product
 from r1jax.typed import Array, Float, Int, typed
 
 EXCLUDED = -1e30  # finite, so that its product with a probability of 0 is 0
+VOCAB = (layout.HEADS, layout.FSDP)  # the axes of a mesh that split the vocabulary of a chunk's logits
 
 
 @typed
@@ -87,19 +88,12 @@ def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature, thresh
 
   Hidden states are small and move to the unembedding, whose gradient is summed where it lies.
   """
-  p, n = targets.shape
-  chunks = -(-n // max(1, chunk // p))
-  size = -(-n // chunks)
-  split = lambda x: jnp.moveaxis(
-    jnp.pad(x, [(0, 0), (0, chunks * size - n)] + [(0, 0)] * (x.ndim - 2)).reshape(p, chunks, size, *x.shape[2:]), 1, 0
-  )
-  vocab = (layout.HEADS, layout.FSDP)
-  unembed = layout.constrain(unembed.astype(hidden.dtype), mesh, vocab, None)
+  unembed = layout.constrain(unembed.astype(hidden.dtype), mesh, VOCAB, None)
 
   @jax.checkpoint
   def one(h, y, limit):
     h = layout.constrain(h, mesh, layout.DATA, None, None)
-    logits = layout.constrain(product('pnd,vd->pnv', h, unembed) / temperature, mesh, layout.DATA, None, vocab)
+    logits = layout.constrain(product('pnd,vd->pnv', h, unembed) / temperature, mesh, layout.DATA, None, VOCAB)
     logits = _restrict(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)), y, limit)
     total = jnp.exp(logits).sum(axis=-1)
     log_total = jnp.log(total)
@@ -108,9 +102,27 @@ def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature, thresh
     own = jnp.where(y[..., None] == jnp.arange(logits.shape[-1]), logits, 0).sum(axis=-1)
     return own - log_total, entropy
 
-  logp, entropy = jax.lax.map(lambda xs: one(*xs), jax.tree.map(split, (hidden, targets, threshold)))
+  return in_chunks(one, (hidden, targets, threshold), chunk, mesh)
+
+
+def in_chunks(one, arrays, chunk, mesh):
+  """Maps a function over chunks of positions; a chunk holds positions of all rows, `chunk` in sum.
+
+  Args:
+    one: function of one chunk of each of `arrays`, [P, size, ...], to arrays of the same leading axes.
+    arrays: tuple of [P, N, ...], or None.
+
+  Returns:
+    what `one` gives, [P, N], P over the rows of the mesh.
+  """
+  p, n = arrays[0].shape[:2]
+  chunks = -(-n // max(1, chunk // p))
+  size = -(-n // chunks)
+  split = lambda x: jnp.moveaxis(
+    jnp.pad(x, [(0, 0), (0, chunks * size - n)] + [(0, 0)] * (x.ndim - 2)).reshape(p, chunks, size, *x.shape[2:]), 1, 0
+  )
   joined = lambda x: layout.constrain(jnp.moveaxis(x, 0, 1).reshape(p, -1)[:, :n], mesh, layout.ROWS, None)
-  return joined(logp), joined(entropy)
+  return jax.tree.map(joined, jax.lax.map(lambda xs: one(*xs), jax.tree.map(split, arrays)))
 
 
 @typed

@@ -17,7 +17,7 @@ from r1jax.data import rows as rows_lib
 from r1jax.planning import sampler
 from r1jax.planning.sampler import has_sampling, sampling
 from r1jax.rewards.neural import model as scoring
-from r1jax.training import accumulate, critic, lowering, policy
+from r1jax.training import accumulate, critic, distill, lowering, policy
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import reward as reward_lib
 from r1jax.training import sft as sft_lib
@@ -142,6 +142,10 @@ def setting(cfg, model, devices):
       begin = checkpoint.open_model(cfg.critic.path).cfg if cfg.critic.path else model
       value_trainer, value_state = critic.make(cfg, begin, mesh)
       state = state.replace(critic=value_state)
+    if teachers := teacher_models(cfg, model):
+      trainer = distill.with_teachers(trainer, cfg, model, teachers, map(str, range(len(teachers))))
+      frozen = [distill.abstract(distill.fitted(teacher, model), cfg, mesh) for teacher in teachers]
+      state = state.replace(frozen={'teachers': frozen})
     scorers = _scorers(cfg, model, devices)
     return Setting(cfg, model, mesh, sample_mesh, state, trainer, batch, totals, value_trainer, scorers)
   lib = reward_lib if isinstance(cfg, config_lib.RewardModel) else sft_lib
@@ -176,6 +180,21 @@ def reward_models(cfg):
     for name in cfg.reward.names()
     if cfg.reward.function(name) in ('preference', 'process')
   ]
+
+
+def teacher_models(cfg, model):
+  """The ModelConfigs of a config.RL's teachers: those of its paths, or one of its preset or the policy's shape.
+
+  Raises ConfigError for an unknown preset.
+  """
+  settings = cfg.distill
+  if not settings.coef or settings.paths:
+    return [checkpoint.open_model(path).cfg for path in settings.paths]
+  require(
+    settings.preset in ('', *models.PRESETS),
+    f"distill.preset is {settings.preset!r}; use '' for the policy's shape, or one of {', '.join(models.PRESETS)}.",
+  )
+  return [models.PRESETS[settings.preset] if settings.preset else model]
 
 
 def _scorers(cfg, model, devices):

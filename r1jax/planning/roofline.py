@@ -10,7 +10,7 @@ from r1jax import params as params_lib
 from r1jax.config import RL, SFT
 from r1jax.models import quantized
 from r1jax.planning import programs
-from r1jax.training import policy
+from r1jax.training import distill, policy
 
 WIDTH = {'float32': 4, 'bfloat16': 2, 'int8': 1, 'int4': 0.5}  # bytes
 SCALES = {'int8': 0, 'int4': 4 / quantized.TILE}  # bytes for each weight; a channel's one scale does not count
@@ -190,11 +190,33 @@ def step(cfg, model, topology, mesh):
   moved *= epochs * cfg.train.minibatches / topology.chips
   flops = epochs * sum(update_flops(forward, cfg.model.remat).values())
   out.append(_phase('update', flops, moved, cfg, topology))
+  if cfg.distill.coef:  # one teacher scores a prompt: at most the largest
+    flops = epochs * sum(teaching_flops(cfg, model, r.prompts, r.samples, True, max).values())
+    out.append(_phase('teacher', flops, 0, cfg, topology))
   if cfg.has_critic:  # of the policy's shape, with one output in the place of the vocabulary
     forward |= {'logits': 0}
     flops = total(forward) + epochs * sum(update_flops(forward, cfg.model.remat).values())
     out.append(_phase('critic', flops, moved, cfg, topology))
   return out
+
+
+def teaching_flops(cfg, model, prompts, rows, causal, over):
+  """FLOPs that teachers add to the update: {'products', 'attention'}, zeros without any.
+
+  A teacher's logits are computed twice; the policy's four times, as for log-probs, which then need no backward pass
+  where nothing is learned through them.
+
+  Args:
+    prompts, rows, causal: as for `forward_flops`.
+    over: `max` or `sum` over the teachers.
+  """
+  forward = lambda of: forward_flops(of, prompts, rows, cfg.rollout.max_prompt, cfg.rollout.max_response, causal)
+  each = [forward(distill.fitted(teacher, model)) for teacher in programs.teacher_models(cfg, model)]
+  if not each:
+    return {'products': 0, 'attention': 0}
+  own = forward(model)['logits'] * (4 if cfg.loss.reads_logprobs else 1)
+  products = own + over(f['weights'] + 2 * f['logits'] for f in each)
+  return {'products': products, 'attention': over(f['attention'] for f in each)}
 
 
 def sampling_phases(cfg, model, topology, mesh):
@@ -270,7 +292,9 @@ def analytic_flops(cfg, model, name) -> dict[str, float] | None:
   rows, groups = policy.microbatch_shape(cfg)
   forward = forward_flops(model, groups, rows, cfg.rollout.max_prompt, cfg.rollout.max_response, causal=False)
   logprobs = {'products': forward['weights'] + forward['logits'], 'attention': forward['attention']}
-  return {'update/accumulate': update_flops(forward, cfg.model.remat), 'logprobs': logprobs}.get(name)
+  taught = teaching_flops(cfg, model, groups, rows, False, sum)
+  update = {part: x + taught[part] for part, x in update_flops(forward, cfg.model.remat).items()}
+  return {'update/accumulate': update, 'logprobs': logprobs}.get(name)
 
 
 def chips_needed(used, limit, chips):

@@ -18,8 +18,9 @@ from r1jax.runs.policies import make_engine, open_policy, sampler_mesh
 from r1jax.runs.problems import check_languages, get_template, load_problems
 from r1jax.runs.runtime import NoWriter, set_up_process
 from r1jax.runs.settings import fingerprint
+from r1jax.runs.teachers import Teachers, open_teachers
 from r1jax.sampling import SamplingParams
-from r1jax.training import critic, policy
+from r1jax.training import critic, distill, policy
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import state as state_lib
 from r1jax.training.accumulate import Trainer
@@ -40,6 +41,7 @@ class Run:
   trainer: Trainer
   critic: Trainer | None
   critic_source: checkpoint.Source | None
+  teachers: Teachers | None
   store: checkpoint.Store
   writer: Writer | NoWriter
   abstract: state_lib.TrainState
@@ -53,10 +55,16 @@ class Run:
 
   def save(self, step, state):
     """Starts saving the state before `step`, and the position in the order of problems."""
-    self.store.save(step, state, self.draws.position())
+    self.store.save(step, state.replace(frozen=None), self.draws.position())
 
   def restore_or_init(self):
     """(state, next step) of the newest checkpoint; without one, the base model's weights and step 0."""
+    state, step = self._restore_or_init()
+    if self.teachers:
+      state = state.replace(frozen=self.teachers.load(self.source.cfg, self.cfg, self.trainer.mesh))
+    return state, step
+
+  def _restore_or_init(self):
     restored = self.store.restore(self.abstract)
     if restored:
       self.draws.go_to(restored[1], self.store.notes(restored[1]))
@@ -86,11 +94,12 @@ def make_run(cfg, workdir):
   config_lib.check_context(cfg.rollout, source.cfg.context)
   template = get_template('data', cfg.data)
   problems, dropped = load_fitting_problems(cfg, tokenizer, template)
+  teachers = open_teachers(cfg, source, tokenizer, problems.train)
   mesh = parallel.make_mesh(cfg.mesh)
   updates = (cfg.steps - cfg.critic.warmup * cfg.has_critic) * cfg.train.minibatches * cfg.train.epochs
   optimizer = optimizer_lib.make(cfg.optimizer, updates, specs, cfg.train.param_dtype)
   engine = make_engine(source.cfg, tokenizer, sampler_mesh(cfg), cfg.model.dtype, cfg.rollout)
-  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source, critic_source))
+  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source, critic_source, teachers))
   grader, reward_models = make_graders(cfg.reward)
   step_scores = neural.process.by_step(reward_models['process']) if cfg.reward.step_credit else None
   chunk = cfg.rollout.call
@@ -104,6 +113,9 @@ def make_run(cfg, workdir):
     cfg.train.reference_memory,
   )
   value_trainer, value_state = critic.make(cfg, critic_source.cfg, mesh) if critic_source else (None, None)
+  trainer = policy.make_trainer(cfg, source.cfg, optimizer, mesh)
+  if teachers:
+    trainer = distill.with_teachers(trainer, cfg, source.cfg, teachers.models, teachers.names)
   return Run(
     cfg=cfg,
     workdir=workdir,
@@ -111,9 +123,10 @@ def make_run(cfg, workdir):
     source=source,
     problems=problems,
     sampler=rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, chunk, reward_models, step_scores),
-    trainer=policy.make_trainer(cfg, source.cfg, optimizer, mesh),
+    trainer=trainer,
     critic=value_trainer,
     critic_source=critic_source,
+    teachers=teachers,
     store=store,
     writer=loop.open_writer(workdir),
     abstract=abstract.replace(critic=value_state),

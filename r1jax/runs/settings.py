@@ -30,10 +30,10 @@ def drop_added(settings):
       del settings[section][key]
 
 
-def fingerprint(cfg, source, critic=None):
+def fingerprint(cfg, source, critic=None, teachers=None):
   """What a checkpoint must agree on with the RL run that restores it: base model, shapes, data and objective.
 
-  source, critic: checkpoint.Source of the policy, and of the critic if there is one.
+  source, critic: checkpoint.Source of the policy, and of the critic if there is one. teachers: Teachers, or None.
   """
   full = config_lib.to_dict(cfg)
   parts = {name: full[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
@@ -52,6 +52,8 @@ def fingerprint(cfg, source, critic=None):
   if critic:
     settings = {key: value for key, value in full['critic'].items() if key != 'path'}
     parts['critic'] = settings | {'base': critic.digest}
+  if teachers:
+    parts['distill'] = teachers.identity()
   return parts | {'model': source.config, 'base': source.digest}
 
 

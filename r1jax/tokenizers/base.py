@@ -19,6 +19,7 @@ class Tokenizer(abc.ABC):
 
   Attributes:
     path: str, the tokenizer's file.
+    ids: {token: id}, added tokens included.
     vocab: int, the highest id plus one.
     eos: tuple of the ids of end tokens, the default one first.
     bos: id of the begin token, or None.
@@ -57,7 +58,7 @@ class Tokenizer(abc.ABC):
         f'{path}: the added token {unsupported[0]!r} strips spaces or matches whole words only, which is not '
         'supported; set its lstrip, rstrip and single_word to false.'
       )
-    ids = vocab | self.added
+    self.ids = ids = vocab | self.added
     if not ids:
       raise TokenizerError(f'{path}: has no tokens; fetch it again.')
     for token in ids.keys() & self._names.values():

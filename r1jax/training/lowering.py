@@ -77,6 +77,7 @@ def rollout_microbatch(cfg, mesh, with_advantage=True, replayed=None):
     advantage=of(*(tokens if cfg.has_critic or cfg.reward.step_credit else (p, g, 1))) if with_advantage else None,
     values=of(*tokens) if with_advantage and cfg.has_critic else None,
     returns=of(*tokens) if with_advantage and cfg.has_critic else None,
+    teacher=of(p, dtype=jnp.int32) if with_advantage and cfg.distill.coef else None,
     mean_length=of(p) if with_advantage else None,
     prompt_experts=routes(p, rollout.max_prompt),
     experts=routes(*tokens),

@@ -22,6 +22,7 @@ class LogProbs(NamedTuple):
 
   logp: Float[Array, 'p g t']
   entropy: Float[Array, 'p g t']
+  hidden: Float[Array, 'p g t embed']
   expert_load: Float[Array, 'layers experts'] | None
   params: dict
 
@@ -54,7 +55,7 @@ class LogProbFn:
       None if batch.threshold is None else flat(batch.threshold),
     )
     shape = batch.tokens.shape
-    return LogProbs(logp.reshape(shape), entropy.reshape(shape), out.expert_load, out.params)
+    return LogProbs(logp.reshape(shape), entropy.reshape(shape), out.hidden, out.expert_load, out.params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,13 @@ class PolicyLoss:
     return self.logprobs.options
 
   def __call__(self, params, batch, totals):
-    logp, entropy, load, params = self.logprobs(params, batch)
+    return self.of_logprobs(self.logprobs(params, batch), batch, totals)
+
+  def of_logprobs(self, found, batch, totals):
+    """What it returns for LogProbs."""
+    logp, entropy, _, load, params = found
+    if not self.loss.reads_logprobs:  # they need no backward pass
+      logp, entropy = jax.lax.stop_gradient((logp, entropy))
     value, metrics = losses.policy_loss(logp, batch, totals, self.loss)
     entropy = jnp.where(batch.loss_mask, entropy, 0).sum() / totals.tokens
     metrics |= {'policy/entropy': entropy, 'policy/loss': value}
@@ -183,6 +190,8 @@ def update(trainer, state, batch, cfg, step):
     order = np.random.default_rng([cfg.seed, step, epoch]).permutation(len(batch.prompts))
     for number in range(cfg.train.minibatches):
       groups = order[number * size : (number + 1) * size]
+      if batch.teacher is not None:  # a microbatch then runs few teachers
+        groups = groups[np.argsort(batch.teacher[groups], kind='stable')]
       minibatch = jax.tree.map(lambda x, groups=groups: x[groups], batch)
       totals = _totals(minibatch, cfg)
       if not totals.tokens:
@@ -255,6 +264,7 @@ def _cut(batch, groups, rows, length):
     prompt_lengths=batch.prompt_lengths[groups[:, 0]],
     prompt_experts=None if batch.prompt_experts is None else batch.prompt_experts[groups[:, 0]],
     lengths=batch.lengths[groups, rows],
+    teacher=None if batch.teacher is None else batch.teacher[groups[:, 0]],
     mean_length=None if batch.mean_length is None else batch.mean_length[groups[:, 0]],
     stop=None,
     policy_version=None,

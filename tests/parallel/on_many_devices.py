@@ -4,6 +4,7 @@ python on_many_devices.py MODEL [all]     a key of MODELS; all: every mesh of ei
 """
 
 import dataclasses
+import functools
 import sys
 import types
 
@@ -20,7 +21,7 @@ from r1jax.models import layout
 from r1jax.models.config import MLA, MoE
 from r1jax.sampling import Engine, Precision, SamplingParams, decode, row_keys
 from r1jax.sampling.logits import Restriction
-from r1jax.training import accumulate, critic, optimizer, policy
+from r1jax.training import accumulate, critic, distill, optimizer, policy
 from r1jax.training import state as state_lib
 
 SHAPE = dict(vocab=40, embed=16, layers=2, heads=8, kv_heads=2, head_dim=8, mlp=24, context=64)
@@ -253,6 +254,34 @@ def same_samples(wide, alone, precision, said):
   assert exact >= (0.7 if precision.cache else 1.0) and off.max() < 1e-2
 
 
+def draw(model, mesh, abstract=None):
+  """Parameters of a model, laid out over a mesh."""
+  specs = models.specs(model)
+  return jax.device_put(params_lib.init(specs, jax.random.key(model.embed)), parallel.shardings(specs, mesh))
+
+
+def check_teachers(model, shape):
+  """Two teachers, one with more rows than the policy: the update of one device, the vocabulary split over the mesh."""
+  cfg = config_of(16, loss=dict(kl_coef=0.0, advantage='zero'), distill=dict(coef=1.0))
+  teachers = [dataclasses.replace(model, embed=8), dataclasses.replace(model, embed=24, vocab=48, tied=True)]
+  batch = graded().replace(ref_logp=None, teacher=np.arange(P, dtype=np.int32) % 3 - 1)
+  found, adam = [], optimizer.make(cfg.optimizer, 3, models.specs(model))
+  for mesh in (parallel.make_mesh(config.Mesh(**ONE), jax.devices()[:1]), parallel.make_mesh(config.Mesh(**shape))):
+    trainer = distill.with_teachers(policy.make_trainer(cfg, model, adam, mesh), cfg, model, teachers, 'ab')
+    sources = [types.SimpleNamespace(cfg=of, load=functools.partial(draw, of, mesh)) for of in teachers]
+    state = state_lib.new_state(draw(model, mesh), adam, state_lib.abstract_state(models.specs(model), adam, mesh))
+    state = state.replace(frozen={'teachers': [distill.load(of, model, cfg, mesh) for of in sources]})
+    with jax.transfer_guard('disallow'):
+      state, metrics = policy.update(trainer, state, batch, cfg, 0)
+    found.append((jax.device_get(state.params), metrics))
+  assert found[0][1]['policy/grad_norm'] > 1e-2
+  for a, b in zip(jax.tree.leaves(found[1][0]), jax.tree.leaves(found[0][0])):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+  for name, value in found[0][1].items():
+    np.testing.assert_allclose(found[1][1][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+  print(f'teachers on {shape}: KL {distill.by_token(found[1][1])["distill/kl"]:.4f}', flush=True)
+
+
 def refusals(model):
   mesh = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tp=2))
   with pytest.raises(ConfigError, match='1 prompts per microbatch do not divide over 4 devices.*multiple of 8'):
@@ -294,6 +323,7 @@ def main(name, every):
     check_programs(model, cache)
   check_low_precision(model, *LOW_PRECISION[name])
   if name == 'dense':
+    check_teachers(model, ONE | dict(data=2, fsdp=2, tp=2))
     refusals(model)
     check_received()
 

@@ -23,6 +23,8 @@ def run(pytestconfig, devices, model):
     'JAX_PLATFORMS': 'cpu',
     'JAX_NUM_CPU_DEVICES': str(devices),
     'PYTHONPATH': str(pytestconfig.rootpath),
+    # Threads: a policy and its teachers run side by side, and those that wait for a collective fill a small pool.
+    'NPROC': '64',
   }
   script = pathlib.Path(__file__).with_name('on_many_devices.py')
   out = subprocess.run([sys.executable, str(script), model], env=env, capture_output=True, text=True, timeout=1200)

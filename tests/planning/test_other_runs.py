@@ -7,7 +7,7 @@ import math
 import jax
 import pytest
 
-from configs import cold_start, generate, r1, r1_rl, reward_model
+from configs import cold_start, distill, generate, r1, r1_rl, reward_model
 from experiments import plan
 from r1jax import config, models
 from r1jax import params as params_lib
@@ -149,3 +149,38 @@ def test_reward_models_are_resident_next_to_a_policy(tmp_path):
   assert both == pytest.approx(2 * 4 * scored / 4, rel=0.02)
   assert rewards['resident_beside_bytes'] == rewards['state_bytes'] - both // 2
   assert rewards['argument_bytes'] >= both / 2
+
+
+def taught(advantage='none', **settings):
+  """The toy student with a teacher."""
+  c = distill.get_config('toy_on_policy')
+  c.rollout.update(prompts=4, samples=2, max_prompt=16, max_response=24, chunk=4)
+  c.train.update(microbatch=4, length_slices=1)
+  c.loss.advantage = advantage
+  c.distill.update(settings)
+  return config.of_run(c)
+
+
+def test_a_teacher_is_resident_and_runs_in_the_update():
+  student, one = models.PRESETS['toy_student'], jax.devices()[:1]
+  lower = lambda name, **settings: programs.lower(name, programs.setting(taught(**settings), student, one))
+  for settings, model in (dict(preset='toy'), TOY), (dict(), student):
+    held = 4 * params_lib.count(models.specs(model))  # float32, as the computation
+    found, alone = (lower('update/apply', coef=coef, **settings)[1] for coef in (1.0, 0.0))
+    assert found['state_bytes'] - alone['state_bytes'] == held
+    assert found['resident_beside_bytes'] - alone['resident_beside_bytes'] == held
+  lowered, _ = lower('update/accumulate', preset='toy')
+  held = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(lowered.args_info[0][4]))
+  assert held == 4 * params_lib.count(models.specs(TOY))
+  with pytest.raises(ConfigError, match="distill.preset is 'nope'; use '' for the policy's shape, or one of llama3"):
+    lower('update/apply', preset='nope')
+
+
+def test_the_roofline_of_a_teacher():
+  """Its forward pass with logits twice, and once more the policy's logits: all of them where rewards teach too."""
+  student, flops = models.PRESETS['toy_student'], lambda m: roofline.forward_flops(m, 4, 2, 16, 24, causal=True)
+  slice_, mesh = topology.find('v5e:1x1'), {'data': 1, 'fsdp': 1, 'expert': 1, 'tp': 1, 'seq': 1}
+  phase = lambda cfg: {p.name: p.flops for p in roofline.step(cfg, student, slice_, mesh)}['teacher']
+  want = roofline.total(flops(TOY)) + flops(TOY)['logits']
+  assert phase(taught(preset='toy')) == want + 4 * flops(student)['logits']
+  assert phase(taught('zero', preset='toy')) == want + flops(student)['logits']
