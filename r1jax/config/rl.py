@@ -3,6 +3,7 @@
 import dataclasses
 
 from r1jax.config.conversion import require, require_float
+from r1jax.config.lora import LoRA
 from r1jax.config.loss import Loss
 from r1jax.config.problems import Data
 from r1jax.config.reward import Reward
@@ -32,6 +33,10 @@ ADDED = {
   'critic.gae_lambda': 0.95,
   'loss.drop_zero_variance': False,
   'data.drop_solved': 0.0,
+  'lora.rank': 0,
+  'lora.alpha': 32.0,
+  'lora.targets': (),
+  'lora.path': '',
 }
 
 
@@ -161,7 +166,8 @@ class Train:
   # Mixture of experts: change of the routers' load-balancing biases per optimizer step (DeepSeek-V3: 1e-3); 0: frozen.
   balance_rate: float = 0.0
   reference_refresh: int = 0  # every so many steps the policy becomes the reference policy; 0: never
-  # Of the stored parameters, except those of routers. bfloat16 loses updates below 2^-9 of the parameter.
+  # Of the stored parameters, except those of routers. bfloat16 loses updates below 2^-9 of the parameter. With
+  # lora.rank, of the model that is adapted; adapters are float32.
   param_dtype: str = 'float32'
   grad_dtype: str = 'float32'  # in which gradients of microbatches are accumulated; 'param': param_dtype
   reference_dtype: str = 'float32'  # of the reference policy's parameters
@@ -222,6 +228,7 @@ class RL:
   topology: str = ''  # TPU slice that the mesh is meant for, such as 'v5e:4x4'; used by experiments/plan.py
   sampler_mesh: Mesh = Mesh(*[0] * 5)  # mesh of the same devices for sampling; an axis of 0 is as in `mesh`
   critic: Critic = Critic()
+  lora: LoRA = LoRA()
 
   def __post_init__(self):
     rollout, train = self.rollout, self.train
@@ -243,8 +250,12 @@ class RL:
     )
     if train.microbatch:
       self._check_microbatch()
-    require_gradient_sum(train, self.model.remat, 'train.')
+    if not self.lora.rank or self.has_critic:  # a critic is trained whole
+      require_gradient_sum(train, self.model.remat, 'train.')
     self._check_critic()
+    self.lora.check(self.optimizer, train.balance_rate, 'train.balance_rate')
+    if self.lora.rank and self.loss.kl_coef:
+      self._check_base_as_reference()
     require(
       not (self.reward.step_credit and self.loss.name == 'gspo'),
       "reward.step_credit gives each token its own advantage, but loss.name 'gspo' has one ratio per response; "
@@ -282,6 +293,22 @@ class RL:
     require(
       critic.warmup < self.steps,
       f'critic.warmup {critic.warmup} leaves none of the {self.steps} steps to the policy; lower it, or raise steps.',
+    )
+
+  def _check_base_as_reference(self):
+    train, begin = self.train, f'with lora.rank {self.lora.rank} the reference policy is the model that is adapted'
+    require(
+      not train.reference_refresh,
+      f'train.reference_refresh is {train.reference_refresh}, but {begin}, which never changes; set it to 0.',
+    )
+    require(
+      train.reference_memory == 'device',
+      f"train.reference_memory is {train.reference_memory!r}, but {begin}, which each pass reads; use 'device'.",
+    )
+    require(
+      train.reference_dtype in ('float32', train.param_dtype),
+      f'train.reference_dtype is {train.reference_dtype!r}, but {begin}, kept in train.param_dtype '
+      f'{train.param_dtype!r}; set that to {train.reference_dtype!r} too, or drop train.reference_dtype.',
     )
 
   def _check_microbatch(self):

@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from r1jax.config.conversion import ConfigError, require
+from r1jax.config.lora import LoRA
 from r1jax.config.problems import Data
 from r1jax.config.reward import Reward
 from r1jax.config.rl import Checkpoint, Mesh, Model, Optimizer, require_dtypes, require_gradient_sum
@@ -81,6 +82,7 @@ class SFT:
   param_dtype: str = 'float32'
   grad_dtype: str = 'float32'
   balance_rate: float = 0.0
+  lora: LoRA = LoRA()
 
   def __post_init__(self):
     require(
@@ -98,4 +100,6 @@ class SFT:
       'eval.problems to 0.',
     )
     require_dtypes(self)
-    require_gradient_sum(self, self.model.remat)
+    if not self.lora.rank:
+      require_gradient_sum(self, self.model.remat)
+    self.lora.check(self.optimizer, self.balance_rate, 'balance_rate')

@@ -208,7 +208,7 @@ def balance(params, before, load, rate):
   Returns:
     params with the biases of `before`, moved.
   """
-  if 'router_bias' not in params['layers']['moe']:
+  if 'router_bias' not in params['layers'].get('moe', {}):  # also not in an adapter (see `lora`)
     return params
   bias = before['layers']['moe']['router_bias']
   bias += (rate * jnp.sign(load.mean(axis=-1, keepdims=True) - load)).astype(bias.dtype)

@@ -6,7 +6,7 @@ import time
 
 import jax
 
-from r1jax import checkpoint, data, evaluation, models, parallel, rollout
+from r1jax import checkpoint, data, evaluation, parallel, rollout
 from r1jax import config as config_lib
 from r1jax.data import order
 from r1jax.metrics.writer import Writer
@@ -14,12 +14,12 @@ from r1jax.rewards import neural
 from r1jax.runs import loop
 from r1jax.runs.critic import new_critic_state, open_critic
 from r1jax.runs.grading import make_graders
-from r1jax.runs.policies import make_engine, open_policy, sampler_mesh
+from r1jax.runs.policies import first_params, load_frozen, make_engine, open_adapter, open_policy, sampler_mesh
 from r1jax.runs.problems import check_languages, get_template, load_problems
 from r1jax.runs.runtime import NoWriter, set_up_process
 from r1jax.runs.settings import fingerprint
 from r1jax.sampling import SamplingParams
-from r1jax.training import critic, policy
+from r1jax.training import critic, lora, policy
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import state as state_lib
 from r1jax.training.accumulate import Trainer
@@ -40,6 +40,7 @@ class Run:
   trainer: Trainer
   critic: Trainer | None
   critic_source: checkpoint.Source | None
+  adapter: checkpoint.Adapter | None
   store: checkpoint.Store
   writer: Writer | NoWriter
   abstract: state_lib.TrainState
@@ -53,19 +54,29 @@ class Run:
 
   def save(self, step, state):
     """Starts saving the state before `step`, and the position in the order of problems."""
-    self.store.save(step, state, self.draws.position())
+    self.store.save(step, state.saved(), self.draws.position())
 
   def restore_or_init(self):
     """(state, next step) of the newest checkpoint; without one, the base model's weights and step 0."""
-    restored = self.store.restore(self.abstract)
-    if restored:
-      self.draws.go_to(restored[1], self.store.notes(restored[1]))
-      return restored
-    params = self.source.load(self.abstract.params)
-    state = state_lib.new_state(params, self.trainer.optimizer, self.abstract.replace(critic=None))
+    state, step = self.store.restore(self.abstract.saved()) or (None, 0)
+    if state:
+      self.draws.go_to(step, self.store.notes(step))
+      return state.replace(frozen=load_frozen(self.source, self.abstract)), step
+    like = self.abstract.saved().replace(critic=None)
+    state = state_lib.new_state(self.first_params(), self.trainer.optimizer, like)
     if self.critic:
       state = state.replace(critic=new_critic_state(self.critic, self.abstract.critic, self.critic_source))
-    return state, 0
+    return state.replace(frozen=load_frozen(self.source, self.abstract)), 0
+
+  def first_params(self):
+    """What is trained, at step 0."""
+    specs = lora.specs(self.cfg.lora, self.source.cfg)
+    return first_params(self.source, self.abstract, specs, self.adapter, self.cfg.seed)
+
+  def first_model(self):
+    """The parameters of the whole model at step 0."""
+    frozen = load_frozen(self.source, self.abstract)
+    return state_lib.TrainState(self.first_params(), (), 0, frozen=frozen).model()
 
 
 def make_run(cfg, workdir):
@@ -81,28 +92,22 @@ def make_run(cfg, workdir):
   set_up_process()
   source = open_policy(cfg.model.path)
   critic_source = open_critic(cfg, source)
-  specs = models.specs(source.cfg)
+  adapter = open_adapter(cfg.lora, source)
   tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
   config_lib.check_context(cfg.rollout, source.cfg.context)
   template = get_template('data', cfg.data)
   problems, dropped = load_fitting_problems(cfg, tokenizer, template)
   mesh = parallel.make_mesh(cfg.mesh)
   updates = (cfg.steps - cfg.critic.warmup * cfg.has_critic) * cfg.train.minibatches * cfg.train.epochs
-  optimizer = optimizer_lib.make(cfg.optimizer, updates, specs, cfg.train.param_dtype)
+  optimizer = optimizer_lib.make(cfg.optimizer, updates, lora.specs(cfg.lora, source.cfg), cfg.train.param_dtype)
   engine = make_engine(source.cfg, tokenizer, sampler_mesh(cfg), cfg.model.dtype, cfg.rollout)
-  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source, critic_source))
+  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source, critic_source, adapter))
   grader, reward_models = make_graders(cfg.reward)
   step_scores = neural.process.by_step(reward_models['process']) if cfg.reward.step_credit else None
   chunk = cfg.rollout.call
   engine.require_divisible(chunk)
-  abstract = state_lib.abstract_state(
-    specs,
-    optimizer,
-    mesh,
-    cfg.train.param_dtype,
-    cfg.train.reference_dtype if cfg.loss.kl_coef else None,
-    cfg.train.reference_memory,
-  )
+  reference = (cfg.train.reference_dtype, cfg.train.reference_memory) if cfg.loss.kl_coef else ()
+  abstract = lora.abstract_state(cfg.lora, source.cfg, optimizer, mesh, cfg.train.param_dtype, *reference)
   value_trainer, value_state = critic.make(cfg, critic_source.cfg, mesh) if critic_source else (None, None)
   return Run(
     cfg=cfg,
@@ -114,6 +119,7 @@ def make_run(cfg, workdir):
     trainer=policy.make_trainer(cfg, source.cfg, optimizer, mesh),
     critic=value_trainer,
     critic_source=critic_source,
+    adapter=adapter,
     store=store,
     writer=loop.open_writer(workdir),
     abstract=abstract.replace(critic=value_state),

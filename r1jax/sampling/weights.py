@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from r1jax import models, parallel
 from r1jax.config import require
-from r1jax.models import quantized
+from r1jax.models import lora, quantized
 from r1jax.models.moe import FLOAT32_PARAMS
 
 log = logging.getLogger('r1jax')
@@ -40,9 +40,9 @@ def cast_weights(params, cfg, precision):
   The last norm stays as it is, as `models.forward` uses it.
 
   Args:
-    params: stacked, of any dtype. cfg: ModelConfig. precision: Precision; see `models.quantized`.
+    params: stacked, of any dtype, adapted or not. cfg: ModelConfig. precision: Precision; see `models.quantized`.
   """
-  params = models.unstack(params)
+  params = lora.merge(models.unstack(params))  # layer by layer, so that little exists twice
   if precision.weights:  # before the cast: rounded once, not twice
     params = quantized.quantize(params, models.specs(cfg, stacked=False), precision.weights)
 
@@ -84,7 +84,8 @@ def log_moved_bytes(params, mesh, cfg, precision):
     f"parameters lie on {len(devices)} devices, the sampler's mesh on {mesh.size}; lay both over the same ones.",
   )
   after = parallel.shardings(models.specs(cfg), mesh)
-  entries = jax.tree.map(lambda x, to: parallel.entries_received(x.shape, x.sharding, to), params, after)
+  moved_from = lora.unadapted(params)  # adapters are small
+  entries = jax.tree.map(lambda x, to: parallel.entries_received(x.shape, x.sharding, to), moved_from, after)
   moved = sum(jax.tree.leaves(entries)) * jnp.dtype(precision.compute).itemsize
   if moved:
     log.info('sampler: its copy of the weights moves %.3g GB between devices', moved / 1e9)
