@@ -30,6 +30,7 @@ def rl():
                 dual_clip=0.0, tis_cap=0.0, mis_low=0.0, mis_high=0.0, mis_level='token', sequence_mask=0.0,
                 tv_mask=0.0, entropy_coef=0.0, resample_limit=0, drop_zero_variance=False),  # ours
       critic=dict(path='', learning_rate=1e-5, warmup=0, clip=0.2, gamma=1.0, gae_lambda=0.95),  # ours; for PPO alone
+      lora=dict(rank=0, alpha=32.0, targets=(), path=''),                        # the paper trains the whole model
       optimizer=dict(name='adam', learning_rate=3e-6,                            # paper
                      schedule='constant', warmup=10, final_fraction=1.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,
                      grad_clip=1.0, moment_dtype='float32'),                     # ours
