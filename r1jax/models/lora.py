@@ -68,6 +68,14 @@ def merge(params):
   return jax.tree.map(lambda w: w.merged() if is_adapted(w) else w, params, is_leaf=is_adapted)
 
 
+def merge_layers(params, dtype):
+  """`merge` of stacked parameters to `dtype`, in float32 for a layer at a time: little exists twice, and a TPU's
+  compiler takes one product for each kind of matrix, not one for each matrix.
+  """
+  one = lambda w: jax.lax.map(lambda layer: layer.merged().astype(dtype), w) if is_adapted(w) else w
+  return jax.tree.map(one, params, is_leaf=is_adapted)
+
+
 def unadapted(params):
   """Parameters with adapted matrices as they were before."""
   return jax.tree.map(lambda w: w.weight if is_adapted(w) else w, params, is_leaf=is_adapted)

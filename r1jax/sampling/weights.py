@@ -42,8 +42,9 @@ def cast_weights(params, cfg, precision):
   Args:
     params: stacked, of any dtype, adapted or not. cfg: ModelConfig. precision: Precision; see `models.quantized`.
   """
-  params = lora.merge(models.unstack(params))  # layer by layer, so that little exists twice
-  if precision.weights:  # before the cast: rounded once, not twice
+  # Quantized weights are rounded once, not twice: they come from float32.
+  params = models.unstack(lora.merge_layers(params, 'float32' if precision.weights else precision.compute))
+  if precision.weights:
     params = quantized.quantize(params, models.specs(cfg, stacked=False), precision.weights)
 
   def cast(at, w):
