@@ -148,7 +148,7 @@ def _write_peft(source, args):
     f'{params_lib.count(specs):,} parameters, for {source.base.path}.'
   )
   if not args.dry_run:
-    dtype = jax.numpy.dtype('float32' if args.dtype == 'keep' else args.dtype)
+    dtype = 'float32' if args.dtype == 'keep' else args.dtype
     adapters.save_peft(args.output, source.adapter, source.cfg, source.base.path, dtype)
   return 0
 

@@ -183,8 +183,9 @@ def _read(path, cfg, abstract):
   reader = safetensors_files.Reader(entries)
 
   def matrix(name):
-    out = np.empty(entries[name].shape, np.float32)
-    reader.read(entries[name], (0, out.shape[0]), [((0, out.shape[1]), out)])
+    rows, columns = entries[name].shape
+    out = np.empty((rows, columns), np.float32)
+    reader.read(entries[name], (0, rows), [((0, columns), out)])
     return out.T
 
   def one(at, like):
@@ -201,7 +202,7 @@ def _read(path, cfg, abstract):
     reader.close()
 
 
-def save_peft(path, adapter, cfg, base, dtype=np.float32):
+def save_peft(path, adapter, cfg, base, dtype='float32'):
   """Writes an Adapter as PEFT's directory, under a temporary name until it is complete.
 
   Args:

@@ -35,7 +35,7 @@ ADDED = {
   'data.drop_solved': 0.0,
   'lora.rank': 0,
   'lora.alpha': 32.0,
-  'lora.targets': (),
+  'lora.targets': [],
   'lora.path': '',
 }
 

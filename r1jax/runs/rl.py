@@ -75,8 +75,8 @@ class Run:
 
   def first_model(self):
     """The parameters of the whole model at step 0."""
-    frozen = load_frozen(self.source, self.abstract)
-    return state_lib.TrainState(self.first_params(), (), 0, frozen=frozen).model()
+    frozen, params = load_frozen(self.source, self.abstract), self.first_params()
+    return frozen['base'].attach(params) if frozen else params
 
 
 def make_run(cfg, workdir):
