@@ -15,7 +15,12 @@ SFT = LORA | {
   'batch': 4,
   'data.max_length': 256,
   'eval.every': 2,
-  'eval.problems': 0,
+  'eval.problems': 2,
+  'eval.final_problems': 2,
+  'eval.samples': 2,
+  'eval.final_samples': 2,
+  'eval.batch': 2,
+  'eval.max_response': 8,
   'checkpoint.every': 2,
 }
 
@@ -86,7 +91,7 @@ def test_exports_and_a_run_that_begins_with_an_adapter(runs, trained, tmp_path, 
     ({'lora.rank': 8}, 'lora.rank is 8, but the adapter in lora.path .* has 4'),
     ({'lora.alpha': 4.0}, 'lora.alpha is 4.0, but .* has 8.0'),
     ({'lora.targets': "('mlp.up',)"}, 'lora.targets is mlp.up, but .* has attention.k, '),
-    ({'lora.path': '', 'lora.targets': "('q',)"}, 'lora.targets has q; .* are attention.q, '),
+    ({'lora.path': '', 'lora.targets': "('q',)"}, 'lora.targets has q; .* are attention.k, '),
   ):
     with pytest.raises(AssertionError, match=message):
       raise AssertionError(runs.refuse(tmp_path / 'refused', settings | change))
