@@ -41,7 +41,7 @@ setup(
     'judge': ['httpx'],  # a judge behind an endpoint
     'types': ['beartype'],  # checks annotated shapes and dtypes where R1JAX_CHECK_TYPES is set
     'dev': ['basedpyright', 'beartype', 'httpx', 'pytest', 'pytest-xdist', 'ruff'],
-    'torch-parity': ['accelerate', 'torch', 'transformers'],  # transformers reads GGUF files with accelerate
+    'torch-parity': ['accelerate', 'peft', 'torch', 'transformers'],  # transformers reads GGUF files with accelerate
     'trl': ['datasets', 'torch', 'transformers', 'trl'],
   },
 )

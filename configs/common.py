@@ -31,6 +31,7 @@ def rl():
                 tv_mask=0.0, entropy_coef=0.0, resample_limit=0, drop_zero_variance=False),  # ours
       critic=dict(path='', learning_rate=1e-5, warmup=0, clip=0.2, gamma=1.0, gae_lambda=0.95),  # ours; for PPO alone
       distill=dict(coef=0.0, objective='reverse_kl', path='', path_by_kind=dict(), preset=''),  # ours; off
+      lora=dict(rank=0, alpha=32.0, targets=(), path=''),                        # the paper trains the whole model
       optimizer=dict(name='adam', learning_rate=3e-6,                            # paper
                      schedule='constant', warmup=10, final_fraction=1.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0,
                      grad_clip=1.0, moment_dtype='float32'),                     # ours

@@ -3,11 +3,15 @@
   scripts/convert import --input MODEL --output DIR [--dtype keep|float32|bfloat16|float16] [--check] [--dry_run]
   scripts/convert export --input MODEL --output HF_DIR [--step N] [--dtype ...] [--shard_gb 5] [--dry_run]
   scripts/convert export --input MODEL --output FILE.gguf --format gguf [--quantize none|q8_0|q4_0] [--step N] [...]
+  scripts/convert export --input RUN --output PEFT_DIR --format peft [--step N] [--dtype ...]
 
 Training and scoring read Hugging Face directories and GGUF files directly, so `import` is optional. It saves the time
 of reading them repeatedly, and dequantises weights once. `--check` only compares names and shapes of the tensors with
 the config and lists each mismatch; `--dry_run` prints what would be written. DeepSeek-V3's layer for multi-token
 prediction is kept, unless `--drop_mtp` is passed.
+
+A run with LoRA is exported merged into its base, or its adapter alone with `--format peft`. `--adapter PEFT_DIR` merges
+an adapter in PEFT's format into the model.
 """
 
 import argparse
@@ -23,7 +27,7 @@ import tqdm
 from r1jax import checkpoint, gguf_files, models, parallel, tokenizers
 from r1jax import config as config_lib
 from r1jax import params as params_lib
-from r1jax.checkpoint import families, gguf_export, gguf_models, hf, safetensors_files
+from r1jax.checkpoint import adapters, families, gguf_export, gguf_models, hf, safetensors_files
 from r1jax.runs import cli, json_files, runtime
 
 DTYPES = ('keep', 'float32', 'bfloat16', 'float16')
@@ -85,7 +89,7 @@ def import_model(args):
   """Hugging Face directory or GGUF file -> checkpoint: config, tokenizer files, and a store with the parameters."""
   if args.check:
     return 0 if check(args.input, not args.drop_mtp) else 1
-  source = checkpoint.open_model(args.input, mtp=not args.drop_mtp)
+  source = _with_adapter(checkpoint.open_model(args.input, mtp=not args.drop_mtp), args)
   if args.dry_run:
     print_plan(source, args.dtype, args.output)
     return 0
@@ -121,6 +125,9 @@ def export_model(args):
     args.format == 'gguf' or args.quantize == 'none', f'--quantize {args.quantize} is for --format gguf only; add that.'
   )
   source = checkpoint.open_model(args.input, args.step, mtp=not args.drop_mtp)
+  if args.format == 'peft':
+    return _write_peft(source, args)
+  source = _with_adapter(source, args)
   if args.dry_run:
     print_plan(source, args.dtype, args.output)
     return 0
@@ -131,6 +138,27 @@ def export_model(args):
   else:
     _write_hf(source, args)
   print(f'{args.output}: {_count(source):,} parameters')
+  return 0
+
+
+def _with_adapter(source, args):
+  return source.with_adapter(args.adapter) if args.adapter else source
+
+
+def _write_peft(source, args):
+  config_lib.require(
+    source.adapter and not args.adapter,
+    f'--format peft writes the adapter of a run with LoRA, but {args.adapter or args.input} is none; drop '
+    f'{"--adapter" if args.adapter else "--format peft, or pass the folder of such a run"}.',
+  )
+  specs, s = source.adapter.specs(source.cfg), source.adapter.settings
+  print(
+    f'{source.path} -> {args.output or "(nothing is written)"}: an adapter of rank {s.rank}, alpha {s.alpha:g}, '
+    f'{params_lib.count(specs):,} parameters, for {source.base.path}.'
+  )
+  if not args.dry_run:
+    dtype = 'float32' if args.dtype == 'keep' else args.dtype
+    adapters.save_peft(args.output, source.adapter, source.cfg, source.base.path, dtype)
   return 0
 
 
@@ -172,12 +200,15 @@ def parser():
       help="of the parameters; 'keep': as stored, which for a run is the dtype it trains in",
     )
     command.add_argument('--drop_mtp', action='store_true', help='leave the layer for multi-token prediction out')
+    command.add_argument('--adapter', default='', help="PEFT's directory of an adapter to merge into the model")
     command.add_argument('--dry_run', action='store_true', help='print what would be written')
   commands.choices['import'].add_argument(
     '--check', action='store_true', help='only list tensors that do not match the config'
   )
   commands.choices['export'].add_argument('--step', type=int, help="of a run's checkpoint; default: the newest")
-  commands.choices['export'].add_argument('--format', choices=('hf', 'gguf'), default='hf', help='what to write')
+  commands.choices['export'].add_argument(
+    '--format', choices=('hf', 'gguf', 'peft'), default='hf', help='what to write'
+  )
   commands.choices['export'].add_argument(
     '--quantize', choices=gguf_export.QUANTIZE, default='none', help='of the matrices of a GGUF file'
   )

@@ -29,7 +29,7 @@ def run_evaluate(cfg, workdir):
   )
   problems, samples = cfg.eval.final_problems or cfg.eval.problems, cfg.eval.final_samples or cfg.eval.samples
   with contextlib.closing(make_run(cfg, workdir)) as run, runtime.exit_together():
-    params = run.source.load(run.abstract.params)
+    params = run.first_model()
     run.writer.resume(0)
     metrics, rows = evaluate(run, params, problems, samples)
     greedy, _ = evaluate(run, params, problems, 1, SamplingParams(0.0))

@@ -22,7 +22,7 @@ from r1jax.runs import cli, json_files, loop, runtime
 from r1jax.runs.rl import evaluate, full_evaluation, make_run
 from r1jax.runs.workdir import exclusive, save_on_interrupt
 from r1jax.sampling import SamplingParams
-from r1jax.training import critic, distill, policy
+from r1jax.training import critic, distill, lora, policy
 from r1jax.training import state as state_lib
 
 log = logging.getLogger('r1jax')
@@ -67,15 +67,15 @@ def recorded(run, drawn, scores):
 
 def with_logprobs(run, state, batch):
   """Adds what the update needs to a batch: log-probs of the reference policy and the old policy, a critic's values."""
-  cfg, fn = run.cfg, run.trainer.loss_fn.logprobs
-  reference = state.reference and state_lib.move_to_memory(state.reference, 'device')  # may be on the host
-  if reference:
+  cfg, fn, passes = run.cfg, lora.whole(run.trainer.loss_fn).logprobs, policy.logprob_passes(run.cfg)
+  if 'ref' in passes:
+    reference = state_lib.move_to_memory(state.reference_policy(), 'device')  # may be on the host
     # It routes as it likes: with experts that its routers would not choose it would be another model. Replay is for
     # passes that are meant to be of the same policy.
     batch = batch.replace(ref_logp=policy.logprobs(reference, batch.without_experts(), cfg, fn))
-  del reference
-  if 'old' in policy.logprob_passes(cfg):
-    batch = batch.replace(old_logp=policy.logprobs(state.params, batch, cfg, fn))
+    del reference
+  if 'old' in passes:
+    batch = batch.replace(old_logp=policy.logprobs(state.model(), batch, cfg, fn))
   return critic.with_values(run.critic, state.critic, batch, cfg) if run.critic else batch
 
 
@@ -99,7 +99,7 @@ def train_step(run, state, step):
   cfg, clock = run.cfg, Stopwatch()
   with clock('sample'):
     key = keys.fold_in(run.key, step)  # depends on the step alone, so that a resumed run draws the same
-    drawn, pending, metrics = sample(run, state.params, step, key)
+    drawn, pending, metrics = sample(run, state.model(), step, key)
   with clock('logprobs'):  # on the devices, while the workers grade
     batch = with_logprobs(run, state, drawn.batch)
   with clock('reward_wait'):
@@ -125,12 +125,14 @@ def train(run):
   base_path = os.path.join(run.workdir, 'eval_base.json')
   with jax.transfer_guard('disallow'), loop.progress_bar(cfg.steps, first_step) as bar:
     # A run that starts at step 0 evaluates the base again: its samples were dropped, and the base may have changed.
-    base = json_files.cached_metrics(base_path, lambda: full_evaluation(run, state.params, 0), recompute=not first_step)
+    base = json_files.cached_metrics(
+      base_path, lambda: full_evaluation(run, state.model(), 0), recompute=not first_step
+    )
     for step in range(first_step, cfg.steps):
       metrics = {}
       with save_on_interrupt(run, state, step, first_step, cfg.steps):
         if step % cfg.eval.every == 0:
-          eval_metrics, rows = evaluate(run, state.params, cfg.eval.problems, cfg.eval.samples)
+          eval_metrics, rows = evaluate(run, state.model(), cfg.eval.problems, cfg.eval.samples)
           metrics |= {f'eval/{name}': x for name, x in eval_metrics.items()}
           if step:
             run.writer.samples(step, rows)
@@ -141,7 +143,7 @@ def train(run):
       if loop.checkpoint_is_due(cfg.checkpoint, step, cfg.steps):
         run.save(step + 1, state)
     run.store.wait()
-    final = full_evaluation(run, state.params, cfg.steps)
+    final = full_evaluation(run, state.model(), cfg.steps)
     run.writer.write(cfg.steps, {f'eval/{name}': x for name, x in final['metrics'].items()})
   return base, final
 

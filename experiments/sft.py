@@ -18,15 +18,16 @@ import time
 import jax
 import numpy as np
 
-from r1jax import checkpoint, data, evaluation, models, parallel, rollout, sampling, tokenizers
+from r1jax import checkpoint, data, evaluation, parallel, rollout, sampling, tokenizers
 from r1jax import config as config_lib
 from r1jax.checkpoint import families
 from r1jax.data import packing, reader
 from r1jax.data import sft as data_lib
 from r1jax.metrics.writer import Writer
-from r1jax.runs import cli, grading, json_files, loop, policies, runtime
+from r1jax.runs import cli, grading, json_files, loop, policies, runtime, settings
 from r1jax.runs import problems as problems_lib
 from r1jax.runs.workdir import exclusive, save_on_interrupt
+from r1jax.training import lora
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import sft as sft_lib
 from r1jax.training import state as state_lib
@@ -46,6 +47,7 @@ class Run:
   steps: int
   key: jax.Array
   source: checkpoint.Source
+  adapter: checkpoint.Adapter | None
   tokenizer: tokenizers.Tokenizer
   train: data_lib.Corpus
   held_out: data_lib.Corpus
@@ -72,14 +74,17 @@ class Run:
 
   def save(self, step, state):
     """Starts saving the state before `step`."""
-    self.store.save(step, state)
+    self.store.save(step, state.saved())
 
   def restore_or_init(self):
     """(state, next step) of the newest checkpoint; without one, the base model's weights and step 0."""
-    restored = self.store.restore(self.abstract)
-    if restored:
-      return restored
-    return state_lib.new_state(self.source.load(self.abstract.params), self.trainer.optimizer, self.abstract), 0
+    restored = self.store.restore(self.abstract.saved())
+    if not restored:
+      specs = lora.specs(self.cfg.lora, self.source.cfg)
+      params = policies.first_params(self.source, self.abstract, specs, self.adapter, self.cfg.seed)
+      restored = state_lib.new_state(params, self.trainer.optimizer, self.abstract.saved()), 0
+    state, step = restored
+    return state.replace(frozen=policies.load_frozen(self.source, self.abstract)), step
 
 
 def pack_batch(corpus, rows, length):
@@ -95,7 +100,7 @@ def make_run(cfg, workdir):
   """
   runtime.set_up_process()
   source = open_base(cfg)
-  specs = models.specs(source.cfg)
+  adapter = policies.open_adapter(cfg.lora, source)
   tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
   template = problems_lib.get_template('data', cfg.data)
   encode = lambda row: rollout.encode_prompt(tokenizer, template, row)
@@ -113,16 +118,17 @@ def make_run(cfg, workdir):
     steps,
   )
   mesh = parallel.make_mesh(cfg.mesh)
-  optimizer = optimizer_lib.make(cfg.optimizer, steps, specs, cfg.param_dtype)
+  optimizer = optimizer_lib.make(cfg.optimizer, steps, lora.specs(cfg.lora, source.cfg), cfg.param_dtype)
   trainer = sft_lib.make_trainer(cfg, source.cfg, optimizer, mesh)
   sampler = make_sampler(cfg, source) if problems else None
-  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source, train, steps))
+  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source, train, steps, adapter))
   return Run(
     cfg=cfg,
     workdir=workdir,
     steps=steps,
     key=jax.random.key(cfg.seed),
     source=source,
+    adapter=adapter,
     tokenizer=tokenizer,
     train=train,
     held_out=held_out,
@@ -133,7 +139,7 @@ def make_run(cfg, workdir):
     sampler=sampler,
     store=store,
     writer=loop.open_writer(workdir),
-    abstract=state_lib.abstract_state(specs, optimizer, mesh, cfg.param_dtype),
+    abstract=lora.abstract_state(cfg.lora, source.cfg, optimizer, mesh, cfg.param_dtype),
   )
 
 
@@ -185,7 +191,7 @@ def make_sampler(cfg, source):
   return rollout.Sampler(engine, tokenizer, template, grader, cfg.reward, cfg.eval.batch, reward_models)
 
 
-def fingerprint(cfg, source, train, steps):
+def fingerprint(cfg, source, train, steps, adapter=None):
   """What a checkpoint must agree on with the run that restores it: base model, shapes, texts and their order."""
   full = config_lib.to_dict(cfg)
   parts = {name: full[name] for name in ('seed', 'batch', 'optimizer')}
@@ -196,6 +202,7 @@ def fingerprint(cfg, source, train, steps):
     parts['mtp_coef'] = cfg.mtp_coef
   # With a constant learning rate a run may be made longer; any other schedule depends on the number of steps.
   parts['steps'] = steps if cfg.optimizer.schedule != 'constant' else 'any'
+  parts |= settings.lora_identity(cfg.lora, cfg.param_dtype, adapter)
   return parts | {'texts': train.digest, 'model': source.config, 'base': source.digest}
 
 
@@ -269,12 +276,14 @@ def train(run):
   base_path = os.path.join(run.workdir, 'eval_base.json')
   bar = loop.progress_bar(run.steps, first_step, label='SFT', shown=SHOWN)
   with jax.transfer_guard('disallow'), bar:
-    base = json_files.cached_metrics(base_path, lambda: full_evaluation(run, state.params, 0), recompute=not first_step)
+    base = json_files.cached_metrics(
+      base_path, lambda: full_evaluation(run, state.model(), 0), recompute=not first_step
+    )
     for step in range(first_step, run.steps):
       metrics = {}
       with save_on_interrupt(run, state, step, first_step, run.steps):
         if step and step % cfg.eval.every == 0:
-          eval_metrics, rows = evaluate(run, state.params, cfg.eval.texts, cfg.eval.problems, cfg.eval.samples)
+          eval_metrics, rows = evaluate(run, state.model(), cfg.eval.texts, cfg.eval.problems, cfg.eval.samples)
           metrics |= {f'eval/{name}': x for name, x in eval_metrics.items()}
           if rows:
             run.writer.samples(step, rows)
@@ -287,7 +296,7 @@ def train(run):
       if loop.checkpoint_is_due(cfg.checkpoint, step, run.steps):
         run.save(step + 1, state)
     run.store.wait()
-    final = full_evaluation(run, state.params, run.steps)
+    final = full_evaluation(run, state.model(), run.steps)
     run.writer.write(run.steps, {f'eval/{name}': x for name, x in final.items()})
   return base, final
 

@@ -46,6 +46,7 @@ MODEL = 'model'  # subfolder of the workdir with the trained model
 ONLY = {
   'model.dtype': 'float32',
   'data.drop_solved': 0.0,
+  'lora.rank': 0,
   'rollout.stop': (),
   'rollout.weight_dtype': '',
   'rollout.cache_dtype': '',

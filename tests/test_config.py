@@ -445,3 +445,30 @@ def test_settings_of_a_critic_that_mean_nothing_are_refused(settings, message):
 def test_with_a_critic_a_group_may_be_one():
   cfg = config.convert(changed(rollout__samples=1, train__length_slices=1, loss__advantage='gae'), config.RL)
   assert cfg.has_critic and cfg.rollout.samples == 1
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    (dict(lora__rank=-1), r'lora.rank is -1; it must lie in \[0, 1,000,000\]'),
+    (dict(lora__rank=4, lora__alpha=0.0), 'lora.alpha is 0.0'),
+    (dict(lora__targets=('attention.q',)), 'lora.targets is set, but lora.rank is 0'),
+    (dict(lora__path='DIR'), 'lora.path is set, but lora.rank is 0'),
+    (dict(lora__rank=4, optimizer__name='muon'), "optimizer.name is 'muon', .* use 'adam'"),
+    (dict(lora__rank=4, train__balance_rate=0.1), 'train.balance_rate is 0.1, .* set it to 0'),
+    (dict(lora__rank=4, train__reference_refresh=2), 'train.reference_refresh is 2, .* never changes'),
+    (dict(lora__rank=4, train__reference_memory='host'), "train.reference_memory is 'host', .* use 'device'"),
+    (dict(lora__rank=4, train__reference_dtype='bfloat16'), "param_dtype 'float32'; set that to 'bfloat16' too"),
+  ],
+)
+def test_settings_that_adapters_rule_out_are_refused(settings, message):
+  with pytest.raises(ConfigError, match=message):
+    config.convert(changed(**dict(loss__kl_coef=0.1, train__reference_refresh=0) | settings), config.RL)
+
+
+def test_adapters_are_summed_in_float32_whatever_the_dtype_of_their_model():
+  settings = dict(train__param_dtype='bfloat16', model__remat='full', train__reference_refresh=0, loss__kl_coef=0.1)
+  refused('train.grad_dtype', **settings)
+  config.convert(changed(lora__rank=4, train__reference_dtype='bfloat16', **settings), config.RL)
+  with pytest.raises(ConfigError, match='train.grad_dtype'):  # of the critic, which is trained whole
+    config.convert(changed(lora__rank=4, loss__advantage='gae', **settings), config.RL)

@@ -38,14 +38,20 @@ def read_config(path):
     raise ModelDirError(
       f'{path} is a file; pass the directory that contains {CONFIG} and the weights, or a .gguf file.'
     )
-  if not modelfiles.json_exists(path / CONFIG, ModelDirError):
-    raise ModelDirError(f'{path} holds no {CONFIG}; pass a model directory.')
+  return read_json(path, CONFIG, 'pass a model directory')
+
+
+def read_json(path, name, advice):
+  """The contents of a file of a directory, a dict. Raises ModelDirError, with advice if there is no such file."""
+  path = pathlib.Path(path)
+  if not modelfiles.json_exists(path / name, ModelDirError):
+    raise ModelDirError(f'{path} holds no {name}; {advice}.')
   try:
-    config = json.loads((path / CONFIG).read_text(encoding='utf-8'))
+    config = json.loads((path / name).read_text(encoding='utf-8'))
   except (OSError, ValueError, RecursionError) as error:
-    raise ModelDirError(f'{path / CONFIG} is not JSON ({error}); copy it again.') from error
+    raise ModelDirError(f'{path / name} is not JSON ({error}); copy it again.') from error
   if not isinstance(config, dict):
-    raise ModelDirError(f'{path / CONFIG} holds a {type(config).__name__}, not an object; copy it again.')
+    raise ModelDirError(f'{path / name} holds a {type(config).__name__}, not an object; copy it again.')
   return config
 
 

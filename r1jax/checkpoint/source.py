@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from r1jax import gguf_files, modelfiles, models, parallel, tokenizers
 from r1jax import params as params_lib
-from r1jax.checkpoint import families, gguf_models, hf, safetensors_files, store
+from r1jax.checkpoint import adapters, families, gguf_models, hf, safetensors_files, store
 from r1jax.checkpoint.model_dir import CONFIG, ModelDirError
 
 CHECKPOINTS = 'checkpoints'  # where a run's directory and an imported model have their store
@@ -27,6 +27,7 @@ class Source:
     tokenizer: directory of the tokenizer's files, or a GGUF file.
     step: path of the checkpoint with the parameters; None for a Hugging Face directory and a GGUF file.
     digest: SHA-256 in hex that distinguishes models of the same shape.
+    adapter: adapters.Adapter that is merged into the parameters of `base`, the Source that it adapts; or None.
   """
 
   path: pathlib.Path
@@ -35,6 +36,14 @@ class Source:
   tokenizer: pathlib.Path
   step: pathlib.Path | None
   digest: str
+  adapter: adapters.Adapter | None = None
+  base: 'Source | None' = None
+
+  def with_adapter(self, path):
+    """This model with PEFT's adapter in a directory merged into it. Raises ModelDirError if there is none that fits."""
+    adapter = adapters.open_peft(path, self.cfg)
+    digest = hashlib.sha256(f'{self.digest} {adapter.digest}'.encode()).hexdigest()
+    return dataclasses.replace(self, step=None, digest=digest, adapter=adapter, base=self)
 
   def load_tokenizer(self, chat_template=None):
     """The model's tokenizer (see `tokenizers.load`). Raises ModelDirError if it has ids that the model lacks."""
@@ -59,6 +68,8 @@ class Source:
 
   def load(self, abstract, progress=lambda done, total: None):
     """Loads the parameters with the shardings and dtypes of `abstract`; for `progress` see `hf.load`."""
+    if self.adapter and self.base:
+      return self.adapter.merge(self.base.load(abstract, progress), self.cfg)
     if self.step:
       return store.read_part(self.step, {'params': abstract})['params']
     if gguf_files.is_gguf(self.path):
@@ -67,6 +78,8 @@ class Source:
 
   def dtypes(self):
     """{dotted name of a parameter: dtype} as stored."""
+    if self.base:
+      return self.base.dtypes()
     if self.step:
       arrays = json.loads((self.step / store.MANIFEST).read_text())['arrays']
       return {k.removeprefix('params.'): v.split('[')[0] for k, v in arrays.items() if k.startswith('params.')}
@@ -106,7 +119,27 @@ def open_model(path, step=None, mtp=False):
   if not isinstance(config, dict):
     raise ModelDirError(f'{at} does not name its model; pass the directory of a run or of an imported model.')
   cfg = families.from_hf(config, at, manifest['arrays'] if mtp else ())
-  return Source(path, cfg, families.with_architecture(config, cfg), _tokenizer(path), at, manifest['sha256'])
+  config, tokenizer = families.with_architecture(config, cfg), _tokenizer(path)
+  source = Source(path, cfg, config, tokenizer, at, manifest['sha256'])
+  if 'lora' not in manifest['fingerprint']:
+    return source
+  adapter = adapters.of_step(at, manifest['fingerprint']['lora'], source.digest)
+  return dataclasses.replace(source, adapter=adapter, base=_base(path, manifest['fingerprint'].get('base')))
+
+
+def _base(path, digest):
+  """The Source that the adapter of a run adapts. path: the run's folder. digest: of that Source."""
+  where = f'{path} holds an adapter only (LoRA), of the model that model.path in {path / CONFIG} names'
+  try:
+    base = open_model(_base_path(path) or '')
+  except (ModelDirError, store.StoreError) as error:
+    raise ModelDirError(f'{where}: {error} If that model was moved, set model.path there to its new place.') from error
+  if base.digest != digest:
+    raise ModelDirError(
+      f'{where}: {base.path} is another model now than the one that the adapter was trained on; put that one back, or '
+      'set model.path there to where it is.'
+    )
+  return base
 
 
 def load_with_head(source, model, abstract, key=None):
@@ -136,17 +169,30 @@ def _tokenizer(path):
   """
   visited = set()
   while (path / CHECKPOINTS).is_dir():
-    base = hf.read_config(path).get('model')
-    if not isinstance(base, dict) or not base.get('path'):
+    base = _base_path(path)
+    if not base:
       return path
     visited.add(path.resolve())
-    if not isinstance(base['path'], str) or '\0' in base['path'] or pathlib.Path(base['path']).resolve() in visited:
+    if pathlib.Path(base).resolve() in visited:
       raise ModelDirError(
-        f'{path / CONFIG}: model.path is {str(base["path"])[:200]!r}, which is not a path or leads back to this run; '
-        'set model.path to the directory of the tokenizer.'
+        f'{path / CONFIG}: model.path is {base[:200]!r}, which leads back to this run; set it to the directory of the '
+        'tokenizer.'
       )
-    path = pathlib.Path(base['path'])
+    path = pathlib.Path(base)
   return path
+
+
+def _base_path(path):
+  """The model that a run started from; None for an imported model. Raises ModelDirError if it is not a path."""
+  base = hf.read_config(path).get('model')
+  if not isinstance(base, dict) or not base.get('path'):
+    return None
+  if not isinstance(base['path'], str) or '\0' in base['path']:
+    raise ModelDirError(
+      f'{path / CONFIG}: model.path is {str(base["path"])[:200]!r}, which is not a path; set it to the directory of '
+      'the tokenizer.'
+    )
+  return base['path']
 
 
 def _files(path):

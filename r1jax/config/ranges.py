@@ -113,6 +113,7 @@ RANGES = {
     learning_rate=Range(0, 1e38, exclude_low=True), warmup=LARGE_OR_ZERO, clip=FACTOR, gamma=SHARE, gae_lambda=SHARE
   ),
   'Distill': dict(coef=FACTOR),
+  'LoRA': dict(rank=COUNT_OR_ZERO, alpha=Range(0, 1_000_000, exclude_low=True)),
   'Train': dict(
     minibatches=COUNT,
     microbatch=COUNT_OR_ZERO,

@@ -4,6 +4,7 @@ import dataclasses
 
 from r1jax.config.conversion import require, require_float
 from r1jax.config.distill import Distill
+from r1jax.config.lora import LoRA
 from r1jax.config.loss import Loss
 from r1jax.config.problems import Data
 from r1jax.config.reward import Reward
@@ -39,6 +40,10 @@ ADDED = {
   'distill.path': '',
   'distill.path_by_kind': {},
   'distill.preset': '',
+  'lora.rank': 0,
+  'lora.alpha': 32.0,
+  'lora.targets': [],
+  'lora.path': '',
 }
 
 
@@ -170,7 +175,8 @@ class Train:
   # The policy's passes send each token to the experts that the sampler sent it to (arXiv 2510.11370).
   routing_replay: bool = False
   reference_refresh: int = 0  # every so many steps the policy becomes the reference policy; 0: never
-  # Of the stored parameters, except those of routers. bfloat16 loses updates below 2^-9 of the parameter.
+  # Of the stored parameters, except those of routers. bfloat16 loses updates below 2^-9 of the parameter. With
+  # lora.rank, of the model that is adapted; adapters are float32.
   param_dtype: str = 'float32'
   grad_dtype: str = 'float32'  # in which gradients of microbatches are accumulated; 'param': param_dtype
   reference_dtype: str = 'float32'  # of the reference policy's parameters
@@ -232,6 +238,7 @@ class RL:
   sampler_mesh: Mesh = Mesh(*[0] * 5)  # mesh of the same devices for sampling; an axis of 0 is as in `mesh`
   critic: Critic = Critic()
   distill: Distill = Distill()
+  lora: LoRA = LoRA()
 
   def __post_init__(self):
     rollout, train = self.rollout, self.train
@@ -253,9 +260,13 @@ class RL:
     )
     if train.microbatch:
       self._check_microbatch()
-    require_gradient_sum(train, self.model.remat, 'train.')
+    if not self.lora.rank or self.has_critic:  # a critic is trained whole
+      require_gradient_sum(train, self.model.remat, 'train.')
     self._check_critic()
     self._check_zero_advantage()
+    self.lora.check(self.optimizer, train.balance_rate, 'train.balance_rate')
+    if self.lora.rank and self.loss.kl_coef:
+      self._check_base_as_reference()
     require(
       not (self.reward.step_credit and self.loss.name == 'gspo'),
       "reward.step_credit gives each token its own advantage, but loss.name 'gspo' has one ratio per response; "
@@ -307,6 +318,22 @@ class RL:
       not self.reward.step_credit,
       f"reward.step_credit is {self.reward.step_credit}, but loss.advantage 'zero' learns nothing from rewards; set "
       'one of them only.',
+    )
+
+  def _check_base_as_reference(self):
+    train, begin = self.train, f'with lora.rank {self.lora.rank} the reference policy is the model that is adapted'
+    require(
+      not train.reference_refresh,
+      f'train.reference_refresh is {train.reference_refresh}, but {begin}, which never changes; set it to 0.',
+    )
+    require(
+      train.reference_memory == 'device',
+      f"train.reference_memory is {train.reference_memory!r}, but {begin}, which each pass reads; use 'device'.",
+    )
+    require(
+      train.reference_dtype in ('float32', train.param_dtype),
+      f'train.reference_dtype is {train.reference_dtype!r}, but {begin}, kept in train.param_dtype '
+      f'{train.param_dtype!r}; set that to {train.reference_dtype!r} too, or drop train.reference_dtype.',
     )
 
   def _check_microbatch(self):

@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from r1jax.config.conversion import ConfigError, require
+from r1jax.config.lora import LoRA
 from r1jax.config.problems import Data
 from r1jax.config.reward import Reward
 from r1jax.config.rl import Checkpoint, Mesh, Model, Optimizer, require_dtypes, require_gradient_sum
@@ -83,8 +84,14 @@ class SFT:
   balance_rate: float = 0.0
   # Weight of the loss of the layer for multi-token prediction (DeepSeek-V3: 0.3, later 0.1); 0: it is not loaded.
   mtp_coef: float = 0.0
+  lora: LoRA = LoRA()
 
   def __post_init__(self):
+    require(
+      not (self.lora.rank and self.mtp_coef),
+      f'mtp_coef is {self.mtp_coef}, but lora.rank is {self.lora.rank}, and the layer for multi-token prediction has '
+      'no adapters; set one of them to 0.',
+    )
     require(
       self.batch % (self.microbatch or self.batch) == 0,
       f'a batch of {self.batch} rows does not divide into microbatches of {self.microbatch}; '
@@ -100,4 +107,6 @@ class SFT:
       'eval.problems to 0.',
     )
     require_dtypes(self)
-    require_gradient_sum(self, self.model.remat)
+    if not self.lora.rank:
+      require_gradient_sum(self, self.model.remat)
+    self.lora.check(self.optimizer, self.balance_rate, 'balance_rate')

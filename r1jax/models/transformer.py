@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from r1jax import params as params_lib
 from r1jax.models import attention as attention_lib
-from r1jax.models import layout, mla, quantized
+from r1jax.models import layout, lora, mla, quantized
 from r1jax.models import remat as remat_lib
 from r1jax.models.attention import extend
 from r1jax.models.causal import Attention, attention_masks, cached_attention, causal_attention
@@ -263,7 +263,7 @@ def _block(cfg, tree, dtype, attention, return_experts, x, layer, shared):
   p, prefix, cache, replayed = layer
   tables, (prefix_mask, own_mask), cache_length, real = shared
   mesh = attention.mesh
-  p = quantized.multiply_out(p, dtype)
+  p = lora.merge(quantized.multiply_out(p, dtype))
   if cache is None:
     p = layout.prevent_cast_hoisting(p, p['attention_norm'], dtype, mesh)
   p = jax.tree_util.tree_map_with_path(lambda at, w: w if at[-1].key in FLOAT32_PARAMS else w.astype(dtype), p)

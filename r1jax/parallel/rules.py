@@ -21,6 +21,7 @@ TRAIN_RULES = {
   'latent': None,
   'latent_in': 'fsdp',
   'experts': 'expert',
+  'rank': None,
 }
 # Replicated where the mesh axis does not divide them: they are small, and every device needs most of them.
 WHOLE_IF_INDIVISIBLE = ('kv_heads', 'latent_in')

@@ -17,7 +17,7 @@ from r1jax.data import rows as rows_lib
 from r1jax.planning import sampler
 from r1jax.planning.sampler import has_sampling, sampling
 from r1jax.rewards.neural import model as scoring
-from r1jax.training import accumulate, critic, distill, lowering, policy
+from r1jax.training import accumulate, critic, distill, lora, lowering, policy
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import reward as reward_lib
 from r1jax.training import sft as sft_lib
@@ -145,7 +145,7 @@ def setting(cfg, model, devices):
     if teachers := teacher_models(cfg, model):
       trainer = distill.with_teachers(trainer, cfg, model, teachers, map(str, range(len(teachers))))
       frozen = [distill.abstract(distill.fitted(teacher, model), cfg, mesh) for teacher in teachers]
-      state = state.replace(frozen={'teachers': frozen})
+      state = state.replace(frozen=(state.frozen or {}) | {'teachers': frozen})
     scorers = _scorers(cfg, model, devices)
     return Setting(cfg, model, mesh, sample_mesh, state, trainer, batch, totals, value_trainer, scorers)
   lib = reward_lib if isinstance(cfg, config_lib.RewardModel) else sft_lib
@@ -161,10 +161,10 @@ def _state_and_trainer(cfg, model, mesh, make_trainer, dtypes, reference=None):
     dtypes: config section with `param_dtype`.
     reference: config.Train of the reference policy; None if there is none.
   """
-  specs = models.specs(model)
-  optimizer = optimizer_lib.make(cfg.optimizer, 1, specs, dtypes.param_dtype)
+  adapters = getattr(cfg, 'lora', config_lib.LoRA())  # a reward model has none
+  optimizer = optimizer_lib.make(cfg.optimizer, 1, lora.specs(adapters, model), dtypes.param_dtype)
   options = (reference.reference_dtype, reference.reference_memory) if reference else ()
-  state = state_lib.abstract_state(specs, optimizer, mesh, dtypes.param_dtype, *options)
+  state = lora.abstract_state(adapters, model, optimizer, mesh, dtypes.param_dtype, *options)
   return state, make_trainer(cfg, model, optimizer, mesh)
 
 
@@ -290,9 +290,10 @@ def _rewards(name, s):
 def _logprobs(name, s):
   del name
   # The policy's pass, if there is one, needs at least as much memory: its parameters are not narrower.
-  params = s.state.reference if policy.logprob_passes(s.cfg) == ['ref'] else s.state.params
+  only_reference = policy.logprob_passes(s.cfg) == ['ref']
+  params = s.state.reference_policy() if only_reference else s.state.model()
   policy_params, reference = (tree and state_lib.move_to_memory(tree, 'device') for tree in (params, s.state.reference))
-  lowered = lowering.lower_logprobs(policy_params, s.cfg, s.trainer.loss_fn.logprobs)
+  lowered = lowering.lower_logprobs(policy_params, s.cfg, lora.whole(s.trainer.loss_fn).logprobs)
   # A reference kept in host memory is copied to the device for its pass, in addition to everything else.
   offloaded = s.cfg.train.reference_memory == 'host' and params is not s.state.reference
   return lowered, params, reference if offloaded else None

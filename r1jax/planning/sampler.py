@@ -88,9 +88,9 @@ def lower(name, s):
     jax.stages.Lowered, the part of s.state among its arguments, and other arrays in memory.
   """
   shapes, mesh = sampling(s.cfg), s.sampler_mesh
-  cast, params = weights.weights_program(s.state.params, mesh, s.model, shapes.precision)
+  cast, params = weights.weights_program(s.state.model(), mesh, s.model, shapes.precision)
   if name == 'sample/weights':
-    return cast.lower(s.state.params), s.state.params, None
+    return cast.lower(s.state.model()), s.state.model(), None
   # The end-of-sequence ids are constants of the program and do not change its size.
   forward = models.ForwardOptions(s.cfg.model.dtype, mesh=mesh, return_experts=shapes.experts)
   options = decode.DecodeOptions(s.model, shapes.restriction, (0,), forward, shapes.precision.cache)

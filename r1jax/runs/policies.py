@@ -1,7 +1,13 @@
-"""Opens a policy and the engine that samples from it."""
+"""Opens a policy, the parameters that a run begins with, and the engine that samples from it."""
 
-from r1jax import checkpoint, parallel, sampling
+import jax
+
+from r1jax import checkpoint, keys, models, parallel, sampling
 from r1jax import config as config_lib
+from r1jax import params as params_lib
+from r1jax.models import lora
+
+ADAPTER_KEY = 2**32 - 1  # folded into a run's key for the first values of an adapter; steps are smaller
 
 
 def open_policy(path, mtp=False):
@@ -24,6 +30,53 @@ def open_policy(path, mtp=False):
   source = checkpoint.open_model(path, mtp=mtp)
   config_lib.require(source.cfg.head == 'tokens', f'{path} is a reward model; a policy needs an unembedding.')
   return source
+
+
+def open_adapter(cfg, source):
+  """The checkpoint.Adapter that a run begins with; None for a new one.
+
+  Args:
+    cfg: config.LoRA. source: checkpoint.Source of the model that is adapted.
+
+  Raises:
+    ConfigError: rank, alpha or targets differ. ModelDirError: there is no adapter, or it does not fit the model.
+  """
+  specs = models.specs(source.cfg)
+  names = lambda targets: ', '.join(sorted(set(map(lora.within_layer, lora.matrices(specs, targets)))))
+  here = {'rank': cfg.rank, 'alpha': cfg.alpha, 'targets': names(cfg.targets)}  # refuses unknown targets
+  if not cfg.path:
+    return None
+  adapter = checkpoint.open_peft(cfg.path, source.cfg)
+  found = adapter.settings
+  there = {'rank': found.rank, 'alpha': found.alpha, 'targets': names(found.targets)}
+  for key, value in here.items():
+    config_lib.require(
+      value == there[key],
+      f'lora.{key} is {value}, but the adapter in lora.path {cfg.path} has {there[key]}; set it to that.',
+    )
+  return adapter
+
+
+def first_params(source, abstract, specs, adapter, seed):
+  """What a run trains, at step 0: the model's own parameters, or an adapter.
+
+  Args:
+    source: checkpoint.Source of the model. abstract: TrainState. specs: of its `params`.
+    adapter: checkpoint.Adapter to begin with; None for a new one. seed: of a new one.
+  """
+  if not abstract.base:
+    return source.load(abstract.params)
+  shardings = jax.tree.map(lambda x: x.sharding, abstract.params)
+  if adapter:
+    return adapter.load(source.cfg, shardings)
+  init = jax.jit(lambda key: params_lib.init(specs, key), out_shardings=shardings)
+  return init(keys.fold_in(jax.random.key(seed), ADAPTER_KEY))
+
+
+def load_frozen(source, abstract):
+  """`frozen` of a TrainState: with LoRA the model that is adapted; else None. abstract: TrainState."""
+  base = abstract.base
+  return {'base': base.replace(params=source.load(base.params))} if base else None
 
 
 def sampler_mesh(cfg):

@@ -6,7 +6,7 @@ import time
 
 import jax
 
-from r1jax import checkpoint, data, evaluation, models, parallel, rollout
+from r1jax import checkpoint, data, evaluation, parallel, rollout
 from r1jax import config as config_lib
 from r1jax.data import order
 from r1jax.metrics.writer import Writer
@@ -14,13 +14,13 @@ from r1jax.rewards import neural
 from r1jax.runs import loop
 from r1jax.runs.critic import new_critic_state, open_critic
 from r1jax.runs.grading import make_graders
-from r1jax.runs.policies import make_engine, open_policy, sampler_mesh
+from r1jax.runs.policies import first_params, load_frozen, make_engine, open_adapter, open_policy, sampler_mesh
 from r1jax.runs.problems import check_languages, get_template, load_problems
 from r1jax.runs.runtime import NoWriter, set_up_process
 from r1jax.runs.settings import fingerprint
 from r1jax.runs.teachers import Teachers, open_teachers
 from r1jax.sampling import SamplingParams
-from r1jax.training import critic, distill, policy
+from r1jax.training import critic, distill, lora, policy
 from r1jax.training import optimizer as optimizer_lib
 from r1jax.training import state as state_lib
 from r1jax.training.accumulate import Trainer
@@ -42,6 +42,7 @@ class Run:
   critic: Trainer | None
   critic_source: checkpoint.Source | None
   teachers: Teachers | None
+  adapter: checkpoint.Adapter | None
   store: checkpoint.Store
   writer: Writer | NoWriter
   abstract: state_lib.TrainState
@@ -55,25 +56,36 @@ class Run:
 
   def save(self, step, state):
     """Starts saving the state before `step`, and the position in the order of problems."""
-    self.store.save(step, state.replace(frozen=None), self.draws.position())
+    self.store.save(step, state.saved(), self.draws.position())
 
   def restore_or_init(self):
     """(state, next step) of the newest checkpoint; without one, the base model's weights and step 0."""
-    state, step = self._restore_or_init()
-    if self.teachers:
-      state = state.replace(frozen=self.teachers.load(self.source.cfg, self.cfg, self.trainer.mesh))
-    return state, step
+    state, step = self.store.restore(self.abstract.saved()) or (None, 0)
+    if state:
+      self.draws.go_to(step, self.store.notes(step))
+    else:
+      like = self.abstract.saved().replace(critic=None)
+      state = state_lib.new_state(self.first_params(), self.trainer.optimizer, like)
+      if self.critic:
+        state = state.replace(critic=new_critic_state(self.critic, self.abstract.critic, self.critic_source))
+    return state.replace(frozen=self.load_frozen()), step
 
-  def _restore_or_init(self):
-    restored = self.store.restore(self.abstract)
-    if restored:
-      self.draws.go_to(restored[1], self.store.notes(restored[1]))
-      return restored
-    params = self.source.load(self.abstract.params)
-    state = state_lib.new_state(params, self.trainer.optimizer, self.abstract.replace(critic=None))
-    if self.critic:
-      state = state.replace(critic=new_critic_state(self.critic, self.abstract.critic, self.critic_source))
-    return state, 0
+  def load_frozen(self):
+    """What the loss reads and no step changes: the model that is adapted, and teachers; None without them."""
+    frozen = load_frozen(self.source, self.abstract) or {}
+    if self.teachers:
+      frozen |= self.teachers.load(self.source.cfg, self.cfg, self.trainer.mesh)
+    return frozen or None
+
+  def first_params(self):
+    """What is trained, at step 0."""
+    specs = lora.specs(self.cfg.lora, self.source.cfg)
+    return first_params(self.source, self.abstract, specs, self.adapter, self.cfg.seed)
+
+  def first_model(self):
+    """The parameters of the whole model at step 0."""
+    frozen, params = load_frozen(self.source, self.abstract), self.first_params()
+    return frozen['base'].attach(params) if frozen else params
 
 
 def make_run(cfg, workdir):
@@ -89,7 +101,7 @@ def make_run(cfg, workdir):
   set_up_process()
   source = open_policy(cfg.model.path)
   critic_source = open_critic(cfg, source)
-  specs = models.specs(source.cfg)
+  adapter = open_adapter(cfg.lora, source)
   tokenizer = source.load_tokenizer(cfg.data.chat_template or None)
   config_lib.check_context(cfg.rollout, source.cfg.context)
   template = get_template('data', cfg.data)
@@ -97,21 +109,15 @@ def make_run(cfg, workdir):
   teachers = open_teachers(cfg, source, tokenizer, problems.train)
   mesh = parallel.make_mesh(cfg.mesh)
   updates = (cfg.steps - cfg.critic.warmup * cfg.has_critic) * cfg.train.minibatches * cfg.train.epochs
-  optimizer = optimizer_lib.make(cfg.optimizer, updates, specs, cfg.train.param_dtype)
+  optimizer = optimizer_lib.make(cfg.optimizer, updates, lora.specs(cfg.lora, source.cfg), cfg.train.param_dtype)
   engine = make_engine(source.cfg, tokenizer, sampler_mesh(cfg), cfg.model.dtype, cfg.rollout)
-  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source, critic_source, teachers))
+  store = loop.open_store(workdir, cfg.checkpoint, fingerprint(cfg, source, critic_source, teachers, adapter))
   grader, reward_models = make_graders(cfg.reward)
   step_scores = neural.process.by_step(reward_models['process']) if cfg.reward.step_credit else None
   chunk = cfg.rollout.call
   engine.require_divisible(chunk)
-  abstract = state_lib.abstract_state(
-    specs,
-    optimizer,
-    mesh,
-    cfg.train.param_dtype,
-    cfg.train.reference_dtype if cfg.loss.kl_coef else None,
-    cfg.train.reference_memory,
-  )
+  reference = (cfg.train.reference_dtype, cfg.train.reference_memory) if cfg.loss.kl_coef else ()
+  abstract = lora.abstract_state(cfg.lora, source.cfg, optimizer, mesh, cfg.train.param_dtype, *reference)
   value_trainer, value_state = critic.make(cfg, critic_source.cfg, mesh) if critic_source else (None, None)
   trainer = policy.make_trainer(cfg, source.cfg, optimizer, mesh)
   if teachers:
@@ -127,6 +133,7 @@ def make_run(cfg, workdir):
     critic=value_trainer,
     critic_source=critic_source,
     teachers=teachers,
+    adapter=adapter,
     store=store,
     writer=loop.open_writer(workdir),
     abstract=abstract.replace(critic=value_state),

@@ -30,10 +30,24 @@ def drop_added(settings):
       del settings[section][key]
 
 
-def fingerprint(cfg, source, critic=None, teachers=None):
+def lora_identity(cfg, base_dtype, adapter):
+  """The part of a fingerprint that says which adapter is trained; {} for a run that trains the whole model.
+
+  Args:
+    cfg: config.LoRA. base_dtype: of the adapted model's parameters, which a checkpoint does not hold.
+    adapter: checkpoint.Adapter that the run begins with, or None.
+  """
+  if not cfg.rank:
+    return {}
+  settings = {'rank': cfg.rank, 'alpha': cfg.alpha, 'targets': list(cfg.targets)}
+  return {'lora': settings | {'base_dtype': base_dtype, 'start': adapter.digest if adapter else ''}}
+
+
+def fingerprint(cfg, source, critic=None, teachers=None, adapter=None):
   """What a checkpoint must agree on with the RL run that restores it: base model, shapes, data and objective.
 
   source, critic: checkpoint.Source of the policy, and of the critic if there is one. teachers: Teachers, or None.
+  adapter: as in `lora_identity`.
   """
   full = config_lib.to_dict(cfg)
   parts = {name: full[name] for name in ('seed', 'data', 'rollout', 'loss', 'optimizer')}
@@ -54,6 +68,7 @@ def fingerprint(cfg, source, critic=None, teachers=None):
     parts['critic'] = settings | {'base': critic.digest}
   if teachers:
     parts['distill'] = teachers.identity()
+  parts |= lora_identity(cfg.lora, cfg.train.param_dtype, adapter)
   return parts | {'model': source.config, 'base': source.digest}
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from r1jax import models, parallel
 from r1jax.config import require
-from r1jax.models import quantized
+from r1jax.models import lora, quantized
 from r1jax.models.moe import FLOAT32_PARAMS
 
 log = logging.getLogger('r1jax')
@@ -40,10 +40,11 @@ def cast_weights(params, cfg, precision):
   The last norm stays as it is, as `models.forward` uses it.
 
   Args:
-    params: stacked, of any dtype. cfg: ModelConfig. precision: Precision; see `models.quantized`.
+    params: stacked, of any dtype, adapted or not. cfg: ModelConfig. precision: Precision; see `models.quantized`.
   """
-  params = models.unstack(params)
-  if precision.weights:  # before the cast: rounded once, not twice
+  # Quantized weights are rounded once, not twice: they come from float32.
+  params = models.unstack(lora.merge_layers(params, 'float32' if precision.weights else precision.compute))
+  if precision.weights:
     params = quantized.quantize(params, models.specs(cfg, stacked=False), precision.weights)
 
   def cast(at, w):
@@ -84,7 +85,8 @@ def log_moved_bytes(params, mesh, cfg, precision):
     f"parameters lie on {len(devices)} devices, the sampler's mesh on {mesh.size}; lay both over the same ones.",
   )
   after = parallel.shardings(models.specs(dataclasses.replace(cfg, mtp=0)), mesh)
-  copied = {name: params[name] for name in after}
+  whole = lora.unadapted(params)  # adapters are small
+  copied = {name: whole[name] for name in after}
   entries = jax.tree.map(lambda x, to: parallel.entries_received(x.shape, x.sharding, to), copied, after)
   moved = sum(jax.tree.leaves(entries)) * jnp.dtype(precision.compute).itemsize
   if moved:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from r1jax import losses, models
 from r1jax.losses import reductions
-from r1jax.training import policy
+from r1jax.training import lora, policy
 from r1jax.training import state as state_lib
 
 KL, SHARE = 'distill/kl/', 'distill/share/'  # before a teacher's name
@@ -87,10 +87,11 @@ def with_teachers(trainer, cfg, model, teachers, names):
   Args:
     model: ModelConfig of the policy. teachers: those of the teachers, as they are stored. names: for metrics.
   """
-  policy_loss, shapes = trainer.loss_fn, tuple(fitted(teacher, model) for teacher in teachers)
+  policy_loss, shapes = lora.whole(trainer.loss_fn), tuple(fitted(teacher, model) for teacher in teachers)
   vocab = min(of.vocab for of in (model, *teachers))
   settings = (shapes, tuple(names), vocab, cfg.distill.coef, cfg.distill.objective)
-  return dataclasses.replace(trainer, loss_fn=Teaching(policy_loss.logprobs, policy_loss.loss, *settings))
+  teaching = Teaching(policy_loss.logprobs, policy_loss.loss, *settings)
+  return dataclasses.replace(trainer, loss_fn=lora.wrap(cfg.lora, teaching))
 
 
 def fitted(teacher, model):

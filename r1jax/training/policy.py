@@ -13,7 +13,7 @@ from r1jax import config as config_lib
 from r1jax import losses, models, parallel
 from r1jax.batch import RolloutBatch
 from r1jax.config import require
-from r1jax.training import accumulate, finite
+from r1jax.training import accumulate, finite, lora
 from r1jax.typed import Array, Float, typed
 
 
@@ -105,9 +105,8 @@ def make_trainer(cfg, model, optimizer, mesh):
   _require_divisible(cfg, parallel.batch_shards(mesh))
   options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
   logprobs = LogProbFn(model, options, cfg.train.logit_chunk, cfg.rollout.temperature)
-  return accumulate.Trainer(
-    PolicyLoss(logprobs, cfg.loss), optimizer, cfg.train.grad_dtype, cfg.train.balance_rate, 'policy/'
-  )
+  loss_fn = lora.wrap(cfg.lora, PolicyLoss(logprobs, cfg.loss))
+  return accumulate.Trainer(loss_fn, optimizer, cfg.train.grad_dtype, cfg.train.balance_rate, 'policy/')
 
 
 def _require_divisible(cfg, shards):

@@ -13,7 +13,7 @@ import numpy as np
 
 from r1jax import losses, models, parallel
 from r1jax.config import require
-from r1jax.training import accumulate, finite
+from r1jax.training import accumulate, finite, lora
 from r1jax.typed import Array, shape_struct
 
 
@@ -94,7 +94,7 @@ def make_trainer(cfg, model, optimizer, mesh):
   """The Trainer of a config.SFT. Raises ConfigError where a microbatch does not divide over the mesh."""
   parallel.require_divisible(cfg.microbatch or cfg.batch, 'rows', mesh)
   options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
-  loss_fn = SFTLoss(model, options, cfg.logit_chunk, cfg.mtp_coef)
+  loss_fn = lora.wrap(cfg.lora, SFTLoss(model, options, cfg.logit_chunk, cfg.mtp_coef))
   return accumulate.Trainer(loss_fn, optimizer, cfg.grad_dtype, cfg.balance_rate)
 
 
@@ -124,7 +124,7 @@ def abstract_microbatch(cfg, mesh):
 def evaluate(trainer, params, batches, size):
   """{'loss', 'entropy'} in nats a response token, of PackedBatches of at most `size` rows each, on the host.
 
-  With an mtp_coef also 'mtp_loss'.
+  params: of the whole model. With an mtp_coef also 'mtp_loss'.
   """
   found, count, mesh = [], 0, trainer.mesh
   one = parallel.to_global(np.float32(1), parallel.replicated(mesh))
@@ -133,6 +133,6 @@ def evaluate(trainer, params, batches, size):
     more = size - len(batch.tokens)  # filled up with empty rows
     batch = jax.tree.map(lambda x, more=more: np.pad(x, ((0, more), (0, 0))), batch)
     batch = parallel.to_global(batch, parallel.batch_sharding(mesh))
-    metrics = accumulate.metrics_of(params, batch, one, loss_fn=trainer.loss_fn)
+    metrics = accumulate.metrics_of(params, batch, one, loss_fn=lora.whole(trainer.loss_fn))
     found.append({name: x for name, x in metrics.items() if name != 'moe/load'})
   return {name: float(x) / count for name, x in accumulate.combine(parallel.to_host(found)).items()}

@@ -7,6 +7,7 @@ import optax
 
 from r1jax import parallel
 from r1jax import params as params_lib
+from r1jax.models import lora
 from r1jax.models.moe import FLOAT32_PARAMS
 from r1jax.training.optimizer import map_moments
 from r1jax.typed import Array, shape_struct
@@ -19,7 +20,8 @@ class TrainState(flax.struct.PyTreeNode):
     params, opt_state: of the model being trained; opt_step: i32[], optimizer steps taken.
     reference: the reference policy's parameters, or None.
     critic: the value network's own TrainState, or None.
-    frozen: what the loss reads and no step changes, or None. It is not saved: a run loads it from where it came.
+    frozen: what the loss reads and no step changes, or None. It is not saved: a run loads it from where it came. With
+      LoRA `params` are an adapter, and 'base' of `frozen` is the `lora.Base` that it adapts.
   """
 
   params: dict
@@ -32,6 +34,22 @@ class TrainState(flax.struct.PyTreeNode):
   def trained(self):
     """What an optimizer step of this model changes, without the rest (the reference may lie in the host's memory)."""
     return self.replace(reference=None, critic=None, frozen=None)
+
+  def saved(self):
+    """What a checkpoint holds."""
+    return self.replace(frozen=None)
+
+  @property
+  def base(self) -> lora.Base | None:
+    return (self.frozen or {}).get('base')
+
+  def model(self):
+    """The parameters to run the trained model with: `params`, with LoRA attached to their base; nothing is copied."""
+    return self.base.attach(self.params) if self.base else self.params
+
+  def reference_policy(self):
+    """The reference policy's parameters: with LoRA those of the base."""
+    return self.base.params if self.base else self.reference
 
 
 def abstract_state(specs, optimizer, mesh, param_dtype='float32', reference_dtype=None, reference_memory='device'):

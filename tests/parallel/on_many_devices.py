@@ -21,7 +21,7 @@ from r1jax.models import layout
 from r1jax.models.config import MLA, MoE
 from r1jax.sampling import Engine, Precision, SamplingParams, decode, row_keys
 from r1jax.sampling.logits import Restriction
-from r1jax.training import accumulate, critic, distill, optimizer, policy
+from r1jax.training import accumulate, critic, distill, lora, optimizer, policy
 from r1jax.training import state as state_lib
 
 SHAPE = dict(vocab=40, embed=16, layers=2, heads=8, kv_heads=2, head_dim=8, mlp=24, context=64)
@@ -63,6 +63,12 @@ LOW_PRECISION = {
   'dense': (Precision(weights='int4'), dict(data=2, fsdp=2, tp=2)),
   'qwen3_moe': (Precision(weights='int8', cache='int8'), dict(fsdp=2, expert=2, tp=2)),
   'deepseek_v3': (Precision(weights='int8', cache='int8'), dict(data=2, expert=2, tp=2)),
+}
+# Where low-rank adapters are trained.
+ADAPTERS = {
+  'dense': dict(data=2, fsdp=2, tp=2),
+  'qwen3_moe': dict(fsdp=2, expert=2, tp=2),
+  'deepseek_v3': dict(fsdp=2, tp=2, expert=2),
 }
 TESTED = {'dense': 3, 'qwen3_moe': 1, 'deepseek_v3': 1}
 P, G, T = 8, 2, 16
@@ -111,23 +117,32 @@ def graded(model):
   )
 
 
-def run(model, mesh, sampler_mesh=None, attention='auto'):
-  """Host copies of samples, log-probs, the updated state and its metrics; the state; programs compiled."""
-  cfg, specs = config_of(16, attention), models.specs(model)
+def run(model, mesh, sampler_mesh=None, attention='auto', adapters=()):
+  """Host copies of samples, log-probs, the updated state and its metrics; the state; programs compiled.
+
+  adapters: settings of config.LoRA.
+  """
+  cfg = config_of(16, attention, lora=dict(adapters), train=dict(balance_rate=0.0) if adapters else {})
+  specs = lora.specs(cfg.lora, model)
   opt = optimizer.make(cfg.optimizer, 3, specs)
-  like = state_lib.abstract_state(specs, opt, mesh, reference_dtype='float32')
-  params = jax.tree.map(
-    lambda x, s: jax.device_put(np.asarray(x), s.sharding), params_lib.init(specs, jax.random.key(0)), like.params
-  )
-  state, trainer = state_lib.new_state(params, opt, like), policy.make_trainer(cfg, model, opt, mesh)
+  like = lora.abstract_state(cfg.lora, model, opt, mesh, 'float32', 'float32')
+  put = lambda x, like: jax.device_put(np.asarray(x), like.sharding)
+  params = params_lib.init(specs, jax.random.key(0))
+  if adapters:
+    params = jax.tree.map(lambda x: x if x.any() else 0.05 + x, params)  # B too
+  state = state_lib.new_state(jax.tree.map(put, params, like.params), opt, like.saved())
+  if adapters:
+    whole_model = params_lib.init(models.specs(model), jax.random.key(0))
+    state = state.replace(frozen={'base': like.base.replace(params=jax.tree.map(put, whole_model, like.base.params))})
+  trainer = policy.make_trainer(cfg, model, opt, mesh)
   sampler_mesh = sampler_mesh or mesh
   engine = Engine(model, types.SimpleNamespace(eos=(1,)), sampler_mesh, max_prompt=8, max_response=T)
   keys = jax.device_put(row_keys(jax.random.key(3), P, G), parallel.replicated(sampler_mesh))
   with jax.transfer_guard('disallow'):
     sampling = SamplingParams(min_p=0.05, thresholds=True, experts=bool(model.moe))
-    samples = engine.sample(state.params, [[3, 4, 5 + i] for i in range(P)], keys, sampling)
+    samples = engine.sample(state.model(), [[3, 4, 5 + i] for i in range(P)], keys, sampling)
     batch = graded(model)
-    logp = policy.logprobs(state.params, batch, cfg, trainer.loss_fn.logprobs)
+    logp = policy.logprobs(state.model(), batch, cfg, lora.whole(trainer.loss_fn).logprobs)
     state, metrics = policy.update(trainer, state, batch, cfg, 0)
     compiled = accumulate.accumulate_program._cache_size()
     state, _ = policy.update(trainer, state, batch, cfg, 1)
@@ -245,6 +260,16 @@ def check_critic(model, shape):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=f'critic {shape}')
 
 
+def check_adapters(model, shape):
+  """Adapters are merged shard by shard, and their gradients are summed over the shards of the matrix."""
+  run_on = lambda mesh: run(model, mesh, adapters=dict(rank=3, alpha=6.0))
+  alone = run_on(parallel.make_mesh(config.Mesh(**ONE), jax.devices()[:1]))
+  wide = run_on(parallel.make_mesh(config.Mesh(**ONE | shape)))
+  compare(alone, wide, f'adapters {shape}')
+  o = wide[4].params['layers']['attention']['o']
+  assert (whole(o['a']), whole(o['b'])) == (1 / shape['tp'], 1 / shape['fsdp'])
+
+
 def same_samples(wide, alone, precision, said):
   """The same tokens, with the same log-probs but for rows in which a cached value was rounded to the other side."""
   off = np.abs(wide.sampler_logp - alone.sampler_logp)
@@ -322,6 +347,7 @@ def main(name, every):
   for cache in sorted({'', LOW_PRECISION[name][0].cache}):
     check_programs(model, cache)
   check_low_precision(model, *LOW_PRECISION[name])
+  check_adapters(model, ADAPTERS[name])
   if name == 'dense':
     check_teachers(model, ONE | dict(data=2, fsdp=2, tp=2))
     refusals(model)
