@@ -48,5 +48,20 @@ def _off_policy():
       sequence_masked=off('Bad responses that the policy has left are masked', **plain, sequence_mask=0.05))
 
 
+def _lora():
+  """Adapters of three ranks beside training the whole model.
+
+  Adapters have ten times the learning rate ("LoRA Without Regret", Thinking Machines 2025), and no KL term anywhere.
+  """
+  full = _arm('The whole model', loss=dict(kl_coef=0.0))
+  rate = 10 * full.config.optimizer.learning_rate
+  ranks = {f'rank_{rank}': _arm(f'LoRA of rank {rank}', loss=dict(kl_coef=0.0), lora=dict(rank=rank),
+                                optimizer=dict(learning_rate=rate)) for rank in (1, 8, 32)}
+  return _ablation(full=full, **ranks)
+
+
+VARIANTS = {'objectives': _objectives, 'off_policy': _off_policy, 'lora': _lora}
+
+
 def get_config(variant='objectives'):
-  return common.choose({'objectives': _objectives, 'off_policy': _off_policy}, variant)
+  return common.choose(VARIANTS, variant)

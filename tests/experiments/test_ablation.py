@@ -101,7 +101,7 @@ def test_nothing_runs_with_settings_that_cannot_work(ran, tmp_path):
   assert not ran.stages
 
 
-@pytest.mark.parametrize('variant', ['objectives', 'off_policy'])
+@pytest.mark.parametrize('variant', ablations.VARIANTS)
 def test_configs_are_recipes_whose_arms_work(variant, tmp_path):
   cfg = config_lib.convert(ablations.get_config(variant), settings.Recipe)
   assert set(cfg.ablation.arms) == set(cfg.stages) - {'base'}
