@@ -13,8 +13,7 @@ from r1jax import config
 def test_the_summary_counts_the_evaluated_problems(monkeypatch, tmp_path):
   ignore = lambda *_: None
   run = types.SimpleNamespace(
-    source=types.SimpleNamespace(load=ignore),
-    abstract=types.SimpleNamespace(params=None),
+    first_model=ignore,
     writer=types.SimpleNamespace(resume=ignore, samples=ignore, write=ignore),
     close=ignore,
   )

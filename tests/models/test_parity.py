@@ -329,7 +329,7 @@ def test_mlps_and_mixtures_agree(tiny, traced, name):
       continue
     np.testing.assert_allclose(moe.moe(p['moe'], m.cfg.moe, x)[0], want, rtol=0, atol=1e-5)
     rows, want = traced(name)[i, 'mlp.experts']
-    got, load = moe.moe(p['moe'], dataclasses.replace(m.cfg.moe, shared=0), rows)
+    got, load, _ = moe.moe(p['moe'], dataclasses.replace(m.cfg.moe, shared=0), rows)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
     _, (_, _, experts) = traced(name)[i, 'mlp.gate']
     np.testing.assert_array_equal(load, np.bincount(experts.ravel(), minlength=m.cfg.moe.experts))

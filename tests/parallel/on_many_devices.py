@@ -249,7 +249,7 @@ def check_critic(model, shape):
     placed = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s.sharding), first, like.params)
     state = state_lib.new_state(placed, trainer.optimizer, like)
     with jax.transfer_guard('disallow'):
-      batch = critic.with_values(trainer, state, graded(), cfg)
+      batch = critic.with_values(trainer, state, graded(model), cfg)
       batch = batch.replace(returns=batch.values + 1, ref_logp=None)
       state, metrics = critic.update(trainer, state, batch, cfg, 0)
     outs.append((np.where(batch.loss_mask, batch.values, 0), jax.device_get(state.params), metrics))
@@ -289,7 +289,7 @@ def check_teachers(model, shape):
   """Two teachers, one with more rows than the policy: the update of one device, the vocabulary split over the mesh."""
   cfg = config_of(16, loss=dict(kl_coef=0.0, advantage='zero'), distill=dict(coef=1.0))
   teachers = [dataclasses.replace(model, embed=8), dataclasses.replace(model, embed=24, vocab=48, tied=True)]
-  batch = graded().replace(ref_logp=None, teacher=np.arange(P, dtype=np.int32) % 3 - 1)
+  batch = graded(model).replace(ref_logp=None, teacher=np.arange(P, dtype=np.int32) % 3 - 1)
   found, adam = [], optimizer.make(cfg.optimizer, 3, models.specs(model))
   for mesh in (parallel.make_mesh(config.Mesh(**ONE), jax.devices()[:1]), parallel.make_mesh(config.Mesh(**shape))):
     trainer = distill.with_teachers(policy.make_trainer(cfg, model, adam, mesh), cfg, model, teachers, 'ab')

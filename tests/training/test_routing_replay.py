@@ -189,7 +189,8 @@ def test_the_old_policy_replays_and_the_reference_does_not(params, sampled):
   batch, cfg = other_experts(sampled[0]), config_of(loss=dict(kl_coef=0.1), minibatches=2)
   trainer = policy.make_trainer(cfg, MODEL, optax.sgd(1.0), mesh())
   run = types.SimpleNamespace(cfg=cfg, trainer=trainer, critic=None)
-  full = rl.with_logprobs(run, types.SimpleNamespace(params=params, reference=params), batch)
+  state = state_lib.TrainState(params, (), np.int32(0), reference=params)
+  full = rl.with_logprobs(run, state, batch)
   real = batch.loss_mask
   np.testing.assert_allclose(full.old_logp[real], logprobs(params, batch)[real], atol=1e-5)
   np.testing.assert_allclose(full.ref_logp[real], logprobs(params, batch.without_experts())[real], atol=1e-5)
