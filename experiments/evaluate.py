@@ -6,6 +6,7 @@ Takes a config of `experiments.rl`, of which data, rollout, reward and eval are 
 """
 
 import contextlib
+import dataclasses
 import os
 import time
 
@@ -14,6 +15,12 @@ from r1jax.runs import cli, json_files, runtime
 from r1jax.runs.rl import accuracies, evaluate, make_run
 from r1jax.runs.workdir import exclusive
 from r1jax.sampling import SamplingParams
+
+
+def without_learning(cfg):
+  """A config.RL without the models that only training needs: a critic and teachers."""
+  loss = dataclasses.replace(cfg.loss, advantage='none', drop_zero_variance=False)
+  return dataclasses.replace(cfg, loss=loss, critic=config_lib.Critic(), distill=config_lib.Distill())
 
 
 @exclusive
@@ -28,7 +35,7 @@ def run_evaluate(cfg, workdir):
     '--workdir.',
   )
   problems, samples = cfg.eval.final_problems or cfg.eval.problems, cfg.eval.final_samples or cfg.eval.samples
-  with contextlib.closing(make_run(cfg, workdir)) as run, runtime.exit_together():
+  with contextlib.closing(make_run(without_learning(cfg), workdir)) as run, runtime.exit_together():
     params = run.first_model()
     run.writer.resume(0)
     metrics, rows = evaluate(run, params, problems, samples)

@@ -66,6 +66,8 @@ ONLY = {
   'train.minibatches': 1,  # TRL's have single responses instead of whole groups
   'train.epochs': 1,
   'train.balance_rate': 0.0,
+  'train.routing_replay': False,
+  'distill.coef': 0.0,
   'train.param_dtype': 'float32',
 }
 ONLY_WITH_KL = {'loss.kl_estimator': 'k3', 'loss.kl_place': 'loss', 'train.reference_dtype': 'float32'}

@@ -279,6 +279,23 @@ def test_zero_variance_needs_a_baseline():
     config.convert(changed(loss__drop_zero_variance=True, loss__advantage='none'), config.RL)
 
 
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    (dict(loss__advantage='group', loss__drop_zero_variance=True), 'a teacher scores these groups too'),
+    (dict(loss__resample_limit=2), 'loss.resample_limit is 2, but loss.advantage'),
+    (dict(loss__kl_coef=0.1, loss__kl_place='reward', loss__kl_estimator='k1'), "'reward'.* is 0.1, but loss.adv"),
+    (dict(reward__step_credit=1.0, reward__parts=dict(process=1.0, signs=1.0)), 'reward.step_credit is 1.0'),
+    (dict(distill__coef=0.0), 'distill.coef is 0; set distill.coef and a teacher'),
+  ],
+)
+def test_what_learns_from_rewards_is_refused_where_only_a_teacher_teaches(settings, message):
+  only = dict(loss__advantage='zero', loss__kl_coef=0.0, distill__coef=1.0)
+  config.convert(changed(**only), config.RL)
+  with pytest.raises(ConfigError, match=message):
+    config.convert(changed(**only | settings), config.RL)
+
+
 def test_records_of_runs_from_before_a_setting_existed_agree_with_its_off_value():
   settings = dict(rollout=dict(weight_dtype='', cache_dtype='int8', prompts=4), loss=dict(mis_low=0.0, mis_high=0.0))
   drop_added(settings)
@@ -469,6 +486,6 @@ def test_settings_that_adapters_rule_out_are_refused(settings, message):
 def test_adapters_are_summed_in_float32_whatever_the_dtype_of_their_model():
   settings = dict(train__param_dtype='bfloat16', model__remat='full', train__reference_refresh=0, loss__kl_coef=0.1)
   refused('train.grad_dtype', **settings)
-  config.convert(changed(lora__rank=4, train__reference_dtype='bfloat16', **settings), config.RL)
-  with pytest.raises(ConfigError, match='train.grad_dtype'):  # of the critic, which is trained whole
-    config.convert(changed(lora__rank=4, loss__advantage='gae', **settings), config.RL)
+  settings |= dict(lora__rank=4, train__reference_dtype='bfloat16')
+  for advantage in ('group', 'gae'):  # a critic is float32 too
+    config.convert(changed(loss__advantage=advantage, **settings), config.RL)

@@ -176,7 +176,7 @@ class Train:
   routing_replay: bool = False
   reference_refresh: int = 0  # every so many steps the policy becomes the reference policy; 0: never
   # Of the stored parameters, except those of routers. bfloat16 loses updates below 2^-9 of the parameter. With
-  # lora.rank, of the model that is adapted; adapters are float32.
+  # lora.rank, of the model that is adapted; adapters, and a critic beside them, are float32.
   param_dtype: str = 'float32'
   grad_dtype: str = 'float32'  # in which gradients of microbatches are accumulated; 'param': param_dtype
   reference_dtype: str = 'float32'  # of the reference policy's parameters
@@ -260,10 +260,10 @@ class RL:
     )
     if train.microbatch:
       self._check_microbatch()
-    if not self.lora.rank or self.has_critic:  # a critic is trained whole
+    if not self.lora.rank:
       require_gradient_sum(train, self.model.remat, 'train.')
     self._check_critic()
-    self._check_zero_advantage()
+    self._check_distill()
     self.lora.check(self.optimizer, train.balance_rate, 'train.balance_rate')
     if self.lora.rank and self.loss.kl_coef:
       self._check_base_as_reference()
@@ -306,7 +306,12 @@ class RL:
       f'critic.warmup {critic.warmup} leaves none of the {self.steps} steps to the policy; lower it, or raise steps.',
     )
 
-  def _check_zero_advantage(self):
+  def _check_distill(self):
+    require(
+      not (self.distill.coef and self.loss.drop_zero_variance),
+      f'loss.drop_zero_variance leaves out groups whose rewards are all equal, but distill.coef is '
+      f'{self.distill.coef}, and a teacher scores these groups too; set one of them only.',
+    )
     if self.loss.advantage != 'zero':
       return
     require(
@@ -314,11 +319,15 @@ class RL:
       "loss.advantage 'zero' learns nothing from rewards, and distill.coef is 0; set distill.coef and a teacher, or "
       "another advantage, such as 'group'.",
     )
-    require(
-      not self.reward.step_credit,
-      f"reward.step_credit is {self.reward.step_credit}, but loss.advantage 'zero' learns nothing from rewards; set "
-      'one of them only.',
-    )
+    in_reward = self.loss.kl_coef if self.loss.kl_place == 'reward' else 0.0
+    for key, value in (
+      ('reward.step_credit', self.reward.step_credit),
+      ('loss.resample_limit', self.loss.resample_limit),
+      ("loss.kl_coef (with loss.kl_place 'reward')", in_reward),
+    ):
+      require(
+        not value, f"{key} is {value}, but loss.advantage 'zero' learns nothing from rewards; set one of them only."
+      )
 
   def _check_base_as_reference(self):
     train, begin = self.train, f'with lora.rank {self.lora.rank} the reference policy is the model that is adapted'

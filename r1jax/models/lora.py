@@ -92,7 +92,8 @@ def matrices(specs, targets=()):
   """
   found = {}
   for path, spec in jax.tree_util.tree_leaves_with_path(specs, is_leaf=is_spec):
-    if spec.axes[0] == 'layers' and spec.init == 'normal' and path[-1].key not in FLOAT32_PARAMS:
+    in_layer = spec.axes[0] == 'layers' and path[0].key != 'mtp'  # a layer for multi-token prediction has no adapters
+    if in_layer and spec.init == 'normal' and path[-1].key not in FLOAT32_PARAMS:
       found[jax.tree_util.keystr(path, simple=True, separator='.')] = spec
   known = list(dict.fromkeys(map(within_layer, found)))
   unknown = [name for name in targets if name not in known]

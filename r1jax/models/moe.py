@@ -218,7 +218,7 @@ def balance(params, before, load, rate):
   Returns:
     params with the biases of `before`, moved.
   """
-  if 'router_bias' not in params['layers'].get('moe', {}):  # also not in an adapter (see `lora`)
+  if 'router_bias' not in params.get('layers', {}).get('moe', {}):  # also not in an adapter (see `lora`)
     return params
   move, out = rate * jnp.sign(load.mean(axis=-1, keepdims=True) - load), dict(params)
   for name in ('layers', 'mtp') if 'mtp' in params else ('layers',):

@@ -7,11 +7,12 @@ import jax
 
 from r1jax import models
 from r1jax import params as params_lib
-from r1jax.config import RL, SFT
+from r1jax.config import RL, SFT, LoRA
 from r1jax.models import quantized
 from r1jax.planning import programs
-from r1jax.training import distill, policy
+from r1jax.training import distill, lora, policy
 
+WHOLE = LoRA()  # of runs that train the whole model
 WIDTH = {'float32': 4, 'bfloat16': 2, 'int8': 1, 'int4': 0.5}  # bytes
 SCALES = {'int8': 0, 'int4': 4 / quantized.TILE}  # bytes for each weight; a channel's one scale does not count
 
@@ -186,8 +187,9 @@ def step(cfg, model, topology, mesh):
   forward = forward_flops(model, r.prompts, r.samples, r.max_prompt, r.max_response, causal=True)
   if passes := policy.logprob_passes(cfg):
     out.append(_phase('logprobs', len(passes) * total(forward), 0, cfg, topology))
-  moved = optimizer_bytes(cfg.train.param_dtype, cfg.train.grad_dtype, cfg.optimizer.moment_dtype, model)
-  moved *= epochs * cfg.train.minibatches / topology.chips
+  dtypes = cfg.train.param_dtype, cfg.train.grad_dtype, cfg.optimizer.moment_dtype
+  steps_a_chip = epochs * cfg.train.minibatches / topology.chips
+  moved = steps_a_chip * optimizer_bytes(*dtypes, model, cfg.lora)
   flops = epochs * sum(update_flops(forward, cfg.model.remat).values())
   out.append(_phase('update', flops, moved, cfg, topology))
   if cfg.distill.coef:  # one teacher scores a prompt: at most the largest
@@ -196,6 +198,7 @@ def step(cfg, model, topology, mesh):
   if cfg.has_critic:  # of the policy's shape, with one output in the place of the vocabulary
     forward |= {'logits': 0}
     flops = total(forward) + epochs * sum(update_flops(forward, cfg.model.remat).values())
+    moved = steps_a_chip * optimizer_bytes('float32' if cfg.lora.rank else dtypes[0], *dtypes[1:], model)
     out.append(_phase('critic', flops, moved, cfg, topology))
   return out
 
@@ -264,16 +267,21 @@ def packed_flops(model, rows, tokens, causal):
 def supervised_step(cfg, model, topology):
   """The Phase of one optimizer step of a config.SFT or config.RewardModel with rows of the maximum length."""
   forward = packed_flops(model, cfg.batch * programs.rows_of(cfg), cfg.data.max_length, causal=True)
-  moved = optimizer_bytes(cfg.param_dtype, cfg.grad_dtype, cfg.optimizer.moment_dtype, model) / topology.chips
+  adapters = getattr(cfg, 'lora', WHOLE)  # a reward model has none
+  moved = optimizer_bytes(cfg.param_dtype, cfg.grad_dtype, cfg.optimizer.moment_dtype, model, adapters) / topology.chips
   flops = sum(update_flops(forward, cfg.model.remat).values())
   return _phase(programs.phases(cfg)[0], flops, moved, cfg, topology)
 
 
-def optimizer_bytes(param_dtype, grad_dtype, moment_dtype, model):
-  """Bytes that one optimizer step moves: reads parameters, gradients and two moments, writes all but the gradients."""
+def optimizer_bytes(param_dtype, grad_dtype, moment_dtype, model, adapters=WHOLE):
+  """Bytes that one optimizer step moves: reads parameters, gradients and two moments, writes all but the gradients.
+
+  adapters: config.LoRA, with whose rank these are of the adapter, in float32.
+  """
+  param_dtype = 'float32' if adapters.rank else param_dtype
   param, moment = WIDTH[param_dtype], WIDTH[moment_dtype]
   grad = param if grad_dtype == 'param' else 4
-  return (2 * param + grad + 4 * moment) * params_lib.count(models.specs(model))
+  return (2 * param + grad + 4 * moment) * params_lib.count(lora.specs(adapters, model))
 
 
 def analytic_flops(cfg, model, name) -> dict[str, float] | None:

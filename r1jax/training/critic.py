@@ -44,11 +44,13 @@ def make(cfg, model, mesh):
   model, train = dataclasses.replace(model, head='score', tied=False), cfg.train
   specs = models.specs(model)
   settings = dataclasses.replace(cfg.optimizer, learning_rate=cfg.critic.learning_rate)
-  optimizer = optimizer_lib.make(settings, cfg.steps * train.minibatches * train.epochs, specs, train.param_dtype)
+  # With adapters train.param_dtype is that of a model which is not trained; a critic always is.
+  dtype = 'float32' if cfg.lora.rank else train.param_dtype
+  optimizer = optimizer_lib.make(settings, cfg.steps * train.minibatches * train.epochs, specs, dtype)
   options = models.ForwardOptions(cfg.model.dtype, cfg.model.remat, cfg.model.attention, mesh)
   loss = ValueLoss(model, options, cfg.critic.clip)
   trainer = accumulate.Trainer(loss, optimizer, train.grad_dtype, prefix='value/')
-  return trainer, state_lib.abstract_state(specs, optimizer, mesh, train.param_dtype)
+  return trainer, state_lib.abstract_state(specs, optimizer, mesh, dtype)
 
 
 @functools.partial(jax.jit, static_argnames='fn')

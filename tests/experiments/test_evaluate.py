@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from configs import r1_zero
+from configs import distill, r1_zero
 from experiments import evaluate
 from r1jax import config
 
@@ -13,9 +13,7 @@ from r1jax import config
 def test_the_summary_counts_the_evaluated_problems(monkeypatch, tmp_path):
   ignore = lambda *_: None
   run = types.SimpleNamespace(
-    first_model=ignore,
-    writer=types.SimpleNamespace(resume=ignore, samples=ignore, write=ignore),
-    close=ignore,
+    first_model=ignore, writer=types.SimpleNamespace(resume=ignore, samples=ignore, write=ignore), close=ignore
   )
   monkeypatch.setattr(evaluate, 'make_run', lambda cfg, workdir: run)
   rows = [{'id': str(i)} for i in range(7) for _ in range(2)]
@@ -24,6 +22,14 @@ def test_the_summary_counts_the_evaluated_problems(monkeypatch, tmp_path):
   evaluate.run_evaluate(cfg, str(tmp_path))
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert summary['problems'] == 7 < cfg.eval.final_problems and summary['samples'] == 16
+
+
+def test_a_run_that_learns_from_teachers_or_with_a_critic_is_evaluated_without_them():
+  found = evaluate.without_learning(config.convert(distill.get_config('toy_on_policy'), config.RL))
+  assert not found.distill.coef and found.loss.advantage == 'none'
+  cfg = r1_zero.get_config('toy')
+  cfg.loss.advantage, cfg.critic.path = 'gae', 'somewhere'
+  assert not evaluate.without_learning(config.convert(cfg, config.RL)).has_critic
 
 
 def test_the_folder_of_a_training_run_is_refused(tmp_path):

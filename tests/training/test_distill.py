@@ -13,7 +13,8 @@ from r1jax import config, models, parallel
 from r1jax import params as params_lib
 from r1jax.batch import RolloutBatch
 from r1jax.config import ConfigError
-from r1jax.training import accumulate, distill, policy
+from r1jax.models.lora import Base
+from r1jax.training import accumulate, distill, lora, policy
 from r1jax.training import state as state_lib
 
 MODEL = models.ModelConfig(vocab=40, embed=16, layers=2, heads=2, kv_heads=1, head_dim=8, mlp=24, context=64)
@@ -189,3 +190,19 @@ def test_settings_without_effect_are_refused():
   with pytest.raises(ConfigError, match='reward.step_credit is 0.5, but loss.advantage'):
     reward = config.Reward({'process': 1.0}, 'process', step_credit=0.5)
     dataclasses.replace(config_of(), reward=reward)
+
+
+def test_an_adapter_learns_from_teachers_as_its_matrix_would():
+  """B begins at zero, so its gradient is scale * A^T dW, with dW the gradient of the whole model."""
+  cfg, batch = dataclasses.replace(config_of(), lora=config.LoRA(rank=2, alpha=4.0)), rollout()
+  whole, metrics = stepped(config_of(), batch)
+  trainer, state = make(cfg)
+  adapter = params_lib.init(lora.specs(cfg.lora, MODEL), jax.random.key(3))
+  like = lora.abstract_state(cfg.lora, MODEL, trainer.optimizer, MESH, 'float32').saved()
+  a = np.asarray(adapter['layers']['mlp']['up']['a'])
+  frozen = state.frozen | {'base': Base(state.params, 2.0)}
+  state = state_lib.new_state(adapter, trainer.optimizer, like).replace(frozen=frozen)
+  state, found = policy.update(trainer, state, batch, cfg, 0)
+  want = -2.0 * np.einsum('lik,lio->lko', a, whole['layers']['mlp']['up'])
+  np.testing.assert_allclose(state.params['layers']['mlp']['up']['b'], want, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(found['policy/loss'], metrics['policy/loss'], rtol=1e-5)

@@ -13,7 +13,7 @@ from r1jax import params as params_lib
 from r1jax.config import ConfigError
 from r1jax.models import lora
 from r1jax.sampling import weights
-from r1jax.training import accumulate, lowering, policy
+from r1jax.training import accumulate, critic, lowering, policy
 from r1jax.training import lora as training
 from r1jax.training import state as state_lib
 from tests.training.test_update import MIXED, MODEL, SGD, assert_close, config_of, rollout
@@ -169,6 +169,20 @@ def test_what_else_is_frozen_goes_to_the_inner_loss():
   assert norms[1] == pytest.approx(3 * norms[0]) and norms[0] > 0
 
 
+def test_a_mixture_may_be_adapted_in_its_dense_layers_alone():
+  trainer, state = make(lora_config(targets=('mlp.up',)), model=MIXED)
+  before = jax.device_get(state.params)
+  assert set(before) == {'dense_layers'}
+  state, _ = policy.update(trainer, state, rollout(), lora_config(targets=('mlp.up',)), 0)
+  assert np.abs(state.params['dense_layers']['mlp']['up']['a'] - before['dense_layers']['mlp']['up']['a']).max() > 0
+
+
+def test_a_critic_beside_adapters_is_float32():
+  cfg = lora_config(dict(param_dtype='bfloat16'), loss=dict(advantage='gae', kl_coef=0.0))
+  _, state = critic.make(cfg, MODEL, parallel.make_mesh(config.Mesh(), jax.devices()[:1]))
+  assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype('float32')}
+
+
 @pytest.mark.parametrize('precision', [weights.Precision('bfloat16'), weights.Precision('float32', weights='int8')])
 def test_the_sampler_gets_merged_weights(precision):
   _, state = make(lora_config(dict(param_dtype='bfloat16')), model=MIXED)
@@ -191,6 +205,8 @@ def test_targets_are_names_of_matrices():
   assert names('moe.shared.up', 'mlp.up') == {'dense_layers.mlp.up', 'layers.moe.shared.up'}
   with pytest.raises(ConfigError, match=r'moe.router, embed; .* attention.q_a, .* moe.shared.up'):
     names('moe.router', 'attention.q_a', 'embed')
+  with_mtp = dataclasses.replace(MIXED, mtp=1)
+  assert set(lora.matrices(models.specs(with_mtp))) == names()  # that layer has none
   tree = lora.adapter_specs(models.specs(MIXED), 4, ('moe.down',))
   assert jax.tree.leaves(tree, is_leaf=params_lib.is_spec) == [
     params_lib.Spec((2, 8, 12, 4), ('layers', 'experts', 'mlp', 'rank')),
