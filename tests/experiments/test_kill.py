@@ -37,6 +37,7 @@ def test_killed_between_two_checkpoints(runs, straight, tmp_path):
   runs.same(tmp_path, straight)
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_ends_a_run_and_a_second_command_is_refused_meanwhile(runs, straight, tmp_path):
   """Signalled once while it trains and once while it evaluates, with both signals."""
   message = runs.interrupt(tmp_path, lines(tmp_path, 1), signal.SIGTERM, lambda: runs.refuse(tmp_path))

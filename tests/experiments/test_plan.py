@@ -155,6 +155,7 @@ def test_a_batch_that_does_not_divide_is_refused_by_the_compiling_process(tmp_pa
     )
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_real_programs_compile_for_a_slice(tmp_path):
   cfg, slice_, model = config_of(fsdp=2, tp=2), topology.find('v5e:2x2'), models.PRESETS['toy']

@@ -73,6 +73,7 @@ def test_the_saved_model_gives_the_scores_of_the_run(trained):
   np.testing.assert_allclose(score, 1 / (1 + np.exp(-row['scores'][0][-1])), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(runs, trained, tmp_path):
   settings = TINY | {'model.path': runs.base}
   file = tmp_path / 'metrics.jsonl'
@@ -93,6 +94,7 @@ def test_a_killed_run_ends_with_the_same_bits(runs, trained, tmp_path):
   assert (tmp_path / 'model/model.safetensors').read_bytes() == (uninterrupted / 'model/model.safetensors').read_bytes()
 
 
+@pytest.mark.slow
 def test_the_base_may_be_a_policy_or_a_reward_model(runs, trained, tmp_path):
   base = runs.weights(runs.base)
   source = checkpoint.open_model(trained['preference'] / 'model')

@@ -54,6 +54,7 @@ def test_a_run_writes_summary_metrics_and_report(runs, trained):
   assert (trained / 'report.html').exists() and len(list((trained / 'samples').iterdir())) >= 2
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(runs, trained, tmp_path):
   file = tmp_path / 'metrics.jsonl'
   settings = TINY | {'model.path': runs.base}

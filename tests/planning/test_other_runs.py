@@ -136,6 +136,7 @@ def test_real_programs_compile_for_a_slice(tmp_path, cfg):
     assert rows['reward_model/apply']['argument_bytes'] >= 16 * COUNT / 4 * 0.98
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_reward_models_are_resident_next_to_a_policy(tmp_path):
   """Two reward models of the policy's shape in float32: one is the program's argument, the other resident."""
