@@ -41,6 +41,7 @@ def _stage3():
       mesh=dict(data=1, fsdp=32, expert=1, tp=8, seq=1),                         # ours
       sampler_mesh=dict(data=0, fsdp=0, expert=0, tp=0, seq=0),
       microbatch=32, logit_chunk=1024, param_dtype='float32', grad_dtype='float32', balance_rate=0.0,  # ours
+      mtp_coef=0.0,                                                              # ours; not stated
       lora=dict(rank=0, alpha=32.0, targets=(), path='')))                       # ours
 
 

@@ -80,8 +80,7 @@ class Run:
     """(state, next step) of the newest checkpoint; without one, the base model's weights and step 0."""
     restored = self.store.restore(self.abstract.saved())
     if not restored:
-      specs = lora.specs(self.cfg.lora, self.source.cfg)
-      params = policies.first_params(self.source, self.abstract, specs, self.adapter, self.cfg.seed)
+      params = policies.first_params(self.cfg, self.source, self.abstract, self.adapter)
       restored = state_lib.new_state(params, self.trainer.optimizer, self.abstract.saved()), 0
     state, step = restored
     return state.replace(frozen=policies.load_frozen(self.source, self.abstract)), step

@@ -78,11 +78,12 @@ class Adapter:
 
   def merge(self, params, cfg):
     """The parameters of the adapted model, with the dtypes and shardings of `params`, which are donated."""
-    one = jax.tree.leaves(params)[0].sharding
-    specs = self.specs(cfg)
-    each = parallel.shardings(specs, one.mesh) if isinstance(one, NamedSharding) else None
-    each = each or jax.tree.map(lambda _: one, specs, is_leaf=params_lib.is_spec)
-    whole = lora.Base(params, self.scale).attach(self.load(cfg, each))
+    specs, where = self.specs(cfg), jax.tree.leaves(params)[0].sharding
+    if isinstance(where, NamedSharding):
+      shardings = parallel.shardings(specs, where.mesh)
+    else:
+      shardings = jax.tree.map(lambda _: where, specs, is_leaf=params_lib.is_spec)
+    whole = lora.Base(params, self.scale).attach(self.load(cfg, shardings))
     one = lambda w: _merge(w.weight, w.a, w.b, scale=w.scale, sharding=w.weight.sharding) if lora.is_adapted(w) else w
     return jax.tree.map(one, whole, is_leaf=lora.is_adapted)
 

@@ -15,7 +15,8 @@ from r1jax.config.reward import Reward
 REMAT = ('none', 'full', 'attention', 'qkv', 'products')
 ATTENTION = ('auto', 'xla', 'chunked', 'splash', 'cudnn')
 MAX_RESPONSES = 10_000_000  # of one rollout
-# Settings that records of older runs lack, and the values that they were made with: 'section.key' -> value.
+# Settings that records of older runs lack, and the values that they were made with: 'section.key' or, of a config.SFT,
+# 'key' -> value.
 ADDED = {
   'rollout.weight_dtype': '',
   'rollout.cache_dtype': '',
@@ -44,6 +45,7 @@ ADDED = {
   'lora.alpha': 32.0,
   'lora.targets': [],
   'lora.path': '',
+  'mtp_coef': 0.0,
 }
 
 

@@ -6,6 +6,7 @@ from r1jax import checkpoint, keys, models, parallel, sampling
 from r1jax import config as config_lib
 from r1jax import params as params_lib
 from r1jax.models import lora
+from r1jax.training import lora as training
 
 ADAPTER_KEY = 2**32 - 1  # folded into a run's key for the first values of an adapter; steps are smaller
 
@@ -57,20 +58,21 @@ def open_adapter(cfg, source):
   return adapter
 
 
-def first_params(source, abstract, specs, adapter, seed):
+def first_params(cfg, source, abstract, adapter):
   """What a run trains, at step 0: the model's own parameters, or an adapter.
 
   Args:
-    source: checkpoint.Source of the model. abstract: TrainState. specs: of its `params`.
-    adapter: checkpoint.Adapter to begin with; None for a new one. seed: of a new one.
+    cfg: config.RL or config.SFT. source: checkpoint.Source of the model. abstract: TrainState.
+    adapter: checkpoint.Adapter to begin with; None for a new one.
   """
   if not abstract.base:
     return source.load(abstract.params)
   shardings = jax.tree.map(lambda x: x.sharding, abstract.params)
   if adapter:
     return adapter.load(source.cfg, shardings)
+  specs = training.specs(cfg.lora, source.cfg)
   init = jax.jit(lambda key: params_lib.init(specs, key), out_shardings=shardings)
-  return init(keys.fold_in(jax.random.key(seed), ADAPTER_KEY))
+  return init(keys.fold_in(jax.random.key(cfg.seed), ADAPTER_KEY))
 
 
 def load_frozen(source, abstract):

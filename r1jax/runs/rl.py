@@ -79,8 +79,7 @@ class Run:
 
   def first_params(self):
     """What is trained, at step 0."""
-    specs = lora.specs(self.cfg.lora, self.source.cfg)
-    return first_params(self.source, self.abstract, specs, self.adapter, self.cfg.seed)
+    return first_params(self.cfg, self.source, self.abstract, self.adapter)
 
   def first_model(self):
     """The parameters of the whole model at step 0."""

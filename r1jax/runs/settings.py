@@ -25,9 +25,10 @@ def reward_identity(reward):
 def drop_added(settings):
   """Drops from {section: {key: value}} the settings that older records lack, where they have no effect."""
   for name, off in config_lib.ADDED.items():
-    section, key = name.split('.')
-    if settings.get(section, {}).get(key) == off:
-      del settings[section][key]
+    section, _, key = name.rpartition('.')
+    inner = settings.get(section, {}) if section else settings
+    if inner.get(key) == off:
+      del inner[key]
 
 
 def lora_identity(cfg, base_dtype, adapter):

@@ -246,6 +246,8 @@ def padded_length(length, limit):
 def _cut(batch, groups, rows, length):
   """Some rows (i32[n, G']) of some groups (i32[n, 1]), the first `length` tokens of each response."""
   of_tokens = lambda x: None if x is None else np.ascontiguousarray(x[groups, rows][..., :length])
+  of_prompts = lambda x: None if x is None else x[groups[:, 0]]
+  by_prompt = ('prompts', 'prompt_lengths', 'prompt_experts', 'teacher', 'mean_length')
   by_token = (
     'tokens',
     'loss_mask',
@@ -259,13 +261,9 @@ def _cut(batch, groups, rows, length):
     'experts',
   )
   return batch.replace(
-    prompts=batch.prompts[groups[:, 0]],
-    prompt_lengths=batch.prompt_lengths[groups[:, 0]],
-    prompt_experts=None if batch.prompt_experts is None else batch.prompt_experts[groups[:, 0]],
     lengths=batch.lengths[groups, rows],
-    teacher=None if batch.teacher is None else batch.teacher[groups[:, 0]],
-    mean_length=None if batch.mean_length is None else batch.mean_length[groups[:, 0]],
     stop=None,
     policy_version=None,
+    **{name: of_prompts(getattr(batch, name)) for name in by_prompt},
     **{name: of_tokens(getattr(batch, name)) for name in by_token},
   )
