@@ -5,7 +5,7 @@
 
 The recipe of seed N has the folder W/seed_N, where `experiments.recipe` shows and runs it like any other. Each stage
 runs in a process of its own. What is finished is not run again; killed at any moment, the same command continues.
-Writes W/table.md and W/curves.svg.
+Writes W/table.md, and curves of each metric.
 """
 
 from concurrent import futures
@@ -77,11 +77,12 @@ def run_ablation(cfg, workdir, arguments, jobs=1):
     for done in [pool.submit(run_seed, cfg, seed, workdir, arguments) for seed in a.seeds]:
       done.result()
   runs = [f'{arm}={",".join(os.path.join(folder_of(workdir, seed), arm) for seed in a.seeds)}' for arm in a.arms]
-  lines = table.table(runs, a.metric, a.level)
+  lines = table.table(runs, a.metrics, a.level)
   typed = [shlex.join(command(arguments, workdir, a.seeds[0], arm)) for arm in a.arms]
   with open(os.path.join(workdir, 'table.md'), 'w', encoding='utf-8') as file:
     file.write('\n'.join([*lines, '', f'The arms of seed {a.seeds[0]}:', '', *(f'    {line}' for line in typed), '']))
-  curves.draw(runs, a.metric, os.path.join(workdir, 'curves.svg'))
+  for metric in a.metrics:
+    curves.draw(runs, metric, os.path.join(workdir, f'{metric.replace("/", "_")}.svg'))
   return lines
 
 
@@ -95,7 +96,7 @@ def main(_):
     ]
     cfg = config_lib.convert(config.value, settings.Recipe)
     print('\n'.join(run_ablation(cfg, flags.FLAGS.workdir, arguments, flags.FLAGS.jobs)))
-    print(f'\n{flags.FLAGS.workdir}: table.md, curves.svg, a recipe for each seed')
+    print(f'\n{flags.FLAGS.workdir}: table.md, curves, a recipe for each seed')
 
 
 if __name__ == '__main__':

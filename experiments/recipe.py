@@ -25,7 +25,7 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from experiments import cold_start, curate, evaluate, generate, pretrain, reward_model, rl, sft, toy_files
+from experiments import cold_start, curate, evaluate, generate, label_steps, pretrain, reward_model, rl, sft, toy_files
 from r1jax import config as config_lib
 from r1jax.metrics import recipe_report
 from r1jax.recipes import settings
@@ -60,6 +60,7 @@ EXPERIMENTS = {
   'pretrain': Experiment(pretrain.run_pretrain, config_lib.Pretrain, 'model', 'pretrain'),
   'rl': Experiment(rl.run_rl, config_lib.RL, '', 'rl'),
   'reward_model': Experiment(reward_model.run_reward_model, config_lib.RewardModel, '', 'reward_model'),
+  'label_steps': Experiment(label_steps.run_label_steps, config_lib.LabelSteps, label_steps.LABELS, 'label_steps'),
   'cold_start': Experiment(cold_start.run_cold_start, config_lib.ColdStart, '', 'cold_start'),
   'sft': Experiment(sft.run_sft, config_lib.SFT, '', 'sft'),
   'generate': Experiment(generate.run_generate, config_lib.Generate, '', 'generate'),

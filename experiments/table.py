@@ -2,9 +2,9 @@
 
   python -m experiments.table GRPO=W1,W2,W3 PPO=V1,V2,V3 --metric=eval/pass@1 --level=0.8
 
-Each argument is a label and the folders of finished runs. The columns: the metric at the end (mean of the runs, lowest
-and highest), the first step at which it reaches --level (likewise; of how many runs, if not of all), seconds of the
-processor a step (median), and the most memory that a process has used.
+Each argument is a label and the folders of finished runs. The columns: each --metric at the end (mean of the runs,
+lowest and highest), the first step at which the first of them reaches --level (likewise; of how many runs, if not of
+all), seconds of the processor a step (median), and the most memory that a process has used.
 """
 
 import os
@@ -38,35 +38,34 @@ def peak_memory(folder):
   return memory
 
 
-def row(label, runs, memory, metric, level):
-  """One line of the table. runs: records of each run. memory: GB of each."""
+def at_end(label, runs, metric):
+  """The last values of a metric, one for each run."""
   known = [[r[metric] for r in records if r.get(metric) is not None] for records in runs]
   config_lib.require(all(known), f'a run of {label} has no metric {metric!r}; docs/metrics.md lists them.')
-  steps = [step for records in runs if (step := reached(records, metric, level)) is not None]
+  return [values[-1] for values in known]
+
+
+def row(label, runs, memory, metrics, level):
+  """One line of the table. runs: records of each run. memory: GB of each."""
+  ends = [spread(at_end(label, runs, metric)) for metric in metrics]
+  steps = [step for records in runs if (step := reached(records, metrics[0], level)) is not None]
   when = spread(steps) if steps else 'never'
   when += f', {len(steps)} of {len(runs)} runs' if 0 < len(steps) < len(runs) else ''
   seconds = [[r['time/processor'] for r in records if 'time/processor' in r] for records in runs]
   config_lib.require(all(seconds), f'a run of {label} has no time/processor; it is an older one.')
-  cells = [
-    label,
-    spread([values[-1] for values in known]),
-    when,
-    spread([statistics.median(s) for s in seconds]),
-    f'{max(memory):.2f}',
-  ]
+  cells = [label, *ends, when, spread([statistics.median(s) for s in seconds]), f'{max(memory):.2f}']
   return f'| {" | ".join(cells)} |'
 
 
-def table(arguments, metric, level):
+def table(arguments, metrics, level):
   """The lines of the table of the runs that `arguments` name (see `curves.read`)."""
-  lines = [
-    f'| | {metric} at the end | steps to {level:g} | processor seconds a step | peak memory, GB |',
-    '|---|---|---|---|---|',
-  ]
+  ends = [f'{metric} at the end' for metric in metrics]
+  columns = ['', *ends, f'steps to {level:g}', 'processor seconds a step', 'peak memory, GB']
+  lines = [f'| {" | ".join(columns)} |'.replace('|  |', '| |'), '|---' * len(columns) + '|']
   for argument, (label, runs) in zip(arguments, curves.read(arguments).items()):
     folders = argument.partition('=')[2].split(',')
     memory = [peak_memory(folder) for folder in folders]
-    lines.append(row(label, runs, memory, metric, level))
+    lines.append(row(label, runs, memory, metrics, level))
   return lines
 
 
@@ -76,6 +75,6 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('metric', 'eval/pass@1', 'Name of the metric.')
+  flags.DEFINE_multi_string('metric', ['eval/pass@1'], 'Name of a metric; may be given several times.')
   flags.DEFINE_float('level', 0.8, 'The value to reach.')
   app.run(main)

@@ -59,6 +59,7 @@ VARIANTS = {
     'r1_distill_qwen_1_5b_on_policy',
   ],
   'curate': ['stage3', 'toy', 'planted'],
+  'label_steps': ['math', 'toy'],
 }
 CLASSES = {
   'r1_zero': config.RL,
@@ -70,6 +71,7 @@ CLASSES = {
   'sft': config.SFT,
   'distill': config.SFT,
   'curate': config.Curate,
+  'label_steps': config.LabelSteps,
 }
 
 

@@ -62,6 +62,17 @@ def _jsonl(cfg, objective):
     'points': lambda path: preference.read_points(path, cfg.view),
     'steps': lambda path: process.read_steps(path, cfg.steps),
   }[objective]
+  return _split(cfg, read)
+
+
+def _samples(cfg, objective):
+  require(objective == 'points', f"objective is {objective!r}; of data.source 'samples' only 'points' can be learned.")
+  require(cfg.path, 'data.path is empty; pass a workdir of experiments.generate with --config.data.path=DIR.')
+  return _split(cfg, lambda path: preference.read_samples(path, cfg.view))
+
+
+def _split(cfg, read):
+  """(training items, held-out items, dropped) of data.path and data.eval_path; read: file -> (items, dropped)."""
   train, dropped = read(cfg.path)
   if cfg.eval_path:
     held_out, dropped_held_out = read(cfg.eval_path)
@@ -83,7 +94,7 @@ def _toy(cfg, objective):
   return *(make(count, held_out, cfg.view) for count, held_out in scored.SPLITS), {}
 
 
-SOURCES = {'jsonl': _jsonl, 'toy': _toy}
+SOURCES = {'jsonl': _jsonl, 'samples': _samples, 'toy': _toy}
 
 
 def encode(items, encoder, objective):

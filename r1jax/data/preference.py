@@ -1,6 +1,7 @@
-"""Examples for outcome reward models: preference pairs, and responses labelled as safe or not.
+"""Examples for outcome reward models: preference pairs, and responses labelled as safe, or as right, or not.
 
 The row of a pair has `prompt`, `chosen` and `rejected`; that of a point has `prompt`, `response` and `safe` (1 or 0).
+Samples of experiments.generate are points, whose label says whether the response is right.
 A prompt is a text, which stands for one user turn, or a list of turns {'role', 'content'}. A row without `id` gets one
 from the file name and the row number. Both kinds of row become an item, which is a dict:
 
@@ -15,7 +16,8 @@ import functools
 import json
 import os
 
-from r1jax.data import conversation, reader
+from r1jax import templates
+from r1jax.data import conversation, reader, shards
 
 
 def read_pairs(path, view):
@@ -40,6 +42,25 @@ def read_points(path, view):
   """Reads safety labels, like `read_pairs`: items with texts [response] and labels [1.0] if it is safe, else [0.0]."""
   rows = reader.read_rows(path, _check_point)
   return _items(path, rows, lambda row: [row['response']], lambda row: [float(row['safe'])], view)
+
+
+def read_samples(folder, view):
+  """Reads graded samples, like `read_points`: labels [1.0] if the response is right.
+
+  Args:
+    folder: a workdir of experiments.generate.
+    view: one of config.VIEWS.
+  """
+  rows = [
+    {
+      'id': f'{row["id"]}:{row["sample"]}',
+      'prompt': row['problem'],
+      'response': templates.completed(row['prompt'], row['response']),
+      'safe': row['correct'],
+    }
+    for row in shards.read(os.path.join(folder, 'samples'))
+  ]
+  return _items(folder, rows, lambda row: [row['response']], lambda row: [float(row['safe'])], view)
 
 
 def turns_of(prompt):

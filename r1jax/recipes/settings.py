@@ -49,12 +49,13 @@ class Ablation:
 
   arms: tuple[str, ...] = ()  # the stages to compare; () where the recipe is no ablation
   seeds: tuple[int, ...] = (0, 1, 2)
-  metric: str = 'eval/pass@1'  # see docs/metrics.md
-  level: float = 0.8  # the first step at which the metric reaches it is reported
+  metrics: tuple[str, ...] = ('eval/pass@1',)  # to draw and to tabulate; see docs/metrics.md
+  level: float = 0.8  # the first step at which the first metric reaches it is reported
 
   def __post_init__(self):
     require(self.seeds, 'ablation.seeds is empty; name at least one seed.')
     require(len(set(self.seeds)) == len(self.seeds), f'ablation.seeds {self.seeds} has a seed twice.')
+    require(self.metrics, 'ablation.metrics is empty; name at least one metric.')
 
 
 @dataclasses.dataclass(frozen=True)

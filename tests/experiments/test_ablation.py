@@ -73,7 +73,7 @@ def test_each_stage_of_each_seed_runs_once_and_arms_are_compared(ran, tmp_path):
   ]
   text = (tmp_path / 'table.md').read_text()
   assert text.startswith('\n'.join(lines)) and f'--workdir {tmp_path}/seed_0 --only ppo_1' in text
-  assert (tmp_path / 'curves.svg').read_text().startswith('<?xml')
+  assert (tmp_path / 'eval_pass@1.svg').read_text().startswith('<?xml')
   assert ablation.run_ablation(config_of(), str(tmp_path), ARGUMENTS) == lines and len(ran.stages) == 6
 
 

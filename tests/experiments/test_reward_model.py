@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
+from configs import label_steps as label_configs
 from configs import reward_model as configs
 from experiments import label_steps, reward_model
 from r1jax import checkpoint, config
 from r1jax.config import ConfigError
-from r1jax.data import DataError, process
+from r1jax.data import DataError, labelled, process, shards
 from r1jax.data.toy import scored
 from r1jax.rewards.neural import NEURAL
 from r1jax.rewards.neural import model as model_lib
@@ -181,25 +182,53 @@ def test_a_vocabulary_smaller_than_the_alphabet_is_refused(tmp_path):
   assert '\n' not in str(error.value)
 
 
+def label_config(runs, source, **changes):
+  c = label_configs.get_config('toy')
+  c.model.path, c.input = str(runs.base), str(source)
+  c.rollout.update(prompts=2, chunk=2, samples=3, max_prompt=64, max_response=12)
+  c.reward.update(parts={'format': 1.0}, accuracy='format')
+  c.update(changes)
+  return config.convert(c, config.LabelSteps)
+
+
 def test_steps_are_labelled_by_rollouts_and_a_stopped_command_resumes(runs, tmp_path):
   rows = [
     {'id': i, 'problem': f'{30 + i} a 3 = {33 + i}', 'answer': '3', 'steps': ['a +3', f'{33 + i} ok']} for i in range(5)
   ]
   (tmp_path / 'in.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  options = label_steps.Options(
-    samples=3, max_prompt=64, max_response=12, chunk=2, reward='format', opening='<think> ', workers=1
-  )
-  run = lambda name, options=options: label_steps.label_file(
-    runs.base, str(tmp_path / 'in.jsonl'), str(tmp_path / name), options
-  )
-  assert run('out.jsonl') == 5
-  expected = (tmp_path / 'out.jsonl').read_bytes()
-  items, _dropped = process.read_steps(str(tmp_path / 'out.jsonl'), 'line')
+  cfg = label_config(runs, tmp_path / 'in.jsonl', opening='<think> ')
+  workdir, labels = tmp_path / 'w', tmp_path / 'w' / 'labels.jsonl'
+  summary = label_steps.run_label_steps(cfg, str(workdir))
+  expected = labels.read_bytes()
+  items, _dropped = process.read_steps(str(labels), 'line')
   assert len(items) == 5 and all(n == 3 for row in expected.splitlines() for _, n in json.loads(row)['rollouts'])
+  assert summary['figures']['steps'] == 10
   for size in (len(expected) // 2, 10, len(expected)):  # truncated within a line, or finished
-    (tmp_path / 'out.jsonl').write_bytes(expected[:size])
-    assert run('out.jsonl') == 5 and (tmp_path / 'out.jsonl').read_bytes() == expected
-  with pytest.raises(ConfigError, match='out.jsonl .*settings'):
-    run('out.jsonl', dataclasses.replace(options, seed=1))
-  with pytest.raises(ConfigError, match='--max_prompt 8'):
-    run('long.jsonl', dataclasses.replace(options, max_prompt=8))
+    labels.write_bytes(expected[:size])
+    assert label_steps.run_label_steps(cfg, str(workdir)) == summary and labels.read_bytes() == expected
+  with pytest.raises(ConfigError, match='started with other settings: seed'):
+    label_steps.run_label_steps(dataclasses.replace(cfg, seed=1), str(workdir))
+  short = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, max_prompt=8))
+  with pytest.raises(ConfigError, match='rollout.max_prompt 8'):
+    label_steps.run_label_steps(short, str(tmp_path / 'short'))
+
+
+def test_samples_train_an_outcome_model_and_are_labelled_step_by_step(runs, tmp_path):
+  texts = ['<think>\n 33 a +3\n 36 ok </think>', 'answer 4', 'answer 4', 'answer 5']
+  rows = [
+    {'id': f'p{i}', 'problem': f'3{i} a 3 = 36', 'prompt': f'3{i} a 3 = 36\n', 'answer': '3', 'sample': n}
+    | {'response': text, 'correct': n == 0}
+    for i in range(4)
+    for n, text in enumerate(texts)
+  ]
+  shards.Shards(tmp_path / 'd' / 'samples', 1).write(0, rows)
+  data = config.RewardModelData('samples', 64, str(tmp_path / 'd'), eval_fraction=0.5)
+  train, held_out, _dropped = labelled.load(data, 'points')
+  assert len(train) + len(held_out) == 16 and {i['key'] for i in train}.isdisjoint(i['key'] for i in held_out)
+  assert all(i['labels'] == [float('ok' in i['texts'][0])] for i in train + held_out)
+  with pytest.raises(ConfigError, match="objective is 'steps'; of data.source 'samples'"):
+    labelled.load(data, 'steps')
+  cfg = label_config(runs, tmp_path / 'd', per_problem=2)
+  label_steps.run_label_steps(cfg, str(tmp_path / 'w'))
+  found = [json.loads(line) for line in (tmp_path / 'w' / 'labels.jsonl').read_text().splitlines()]
+  assert [row['steps'] for row in found] == [['33 a +3', '36 ok </think>'], ['answer 4']] * 4

@@ -209,11 +209,13 @@ def test_labels_are_shares_of_right_roll_outs():
     starts.extend(beginnings)
     return [[text + end for end in ('7897' if row['problem'] == 'p' else '9999')] for row, text in beginnings]
 
-  grade = lambda items: [float(i['response'].endswith(i['answer'])) for i in items]
-  labelled = rollouts.label(rows, sample=sample, grade=grade, rule='line', opening='<think> ')
+  right = lambda items: [i['response'].endswith(i['answer']) for i in items]
+  labelled = rollouts.label(rows, sample=sample, right=right, rule='line', opening='<think> ')
   assert [text for _, text in starts] == ['<think> a\n', '<think> a\nb\n', '<think> c\n']
   assert [row['labels'] for row in labelled] == [[0.5, 0.5], [0.0]]
   assert [row['rollouts'] for row in labelled] == [[[2, 4], [2, 4]], [[0, 4]]]
   assert rollouts.prefixes(rows[0], 'line', between=' ') == ['a', 'a b']  # never a space at the end
-  hard = rollouts.label(rows, sample=sample, grade=grade, rule='line', estimate='hard')
+  sampled = {'steps': ['a', 'b'], 'response': '<think>\n a\n\n b </think>'}
+  assert rollouts.prefixes(sampled, 'line') == ['<think>\n a', sampled['response']]
+  hard = rollouts.label(rows, sample=sample, right=right, rule='line', estimate='hard')
   assert [row['labels'] for row in hard] == [[1.0, 1.0], [0.0]]

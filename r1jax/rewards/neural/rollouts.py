@@ -7,14 +7,12 @@ completions that are correct (soft), or whether any is (hard). Those of the last
 from r1jax.data import process
 from r1jax.data.conversation import SEPARATORS
 
-ESTIMATES = ('soft', 'hard')
-
 
 def prefixes(row, rule, opening='', between=''):
   """The prefixes of a solution that end with each of its steps, as beginnings of a response.
 
   Args:
-    row: dict with 'steps', a list of str.
+    row: dict with 'steps', a list of str. If it also has the 'response' that they are from, prefixes are cut from it.
     rule: one of config.STEP_RULES.
     opening: text before the first step, such as '<think> '.
     between: text after each step, such as ' ', if the policy separates its steps differently from the rule.
@@ -22,20 +20,22 @@ def prefixes(row, rule, opening='', between=''):
   Returns:
     list of str, one per step.
   """
+  if 'response' in row:
+    return [row['response'][:end] for _, end in process.spans(row['response'], rule)]
   end = between or SEPARATORS[rule]
   steps = [process.one_step(step, rule) + end for step in row['steps']]
   # A space is part of the token of the next word, so a policy has never seen a text that ends with one.
   return [(opening + ''.join(steps[: n + 1])).rstrip(' ') for n in range(len(steps))]
 
 
-def label(rows, *, sample, grade, rule, estimate='soft', opening='', between=''):
+def label(rows, *, sample, right, rule, estimate='soft', opening='', between=''):
   """Labels every step of the given solutions.
 
   Args:
     rows: list of dicts with 'problem', 'steps', and the fields that the grader needs ('answer').
     sample: function from a list of (row, prefix of a response) to a list of lists of N whole responses that continue
       the prefix.
-    grade: function from items (the row with 'prompt' and 'response') to floats; 1 or more is correct.
+    right: function from items (the row with 'prompt' and 'response') to whether each is right.
     rule, opening, between: as in `prefixes`.
     estimate: 'soft' or 'hard'.
 
@@ -49,8 +49,8 @@ def label(rows, *, sample, grade, rule, estimate='soft', opening='', between='')
     for (row, _), responses in zip(starts, groups, strict=True)
     for response in responses
   ]
-  scores = iter(grade(items))
-  counts = iter([[sum(next(scores) >= 1 for _ in responses), len(responses)] for responses in groups])
+  verdicts = iter(right(items))
+  counts = iter([[sum(next(verdicts) for _ in responses), len(responses)] for responses in groups])
   out = []
   for row in rows:
     row_counts = [next(counts) for _ in row['steps']]
