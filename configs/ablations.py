@@ -5,7 +5,9 @@ what came out.
 
 Hardware: 2 CPU cores. All numbers ours.
 """
-from configs import common, r1_zero, stages, toy_base
+from ml_collections import ConfigDict
+
+from configs import common, generate, label_steps, r1_zero, reward_model, stages, toy_base
 
 
 def _arm(about, **settings):
@@ -60,7 +62,66 @@ def _lora():
   return _ablation(full=full, **ranks)
 
 
-VARIANTS = {'objectives': _objectives, 'off_policy': _off_policy, 'lora': _lora}
+def _learned(objective, model, data):
+  """A reward model that learns from samples of the world `nested`, beginning as a policy or as another reward model."""
+  c = reward_model.get_config({'points': 'toy_safety', 'steps': 'toy_process'}[objective])
+  c.update(epochs=2.0, batch=64)
+  c.model.update(path=model, preset='')
+  c.data.update(source='samples' if objective == 'points' else 'jsonl', path=data, eval_fraction=0.1, max_length=192)
+  c.optimizer.update(learning_rate=2e-3)
+  about = {'points': 'An outcome model: is the answer right?', 'steps': 'A process model: is the step right?'}
+  return stages.stage('reward_model', c, about[objective])
+
+
+def _drawn(model):
+  """Graded samples of the training problems of the world `nested`."""
+  c = generate.get_config('toy')
+  c.problems = 2048
+  c.model.path, c.data.source = model, 'nested'
+  c.rollout.update(max_prompt=64, max_response=112, samples=4)
+  c.reward = r1_zero.get_config('toy_nested').reward
+  return stages.stage('generate', c, f'Samples of {model.removeprefix("stage:")}')
+
+
+def _rewarded(about, model='stage:base', steps=200, credit=0.0, **parts):
+  """RL with other rewards beside the format's. parts: {reward: (its weight, its model)}."""
+  c = r1_zero.get_config('toy_nested')
+  c.steps, c.model.path = steps, model
+  c.eval.update(every=10, samples=4, final_samples=4)
+  c.reward.parts = ConfigDict(dict(format=0.5, math=0.0) | {name: weight for name, (weight, _) in parts.items()})
+  c.reward.options = ConfigDict({name: dict(path=path) for name, (_, path) in parts.items() if path})
+  c.reward.step_credit = credit
+  return stages.stage('rl', c, about)
+
+
+def _rule_vs_orm_vs_prm():
+  """The rule against learned rewards. reward/mean is what an arm is trained on, reward/math/mean the truth."""
+  labels = label_steps.get_config('toy')
+  labels.model.path, labels.input, labels.per_problem = 'stage:base', 'stage:samples', 1
+  labels.rollout.update(max_prompt=176, max_response=112)
+  orm, prm, half = 'stage:orm', 'stage:prm', 100
+  return stages.recipe(dict(
+      base=stages.stage('pretrain', toy_base.get_config('nested'), 'The base model'),
+      samples=_drawn('stage:base'),
+      orm=_learned('points', 'stage:base', 'stage:samples'),
+      labels=stages.stage('label_steps', labels, 'Labels for the steps of samples, by rollouts of the base'),
+      prm=_learned('steps', 'stage:base', 'stage:labels'),
+      rule=_rewarded('The rule', math=(1.0, '')),
+      outcome=_rewarded('The outcome model', preference=(1.0, orm)),
+      process=_rewarded('The worst step by the process model', process=(1.0, prm)),
+      credit=_rewarded('The rule, and credit for each step', math=(1.0, ''), process=(0.0, prm), credit=0.5),
+      mixture=_rewarded('The rule and the process model', math=(1.0, ''), process=(0.5, prm)),
+      half=_rewarded('The outcome model, half as long', steps=half, preference=(1.0, orm)),
+      new_samples=_drawn('stage:half'),
+      new_orm=_learned('points', orm, 'stage:new_samples'),
+      retrained=_rewarded('The other half, with the outcome model trained on new samples', 'stage:half', half,
+                          preference=(1.0, 'stage:new_orm'))),
+      ablation=dict(arms=('rule', 'outcome', 'process', 'credit', 'mixture', 'retrained'), seeds=(0, 1, 2),
+                    metrics=('eval/pass@1', 'reward/math/mean', 'reward/mean'), level=0.5))
+
+
+VARIANTS = {'objectives': _objectives, 'off_policy': _off_policy, 'lora': _lora,
+            'rule_vs_orm_vs_prm': _rule_vs_orm_vs_prm}
 
 
 def get_config(variant='objectives'):

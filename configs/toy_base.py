@@ -1,4 +1,4 @@
-"""Base models of the two toy worlds: about 230k parameters, trained on generated text.
+"""Base models of the toy worlds: about 230k parameters, trained on generated text.
 
   python -m experiments.pretrain --config configs/toy_base.py:trial --workdir D
 
@@ -25,6 +25,14 @@ def _chain():
   return c
 
 
+def _nested():
+  """Sums of two digits take longer to learn; its authors forget most carries."""
+  c = _base('nested')
+  c.update(steps=4000, batch=12, length=192, max_response=112)
+  c.gate.update(steps=ConfigDict(dict(term=0.95, sum=0.5)), rounds=0)
+  return c
+
+
 def _r1():
   """The recipe's: four kinds of problems in two languages. Its authors forget half of the hard steps in English."""
   c = _base('r1')
@@ -44,5 +52,5 @@ def _r1_student():
 
 
 def get_config(variant='trial'):
-  return common.choose({'trial': lambda: _base('trial'), 'chain': _chain, 'r1': _r1, 'r1_student': _r1_student},
-                       variant)
+  return common.choose({'trial': lambda: _base('trial'), 'chain': _chain, 'nested': _nested, 'r1': _r1,
+                        'r1_student': _r1_student}, variant)

@@ -152,6 +152,11 @@ def _chain(cfg, _):
   return _toy('chain', cfg)
 
 
+def _nested(cfg, _):
+  """The toy world of sums of earlier results. Generated, the same in every run."""
+  return _toy('nested', cfg)
+
+
 def _stories(cfg, _):
   """Arithmetic in words. Generated, the same in every run."""
   return _toy('stories', cfg)
@@ -192,6 +197,7 @@ SOURCES = {
   'tfds': _tfds,
   'trial': _trial,
   'chain': _chain,
+  'nested': _nested,
   'stories': _stories,
   'countdown': _countdown,
   **{f'r1_{kind}': _r1(kind) for kind in ('chain', 'logic', 'code', 'open')},

@@ -1,8 +1,9 @@
-"""Two toy worlds in which R1-Zero works on two CPU cores: problems, and text to pretrain a base model on.
+"""Toy worlds in which R1-Zero works on two CPU cores: problems, and text to pretrain a base model on.
 
 trial: find the signs, `36 a 3 b 8 = 31`. Only trying gives the right answer, so under RL responses get longer and
   check themselves. A try is `36 a +3 39 b -8 31 = 31 ok`, the answer is the signed terms, `+3 -8`.
 chain: arithmetic in steps, `a 3*5 b +8 c -9 = ?`. The authors of the text mostly guess, and forget carries.
+nested: sums of earlier results, line by line, which R1-Zero does not learn to the end; see `toy.nested`.
 
 The pretraining text is written by simulated, imperfect authors: some guess, some reason, some check, and six of ten use
 the tags properly. Nothing in it demonstrates what RL finds.
@@ -15,6 +16,8 @@ import math
 from typing import Any
 
 import numpy as np
+
+from r1jax.data.toy import nested
 
 TRAIN_POOL = 4096
 HELD_OUT_POOL = 512
@@ -310,4 +313,5 @@ def _is_int(word):
 WORLDS = {
   'trial': World(_trial_problem, _trial_chain, _trial_steps),
   'chain': World(_chain_problem, _chain_chain, _chain_steps),
+  'nested': World(nested.problem, nested.chain, nested.steps),
 }

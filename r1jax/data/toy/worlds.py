@@ -13,7 +13,7 @@ def documents(world, seed, count):
   """Returns `count` pairs (prompt without its final newline, response)."""
   if world == 'r1':
     return r1_text.documents(seed, count)
-  return [tuple(text.split('\n')) for text in arithmetic.documents(world, seed, count)]
+  return [tuple(text.split('\n', 1)) for text in arithmetic.documents(world, seed, count)]
 
 
 def gate_problems(world, seed, count):
