@@ -22,8 +22,8 @@ def choice(items, *, where='both'):
   and a value such as a number. Two letters are wrong, even if one of them is correct, and so is an answer that the
   response contradicts later.
 
-  If several options are correct, 'answer' is all their letters, such as AD. Then the answer must be these letters, in
-  any order, such as AD, A and D or (D), (A).
+  If several options are correct, 'answer' is all their letters, such as AD or A, D. Then the answer must be these
+  letters in any order, such as AD, A and D or (D), (A).
 
   Args:
     items: list of dicts with 'response', 'answer' (a letter from A to J, or several) and optionally 'options': a list
@@ -44,10 +44,10 @@ def choice(items, *, where='both'):
 def choice_verdict(item, *, where='both'):
   """How `choice` scores one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
   answers.check_where(where, WHERE)
-  gold = answers.reference(item).strip().strip('()')
+  gold = _gold(item)
   if not gold or len(set(gold)) != len(gold) or set(gold) - set(LETTERS):
     raise ValueError(f"the item's 'answer' is {item['answer']!r}; it must be a letter from A to J, or several.")
-  gold, options = ''.join(sorted(gold)), _options(item.get('options') or {})
+  options = _options(item.get('options') or {})
   if options and set(gold) - set(options):
     raise ValueError(f"the item's 'answer' is {gold!r}, which is not one of the options {', '.join(options)}.")
   answer = answers.find(item, where)
@@ -64,9 +64,14 @@ def choice_verdict(item, *, where='both'):
 def choice_vote(item, *, where='both'):
   """The letter that the response chooses; None if it chooses none, or a different one later."""
   answer, options = answers.find(item, where), _options(item.get('options') or {})
-  several = len(str(item.get('answer', '')).strip().strip('()')) > 1
+  several = len(_gold(item)) > 1
   letter = _chosen(answer.text, options, several) if answer.text is not None else None
   return None if answer.later is not None and _chosen(answer.later, options, several) != letter else letter
+
+
+def _gold(item):
+  """The letters of the item's 'answer', in order."""
+  return ''.join(sorted(re.sub('[(), ]', '', answers.reference(item) if 'answer' in item else '')))
 
 
 def _options(options):

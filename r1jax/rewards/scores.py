@@ -141,6 +141,8 @@ def solver_rating(ratings, solved):
   # All problems as hard as the easiest, or as the hardest, bound the rating.
   level = _SCALE * math.log(total / (count - total))
   low, high = float(ratings.min()) + level, float(ratings.max()) + level
-  rating = float(optimize.brentq(lambda rating: chance(rating).sum() - total, low - 1, high + 1)) if high > low else low
+  rating = low
+  if high > low:
+    rating = float(optimize.root_scalar(lambda r: chance(r).sum() - total, bracket=(low - 1, high + 1)).root)
   information = (chance(rating) * (1 - chance(rating))).sum()
   return {'rating': rating, 'standard_error': float(_SCALE / math.sqrt(information)), 'problems': count}

@@ -3,8 +3,8 @@
 BENCHMARKS has what an evaluation's config says of each file: the settings of a config.Part, the reward, its options.
 """
 
-from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 from r1jax import config
 from r1jax.data import mixture, reader
@@ -28,7 +28,7 @@ class Benchmark:
   reward: str = 'math'
   options: dict = dataclasses.field(default_factory=dict)
   part: dict = dataclasses.field(default_factory=dict)
-  response: Callable | None = lambda problem: BOX.replace('{}', problem['answer'])
+  response: Any = lambda problem: BOX.replace('{}', problem['answer'])
 
   def load(self, data_dir):
     """The problems of the file, and how many of its rows the reward cannot grade."""

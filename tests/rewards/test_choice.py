@@ -148,7 +148,7 @@ def test_mmlu_in_every_way(data_dir):
 
 @pytest.mark.parametrize('wrap', ['<answer>{}</answer>', '\\boxed{{}}'])
 def test_several_letters(wrap):
-  for gold in ('AD', 'DA'):
+  for gold in ('AD', 'DA', 'A D', 'A, D'):
     for answer in ('AD', 'DA', 'A, D', 'A and D', '(A)(D)', 'A、D', '(D), (A).', '\\text{AD}', 'A;D', '选AD'):
       assert choice(answer, gold, wrap) == 1, answer
     for answer in ('A', 'D', 'ABD', 'AC', 'AAD', 'A not D', 'B', ''):
