@@ -27,7 +27,7 @@ from r1jax.rewards import choice, countdown, logic, toy
 from r1jax.rewards.coding import code_tests
 from r1jax.rewards.mathematics import math_answer
 from r1jax.rewards.printable import printable
-from r1jax.rewards.text import form, ifeval, language, length
+from r1jax.rewards.text import drop, form, ifeval, language, length, refusal
 from r1jax.rewards.text.language import declared as language_of
 from r1jax.rewards.text.language import language_consistency
 
@@ -58,6 +58,8 @@ REWARDS: dict[str, Callable[..., Any]] = {
   'repetition': length.repetition,
   'language': language.language,
   'ifeval': ifeval.ifeval,
+  'drop_f1': drop.drop_f1,
+  'refusal': refusal.refusal,
   'signs': toy.signs,
   'open': toy.open_question,
 }
@@ -73,6 +75,8 @@ VERDICTS: dict[str, Callable[..., Any]] = {
   'code': code_tests.verdict,
   'language': language.verdict,
   'ifeval': ifeval.verdict,
+  'drop_f1': drop.verdict,
+  'refusal': refusal.verdict,
 }
 
 # Function from one item (and the reward's options) to the answer that is graded, normalized so that equal answers are
@@ -83,6 +87,7 @@ VOTES = {
   'exact': choice.exact_vote,
   'logic': logic.vote,
   'countdown': countdown.vote,
+  'drop_f1': drop.vote,
   'signs': toy.signs_vote,
 }
 

@@ -10,6 +10,7 @@ WHERE = (*answers.WHERE, 'summary')
 LETTERS = 'ABCDEFGHIJ'
 
 _LETTER = re.compile(r'(?:option |choice |故?选项?:? ?)?[(\[]?([A-Ja-j])[)\]]?[.:]?', re.IGNORECASE)
+_LETTERS = re.compile(rf'(?:故?选项?:? ?)?(?:[(\[]?[A-J][)\]]?\.?[{mathtext.MARKS} 、，]*){{2,10}}')
 _LEADING = re.compile(r'[(\[]? ?([A-J]) ?(?:[)\]][.:,]?|[.:,]| ) ?')
 
 
@@ -21,9 +22,12 @@ def choice(items, *, where='both'):
   and a value such as a number. Two letters are wrong, even if one of them is correct, and so is an answer that the
   response contradicts later.
 
+  If several options are correct, 'answer' is all their letters, such as AD or A, D. Then the answer must be these
+  letters in any order, such as AD, A and D or (D), (A).
+
   Args:
-    items: list of dicts with 'response', 'answer' (a letter from A to J) and optionally 'options': a list of texts in
-      the order of the letters, or a dict from letter to text.
+    items: list of dicts with 'response', 'answer' (a letter from A to J, or several) and optionally 'options': a list
+      of texts in the order of the letters, or a dict from letter to text.
     where: 'tags', 'boxed', 'both', or 'summary' (everything after the thinking).
 
   Returns:
@@ -40,18 +44,19 @@ def choice(items, *, where='both'):
 def choice_verdict(item, *, where='both'):
   """How `choice` scores one item: a dict with 'score', 'reason' and 'extracted', the answer found or None."""
   answers.check_where(where, WHERE)
-  gold = answers.reference(item).strip().strip('()')
-  if len(gold) != 1 or gold not in LETTERS:
-    raise ValueError(f"the item's 'answer' is {item['answer']!r}; it must be a letter from A to J.")
+  gold = _gold(item)
+  if not gold or len(set(gold)) != len(gold) or set(gold) - set(LETTERS):
+    raise ValueError(f"the item's 'answer' is {item['answer']!r}; it must be a letter from A to J, or several.")
   options = _options(item.get('options') or {})
-  if options and gold not in options:
+  if options and set(gold) - set(options):
     raise ValueError(f"the item's 'answer' is {gold!r}, which is not one of the options {', '.join(options)}.")
   answer = answers.find(item, where)
   if answer.text is None:
     return {'score': 0.0, 'reason': answer.reason, 'extracted': None}
-  letter = _chosen(answer.text, options)
+  several = len(gold) > 1
+  letter = _chosen(answer.text, options, several)
   reason = f'chose {letter}' if letter else 'not one letter, and not the text of one option'
-  if letter == gold and answer.later is not None and _chosen(answer.later, options) != gold:
+  if letter == gold and answer.later is not None and _chosen(answer.later, options, several) != gold:
     letter, reason = None, f'followed by another answer: {answer.later[:80]}'
   return {'score': float(letter == gold), 'reason': reason, 'extracted': answer.text}
 
@@ -59,8 +64,14 @@ def choice_verdict(item, *, where='both'):
 def choice_vote(item, *, where='both'):
   """The letter that the response chooses; None if it chooses none, or a different one later."""
   answer, options = answers.find(item, where), _options(item.get('options') or {})
-  letter = _chosen(answer.text, options) if answer.text is not None else None
-  return None if answer.later is not None and _chosen(answer.later, options) != letter else letter
+  several = len(_gold(item)) > 1
+  letter = _chosen(answer.text, options, several) if answer.text is not None else None
+  return None if answer.later is not None and _chosen(answer.later, options, several) != letter else letter
+
+
+def _gold(item):
+  """The letters of the item's 'answer', in order."""
+  return ''.join(sorted(re.sub('[(), ]', '', answers.reference(item) if 'answer' in item else '')))
 
 
 def _options(options):
@@ -73,9 +84,12 @@ def _option_key(text):
   return ' '.join(mathtext.strip_fonts(text).split()).casefold()
 
 
-def _chosen(text, options):
-  """The letter that an answer chooses; None if it is not exactly one."""
+def _chosen(text, options, several=False):
+  """The letter that an answer chooses; None if it is not exactly one. several: letters, in order, are read as well."""
   text = mathtext.normalize(text)
+  if several and _LETTERS.fullmatch(mathtext.strip_fonts(text)):
+    letters = re.findall('[A-J]', mathtext.strip_fonts(text))
+    return ''.join(sorted(letters)) if len(set(letters)) == len(letters) else None
   letter = _LETTER.fullmatch(mathtext.strip_fonts(text))
   if letter:
     return letter[1].upper()

@@ -1,9 +1,10 @@
 """Checks that a problem has the fields its rewards read, so that a bad row is reported before anything is sampled."""
 
+from r1jax import templates
 from r1jax.config import ConfigError
 from r1jax.rewards import answers, choice
 from r1jax.rewards.coding import code_tests
-from r1jax.rewards.text import ifeval
+from r1jax.rewards.text import drop, ifeval
 
 # A response that is well formed, but that no reward can find correct and that holds no program to run.
 _BLANK = {'prompt': '', 'response': '<think>?</think><answer>?</answer>'}
@@ -30,6 +31,11 @@ def _numbers(item):
     raise ValueError(f"field 'target' is {target!r:.40}; it must be a whole number")
 
 
+def _reference(item):
+  if not isinstance(item['reference'], str) or not (templates.summary(item['reference']) or '').strip():
+    raise ValueError("field 'reference' must be a response with a text after its thinking, to compare with")
+
+
 def _options(item):
   options = item.get('options') or {}
   if not isinstance(options, (dict, list)):
@@ -47,6 +53,8 @@ NEEDS = {
   'countdown': _numbers,
   'code': lambda item: code_tests.verdict(item | {'program': None} | _BLANK),
   'ifeval': lambda item: ifeval.verdict(item | _BLANK),
+  'drop_f1': lambda item: drop.verdict(item | _BLANK),
+  'pairwise': _reference,
 }
 
 

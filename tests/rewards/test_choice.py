@@ -146,11 +146,25 @@ def test_mmlu_in_every_way(data_dir):
         assert rewards.REWARDS['choice']([item]) == [float(letter == gold)], (row['id'], way, letter)
 
 
+@pytest.mark.parametrize('wrap', ['<answer>{}</answer>', '\\boxed{{}}'])
+def test_several_letters(wrap):
+  for gold in ('AD', 'DA', 'A D', 'A, D'):
+    for answer in ('AD', 'DA', 'A, D', 'A and D', '(A)(D)', 'A、D', '(D), (A).', '\\text{AD}', 'A;D', '选AD'):
+      assert choice(answer, gold, wrap) == 1, answer
+    for answer in ('A', 'D', 'ABD', 'AC', 'AAD', 'A not D', 'B', ''):
+      assert choice(answer, gold, wrap) == 0, answer
+  assert choice('A}, \\boxed{D', 'AD', '\\boxed{{}}') == 1 and choice('AD', 'A', wrap) == 0
+  item = {'response': wrap.replace('{}', 'D, A'), 'answer': 'AD', 'options': ['p', 'q', 'r', 's']}
+  assert rewards.VERDICTS['choice'](item)['score'] == 1 and rewards.VOTES['choice'](item) == 'AD'
+  assert rewards.VOTES['choice'](item | {'answer': 'A'}) is None
+
+
 @pytest.mark.parametrize(
   ('item', 'message'),
   [
     ({'answer': '42'}, "'answer' is '42'"),
-    ({'answer': 'AB'}, "'answer' is 'AB'"),
+    ({'answer': 'AK'}, "'answer' is 'AK'"),
+    ({'answer': 'AA'}, "'answer' is 'AA'"),
     ({'answer': ''}, "'answer' is ''"),
     ({'answer': 'D', 'options': ['a', 'b']}, "'answer' is 'D'.* options A, B"),
   ],

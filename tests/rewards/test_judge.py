@@ -1,10 +1,12 @@
 """The judge: verdicts are parsed by the rule, whatever the judge or the response says."""
 
+import concurrent.futures
 import dataclasses
 import itertools
 import json
 import random
 import re
+import threading
 
 import jax
 import pytest
@@ -13,7 +15,7 @@ from r1jax import models, parallel, tokenizers
 from r1jax import params as params_lib
 from r1jax.checkpoint import families, hf
 from r1jax.config import ConfigError
-from r1jax.rewards.neural import NEURAL, judge
+from r1jax.rewards.neural import NEURAL, judge, questions
 from r1jax.rewards.neural.endpoint import EndpointError
 
 HOSTILE = [
@@ -158,7 +160,7 @@ def test_what_is_judged_cannot_end_its_own_block():
     chats_seen = []
     judge.judge([item('a' + response, answer, problem)], recording(chats_seen), view='whole')
     for chat in chats_seen:
-      text, squeeze = chat[0]['content'], lambda s: re.sub(r'\s', '', judge._plain(s))
+      text, squeeze = chat[0]['content'], lambda s: re.sub(r'\s', '', questions.plain(s))
       mark = re.search(r'marks ([0-9a-f]{16}):\n', text)[1]
       assert text.count(mark) == 9  # three blocks with three marks each
       assert [squeeze(p) for p in parts(chat)] == [squeeze(s) for s in (problem, answer, 'a' + response)]
@@ -290,13 +292,26 @@ def test_processes_share_the_items_of_an_endpoint(server, monkeypatch):
   pytest.importorskip('httpx')
   server.reply = lambda body, number: by_number([body['messages']])[0]
   score, items = judge.Judge(url=server.url, model='m'), [item('42'), item('41'), item('42', problem='b'), item('43')]
-  scores = []
-  for process in range(2):
-    monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
-    monkeypatch.setattr(jax, 'process_count', lambda: 2)
-    monkeypatch.setattr(parallel, 'sum_across_processes', lambda scores: scores)
-    scores.append(score(items))
-  assert scores == [[1, 0, 0, 0], [0, 0, 1, 0]] and len(server.bodies) == 4
+  barrier, local, given = threading.Barrier(2), threading.local(), {}
+
+  def sum_across_processes(array):  # the two threads below play processes
+    given[local.process] = array
+    barrier.wait(20)
+    total = given[0] + given[1]
+    barrier.wait(20)
+    return total
+
+  def run(process):
+    local.process = process
+    return [v['grade'] for v in score.verdicts(items)], score(items)
+
+  monkeypatch.setattr(jax, 'process_index', lambda: local.process)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(parallel, 'sum_across_processes', sum_across_processes)
+  with concurrent.futures.ThreadPoolExecutor(2) as threads:
+    results = list(threads.map(run, range(2)))
+  assert results == [(['correct', 'incorrect', 'correct', 'incorrect'], [1, 0, 1, 0])] * 2
+  assert len(server.bodies) == 8 and all(server.bodies.count(body) == 2 for body in server.bodies)  # each once a call
 
 
 @pytest.fixture(scope='module')

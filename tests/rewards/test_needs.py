@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from r1jax import config, rewards
-from r1jax.rewards import needs
+from r1jax.rewards import needs, neural
 
 ROUTES = {
   'math': {'math': 1.0},
@@ -14,6 +14,8 @@ ROUTES = {
   'choice': {'choice': 1.0},
   'ifeval': {'ifeval': 1.0},
   'free': {'helpful': 1.0},
+  'reading': {'drop_f1': 1.0},
+  'versus': {'pairwise': 1.0},
 }
 REWARD = config.Reward(
   parts={'format': 1.0, 'language': 1.0},
@@ -36,6 +38,10 @@ GOOD = [
   {'kind': 'choice', 'answer': 'B', 'options': {'A': 'one', 'B': 'two'}},
   {'kind': 'ifeval', 'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}]},
   {'kind': 'free', 'answer': ''},
+  {'kind': 'reading', 'answers': ['four', ['2', '2']]},
+  {'kind': 'reading', 'answer': '4'},
+  {'kind': 'reading', 'answers': {'number': '', 'spans': ['a', 'b'], 'date': {}}},
+  {'kind': 'versus', 'reference': '<think>so</think>yes'},
 ]
 BAD = [
   ({'kind': 'math', 'answer': ''}, "'answer' is empty"),
@@ -61,6 +67,11 @@ BAD = [
   ({'kind': 'choice', 'answer': 'A', 'options': 7}, "'options' is of type int"),
   ({'kind': 'ifeval', 'instruction_id_list': ['no:such'], 'kwargs': [{}]}, 'unknown instruction'),
   ({'kind': 'ifeval', 'instruction_id_list': ['punctuation:no_comma'], 'kwargs': None}, 'cannot score it'),
+  ({'kind': 'reading', 'answers': [['a', 3]]}, 'a gold answer'),
+  ({'kind': 'reading', 'answers': ['']}, 'no gold answer'),
+  ({'kind': 'reading'}, "no field 'answer'"),
+  ({'kind': 'versus', 'reference': '<think>so'}, "'reference' must"),
+  ({'kind': 'versus'}, "no field 'reference'"),
   ({'kind': 'ifeval'}, "no field 'instruction_id_list'"),
 ]
 
@@ -82,4 +93,4 @@ def test_an_item_without_a_kind_has_the_common_parts_and_foreign_rewards_are_not
   with pytest.raises(ValueError, match="'exact'.*'answer' is empty"):
     needs.checker(plain)({'problem': 'x', 'answer': ' '})
   needs.checker(dataclasses.replace(plain, parts={'a:b': 1.0}, accuracy='a:b'))({'problem': 'x'})
-  assert set(needs.NEEDS) <= set(rewards.REWARDS)
+  assert set(needs.NEEDS) <= set(rewards.REWARDS) | set(neural.NEURAL)

@@ -13,7 +13,7 @@ import pathlib
 import re
 
 from r1jax.config import ConfigError, require
-from r1jax.rewards.coding import bubblewrap, function_tests, programs, sandbox
+from r1jax.rewards.coding import bubblewrap, call_tests, function_tests, programs, sandbox
 from r1jax.rewards.printable import printable
 from r1jax.rewards.text import language as language_lib
 
@@ -46,7 +46,7 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
         list of names; without it they are found as in `function_tests`. 'hidden_asserts' may hold further tests that
         the prompt does not show;
       - 'io' (list of dicts with 'input' and 'output'): the printed text must equal 'output' (see `same_output`), and
-        the exit status must be 0.
+        the exit status must be 0. With 'starter_code', the inputs and outputs are those of calls, see `call_tests`.
       Optional fields: 'setup', Python to run before 'test' or 'asserts' (the program gets its imports, and those of the
       prompt in 'problem' or 'prompt'); 'language', a key of `programs.LANGUAGES`, only for 'io' (default python; a
       natural language such as 'en' is ignored, since it is the problem's); 'time_limit', which overrides the option.
@@ -65,6 +65,7 @@ def verdict(item, *, score='all', time_limit=5.0, memory_mb=512, tolerance=1e-6,
     ValueError: the item has no tests, or its fields are not as described.
   """
   _check(score, time_limit, memory_mb, tolerance, unsafe)
+  item = call_tests.as_asserts(item, tolerance)
   language, kind, tests = _parse_item(item)
   limits = sandbox.Limits(float(item.get('time_limit') or time_limit), memory_mb)
   if 'response' in item:  # it takes precedence over 'program'

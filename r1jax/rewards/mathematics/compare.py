@@ -37,6 +37,7 @@ _HAN = re.compile('[\u4e00-\u9fff]')
 _MATRIX = re.compile(r'\\begin ?\{([pb]?)matrix\}((?:(?!\\begin).)*)\\end ?\{\1matrix\} ?')
 _BASED = re.compile(r'(\()?([0-9A-Fa-f]+)(?(1)\))_(\()?(?:base)?([0-9]+)(?(3)\))')
 _NOT_ONE_EXPRESSION = re.compile(r'(?<![\^_])[0-9.] +[0-9.]|[0-9] ?_|\\\\')  # adjacent numbers, a base, a line break
+_ROW = re.compile(f'[0-9]+(?: ?[{mathtext.MARKS}] ?[0-9]+)+')
 _ANGLES = re.compile(r'\\?(?:sin|cos|tan|cot|sec|csc)')
 # What an answer may contain even if the reference does not. math-verify's parser skips what it does not know.
 _CHARACTERS = set('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 +-*/^_=<>()[]{}.,;|!&\\')
@@ -81,6 +82,7 @@ def _difference(gold, predicted, problem, depth):
   for compare in (
     _choice_letters,
     _words,
+    _rows,
     _quantities,
     _other_base,
     _matrices,
@@ -135,6 +137,13 @@ def _words(gold, predicted, problem, depth):
     expected, got = (text.casefold().removeprefix('the ').replace(' ', '') for text in (expected, got))
     return None if expected == got else 'different words'
   return NotImplemented
+
+
+def _rows(gold, predicted, problem, depth):
+  """The same whole numbers in a row, however they are separated: 24,112 may be a number, or a list like 24, 112."""
+  del problem, depth
+  rows = [re.findall('[0-9]+', text) for text in (gold, predicted) if _ROW.fullmatch(text)]
+  return None if len(rows) == 2 and rows[0] == rows[1] else NotImplemented
 
 
 def _quantities(gold, predicted, problem, depth):

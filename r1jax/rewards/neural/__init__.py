@@ -1,7 +1,10 @@
-"""Rewards by a model. NEURAL: name -> function that takes the options of a config and returns a reward function."""
+"""Rewards by a model. NEURAL: name -> function that takes the options of a config and returns a reward function.
 
-from r1jax.rewards.neural import endpoint, judge, preference, process
+Those of 'judge' and 'pairwise' also have a method `verdicts`, from items to dicts that explain the scores.
+"""
 
-__all__ = ['NEURAL', 'endpoint', 'judge', 'preference', 'process']
+from r1jax.rewards.neural import endpoint, judge, pairwise, preference, process
 
-NEURAL = {'judge': judge.Judge, 'preference': preference.load, 'process': process.load}
+__all__ = ['NEURAL', 'endpoint', 'judge', 'pairwise', 'preference', 'process']
+
+NEURAL = {'judge': judge.Judge, 'pairwise': pairwise.Pairwise, 'preference': preference.load, 'process': process.load}
