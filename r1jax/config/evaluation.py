@@ -48,9 +48,10 @@ class Task(Rows):
 
 @dataclasses.dataclass(frozen=True)
 class TaskRollout(Rollout):
-  """As in RL, with the paper's sampling; records are written after each `prompts` problems."""
+  """As in RL, with the paper's sampling. Records are written after each `prompts` problems; `samples` is for tasks that
+  do not say how many.
+  """
 
-  samples: int = 1  # responses to each problem of tasks that do not say how many
   temperature: float = 0.6  # 0: greedy
   top_p: float = 0.95
 

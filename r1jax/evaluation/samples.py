@@ -1,6 +1,7 @@
 """The graded samples of one task, in a JSON Lines file that a killed evaluation goes on with."""
 
 import os
+import pathlib
 
 from r1jax.metrics import writer
 
@@ -22,7 +23,7 @@ def append(path, rows):
 
 def read(path):
   """The rows of a file. Raises RecordError for a damaged one."""
-  return writer.read_lines(path, _check)
+  return writer.read_lines(pathlib.Path(path), _check)
 
 
 def resume(path, ids, runs, samples, chunk):
