@@ -80,6 +80,8 @@ class Evaluate:
       bool(self.model.path) != bool(self.models),
       f'model.path and models are {"both set" if self.models else "empty"}; set exactly one of the two.',
     )
+    for label, path in self.models.items():
+      require(all(path.split(',')), f'models.{label} is {path!r}; name a model, or several with commas between them.')
     for name in self.only:
       nearest = difflib.get_close_matches(name, self.tasks, n=1, cutoff=0)[0]
       require(name in self.tasks, f"only has {name!r}, which is no task; the nearest known one is '{nearest}'.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 
@@ -89,8 +90,8 @@ def with_examples(problem, examples, task, template):
   shots, text, value = task.few_shot, reader.text_key(problem), problem.get(task.split)
   if not shots.count:
     return problem
-  fits = lambda e: reader.text_key(e) != text and (task.split not in e or e[task.split] == value)
-  chosen = [e for e in examples if fits(e)][: shots.count]
+  fits = lambda e: (task.split not in e or e[task.split] == value) and reader.text_key(e) != text
+  chosen = list(itertools.islice(filter(fits, examples), shots.count))
   config_lib.require(
     len(chosen) == shots.count,
     f'few_shot.path {shots.path} has {len(chosen)} examples for problem {problem["id"]!r}'
