@@ -37,7 +37,7 @@ TASKS = dict(
 TOY_TASKS = dict(
     stories=task(source='stories', template='plain', problems=16, samples=4),
     chain=task(source='chain', template='plain', problems=16, samples=4),
-    countdown=task(source='countdown', template='countdown', grader='countdown', problems=16, samples=4))
+    countdown=task(source='countdown', template='plain', grader='countdown', problems=16, samples=4))
 
 
 def _config(tasks, **settings):
