@@ -76,10 +76,7 @@ class Evaluate:
 
   def __post_init__(self):
     require(self.tasks, 'tasks is empty; name at least one, as configs/evaluation.py does.')
-    require(
-      bool(self.model.path) != bool(self.models),
-      f'model.path and models are {"both set" if self.models else "empty"}; set exactly one of the two.',
-    )
+    require(not (self.model.path and self.models), 'model.path and models are both set; set only one of the two.')
     for label, path in self.models.items():
       require(all(path.split(',')), f'models.{label} is {path!r}; name a model, or several with commas between them.')
     for name in self.only:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import evaluation as configs
+from configs import r1_zero
 from r1jax import config, rewards, templates
 from r1jax.batch import EOS, LENGTH, RolloutBatch
 from r1jax.config import ConfigError
@@ -233,13 +234,17 @@ def test_what_cannot_work_is_refused_before_anything_is_written(prompts, folder,
   assert '\n' not in str(error.value) and not (tmp_path / 'w').exists() and not prompts
 
 
-def test_without_tasks_or_models_there_is_nothing_to_do():
+def test_without_a_model_or_tasks_there_is_nothing_to_do(tmp_path):
   c = configs.get_config('small')
-  with pytest.raises(ConfigError, match='model.path and models are empty'):
-    config.of_evaluation(c)
+  with pytest.raises(ConfigError, match='model.path is empty; pass a model'):
+    task_evaluation.run_tasks(config.of_evaluation(c), str(tmp_path / 'w'))
   c.tasks = {}
   with pytest.raises(ConfigError, match='tasks is empty'):
     config.of_evaluation(c)
+
+
+def test_a_config_without_tasks_is_one_of_rl():
+  assert isinstance(config.of_evaluation(r1_zero.get_config('toy')), config.RL)
 
 
 SHOTS = dict(count=2, path='shots.jsonl', response='{solution}\n#### {answer}')
