@@ -55,7 +55,7 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
         samples,
         keys.fold_in(key, first),
         sampling,
-        watch=lambda done, first=first: _watch(bar, first + done),
+        watch=lambda done, first=first: watch(bar, first + done),
       )
       pending.append((rollout, scores, len(chunk) * samples))
   for rollout, scores, count in pending:
@@ -71,7 +71,8 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
   return metrics, rows
 
 
-def _watch(bar, done):
+def watch(bar, done):
+  """Shows progress, and ends an evaluation that was asked to end."""
   bar.at(done)
   if jax.process_count() == 1:  # several processes check between batches, where all are at the same point
     interrupt.raise_if_stopped()

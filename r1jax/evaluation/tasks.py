@@ -5,7 +5,7 @@ from r1jax.evaluation.runner import number_votes
 from r1jax.rewards import mix, votes
 
 
-def graded(sampler, params, problems, number, *, samples, sampling, key, seed, split=''):
+def graded(sampler, params, problems, number, *, samples, sampling, key, seed, split='', watch=None):
   """The rows of `evaluation.samples` of some problems of a task.
 
   A sample depends on the key, its problem's number and its own alone.
@@ -19,13 +19,14 @@ def graded(sampler, params, problems, number, *, samples, sampling, key, seed, s
     sampling: SamplingParams. key: PRNG key.
     seed: of the run, for the rows.
     split: field of the problems that is kept in the rows.
+    watch: as for `Sampler.start`.
 
   Returns:
     list of P * k rows, the same in every process.
   """
   whole = 1 if sampler.engine.any_batch else sampler.chunk  # so that a short one does not compile another program
   padded = problems + problems[:1] * (-len(problems) % whole)
-  rollout, pending = sampler.start(params, padded, samples, key, sampling, number=number)
+  rollout, pending = sampler.start(params, padded, samples, key, sampling, watch=watch, number=number)
   scores, part = pending.result(), sampler.reward.accuracy
   items, correct = rollout.items[: len(problems) * samples], mix.right(scores.parts, sampler.reward, rollout.items)
   own = {row: verdict.get('reason', '') for row, verdict in scores.verdicts.get(part, {}).items()}

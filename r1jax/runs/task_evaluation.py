@@ -10,8 +10,8 @@ import numpy as np
 
 from r1jax import checkpoint, evaluation, parallel, rollout
 from r1jax import config as config_lib
+from r1jax.evaluation import runner, tables
 from r1jax.evaluation import samples as samples_lib
-from r1jax.evaluation import tables
 from r1jax.metrics import progress
 from r1jax.parallel import interrupt
 from r1jax.runs import grading, policies, runtime, settings, tasks
@@ -146,7 +146,7 @@ def evaluate_task(cfg, run, weights, task, path, first):
         key=key,
         seed=run.seed,
         split=task.task.split,
+        watch=lambda done, number=number: runner.watch(bar, min(number + done, count)),
       )
       if parallel.is_primary():
         samples_lib.append(path, rows)
-      bar.at(min(number + limits.prompts, count))

@@ -75,9 +75,10 @@ def load_examples(task, path):
 
   def example(row, default_id):
     problem = convert(row, default_id)
+    assert problem is not None  # only a filter leaves rows out
     return problem | {'response': mixture.fill(task.few_shot.response, problem)}
 
-  return data.reader.read_jsonl(path, example)[0]
+  return reader.read_jsonl(path, example)[0]
 
 
 def with_examples(problem, examples, task, template):
