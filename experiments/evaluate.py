@@ -1,8 +1,13 @@
-"""Evaluates a policy on held-out problems: metrics, and samples for the report.
+"""Evaluates models on tasks, such as benchmarks; or a policy on the held-out problems of a config of RL.
 
+  python -m experiments.evaluate --config configs/evaluation.py:small --config.models.base=DIR --config.models.rl=RUN \\
+      --workdir W
   python -m experiments.evaluate --config configs/r1_zero.py:toy --config.model.path=DIR --workdir D
 
-Takes a config of `experiments.rl`, of which data, rollout, reward and eval are used.
+With a config that has `tasks`, W/MODEL/TASK.jsonl holds every graded sample, and W/table.md, .json and .html the
+results. If the command is stopped at any moment, the same command continues and ends with the same tables.
+
+Of a config of `experiments.rl`, data, rollout, reward and eval are used; D has metrics, and samples for the report.
 """
 
 import contextlib
@@ -11,8 +16,10 @@ import os
 import time
 
 from r1jax import config as config_lib
+from r1jax.evaluation import tables
 from r1jax.runs import cli, json_files, runtime
 from r1jax.runs.rl import accuracies, evaluate, make_run
+from r1jax.runs.task_evaluation import run_tasks
 from r1jax.runs.workdir import exclusive
 from r1jax.sampling import SamplingParams
 
@@ -55,9 +62,16 @@ def run_evaluate(cfg, workdir):
   return summary
 
 
+def run(cfg, workdir):
+  """`run_tasks` or `run_evaluate`, by the class of the config."""
+  return (run_tasks if isinstance(cfg, config_lib.Evaluate) else run_evaluate)(cfg, workdir)
+
+
 def describe(summary, workdir):
-  return ', '.join(f'{name} {x:.3f}' for name, x in summary['final'].items())
+  if 'final' in summary:
+    return ', '.join(f'{name} {x:.3f}' for name, x in summary['final'].items())
+  return f'{tables.markdown(tables.sections(summary))}\n{workdir}: table.md, table.json, table.html, samples by model'
 
 
 if __name__ == '__main__':
-  cli.main(run_evaluate, config_lib.RL, 'The folder for metrics and samples.', describe)
+  cli.main(run, config_lib.of_evaluation, 'The folder for samples and results.', describe)

@@ -1,5 +1,6 @@
 from r1jax.config.conversion import *  # noqa: F403
 from r1jax.config.distill import *  # noqa: F403
+from r1jax.config.evaluation import *  # noqa: F403
 from r1jax.config.lora import *  # noqa: F403
 from r1jax.config.loss import *  # noqa: F403
 from r1jax.config.problems import *  # noqa: F403

@@ -6,18 +6,15 @@ from r1jax.config.conversion import require
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-  """One part of a mixture: problems of one sort."""
+class Rows:
+  """Rows of one source, and how each becomes a problem."""
 
-  # These five as in Data.
+  # These three as in Data.
   source: str
   path: str = ''
-  eval_path: str = ''
-  eval_fraction: float = 0.05
   name: str = ''
-  weight: float = 1.0  # share of a step's prompts relative to the other parts; a part with weight 0 is not even read
-  start_step: int = 0  # first step in which problems of this part are drawn
-  # The kind of all its problems; '': the field 'kind' of each problem, or the part's name where there is none.
+  # The kind of all its problems; '': the field 'kind' of each problem, or the name of the part or task where there is
+  # none.
   kind: str = ''
   # Target of the language consistency reward for all its problems; '': the field 'language' of each problem, or
   # data.language where there is none.
@@ -28,9 +25,20 @@ class Part:
   # item of a list. '': the row's field 'problem'.
   problem: str = ''
   fields: dict[str, str] = dataclasses.field(default_factory=dict)  # renames row fields: name in the file -> our name
-  # {field: allowed values}: rows of `path` with any other value are left out; eval_filter does the same for eval_path.
+  # {field: allowed values}: rows of `path` with any other value are left out.
   filter: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-  eval_filter: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part(Rows):
+  """One part of a mixture: problems of one sort."""
+
+  # These two as in Data.
+  eval_path: str = ''
+  eval_fraction: float = 0.05
+  weight: float = 1.0  # share of a step's prompts relative to the other parts; a part with weight 0 is not even read
+  start_step: int = 0  # first step in which problems of this part are drawn
+  eval_filter: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # `filter` of eval_path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,23 +57,25 @@ _EVALUATION = dict(
   top_p=TOP_P,
 )
 
+_ROLLOUT = dict(
+  prompts=COUNT,
+  samples=COUNT,
+  max_prompt=TOKENS,
+  max_response=TOKENS,
+  temperature=Range(0, 100, exclude_low=True),
+  top_p=TOP_P,
+  top_k=LARGE_OR_ZERO,
+  min_p=SHARE_BELOW_1,
+  chunk=COUNT_OR_ZERO,
+  slots=COUNT_OR_ZERO,
+)
+
 # {name of the settings class: {field that is a number or a dict of numbers: its range}}
 RANGES = {
   'RL': dict(seed=SEED, steps=LARGE),
   'Part': dict(eval_fraction=SHARE_BELOW_1, weight=FACTOR, start_step=LARGE_OR_ZERO),
   'Data': dict(eval_fraction=SHARE_BELOW_1, drop_solved=SHARE),
-  'Rollout': dict(
-    prompts=COUNT,
-    samples=COUNT,
-    max_prompt=TOKENS,
-    max_response=TOKENS,
-    temperature=Range(0, 100, exclude_low=True),
-    top_p=TOP_P,
-    top_k=LARGE_OR_ZERO,
-    min_p=SHARE_BELOW_1,
-    chunk=COUNT_OR_ZERO,
-    slots=COUNT_OR_ZERO,
-  ),
+  'Rollout': _ROLLOUT,
   'Reward': dict(
     parts=SIGNED,
     step_credit=FACTOR,
@@ -130,6 +132,12 @@ RANGES = {
   'Gate': dict(steps=SHARE, problems=COUNT, samples=COUNT, extra_steps=LARGE_OR_ZERO, rounds=COUNT_OR_ZERO),
   'Pretrain': _RUN | dict(vocab=COUNT, documents=LARGE, steps=LARGE, batch=COUNT, length=TOKENS, max_response=TOKENS),
   'Generate': dict(seed=SEED, problems=LARGE_OR_ZERO, part=COUNT_OR_ZERO, parts=COUNT),
+  'FewShot': dict(count=Range(0, 1000)),
+  'Task': dict(
+    threshold=SIGNED, samples=COUNT_OR_ZERO, problems=LARGE_OR_ZERO, max_response=Range(1, 10_000_000, also=0)
+  ),
+  'TaskRollout': _ROLLOUT | dict(temperature=TEMPERATURE),
+  'Evaluate': dict(seed=SEED, workers=WORKERS, timeout=Range(0, 1_000_000, exclude_low=True)),
   'ColdWay': dict(shots=Range(0, 1000), keep=COUNT),
   'ColdStart': dict(
     seed=SEED,

@@ -19,7 +19,7 @@ def of_run(config):
   """
   require('stages' not in config, 'this is a recipe; name one of its stages, such as configs/r1.py:deepseek_v3/zero.')
   require(
-    not {'merge', 'gate', 'pairs'} & set(config) and set(config) != {'path'},
+    not {'merge', 'gate', 'pairs', 'tasks'} & set(config) and set(config) != {'path'},
     'this run has no accelerator programs to plan; use a config of RL, SFT, a reward model, cold-start data or '
     'sampling (generate).',
   )

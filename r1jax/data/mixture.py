@@ -59,7 +59,7 @@ def row_converter(part, row_filter, check=None):
   """Returns the function from a row and a default id to a problem of a config.Part, for `reader.read_jsonl`.
 
   Args:
-    part: config.Part.
+    part: config.Rows.
     row_filter: part.filter or part.eval_filter, whichever applies to the file; other rows become None.
     check: see `sources.load`.
   """
@@ -72,7 +72,7 @@ def row_converter(part, row_filter, check=None):
       if isinstance(row.get('problem'), list):
         row |= _conversation_fields(row['problem'])
       if part.problem:
-        row['problem'] = _PLACEHOLDER.sub(lambda match: _field_text(row, match[1]), part.problem)
+        row['problem'] = fill(part.problem, row)
     problem = normalise(row, default_id, part.answers)
     if problem.get('turns') is not None:
       conversation.check_turns(problem['turns'], 'turns')
@@ -81,6 +81,11 @@ def row_converter(part, row_filter, check=None):
     return problem
 
   return convert
+
+
+def fill(text, row):
+  """The text with row fields in the place of their names in braces. Raises ValueError for a field that is missing."""
+  return _PLACEHOLDER.sub(lambda match: _field_text(row, match[1]), text)
 
 
 def matches(row, row_filter):

@@ -44,7 +44,8 @@ def load(cfg, check=None):
     problems = _drop_held_out(train, held_out, 0)
     total = dropped['held_out'] + problems.dropped['held_out']
     return dataclasses.replace(problems, dropped=dropped | {'held_out': total})
-  return _load_part(Part(cfg.source, cfg.path, cfg.eval_path, cfg.eval_fraction, cfg.name), check)
+  part = Part(cfg.source, path=cfg.path, eval_path=cfg.eval_path, eval_fraction=cfg.eval_fraction, name=cfg.name)
+  return _load_part(part, check)
 
 
 def _load_part(cfg, check=None):

@@ -2,5 +2,6 @@
 
 from r1jax.evaluation.metrics import majority, summarise
 from r1jax.evaluation.runner import evaluate, key
+from r1jax.evaluation.tasks import graded
 
-__all__ = ['evaluate', 'key', 'majority', 'summarise']
+__all__ = ['evaluate', 'graded', 'key', 'majority', 'summarise']

@@ -55,13 +55,13 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
         samples,
         keys.fold_in(key, first),
         sampling,
-        watch=lambda done, first=first: _watch(bar, first + done),
+        watch=lambda done, first=first: watch(bar, first + done),
       )
       pending.append((rollout, scores, len(chunk) * samples))
   for rollout, scores, count in pending:
     scores = scores.result()
     correct = mix.right(scores.parts, reward, rollout.items)
-    voted = _votes(rollout.items[:count], samples, reward, sampler.grader)
+    voted = number_votes(rollout.items[:count], samples, reward, sampler.grader)
     rows += [_row(rollout, scores, i, correct[i], voted[i], reward, language) for i in range(count)]
   metrics = _metrics(rows, samples, reward, sampler.models)
   for field, prefix in (('kind', 'kind'), ('target', 'language')):
@@ -71,7 +71,8 @@ def evaluate(sampler, params, problems, *, samples, sampling, key, reward, langu
   return metrics, rows
 
 
-def _watch(bar, done):
+def watch(bar, done):
+  """Shows progress, and ends an evaluation that was asked to end."""
   bar.at(done)
   if jax.process_count() == 1:  # several processes check between batches, where all are at the same point
     interrupt.raise_if_stopped()
@@ -90,7 +91,7 @@ def _metrics(rows, samples, reward, models):
   return {name: x for name, x in metrics.items() if not name.startswith(('pass@', 'any@', 'cons@'))}
 
 
-def _votes(items, samples, reward, grader):
+def number_votes(items, samples, reward, grader):
   """For each item the number of its answer among the answers to its problem, or None if it has none.
 
   The accuracy part of the problem's kind decides what the answer is and which answers are equal, see `votes.groups`.

@@ -53,7 +53,7 @@ class Writer:
       raise ValueError("a metric is named 'step', which is already a key of every line; rename it.")
     lines, events = self._files = self._files or self._open()
     values = {name: float(value) for name, value in metrics.items()}
-    lines.write(_dumps({'step': int(step), **values}) + '\n')
+    lines.write(dumps({'step': int(step), **values}) + '\n')
     lines.flush()
     finite = [Summary.Value(tag=name, simple_value=value) for name, value in values.items() if math.isfinite(value)]
     _add_event(events, step=int(step), summary=Summary(value=finite))
@@ -71,7 +71,7 @@ class Writer:
     """
     path = _samples_path(self._dir, step)
     path.parent.mkdir(exist_ok=True)
-    replace_text(path, ''.join(_dumps(row) + '\n' for row in rows))
+    replace_text(path, ''.join(dumps(row) + '\n' for row in rows))
     return path
 
   def resume(self, step):
@@ -79,8 +79,8 @@ class Writer:
     self.close()
     self._purge = int(step)
     if (self._dir / METRICS).exists():
-      kept = [record for record in _read_lines(self._dir / METRICS, _check_metrics) if record['step'] < step]
-      replace_text(self._dir / METRICS, ''.join(_dumps(record) + '\n' for record in kept))
+      kept = [record for record in read_lines(self._dir / METRICS, _check_metrics) if record['step'] < step]
+      replace_text(self._dir / METRICS, ''.join(dumps(record) + '\n' for record in kept))
     for written, path in sample_files(self._dir).items():
       if written >= step:
         path.unlink()
@@ -100,7 +100,7 @@ class Writer:
     # A partial last line left by a killed run must not swallow the next one.
     path = self._dir / METRICS
     if path.exists() and not path.read_bytes().endswith(b'\n'):
-      replace_text(path, ''.join(_dumps(record) + '\n' for record in _read_lines(path)))
+      replace_text(path, ''.join(dumps(record) + '\n' for record in read_lines(path)))
     lines = open(path, 'a', encoding='utf-8', errors='backslashreplace', newline='\n')
     (self._dir / 'tb').mkdir(exist_ok=True)
     # EventsWriter names its file by the second; the suffix distinguishes two starts within one second.
@@ -129,7 +129,7 @@ def read_metrics(workdir):
   if not path.exists():
     raise RecordError(f'{path} is missing; pass the working directory of a run.')
   steps = {}
-  for record in _read_lines(path, _check_metrics):
+  for record in read_lines(path, _check_metrics):
     steps.setdefault(record['step'], {}).update(record)
   return [steps[step] for step in sorted(steps)]
 
@@ -140,7 +140,7 @@ def read_samples(workdir):
   Raises:
     RecordError: a line does not parse, or lacks a field that `Writer.samples` lists.
   """
-  return {step: _read_lines(path, _check_sample) for step, path in sample_files(workdir).items()}
+  return {step: read_lines(path, _check_sample) for step, path in sample_files(workdir).items()}
 
 
 def read_object(path):
@@ -207,7 +207,7 @@ def _samples_path(workdir, step):
   return pathlib.Path(workdir) / SAMPLES / f'step_{int(step):06d}.jsonl'
 
 
-def _dumps(value):
+def dumps(value):
   return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
 
 
@@ -235,7 +235,7 @@ def _loads(text):
   return json.loads(text, parse_constant=lambda _: None, parse_float=finite)
 
 
-def _read_lines(path, check=lambda row: None):
+def read_lines(path, check=lambda row: None):
   """Parses a JSON Lines file of objects; drops an unterminated last line that does not parse.
 
   check: raises ValueError for an object that does not belong into the file.

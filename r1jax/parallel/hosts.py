@@ -6,6 +6,7 @@ Only grading, which costs host time, is split between processes (`local_slice`) 
 """
 
 import functools
+import json
 import os
 
 import jax
@@ -118,6 +119,18 @@ def sum_across_processes(tree):
   with jax.transfer_guard('allow'):
     found = multihost_utils.process_allgather(tree)
   return jax.tree.map(lambda x: x.sum(axis=0, dtype=x.dtype), found)
+
+
+def merge_across_processes(entries):
+  """The union of the dicts of all processes, of JSON values by number or text; all must call it."""
+  if jax.process_count() == 1:
+    return entries
+  text = np.frombuffer(json.dumps(list(entries.items())).encode(), np.uint8)
+  with jax.transfer_guard('allow'):
+    longest = multihost_utils.process_allgather(np.int32(len(text))).max()
+    padded = np.pad(text, (0, longest - len(text)), constant_values=ord(' '))
+    found = multihost_utils.process_allgather(padded)
+  return dict(entry for row in found for entry in json.loads(bytes(row)))
 
 
 def broadcast_from_primary(value):

@@ -42,13 +42,17 @@ def groups(problems, reward, options=None, grader=None, part=None):
   Raises:
     pool.GradeError: the workers cannot continue.
   """
-  vote = rewards.VOTES.get(reward, _text)
-  polls = [_Poll(items, [_collapse_spaces(vote(item, **options or {})) for item in items]) for items in problems]
+  polls = [_Poll(items, [answer_text(item, reward, options) for item in items]) for items in problems]
   if reward in rewards.MERGED and grader is not None:
     equal = _Judge(grader, part or reward)
     _drop_contradicted(polls, equal)
     _merge(polls, equal)
   return [poll.numbers() for poll in polls]
+
+
+def answer_text(item, reward, options=None):
+  """The text that a response votes for, None if it has no answer. reward, options: as for `groups`."""
+  return _collapse_spaces(rewards.VOTES.get(reward, _text)(item, **options or {}))
 
 
 class _Poll:

@@ -42,12 +42,15 @@ class Scores:
     total: f32[P, G], what is learned from. parts: name -> f32[P, G], unweighted; 0 where the part does not score.
     timeouts: responses given up while they were graded.
     credit: f32[P, G, T], of each token, by a process reward model (`losses.step_credit`); None without one.
+    verdicts: name -> {row: verdict} of parts that are rules, for the rows that this process has graded; see
+      `rewards.workers.pool.Scores`.
   """
 
   total: np.ndarray
   parts: dict[str, np.ndarray]
   timeouts: int
   credit: np.ndarray | None = None
+  verdicts: dict[str, dict] = dataclasses.field(default_factory=dict)
 
 
 class Sampler:
@@ -76,12 +79,14 @@ class Sampler:
     self.engine, self.tokenizer, self.template, self.grader = engine, tokenizer, template, grader
     self.reward, self.chunk, self.models, self.step_scores = reward, chunk, dict(models), step_scores
 
-  def start(self, params, problems, samples, key, sampling, step=None, watch=None):
+  def start(self, params, problems, samples, key, sampling, step=None, watch=None, number=0):
     """Samples `samples` responses to each problem and hands them to the workers.
 
     Args:
       step: of training, for parts that begin later; None asks all parts.
       watch: called now and then with the number of problems sampled so far, which may be fractional.
+      number: of the first problem among all that are sampled with this key; sample s of problem n has key n * samples
+        + s.
 
     Returns:
       Rollout, and Pending Scores.
@@ -91,7 +96,7 @@ class Sampler:
     params = self.engine.prepare_params(params)  # once for all chunks
     for first in range(0, len(problems), self.chunk):
       chunk = slice(first, first + self.chunk)
-      keys = row_keys(key, len(prompts[chunk]), samples, first * samples)
+      keys = row_keys(key, len(prompts[chunk]), samples, (number + first) * samples)
       with _watched(self.engine, watch, first, len(prompts[chunk])):
         batch = self.engine.sample(params, prompts[chunk], keys, sampling, step or 0)
       new = self._items(problems[chunk], texts[chunk], batch)
@@ -124,7 +129,8 @@ class Sampler:
     shape = rollout.batch.lengths.shape
     total = mix.total(parts, self.reward, rollout.weights).reshape(shape)
     credit = self._credit(rollout, self.step_scores) if self.step_scores else None
-    return Scores(total, {name: x.reshape(shape) for name, x in parts.items()}, int(timeouts), credit)
+    parts = {name: x.reshape(shape) for name, x in parts.items()}
+    return Scores(total, parts, int(timeouts), credit, _verdicts(graded))
 
   def _credit(self, rollout, step_scores):
     batch, found = rollout.batch, [process.Steps((), ())] * len(rollout.items)
@@ -155,6 +161,16 @@ def _ask(model, name, rollout):
   out = np.zeros(len(rollout.items), np.float32)
   if rows:
     out[rows] = np.asarray(model([rollout.items[i] for i in rows]), np.float32)
+  return out
+
+
+def _verdicts(graded):
+  """{part: {row: verdict}} of [(pool.Scores, its slice of the rows of a chunk, rows of the chunk)]."""
+  out, first = {}, 0
+  for scores, own, count in graded:
+    for name, column in scores.verdicts.items():
+      out.setdefault(name, {}).update(enumerate(column, first + own.start))
+    first += count
   return out
 
 

@@ -34,12 +34,12 @@ USER_ERRORS = (
 )
 
 
-def main(run, config_class, workdir_help, report=lambda summary, workdir: ''):
+def main(run, settings, workdir_help, report=lambda summary, workdir: ''):
   """Runs a command with the flags --config and --workdir.
 
   Args:
     run: function (config, workdir) -> summary.
-    config_class: dataclass that the config file is converted to.
+    settings: dataclass that the config file is converted to, or function that converts it.
     workdir_help: help text of --workdir.
     report: function (summary, workdir) -> text to print at the end; '' prints nothing.
   """
@@ -49,9 +49,11 @@ def main(run, config_class, workdir_help, report=lambda summary, workdir: ''):
   flags.mark_flag_as_required('config')
   workdir = flags.DEFINE_string('workdir', None, workdir_help, required=True)
 
+  convert = functools.partial(config_lib.convert, cls=settings) if isinstance(settings, type) else settings
+
   def call(_):
     with errors_in_one_line():
-      summary = run(config_lib.convert(config.value, config_class), workdir.value)
+      summary = run(convert(config.value), workdir.value)
     if parallel.is_primary() and (text := report(summary, workdir.value)):
       print(text)
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import tqdm
 
-from r1jax import checkpoint, models, parallel, rewards, rollout, sampling
+from r1jax import checkpoint, parallel, rewards, rollout, sampling
 from r1jax import config as config_lib
 from r1jax.data import order, shards
 from r1jax.parallel import interrupt
@@ -17,7 +17,6 @@ from r1jax.rewards.neural import endpoint
 from r1jax.runs import grading, policies
 from r1jax.runs import problems as problems_lib
 from r1jax.runs.settings import drop_added, reward_identity
-from r1jax.training import state as state_lib
 
 log = logging.getLogger('r1jax')
 
@@ -57,9 +56,7 @@ def _open_model(cfg):
   config_lib.check_context(cfg.rollout, source.cfg.context)
   tokenizer, mesh = source.load_tokenizer(cfg.data.chat_template or None), parallel.make_mesh(cfg.mesh)
   engine = policies.make_engine(source.cfg, tokenizer, mesh, cfg.model.dtype, cfg.rollout)
-  abstract = state_lib.abstract_state(models.specs(source.cfg), None, mesh, engine.precision.loaded).params
-  # Only the copy that is sampled with stays in memory.
-  return engine, tokenizer, engine.prepare_params(source.load(abstract))
+  return engine, tokenizer, policies.load_weights(source, engine)
 
 
 def _open_teacher(cfg, workdir):

@@ -7,6 +7,7 @@ from r1jax import config as config_lib
 from r1jax import params as params_lib
 from r1jax.models import lora
 from r1jax.training import lora as training
+from r1jax.training import state as state_lib
 
 ADAPTER_KEY = 2**32 - 1  # folded into a run's key for the first values of an adapter; steps are smaller
 
@@ -103,3 +104,9 @@ def make_engine(model, tokenizer, mesh, dtype, rollout):
     slots=rollout.slots,
     prefill=rollout.prefill,
   )
+
+
+def load_weights(source, engine):
+  """A model's weights as its sampling.Engine samples with them; only this copy stays in memory."""
+  abstract = state_lib.abstract_state(models.specs(source.cfg), None, engine.mesh, engine.precision.loaded).params
+  return engine.prepare_params(source.load(abstract))

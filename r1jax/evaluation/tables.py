@@ -1,0 +1,137 @@
+"""The tables of an evaluation, computed from its files of samples alone."""
+
+import collections
+import json
+import os
+
+import numpy as np
+
+from r1jax import parallel
+from r1jax.batch import LENGTH
+from r1jax.evaluation import estimates, samples
+from r1jax.metrics import report, writer
+
+NOTE = (
+  'Per cent, with 95% intervals by bootstrap over problems, and over runs where a model has several. Differences are '
+  'paired by problem.'
+)
+
+
+def write(workdir, labels, names):
+  """Writes table.json, table.md and table.html to the folder W, in the first process. Returns the table there.
+
+  Args:
+    workdir: W, with W/LABEL/NAME.jsonl. labels: of the models; the others are compared to the first. names: of tasks.
+
+  Returns:
+    {'models': labels, 'rows': [{'task', 'split', 'models': {label: cell}}]}, with `cells`; the split '' is of
+    all problems. None in the other processes.
+  """
+  if not parallel.is_primary():
+    return None
+  rows = []
+  for name in names:
+    files = {label: samples.read(os.path.join(workdir, label, f'{name}.jsonl')) for label in labels}
+    for split in ['', *sorted({row['split'] for row in files[labels[0]]} - {''})]:
+      chosen = {label: [row for row in file if split in ('', row['split'])] for label, file in files.items()}
+      rows.append({'task': name, 'split': split, 'models': cells(chosen)})
+  table = {'models': labels, 'rows': rows}
+  parts = sections(table)
+  texts = {
+    'table.json': json.dumps(table, indent=2, ensure_ascii=False) + '\n',
+    'table.md': markdown(parts),
+    'table.html': report.page('evaluation.html.j2').render(
+      name=os.path.basename(os.path.abspath(workdir)), sections=parts, note=NOTE
+    ),
+  }
+  for file, text in texts.items():
+    writer.replace_text(os.path.join(workdir, file), text)
+  return table
+
+
+def cells(files):
+  """{label: cell} of the rows that the models have of the same problems.
+
+  A cell has the numbers of 'problems' and 'runs', 'k' (samples of a problem) and 'figures': {name: [mean, low, high]}.
+  Each but the first also has 'difference', the same minus that of the first.
+  """
+  names, values = tabulate(files)
+  by_name = lambda figures: {name: [float(x) for x in figure] for name, figure in zip(names, figures)}
+  first, out = next(iter(values)), {}
+  for label, runs in values.items():
+    r, p, _ = runs.shape
+    out[label] = {'problems': p, 'runs': r, 'k': len(files[label]) // (r * p), 'figures': by_name(estimates.mean(runs))}
+    if label != first:
+      out[label]['difference'] = by_name(estimates.difference(values[first], runs))
+  return out
+
+
+def tabulate(files):
+  """The figures of each problem: their F names, and {label: f64[R, P, F]}.
+
+  pass@k and cons@k are given for powers of two and for all samples; cons@k where the grader reads answers that can be
+  voted on; the mean score where it is not the same as pass@1.
+  """
+  everything = [row for rows in files.values() for row in rows]
+  votes = any(row['voted'] is not None for row in everything)
+  scored = any(row['score'] not in (0, 1) for row in everything)
+  figures = lambda rows: figures_of(rows, votes, scored)
+  names, values = [], {}
+  for label, rows in files.items():
+    problems = collections.defaultdict(list)
+    for row in rows:
+      problems[row['seed'], row['id']].append(row)
+    found = [figures(rows) for rows in problems.values()]
+    seeds, names = len({seed for seed, _ in problems}), list(found[0])
+    values[label] = np.array([list(f.values()) for f in found]).reshape(seeds, -1, len(names))
+  return names, values
+
+
+def figures_of(rows, votes, scored):
+  """{name: figure} of the samples of one problem. votes, scored: whether cons@k and the mean score are figures."""
+  n, correct, voted = len(rows), [row['correct'] for row in rows], [row['voted'] for row in rows]
+  mean = lambda value: float(np.mean([value(row) for row in rows]))
+  powers = [1 << i for i in range(n.bit_length())]
+  ks = powers if n in powers else [*powers, n]
+  out = {f'pass@{k}': estimates.pass_at_k(n, sum(correct), k) for k in ks}
+  if votes:
+    out |= {f'cons@{k}': estimates.cons_at_k(voted, correct, k) for k in ks[1:]}
+  if scored:
+    out['score'] = mean(lambda row: row['score'])
+  return out | {'length': mean(lambda row: row['length']), 'truncated': mean(lambda row: row['stop'] == LENGTH)}
+
+
+def sections(table):
+  """The table as texts, for Markdown and HTML: [{'title', 'head', 'rows'}]."""
+  labels = table['models']
+  first, *others = labels
+  right = {'title': 'Right answers', 'head': ['task', 'figure', 'k', 'problems', *labels], 'rows': []}
+  right['head'] += [f'{label} minus {first}' for label in others]
+  long = {'title': 'Length in tokens, and per cent cut off at the limit', 'head': ['task', *labels], 'rows': []}
+  for row in table['rows']:
+    task, models = ' / '.join(filter(None, (row['task'], row['split']))), row['models']
+    cell, figure = models[first], lambda label, name, models=models: models[label]['figures'][name]
+    for name in (n for n in ('pass@1', f'cons@{cell["k"]}', f'pass@{cell["k"]}', 'score') if n in cell['figures']):
+      right['rows'].append([task, name, str(cell['k']), f'{cell["problems"]:,}'])
+      right['rows'][-1] += [shown(figure(label, name), '{:.1f}', 100) for label in labels]
+      right['rows'][-1] += [shown(models[label]['difference'][name], '{:+.1f}', 100) for label in others]
+    lengths = [shown(figure(label, 'length'), '{:,.0f}') for label in labels]
+    cut = [shown(figure(label, 'truncated'), '{:.1f}', 100) for label in labels]
+    long['rows'].append([task, *(f'{a}; {b}' for a, b in zip(lengths, cut))])
+  return [right, long]
+
+
+def shown(figure, form, scale=1):
+  """'value [low, high]' of a figure."""
+  value, low, high = (form.format(scale * x) for x in figure)
+  return f'{value} [{low}, {high}]'
+
+
+def markdown(parts):
+  """The `sections` as Markdown."""
+  line = lambda cells: f'| {" | ".join(cells)} |'
+  lines = []
+  for part in parts:
+    rule = f'|---|{"---:|" * (len(part["head"]) - 1)}'
+    lines += [f'{part["title"]}:', '', line(part['head']), rule, *map(line, part['rows']), '']
+  return '\n'.join([*lines, NOTE, ''])
