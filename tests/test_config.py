@@ -60,6 +60,7 @@ VARIANTS = {
     'r1_distill_qwen_1_5b_on_policy',
   ],
   'curate': ['stage3', 'toy', 'planted'],
+  'search': ['toy', 'math'],
 }
 CLASSES = {
   'r1_zero': config.RL,
@@ -72,6 +73,7 @@ CLASSES = {
   'sft': config.SFT,
   'distill': config.SFT,
   'curate': config.Curate,
+  'search': config.Search,
 }
 
 
