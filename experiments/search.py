@@ -17,11 +17,12 @@ import jax
 import numpy as np
 
 from r1jax import config as config_lib
-from r1jax import keys, parallel, rollout, search
+from r1jax import checkpoint, keys, parallel, rollout, search, templates, tokenizers
 from r1jax.evaluation import estimates
 from r1jax.metrics import plots, search_plots, writer
 from r1jax.parallel import interrupt
 from r1jax.rewards import mix, votes
+from r1jax.rewards.workers import pool
 from r1jax.runs import cli, grading, json_files, policies, runtime
 from r1jax.runs import settings as settings_lib
 from r1jax.runs.problems import get_template, load_problems
@@ -37,11 +38,11 @@ class Run:
   cfg: config_lib.Search
   workdir: str
   problems: list
-  tokenizer: object
-  template: object
-  source: object
+  tokenizer: tokenizers.Tokenizer
+  template: templates.Template
+  source: checkpoint.Source
   mesh: jax.sharding.Mesh
-  grader: object
+  grader: pool.Grader
   models: dict
 
   @property
