@@ -16,8 +16,8 @@ import os
 import jax
 import numpy as np
 
-from r1jax import config as config_lib
 from r1jax import checkpoint, keys, parallel, rollout, search, templates, tokenizers
+from r1jax import config as config_lib
 from r1jax.evaluation import estimates
 from r1jax.metrics import plots, search_plots, writer
 from r1jax.parallel import interrupt
