@@ -61,6 +61,7 @@ VARIANTS = {
   ],
   'curate': ['stage3', 'toy', 'planted'],
   'label_steps': ['math', 'toy'],
+  'search': ['toy', 'math'],
 }
 CLASSES = {
   'r1_zero': config.RL,
@@ -74,6 +75,7 @@ CLASSES = {
   'distill': config.SFT,
   'curate': config.Curate,
   'label_steps': config.LabelSteps,
+  'search': config.Search,
 }
 
 

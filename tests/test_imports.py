@@ -21,7 +21,7 @@ LEVELS = [
   ['r1jax.sampling', 'r1jax.checkpoint', 'r1jax.training'],
   ['r1jax.rewards.neural'],  # opens and samples models where a config names them
   ['r1jax.rollout', 'r1jax.evaluation', 'r1jax.planning'],
-  ['r1jax.recipes'],
+  ['r1jax.recipes', 'r1jax.search'],
   ['r1jax.runs'],
   ['configs'],  # read by the jobs made of several experiments
   ['experiments'],

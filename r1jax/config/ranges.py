@@ -152,6 +152,8 @@ RANGES = {
   'RewardModelEvaluation': dict(every=LARGE, examples=LARGE_OR_ZERO),
   'RewardModel': _SUPERVISED | dict(vocab=Range(300, 1_000_000)),  # a tokenizer has 256 byte tokens, and more
   'LabelSteps': dict(seed=SEED, per_problem=COUNT_OR_ZERO),
+  'Method': dict(width=COUNT, samples=COUNT, simulations=COUNT, exploration=FACTOR),
+  'Search': dict(seed=SEED, problems=COUNT, step_tokens=TOKENS),
   'SFTData': dict(max_length=ROW_TOKENS, eval_fraction=SHARE_BELOW_1),
   'SFTEvaluation': _EVALUATION
   | dict(texts=LARGE_OR_ZERO, problems=COUNT_OR_ZERO, batch=COUNT, max_prompt=TOKENS, max_response=TOKENS),
