@@ -7,21 +7,21 @@ import pytest
 from r1jax.rewards.coding import code_tests
 from r1jax.rewards.workers import pool
 from tests.rewards import sandboxed
-from tests.rewards.benchmarks import BENCHMARKS
+from tests.rewards.benchmarks import RESPONSES, load, task
 
 # Rows, and how many of them no reward can grade: one of APPS has an argument of several lines.
 ROWS = {
   'gsm8k': (1319, 0),
   'math500': (500, 0),
-  'aime24': (30, 0),
-  'aime25': (30, 0),
-  'amc23': (40, 0),
+  'aime_2024': (30, 0),
+  'aime_2025': (30, 0),
+  'amc_2023': (40, 0),
   'olympiadbench': (675, 0),
   'cmath': (600, 0),
   'cn_middle_school': (101, 0),
-  'gaokao2024': (89, 0),
+  'gaokao_2024': (89, 0),
   'gaokao_cloze': (118, 0),
-  'gaokao_qa': (351, 0),
+  'gaokao_choice': (351, 0),
   'mgsm': (2750, 0),
   'mmlu': (14042, 0),
   'mmlu_pro': (12032, 0),
@@ -32,10 +32,10 @@ ROWS = {
   'code_contests': (165, 0),
   'codeforces': (408, 0),
   'apps': (127, 1),
-  'harm': (1000, 0),
+  'harm_refused': (1000, 0),
 }
 SLOW = ('mmlu', 'mmlu_pro', 'gsm8k', 'math500', 'olympiadbench', 'mgsm', 'cmath', 'apps', 'code_contests', 'codeforces')
-RULES = [name for name, b in BENCHMARKS.items() if b.response is not None and b.reward != 'code']
+RULES = [name for name, response in RESPONSES.items() if response and task(name).grader != 'code']
 
 
 def marked(names):
@@ -44,8 +44,8 @@ def marked(names):
 
 @pytest.fixture(scope='module')
 def grader():
-  parts = {name: BENCHMARKS[name].options | ({'where': 'boxed'} if name == 'math500' else {}) for name in RULES}
-  with pool.Grader(parts, 2, functions={name: BENCHMARKS[name].reward for name in RULES}) as grader:
+  parts = {name: task(name).options | ({'where': 'boxed'} if name == 'math500' else {}) for name in RULES}
+  with pool.Grader(parts, 2, functions={name: task(name).grader for name in RULES}) as grader:
     yield grader
 
 
@@ -54,18 +54,18 @@ def verdicts(grader, name, problems, responses):
   return grader.submit(items, [[name]] * len(items)).result().verdicts[name]
 
 
-@pytest.mark.parametrize('name', marked(BENCHMARKS))
+@pytest.mark.parametrize('name', marked(RESPONSES))
 def test_every_row_can_be_graded(data_dir, name):
-  problems, malformed = BENCHMARKS[name].load(data_dir)
+  problems, malformed = load(name, data_dir)
   assert (len(problems), malformed) == ROWS[name]
   assert len({p['id'] for p in problems}) == len(problems) and all(p['problem'].strip() for p in problems)
 
 
 @pytest.mark.parametrize('name', marked(RULES))
 def test_references_are_right_and_those_of_other_problems_wrong(data_dir, grader, name):
-  problems, _ = BENCHMARKS[name].load(data_dir)
+  problems, _ = load(name, data_dir)
   problems = problems[:2000]
-  responses = list(map(BENCHMARKS[name].response, problems))
+  responses = list(map(RESPONSES[name], problems))
   wrong = {
     p['id']: v['reason'] for p, v in zip(problems, verdicts(grader, name, problems, responses)) if v['score'] != 1
   }
@@ -112,9 +112,9 @@ def forms(problem):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['olympiadbench', 'gaokao_cloze', 'gaokao2024', 'cn_middle_school'])
+@pytest.mark.parametrize('name', ['olympiadbench', 'gaokao_cloze', 'gaokao_2024', 'cn_middle_school'])
 def test_answers_in_other_forms_are_right(data_dir, grader, name):
-  problems, _ = BENCHMARKS[name].load(data_dir)
+  problems, _ = load(name, data_dir)
   rows = [(p, form) for p in problems for form in forms(p)]
   found = verdicts(grader, name, *zip(*rows))
   wrong = [(p['id'], form, v['reason']) for (p, form), v in zip(rows, found) if v['score'] != 1]
@@ -127,8 +127,8 @@ def test_answers_in_other_forms_are_right(data_dir, grader, name):
 @pytest.mark.parametrize('name', ['humaneval', 'mbpp'])
 def test_canonical_programs_in_responses(data_dir, name):
   """A sample; test_code_data has all programs."""
-  problems = BENCHMARKS[name].load(data_dir)[0][:16]
-  responses = list(map(BENCHMARKS[name].response, problems))
+  problems = load(name, data_dir)[0][:16]
+  responses = list(map(RESPONSES[name], problems))
   score = lambda p, response: code_tests.verdict(p | {'prompt': '', 'response': response}, time_limit=20)['score']
   assert [p['id'] for p, response in zip(problems, responses) if score(p, response) != 1] == []
   assert sum(map(score, problems, responses[1:] + responses[:1])) == 0
@@ -158,7 +158,7 @@ PROGRAMS = {
 @sandboxed.NEEDED
 @pytest.mark.parametrize(('name', 'row'), list(PROGRAMS))
 def test_programs_for_calls_and_contests(data_dir, name, row):
-  (problem,) = [p for p in BENCHMARKS[name].load(data_dir)[0] if p['id'] == row]
+  (problem,) = [p for p in load(name, data_dir)[0] if p['id'] == row]
   program, old, new = PROGRAMS[name, row]
   for text, score in ((program, 1), (program.replace(old, new), 0)):
     item = problem | {'prompt': '', 'response': f'<think>Hm.</think>\n```python\n{text}\n```'}
