@@ -5,9 +5,11 @@ what came out.
 
 Hardware: 2 CPU cores. All numbers ours.
 """
+import re
+
 from ml_collections import ConfigDict
 
-from configs import common, generate, label_steps, r1_zero, reward_model, stages, toy_base
+from configs import common, generate, label_steps, r1, r1_zero, reward_model, stages, toy_base
 
 
 def _arm(about, **settings):
@@ -60,6 +62,63 @@ def _lora():
   ranks = {f'rank_{rank}': _arm(f'LoRA of rank {rank}', loss=dict(kl_coef=0.0), lora=dict(rank=rank),
                                 optimizer=dict(learning_rate=rate)) for rank in (1, 8, 32)}
   return _ablation(full=full, **ranks)
+
+
+def _group_size():
+  """Samples of a prompt, at 256 responses a step."""
+  rollout = lambda n: dict(prompts=256 // n, samples=n, chunk=0)
+  return _ablation(**{f'group_{n}': _arm(f'{n} samples of {256 // n} prompts', rollout=rollout(n))
+                      for n in (4, 8, 16, 64)})
+
+
+def _kl_and_reference_refresh():
+  """The KL coefficient, and whether the reference is replaced by the policy."""
+  return _ablation(
+      none=_arm('No KL term', loss=dict(kl_coef=0.0)),
+      paper=_arm("The paper's coefficient, 0.001", loss=dict(kl_coef=1e-3)),
+      strong=_arm('0.05', loss=dict(kl_coef=5e-2)),
+      strong_refreshed=_arm('0.05, a new reference every 40 steps', loss=dict(kl_coef=5e-2),
+                            train=dict(reference_refresh=40)))
+
+
+def _std_and_length_normalisation():
+  """What Dr. GRPO leaves out of GRPO: the division by the group's deviation, and by each response's length."""
+  arms = {f'{"std" if std else "centred"}_{average}': _arm(
+      f'loss.average={average}, loss.advantage={advantage}', loss=dict(advantage=advantage, average=average))
+          for std, advantage in ((True, 'group'), (False, 'group_centred')) for average in ('sequence', 'token')}
+  return _ablation(**arms)
+
+
+def _clip_range():
+  """Clipping, with four optimizer steps on a rollout, as one alone clips nothing."""
+  arms = {'tight': (0.05, 0.05), 'usual': (0.2, 0.2), 'higher': (0.2, 0.28), 'paper': (10.0, 10.0)}
+  return _ablation(**{name: _arm(f'From 1 - {low} to 1 + {high}', loss=dict(clip_low=low, clip_high=high),
+                                 train=dict(minibatches=4)) for name, (low, high) in arms.items()})
+
+
+def _of_recipe(metrics, *arms):
+  """RL stages of the toy R1, and what they need."""
+  c = r1.get_config('toy')
+  needed = set(arms)
+  for name, stage in reversed(c.stages.items()):
+    if name in needed:
+      needed |= {other for other in c.stages if f'stage:{other}' in re.findall('stage:[a-z_]+', str(stage.config))}
+  for name in list(c.stages):
+    if name in needed:
+      c.stages[name].evaluation = ''
+    else:
+      del c.stages[name]
+  return stages.recipe(c.stages, ablation=dict(arms=arms, seeds=(0, 1, 2), metrics=metrics))
+
+
+def _cold_start():
+  """RL on the base against RL after a cold start, which R1-Zero's own drafts have gone into."""
+  return _of_recipe(('eval/pass@1', 'eval/format', 'eval/length_mean'), 'zero', 'control')
+
+
+def _language_reward():
+  """RL after the cold start, with and without the reward for one language."""
+  return _of_recipe(('eval/pass@1', 'eval/language_consistency'), 'control', 'reasoning')
 
 
 def _learned(objective, model, data):
@@ -120,8 +179,11 @@ def _rule_vs_orm_vs_prm():
                     metrics=('eval/pass@1', 'reward/math/mean', 'reward/mean'), level=0.5))
 
 
-VARIANTS = {'objectives': _objectives, 'off_policy': _off_policy, 'lora': _lora,
-            'rule_vs_orm_vs_prm': _rule_vs_orm_vs_prm}
+VARIANTS = {
+    'objectives': _objectives, 'off_policy': _off_policy, 'lora': _lora, 'group_size': _group_size,
+    'kl_and_reference_refresh': _kl_and_reference_refresh, 'clip_range': _clip_range,
+    'std_and_length_normalisation': _std_and_length_normalisation, 'cold_start': _cold_start,
+    'language_reward': _language_reward, 'rule_vs_orm_vs_prm': _rule_vs_orm_vs_prm}
 
 
 def get_config(variant='objectives'):

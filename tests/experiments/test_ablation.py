@@ -105,6 +105,6 @@ def test_nothing_runs_with_settings_that_cannot_work(ran, tmp_path):
 def test_configs_are_recipes_whose_arms_work(variant, tmp_path):
   cfg = config_lib.convert(ablations.get_config(variant), settings.Recipe)
   rl = {name for name, stage in cfg.stages.items() if stage.experiment == 'rl'}
-  assert set(cfg.ablation.arms) <= rl <= {*cfg.ablation.arms, 'half'}
+  assert set(cfg.ablation.arms) <= rl <= {*cfg.ablation.arms, 'half', 'zero'}
   stages = ablation.expand(cfg, 0, str(tmp_path))
   assert all(status.state == stage_lib.TO_DO for status in stage_lib.statuses(stages, str(tmp_path)).values())
