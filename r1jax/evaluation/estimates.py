@@ -91,16 +91,22 @@ def with_interval(value, replicates):
   return np.stack([value, *np.percentile(replicates, (2.5, 97.5), axis=0)], axis=1)
 
 
-def mean(runs):
-  """Means over runs and problems with intervals, f64[F, 3]. runs: as for `resampled`."""
-  return with_interval(runs.mean(axis=(0, 1)), resampled(runs))
+def mean(runs, derive=lambda means: means):
+  """Means over runs and problems with intervals, f64[F, 3].
+
+  Args:
+    runs: as for `resampled`.
+    derive: function that turns the means f64[..., F] into the figures of interest, such as ratios of them.
+  """
+  return with_interval(derive(runs.mean(axis=(0, 1))), derive(resampled(runs)))
 
 
-def difference(first, second):
+def difference(first, second, derive=lambda means: means):
   """Second minus first with intervals, f64[F, 3], paired by problem.
 
   Args:
     first, second: f64[R, P, F] and f64[S, P, F] of two models, on the same problems in the same order.
+    derive: as for `mean`.
   """
-  value = second.mean(axis=(0, 1)) - first.mean(axis=(0, 1))
-  return with_interval(value, resampled(second, 1) - resampled(first, 0))
+  value = derive(second.mean(axis=(0, 1))) - derive(first.mean(axis=(0, 1)))
+  return with_interval(value, derive(resampled(second, 1)) - derive(resampled(first, 0)))

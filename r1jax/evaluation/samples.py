@@ -6,10 +6,10 @@ import pathlib
 from r1jax.metrics import writer
 
 # Of a row: what was asked (`split`: the problem's value of the task's field of that name), how it was sampled, the
-# response with its tokens and why it ended, the grader's score, whether that counts as right, and why; the answer as
-# text, and its number among the answers to the problem (null for none).
-TEXTS = ('id', 'split', 'response', 'stop', 'reason')
-NUMBERS = ('seed', 'sample', 'length', 'score')
+# response with its tokens and why it ended, the grader's score, whether that counts as right, and what `tasks.ABOUT`
+# keeps of its verdict; the answer as text, and its number among the answers to the problem (null for none).
+TEXTS = ('id', 'split', 'response', 'stop', 'reason', 'grade')
+NUMBERS = ('seed', 'sample', 'length', 'score', 'length_difference')
 OTHERS = ('correct', 'answer', 'voted')
 
 

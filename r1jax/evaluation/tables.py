@@ -10,11 +10,16 @@ from r1jax import parallel
 from r1jax.batch import LENGTH
 from r1jax.evaluation import estimates, samples
 from r1jax.metrics import report, writer
+from r1jax.rewards import scores
 
 NOTE = (
   'Per cent, with 95% intervals by bootstrap over problems, and over runs where a model has several. Differences are '
   'paired by problem.'
 )
+
+ATTEMPTS = {'correct', 'incorrect', 'not_attempted'}  # grades of a judged answer
+COMPARED = {'win', 'tie', 'loss'}  # grades of a response beside another one
+JUDGED = ('f_score', 'correct_given_attempted', 'grade/not_attempted', 'grade/unreadable', 'grade/refused')  # shown
 
 
 def write(workdir, labels, names):
@@ -53,29 +58,51 @@ def cells(files):
   """{label: cell} of the rows that the models have of the same problems.
 
   A cell has the numbers of 'problems' and 'runs', 'k' (samples of a problem) and 'figures': {name: [mean, low, high]}.
-  Each but the first also has 'difference', the same minus that of the first.
+  Each but the first also has 'difference', the same minus that of the first. Where a judge compares responses with
+  others there is 'length_controlled', the win rate at equal lengths (see `rewards.scores.length_controlled`).
   """
   names, values = tabulate(files)
+  derive = lambda means: means
+  if 'grade/correct' in names:
+    derive, names = with_attempts(names), [*names, 'f_score', 'correct_given_attempted']
   by_name = lambda figures: {name: [float(x) for x in figure] for name, figure in zip(names, figures)}
   first, out = next(iter(values)), {}
   for label, runs in values.items():
     r, p, _ = runs.shape
-    out[label] = {'problems': p, 'runs': r, 'k': len(files[label]) // (r * p), 'figures': by_name(estimates.mean(runs))}
+    figures = by_name(estimates.mean(runs, derive))
+    out[label] = {'problems': p, 'runs': r, 'k': len(files[label]) // (r * p), 'figures': figures}
+    if compared := [row for row in files[label] if row['grade'] in COMPARED]:
+      rates = scores.length_controlled(*zip(*((row['score'], row['length_difference']) for row in compared)))
+      out[label]['length_controlled'] = rates['length_controlled']
     if label != first:
-      out[label]['difference'] = by_name(estimates.difference(values[first], runs))
+      out[label]['difference'] = by_name(estimates.difference(values[first], runs, derive))
   return out
+
+
+def with_attempts(names):
+  """A function that adds SimpleQA's figures to f64[..., F] means (see `rewards.scores.attempts`)."""
+  right, wrong = names.index('grade/correct'), names.index('grade/incorrect')
+
+  def derive(means):
+    correct, attempted = means[..., right], means[..., right] + means[..., wrong]
+    given = correct / np.maximum(attempted, np.finfo(np.float64).tiny)
+    return np.concatenate([means, np.stack([2 * correct / (1 + attempted), given], axis=-1)], axis=-1)
+
+  return derive
 
 
 def tabulate(files):
   """The figures of each problem: their F names, and {label: f64[R, P, F]}.
 
   pass@k and cons@k are given for powers of two and for all samples; cons@k where the grader reads answers that can be
-  voted on; the mean score where it is not the same as pass@1.
+  voted on; the mean score where it is not the same as pass@1; of a judge's grades the share of each.
   """
   everything = [row for rows in files.values() for row in rows]
   votes = any(row['voted'] is not None for row in everything)
   scored = any(row['score'] not in (0, 1) for row in everything)
-  figures = lambda rows: figures_of(rows, votes, scored)
+  grades = {row['grade'] for row in everything} - {''}
+  grades |= ATTEMPTS if grades & ATTEMPTS else set()
+  figures = lambda rows: figures_of(rows, votes, scored, sorted(grades))
   names, values = [], {}
   for label, rows in files.items():
     problems = collections.defaultdict(list)
@@ -87,8 +114,11 @@ def tabulate(files):
   return names, values
 
 
-def figures_of(rows, votes, scored):
-  """{name: figure} of the samples of one problem. votes, scored: whether cons@k and the mean score are figures."""
+def figures_of(rows, votes, scored, grades):
+  """{name: figure} of the samples of one problem.
+
+  votes, scored: whether cons@k and the mean score are figures. grades: the words of a judge.
+  """
   n, correct, voted = len(rows), [row['correct'] for row in rows], [row['voted'] for row in rows]
   mean = lambda value: float(np.mean([value(row) for row in rows]))
   powers = [1 << i for i in range(n.bit_length())]
@@ -98,6 +128,7 @@ def figures_of(rows, votes, scored):
     out |= {f'cons@{k}': estimates.cons_at_k(voted, correct, k) for k in ks[1:]}
   if scored:
     out['score'] = mean(lambda row: row['score'])
+  out |= {f'grade/{grade}': mean(lambda row, grade=grade: row['grade'] == grade) for grade in grades}
   return out | {'length': mean(lambda row: row['length']), 'truncated': mean(lambda row: row['stop'] == LENGTH)}
 
 
@@ -111,10 +142,16 @@ def sections(table):
   for row in table['rows']:
     task, models = ' / '.join(filter(None, (row['task'], row['split']))), row['models']
     cell, figure = models[first], lambda label, name, models=models: models[label]['figures'][name]
-    for name in (n for n in ('pass@1', f'cons@{cell["k"]}', f'pass@{cell["k"]}', 'score') if n in cell['figures']):
+    for name in (
+      n for n in ('pass@1', f'cons@{cell["k"]}', f'pass@{cell["k"]}', 'score', *JUDGED) if n in cell['figures']
+    ):
       right['rows'].append([task, name, str(cell['k']), f'{cell["problems"]:,}'])
       right['rows'][-1] += [shown(figure(label, name), '{:.1f}', 100) for label in labels]
       right['rows'][-1] += [shown(models[label]['difference'][name], '{:+.1f}', 100) for label in others]
+    if 'length_controlled' in cell:
+      rates = [f'{100 * models[label].get("length_controlled", 0):.1f}' for label in labels]
+      right['rows'].append([task, 'win rate at equal lengths', str(cell['k']), f'{cell["problems"]:,}', *rates])
+      right['rows'][-1] += [''] * len(others)
     lengths = [shown(figure(label, 'length'), '{:,.0f}') for label in labels]
     cut = [shown(figure(label, 'truncated'), '{:.1f}', 100) for label in labels]
     long['rows'].append([task, *(f'{a}; {b}' for a, b in zip(lengths, cut))])

@@ -4,6 +4,10 @@ from r1jax import parallel, rewards
 from r1jax.evaluation.runner import number_votes
 from r1jax.rewards import mix, votes
 
+# Of a verdict what a row keeps, and what stands for it where there is none: why, the word of a judge, and characters of
+# the response's summary minus those of the one it was compared with.
+ABOUT = {'reason': '', 'grade': '', 'length_difference': 0}
+
 
 def graded(sampler, params, problems, number, *, samples, sampling, key, seed, split='', watch=None):
   """The rows of `evaluation.samples` of some problems of a task.
@@ -29,8 +33,8 @@ def graded(sampler, params, problems, number, *, samples, sampling, key, seed, s
   rollout, pending = sampler.start(params, padded, samples, key, sampling, watch=watch, number=number)
   scores, part = pending.result(), sampler.reward.accuracy
   items, correct = rollout.items[: len(problems) * samples], mix.right(scores.parts, sampler.reward, rollout.items)
-  own = {row: verdict.get('reason', '') for row, verdict in scores.verdicts.get(part, {}).items()}
-  reasons = parallel.merge_across_processes(own)
+  kept = lambda verdict: {name: verdict[name] for name in ABOUT if name in verdict}
+  about = parallel.merge_across_processes({i: kept(v) for i, v in scores.verdicts.get(part, {}).items()})
   can_vote = sampler.reward.function(part) in rewards.VOTES
   voted = number_votes(items, samples, sampler.reward, sampler.grader) if can_vote else [None] * len(items)
   answer = lambda item: votes.answer_text(item, part, sampler.reward.options.get(part)) if can_vote else None
@@ -45,7 +49,8 @@ def graded(sampler, params, problems, number, *, samples, sampling, key, seed, s
       'length': int(rollout.batch.lengths[divmod(i, samples)]),
       'score': float(scores.parts[part][divmod(i, samples)]),
       'correct': bool(correct[i]),
-      'reason': reasons.get(i, ''),
+      **ABOUT,
+      **about.get(i, {}),
       'answer': answer(item),
       'voted': voted[i],
     }

@@ -42,8 +42,8 @@ class Scores:
     total: f32[P, G], what is learned from. parts: name -> f32[P, G], unweighted; 0 where the part does not score.
     timeouts: responses given up while they were graded.
     credit: f32[P, G, T], of each token, by a process reward model (`losses.step_credit`); None without one.
-    verdicts: name -> {row: verdict} of parts that are rules, for the rows that this process has graded; see
-      `rewards.workers.pool.Scores`.
+    verdicts: name -> {row: verdict}; see `rewards.workers.pool.Scores`. Of a rule those of the rows that this process
+      has graded, of a model that gives verdicts all.
   """
 
   total: np.ndarray
@@ -125,12 +125,14 @@ class Sampler:
     parts = {name: column(name) for name in graded[0][0].parts}
     parts, timeouts = parallel.sum_across_processes((parts, np.int32(sum(s.timeouts for s, _, _ in graded))))
     # A model's programs run on all processes at once: each scores all items.
-    parts |= {name: _ask(model, name, rollout) for name, model in self.models.items()}
+    asked = {name: _ask(model, name, rollout) for name, model in self.models.items()}
+    parts |= {name: scores for name, (scores, _) in asked.items()}
     shape = rollout.batch.lengths.shape
     total = mix.total(parts, self.reward, rollout.weights).reshape(shape)
     credit = self._credit(rollout, self.step_scores) if self.step_scores else None
     parts = {name: x.reshape(shape) for name, x in parts.items()}
-    return Scores(total, parts, int(timeouts), credit, _verdicts(graded))
+    verdicts = _verdicts(graded) | {name: found for name, (_, found) in asked.items()}
+    return Scores(total, parts, int(timeouts), credit, verdicts)
 
   def _credit(self, rollout, step_scores):
     batch, found = rollout.batch, [process.Steps((), ())] * len(rollout.items)
@@ -156,12 +158,15 @@ def _watched(engine, watch, first, count):
 
 
 def _ask(model, name, rollout):
-  """f32[B]: the model's scores of the items that have the part `name`; 0 elsewhere."""
+  """f32[B], the model's scores of the items that have the part `name`, 0 elsewhere; and {row: verdict} if it has any."""
   rows = [i for i, parts in enumerate(rollout.weights) if name in parts]
-  out = np.zeros(len(rollout.items), np.float32)
-  if rows:
-    out[rows] = np.asarray(model([rollout.items[i] for i in rows]), np.float32)
-  return out
+  out, items, verdicts = np.zeros(len(rollout.items), np.float32), [rollout.items[i] for i in rows], {}
+  if rows and hasattr(model, 'verdicts'):
+    verdicts = dict(zip(rows, model.verdicts(items), strict=True))
+    out[rows] = [verdict['score'] for verdict in verdicts.values()]
+  elif rows:
+    out[rows] = np.asarray(model(items), np.float32)
+  return out, verdicts
 
 
 def _verdicts(graded):
