@@ -158,7 +158,7 @@ def _watched(engine, watch, first, count):
 
 
 def _ask(model, name, rollout):
-  """f32[B], the model's scores of the items that have the part `name`, 0 elsewhere; and {row: verdict} if it has any."""
+  """f32[B], the scores of the items that have the part `name`, 0 elsewhere; and {row: verdict} if the model has any."""
   rows = [i for i, parts in enumerate(rollout.weights) if name in parts]
   out, items, verdicts = np.zeros(len(rollout.items), np.float32), [rollout.items[i] for i in rows], {}
   if rows and hasattr(model, 'verdicts'):
