@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import matplotlib
+from matplotlib import ticker
 from matplotlib.figure import Figure
 import numpy as np
 
@@ -217,6 +218,7 @@ def compare(groups, metric):
       if len(values) > 1:
         axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
     finish(axes, panel, min(float(values.min()) for _, values in found.values()), len(found))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
   return figure
 
 
