@@ -85,9 +85,7 @@ def evaluate(options, workdir):
     workdir: W.
   """
   runtime.set_up_process()
-  os.environ.setdefault(
-    'DISABLE_MULTIPROC', '1'
-  )  # lm_eval would fork this process, which has JAX's threads, for errors
+  os.environ.setdefault('DISABLE_MULTIPROC', '1')  # lm_eval would fork this process for errors, despite JAX's threads
   model = open_harness(**options['model'])
   import lm_eval  # pyright: ignore[reportMissingImports]
   from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]

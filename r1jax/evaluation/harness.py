@@ -1,4 +1,4 @@
-"""A model as lm-evaluation-harness (lm_eval, the extra `lm-eval`) asks one: likelihoods of continuations, and responses.
+"""A model as lm-evaluation-harness (lm_eval, the extra `lm-eval`) asks it: likelihoods of continuations, responses.
 
 Texts become the ids that lm_eval's own model `hf` gives them, so that both get the same numbers: special tokens in a
 text are tokens, and the begin token comes first where the tokenizer's files say so and the text has none yet.
@@ -8,7 +8,6 @@ import collections
 import itertools
 import json
 
-import jax
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 from lm_eval.models import utils  # pyright: ignore[reportMissingImports]
 import numpy as np

@@ -41,7 +41,8 @@ GSM8K = {
 MMLU = {
   'output_type': 'multiple_choice',
   'num_fewshot': 0,
-  'doc_to_text': '{{problem.strip()}}\nA. {{options[0]}}\nB. {{options[1]}}\nC. {{options[2]}}\nD. {{options[3]}}\nAnswer:',
+  'doc_to_text': '{{problem.strip()}}\n'
+  'A. {{options[0]}}\nB. {{options[1]}}\nC. {{options[2]}}\nD. {{options[3]}}\nAnswer:',
   'doc_to_choice': ['A', 'B', 'C', 'D'],
   'doc_to_target': 'answer',
   'metric_list': [{'metric': 'acc', 'aggregation': 'mean', 'higher_is_better': True}],
