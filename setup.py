@@ -42,6 +42,7 @@ setup(
     'types': ['beartype'],  # checks annotated shapes and dtypes where R1JAX_CHECK_TYPES is set
     'dev': ['basedpyright', 'beartype', 'httpx', 'pytest', 'pytest-xdist', 'ruff'],
     'torch-parity': ['accelerate', 'peft', 'torch', 'transformers'],  # transformers reads GGUF files with accelerate
+    'lm-eval': ['lm_eval'],  # its model `hf`, for comparisons, also needs torch-parity
     'trl': ['datasets', 'torch', 'transformers', 'trl'],
   },
 )

@@ -178,7 +178,8 @@ def test_what_the_product_imports_is_what_setup_installs():
   }
   providers = importlib.metadata.packages_distributions()
   extras = setup['extras_require']
-  compared_with = {*extras['torch-parity'], *extras['trl']}  # by experiments/benchmark_torch.py and trl_rl.py alone
+  # Imported by experiments/benchmark_torch.py and trl_rl.py, and for experiments/lm_eval.py, alone.
+  compared_with = {*extras['torch-parity'], *extras['trl'], *extras['lm-eval']}
   names = third_party(*OURS) - compared_with
   used = {name: {distribution(d) for d in providers.get(name, [])} for name in names}
   assert sorted(name for name, dists in used.items() if not dists & wanted) == []  # imported, not installed

@@ -4,7 +4,7 @@ from r1jax.models.attention import KV, empty_cache, quantize_cache
 from r1jax.models.causal import IMPLEMENTATIONS, Attention
 from r1jax.models.config import PRESETS, ModelConfig
 from r1jax.models.divergence import divergence
-from r1jax.models.heads import logprobs, score_at, scores
+from r1jax.models.heads import likelihood, logprobs, score_at, scores
 from r1jax.models.moe import balance
 from r1jax.models.options import ForwardOptions
 from r1jax.models.remat import POLICIES
@@ -37,6 +37,7 @@ __all__ = [
   'empty_cache',
   'forward',
   'layer_groups',
+  'likelihood',
   'logprobs',
   'marked_scores',
   'predict_ahead',

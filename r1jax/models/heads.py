@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from r1jax.models import layout
 from r1jax.models.layers import product
-from r1jax.typed import Array, Float, Int, typed
+from r1jax.typed import Array, Bool, Float, Int, typed
 
 EXCLUDED = -1e30  # finite, so that its product with a probability of 0 is 0
 VOCAB = (layout.HEADS, layout.FSDP)  # the axes of a mesh that split the vocabulary of a chunk's logits
@@ -103,6 +103,33 @@ def _logprobs_on_mesh(hidden, unembed, targets, chunk, mesh, temperature, thresh
     return own - log_total, entropy
 
   return in_chunks(one, (hidden, targets, threshold), chunk, mesh)
+
+
+@typed
+def likelihood(
+  hidden: Float[Array, 'p n embed'],
+  unembed: Float[Array, 'vocab embed'],
+  targets: Int[Array, 'p n'],
+  chunk: int,
+  mesh: jax.sharding.Mesh | None = None,
+) -> tuple[Float[Array, 'p n'], Bool[Array, 'p n']]:
+  """Log-probability of each target, and whether greedy decoding would choose it; without a backward pass.
+
+  Args:
+    hidden, unembed, targets, chunk, mesh: as for `logprobs`.
+
+  Returns:
+    logp f32[P, N]; bool[P, N].
+  """
+  unembed = layout.constrain(unembed.astype(hidden.dtype), mesh, VOCAB, None)
+
+  def one(h, y):
+    h = layout.constrain(h, mesh, layout.DATA, None, None)
+    logits = layout.constrain(product('pnd,vd->pnv', h, unembed), mesh, layout.DATA, None, VOCAB)
+    own = jnp.where(y[..., None] == jnp.arange(logits.shape[-1]), logits, 0).sum(axis=-1)
+    return own - jax.nn.logsumexp(logits, axis=-1), logits.argmax(axis=-1) == y
+
+  return in_chunks(one, (hidden, targets), chunk, mesh)
 
 
 def in_chunks(one, arrays, chunk, mesh):

@@ -115,15 +115,24 @@ class Tokenizer(abc.ABC):
     Raises:
       TokenizerError: there is no chat template, or it refuses the messages; the message is one line.
     """
+    marked, mark = self._call_template(chat.mark, messages, self._any_pattern, self._special_pattern)
+    text = self.render(marked, generate)
+    return self._encode_parts([part.replace(mark, '') for part in self._any_pattern.split(text)])
+
+  def render(self, messages, generate=True):
+    """Writes a conversation as a text by the chat template, as transformers does.
+
+    Encoded with `special`, the text of a special token inside a message becomes that token, unlike with `chat`.
+
+    Args, Raises: as for `chat`.
+    """
     if not self.template:
       raise TokenizerError(
         f'{self.path}: no chat template; put a chat_template.jinja into the directory, or pass chat_template, one of '
         f'{", ".join(chat.CHAT_TEMPLATES)}.'
       )
-    marked, mark = self._call_template(chat.mark, messages, self._any_pattern, self._special_pattern)
-    values = self._names | {'messages': marked, 'add_generation_prompt': generate}
-    text = self._call_template(chat.render, self.template, values)
-    return self._encode_parts([part.replace(mark, '') for part in self._any_pattern.split(text)])
+    values = self._names | {'messages': messages, 'add_generation_prompt': generate}
+    return self._call_template(chat.render, self.template, values)
 
   def response(self, ids):
     """Decodes a response for grading: special tokens become text, except end tokens.
