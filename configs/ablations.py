@@ -5,8 +5,6 @@ what came out.
 
 Hardware: 2 CPU cores. All numbers ours.
 """
-import re
-
 from ml_collections import ConfigDict
 
 from configs import common, generate, label_steps, r1, r1_zero, reward_model, stages, toy_base
@@ -102,7 +100,8 @@ def _of_recipe(metrics, *arms):
   needed = set(arms)
   for name, stage in reversed(c.stages.items()):
     if name in needed:
-      needed |= {other for other in c.stages if f'stage:{other}' in re.findall('stage:[a-z_]+', str(stage.config))}
+      text = stage.config.to_json()
+      needed |= {other for other in c.stages if f'"stage:{other}"' in text or f'"stage:{other}/' in text}
   for name in list(c.stages):
     if name in needed:
       c.stages[name].evaluation = ''

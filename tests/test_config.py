@@ -18,6 +18,7 @@ VARIANTS = {
   'r1_zero': [
     'toy',
     'toy_chain',
+    'toy_nested',
     'smollm2',
     'gsm8k',
     'qwen2_5_1_5b',
@@ -33,7 +34,7 @@ VARIANTS = {
     'maxtext_gsm8k',
     'tinyzero',
   ],
-  'toy_base': ['trial', 'chain', 'r1', 'r1_student'],
+  'toy_base': ['trial', 'chain', 'nested', 'r1', 'r1_student'],
   'r1_rl': ['reasoning', 'all_scenarios', 'small'],
   'evaluation': ['small', 'paper'],
   'generate': ['toy', 'stage3', 'endpoint'],

@@ -78,7 +78,29 @@ def test_steps_of_a_chain():
 
 @pytest.mark.parametrize('world', list(arithmetic.WORLDS))
 def test_documents_have_no_held_out_problem_and_six_of_ten_are_well_formed(world):
-  texts = [t.split('\n') for t in arithmetic.documents(world, 0, 2000)]
+  texts = [t.split('\n', 1) for t in arithmetic.documents(world, 0, 2000)]
   assert not any(arithmetic.is_held_out(problem) for problem, _ in texts)
   well_formed = np.mean([templates.parse(response).well_formed for problem, response in texts if problem != 'drill'])
   assert 0.55 < well_formed < 0.65
+
+
+def test_nested_answers_and_steps():
+  rng, rights = np.random.default_rng(0), []
+  for _ in range(300):
+    text, answer, facts = arithmetic.WORLDS['nested'].problem(rng)
+    values = {}
+    for name, term in re.findall(r'([a-h]) (\d+|[a-h][+-][a-h])', text):
+      values[name] = int(term) if term.isdecimal() else eval(term, {}, dict(values))
+    assert text == text.split(' = ?')[0] + ' = ?' and values[name] == int(answer) and 5 <= len(values) <= 8
+    thinking, given = arithmetic.WORLDS['nested'].chain(rng, facts)
+    steps = arithmetic.WORLDS['nested'].steps(text, thinking)
+    assert all(right for kind, right in steps if kind == 'term')
+    if steps and 'check' not in thinking:
+      assert len(steps) == 2 * len(values) - 2
+      sums = all(right for kind, right in steps if kind == 'sum')
+      assert not sums or given == answer
+      rights.append(sums)
+  assert 0.1 < np.mean(rights) < 0.9
+  steps = arithmetic.WORLDS['nested'].steps
+  wrong = steps('a 43 b 10 c b+a = ?', '<think> first\n a 43\n b 12\n c 12+43 56\n so </think>')
+  assert wrong == [('term', True), ('term', False), ('term', True), ('sum', False)]
