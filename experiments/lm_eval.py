@@ -95,7 +95,7 @@ def evaluate(options, workdir):
   settings_lib.require_same_settings(os.path.join(workdir, 'lm_eval.json'), identity)
   manager = TaskManager(include_path=options['include_path'] or None)
   require_tasks(manager, options['tasks'])
-  results = lm_eval.simple_evaluate(
+  results = lm_eval.simple_evaluate(  # pyright: ignore[reportAttributeAccessIssue]
     model,
     tasks=options['tasks'],
     task_manager=manager,

@@ -114,7 +114,7 @@ def likelihood_program(
   logp, best = models.likelihood(flat(out.hidden), unembed, flat(tokens), LOGIT_CHUNK, options.mesh)
   real = jax.numpy.arange(tokens.shape[2]) < lengths[..., None]
   logp, best = logp.reshape(tokens.shape), best.reshape(tokens.shape)
-  return jax.numpy.where(real, logp, 0).sum(axis=2), (best | ~real).all(axis=2)
+  return jax.numpy.where(real, logp, 0).sum(axis=2), jax.numpy.where(real, best, True).all(axis=2)
 
 
 class Scorer:

@@ -21,8 +21,9 @@ def problem(rng):
     for _ in range(int(rng.integers(3, 7))):
       one, other = len(values) - 1, int(rng.integers(len(values) - 1))  # the latest result, and one before
       first, second = (one, other) if rng.random() < 0.7 else (other, one)
-      sums.append((first, '+-'[int(rng.random() < 0.5)], second))
-      values.append(_apply(values[first], *sums[-1][1:2], values[second]))
+      sign = '+-'[int(rng.random() < 0.5)]
+      sums.append((first, sign, second))
+      values.append(_apply(values[first], sign, values[second]))
     if min(values) >= _LOW and max(values) <= _HIGH:
       listed = [f'a {values[0]} b {values[1]}']
       listed += [f'{name} {_NAMES[x]}{sign}{_NAMES[y]}' for name, (x, sign, y) in zip(_NAMES[2:], sums)]
