@@ -1,5 +1,5 @@
-"""Recipes that `experiments.ablation` runs with several seeds, to compare some of their stages. docs/results.md says
-what came out.
+"""Recipes that `experiments.ablation` runs with several seeds, to compare some of their stages; docs/ablations.md
+describes them.
 
   python -m experiments.ablation --config configs/ablations.py:objectives --workdir W
 
@@ -83,7 +83,7 @@ def _std_and_length_normalisation():
   """What Dr. GRPO leaves out of GRPO: the division by the group's deviation, and by each response's length."""
   arms = {f'{"std" if std else "centred"}_{average}': _arm(
       f'loss.average={average}, loss.advantage={advantage}', loss=dict(advantage=advantage, average=average))
-          for std, advantage in ((True, 'group'), (False, 'group_centred')) for average in ('sequence', 'token')}
+          for std, advantage in ((True, 'group'), (False, 'group_centred')) for average in ('response', 'token')}
   return _ablation(**arms)
 
 

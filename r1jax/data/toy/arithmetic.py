@@ -1,9 +1,9 @@
-"""Toy worlds in which R1-Zero works on two CPU cores: problems, and text to pretrain a base model on.
+"""Toy worlds for R1-Zero on two CPU cores: problems, and text to pretrain a base model on.
 
 trial: find the signs, `36 a 3 b 8 = 31`. Only trying gives the right answer, so under RL responses get longer and
   check themselves. A try is `36 a +3 39 b -8 31 = 31 ok`, the answer is the signed terms, `+3 -8`.
 chain: arithmetic in steps, `a 3*5 b +8 c -9 = ?`. The authors of the text mostly guess, and forget carries.
-nested: sums of earlier results, line by line, which R1-Zero does not learn to the end; see `toy.nested`.
+nested: sums of earlier results, a line for each; see `toy.nested`.
 
 The pretraining text is written by simulated, imperfect authors: some guess, some reason, some check, and six of ten use
 the tags properly. Nothing in it demonstrates what RL finds.
