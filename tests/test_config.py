@@ -36,6 +36,7 @@ VARIANTS = {
   'toy_base': ['trial', 'chain', 'r1', 'r1_student'],
   'r1_rl': ['reasoning', 'all_scenarios', 'small'],
   'evaluation': ['small', 'paper'],
+  'reflection': ['toy', 'gsm8k', 'math'],
   'generate': ['toy', 'stage3', 'endpoint'],
   'cold_start': ['toy', 'deepseek_v3', 'special_token', 'traces'],
   'reward_model': [
@@ -65,6 +66,7 @@ CLASSES = {
   'r1_zero': config.RL,
   'r1_rl': config.RL,
   'evaluation': config.Evaluate,
+  'reflection': config.Reflection,
   'generate': config.Generate,
   'cold_start': config.ColdStart,
   'toy_base': config.Pretrain,
