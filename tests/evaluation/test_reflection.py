@@ -112,7 +112,12 @@ def test_accuracy_against_length_at_equal_difficulty():
   rows += lengths('hard', [(True, 10), (False, 20), (False, 30), (False, 40)])  # pass rate 1/4
   rows += lengths('half', [(True, 50), (True, 60), (False, 70), (False, 80)])
   found = reflection.by_length(rows)
-  assert [(level['up to'], level['problems']) for level in found['levels']] == [(0.25, 1), (0.5, 1), (0.75, 0), (1.0, 0)]
+  assert [(level['up to'], level['problems']) for level in found['levels']] == [
+    (0.25, 1),
+    (0.5, 1),
+    (0.75, 0),
+    (1.0, 0),
+  ]
   assert [(p['tokens'], p['accuracy'][0]) for p in found['levels'][0]['points']] == [(10, 1), (20, 0), (30, 0), (40, 0)]
   assert found['levels'][2]['points'] == []
   assert found['longer minus shorter'] == [pytest.approx(-0.75), -1.0, -0.5]  # -1/2 of the one, -1 of the other
