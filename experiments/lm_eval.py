@@ -87,7 +87,7 @@ def evaluate(options, workdir):
   runtime.set_up_process()
   os.environ.setdefault('DISABLE_MULTIPROC', '1')  # lm_eval would fork this process for errors, despite JAX's threads
   model = open_harness(**options['model'])
-  import lm_eval  # pyright: ignore[reportMissingImports]
+  from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
   from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
   identity = model.info | {'seed': options['model'].get('seed', 0), 'think_end': model.think_end}
@@ -95,7 +95,7 @@ def evaluate(options, workdir):
   settings_lib.require_same_settings(os.path.join(workdir, 'lm_eval.json'), identity)
   manager = TaskManager(include_path=options['include_path'] or None)
   require_tasks(manager, options['tasks'])
-  results = lm_eval.simple_evaluate(  # pyright: ignore[reportAttributeAccessIssue]
+  results = simple_evaluate(
     model,
     tasks=options['tasks'],
     task_manager=manager,

@@ -7,6 +7,7 @@ reference ends in `#### ANSWER` or is the answer. Where a task has several filte
 """
 
 import os
+import pathlib
 
 from absl import app, flags
 
@@ -21,7 +22,7 @@ METRIC = 'exact_match'
 
 def read(path):
   """The rows of a file by one filter. Raises ConfigError if they are of another kind."""
-  rows = writer.read_lines(path)
+  rows = writer.read_lines(pathlib.Path(path))
   chosen = next((name for name in FILTERS if any(row.get('filter') == name for row in rows)), None)
   rows = [row for row in rows if row.get('filter') == chosen]
   config_lib.require(

@@ -13,37 +13,50 @@ THINK, THINK_END, ANSWER, ANSWER_END = TAGS = ('<think>', '</think>', '<answer>'
 _CONTROL = re.compile(r'<[|｜][^\s<>|｜]{1,64}[|｜]>')
 
 # Words that announce a second look; they are counted in metrics, not rewarded. The Chinese ones mean "wait", "wait a
-# moment", "check" and "think again".
+# moment", "check", "check the calculation" and "think again".
 REFLECTION_WORDS = (
   'wait',
+  'hold on',
+  'on second thought',
   'recheck',
   're-check',
   'reevaluate',
   're-evaluate',
+  'reexamine',
+  're-examine',
   'rethink',
   'reconsider',
-  'let me check',
-  'let me verify',
+  *(f'{who} {act}' for who in ('let me', 'let us', "let's") for act in ('check', 'verify')),
   'double-check',
+  'double check',
   'try again',
   '等等',
   '等一下',
   '检查',
+  '验算',
   '再想',
   *(f'重新{act}' for act in '检查 计算 算 考虑 审视 思考 想 验证 验算 核对 推导 分析 看 来 审题'.split()),
 )
-# Contexts in which they mean something else: waiting for a bus, being allowed to try again, inspectors, and 等等 as
-# "and so on".
+# Contexts in which they mean something else: others who check, waiting for a bus or 10 minutes, being allowed to try
+# again, inspectors, and 等等 as "and so on".
+_OTHERS = [f'{who} {how}'.strip() for who in ('he', 'she', 'they') for how in ('', *'will must can should to'.split())]
 _WORDS_BEFORE = (
-  "to will must can may should would could cannot not can't they he she we you i people the a long average"
+  "to will must can may should would could cannot not can't they he she we you i people the a long average who that "
+  'his her their its my our your'
 ).split()
 _WORDS_AFTER = 'for until till on in at outside there here time times list'.split()
+_NUMBERS = r'\d\d?\d?\d? an several another two three four five six seven eight nine ten fifteen twenty thirty'.split()
+_SPAN = rf'(?:{"|".join(_NUMBERS)}|a few)(?: more)? (?:second|minute|hour|day|week|month|year)'
+_not_after = lambda words: ''.join(rf'(?<!\b{word} @)' for word in words)
+# Word -> what must hold before its end, where @ is the word itself, and what must hold after it.
 _FALSE_FRIENDS = {
-  'wait': (''.join(rf'(?<!\b{word} )' for word in _WORDS_BEFORE), rf'(?!(?: |-)(?:{"|".join(_WORDS_AFTER)})(?![a-z]))'),
-  'try again': (''.join(rf'(?<!\b{word} )' for word in _WORDS_BEFORE if word != 'to'), ''),
-  '等等': ('(?:(?<![\u4e00-\u9fff0-9、…）)》」”])|(?<=[对哦嗯啊呃但]))', '(?![的之])'),
-  '等一下': ('(?<![请稍])', ''),
-  '检查': ('(?<![被的])', '(?![员站出])'),
+  'wait': (_not_after(_WORDS_BEFORE), rf'(?!(?: |-)(?:{"|".join(_WORDS_AFTER)})(?![a-z]))(?! {_SPAN})'),
+  'try again': (_not_after(word for word in _WORDS_BEFORE if word != 'to'), ''),
+  'hold on': (_not_after(_WORDS_BEFORE), '(?! to(?![a-z]))'),
+  **{f'double{join}check': (_not_after(_OTHERS), '') for join in ' -'},
+  '等等': ('(?:(?<![\u4e00-\u9fff0-9、…）)》」”]@)|(?<=[对哦嗯啊呃但]@))', '(?![的之号])'),
+  '等一下': ('(?<![请稍]@)', ''),
+  '检查': ('(?<![被的员]@)', '(?![员站出])'),
 }
 
 # The wording of Table 1 of the DeepSeek-R1 report.
@@ -230,17 +243,27 @@ def control_tokens(text):
 
 def _reflection_pattern():
   # Longest first, so that a word inside a longer one is not counted twice. English words must be whole words; Chinese
-  # has no spaces between words. There is no quantifier, so nothing can backtrack.
-  words = sorted(REFLECTION_WORDS, key=len, reverse=True)
-  contexts = [(word, *_FALSE_FRIENDS.get(word, ('', ''))) for word in words]
-  return '|'.join(
-    before + (rf'(?<![a-z]){re.escape(word)}(?![a-z])' if word.isascii() else word) + after
-    for word, before, after in contexts
-  )
+  # has no spaces between words. There is no quantifier, so nothing can backtrack. What must hold before a word is
+  # looked at behind it, as only alternatives that begin with a letter let `re` skip to where one of them may begin.
+  words = []
+  for word in sorted(REFLECTION_WORDS, key=len, reverse=True):
+    before, after = _FALSE_FRIENDS.get(word, ('', ''))
+    if word.isascii():
+      before, after = '(?<![a-z]@)' + before, '(?![a-z])' + after
+    words.append(re.escape(word) + before.replace('@', re.escape(word)) + after)
+  return '|'.join(words)
 
 
 REFLECTION = _reflection_pattern()  # for text in lowercase
 _REFLECTION = re.compile(REFLECTION)
+
+
+def find_reflections(text):
+  """The characters at which the reflections of `reflections` begin: a list of int."""
+  lower = text.lower()
+  if len(lower) != len(text):  # rare letters become two
+    lower = ''.join(c.lower() if len(c.lower()) == 1 else c for c in text)
+  return [match.start() for match in _REFLECTION.finditer(lower)]
 
 
 def reflections(text):

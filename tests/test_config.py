@@ -37,6 +37,7 @@ VARIANTS = {
   'toy_base': ['trial', 'chain', 'nested', 'r1', 'r1_student'],
   'r1_rl': ['reasoning', 'all_scenarios', 'small'],
   'evaluation': ['small', 'paper'],
+  'reflection': ['toy', 'gsm8k', 'math'],
   'generate': ['toy', 'stage3', 'endpoint'],
   'cold_start': ['toy', 'deepseek_v3', 'special_token', 'traces'],
   'reward_model': [
@@ -68,6 +69,7 @@ CLASSES = {
   'r1_zero': config.RL,
   'r1_rl': config.RL,
   'evaluation': config.Evaluate,
+  'reflection': config.Reflection,
   'generate': config.Generate,
   'cold_start': config.ColdStart,
   'toy_base': config.Pretrain,

@@ -4,6 +4,7 @@ from r1jax.config.evaluation import *  # noqa: F403
 from r1jax.config.lora import *  # noqa: F403
 from r1jax.config.loss import *  # noqa: F403
 from r1jax.config.problems import *  # noqa: F403
+from r1jax.config.reflection import *  # noqa: F403
 from r1jax.config.reward import *  # noqa: F403
 from r1jax.config.reward_model import *  # noqa: F403
 from r1jax.config.rl import *  # noqa: F403

@@ -137,6 +137,7 @@ RANGES = {
     threshold=SIGNED, samples=COUNT_OR_ZERO, problems=LARGE_OR_ZERO, max_response=Range(1, 10_000_000, also=0)
   ),
   'TaskRollout': _ROLLOUT | dict(temperature=TEMPERATURE),
+  'Reflection': dict(seed=SEED, problems=COUNT_OR_ZERO, answer_tokens=TOKENS, tries=COUNT),
   'Evaluate': dict(seed=SEED, workers=WORKERS, timeout=Range(0, 1_000_000, exclude_low=True)),
   'ColdWay': dict(shots=Range(0, 1000), keep=COUNT),
   'ColdStart': dict(

@@ -5,6 +5,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from r1jax import models, parallel
@@ -112,9 +113,9 @@ def likelihood_program(
   flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])  # [P, G * T, ...]
   unembed = models.unembedding(out.params)
   logp, best = models.likelihood(flat(out.hidden), unembed, flat(tokens), LOGIT_CHUNK, options.mesh)
-  real = jax.numpy.arange(tokens.shape[2]) < lengths[..., None]
+  real = jnp.arange(tokens.shape[2]) < lengths[..., None]
   logp, best = logp.reshape(tokens.shape), best.reshape(tokens.shape)
-  return jax.numpy.where(real, logp, 0).sum(axis=2), jax.numpy.where(real, best, True).all(axis=2)
+  return jnp.where(real, logp, 0).sum(axis=2), jnp.all(best | ~real, axis=2)
 
 
 class Scorer:

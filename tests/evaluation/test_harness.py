@@ -74,13 +74,13 @@ def same(ours, theirs):
   found, wanted = ours['metrics'], theirs['metrics']
   assert found['local_gsm8k'] == wanted['local_gsm8k'] and found['local_mmlu'] == wanted['local_mmlu']
   np.testing.assert_allclose(
-    found['local_text']['word_perplexity,none'], wanted['local_text']['word_perplexity,none'], rtol=1e-5
+    found['local_text']['word_perplexity,none'], wanted['local_text']['word_perplexity,none'], rtol=1e-4
   )
   assert ours['samples']['local_gsm8k'] == theirs['samples']['local_gsm8k']
-  for name in ('local_mmlu', 'local_text'):
+  for name, rounding in (('local_mmlu', 0), ('local_text', 2e-5)):  # a text's is a sum of hundreds, in hf of float32
     ours_flat, theirs_flat = (np.array(flat(x['samples'][name]), np.float64) for x in (ours, theirs))
     assert len(ours_flat) >= ROWS
-    np.testing.assert_allclose(ours_flat, theirs_flat, atol=1e-3, rtol=0)
+    np.testing.assert_allclose(ours_flat, theirs_flat, atol=1e-3, rtol=rounding)
 
 
 def flat(value):

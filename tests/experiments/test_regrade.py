@@ -33,7 +33,7 @@ def test_both_verdicts_are_counted_and_disagreements_listed(tmp_path):
   path = tmp_path / 'gsm8k.jsonl'
   others = [dict(r, filter='strict-match', exact_match=0.0) for r in ROWS]
   path.write_text(''.join(json.dumps(r) + '\n' for r in others + ROWS))
-  rows = regrade.read(path)
+  rows = regrade.read(str(path))
   assert rows == ROWS
   counts, cases = regrade.compare(rows, 'stated')
   assert counts == (3, 3)
