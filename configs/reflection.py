@@ -1,6 +1,6 @@
 """What reflection is worth to a base model and to what RL has made of it (docs/studies.md).
 
-  python -m experiments.reflection --config configs/reflection.py:gsm8k --config.data.eval_path=gsm8k_test.jsonl \\
+  python -m experiments.reflection --config configs/reflection.py:gsm8k --config.data.path=gsm8k_test.jsonl \\
       --config.models.base=DIR --config.models.rl=RUN --workdir W
 
 The paper's base models reflect already, to little effect; RL makes it useful. All numbers ours.

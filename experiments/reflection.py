@@ -1,7 +1,7 @@
 """What reflection is worth to models, such as a base and what RL has made of it: how often it occurs, where, whether
 the answer changes after it and for the better, and how accurate the same responses are without it.
 
-  python -m experiments.reflection --config configs/reflection.py:gsm8k --config.data.eval_path=gsm8k_test.jsonl \\
+  python -m experiments.reflection --config configs/reflection.py:gsm8k --config.data.path=gsm8k_test.jsonl \\
       --config.models.base=DIR --config.models.rl=RUN --workdir W
 
 W/MODEL/tT/ holds the graded samples at temperature T (see `evaluation.reflection`); W/table.md and W/table.json the
@@ -60,7 +60,7 @@ class Run:
 
 
 def make_run(cfg, workdir):
-  """Opens the models, and the held-out problems whose prompts all of them can take.
+  """Opens the models, and the problems whose prompts all of them can take: those held out, or all if none are.
 
   Raises:
     ConfigError, DataError, ModelDirError, TokenizerError: before anything compiles.
@@ -76,11 +76,11 @@ def make_run(cfg, workdir):
     config_lib.check_context(limits, source.cfg.context, model=label)
     models.append(Model(label, source, tokenizer))
   fits = lambda model, p: len(rollout.encode_prompt(model.tokenizer, template, p)[1]) <= cfg.rollout.max_prompt
-  held_out = load_problems(cfg.data, cfg.reward).held_out
-  problems = [p for p in held_out if all(fits(model, p) for model in models)][: cfg.problems or None]
-  config_lib.require(
-    problems, f'no held-out problem has a prompt within rollout.max_prompt {cfg.rollout.max_prompt}; raise it.'
-  )
+  loaded = load_problems(cfg.data, cfg.reward)
+  problems = [p for p in loaded.held_out or loaded.train if all(fits(model, p) for model in models)][
+    : cfg.problems or None
+  ]
+  config_lib.require(problems, f'no problem has a prompt within rollout.max_prompt {cfg.rollout.max_prompt}; raise it.')
   grader, scorers = grading.make_graders(cfg.reward)
   judges = {cfg.reward.accuracy, *cfg.reward.accuracy_by_kind.values()} & set(scorers)
   config_lib.require(

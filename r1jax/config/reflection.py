@@ -15,14 +15,14 @@ class Reflection:
 
   seed: int
   model: Model  # its path is that of the one model, or empty where `models` names several
-  data: Data  # the held-out problems are asked
+  data: Data  # the held-out problems are asked, or all if none are held out
   # prompts: problems of a file of samples; samples: responses to each; slots: rows decoded at a time. Its temperature
   # has no effect.
   rollout: Rollout
   reward: Reward  # its accuracy part, a rule, decides what is right
   temperatures: tuple[float, ...] = (0.6, 1.0)
   models: dict[str, str] = dataclasses.field(default_factory=dict)  # label -> path
-  problems: int = 128  # held-out problems; 0: all
+  problems: int = 128  # how many; 0: all
   closing: str = '\n</think>\n'  # closes the thinking before `opening`, where it is open
   opening: str = '\nThe final answer is \\boxed{'  # makes a model answer at once
   answer_tokens: int = 32  # the most tokens of such an answer

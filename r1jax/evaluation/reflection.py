@@ -27,19 +27,15 @@ CHANGES = ('right to right', 'wrong to right', 'right to wrong', 'wrong to wrong
 
 
 def ratio(rows, value, counts=lambda row: True):
-  """A figure: the mean of value(row) over the rows that count. Problems are resampled, with all their rows."""
+  """A figure: the mean of value(row) over the rows that count. Problems are resampled, with all these rows."""
   sums = collections.defaultdict(lambda: np.zeros(2))
-  for row in rows:
-    if counts(row):
-      sums[row['id']] += (float(value(row)), 1)
-    else:
-      sums[row['id']] += 0
-  found = np.array([*sums.values()]).reshape(1, -1, 2)
-  total, count = found.sum(axis=(0, 1))
-  if not count:
+  for row in filter(counts, rows):
+    sums[row['id']] += (float(value(row)), 1)
+  if not sums:
     return None
+  found = np.array([*sums.values()])[None]
+  total, count = found.sum(axis=(0, 1))
   means = estimates.resampled(found)
-  means = means[means[:, 1] > 0]
   return [float(total / count), *np.percentile(means[:, 0] / means[:, 1], (2.5, 97.5)).tolist()]
 
 

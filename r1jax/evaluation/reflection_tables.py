@@ -92,7 +92,7 @@ def steps(figures):
   rows = []
   for label, by_t in figures.items():
     for t, found in by_t.items():
-      for group in found['by steps']:
+      for group in (g for g in found['by steps'] if g['responses']):
         span = f'over {group["above"]}' if group['up to'] is None else f'{group["above"] + 1} to {group["up to"]}'
         cells = [percent(group['accuracy']), percent(group['expected']), percent(group['beyond'], '{:+.1f}')]
         rows.append([label, t, span, f'{group["responses"]:,}', *cells])

@@ -24,7 +24,7 @@ def figures(found):
   return {name: figure for name, figure in out.items() if figure is not None}
 
 
-def _draw(lines, title, xlabel, unit, bottom=0.0, top=None, log=False, ticks=None):
+def _draw(lines, title, xlabel, unit, bottom=0.0, top=None, ticks=None):
   """A line for each label: [(x, [value, low, high])], values in per cent; None without points."""
   lines = {label: points for label, points in lines.items() if points}
   if not lines:
@@ -41,8 +41,6 @@ def _draw(lines, title, xlabel, unit, bottom=0.0, top=None, log=False, ticks=Non
     plots.finish(axes, plots.Panel('', title, unit, ''), 0.0, len(lines))
     axes.set(xlabel=xlabel)
     axes.set_ylim(bottom, top)
-    if log:
-      axes.set_xscale('log')
     if ticks:
       axes.set_xticks(*ticks)
   return figure
@@ -82,7 +80,7 @@ def _length(label, t, found):
     name = f'pass rate {100 * level["above"]:.0f} to {100 * level["up to"]:.0f} %'
     lines[name] = [(point['tokens'], _percent(point['accuracy'])) for point in level['points']]
   title = f'Accuracy against length: {label}, T {t}'
-  return _draw(lines, title, 'tokens of the response', '% correct', -2, 102, log=True)
+  return _draw(lines, title, 'tokens of the response', '% correct', -2, 102)
 
 
 def _changes(runs):
@@ -99,6 +97,7 @@ def _changes(runs):
       axes.barh(labels, widths, left=left, color=colour, label=name, height=0.6)
       left += widths
     axes.set(title='The answer before and after reflection', xlabel='% of responses that reflect', xlim=(0, 100))
+    axes.set_axisbelow(True)
     axes.invert_yaxis()
     axes.legend(loc='upper left', bbox_to_anchor=(1, 1))
   return figure
