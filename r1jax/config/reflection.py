@@ -32,11 +32,7 @@ class Reflection:
   mesh: Mesh = Mesh()
 
   def __post_init__(self):
-    require(
-      bool(self.model.path) != bool(self.models),
-      f'model.path and models are {"both set" if self.models else "empty"}; set one of the two, such as '
-      '--config.models.base=DIR --config.models.rl=RUN.',
-    )
+    require(not (self.model.path and self.models), 'model.path and models are both set; set only one of the two.')
     for label in self.models:
       require(not set(label) & set('/. ,'), f'models has the name {label!r}, which cannot be that of a folder.')
     require(

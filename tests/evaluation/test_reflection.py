@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from r1jax import templates
+from configs import reflection as configs
+from r1jax import config, templates
 from r1jax.evaluation import reflection, reflection_tables
 from r1jax.metrics import reflection_plots
 
@@ -145,3 +146,23 @@ def test_tables_and_plots_show_all_figures():
   assert len(blocks) == 5 and all(len({line.count('|') for line in block}) == 1 for block in blocks)
   drawn = reflection_plots.figures(figures)
   assert set(drawn) == {'rate', 'places', 'changes', 'steps', 'length_base_t1'}
+
+
+@pytest.mark.parametrize(
+  ('settings', 'match'),
+  [
+    (dict(models=dict(base='A'), model=dict(path='B')), 'both set'),
+    (dict(models={'a/b': 'A'}), "'a/b'"),
+    (dict(temperatures=()), 'temperatures'),
+    (dict(temperatures=(-0.5,)), 'below 0'),
+    (dict(temperatures=(1.0, 1.0)), 'twice'),
+    (dict(steps='word'), "'word'.*line, paragraph"),
+    (dict(rollout=dict(slots=0)), 'rollout.slots is 0'),
+  ],
+)
+def test_settings_that_cannot_work_are_refused(settings, match):
+  c = configs.get_config('toy').to_dict()
+  for key, value in settings.items():
+    c[key] = c[key] | value if isinstance(value, dict) else value
+  with pytest.raises(config.ConfigError, match=match):
+    config.convert(c, config.Reflection)
