@@ -1,6 +1,7 @@
 """Draws what searches reach with how many tokens."""
 
 import matplotlib
+from matplotlib import ticker
 from matplotlib.figure import Figure
 import numpy as np
 
@@ -39,4 +40,7 @@ def draw(lines):
       )
     plots.finish(axes, panel, 0.0, len(methods))
     axes.set(xscale='log', xlabel='tokens sampled for a problem')
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter('{x:g}')
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
   return figure
