@@ -7,7 +7,20 @@ Hardware: 2 CPU cores. All numbers ours.
 """
 from ml_collections import ConfigDict
 
-from configs import common, generate, label_steps, r1, r1_zero, reward_model, stages, toy_base
+from configs import (
+  common,
+  distill,
+  evaluation,
+  generate,
+  label_steps,
+  r1,
+  r1_zero,
+  reflection,
+  reward_model,
+  search,
+  stages,
+  toy_base,
+)
 
 
 def _arm(about, **settings):
@@ -25,16 +38,22 @@ def _ablation(**arms):
   return stages.recipe(dict(base=base, **arms), ablation=dict(arms=tuple(arms), seeds=(0, 1, 2)))
 
 
+PPO = {f'ppo_{name}': _arm(f'PPO with lambda {gae_lambda}', loss=dict(name='grpo', advantage='gae', kl_coef=0.0),
+                           critic=dict(gae_lambda=gae_lambda, learning_rate=1e-3, warmup=5))
+       for name, gae_lambda in (('095', 0.95), ('1', 1.0))}
+
+
 def _objectives():
   """Objectives, each with its own defaults, with the data, steps and learning rate of the quickstart."""
-  ppo = lambda gae_lambda: _arm(f'PPO with lambda {gae_lambda}', loss=dict(name='grpo', advantage='gae', kl_coef=0.0),
-                                critic=dict(gae_lambda=gae_lambda, learning_rate=1e-3, warmup=5))
   names = ('grpo', 'dr_grpo', 'dapo', 'gspo', 'cispo')
   return _ablation(
       **{name: _arm(f'loss.name {name}', loss=dict(name=name)) for name in names},
-      rloo=_arm('REINFORCE with the leave-one-out baseline', loss=dict(name='reinforce')),
-      ppo_095=ppo(0.95),
-      ppo_1=ppo(1.0))
+      rloo=_arm('REINFORCE with the leave-one-out baseline', loss=dict(name='reinforce')), **PPO)
+
+
+def _grpo_vs_ppo():
+  """GRPO beside PPO, without a KL term in either."""
+  return _ablation(grpo=_arm('GRPO', loss=dict(name='grpo', kl_coef=0.0)), **PPO)
 
 
 def _off_policy():
@@ -94,10 +113,33 @@ def _clip_range():
                                  train=dict(minibatches=4)) for name, (low, high) in arms.items()})
 
 
-def _of_recipe(metrics, *arms):
-  """RL stages of the toy R1, and what they need."""
+def _reflection():
+  """What reflection is worth to the base, which looks twice now and then, and to R1-Zero, which does so often."""
+  c = reflection.get_config('toy')
+  c.update(problems=64, temperatures=(0.6, 1.0))
+  c.data.source = 'trial'
+  c.rollout.update(max_prompt=32, max_response=160)
+  c.reward.update(parts=ConfigDict(dict(signs=1.0)), accuracy='signs')
+  c.models = ConfigDict(dict(base='stage:base', zero='stage:zero'), sort_keys=False)
+  out = _ablation(zero=_arm('R1-Zero'))
+  return _with_study(out, reflection=stages.stage('reflection', c, 'What reflection is worth'))
+
+
+# ---- with models of the toy R1 ------------------------------------------------------------------------
+
+
+def _with_study(recipe, **studies):
+  """A recipe that ends with stages whose results are pooled over the seeds."""
+  for name, study in studies.items():
+    recipe.stages[name] = study
+  recipe.ablation.studies = tuple(studies)
+  return recipe
+
+
+def _of_r1(arms=(), others=(), metrics=('eval/pass@1',)):
+  """Stages of the toy R1, and those that they need. arms: RL, to compare. others: whose models studies take."""
   c = r1.get_config('toy')
-  needed = set(arms)
+  needed = {*arms, *others}
   for name, stage in reversed(c.stages.items()):
     if name in needed:
       text = stage.config.to_json()
@@ -110,14 +152,78 @@ def _of_recipe(metrics, *arms):
   return stages.recipe(c.stages, ablation=dict(arms=arms, seeds=(0, 1, 2), metrics=metrics))
 
 
+def _asked(about, tasks, *models):
+  """An evaluation of models on tasks, as a stage."""
+  c = evaluation.get_config('small')
+  c.tasks = ConfigDict(tasks, sort_keys=False)
+  c.models = ConfigDict({model: f'stage:{model}' for model in models}, sort_keys=False)
+  c.rollout.update(prompts=64, samples=8, max_prompt=192, max_response=112, slots=64)
+  return stages.stage('tasks', c, about)
+
+
+GRADERS = dict(chain='math', logic='logic', code='code')
+
+
+def _task(kind, **settings):
+  """Problems of one kind of the toy R1's."""
+  options = dict(logic=dict(where='tags'), code=dict(time_limit=2.0)).get(kind, {})
+  return evaluation.task(source=f'r1_{kind}', template='plain', grader=GRADERS[kind], options=options, problems=128,
+                         split='language', **settings)
+
+
 def _cold_start():
   """RL on the base against RL after a cold start, which R1-Zero's own drafts have gone into."""
-  return _of_recipe(('eval/pass@1', 'eval/format', 'eval/length_mean'), 'zero', 'control')
+  return _of_r1(('zero', 'control'), metrics=('eval/pass@1', 'eval/format', 'eval/length_mean'))
 
 
 def _language_reward():
   """RL after the cold start, with and without the reward for one language."""
-  return _of_recipe(('eval/pass@1', 'eval/language_consistency'), 'control', 'reasoning')
+  return _of_r1(('control', 'reasoning'), metrics=('eval/pass@1', 'eval/language_consistency'))
+
+
+def _few_shot():
+  """The base, R1-Zero and R1 with up to three solved problems before each problem."""
+  models = ('base', 'zero', 'reasoning')
+  tasks = {f'shots_{n}': _task('chain', few_shot=dict(count=n, response='<answer> {answer} </answer>'))
+           for n in range(4)}
+  return _with_study(_of_r1(others=models), shots=_asked('Solved problems before each problem', tasks, *models))
+
+
+def _distilled(rates):
+  """A student by SFT on R1's responses, by R1-Zero, and by on-policy distillation from R1. rates: learning rates of
+  each, by how they come to be."""
+  c = _of_r1(others=('student', 'student_rl', 'reasoning'))
+  on_policy = distill.get_config('toy_on_policy')
+  on_policy.model.path, on_policy.distill.path = 'stage:student_base', 'stage:reasoning'
+  c.stages.student_on_policy = stages.stage('rl', on_policy, 'On-policy distillation')
+  models = {}
+  for way, values in rates.items():
+    stage = c.stages[way]
+    del c.stages[way]
+    for rate in values:
+      models[f'{way}_{rate:g}'.replace('.', '_')] = ours = stage.copy_and_resolve_references()
+      ours.config.optimizer.learning_rate = rate
+  c.stages.update(models)
+  tasks = {kind: _task(kind) for kind in GRADERS}
+  return _with_study(c, students=_asked('The students', tasks, 'student_base', *models))
+
+
+def _distill_rates():
+  """Rates to choose from for `distill_vs_rl`, on a seed of their own."""
+  c = _distilled(dict(student=(1e-3, 3e-3, 1e-2), student_rl=(2e-4, 5e-4, 1e-3),
+                      student_on_policy=(3e-4, 1e-3, 3e-3)))
+  c.ablation.seeds = (0,)
+  return c
+
+
+def _distill_vs_rl():
+  """With seeds on which nothing was chosen."""
+  c = _distilled(dict(student=(3e-3,), student_rl=(5e-4,), student_on_policy=(1e-3,)))
+  c.ablation.seeds = (10, 11, 12)
+  return c
+
+
+# ---- with learned rewards, on the world `nested` -------------------------------------------------------
 
 
 def _learned(objective, model, data):
@@ -152,6 +258,31 @@ def _rewarded(about, model='stage:base', steps=200, credit=0.0, **parts):
   return stages.stage('rl', c, about)
 
 
+def _long_chains():
+  """The base and R1-Zero by the number of terms, that is of steps."""
+  terms = evaluation.task(source='nested', template='plain', problems=512, split='terms')
+  c = stages.recipe(dict(base=stages.stage('pretrain', toy_base.get_config('nested'), 'The base model'),
+                         zero=_rewarded('R1-Zero', math=(1.0, ''))), ablation=dict(seeds=(0, 1, 2), arms=()))
+  return _with_study(c, terms=_asked('By the number of terms', dict(nested=terms), 'base', 'zero'))
+
+
+def _search():
+  """Search with the base and with R1-Zero, by models that have learned from samples of the base."""
+  c = _rule_vs_orm_vs_prm()
+  needed = ('base', 'samples', 'orm', 'labels', 'prm', 'rule')
+  for name in [name for name in c.stages if name not in needed]:
+    del c.stages[name]
+  c.ablation.arms = ()
+  studies = {}
+  for name in ('base', 'rule'):
+    study = search.get_config('toy')
+    study.model.path = f'stage:{name}'
+    study.reward.options = ConfigDict(dict(preference=dict(path='stage:orm'),
+                                           process=dict(path='stage:prm', aggregate='min')))
+    studies[f'search_{name}'] = stages.stage('search', study, f'Search with the model of stage {name}')
+  return _with_study(c, **studies)
+
+
 def _rule_vs_orm_vs_prm():
   """The rule against learned rewards. reward/mean is what an arm is trained on, reward/math/mean the truth."""
   labels = label_steps.get_config('toy')
@@ -179,11 +310,35 @@ def _rule_vs_orm_vs_prm():
 
 
 VARIANTS = {
-    'objectives': _objectives, 'off_policy': _off_policy, 'lora': _lora, 'group_size': _group_size,
-    'kl_and_reference_refresh': _kl_and_reference_refresh, 'clip_range': _clip_range,
-    'std_and_length_normalisation': _std_and_length_normalisation, 'cold_start': _cold_start,
-    'language_reward': _language_reward, 'rule_vs_orm_vs_prm': _rule_vs_orm_vs_prm}
+    'objectives': _objectives, 'grpo_vs_ppo': _grpo_vs_ppo, 'off_policy': _off_policy, 'lora': _lora,
+    'group_size': _group_size, 'kl_and_reference_refresh': _kl_and_reference_refresh, 'clip_range': _clip_range,
+    'std_and_length_normalisation': _std_and_length_normalisation, 'reflection': _reflection,
+    'cold_start': _cold_start, 'language_reward': _language_reward, 'few_shot': _few_shot,
+    'distill_rates': _distill_rates, 'distill_vs_rl': _distill_vs_rl,
+    'long_chains': _long_chains, 'search': _search, 'rule_vs_orm_vs_prm': _rule_vs_orm_vs_prm}
+
+
+QUICK = dict(
+    pretrain=dict(gate=dict(rounds=0)), rl=dict(steps=4, critic=dict(warmup=1), eval=dict(
+        problems=16, samples=4, final_problems=16, final_samples=4)),
+    cold_start=dict(problems=256), generate=dict(problems=256), label_steps=dict(per_problem=1),
+    search=dict(problems=4), reflection=dict(problems=8))
+
+
+def _quick(recipe):
+  """The same stages with one seed, half of the pretraining and little of the rest, to see whether all works."""
+  recipe.ablation.seeds = recipe.ablation.seeds[:1]
+  for stage in recipe.stages.values():
+    stage.config.update(QUICK.get(stage.experiment, {}))
+    if stage.experiment == 'pretrain':
+      stage.config.steps //= 2
+    for task in stage.config.get('tasks', {}).values():
+      task.update(problems=16, samples=2)
+  return recipe
 
 
 def get_config(variant='objectives'):
-  return common.choose(VARIANTS, variant)
+  """A recipe; with 'objectives/quick' one that takes minutes and shows nothing."""
+  name, _, quick = variant.partition('/')
+  recipe = common.choose(VARIANTS, name)
+  return common.choose({'': lambda: recipe, 'quick': lambda: _quick(recipe)}, quick)

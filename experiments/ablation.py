@@ -1,11 +1,11 @@
-"""Runs a recipe with several seeds, and compares some of its stages: the arms of an ablation.
+"""Runs a recipe with several seeds, and compares some of its stages: the arms and studies of an ablation.
 
   python -m experiments.ablation --config configs/ablations.py:objectives --workdir W
       [--jobs 2] [--config.ablation.seeds='(0,)'] [--config.stages.ppo.config.steps=100]
 
 The recipe of seed N has the folder W/seed_N, where `experiments.recipe` shows and runs it like any other. Each stage
 runs in a process of its own. What is finished is not run again; killed at any moment, the same command continues.
-Writes W/table.md, and curves of each metric.
+Writes W/table.md, curves of each metric of the arms, and for each study W/STUDY, with the results of all seeds.
 """
 
 from concurrent import futures
@@ -19,12 +19,15 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import curves, recipe, table
+from experiments import curves, recipe, reflection, search, table
 from r1jax import config as config_lib
+from r1jax.evaluation import tables
 from r1jax.recipes import settings
 from r1jax.recipes import stage as stage_lib
 from r1jax.runs import cli
 from r1jax.runs.workdir import exclusive
+
+POOL = {'tasks': tables.pool, 'search': search.pool, 'reflection': reflection.pool}
 
 
 def folder_of(workdir, seed):
@@ -64,26 +67,45 @@ def run_ablation(cfg, workdir, arguments, jobs=1):
   """Runs all seeds, `jobs` at a time. Returns the table's lines.
 
   Args:
-    cfg: settings.Recipe with `ablation.arms`. workdir: W. arguments: --config and its overrides, as typed.
+    cfg: settings.Recipe with an ablation. workdir: W. arguments: --config and its overrides, as typed.
 
   Raises:
     ConfigError: a config is invalid (before anything runs), or a stage failed (after the others of `jobs` have ended).
   """
   a = cfg.ablation
-  config_lib.require(a.arms, 'ablation.arms is empty: this recipe is no ablation. Run it with experiments.recipe.')
+  config_lib.require(
+    a.arms or a.studies, 'ablation.arms and studies are empty: this is no ablation. Run it with experiments.recipe.'
+  )
   for seed in a.seeds:
     expand(cfg, seed, workdir)
   with futures.ThreadPoolExecutor(jobs) as pool:
     for done in [pool.submit(run_seed, cfg, seed, workdir, arguments) for seed in a.seeds]:
       done.result()
-  runs = [f'{arm}={",".join(os.path.join(folder_of(workdir, seed), arm) for seed in a.seeds)}' for arm in a.arms]
-  lines = table.table(runs, a.metrics, a.level)
-  typed = [shlex.join(command(arguments, workdir, a.seeds[0], arm)) for arm in a.arms]
+  lines = compare_arms(cfg, workdir) if a.arms else []
+  for name in a.studies:
+    folder = os.path.join(workdir, name)
+    os.makedirs(folder, exist_ok=True)
+    POOL[cfg.stages[name].experiment]([os.path.join(folder_of(workdir, seed), name) for seed in a.seeds], folder)
+    with open(os.path.join(folder, 'table.md'), encoding='utf-8') as file:
+      lines += ['', f'{cfg.stages[name].about}:', '', *file.read().splitlines()]
+  lines += ['', '| stage | processor seconds, with compilation |', '|---|---|']
+  for name in cfg.stages:
+    records = [stage_lib.load(folder_of(workdir, seed), name) for seed in a.seeds]
+    known = [record['processor_seconds'] for record in records if 'processor_seconds' in record]
+    lines += [f'| {name} | {table.spread(known)} |'] if known else []  # none where a command of its own has run it
+  typed = [f'    {shlex.join(command(arguments, workdir, a.seeds[0], name))}' for name in (*a.arms, *a.studies)]
   with open(os.path.join(workdir, 'table.md'), 'w', encoding='utf-8') as file:
-    file.write('\n'.join([*lines, '', f'The arms of seed {a.seeds[0]}:', '', *(f'    {line}' for line in typed), '']))
+    file.write('\n'.join([*lines, '', f'The commands of seed {a.seeds[0]}:', '', *typed, '']))
+  return lines
+
+
+def compare_arms(cfg, workdir):
+  """Draws the curves of each metric. Returns the lines of the table."""
+  a = cfg.ablation
+  runs = [f'{arm}={",".join(os.path.join(folder_of(workdir, seed), arm) for seed in a.seeds)}' for arm in a.arms]
   for metric in a.metrics:
     curves.draw(runs, metric, os.path.join(workdir, f'{metric.replace("/", "_")}.svg'))
-  return lines
+  return table.table(runs, a.metrics, a.level)
 
 
 def main(_):

@@ -25,7 +25,20 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from experiments import cold_start, curate, evaluate, generate, label_steps, pretrain, reward_model, rl, sft, toy_files
+from experiments import (
+  cold_start,
+  curate,
+  evaluate,
+  generate,
+  label_steps,
+  pretrain,
+  reflection,
+  reward_model,
+  rl,
+  search,
+  sft,
+  toy_files,
+)
 from r1jax import config as config_lib
 from r1jax.metrics import recipe_report
 from r1jax.recipes import settings
@@ -55,6 +68,17 @@ def run_external(cfg, workdir):
   return summary
 
 
+def study(run):
+  """An experiment whose result is a table, with a summary, which shows that it has finished."""
+
+  def run_study(cfg, workdir):
+    summary = {'table': run(cfg, workdir)}
+    json_files.write_json(os.path.join(workdir, stage_lib.SUMMARY), summary)
+    return summary
+
+  return run_study
+
+
 EXPERIMENTS = {
   'external': Experiment(run_external, settings.External),
   'pretrain': Experiment(pretrain.run_pretrain, config_lib.Pretrain, 'model', 'pretrain'),
@@ -67,6 +91,9 @@ EXPERIMENTS = {
   'curate': Experiment(curate.run_curate, config_lib.Curate, '', 'curate'),
   'toy_files': Experiment(toy_files.run_toy_files, settings.ToyFiles, '', 'toy_files'),
   'evaluate': Experiment(evaluate.run_evaluate, config_lib.RL, '', 'evaluate'),
+  'tasks': Experiment(study(evaluate.run_tasks), config_lib.Evaluate, '', 'evaluate'),
+  'search': Experiment(study(search.run_search), config_lib.Search, '', 'search'),
+  'reflection': Experiment(study(reflection.run_reflection), config_lib.Reflection, '', 'reflection'),
 }
 
 
@@ -176,15 +203,16 @@ def write_command(stage, stages, workdir):
 
 
 def run_stage(stage, stages, workdir, status):
-  """Runs one stage to its end, and records the seconds since this start."""
+  """Runs one stage to its end, and records the seconds since this start, and those of the processor."""
   cfg = convert(stage, stages, workdir)
   prepare_folder(stage, stages, workdir, status)
-  began, folder = time.perf_counter(), os.path.join(workdir, stage.name)
+  began, processor, folder = time.perf_counter(), time.process_time(), os.path.join(workdir, stage.name)
   EXPERIMENTS[stage.experiment].run(cfg, folder)
   path = os.path.join(folder, stage_lib.RECORD)
   saved = stage_lib.read(workdir, stage.name)
   assert saved is not None  # `prepare_folder` wrote it, or found it
-  json_files.write_json(path, saved | {'seconds': round(time.perf_counter() - began, 1)})
+  spent = {'seconds': time.perf_counter() - began, 'processor_seconds': time.process_time() - processor}
+  json_files.write_json(path, saved | {name: round(x, 1) for name, x in spent.items()})
   gc.collect()  # frees arrays of the stage that are in reference cycles
 
 

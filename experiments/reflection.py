@@ -24,7 +24,7 @@ from r1jax.evaluation import reflection, reflection_tables
 from r1jax.metrics import plots, reflection_plots, writer
 from r1jax.parallel import interrupt
 from r1jax.rewards.workers import pool
-from r1jax.runs import cli, cuts, grading, policies, runtime
+from r1jax.runs import cli, cuts, grading, json_files, policies, runtime
 from r1jax.runs import settings as settings_lib
 from r1jax.runs.problems import get_template, load_problems
 from r1jax.runs.workdir import exclusive
@@ -136,17 +136,31 @@ def run_reflection(cfg, workdir):
     settings_lib.require_same_settings(os.path.join(workdir, 'reflection.json'), identity(run))
     for model in run.models:
       sample_model(run, model)
-  figures = {
-    model.label: {
-      f'{t:g}': reflection.summarise(list(shards.read(run.folder(model.label, t)))) for t in cfg.temperatures
-    }
-    for model in run.models
-  }
+  rows_of = lambda label, t: list(shards.read(run.folder(label, t)))
+  return write_tables({m.label: {f'{t:g}': rows_of(m.label, t) for t in cfg.temperatures} for m in run.models}, workdir)
+
+
+def write_tables(rows, workdir):
+  """Writes tables and plots to W. rows: {model: {temperature: graded samples}}. Returns the figures, likewise."""
+  figures = {label: {t: reflection.summarise(of) for t, of in by_t.items()} for label, by_t in rows.items()}
   writer.replace_text(os.path.join(workdir, 'table.json'), json.dumps(figures, indent=2) + '\n')
   writer.replace_text(os.path.join(workdir, 'table.md'), reflection_tables.markdown(figures))
   for name, figure in reflection_plots.figures(figures).items():
     plots.write(figure, os.path.join(workdir, f'{name}.svg'))
   return figures
+
+
+def pool(folders, workdir):
+  """Writes tables and plots of several finished studies, such as those of several seeds, as one to W.
+
+  A problem counts as another one in each study, as its answers are those of another model.
+  """
+  rows = {}
+  for label, by_t in json_files.read_json(os.path.join(folders[0], 'table.json')).items():
+    read = lambda n, t, label=label: shards.read(os.path.join(folders[n], label, f't{t}'))
+    number = lambda n, row: row | {'id': f'{n}/{row["id"]}'}
+    rows[label] = {t: [number(n, row) for n in range(len(folders)) for row in read(n, t)] for t in by_t}
+  return write_tables(rows, workdir)
 
 
 def identity(run):

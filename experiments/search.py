@@ -269,11 +269,30 @@ def run_search(cfg, workdir):
       problems = [{'id': p['id'], 'budgets': budgets} for p, budgets in zip(run.problems, rows, strict=True)]
       results[name] = {'method': made_by, 'occupancy': occupancy, 'problems': problems}
       json_files.write_json(path, results[name])
-  lines = summarise(results)
-  writer.replace_text(os.path.join(workdir, 'table.md'), markdown(lines, len(run.problems)))
+  return write_tables(results, workdir)
+
+
+def write_tables(results, workdir):
+  """Writes table and plot to W. results: {name: what is in W/NAME.json}. Returns the lines of the table."""
+  lines, problems = summarise(results), len(next(iter(results.values()))['problems'])
+  writer.replace_text(os.path.join(workdir, 'table.md'), markdown(lines, problems))
   writer.replace_text(os.path.join(workdir, 'table.json'), json.dumps(lines, indent=2) + '\n')
   plots.write(search_plots.draw(lines), os.path.join(workdir, 'accuracy_against_tokens.svg'))
   return lines
+
+
+def pool(folders, workdir):
+  """Writes table and plot of several finished searches, such as those of several seeds, as one to W."""
+  names = dict.fromkeys(line['method'] for line in json_files.read_json(os.path.join(folders[0], 'table.json')))
+  results = {}
+  for name in names:
+    found = [writer.read_object(os.path.join(folder, f'{name}.json')) for folder in folders]
+    used = [x['occupancy'] for x in found if x['occupancy'] is not None]
+    results[name] = {
+      'occupancy': float(np.mean(used)) if used else None,
+      'problems': [problem for x in found for problem in x['problems']],
+    }
+  return write_tables(results, workdir)
 
 
 def load_weights(run):

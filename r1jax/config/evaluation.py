@@ -14,8 +14,9 @@ class FewShot:
   """Solved examples before each problem."""
 
   count: int = 0
-  # JSON Lines file that they come from, with rows as those of the task. The first ones are taken: of the problem's own
-  # value of the task's `split`, where the rows have that field, and never one with the problem's own text.
+  # JSON Lines file that they come from, with rows as those of the task; '': the training problems of a source that
+  # generates its own. The first ones are taken: of the problem's own value of the task's `split`, where the rows have
+  # that field, and never one with the problem's own text.
   path: str = ''
   response: str = '{answer}'  # the text that answers an example, with row fields in braces
 
@@ -90,9 +91,8 @@ class Evaluate:
         )
     for name, task in self.chosen().items():
       require(
-        bool(task.few_shot.count) == bool(task.few_shot.path),
-        f'tasks.{name}.few_shot has {task.few_shot.count} examples and the path {task.few_shot.path!r}; set both, or '
-        'neither.',
+        task.few_shot.count or not task.few_shot.path,
+        f'tasks.{name}.few_shot has 0 examples and the path {task.few_shot.path!r}; set count too, or leave out path.',
       )
       task.reward(self.workers, self.timeout)  # a limit on tests above the timeout is refused here
 

@@ -54,6 +54,20 @@ def write(workdir, labels, names):
   return table
 
 
+def pool(folders, workdir):
+  """Writes the tables of several finished evaluations with different seeds, as runs of the same models, to W."""
+  with open(os.path.join(folders[0], 'table.json'), encoding='utf-8') as file:
+    table = json.load(file)
+  names = list(dict.fromkeys(row['task'] for row in table['rows']))
+  for label in table['models']:
+    os.makedirs(os.path.join(workdir, label), exist_ok=True)
+    for name in names:
+      place = os.path.join(label, f'{name}.jsonl')
+      rows = [row for folder in folders for row in samples.read(os.path.join(folder, place))]
+      writer.replace_text(os.path.join(workdir, place), ''.join(writer.dumps(row) + '\n' for row in rows))
+  return write(workdir, table['models'], names)
+
+
 def cells(files):
   """{label: cell} of the rows that the models have of the same problems.
 

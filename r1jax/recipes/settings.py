@@ -43,11 +43,15 @@ class Comparison:
   kind: str = ''  # a kind of problems, or one of the recipe's groups; '': all
 
 
+STUDIES = ('tasks', 'search', 'reflection')  # experiments that compare models or methods in a table of their own
+
+
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-  """What `experiments/ablation.py` compares: some RL stages of a recipe, over several seeds."""
+  """What `experiments/ablation.py` compares over several seeds. A recipe without arms and studies is no ablation."""
 
-  arms: tuple[str, ...] = ()  # the stages to compare; () where the recipe is no ablation
+  arms: tuple[str, ...] = ()  # RL stages to compare
+  studies: tuple[str, ...] = ()  # stages of STUDIES, whose results are pooled over the seeds
   seeds: tuple[int, ...] = (0, 1, 2)
   metrics: tuple[str, ...] = ('eval/pass@1',)  # to draw and to tabulate; see docs/metrics.md
   level: float = 0.8  # the first step at which the first metric reaches it is reported
@@ -80,10 +84,14 @@ class Recipe:
         not stage.evaluation or stage.evaluation in self.evaluations,
         f'stages.{name}.evaluation is {stage.evaluation!r}; known: {", ".join(self.evaluations) or "none"}.',
       )
-    for name in self.ablation.arms:
-      require(name in self.stages, f'ablation.arms has {name!r}; the stages are {", ".join(self.stages)}.')
-      experiment = self.stages[name].experiment
-      require(experiment == 'rl', f"ablation.arms has {name!r}, whose experiment is {experiment!r}; arms are of 'rl'.")
+    for key, allowed in (('arms', ('rl',)), ('studies', STUDIES)):
+      for name in getattr(self.ablation, key):
+        require(name in self.stages, f'ablation.{key} has {name!r}; the stages are {", ".join(self.stages)}.')
+        experiment = self.stages[name].experiment
+        require(
+          experiment in allowed,
+          f'ablation.{key} has {name!r}, whose experiment is {experiment!r}; {key} are of {" or ".join(allowed)}.',
+        )
     for name, pair in self.comparisons.items():
       for side in (pair.first, pair.second):
         require(

@@ -19,6 +19,12 @@ def write_json(path, value):
   os.replace(path + '.tmp', path)
 
 
+def read_json(path):
+  """The value in a file that `write_json` has written."""
+  with open(path, encoding='utf-8') as f:
+    return json.load(f)
+
+
 def write_shared(path, value):
   """Like write_json, but safe where independent jobs may write the same file at the same time."""
   temporary = f'{path}.{socket.gethostname()}.{os.getpid()}'

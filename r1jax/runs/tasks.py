@@ -51,7 +51,7 @@ def load(cfg, name):
   part = config_lib.Part(**rows | {'path': inside(task.path), 'template': ''}, eval_fraction=0.0)
   try:
     loaded = load_problems(config_lib.Data('mixture', parts={name: part}), task.reward())
-    examples = load_examples(task, inside(task.few_shot.path)) if task.few_shot.count else []
+    examples = load_examples(task, inside(task.few_shot.path), loaded) if task.few_shot.count else []
     template = get_template(f'tasks.{name}', task)
     problems = sorted(loaded.held_out or loaded.train, key=_hash)[: task.problems or None]
     problems = [with_examples(p, examples, task, template) for p in problems]
@@ -69,8 +69,16 @@ def _hash(problem):
   return sources.share(f'{problem["id"]}\0{reader.text_key(problem)}', 'evaluation')
 
 
-def load_examples(task, path):
-  """The rows of a file of examples as problems with a 'response'. Raises DataError."""
+def load_examples(task, path, loaded):
+  """The rows of a file of examples, or training problems of `loaded`, as problems with a 'response'.
+
+  Raises ConfigError, DataError.
+  """
+  if not path:
+    config_lib.require(
+      loaded.held_out, 'few_shot.path is empty, and its problems are not generated; name a file of examples.'
+    )
+    return [p | {'response': mixture.fill(task.few_shot.response, p)} for p in loaded.train]
   convert = mixture.row_converter(task, {})
 
   def example(row, default_id):
@@ -95,7 +103,7 @@ def with_examples(problem, examples, task, template):
   chosen = list(itertools.islice(filter(fits, examples), shots.count))
   config_lib.require(
     len(chosen) == shots.count,
-    f'few_shot.path {shots.path} has {len(chosen)} examples for problem {problem["id"]!r}'
+    f'few_shot.path {shots.path!r} has {len(chosen)} examples for problem {problem["id"]!r}'
     f'{f" with {task.split} {value!r}" if task.split else ""}, but few_shot.count is {shots.count}; lower it.',
   )
   user = lambda content: {'role': 'user', 'content': content}

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import json
+import re
 import shutil
 import types
 
@@ -15,6 +16,7 @@ from configs import r1_zero
 from r1jax import config, rewards, templates
 from r1jax.batch import EOS, LENGTH, RolloutBatch
 from r1jax.config import ConfigError
+from r1jax.data.toy import arithmetic
 from r1jax.metrics import writer
 from r1jax.rewards.workers import pool
 from r1jax.runs import task_evaluation, tasks
@@ -219,7 +221,8 @@ def test_a_damaged_file_of_samples_is_refused(prompts, folder, tmp_path):
     (dict(only=('digit',)), "only has 'digit', which is no task; the nearest known one is 'digits'"),
     (dict(model=dict(path='x')), 'both set'),
     (dict(models=dict(base='')), "models.base is ''; name a model"),
-    (dict(tasks=dict(five=dict(few_shot=dict(count=2)))), r'tasks.five.few_shot has 2 examples and the path \'\''),
+    (dict(tasks=dict(five=dict(few_shot=dict(count=2)))), 'tasks.five: few_shot.path is empty, and its problems are'),
+    (dict(tasks=dict(five=dict(few_shot=dict(path='x')))), r'tasks.five.few_shot has 0 examples and the path \'x\''),
     (dict(tasks=dict(five=dict(grader='exakt'))), "unknown reward 'exakt'; the nearest known one is 'exact'"),
     (dict(tasks=dict(five=dict(options=dict(were='tags')))), "no option 'were'; the nearest known one is 'where'"),
     (dict(tasks=dict(five=dict(template='plane'))), "tasks.five.template is 'plane'; known: "),
@@ -273,11 +276,26 @@ def test_examples_are_turns_of_a_chat_and_of_the_same_split(folder):
   ]
 
 
+def test_examples_of_a_generated_source_are_its_training_problems():
+  c = configs.get_config('small')
+  c.model.path = 'x'
+  c.tasks.chain.few_shot.update(count=2, response='<answer> {answer} </answer>')
+  held_out, found = (
+    arithmetic.problems('chain', 0, 16, held_out=True),
+    tasks.load(config.of_evaluation(c), 'chain').problems,
+  )
+  texts = {p['problem'] for p in arithmetic.problems('chain', 0, 4096, held_out=False)}
+  assert len(found) == 16 and not texts & {p['problem'] for p in held_out}
+  first, answer, empty, *rest = found[0]['turns'][0]['content'].split('\n')
+  assert first in texts and re.fullmatch(r'<answer> \d+ </answer>', answer) and not empty
+  assert rest[0] in texts and rest[-1] == found[0]['problem']
+
+
 @pytest.mark.parametrize(
   ('shots', 'match'),
   [
     (dict(path='none.jsonl'), r'tasks.few: there is no file .*none.jsonl'),
-    (dict(count=6), 'tasks.few: few_shot.path shots.jsonl has [45] examples .* few_shot.count is 6; lower it'),
+    (dict(count=6), "tasks.few: few_shot.path 'shots.jsonl' has [45] examples .* few_shot.count is 6; lower it"),
     (dict(response='{thinking}'), "tasks.few: none of the 5 lines .* no field 'thinking'"),
   ],
 )
