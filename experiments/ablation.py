@@ -27,7 +27,7 @@ from r1jax.recipes import stage as stage_lib
 from r1jax.runs import cli
 from r1jax.runs.workdir import exclusive
 
-POOL = {'tasks': tables.pool, 'search': search.pool, 'reflection': reflection.pool}
+COMBINE = {'tasks': tables.combine, 'search': search.combine, 'reflection': reflection.combine}
 
 
 def folder_of(workdir, seed):
@@ -85,7 +85,7 @@ def run_ablation(cfg, workdir, arguments, jobs=1):
   for name in a.studies:
     folder = os.path.join(workdir, name)
     os.makedirs(folder, exist_ok=True)
-    POOL[cfg.stages[name].experiment]([os.path.join(folder_of(workdir, seed), name) for seed in a.seeds], folder)
+    COMBINE[cfg.stages[name].experiment]([os.path.join(folder_of(workdir, seed), name) for seed in a.seeds], folder)
     with open(os.path.join(folder, 'table.md'), encoding='utf-8') as file:
       lines += ['', f'{cfg.stages[name].about}:', '', *file.read().splitlines()]
   lines += ['', '| stage | processor seconds, with compilation |', '|---|---|']

@@ -150,7 +150,7 @@ def write_tables(rows, workdir):
   return figures
 
 
-def pool(folders, workdir):
+def combine(folders, workdir):
   """Writes tables and plots of several finished studies, such as those of several seeds, as one to W.
 
   A problem counts as another one in each study, as its answers are those of another model.

@@ -281,7 +281,7 @@ def write_tables(results, workdir):
   return lines
 
 
-def pool(folders, workdir):
+def combine(folders, workdir):
   """Writes table and plot of several finished searches, such as those of several seeds, as one to W."""
   names = dict.fromkeys(line['method'] for line in json_files.read_json(os.path.join(folders[0], 'table.json')))
   results = {}

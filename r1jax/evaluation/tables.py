@@ -54,7 +54,7 @@ def write(workdir, labels, names):
   return table
 
 
-def pool(folders, workdir):
+def combine(folders, workdir):
   """Writes the tables of several finished evaluations with different seeds, as runs of the same models, to W."""
   with open(os.path.join(folders[0], 'table.json'), encoding='utf-8') as file:
     table = json.load(file)

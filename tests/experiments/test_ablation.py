@@ -135,7 +135,7 @@ def test_evaluations_of_seeds_are_runs_of_one_model(tmp_path):
       ]
       samples.append(tmp_path / f'{seed}' / label / 'sums.jsonl', rows)
     tables.write(str(tmp_path / f'{seed}'), ['base', 'rl'], ['sums'])
-  pooled = tables.pool([str(tmp_path / '0'), str(tmp_path / '1')], str(tmp_path / 'pooled'))
+  pooled = tables.combine([str(tmp_path / '0'), str(tmp_path / '1')], str(tmp_path / 'pooled'))
   cell = pooled['rows'][0]['models']['base']
   assert (cell['runs'], cell['problems'], cell['k']) == (2, 2, 2)
   assert cell['figures']['pass@1'][0] == 0.5 and cell['figures']['pass@2'][0] == 0.75
@@ -152,7 +152,7 @@ def test_searches_of_seeds_are_pooled_over_their_problems(tmp_path):
     (tmp_path / f'{seed}' / 'beam.json').write_text(json.dumps(results['beam']))
     search.write_tables(results, str(tmp_path / f'{seed}'))
   (tmp_path / 'pooled').mkdir()
-  (line,) = search.pool([str(tmp_path / '0'), str(tmp_path / '1')], str(tmp_path / 'pooled'))
+  (line,) = search.combine([str(tmp_path / '0'), str(tmp_path / '1')], str(tmp_path / 'pooled'))
   assert (line['accuracy'][0], line['tokens'], line['occupancy']) == (0.75, 15.0, 0.625)
   assert '| beam | 4 | 15 | 75.0 [' in (tmp_path / 'pooled' / 'table.md').read_text()
 
@@ -163,7 +163,7 @@ def test_reflections_of_seeds_are_pooled_and_their_problems_kept_apart(tmp_path)
     shards.Shards(tmp_path / f'{seed}' / 'base' / 't1', 1).write(0, rows)
     reflection.write_tables({'base': {'1': rows}}, str(tmp_path / f'{seed}'))
   (tmp_path / 'pooled').mkdir()
-  figures = reflection.pool([str(tmp_path / '0'), str(tmp_path / '1')], str(tmp_path / 'pooled'))
+  figures = reflection.combine([str(tmp_path / '0'), str(tmp_path / '1')], str(tmp_path / 'pooled'))
   rates = figures['base']['1']['rates']
   assert (rates['responses'], rates['problems'], rates['accuracy'][0]) == (4, 2, 0.5)
 
