@@ -24,10 +24,10 @@ from configs import (
 
 
 def _arm(about, **settings):
-  """R1-Zero on the quickstart's world. settings: section -> what is changed in it."""
+  """R1-Zero on the quickstart's world, in fewer steps. settings: section -> what is changed in it."""
   config = r1_zero.get_config('toy')
-  config.model.path = 'stage:base'
-  config.eval.update(every=10, samples=4, final_samples=4)  # often, to see when a level is reached
+  config.steps, config.model.path = 96, 'stage:base'
+  config.eval.update(every=8, samples=4, final_samples=4)  # often, to see when a level is reached
   for section, changes in settings.items():
     config[section].update(changes)
   return stages.stage('rl', config, about)

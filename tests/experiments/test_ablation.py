@@ -70,7 +70,7 @@ def test_each_stage_of_each_seed_runs_once_and_arms_are_compared(ran, tmp_path):
   lines = ablation.run_ablation(config_of(), str(tmp_path), ARGUMENTS)
   assert ran.stages == [(seed, name) for seed in (0, 2) for name in ('base', 'grpo', 'ppo_1')]
   assert lines[2:4] == [
-    '| grpo | 0.875 (0.75 to 1) | 160, 1 of 2 runs | 2 (2 to 2) | 1.00 |',
+    '| grpo | 0.875 (0.75 to 1) | 96, 1 of 2 runs | 2 (2 to 2) | 1.00 |',
     '| ppo_1 | 0.625 (0.5 to 0.75) | never | 2 (2 to 2) | 1.00 |',
   ]
   spent = {seed: json.loads((tmp_path / f'seed_{seed}/grpo/stage.json').read_text()) for seed in (0, 2)}
