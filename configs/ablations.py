@@ -157,7 +157,7 @@ def _asked(about, tasks, *models):
   c = evaluation.get_config('small')
   c.tasks = ConfigDict(tasks, sort_keys=False)
   c.models = ConfigDict({model: f'stage:{model}' for model in models}, sort_keys=False)
-  c.rollout.update(prompts=64, samples=8, max_prompt=192, max_response=112, slots=64)
+  c.rollout.update(prompts=64, samples=8, max_prompt=192, max_response=128, slots=64)
   return stages.stage('tasks', c, about)
 
 
@@ -231,7 +231,7 @@ def _learned(objective, model, data):
   c = reward_model.get_config({'points': 'toy_safety', 'steps': 'toy_process'}[objective])
   c.update(epochs=2.0, batch=64)
   c.model.update(path=model, preset='')
-  c.data.update(source='samples' if objective == 'points' else 'jsonl', path=data, eval_fraction=0.1, max_length=192)
+  c.data.update(source='samples' if objective == 'points' else 'jsonl', path=data, eval_fraction=0.1, max_length=176)
   c.optimizer.update(learning_rate=2e-3)
   about = {'points': 'An outcome model: is the answer right?', 'steps': 'A process model: is the step right?'}
   return stages.stage('reward_model', c, about[objective])
@@ -242,7 +242,7 @@ def _drawn(model):
   c = generate.get_config('toy')
   c.problems = 2048
   c.model.path, c.data.source = model, 'nested'
-  c.rollout.update(max_prompt=64, max_response=112, samples=4)
+  c.rollout.update(max_prompt=32, max_response=128, samples=4)
   c.reward = r1_zero.get_config('toy_nested').reward
   return stages.stage('generate', c, f'Samples of {model.removeprefix("stage:")}')
 
@@ -287,7 +287,7 @@ def _rule_vs_orm_vs_prm():
   """The rule against learned rewards. reward/mean is what an arm is trained on, reward/math/mean the truth."""
   labels = label_steps.get_config('toy')
   labels.model.path, labels.input, labels.per_problem = 'stage:base', 'stage:samples', 1
-  labels.rollout.update(max_prompt=176, max_response=112)
+  labels.rollout.update(max_prompt=160, max_response=128)
   orm, prm, half = 'stage:orm', 'stage:prm', 100
   return stages.recipe(dict(
       base=stages.stage('pretrain', toy_base.get_config('nested'), 'The base model'),

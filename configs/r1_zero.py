@@ -56,7 +56,7 @@ def _toy_nested():
   """Sums of earlier results, from a base of `configs/toy_base.py:nested`. Hardware: 2 CPU cores. All numbers ours."""
   c = _toy_chain()
   c.data.source = 'nested'
-  c.rollout.update(max_prompt=64, max_response=112)
+  c.rollout.update(max_prompt=32, max_response=128)
   return c
 
 

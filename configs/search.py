@@ -45,7 +45,7 @@ def _toy():
   c.update(problems=64, steps='line', step_tokens=24)
   c.model.dtype = 'float32'
   c.data.update(source='nested', template='plain')
-  c.rollout.update(max_prompt=64, max_response=112, temperature=1.0, slots=64)
+  c.rollout.update(max_prompt=32, max_response=128, temperature=1.0, slots=64)
   c.reward.workers = 1
   return c
 

@@ -89,9 +89,9 @@ def test_nested_answers_and_steps():
   for _ in range(300):
     text, answer, facts = arithmetic.WORLDS['nested'].problem(rng)
     values = {}
-    for name, term in re.findall(r'([a-h]) (\d+|[a-h][+-][a-h])', text):
+    for name, term in re.findall(r'([a-i]) (\d+|[a-i][+-][a-i])', text):
       values[name] = int(term) if term.isdecimal() else eval(term, {}, dict(values))
-    assert text == text.split(' = ?')[0] + ' = ?' and values[name] == int(answer) and 5 <= len(values) <= 8
+    assert text == text.split(' = ?')[0] + ' = ?' and values[name] == int(answer) and 6 <= len(values) <= 9
     thinking, given = arithmetic.WORLDS['nested'].chain(rng, facts)
     steps = arithmetic.WORLDS['nested'].steps(text, thinking)
     assert all(right for kind, right in steps if kind == 'term')

@@ -8,17 +8,18 @@ import re
 
 import numpy as np
 
-_NAMES = 'abcdefgh'
+_NAMES = 'abcdefghi'
 _LOW, _HIGH = 10, 99  # of all results
-FORGETS = 0.7  # share of carries and borrows
-_LINE = re.compile(r'([a-h]) (?:(\d+)([+-])(\d+) )?(\d+)')
+FORGETS = 0.7  # share of carries that are left out, and of borrows that are turned into the difference of the digits
+_LINE = re.compile(r'([a-i]) (?:(\d+)([+-])(\d+) )?(\d+)')
 
 
 def problem(rng):
   """A text, the value of its last name, and the facts: two numbers, and of each sum the two names and the sign."""
+  count = int(rng.integers(4, 8))
   while True:
     values, sums = [int(x) for x in rng.integers(_LOW, 60, size=2)], []
-    for _ in range(int(rng.integers(3, 7))):
+    for _ in range(count):
       one, other = len(values) - 1, int(rng.integers(len(values) - 1))  # the latest result, and one before
       first, second = (one, other) if rng.random() < 0.7 else (other, one)
       sign = '+-'[int(rng.random() < 0.5)]
@@ -35,7 +36,10 @@ def _apply(x, sign, y):
 
 
 def _pass(rng, facts, forget):
-  """One pass over the sums, a line for each; now and then a carry or borrow is forgotten."""
+  """One pass over the sums, a line for each.
+
+  Of most sums that need a carry or a borrow the result is wrong, and hardly ever do two errors make up for each other.
+  """
   values, sums, _ = facts
   values = list(values)
   lines = [f' {name} {value}' for name, value in zip(_NAMES, values)]
@@ -44,7 +48,7 @@ def _pass(rng, facts, forget):
     exact = _apply(x, sign, y)
     crosses = x % 10 + y % 10 > 9 if sign == '+' else x % 10 < y % 10
     if crosses and rng.random() < forget:
-      exact += -10 if sign == '+' else 10
+      exact += -10 if sign == '+' else 2 * (y % 10 - x % 10)
     if rng.random() < 0.03:
       exact += int(rng.choice([-1, 1]))
     values.append(min(max(exact, 1), 199))
@@ -66,7 +70,7 @@ def chain(rng, facts):
 
 def steps(problem_text, response):
   """The steps of a response: whether each line has the right numbers ('term'), and their right sum ('sum')."""
-  listed = dict(re.findall(r'([a-h]) (\d+|[a-h][+-][a-h])', problem_text))
+  listed = dict(re.findall(r'([a-i]) (\d+|[a-i][+-][a-i])', problem_text))
   results, found = {}, []
   for line in response.replace('<think>', ' ').split('</think>')[0].split('\n'):
     match = _LINE.fullmatch(line.strip())
