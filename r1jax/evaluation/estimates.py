@@ -101,6 +101,18 @@ def mean(runs, derive=lambda means: means):
   return with_interval(derive(runs.mean(axis=(0, 1))), derive(resampled(runs)))
 
 
+def resampled_statistic(problems, statistic, replicates=500):
+  """A number that is no mean over problems, with its interval: [value, low, high].
+
+  Args:
+    problems: P items. statistic: function from a list of such items to a number; infinite ones are ends like others.
+  """
+  draws = np.random.default_rng((0, 0)).integers(len(problems), size=(replicates, len(problems)))
+  found = [statistic([problems[i] for i in draw]) for draw in draws]
+  low, high = np.percentile(found, (2.5, 97.5), method='nearest')
+  return [float(statistic(problems)), float(low), float(high)]
+
+
 def difference(first, second, derive=lambda means: means):
   """Second minus first with intervals, f64[F, 3], paired by problem.
 

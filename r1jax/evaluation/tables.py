@@ -21,6 +21,8 @@ ATTEMPTS = {'correct', 'incorrect', 'not_attempted'}  # grades of a judged answe
 COMPARED = {'win', 'tie', 'loss'}  # grades of a response beside another one
 JUDGED = ('f_score', 'correct_given_attempted', 'grade/not_attempted', 'grade/unreadable', 'grade/refused')  # shown
 
+FITTED = {'length_controlled': ('win rate at equal lengths', '{:.1f}', 100), 'rating': ('rating', '{:.0f}', 1)}
+
 
 def write(workdir, labels, names):
   """Writes table.json, table.md and table.html to the folder W, in the first process. Returns the table there.
@@ -73,7 +75,8 @@ def cells(files):
 
   A cell has the numbers of 'problems' and 'runs', 'k' (samples of a problem) and 'figures': {name: [mean, low, high]}.
   Each but the first also has 'difference', the same minus that of the first. Where a judge compares responses with
-  others there is 'length_controlled', the win rate at equal lengths (see `rewards.scores.length_controlled`).
+  others there is 'length_controlled', the win rate at equal lengths, and where problems have a rating there is
+  'rating', of a solver with these results (both in `rewards.scores`), as [value, low, high].
   """
   names, values = tabulate(files)
   derive = lambda means: means
@@ -85,12 +88,31 @@ def cells(files):
     r, p, _ = runs.shape
     figures = by_name(estimates.mean(runs, derive))
     out[label] = {'problems': p, 'runs': r, 'k': len(files[label]) // (r * p), 'figures': figures}
-    if compared := [row for row in files[label] if row['grade'] in COMPARED]:
-      rates = scores.length_controlled(*zip(*((row['score'], row['length_difference']) for row in compared)))
-      out[label]['length_controlled'] = rates['length_controlled']
+    out[label] |= fitted(files[label])
     if label != first:
       out[label]['difference'] = by_name(estimates.difference(values[first], runs, derive))
   return out
+
+
+def fitted(rows):
+  """{name: [value, low, high]} of the figures that are fitted to all problems: 'length_controlled' and 'rating'."""
+  compared, rated = collections.defaultdict(list), collections.defaultdict(list)
+  for row in rows:
+    if row['grade'] in COMPARED:
+      compared[row['id']].append((row['score'], row['length_difference']))
+    if 'rating' in row:
+      rated[row['id']].append((row['rating'], row['correct']))
+  flat = lambda problems: zip(*(pair for problem in problems for pair in problem))
+  figures = {
+    'length_controlled': (compared, lambda found: scores.length_controlled(*flat(found))['length_controlled']),
+    'rating': (rated, lambda found: scores.solver_rating(*flat(found))['rating']),
+  }
+  found = {
+    name: estimates.resampled_statistic([*problems.values()], statistic)
+    for name, (problems, statistic) in figures.items()
+    if problems
+  }
+  return {name: figure for name, figure in found.items() if np.isfinite(figure).all()}
 
 
 def with_attempts(names):
@@ -162,10 +184,10 @@ def sections(table):
       right['rows'].append([task, name, str(cell['k']), f'{cell["problems"]:,}'])
       right['rows'][-1] += [shown(figure(label, name), '{:.1f}', 100) for label in labels]
       right['rows'][-1] += [shown(models[label]['difference'][name], '{:+.1f}', 100) for label in others]
-    if 'length_controlled' in cell:
-      rates = [f'{100 * models[label].get("length_controlled", 0):.1f}' for label in labels]
-      right['rows'].append([task, 'win rate at equal lengths', str(cell['k']), f'{cell["problems"]:,}', *rates])
-      right['rows'][-1] += [''] * len(others)
+    for name, (title, form, scale) in FITTED.items():
+      if any(name in model for model in models.values()):
+        found = [shown(models[label][name], form, scale) if name in models[label] else '' for label in labels]
+        right['rows'].append([task, title, str(cell['k']), f'{cell["problems"]:,}', *found, *([''] * len(others))])
     lengths = [shown(figure(label, 'length'), '{:,.0f}') for label in labels]
     cut = [shown(figure(label, 'truncated'), '{:.1f}', 100) for label in labels]
     long['rows'].append([task, *(f'{a}; {b}' for a, b in zip(lengths, cut))])

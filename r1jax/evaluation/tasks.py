@@ -53,6 +53,7 @@ def graded(sampler, params, problems, number, *, samples, sampling, key, seed, s
       **about.get(i, {}),
       'answer': answer(item),
       'voted': voted[i],
+      **({'rating': item['rating']} if isinstance(item.get('rating'), (int, float)) else {}),
     }
     for i, item in enumerate(items)
   ]

@@ -43,8 +43,21 @@ def test_comparisons_have_a_rate_at_equal_lengths():
   found = tables.cells({'a': rows})['a']
   _, values, differences = zip(*grades)
   expected = scores.length_controlled(values, differences)
-  assert found['length_controlled'] == pytest.approx(expected['length_controlled'])
+  value, low, high = found['length_controlled']
+  assert value == pytest.approx(expected['length_controlled']) and 0 < low < value < high < 1
   assert found['figures']['score'][0] == pytest.approx(sum(values) / 11)
   assert 'win rate at equal lengths | 1 | 11' in tables.markdown(
     tables.sections({'models': ['a'], 'rows': [{'task': 't', 'split': '', 'models': {'a': found}}]})
   )
+
+
+def test_problems_with_ratings_give_a_rating():
+  rows = [row(i, '', score) | {'rating': rating} for i, (rating, score) in enumerate([(1000, 1.0), (2000, 0.0)] * 40)]
+  found = tables.cells({'a': rows, 'none': [r | {'correct': False} for r in rows]})
+  value, low, high = found['a']['rating']
+  assert value == pytest.approx(1500) and 1400 < low < 1500 < high < 1600
+  assert 'rating' not in found['none']  # nothing solved: it is without bounds
+  shown = tables.markdown(
+    tables.sections({'models': ['a', 'none'], 'rows': [{'task': 't', 'split': '', 'models': found}]})
+  )
+  assert '| t | rating | 1 | 80 | 1500 [' in shown
