@@ -113,6 +113,20 @@ def _clip_range():
                                  train=dict(minibatches=4)) for name, (low, high) in arms.items()})
 
 
+def _tool_reward_shape():
+  """A reward for a response with a check and a conclusion, beside that for being right, on the world `chain`."""
+  base, arms = stages.stage('pretrain', toy_base.get_config('chain'), 'The base model'), {}
+  for name, weight in (('none', 0.0), ('light', 0.2), ('heavy', 1.0)):
+    c = r1_zero.get_config('toy_chain')
+    c.steps, c.model.path = 96, 'stage:base'
+    c.eval.update(every=8, samples=4, final_samples=4)
+    c.reward.parts.sections = weight
+    c.reward.options = ConfigDict(dict(sections=dict(headings=('check|检查', 'so|所以'))))
+    arms[name] = stages.stage('rl', c, f'Weight {weight:g} of the sections')
+  return stages.recipe(dict(base=base, **arms), ablation=dict(
+      arms=tuple(arms), seeds=(0, 1, 2), metrics=('eval/pass@1', 'reward/sections/mean', 'eval/length_mean')))
+
+
 def _reflection():
   """What reflection is worth to the base, which looks twice now and then, and to R1-Zero, which does so often."""
   c = reflection.get_config('toy')
@@ -312,7 +326,8 @@ def _rule_vs_orm_vs_prm():
 VARIANTS = {
     'objectives': _objectives, 'grpo_vs_ppo': _grpo_vs_ppo, 'off_policy': _off_policy, 'lora': _lora,
     'group_size': _group_size, 'kl_and_reference_refresh': _kl_and_reference_refresh, 'clip_range': _clip_range,
-    'std_and_length_normalisation': _std_and_length_normalisation, 'reflection': _reflection,
+    'std_and_length_normalisation': _std_and_length_normalisation, 'tool_reward_shape': _tool_reward_shape,
+    'reflection': _reflection,
     'cold_start': _cold_start, 'language_reward': _language_reward, 'few_shot': _few_shot,
     'distill_rates': _distill_rates, 'distill_vs_rl': _distill_vs_rl,
     'long_chains': _long_chains, 'search': _search, 'rule_vs_orm_vs_prm': _rule_vs_orm_vs_prm}

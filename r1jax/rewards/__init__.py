@@ -27,7 +27,7 @@ from r1jax.rewards import choice, countdown, logic, toy
 from r1jax.rewards.coding import code_tests
 from r1jax.rewards.mathematics import math_answer
 from r1jax.rewards.printable import printable
-from r1jax.rewards.text import drop, form, ifeval, language, length, refusal
+from r1jax.rewards.text import drop, form, ifeval, language, length, refusal, sections
 from r1jax.rewards.text.language import declared as language_of
 from r1jax.rewards.text.language import language_consistency
 
@@ -60,6 +60,7 @@ REWARDS: dict[str, Callable[..., Any]] = {
   'ifeval': ifeval.ifeval,
   'drop_f1': drop.drop_f1,
   'refusal': refusal.refusal,
+  'sections': sections.sections,
   'signs': toy.signs,
   'open': toy.open_question,
 }
@@ -77,6 +78,7 @@ VERDICTS: dict[str, Callable[..., Any]] = {
   'ifeval': ifeval.verdict,
   'drop_f1': drop.verdict,
   'refusal': refusal.verdict,
+  'sections': sections.verdict,
 }
 
 # Function from one item (and the reward's options) to the answer that is graded, normalized so that equal answers are
