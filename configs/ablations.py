@@ -18,6 +18,7 @@ from configs import (
   reflection,
   reward_model,
   search,
+  sft,
   stages,
   toy_base,
 )
@@ -204,8 +205,7 @@ def _few_shot():
 
 
 def _distilled(rates):
-  """A student by SFT on R1's responses, by R1-Zero, and by on-policy distillation from R1. rates: learning rates of
-  each, by how they come to be."""
+  """A student by SFT on R1's responses, by RL, and by on-policy distillation. rates: {stage: its learning rates}."""
   c = _of_r1(others=('student', 'student_rl', 'reasoning'))
   on_policy = distill.get_config('toy_on_policy')
   on_policy.model.path, on_policy.distill.path = 'stage:student_base', 'stage:reasoning'
@@ -280,21 +280,60 @@ def _long_chains():
   return _with_study(c, terms=_asked('By the number of terms', dict(nested=terms), 'base', 'zero'))
 
 
+def _searched(policy, process, methods, outcome=''):
+  """A search with a policy, by a process model and perhaps an outcome model."""
+  c = search.get_config('toy')
+  c.model.path, c.reward.options.process.path = policy, process
+  c.reward.options.preference.path = outcome
+  if not outcome:
+    del c.reward.parts.preference, c.reward.options.preference
+  for name in [name for name in c.methods if name not in methods]:
+    del c.methods[name]
+  return c
+
+
 def _search():
   """Search with the base and with R1-Zero, by models that have learned from samples of the base."""
   c = _rule_vs_orm_vs_prm()
-  needed = ('base', 'samples', 'orm', 'labels', 'prm', 'rule')
-  for name in [name for name in c.stages if name not in needed]:
+  for name in [name for name in c.stages if name not in ('base', 'samples', 'orm', 'labels', 'prm', 'rule')]:
     del c.stages[name]
   c.ablation.arms = ()
   studies = {}
   for name in ('base', 'rule'):
-    study = search.get_config('toy')
-    study.model.path = f'stage:{name}'
-    study.reward.options = ConfigDict(dict(preference=dict(path='stage:orm'),
-                                           process=dict(path='stage:prm', aggregate='min')))
+    study = _searched(f'stage:{name}', 'stage:prm', tuple(search.METHODS), 'stage:orm')
     studies[f'search_{name}'] = stages.stage('search', study, f'Search with the model of stage {name}')
   return _with_study(c, **studies)
+
+
+def _learned_policy(policy, found):
+  """SFT of a policy on the right responses that a search has found."""
+  c, world = sft.get_config('toy'), r1_zero.get_config('toy_nested')
+  c.update(epochs=2.0, batch=16, problems=world.data, reward=world.reward)
+  c.model.path = policy
+  c.data.update(source='jsonl', path=f'{found}/mcts.solutions.jsonl', eval_fraction=0.02, max_length=176)
+  c.eval.update(every=50, texts=0, problems=16, final_problems=16, max_prompt=32, max_response=128)
+  return stages.stage('sft', c, 'The policy learns right responses')
+
+
+def _search_loop():
+  """Policy and process model learn in turns from what MCTS finds on training problems, as the paper tried (v1, section
+  4.2). After each round both are tried on held-out problems."""
+  c = _rule_vs_orm_vs_prm()
+  for name in [name for name in c.stages if name not in ('base', 'samples', 'labels', 'prm')]:
+    del c.stages[name]
+  policy, values = 'stage:base', 'stage:prm'
+  for turn in range(4):
+    tried = _searched(policy, values, ('vote', 'best_by_process', 'mcts'))
+    c.stages[f'search_{turn}'] = stages.stage('search', tried, f'Search after {turn} rounds')
+    if turn < 3:
+      found = _searched(policy, values, ('mcts',))
+      found.update(split='train', problems=512)
+      c.stages[f'found_{turn}'] = stages.stage('search', found, 'MCTS on training problems')
+      c.stages[f'policy_{turn + 1}'] = _learned_policy(policy, f'stage:found_{turn}')
+      c.stages[f'values_{turn + 1}'] = _learned('steps', values, f'stage:found_{turn}/mcts.labels.jsonl')
+      policy, values = f'stage:policy_{turn + 1}', f'stage:values_{turn + 1}'
+  c.ablation.update(arms=(), studies=tuple(f'search_{turn}' for turn in range(4)))
+  return c
 
 
 def _rule_vs_orm_vs_prm():
@@ -330,7 +369,8 @@ VARIANTS = {
     'reflection': _reflection,
     'cold_start': _cold_start, 'language_reward': _language_reward, 'few_shot': _few_shot,
     'distill_rates': _distill_rates, 'distill_vs_rl': _distill_vs_rl,
-    'long_chains': _long_chains, 'search': _search, 'rule_vs_orm_vs_prm': _rule_vs_orm_vs_prm}
+    'long_chains': _long_chains, 'search': _search, 'search_loop': _search_loop,
+    'rule_vs_orm_vs_prm': _rule_vs_orm_vs_prm}
 
 
 QUICK = dict(

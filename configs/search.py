@@ -27,7 +27,7 @@ def _method(**settings):
 def _math():
   """Problems of mathematics. Hardware: one accelerator or more, by the model. Not run."""
   c = ConfigDict(dict(
-      seed=0, problems=128, steps='paragraph', step_tokens=512, mesh=common.MESH,
+      seed=0, split='held_out', problems=128, steps='paragraph', step_tokens=512, mesh=common.MESH,
       model=dict(path='', preset='', dtype='bfloat16', remat='none', attention='auto'),
       data=dict(source='jsonl', path='', eval_path='', eval_fraction=0.05, name='', template='chat_boxed',
                 chat_template='', language='en', evaluation=()),

@@ -2,9 +2,12 @@
 
   python -m experiments.search --config configs/search.py:toy --config.model.path=DIR --workdir W
 
-All methods work on the same held-out problems. W/NAME.json holds what a method has found for each problem and budget;
+All methods work on the same problems. W/NAME.json holds what a method has found for each problem and budget;
 W/table.md compares accuracy and sampled tokens, and W/accuracy_against_tokens.svg draws one over the other. A method
 that is done is not run again.
+
+Of searches over steps W/NAME.solutions.jsonl has the right responses, for SFT, and W/NAME.labels.jsonl all responses
+with a label for each step, to train a process model: with `split='train'` what a next round can learn from.
 """
 
 import contextlib
@@ -18,6 +21,7 @@ import numpy as np
 
 from r1jax import checkpoint, keys, parallel, rollout, search, templates, tokenizers
 from r1jax import config as config_lib
+from r1jax.data import process
 from r1jax.evaluation import estimates
 from r1jax.metrics import plots, search_plots, writer
 from r1jax.parallel import interrupt
@@ -83,10 +87,12 @@ def make_run(cfg, workdir):
   source = policies.open_policy(cfg.model.path)
   config_lib.check_context(cfg.rollout, source.cfg.context)
   tokenizer, template = source.load_tokenizer(cfg.data.chat_template or None), get_template('data', cfg.data)
-  held_out = load_problems(cfg.data, cfg.reward).held_out
+  loaded = getattr(load_problems(cfg.data, cfg.reward), cfg.split)
   fits = lambda p: len(rollout.encode_prompt(tokenizer, template, p)[1]) <= cfg.rollout.max_prompt
-  problems = [p for p in held_out if fits(p)][: cfg.problems]
-  config_lib.require(problems, f'no held-out problem has a prompt within rollout.max_prompt {cfg.rollout.max_prompt}.')
+  problems = [p for p in loaded if fits(p)][: cfg.problems]
+  config_lib.require(
+    problems, f'no problem of split {cfg.split!r} has a prompt within rollout.max_prompt {cfg.rollout.max_prompt}.'
+  )
   grader, models = grading.make_graders(cfg.reward)
   for name, method in cfg.methods.items():
     config_lib.require(
@@ -179,7 +185,30 @@ def chosen_right(run, steps, method, found):
   return bool(search.weighted_vote(scores, run.voted(items), run.right(items), n))
 
 
-def search_steps(run, weights, key, method):
+def write_solutions(run, steps, name, found):
+  """Writes W/NAME.solutions.jsonl and W/NAME.labels.jsonl. found: complete responses to each problem, as Prefixes.
+
+  The label of a step is the share of right ones among the complete responses that begin with it and all before it.
+  """
+  solutions, labelled = [], []
+  for problem, prefixes in zip(run.problems, found, strict=True):
+    items = [steps.item(prefix) for prefix in dict.fromkeys(prefixes)]
+    texts, rights = [item['response'] for item in items], run.right(items) if items else []
+    for text, right in zip(texts, rights, strict=True):
+      row = problem | {'template': run.cfg.data.template, 'response': text}
+      spans = process.spans(text, run.cfg.steps)
+      below = lambda end, text=text, texts=texts, rights=rights: [
+        right for other, right in zip(texts, rights) if other.startswith(text[:end])
+      ]
+      labels = [float(np.mean(below(end))) for _, end in spans]
+      solutions += [row] if right else []
+      labelled += [row | {'steps': [text[start:end] for start, end in spans], 'labels': labels}] if spans else []
+  for kind, rows in (('solutions', solutions), ('labels', labelled)):
+    lines = [writer.dumps(row) + '\n' for row in rows]
+    writer.replace_text(os.path.join(run.workdir, f'{name}.{kind}.jsonl'), ''.join(lines))
+
+
+def search_steps(run, weights, key, name, method):
   """Results of a search over steps: for each problem its budgets as `choose_sampled` gives them, and the occupancy."""
   steps, count = make_steps(run, weights, key, method.scorer), len(run.problems)
   if method.way == 'beam':
@@ -189,6 +218,7 @@ def search_steps(run, weights, key, method):
       [{'budget': budget, 'tokens': n, 'correct': float(chosen_right(run, steps, method, found))}]
       for found, n in zip(beams, tokens)
     ]
+    write_solutions(run, steps, name, [[prefix for prefix, _ in found] for found in beams])
     return rows, steps.occupancy
   trees = search.mcts(
     count,
@@ -205,6 +235,7 @@ def search_steps(run, weights, key, method):
       found = [(prefix, value) for number, prefix, value in tree.found if number < budget]
       correct = chosen_right(run, steps, method, found)
       rows[-1].append({'budget': budget, 'tokens': tree.tokens[:budget][-1], 'correct': float(correct)})
+  write_solutions(run, steps, name, [[prefix for _, prefix, _ in tree.found] for tree in trees])
   return rows, steps.occupancy
 
 
@@ -265,7 +296,7 @@ def run_search(cfg, workdir):
         samples = samples or sample_all(run, weights, key)
         rows, occupancy = [choose_sampled(method, x) for x in samples], None
       else:
-        rows, occupancy = search_steps(run, weights, key, method)
+        rows, occupancy = search_steps(run, weights, key, name, method)
       problems = [{'id': p['id'], 'budgets': budgets} for p, budgets in zip(run.problems, rows, strict=True)]
       results[name] = {'method': made_by, 'occupancy': occupancy, 'problems': problems}
       json_files.write_json(path, results[name])
@@ -304,7 +335,7 @@ def load_weights(run):
 def identity(run):
   """What all results in a folder depend on."""
   cfg = config_lib.to_dict(run.cfg)
-  shared = {name: cfg[name] for name in ('seed', 'data', 'rollout', 'steps', 'step_tokens')}
+  shared = {name: cfg[name] for name in ('seed', 'data', 'split', 'rollout', 'steps', 'step_tokens')}
   for name in ('prompts', 'chunk', 'slots'):
     del shared['rollout'][name]
   problems = [p['id'] for p in run.problems]

@@ -7,6 +7,7 @@ from r1jax.config.problems import Data
 from r1jax.config.reward import Reward
 from r1jax.config.reward_model import STEP_RULES
 from r1jax.config.rl import Mesh, Model, Rollout
+from r1jax.config.stages import SPLITS
 
 SAMPLED = ('vote', 'best', 'weighted')  # ways of search that choose among whole samples
 WAYS = (*SAMPLED, 'beam', 'tree')
@@ -36,7 +37,7 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-  """One run of `experiments/search.py`, which compares ways to search on the held-out problems."""
+  """One run of `experiments/search.py`, which compares ways to search on the same problems."""
 
   seed: int
   model: Model
@@ -46,7 +47,8 @@ class Search:
   rollout: Rollout
   reward: Reward  # its accuracy part decides what is right; scorers are other parts, with weight 0
   methods: dict[str, Method]
-  problems: int = 64  # held-out problems
+  split: str = 'held_out'  # which problems: one of SPLITS
+  problems: int = 64  # how many
   steps: str = 'line'  # what ends a step: one of STEP_RULES
   step_tokens: int = 64  # the most tokens of a step
   mesh: Mesh = Mesh()
@@ -54,6 +56,7 @@ class Search:
   def __post_init__(self):
     require(self.methods, 'methods is empty; name at least one.')
     require(self.steps in STEP_RULES, f'steps is {self.steps!r}; known: {", ".join(STEP_RULES)}.')
+    require(self.split in SPLITS, f'split is {self.split!r}; known: {", ".join(SPLITS)}.')
     require(self.rollout.slots, 'rollout.slots is 0; set how many rows are decoded at a time, such as 64.')
     require(
       not self.rollout.stop, 'rollout.stop has no effect here, as steps end with lines or paragraphs; leave it out.'

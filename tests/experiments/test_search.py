@@ -44,6 +44,14 @@ def test_all_methods_are_compared_and_nothing_is_run_twice(cfg, tmp_path, monkey
   assert tokens == sorted(tokens) and all(n <= 2 * 5 * b for n, b in zip(tokens, budgets['mcts']))
   table = (tmp_path / 'table.md').read_text()
   assert table.count('\n') == 2 + len(lines) + 2 and (tmp_path / 'accuracy_against_tokens.svg').exists()
+  found = [json.loads(line) for line in (tmp_path / 'mcts.labels.jsonl').read_text().splitlines()]
+  assert found and len({(row['id'], row['response']) for row in found}) == len(found)
+  for row in found:
+    assert ''.join(row['steps']).split() == row['response'].split() and len(row['labels']) == len(row['steps'])
+    alike = [x for x in found if x['id'] == row['id'] and x['response'].startswith(row['steps'][0])]
+    assert row['labels'][0] == pytest.approx(sum(x['labels'][-1] for x in alike) / len(alike))
+  right = [json.loads(line)['response'] for line in (tmp_path / 'mcts.solutions.jsonl').read_text().splitlines()]
+  assert sorted(right) == sorted(row['response'] for row in found if row['labels'][-1] == 1)
   files = {name: (tmp_path / f'{name}.json').read_bytes() for name in METHODS}
   (tmp_path / 'mcts.json').unlink()
   fewer = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, slots=4, prompts=2))
