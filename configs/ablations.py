@@ -172,7 +172,7 @@ def _asked(about, tasks, *models):
   c = evaluation.get_config('small')
   c.tasks = ConfigDict(tasks, sort_keys=False)
   c.models = ConfigDict({model: f'stage:{model}' for model in models}, sort_keys=False)
-  c.rollout.update(prompts=64, samples=8, max_prompt=192, max_response=128, slots=64)
+  c.rollout.update(prompts=64, max_prompt=192, max_response=128, slots=64)
   return stages.stage('tasks', c, about)
 
 
@@ -183,7 +183,7 @@ def _task(kind, **settings):
   """Problems of one kind of the toy R1's."""
   options = dict(logic=dict(where='tags'), code=dict(time_limit=2.0)).get(kind, {})
   return evaluation.task(source=f'r1_{kind}', template='plain', grader=GRADERS[kind], options=options, problems=128,
-                         split='language', **settings)
+                         samples=4, split='language', **settings)
 
 
 def _cold_start():
@@ -274,7 +274,7 @@ def _rewarded(about, model='stage:base', steps=200, credit=0.0, **parts):
 
 def _long_chains():
   """The base and R1-Zero by the number of terms, that is of steps."""
-  terms = evaluation.task(source='nested', template='plain', problems=512, split='terms')
+  terms = evaluation.task(source='nested', template='plain', problems=512, samples=4, split='terms')
   c = stages.recipe(dict(base=stages.stage('pretrain', toy_base.get_config('nested'), 'The base model'),
                          zero=_rewarded('R1-Zero', math=(1.0, ''))), ablation=dict(seeds=(0, 1, 2), arms=()))
   return _with_study(c, terms=_asked('By the number of terms', dict(nested=terms), 'base', 'zero'))

@@ -1,4 +1,4 @@
-"""What reflection is worth to a base model and to what RL has made of it (docs/studies.md).
+"""What reflection is worth to a base model and to what RL has made of it (docs/reflection.md).
 
   python -m experiments.reflection --config configs/reflection.py:gsm8k --config.data.path=gsm8k_test.jsonl \\
       --config.models.base=DIR --config.models.rl=RUN --workdir W

@@ -90,7 +90,7 @@ def run_ablation(cfg, workdir, arguments, jobs=1):
       lines += ['', f'{cfg.stages[name].about}:', '', *file.read().splitlines()]
   lines += ['', '| stage | processor seconds, with compilation |', '|---|---|']
   for name in cfg.stages:
-    records = [stage_lib.load(folder_of(workdir, seed), name) for seed in a.seeds]
+    records = [stage_lib.read(folder_of(workdir, seed), name) or {} for seed in a.seeds]
     known = [record['processor_seconds'] for record in records if 'processor_seconds' in record]
     lines += [f'| {name} | {table.spread(known)} |'] if known else []  # none where a command of its own has run it
   typed = [f'    {shlex.join(command(arguments, workdir, a.seeds[0], name))}' for name in (*a.arms, *a.studies)]
