@@ -39,22 +39,24 @@ def _ablation(**arms):
   return stages.recipe(dict(base=base, **arms), ablation=dict(arms=tuple(arms), seeds=(0, 1, 2)))
 
 
-PPO = {f'ppo_{name}': _arm(f'PPO with lambda {gae_lambda}', loss=dict(name='grpo', advantage='gae', kl_coef=0.0),
-                           critic=dict(gae_lambda=gae_lambda, learning_rate=1e-3, warmup=5))
-       for name, gae_lambda in (('095', 0.95), ('1', 1.0))}
+def _ppo():
+  return {f'ppo_{name}': _arm(f'PPO with lambda {gae_lambda}', loss=dict(name='grpo', advantage='gae', kl_coef=0.0),
+                              critic=dict(gae_lambda=gae_lambda, learning_rate=1e-3, warmup=5))
+          for name, gae_lambda in (('095', 0.95), ('1', 1.0))}
 
 
 def _objectives():
-  """Objectives, each with its own defaults, with the data, steps and learning rate of the quickstart."""
+  """Objectives, each with its own defaults, with the data and learning rate of the quickstart. Five steps of PPO
+  are for its critic alone."""
   names = ('grpo', 'dr_grpo', 'dapo', 'gspo', 'cispo')
   return _ablation(
       **{name: _arm(f'loss.name {name}', loss=dict(name=name)) for name in names},
-      rloo=_arm('REINFORCE with the leave-one-out baseline', loss=dict(name='reinforce')), **PPO)
+      rloo=_arm('REINFORCE with the leave-one-out baseline', loss=dict(name='reinforce')), **_ppo())
 
 
 def _grpo_vs_ppo():
   """GRPO beside PPO, without a KL term in either."""
-  return _ablation(grpo=_arm('GRPO', loss=dict(name='grpo', kl_coef=0.0)), **PPO)
+  return _ablation(grpo=_arm('GRPO', loss=dict(name='grpo', kl_coef=0.0)), **_ppo())
 
 
 def _off_policy():
@@ -122,7 +124,7 @@ def _tool_reward_shape():
     c.steps, c.model.path = 96, 'stage:base'
     c.eval.update(every=8, samples=4, final_samples=4)
     c.reward.parts.sections = weight
-    c.reward.options = ConfigDict(dict(sections=dict(headings=('check|检查', 'so|所以'))))
+    c.reward.options = ConfigDict(dict(sections=dict(headings=('check|检查', 'so|所以'), where='response')))
     arms[name] = stages.stage('rl', c, f'Weight {weight:g} of the sections')
   return stages.recipe(dict(base=base, **arms), ablation=dict(
       arms=tuple(arms), seeds=(0, 1, 2), metrics=('eval/pass@1', 'reward/sections/mean', 'eval/length_mean')))
@@ -143,6 +145,11 @@ def _reflection():
 # ---- with models of the toy R1 ------------------------------------------------------------------------
 
 
+def _keep(mapping, names):
+  for name in [name for name in mapping if name not in names]:
+    del mapping[name]
+
+
 def _with_study(recipe, **studies):
   """A recipe that ends with stages whose results are pooled over the seeds."""
   for name, study in studies.items():
@@ -159,11 +166,9 @@ def _of_r1(arms=(), others=(), metrics=('eval/pass@1',)):
     if name in needed:
       text = stage.config.to_json()
       needed |= {other for other in c.stages if f'"stage:{other}"' in text or f'"stage:{other}/' in text}
-  for name in list(c.stages):
-    if name in needed:
-      c.stages[name].evaluation = ''
-    else:
-      del c.stages[name]
+  _keep(c.stages, needed)
+  for stage in c.stages.values():
+    stage.evaluation = ''
   return stages.recipe(c.stages, ablation=dict(arms=arms, seeds=(0, 1, 2), metrics=metrics))
 
 
@@ -197,11 +202,10 @@ def _language_reward():
 
 
 def _few_shot():
-  """The base, R1-Zero and R1 with up to three solved problems before each problem."""
-  models = ('base', 'zero', 'reasoning')
-  tasks = {f'shots_{n}': _task('chain', few_shot=dict(count=n, response='<answer> {answer} </answer>'))
-           for n in range(4)}
-  return _with_study(_of_r1(others=models), shots=_asked('Solved problems before each problem', tasks, *models))
+  """The base, R1-Zero and R1 with up to three problems and their bare answers before each problem."""
+  models, response = ('base', 'zero', 'reasoning'), '<answer> {answer} </answer>'
+  tasks = {f'shots_{n}': _task('chain', few_shot=dict(count=n, response=response)) for n in range(4)}
+  return _with_study(_of_r1(others=models), shots=_asked('Answered problems before each problem', tasks, *models))
 
 
 def _distilled(rates):
@@ -219,13 +223,12 @@ def _distilled(rates):
       ours.config.optimizer.learning_rate = rate
   c.stages.update(models)
   tasks = {kind: _task(kind) for kind in GRADERS}
-  return _with_study(c, students=_asked('The students', tasks, 'student_base', *models))
+  return _with_study(c, students=_asked('The students', tasks, *models, 'student_base'))
 
 
 def _distill_rates():
   """Rates to choose from for `distill_vs_rl`, on a seed of their own."""
-  c = _distilled(dict(student=(1e-3, 3e-3, 1e-2), student_rl=(2e-4, 5e-4, 1e-3),
-                      student_on_policy=(3e-4, 1e-3, 3e-3)))
+  c = _distilled(dict(student=(1e-3, 3e-3, 1e-2), student_rl=(2e-4, 5e-4, 1e-3), student_on_policy=(3e-4, 1e-3, 3e-3)))
   c.ablation.seeds = (0,)
   return c
 
@@ -275,8 +278,8 @@ def _rewarded(about, model='stage:base', steps=200, credit=0.0, **parts):
 def _long_chains():
   """The base and R1-Zero by the number of terms, that is of steps."""
   terms = evaluation.task(source='nested', template='plain', problems=512, samples=4, split='terms')
-  c = stages.recipe(dict(base=stages.stage('pretrain', toy_base.get_config('nested'), 'The base model'),
-                         zero=_rewarded('R1-Zero', math=(1.0, ''))), ablation=dict(seeds=(0, 1, 2), arms=()))
+  base = stages.stage('pretrain', toy_base.get_config('nested'), 'The base model')
+  c = stages.recipe(dict(base=base, zero=_rewarded('R1-Zero', math=(1.0, ''))), ablation=dict(seeds=(0, 1, 2), arms=()))
   return _with_study(c, terms=_asked('By the number of terms', dict(nested=terms), 'base', 'zero'))
 
 
@@ -287,16 +290,14 @@ def _searched(policy, process, methods, outcome=''):
   c.reward.options.preference.path = outcome
   if not outcome:
     del c.reward.parts.preference, c.reward.options.preference
-  for name in [name for name in c.methods if name not in methods]:
-    del c.methods[name]
+  _keep(c.methods, methods)
   return c
 
 
 def _search():
   """Search with the base and with R1-Zero, by models that have learned from samples of the base."""
   c = _rule_vs_orm_vs_prm()
-  for name in [name for name in c.stages if name not in ('base', 'samples', 'orm', 'labels', 'prm', 'rule')]:
-    del c.stages[name]
+  _keep(c.stages, ('base', 'samples', 'orm', 'labels', 'prm', 'rule'))
   c.ablation.arms = ()
   studies = {}
   for name in ('base', 'rule'):
@@ -310,7 +311,7 @@ def _learned_policy(policy, found):
   c, world = sft.get_config('toy'), r1_zero.get_config('toy_nested')
   c.update(epochs=2.0, batch=16, problems=world.data, reward=world.reward)
   c.model.path = policy
-  c.data.update(source='jsonl', path=f'{found}/mcts.solutions.jsonl', eval_fraction=0.02, max_length=176)
+  c.data.update(source='jsonl', path=f'{found}/mcts.solutions.jsonl', eval_fraction=0.1, max_length=176)
   c.eval.update(every=50, texts=0, problems=16, final_problems=16, max_prompt=32, max_response=128)
   return stages.stage('sft', c, 'The policy learns right responses')
 
@@ -319,8 +320,7 @@ def _search_loop():
   """Policy and process model learn in turns from what MCTS finds on training problems, as the paper tried (v1, section
   4.2). After each round both are tried on held-out problems."""
   c = _rule_vs_orm_vs_prm()
-  for name in [name for name in c.stages if name not in ('base', 'samples', 'labels', 'prm')]:
-    del c.stages[name]
+  _keep(c.stages, ('base', 'samples', 'labels', 'prm'))
   policy, values = 'stage:base', 'stage:prm'
   for turn in range(4):
     tried = _searched(policy, values, ('vote', 'best_by_process', 'mcts'))
@@ -368,9 +368,8 @@ VARIANTS = {
     'std_and_length_normalisation': _std_and_length_normalisation, 'tool_reward_shape': _tool_reward_shape,
     'reflection': _reflection,
     'cold_start': _cold_start, 'language_reward': _language_reward, 'few_shot': _few_shot,
-    'distill_rates': _distill_rates, 'distill_vs_rl': _distill_vs_rl,
-    'long_chains': _long_chains, 'search': _search, 'search_loop': _search_loop,
-    'rule_vs_orm_vs_prm': _rule_vs_orm_vs_prm}
+    'distill_rates': _distill_rates, 'distill_vs_rl': _distill_vs_rl, 'long_chains': _long_chains, 'search': _search,
+    'search_loop': _search_loop, 'rule_vs_orm_vs_prm': _rule_vs_orm_vs_prm}
 
 
 QUICK = dict(
@@ -387,6 +386,8 @@ def _quick(recipe):
     stage.config.update(QUICK.get(stage.experiment, {}))
     if stage.experiment == 'pretrain':
       stage.config.steps //= 2
+    if stage.config.get('split') == 'train' and stage.experiment == 'search':
+      stage.config.problems = 64  # something must be found, and some of it held out
     for task in stage.config.get('tasks', {}).values():
       task.update(problems=16, samples=2)
   return recipe

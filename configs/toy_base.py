@@ -29,7 +29,8 @@ def _nested():
   """Sums of two digits take longer to learn; its authors forget most carries."""
   c = _base('nested')
   c.update(steps=4000, batch=12, length=176, max_response=128)
-  c.gate.update(steps=ConfigDict(dict(term=0.95, sum=0.5)), rounds=0)
+  c.gate.steps = ConfigDict(dict(term=0.95, sum=0.5))
+  c.gate.rounds = 0
   return c
 
 

@@ -88,7 +88,7 @@ def run_ablation(cfg, workdir, arguments, jobs=1):
     COMBINE[cfg.stages[name].experiment]([os.path.join(folder_of(workdir, seed), name) for seed in a.seeds], folder)
     with open(os.path.join(folder, 'table.md'), encoding='utf-8') as file:
       lines += ['', f'{cfg.stages[name].about}:', '', *file.read().splitlines()]
-  lines += ['', '| stage | processor seconds, with compilation |', '|---|---|']
+  lines += ['', '| stage | processor seconds since its last start, without grading processes |', '|---|---|']
   for name in cfg.stages:
     records = [stage_lib.read(folder_of(workdir, seed), name) or {} for seed in a.seeds]
     known = [record['processor_seconds'] for record in records if 'processor_seconds' in record]

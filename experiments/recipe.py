@@ -68,17 +68,6 @@ def run_external(cfg, workdir):
   return summary
 
 
-def study(run):
-  """An experiment whose result is a table, with a summary, which shows that it has finished."""
-
-  def run_study(cfg, workdir):
-    summary = {'table': run(cfg, workdir)}
-    json_files.write_json(os.path.join(workdir, stage_lib.SUMMARY), summary)
-    return summary
-
-  return run_study
-
-
 EXPERIMENTS = {
   'external': Experiment(run_external, settings.External),
   'pretrain': Experiment(pretrain.run_pretrain, config_lib.Pretrain, 'model', 'pretrain'),
@@ -91,9 +80,9 @@ EXPERIMENTS = {
   'curate': Experiment(curate.run_curate, config_lib.Curate, '', 'curate'),
   'toy_files': Experiment(toy_files.run_toy_files, settings.ToyFiles, '', 'toy_files'),
   'evaluate': Experiment(evaluate.run_evaluate, config_lib.RL, '', 'evaluate'),
-  'tasks': Experiment(study(evaluate.run_tasks), config_lib.Evaluate, '', 'evaluate'),
-  'search': Experiment(study(search.run_search), config_lib.Search, '', 'search'),
-  'reflection': Experiment(study(reflection.run_reflection), config_lib.Reflection, '', 'reflection'),
+  'tasks': Experiment(evaluate.run_tasks, config_lib.Evaluate, '', 'evaluate'),
+  'search': Experiment(search.run_search, config_lib.Search, '', 'search'),
+  'reflection': Experiment(reflection.run_reflection, config_lib.Reflection, '', 'reflection'),
 }
 
 
@@ -193,7 +182,9 @@ def write_command(stage, stages, workdir):
   config = pprint.pformat(stage_lib.resolved(stage, stages, workdir), width=110, sort_dicts=False)
   text = (
     f'"""Written by experiments.recipe: stage {stage.name}."""\nfrom ml_collections import ConfigDict\n\n\n'
-    f'def get_config():\n  return ConfigDict({config})\n'
+    'def _in_order(tree):\n  if not isinstance(tree, dict):\n    return tree\n'
+    '  return ConfigDict({key: _in_order(value) for key, value in tree.items()}, sort_keys=False)\n\n\n'
+    f'def get_config():\n  return _in_order({config})\n'
   )
   os.makedirs(os.path.dirname(path), exist_ok=True)
   with open(path + '.tmp', 'w', encoding='utf-8') as f:
@@ -203,7 +194,7 @@ def write_command(stage, stages, workdir):
 
 
 def run_stage(stage, stages, workdir, status):
-  """Runs one stage to its end, and records the seconds since this start, and those of the processor."""
+  """Runs one stage to its end, and records the seconds since this start, and those of its processor time."""
   cfg = convert(stage, stages, workdir)
   prepare_folder(stage, stages, workdir, status)
   began, processor, folder = time.perf_counter(), time.process_time(), os.path.join(workdir, stage.name)

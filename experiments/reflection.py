@@ -137,7 +137,10 @@ def run_reflection(cfg, workdir):
     for model in run.models:
       sample_model(run, model)
   rows_of = lambda label, t: list(shards.read(run.folder(label, t)))
-  return write_tables({m.label: {f'{t:g}': rows_of(m.label, t) for t in cfg.temperatures} for m in run.models}, workdir)
+  rows = {model.label: {f'{t:g}': rows_of(model.label, t) for t in cfg.temperatures} for model in run.models}
+  figures = write_tables(rows, workdir)
+  json_files.write_json(os.path.join(workdir, 'summary.json'), {'seed': cfg.seed, 'config': config_lib.to_dict(cfg)})
+  return figures
 
 
 def write_tables(rows, workdir):
@@ -153,12 +156,12 @@ def write_tables(rows, workdir):
 def combine(folders, workdir):
   """Writes tables and plots of several finished studies, such as those of several seeds, as one to W.
 
-  A problem counts as another one in each study, as its answers are those of another model.
+  Problems are resampled with their responses in all studies; how hard a problem is, is a matter of each study.
   """
   rows = {}
   for label, by_t in json_files.read_json(os.path.join(folders[0], 'table.json')).items():
     read = lambda n, t, label=label: shards.read(os.path.join(folders[n], label, f't{t}'))
-    number = lambda n, row: row | {'id': f'{n}/{row["id"]}'}
+    number = lambda n, row: row | {'id': f'{n}/{row["id"]}', 'problem': row['id']}
     rows[label] = {t: [number(n, row) for n in range(len(folders)) for row in read(n, t)] for t in by_t}
   return write_tables(rows, workdir)
 

@@ -194,15 +194,13 @@ def write_solutions(run, steps, name, found):
   for problem, prefixes in zip(run.problems, found, strict=True):
     items = [steps.item(prefix) for prefix in dict.fromkeys(prefixes)]
     texts, rights = [item['response'] for item in items], run.right(items) if items else []
-    for text, right in zip(texts, rights, strict=True):
+    pieces = [[text[start:end] for start, end in process.spans(text, run.cfg.steps)] for text in texts]
+    for text, own, right in zip(texts, pieces, rights, strict=True):
       row = problem | {'template': run.cfg.data.template, 'response': text}
-      spans = process.spans(text, run.cfg.steps)
-      below = lambda end, text=text, texts=texts, rights=rights: [
-        right for other, right in zip(texts, rights) if other.startswith(text[:end])
-      ]
-      labels = [float(np.mean(below(end))) for _, end in spans]
+      alike = lambda n, own=own, pieces=pieces: [other[:n] == own[:n] for other in pieces]
+      labels = [float(np.mean([x for x, same in zip(rights, alike(n + 1)) if same])) for n in range(len(own))]
       solutions += [row] if right else []
-      labelled += [row | {'steps': [text[start:end] for start, end in spans], 'labels': labels}] if spans else []
+      labelled += [row | {'steps': own, 'labels': labels}] if own else []
   for kind, rows in (('solutions', solutions), ('labels', labelled)):
     lines = [writer.dumps(row) + '\n' for row in rows]
     writer.replace_text(os.path.join(run.workdir, f'{name}.{kind}.jsonl'), ''.join(lines))
@@ -240,17 +238,21 @@ def search_steps(run, weights, key, name, method):
 
 
 def summarise(results):
-  """[{'method', 'budget', 'tokens', 'accuracy': [mean, low, high], 'occupancy'}] of {name: what is in W/NAME.json}."""
+  """[{'method', 'budget', 'tokens', 'accuracy': [mean, low, high], 'occupancy'}].
+
+  Args:
+    results: {name: {'occupancy', 'runs': for each run the 'problems' of its W/NAME.json}}.
+  """
   lines = []
   for name, result in results.items():
-    for place, first in enumerate(result['problems'][0]['budgets']):
-      rows = [problem['budgets'][place] for problem in result['problems']]
-      accuracy = estimates.mean(np.array([[[row['correct']] for row in rows]]))[0]
+    for place, first in enumerate(result['runs'][0][0]['budgets']):
+      rows = [[problem['budgets'][place] for problem in run] for run in result['runs']]
+      accuracy = estimates.mean(np.array([[[row['correct']] for row in run] for run in rows]))[0]
       lines.append(
         {
           'method': name,
           'budget': first['budget'],
-          'tokens': float(np.mean([row['tokens'] for row in rows])),
+          'tokens': float(np.mean([row['tokens'] for run in rows for row in run])),
           'accuracy': [float(x) for x in accuracy],
           'occupancy': result['occupancy'],
         }
@@ -258,8 +260,8 @@ def summarise(results):
   return lines
 
 
-def markdown(lines, problems):
-  """The lines of `summarise` as a table."""
+def markdown(lines, size):
+  """The lines of `summarise` as a table. size: the numbers of runs and problems."""
   share = lambda x: f'{100 * x:.1f}'
   text = [
     '| method | budget | tokens a problem | right, % [95% interval] | slots in use, % |',
@@ -269,7 +271,8 @@ def markdown(lines, problems):
     mean, low, high = map(share, line['accuracy'])
     used = '' if line['occupancy'] is None else share(line['occupancy'])
     text.append(f'| {line["method"]} | {line["budget"]} | {line["tokens"]:.0f} | {mean} [{low}, {high}] | {used} |')
-  return '\n'.join([*text, '', f'{problems} problems; intervals by bootstrap over problems.', ''])
+  runs = f' and {size[0]} runs' if size[0] > 1 else ''
+  return '\n'.join([*text, '', f'{size[1]} problems{runs}; intervals by bootstrap over these.', ''])
 
 
 @exclusive
@@ -300,29 +303,29 @@ def run_search(cfg, workdir):
       problems = [{'id': p['id'], 'budgets': budgets} for p, budgets in zip(run.problems, rows, strict=True)]
       results[name] = {'method': made_by, 'occupancy': occupancy, 'problems': problems}
       json_files.write_json(path, results[name])
-  return write_tables(results, workdir)
+  runs = {name: {'occupancy': x['occupancy'], 'runs': [x['problems']]} for name, x in results.items()}
+  lines = write_tables(runs, workdir)
+  json_files.write_json(os.path.join(workdir, 'summary.json'), {'seed': cfg.seed, 'config': config_lib.to_dict(cfg)})
+  return lines
 
 
 def write_tables(results, workdir):
-  """Writes table and plot to W. results: {name: what is in W/NAME.json}. Returns the lines of the table."""
-  lines, problems = summarise(results), len(next(iter(results.values()))['problems'])
-  writer.replace_text(os.path.join(workdir, 'table.md'), markdown(lines, problems))
+  """Writes table and plot to W. results: as for `summarise`. Returns the lines of the table."""
+  lines, runs = summarise(results), next(iter(results.values()))['runs']
+  writer.replace_text(os.path.join(workdir, 'table.md'), markdown(lines, (len(runs), len(runs[0]))))
   writer.replace_text(os.path.join(workdir, 'table.json'), json.dumps(lines, indent=2) + '\n')
   plots.write(search_plots.draw(lines), os.path.join(workdir, 'accuracy_against_tokens.svg'))
   return lines
 
 
 def combine(folders, workdir):
-  """Writes table and plot of several finished searches, such as those of several seeds, as one to W."""
+  """Writes table and plot of several finished searches, runs with different seeds on the same problems, as one to W."""
   names = dict.fromkeys(line['method'] for line in json_files.read_json(os.path.join(folders[0], 'table.json')))
   results = {}
   for name in names:
     found = [writer.read_object(os.path.join(folder, f'{name}.json')) for folder in folders]
     used = [x['occupancy'] for x in found if x['occupancy'] is not None]
-    results[name] = {
-      'occupancy': float(np.mean(used)) if used else None,
-      'problems': [problem for x in found for problem in x['problems']],
-    }
+    results[name] = {'occupancy': float(np.mean(used)) if used else None, 'runs': [x['problems'] for x in found]}
   return write_tables(results, workdir)
 
 
@@ -335,7 +338,8 @@ def load_weights(run):
 def identity(run):
   """What all results in a folder depend on."""
   cfg = config_lib.to_dict(run.cfg)
-  shared = {name: cfg[name] for name in ('seed', 'data', 'split', 'rollout', 'steps', 'step_tokens')}
+  shared = {name: cfg[name] for name in ('seed', 'data', 'rollout', 'steps', 'step_tokens')}
+  shared |= {'split': cfg['split']} if cfg['split'] != 'held_out' else {}  # which older folders lack
   for name in ('prompts', 'chunk', 'slots'):
     del shared['rollout'][name]
   problems = [p['id'] for p in run.problems]

@@ -113,12 +113,13 @@ def resampled_statistic(problems, statistic, replicates=500):
   return [float(statistic(problems)), float(low), float(high)]
 
 
-def difference(first, second, derive=lambda means: means):
+def difference(first, second, derive=lambda means: means, paired=False):
   """Second minus first with intervals, f64[F, 3], paired by problem.
 
   Args:
     first, second: f64[R, P, F] and f64[S, P, F] of two models, on the same problems in the same order.
     derive: as for `mean`.
+    paired: whether run n of both belongs together, such as a model and what it was trained from.
   """
   value = derive(second.mean(axis=(0, 1))) - derive(first.mean(axis=(0, 1)))
-  return with_interval(value, derive(resampled(second, 1)) - derive(resampled(first, 0)))
+  return with_interval(value, derive(resampled(second, 0 if paired else 1)) - derive(resampled(first, 0)))

@@ -1,7 +1,8 @@
 """What reflection is worth: statistics of graded samples, as functions of their rows.
 
 A row is a response: 'id' of its problem, 'correct', 'tokens', 'stop', 'steps' (how many it has) and 'at', the tokens in
-which its reflections begin. Where there are any, it also has
+which its reflections begin. Where studies are pooled, 'id' differs between them, and 'problem' is what they have in
+common. Where there are reflections, a row also has
 
 - 'answered', the answer that the model gives when it is cut off before the first reflection: 'correct', and 'same',
   whether that is the answer of the whole response (None where either has none);
@@ -26,11 +27,15 @@ STEPS = (5, 10, 20, 50)  # upper ends of the groups by number of steps
 CHANGES = ('right to right', 'wrong to right', 'right to wrong', 'wrong to wrong')
 
 
+def _problem(row):
+  return row.get('problem', row['id'])
+
+
 def ratio(rows, value, counts=lambda row: True):
   """A figure: the mean of value(row) over the rows that count. Problems are resampled, with all these rows."""
   sums = collections.defaultdict(lambda: np.zeros(2))
   for row in filter(counts, rows):
-    sums[row['id']] += (float(value(row)), 1)
+    sums[_problem(row)] += (float(value(row)), 1)
   if not sums:
     return None
   found = np.array([*sums.values()])[None]
@@ -48,7 +53,7 @@ def rates(rows):
   correct = lambda row: row['correct']
   return {
     'responses': len(rows),
-    'problems': len({row['id'] for row in rows}),
+    'problems': len({_problem(row) for row in rows}),
     'reflecting': ratio(rows, reflects),
     'reflections': ratio(rows, lambda row: len(row['at'])),
     'accuracy': ratio(rows, correct),

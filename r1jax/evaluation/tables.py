@@ -14,7 +14,8 @@ from r1jax.rewards import scores
 
 NOTE = (
   'Per cent, with 95% intervals by bootstrap over problems, and over runs where a model has several. Differences are '
-  'paired by problem.'
+  'paired by problem. Ratings, and win rates at equal lengths, are fitted to all problems; over these alone their '
+  'intervals go.'
 )
 
 ATTEMPTS = {'correct', 'incorrect', 'not_attempted'}  # grades of a judged answer
@@ -24,11 +25,12 @@ JUDGED = ('f_score', 'correct_given_attempted', 'grade/not_attempted', 'grade/un
 FITTED = {'length_controlled': ('win rate at equal lengths', '{:.1f}', 100), 'rating': ('rating', '{:.0f}', 1)}
 
 
-def write(workdir, labels, names):
+def write(workdir, labels, names, paired=False):
   """Writes table.json, table.md and table.html to the folder W, in the first process. Returns the table there.
 
   Args:
     workdir: W, with W/LABEL/NAME.jsonl. labels: of the models; the others are compared to the first. names: of tasks.
+    paired: as for `cells`.
 
   Returns:
     {'models': labels, 'rows': [{'task', 'split', 'models': {label: cell}}]}, with `cells`; the split '' is of
@@ -41,7 +43,7 @@ def write(workdir, labels, names):
     files = {label: samples.read(os.path.join(workdir, label, f'{name}.jsonl')) for label in labels}
     for split in ['', *sorted({row['split'] for row in files[labels[0]]} - {''})]:
       chosen = {label: [row for row in file if split in ('', row['split'])] for label, file in files.items()}
-      rows.append({'task': name, 'split': split, 'models': cells(chosen)})
+      rows.append({'task': name, 'split': split, 'models': cells(chosen, paired)})
   table = {'models': labels, 'rows': rows}
   parts = sections(table)
   texts = {
@@ -67,11 +69,11 @@ def combine(folders, workdir):
       place = os.path.join(label, f'{name}.jsonl')
       rows = [row for folder in folders for row in samples.read(os.path.join(folder, place))]
       writer.replace_text(os.path.join(workdir, place), ''.join(writer.dumps(row) + '\n' for row in rows))
-  return write(workdir, table['models'], names)
+  return write(workdir, table['models'], names, paired=True)
 
 
-def cells(files):
-  """{label: cell} of the rows that the models have of the same problems.
+def cells(files, paired=False):
+  """{label: cell} of the rows that the models have of the same problems. paired: as for `estimates.difference`.
 
   A cell has the numbers of 'problems' and 'runs', 'k' (samples of a problem) and 'figures': {name: [mean, low, high]}.
   Each but the first also has 'difference', the same minus that of the first. Where a judge compares responses with
@@ -90,7 +92,7 @@ def cells(files):
     out[label] = {'problems': p, 'runs': r, 'k': len(files[label]) // (r * p), 'figures': figures}
     out[label] |= fitted(files[label])
     if label != first:
-      out[label]['difference'] = by_name(estimates.difference(values[first], runs, derive))
+      out[label]['difference'] = by_name(estimates.difference(values[first], runs, derive, paired))
   return out
 
 

@@ -14,7 +14,7 @@ from r1jax.evaluation import runner, tables
 from r1jax.evaluation import samples as samples_lib
 from r1jax.metrics import progress
 from r1jax.parallel import interrupt
-from r1jax.runs import grading, policies, runtime, settings, tasks
+from r1jax.runs import grading, json_files, policies, runtime, settings, tasks
 from r1jax.runs.workdir import exclusive
 from r1jax.sampling import Engine, SamplingParams
 
@@ -61,7 +61,11 @@ def run_tasks(cfg, workdir):
   with runtime.exit_together():
     for run in runs:
       evaluate_run(cfg, workdir, run, problems)
-    return tables.write(workdir, list(cfg.runs()), list(chosen))
+    table = tables.write(workdir, list(cfg.runs()), list(chosen))
+    if parallel.is_primary():
+      summary = {'seed': cfg.seed, 'config': config_lib.to_dict(cfg)}
+      json_files.write_json(os.path.join(workdir, 'summary.json'), summary)
+    return table
 
 
 def open_run(cfg, label, number, path, problems):

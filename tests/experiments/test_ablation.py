@@ -147,10 +147,11 @@ def test_searches_of_seeds_are_pooled_over_their_problems(tmp_path):
   for seed, rights in enumerate(([1.0, 0.0], [1.0, 1.0])):
     budgets = lambda x, seed=seed: [{'budget': 4, 'tokens': 10 + 10 * seed, 'correct': x}]
     problems = [{'id': f'p{i}', 'budgets': budgets(x)} for i, x in enumerate(rights)]
-    results = {'beam': {'occupancy': 0.5 + seed / 4, 'problems': problems}}
+    occupancy = 0.5 + seed / 4
     (tmp_path / f'{seed}').mkdir()
-    (tmp_path / f'{seed}' / 'beam.json').write_text(json.dumps(results['beam']))
-    search.write_tables(results, str(tmp_path / f'{seed}'))
+    found = json.dumps({'occupancy': occupancy, 'problems': problems})
+    (tmp_path / f'{seed}' / 'beam.json').write_text(found)
+    search.write_tables({'beam': {'occupancy': occupancy, 'runs': [problems]}}, str(tmp_path / f'{seed}'))
   (tmp_path / 'pooled').mkdir()
   (line,) = search.combine([str(tmp_path / '0'), str(tmp_path / '1')], str(tmp_path / 'pooled'))
   assert (line['accuracy'][0], line['tokens'], line['occupancy']) == (0.75, 15.0, 0.625)
@@ -165,7 +166,7 @@ def test_reflections_of_seeds_are_pooled_and_their_problems_kept_apart(tmp_path)
   (tmp_path / 'pooled').mkdir()
   figures = reflection.combine([str(tmp_path / '0'), str(tmp_path / '1')], str(tmp_path / 'pooled'))
   rates = figures['base']['1']['rates']
-  assert (rates['responses'], rates['problems'], rates['accuracy'][0]) == (4, 2, 0.5)
+  assert (rates['responses'], rates['problems'], rates['accuracy'][0]) == (4, 1, 0.5)
 
 
 def test_a_study_is_a_stage_and_its_seeds_are_pooled(ran, tmp_path, monkeypatch):
@@ -175,7 +176,8 @@ def test_a_study_is_a_stage_and_its_seeds_are_pooled(ran, tmp_path, monkeypatch)
     ran.stages.append((cfg.seed, 'shots'))
     (pathlib.Path(workdir) / 'base').mkdir()
     samples.append(pathlib.Path(workdir) / 'base' / 'sums.jsonl', [sample(cfg.seed, 'p0', 0, bool(cfg.seed))])
-    return tables.write(workdir, ['base'], ['sums'])
+    tables.write(workdir, ['base'], ['sums'])
+    (pathlib.Path(workdir) / 'summary.json').write_text('{}')
 
   few_shot = ablations.get_config('few_shot')
   few_shot.ablation.seeds = (0, 1)
@@ -190,7 +192,7 @@ def test_a_study_is_a_stage_and_its_seeds_are_pooled(ran, tmp_path, monkeypatch)
     return types.SimpleNamespace(returncode=0)
 
   monkeypatch.setattr(ablation.subprocess, 'run', of_seed)
-  monkeypatch.setitem(recipe.EXPERIMENTS, 'tasks', recipe.Experiment(recipe.study(run), config_lib.Evaluate))
+  monkeypatch.setitem(recipe.EXPERIMENTS, 'tasks', recipe.Experiment(run, config_lib.Evaluate))
   cfg = config_lib.convert(few_shot, settings.Recipe)
   lines = ablation.run_ablation(cfg, str(tmp_path), ['--config=x'])
   assert ran.stages == [(0, 'base'), (0, 'shots'), (1, 'base'), (1, 'shots')]

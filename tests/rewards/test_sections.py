@@ -2,6 +2,7 @@
 
 import pytest
 
+from configs import ablations
 from r1jax import rewards
 from r1jax.config import ConfigError
 from r1jax.rewards.text import sections as module
@@ -43,6 +44,13 @@ def test_headings_places_and_reasons():
   found = module.verdict({'response': text}, headings=('steps', 'proof'), where='summary')
   assert found == {'score': 0.5, 'reason': 'missing or empty: proof', 'missing': ['proof']}
   assert score('<think>a plan</think>done', headings=('plan',)) == 0  # nothing after it in the thinking
+
+
+def test_a_checked_chain_of_the_toy_world_has_the_sections_of_its_ablation():
+  options = ablations.get_config('tool_reward_shape').stages.light.config.reward.options.sections.to_dict()
+  text = '<think> first a 15 b +4 19 {} so </think> <answer> 19 </answer>'
+  assert score(text.format('wait check a 15 b +4 19'), **options) == 1
+  assert score(text.format('').replace('<think>', ''), **options) == score(text.format(''), **options) == 0.5
 
 
 @pytest.mark.parametrize(

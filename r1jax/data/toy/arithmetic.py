@@ -45,7 +45,7 @@ def problems(world, seed, count, held_out):
   """Returns `count` different problems of one split, in an order that depends on the seed.
 
   Returns:
-    list of {'id', 'problem', 'answer', 'terms': how many the problem names}; no text is in both splits.
+    list of {'id', 'problem', 'answer'}, of 'nested' also 'terms', how many it names; no text is in both splits.
   """
   rng = np.random.default_rng([seed, 7 + held_out])
   rows = {}
@@ -53,8 +53,9 @@ def problems(world, seed, count, held_out):
     text, answer, _ = WORLDS[world].problem(rng)
     if is_held_out(text) == held_out and text not in rows:
       split = 'held_out' if held_out else 'train'
-      name, terms = f'{world}/{split}/{len(rows)}', len(text.partition(' =')[0].split()) // 2
-      rows[text] = {'id': name, 'problem': text, 'answer': answer, 'terms': terms}
+      rows[text] = {'id': f'{world}/{split}/{len(rows)}', 'problem': text, 'answer': answer}
+      if world == 'nested':
+        rows[text]['terms'] = len(text.partition(' =')[0].split()) // 2
   return list(rows.values())
 
 
