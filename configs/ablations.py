@@ -295,7 +295,7 @@ def _searched(policy, process, methods, outcome=''):
 
 
 def _search():
-  """Search with the base and with R1-Zero, by models that have learned from samples of the base."""
+  """Search with the base and with R1-Zero, by models that learned from the base's samples."""
   c = _rule_vs_orm_vs_prm()
   _keep(c.stages, ('base', 'samples', 'orm', 'labels', 'prm', 'rule'))
   c.ablation.arms = ()
@@ -317,8 +317,7 @@ def _learned_policy(policy, found):
 
 
 def _search_loop():
-  """Policy and process model learn in turns from what MCTS finds on training problems, as the paper tried (v1, section
-  4.2). After each round both are tried on held-out problems."""
+  """Policy and process model learn in turns from what MCTS finds, as the paper tried (v1, section 4.2)."""
   c = _rule_vs_orm_vs_prm()
   _keep(c.stages, ('base', 'samples', 'labels', 'prm'))
   policy, values = 'stage:base', 'stage:prm'
@@ -376,6 +375,7 @@ QUICK = dict(
     pretrain=dict(gate=dict(rounds=0)), rl=dict(steps=4, critic=dict(warmup=1), eval=dict(
         problems=16, samples=4, final_problems=16, final_samples=4)),
     cold_start=dict(problems=256), generate=dict(problems=256), label_steps=dict(per_problem=1),
+    sft=dict(data=dict(eval_fraction=0.3)), reward_model=dict(data=dict(eval_fraction=0.3)),  # of very few
     search=dict(problems=4), reflection=dict(problems=8))
 
 
@@ -387,7 +387,7 @@ def _quick(recipe):
     if stage.experiment == 'pretrain':
       stage.config.steps //= 2
     if stage.config.get('split') == 'train' and stage.experiment == 'search':
-      stage.config.problems = 64  # something must be found, and some of it held out
+      stage.config.problems = 128  # something must be found
     for task in stage.config.get('tasks', {}).values():
       task.update(problems=16, samples=2)
   return recipe
