@@ -40,13 +40,14 @@ class Steps:
     score: function from grading items to numbers; the value of a prefix is its score as a response.
 
   Attributes:
-    sampled: tokens sampled so far. row_steps: rows of slots decoded for them.
+    decoded: tokens decoded so far; the first token of a step is not, as its prompt's pass gives it.
+    row_steps: rows of slots decoded for them.
   """
 
   def __init__(self, engine, weights, tokenizer, problems, prompts, *, limit, sampling, key, score):
     self._engine, self._weights, self._tokenizer, self._limit = engine, weights, tokenizer, limit
     self._problems, self._prompts, self._sampling, self._key, self._score = problems, prompts, sampling, key, score
-    self.sampled = self.row_steps = 0
+    self.decoded = self.row_steps = 0
 
   def extend(self, prefixes, count):
     """See `prefix.Extend`."""
@@ -54,7 +55,7 @@ class Steps:
     prompts = [[*self._prompts[x.problem][1], *x.tokens] for x in prefixes]
     keys = _keys(self._key, np.array(numbers, np.uint32), count=count)
     out = self._engine.sample(self._weights, prompts, keys, self._sampling)
-    self.sampled, self.row_steps = self.sampled + int(out.lengths.sum()), self.row_steps + self._engine.row_steps
+    self.decoded, self.row_steps = self.decoded + int((out.lengths - 1).sum()), self.row_steps + self._engine.row_steps
     step = lambda i, g: out.tokens[i, g, : out.lengths[i, g]].tolist()
     return [[self._longer(prefix, step(i, g)) for g in range(count)] for i, prefix in enumerate(prefixes)]
 
@@ -75,8 +76,8 @@ class Steps:
 
   @property
   def occupancy(self):
-    """Share of the slots' work that went into tokens of steps. (A step's first token is sampled with its prompt.)"""
-    return self.sampled / max(self.row_steps, self.sampled, 1)
+    """Share of the slots' work that went into tokens of steps."""
+    return self.decoded / self.row_steps if self.row_steps else 1.0
 
 
 @functools.partial(jax.jit, static_argnames='count')
