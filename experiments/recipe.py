@@ -194,7 +194,7 @@ def write_command(stage, stages, workdir):
 
 
 def run_stage(stage, stages, workdir, status):
-  """Runs one stage to its end, and records the seconds since this start, and those of its processor time."""
+  """Runs one stage to its end, and records the wall-clock and processor seconds since this start."""
   cfg = convert(stage, stages, workdir)
   prepare_folder(stage, stages, workdir, status)
   began, processor, folder = time.perf_counter(), time.process_time(), os.path.join(workdir, stage.name)

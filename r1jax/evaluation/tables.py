@@ -14,8 +14,8 @@ from r1jax.rewards import scores
 
 NOTE = (
   'Per cent, with 95% intervals by bootstrap over problems, and over runs where a model has several. Differences are '
-  'paired by problem. Ratings, and win rates at equal lengths, are fitted to all problems; over these alone their '
-  'intervals go.'
+  'paired by problem. Ratings and win rates at equal lengths are fitted to all problems at once; their intervals are '
+  'by bootstrap over problems only.'
 )
 
 ATTEMPTS = {'correct', 'incorrect', 'not_attempted'}  # grades of a judged answer

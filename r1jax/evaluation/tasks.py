@@ -1,5 +1,7 @@
 """Samples and grades a chunk of a task's problems."""
 
+import math
+
 from r1jax import parallel, rewards
 from r1jax.evaluation.runner import number_votes
 from r1jax.rewards import mix, votes
@@ -7,6 +9,10 @@ from r1jax.rewards import mix, votes
 # Of a verdict what a row keeps, and what stands for it where there is none: why, the word of a judge, and characters of
 # the response's summary minus those of the one it was compared with.
 ABOUT = {'reason': '', 'grade': '', 'length_difference': 0}
+
+
+def _is_finite(x):
+  return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def graded(sampler, params, problems, number, *, samples, sampling, key, seed, split='', watch=None):
@@ -53,7 +59,7 @@ def graded(sampler, params, problems, number, *, samples, sampling, key, seed, s
       **about.get(i, {}),
       'answer': answer(item),
       'voted': voted[i],
-      **({'rating': item['rating']} if isinstance(item.get('rating'), (int, float)) else {}),
+      **({'rating': item['rating']} if _is_finite(item.get('rating')) else {}),
     }
     for i, item in enumerate(items)
   ]
